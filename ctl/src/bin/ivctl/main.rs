@@ -1,0 +1,2 @@
+//! `ivctl`: the operator's command.
+fn main() {}

@@ -1,0 +1,171 @@
+//! What the agent hears ([`Input`]) and asks for ([`Output`]). The agent owns no socket, clock or
+//! thread: the daemon (or the simulator) feeds it inputs and carries out its outputs.
+
+use std::net::IpAddr;
+
+use engine::command::{IpPrefix, L4Range, PortId, UnderlayRoute};
+use engine::wire::mac::MacAddr;
+
+/// A connection to the control socket. Chosen by the daemon; never reused while open.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+pub struct ClientId(pub u64);
+
+/// What is known of a network interface.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LinkFacts {
+    /// Its name.
+    pub name: String,
+    /// Its index; a new index under the same name is a new interface.
+    pub index: u32,
+    /// Its MAC address.
+    pub mac: MacAddr,
+    /// Largest IP packet, in bytes.
+    pub mtu: u32,
+    /// Administratively up.
+    pub up: bool,
+    /// Has carrier.
+    pub carrier: bool,
+    /// Its addresses with their prefix lengths, link-local ones included.
+    pub addresses: Vec<IpPrefix>,
+}
+
+/// Something the agent is told.
+#[derive(Debug)]
+pub enum Input {
+    /// One line (one JSON-RPC request) from a client.
+    Request(ClientId, String),
+    /// A client went away: forget what it waits for or subscribed to.
+    Hangup(ClientId),
+    /// An interface appeared or changed.
+    Link(LinkFacts),
+    /// An interface is gone.
+    LinkGone(String),
+    /// The kernel's routes through the uplink, all of them.
+    UnderlayRoutes(Vec<UnderlayRoute>),
+    /// A neighbour on the uplink: its MAC, or `None` when it failed or went.
+    UnderlayNeighbor(IpAddr, Option<MacAddr>),
+    /// A port asked for by [`Output::OpenPort`] is attached to the worker.
+    PortOpened(PortId, PortFacts),
+    /// It could not be opened (the text names object, cause and remedy), or stopped working. The agent
+    /// asks again when the interface changes or a retry is due.
+    PortFailed(PortId, String),
+    /// An interface pair asked for by [`Output::CreateDoor`] could not be made.
+    DoorFailed(PortId, String),
+    /// Something from worker `n`.
+    Event(usize, engine::command::Event),
+    /// The answer to [`Output::Persist`]: `Err` says why the file could not be written.
+    Persisted(Result<(), String>),
+    /// Measured by the daemon for `ivctl status`: busy share of each worker, 0 to 1, and kernel drops.
+    WorkerStats(Vec<WorkerStats>),
+}
+
+/// How a worker is doing.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct WorkerStats {
+    /// Share of the last second spent moving frames.
+    pub busy: f64,
+    /// Times it went to sleep since start.
+    pub sleeps: u64,
+}
+
+/// How a port was opened.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct PortFacts {
+    /// For people: `native, zero-copy`, `native, copy`, `generic, copy`.
+    pub mode: String,
+    /// Why not better, for people; empty when it is the best.
+    pub reason: String,
+    /// Queues in use.
+    pub queues: u32,
+}
+
+/// How the agent wants a port's I/O opened.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct OpenPort {
+    /// Interface to attach to.
+    pub interface: String,
+    /// Its index, as known from [`LinkFacts`].
+    pub index: u32,
+    /// Steer only our traffic up and leave the rest to the kernel (the uplink); otherwise take all.
+    pub shared: bool,
+    /// Which XDP modes may be tried.
+    pub xdp: XdpMode,
+}
+
+/// Which XDP modes may be tried.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash)]
+pub enum XdpMode {
+    /// Native with zero-copy, native with copy, generic: the first that works.
+    #[default]
+    Auto,
+    /// Native only, zero-copy where there is.
+    Native,
+    /// Native, copy only.
+    Copy,
+    /// Generic only.
+    Generic,
+}
+
+/// A veth pair given to a CMS: `name` is theirs, `peer` is ours.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DoorSpec {
+    /// The CMS's end.
+    pub name: String,
+    /// Our end.
+    pub peer: String,
+    /// MAC address of the CMS's end: stable across restarts and machines.
+    pub mac: MacAddr,
+    /// MTU of both ends.
+    pub mtu: u16,
+    /// Addresses to put on the CMS's end, if any.
+    pub addresses: Vec<IpPrefix>,
+}
+
+/// Which underlay traffic comes up to the switch instead of the kernel. Replaces the previous plan.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct SteerPlan {
+    /// Tunnel packets: UDP to this address and port.
+    pub tunnel: Option<(IpAddr, u16)>,
+    /// Reality addresses of floating IPs held here.
+    pub reality: Vec<SteerReality>,
+}
+
+/// What of one reality address comes up.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SteerReality {
+    /// The address.
+    pub address: IpAddr,
+    /// Everything (all protocols), or only `ports`.
+    pub all: bool,
+    /// Ports that come up when not `all`.
+    pub ports: Vec<L4Range>,
+    /// Ports that never come up.
+    pub except: Vec<L4Range>,
+}
+
+/// Something the agent wants done.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Output {
+    /// For every worker.
+    Worker(engine::command::Input),
+    /// Make this pair, or correct it if it is there already (then report the links as usual).
+    CreateDoor(PortId, DoorSpec),
+    /// Remove the pair whose CMS end has this name.
+    DeleteDoor(String),
+    /// Open a port's I/O and attach it to the worker.
+    OpenPort(PortId, OpenPort),
+    /// Detach a port and close it. No answer.
+    ClosePort(PortId),
+    /// The uplink's steering.
+    Steer(SteerPlan),
+    /// The interface whose routes and neighbours are the underlay's; `None`: none.
+    WatchUnderlay(Option<String>),
+    /// Make the kernel resolve this underlay next hop now.
+    Resolve(IpAddr),
+    /// One line (one JSON-RPC response or notification) to a client.
+    Reply(ClientId, String),
+    /// Replace the configuration file by this text, crash-safely.
+    Persist(String),
+    /// For the log, at this level: `info`, `warn`, `error`.
+    Log(&'static str, String),
+}

@@ -1,0 +1,4 @@
+//! The control plane: what is wanted ([`model`]), what has to be done about it ([`agent`]), and how
+//! it is asked for ([`api`]). It never sees a frame.
+
+pub mod io;

@@ -1,0 +1,176 @@
+//! Every frame is accounted for: `rx + replicated + originated = tx + dropped + punted`.
+
+use core::fmt;
+
+macro_rules! drop_reasons {
+    ($($(#[doc = $doc:literal])+ $name:ident = $text:literal,)+) => {
+        /// Why a frame was dropped. Each reason has a counter per port.
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+        #[repr(u8)]
+        pub enum DropReason { $($(#[doc = $doc])+ $name,)+ }
+
+        impl DropReason {
+            /// Every reason, in the order of its number.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)+];
+
+            /// The reason's name in counters, metrics and `ivctl drops`.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$name => $text,)+ }
+            }
+
+            /// What it means, for people.
+            #[must_use]
+            pub const fn help(self) -> &'static str {
+                match self { $(Self::$name => concat!($($doc,)+),)+ }
+            }
+        }
+    };
+}
+
+drop_reasons! {
+    /// The port is not live: not completely bound, cut, or unknown.
+    PortNotLive = "port-not-live",
+    /// Shorter than an Ethernet header.
+    Runt = "runt",
+    /// Longer than the ingress port's MTU allows.
+    Giant = "giant",
+    /// The source MAC is a group address or zero.
+    SourceMacInvalid = "source-mac-invalid",
+    /// The source MAC is one of the switch's own.
+    SourceMacOurs = "source-mac-ours",
+    /// The source MAC is not bound to this guest port.
+    SpoofedMac = "spoofed-mac",
+    /// The source IP is not bound to this guest port.
+    SpoofedIp = "spoofed-ip",
+    /// The ARP sender, or the ND target or source, is not bound to this guest port.
+    SpoofedNeighbor = "spoofed-neighbor",
+    /// A guest port spoke as a DHCP server.
+    DhcpServerGuard = "dhcp-server-guard",
+    /// A guest port sent an IPv6 router advertisement.
+    RaGuard = "ra-guard",
+    /// Destination 01-80-C2-00-00-0x: never forwarded by a bridge.
+    LinkLocalGroup = "link-local-group",
+    /// The VLAN tag is not allowed on the ingress port.
+    VlanNotAllowed = "vlan-not-allowed",
+    /// The destination is behind the ingress port itself.
+    SamePort = "same-port",
+    /// Nobody to flood to, or the only place is not allowed (split horizon, VLAN).
+    NoDestination = "no-destination",
+    /// Over the ingress port's limit for broadcast, multicast and unknown unicast.
+    BumRateLimit = "bum-rate-limit",
+    /// The underlay frame is not addressed to our NIC.
+    NotOurMac = "not-our-mac",
+    /// The underlay packet is neither a tunnel packet nor for a floating IP.
+    NotOurs = "not-ours",
+    /// The outer headers of a tunnel packet are malformed or cut short.
+    OuterMalformed = "outer-malformed",
+    /// The outer packet is a fragment.
+    OuterFragment = "outer-fragment",
+    /// The VXLAN I flag is not set or reserved bits are.
+    VxlanHeader = "vxlan-header",
+    /// The tunnel packet comes from an address that is no peer's.
+    UnknownPeer = "unknown-peer",
+    /// The VNI is not configured here.
+    UnknownVni = "unknown-vni",
+    /// The peer does not take part in that VNI.
+    PeerNotInVni = "peer-not-in-vni",
+    /// The inner frame of a tunnel packet is cut short.
+    InnerMalformed = "inner-malformed",
+    /// Congestion was marked on the outer header of a packet that cannot carry the mark (RFC 6040 §4.2).
+    EcnNotCapable = "ecn-not-capable",
+    /// The packet has to be routed or translated but its IP or transport header is malformed.
+    IpMalformed = "ip-malformed",
+    /// The hop limit is used up.
+    TtlExpired = "ttl-expired",
+    /// Addressed to the virtual gateway, but no floating IP or source route is for it.
+    NoRoute = "no-route",
+    /// The next hop's MAC is not known yet.
+    NeighborUnresolved = "neighbor-unresolved",
+    /// A translated packet to a VTEP, the tunnel port, a management prefix or the metadata service.
+    Guarded = "guarded",
+    /// Not one of the ports or protocols that the floating IP is mapped for.
+    PortNotMapped = "port-not-mapped",
+    /// The peer of the destination is not there.
+    PeerGone = "peer-gone",
+    /// The port of the destination is not there or not live.
+    EgressNotLive = "egress-not-live",
+    /// Longer than the output allows.
+    TooBig = "too-big",
+    /// The offload facts that came with the frame are impossible.
+    OffloadInvalid = "offload-invalid",
+    /// No free slot for a copy or a longer frame.
+    PoolExhausted = "pool-exhausted",
+    /// The output's queue is full.
+    TxQueueFull = "tx-queue-full",
+    /// The output refused it.
+    TxError = "tx-error",
+    /// The tunnel loops: a relayed packet's hop limit is used up.
+    RelayLoop = "relay-loop",
+}
+
+impl fmt::Display for DropReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Number of reasons.
+pub const DROP_REASONS: usize = DropReason::ALL.len();
+
+/// Counters of one port. A drop is counted on the port where the frame came in, except
+/// `tx-queue-full` and `tx-error`, which are the output's own.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PortCounters {
+    /// Frames taken from the port.
+    pub rx_frames: u64,
+    /// Their bytes.
+    pub rx_bytes: u64,
+    /// Frames given to the port.
+    pub tx_frames: u64,
+    /// Their bytes.
+    pub tx_bytes: u64,
+    /// Frames dropped, by [`DropReason`].
+    pub drops: [u64; DROP_REASONS],
+}
+
+impl Default for PortCounters {
+    fn default() -> Self {
+        Self { rx_frames: 0, rx_bytes: 0, tx_frames: 0, tx_bytes: 0, drops: [0; DROP_REASONS] }
+    }
+}
+
+impl PortCounters {
+    /// Frames dropped, all reasons.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.drops.iter().sum()
+    }
+}
+
+/// Counters of a whole switch. Ports that are gone stay in the sums.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct SwitchCounters {
+    /// Frames taken from ports.
+    pub rx: u64,
+    /// Copies made for flooding, beyond the first.
+    pub replicated: u64,
+    /// Frames the switch made itself (ARP requests, answers that need a new frame).
+    pub originated: u64,
+    /// Frames given to ports.
+    pub tx: u64,
+    /// Frames dropped.
+    pub dropped: u64,
+    /// Frames handed to the kernel.
+    pub punted: u64,
+    /// Frames waiting in transmit queues now.
+    pub queued: u64,
+}
+
+impl SwitchCounters {
+    /// The conservation law. False means a frame was lost or counted twice.
+    #[must_use]
+    pub const fn conserved(&self) -> bool {
+        self.rx + self.replicated + self.originated == self.tx + self.dropped + self.punted + self.queued
+    }
+}

@@ -1,0 +1,66 @@
+//! Every bound of the engine, in one place, each with its reason.
+
+use core::time::Duration;
+
+/// Frames taken from a port at once. Batches of 32-64 give nearly all the gain of batching; a longer
+/// one only adds latency and evicts its own headers from the first-level cache.
+pub const BATCH_LEN: usize = 64;
+
+/// Bytes in a small slot. Two per page, and what AF_XDP calls a chunk.
+pub const SLOT_SMALL_LEN: usize = 2048;
+
+/// Bytes free in front of a new frame. The kernel's own XDP headroom; the deepest push we ever make
+/// is an IPv6 VXLAN header (70 bytes) and a VLAN tag (4).
+pub const HEADROOM: usize = 256;
+
+/// Bytes in a large slot: a 64 KiB super-frame, its headroom and an Ethernet header.
+pub const SLOT_LARGE_LEN: usize = 65_536 + 512;
+
+/// Frames a port's transmit queue holds between two flushes. Beyond it the queue drops and counts.
+pub const TX_QUEUE_LEN: usize = 512;
+
+/// Commands waiting for a worker, and events and replies waiting for the agent.
+pub const MAILBOX_LEN: usize = 4096;
+
+/// Commands a worker takes per poll, so that a burst of configuration cannot stall forwarding.
+pub const COMMANDS_PER_POLL: usize = 64;
+
+/// Networks, ports and peers. Small tables, dense; an rVM that needs more is several rVMs.
+pub const NETWORKS_MAX: usize = 4096;
+/// See [`NETWORKS_MAX`].
+pub const PORTS_MAX: usize = 1024;
+/// See [`NETWORKS_MAX`].
+pub const PEERS_MAX: usize = 4096;
+
+/// MAC addresses one network holds by default (Open vSwitch's default).
+pub const FDB_NETWORK_DEFAULT: u32 = 8192;
+
+/// MAC addresses one worker's table holds in all; bounds memory, not policy.
+pub const FDB_TOTAL_MAX: u32 = 1 << 21;
+
+/// How long a learned MAC address stays without traffic (802.1Q's recommended 300 s).
+pub const FDB_AGE: Duration = Duration::from_secs(300);
+
+/// Resolved (VNI, IP) pairs the switch remembers for its own routing.
+pub const NEIGHBORS_MAX: usize = 16_384;
+
+/// How long a neighbour is believed without being heard again.
+pub const NEIGHBOR_AGE: Duration = Duration::from_secs(120);
+
+/// Broadcast, multicast and unknown-unicast frames a port may send per second, by default.
+pub const BUM_PPS_DEFAULT: u32 = 10_000;
+
+/// Hop limit of the outer header (the kernel's default for tunnels).
+pub const OUTER_TTL: u8 = 64;
+
+/// IPv6 extension headers parsed before a frame is called malformed.
+pub const IPV6_EXTENSIONS_MAX: usize = 6;
+
+/// How often the engine asks again for an unresolved next hop.
+pub const RESOLVE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How often the engine refreshes a next hop that it depends on.
+pub const REFRESH_INTERVAL: Duration = Duration::from_secs(20);
+
+/// Entries per answer to a table query; the asker pages.
+pub const QUERY_PAGE_LEN: usize = 1024;

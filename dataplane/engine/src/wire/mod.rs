@@ -1,0 +1,2 @@
+//! One protocol per file.
+pub mod mac;
