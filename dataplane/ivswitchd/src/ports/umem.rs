@@ -1,0 +1,462 @@
+//! Frame memory: one mapping for all ports of a worker, cut into slots.
+//!
+//! The mapping is a memfd. Its first part is cut into small slots, which are AF_XDP chunks; *every*
+//! AF_XDP socket registers that same part as a UMEM of its own (`XDP_UMEM_REG`, not
+//! `XDP_SHARED_UMEM`). Addresses are therefore common to all ports and a frame moves from one to
+//! another without a copy, while each socket's life is independent of all others. The second part
+//! holds a few large slots that the kernel never sees; their pages are touched only when used.
+//!
+//! A small slot is in exactly one place at a time:
+//!
+//! - in the *stock*, a lock-free queue shared by the pool and by whoever opens or closes ports;
+//! - in the pool's own cache, a plain stack (last in, first out, so that memory stays warm);
+//! - in a [`Frame`];
+//! - lent to a port: in its fill ring, its transmit ring, or somewhere inside the kernel between them.
+//!
+//! Only the last is written down, one tag per slot, because only then does nobody in this process
+//! hold it: when a port closes, whatever bears its tag comes back to the stock.
+
+use std::num::NonZeroU16;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crossbeam::queue::ArrayQueue;
+use engine::frame::{Frame, FramePool, Offload, PoolUsage, SlotSize};
+use engine::limits::{HEADROOM, SLOT_LARGE_LEN, SLOT_SMALL_LEN};
+use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, munmap};
+
+/// Slots that the pool keeps to itself before it gives half of them back to the stock.
+const CACHE_LEN: usize = 1024;
+
+/// Slots moved between the pool's cache and the stock at once.
+const CACHE_STEP: usize = 256;
+
+/// In no port's hands: free, or held by a frame.
+const NOT_LENT: u16 = 0;
+
+/// Frame memory could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum UmemError {
+    /// The kernel refused the memory.
+    #[error("frame memory: {bytes} bytes could not be mapped: {cause}; ask for fewer slots or free memory")]
+    Map {
+        /// How much was asked for.
+        bytes: usize,
+        /// What the kernel said.
+        cause: std::io::Error,
+    },
+    /// The number of slots makes no sense.
+    #[error(
+        "frame memory: {small} small and {large} large slots; there must be at least 64 small ones and at most 2^21 in all"
+    )]
+    Count {
+        /// Small slots asked for.
+        small: u32,
+        /// Large slots asked for.
+        large: u32,
+    },
+}
+
+/// The mapping and the books about it.
+#[derive(Debug)]
+struct Umem {
+    base: NonNull<u8>,
+    len: usize,
+    memfd: OwnedFd,
+    small_count: u32,
+    large_count: u32,
+    /// Small slots that nobody holds, except those in the pool's cache.
+    stock: ArrayQueue<u32>,
+    /// By small slot: the tag of the port that has it, or [`NOT_LENT`]. Written only by the slot's
+    /// present holder, so plain relaxed stores do.
+    lent: Box<[AtomicU16]>,
+    /// Tags that no port bears.
+    tags: Mutex<Vec<NonZeroU16>>,
+}
+
+// SAFETY: `base` points to a mapping that lives as long as `Umem`. The bytes behind it are reached
+// only through `UmemPool`, which hands out a slot's bytes only for the `Frame` that holds the slot;
+// everything else in here is `Sync` by itself.
+unsafe impl Send for Umem {}
+// SAFETY: as above.
+unsafe impl Sync for Umem {}
+
+impl Drop for Umem {
+    fn drop(&mut self) {
+        // SAFETY: `base` and `len` are what mmap gave; no pool and no port is left to use them, as
+        // each holds the `Arc` around this.
+        let unmapped = unsafe { munmap(self.base.as_ptr().cast(), self.len) };
+        debug_assert!(unmapped.is_ok());
+    }
+}
+
+/// A worker's frame memory, as seen by those who open and close ports. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct UmemHandle(Arc<Umem>);
+
+impl UmemHandle {
+    /// Where the small slots start in memory, and their length in bytes: what a socket registers.
+    #[must_use]
+    pub fn area(&self) -> (u64, u64) {
+        (self.0.base.as_ptr() as u64, u64::from(self.0.small_count) * SLOT_SMALL_LEN as u64)
+    }
+
+    /// Number of small slots.
+    #[must_use]
+    pub fn small_count(&self) -> u32 {
+        self.0.small_count
+    }
+
+    /// Small slots in the stock now.
+    #[must_use]
+    pub fn stock(&self) -> usize {
+        self.0.stock.len()
+    }
+
+    /// The memory file, for a process that takes over.
+    #[must_use]
+    pub fn memfd(&self) -> BorrowedFd<'_> {
+        self.0.memfd.as_fd()
+    }
+
+    /// A new borrower's books. `None` when 65 534 ports have some already.
+    #[must_use]
+    pub fn lease(&self) -> Option<Lease> {
+        let tag = self.0.tags.lock().unwrap_or_else(PoisonError::into_inner).pop()?;
+        Some(Lease { umem: self.clone(), tag })
+    }
+
+    fn restock(&self, slot: u32) {
+        let full = self.0.stock.push(slot).is_err();
+        assert!(!full, "frame memory: slot {slot} came back twice");
+    }
+}
+
+/// What one port has borrowed. Dropping it returns all of that to the stock, so it must be dropped
+/// after the kernel has let go: sockets first, then the lease.
+#[derive(Debug)]
+pub struct Lease {
+    umem: UmemHandle,
+    tag: NonZeroU16,
+}
+
+impl Lease {
+    /// The memory it borrows from.
+    #[must_use]
+    pub fn umem(&self) -> &UmemHandle {
+        &self.umem
+    }
+
+    /// Marks a small slot as lent to this port. The caller held it and no longer does.
+    pub fn lend(&self, slot: u32) {
+        let before = self.umem.0.lent[slot as usize].load(Ordering::Relaxed);
+        debug_assert_eq!(before, NOT_LENT, "slot {slot} is lent already");
+        self.umem.0.lent[slot as usize].store(self.tag.get(), Ordering::Relaxed);
+    }
+
+    /// Takes a slot back from the port. False if this port did not have it: then it is not the
+    /// caller's either, whatever the kernel said.
+    #[must_use]
+    pub fn take_back(&self, slot: u32) -> bool {
+        let Some(lent) = self.umem.0.lent.get(slot as usize) else { return false };
+        if lent.load(Ordering::Relaxed) != self.tag.get() {
+            return false;
+        }
+        lent.store(NOT_LENT, Ordering::Relaxed);
+        true
+    }
+
+    /// Borrows a slot straight from the stock, for the first filling of a ring, when the pool itself
+    /// is in another thread's hands.
+    #[must_use]
+    pub fn borrow_from_stock(&self) -> Option<u32> {
+        let slot = self.umem.0.stock.pop()?;
+        self.lend(slot);
+        Some(slot)
+    }
+
+    /// Slots this port has now. Slow; for tests and for people.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.umem.0.lent.iter().filter(|lent| lent.load(Ordering::Relaxed) == self.tag.get()).count()
+    }
+
+    /// Gives up on what is lent: the kernel may never let go of it. Those slots are lost to the pool
+    /// until the process ends, which is better than memory that two write to.
+    pub fn forfeit(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        for (slot, lent) in self.umem.0.lent.iter().enumerate() {
+            if lent.load(Ordering::Relaxed) == self.tag.get() {
+                lent.store(NOT_LENT, Ordering::Relaxed);
+                self.umem.restock(u32::try_from(slot).expect("slots are counted in u32"));
+            }
+        }
+        self.umem.0.tags.lock().unwrap_or_else(PoisonError::into_inner).push(self.tag);
+    }
+}
+
+/// A worker's frame pool. The only one that reads and writes its mapping.
+#[derive(Debug)]
+pub struct UmemPool {
+    umem: UmemHandle,
+    cache: Vec<u32>,
+    free_large: Vec<u32>,
+}
+
+impl UmemPool {
+    /// Small slots when nothing else is said: 32 MiB, enough for seven queues with full rings.
+    pub const SMALL_DEFAULT: u32 = 16_384;
+
+    /// Large slots when nothing else is said.
+    pub const LARGE_DEFAULT: u32 = 64;
+
+    /// Maps memory for `small` slots of 2 KiB and `large` slots of 64 KiB.
+    ///
+    /// # Errors
+    /// When the numbers make no sense, or the kernel refuses the memory.
+    pub fn new(small: u32, large: u32) -> Result<Self, UmemError> {
+        if small < 64 || small > 1 << 21 || large > 1 << 16 {
+            return Err(UmemError::Count { small, large });
+        }
+        allow_locked_memory();
+        let len = small as usize * SLOT_SMALL_LEN + large as usize * SLOT_LARGE_LEN;
+        let failed = |cause: rustix::io::Errno| UmemError::Map { bytes: len, cause: cause.into() };
+        let memfd = memfd_create(c"ivswitch-umem", MemfdFlags::CLOEXEC).map_err(failed)?;
+        ftruncate(&memfd, len as u64).map_err(failed)?;
+        // SAFETY: a new mapping at an address of the kernel's choice; it aliases nothing.
+        let base = unsafe {
+            mmap(std::ptr::null_mut(), len, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, &memfd, 0)
+        }
+        .map_err(failed)?;
+        // SAFETY: the range is the mapping just made. Huge pages are a wish; a refusal changes nothing.
+        let _ = unsafe { madvise(base, len, Advice::LinuxHugepage) };
+        let stock = ArrayQueue::new(small as usize);
+        for slot in 0..small {
+            stock.push(slot).expect("the stock has room for every slot");
+        }
+        let umem = Umem {
+            base: NonNull::new(base.cast()).expect("mmap does not return null"),
+            len,
+            memfd,
+            small_count: small,
+            large_count: large,
+            stock,
+            lent: (0..small).map(|_| AtomicU16::new(NOT_LENT)).collect(),
+            tags: Mutex::new((1..u16::MAX).rev().filter_map(NonZeroU16::new).collect()),
+        };
+        Ok(Self {
+            umem: UmemHandle(Arc::new(umem)),
+            cache: Vec::with_capacity(CACHE_LEN + 1),
+            free_large: (small..small + large).rev().collect(),
+        })
+    }
+
+    /// What ports are opened with; may be sent to another thread.
+    #[must_use]
+    pub fn handle(&self) -> UmemHandle {
+        self.umem.clone()
+    }
+
+    /// Takes a small slot that holds no frame yet, to be lent to a ring.
+    #[must_use]
+    pub fn take_slot(&mut self) -> Option<u32> {
+        if let Some(slot) = self.cache.pop() {
+            return Some(slot);
+        }
+        for _ in 0..CACHE_STEP {
+            let Some(slot) = self.umem.0.stock.pop() else { break };
+            self.cache.push(slot);
+        }
+        self.cache.pop()
+    }
+
+    /// Puts back a small slot that holds no frame.
+    pub fn put_slot(&mut self, slot: u32) {
+        debug_assert_eq!(self.umem.0.lent[slot as usize].load(Ordering::Relaxed), NOT_LENT);
+        if self.cache.len() >= CACHE_LEN {
+            for slot in self.cache.drain(..CACHE_STEP) {
+                self.umem.restock(slot);
+            }
+        }
+        self.cache.push(slot);
+    }
+
+    /// Whether the frame lives in a small slot, which AF_XDP can send as it is.
+    #[must_use]
+    pub fn is_small(&self, frame: &Frame) -> bool {
+        frame.slot < self.umem.0.small_count
+    }
+
+    /// Asks the processor to fetch the frame's first bytes: they were written by another core, and
+    /// whoever parses them would wait for each in turn.
+    #[inline]
+    pub fn prefetch(&self, frame: &Frame) {
+        #[cfg(target_arch = "x86_64")]
+        {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            let (start, _) = self.place(frame);
+            // SAFETY: prefetching is a hint and faults on no address; this one lies in the mapping.
+            unsafe {
+                _mm_prefetch::<_MM_HINT_T0>(
+                    self.umem.0.base.as_ptr().add(start + frame.head as usize).cast(),
+                );
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = frame;
+    }
+
+    /// Start of the frame's slot in the mapping, and its length.
+    #[inline]
+    fn place(&self, frame: &Frame) -> (usize, usize) {
+        let umem = &*self.umem.0;
+        if frame.slot < umem.small_count {
+            (frame.slot as usize * SLOT_SMALL_LEN, SLOT_SMALL_LEN)
+        } else {
+            let index = frame.slot - umem.small_count;
+            assert!(index < umem.large_count, "frame of a slot that does not exist");
+            (umem.small_count as usize * SLOT_SMALL_LEN + index as usize * SLOT_LARGE_LEN, SLOT_LARGE_LEN)
+        }
+    }
+
+    /// Start of the frame's bytes in the mapping, and how many there are.
+    #[inline]
+    fn span(&self, frame: &Frame) -> (usize, usize) {
+        let (start, slot_len) = self.place(frame);
+        let (head, len) = (frame.head as usize, frame.len as usize);
+        assert!(head + len <= slot_len, "frame reaches beyond its slot");
+        (start + head, len)
+    }
+}
+
+impl FramePool for UmemPool {
+    fn alloc(&mut self, size: SlotSize) -> Option<Frame> {
+        let slot = match size {
+            SlotSize::Small => self.take_slot()?,
+            SlotSize::Large => self.free_large.pop()?,
+        };
+        Some(Frame { slot, head: HEADROOM as u16, len: 0, offload: Offload::NONE })
+    }
+
+    fn free(&mut self, frame: Frame) {
+        if frame.slot < self.umem.0.small_count {
+            self.put_slot(frame.slot);
+        } else {
+            self.free_large.push(frame.slot);
+        }
+    }
+
+    #[inline]
+    fn bytes(&self, frame: &Frame) -> &[u8] {
+        let (start, len) = self.span(frame);
+        // SAFETY: `span` checked that the range lies in one slot of the mapping. The frame holds that
+        // slot: it is not lent to the kernel, and writing goes through `&mut self`.
+        unsafe { std::slice::from_raw_parts(self.umem.0.base.as_ptr().add(start), len) }
+    }
+
+    #[inline]
+    fn bytes_mut(&mut self, frame: &mut Frame) -> &mut [u8] {
+        let (start, len) = self.span(frame);
+        // SAFETY: as in `bytes`; `&mut self` makes this the only slice into the mapping.
+        unsafe { std::slice::from_raw_parts_mut(self.umem.0.base.as_ptr().add(start), len) }
+    }
+
+    fn slot_len(&self, frame: &Frame) -> usize {
+        self.place(frame).1
+    }
+
+    fn usage(&self) -> PoolUsage {
+        let total = self.umem.0.small_count as usize + self.umem.0.large_count as usize;
+        let free = self.cache.len() + self.umem.0.stock.len() + self.free_large.len();
+        PoolUsage { used: total.saturating_sub(free), total }
+    }
+}
+
+/// Lifts the limit on locked memory. Where that is refused (no CAP_SYS_RESOURCE), registering may
+/// still succeed (CAP_IPC_LOCK is not bound by it), so this only warns.
+fn allow_locked_memory() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    if getrlimit(Resource::Memlock).current.is_none() {
+        return;
+    }
+    if let Err(cause) = setrlimit(Resource::Memlock, Rlimit { current: None, maximum: None }) {
+        tracing::warn!(
+            "locked memory: the limit could not be lifted ({cause}); if ports fail to open for lack of \
+             locked memory, set LimitMEMLOCK=infinity for the service"
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_keeps_its_bytes_and_every_slot_comes_back() {
+        let mut pool = UmemPool::new(64, 2).unwrap();
+        let mut frames: Vec<Frame> =
+            (0..64_u8).map(|n| pool.alloc_from(&[n; 60]).expect("64 slots")).collect();
+        assert!(pool.alloc(SlotSize::Small).is_none(), "the pool is exhausted");
+        assert_eq!(pool.usage(), PoolUsage { used: 64, total: 66 });
+        for (n, frame) in frames.iter().enumerate() {
+            assert_eq!(pool.bytes(frame), [n as u8; 60]);
+        }
+        let large = pool.alloc_from(&[7; 65_000]).unwrap();
+        assert!(!pool.is_small(&large));
+        assert_eq!(pool.bytes(&large), [7; 65_000]);
+        pool.free(large);
+        for frame in frames.drain(..) {
+            pool.free(frame);
+        }
+        assert_eq!(pool.usage().used, 0);
+    }
+
+    #[test]
+    fn the_cache_gives_back_what_it_does_not_need() {
+        let mut pool = UmemPool::new(4096, 0).unwrap();
+        let frames: Vec<Frame> = std::iter::from_fn(|| pool.alloc(SlotSize::Small)).collect();
+        assert_eq!(frames.len(), 4096);
+        for frame in frames {
+            pool.free(frame);
+        }
+        assert!(pool.handle().stock() >= 4096 - CACHE_LEN, "stock {}", pool.handle().stock());
+        assert_eq!(pool.usage().used, 0);
+    }
+
+    #[test]
+    fn what_a_port_had_comes_back_when_its_lease_ends() {
+        let mut pool = UmemPool::new(64, 0).unwrap();
+        let lease = pool.handle().lease().unwrap();
+        let other = pool.handle().lease().unwrap();
+        for _ in 0..10 {
+            lease.borrow_from_stock().unwrap();
+            other.borrow_from_stock().unwrap();
+        }
+        let slot = pool.take_slot().unwrap();
+        lease.lend(slot);
+        assert_eq!(lease.count(), 11);
+        assert!(!other.take_back(slot), "it is not the other port's");
+        assert!(!lease.take_back(1 << 30), "there is no such slot");
+        drop(lease);
+        assert_eq!(pool.usage().used, 10);
+        drop(other);
+        assert_eq!(pool.usage().used, 0);
+    }
+
+    #[test]
+    #[should_panic(expected = "beyond its slot")]
+    fn a_frame_cannot_reach_into_the_next_slot() {
+        let mut pool = UmemPool::new(64, 0).unwrap();
+        let mut frame = pool.alloc(SlotSize::Small).unwrap();
+        frame.len = SLOT_SMALL_LEN as u32;
+        pool.bytes_mut(&mut frame).fill(0);
+    }
+}
