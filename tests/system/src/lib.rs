@@ -1,1 +1,19 @@
-//! system
+//! What the system tests stand on: network namespaces, the daemon in them, traffic, captures.
+//!
+//! A [`Lab`] owns namespaces and a directory, and removes everything when it is dropped, also after
+//! a panic. Only one lab exists at a time, so that tests never compete for the two cores they are
+//! given. Everything is waited for by its real condition ([`wait_for`]); nothing sleeps and hopes.
+//!
+//! The far side of a test is the kernel: its bridge, its `vxlan`, its TCP, its NAT.
+
+mod capture;
+mod lab;
+mod raw;
+mod switch;
+mod traffic;
+
+pub use capture::Capture;
+pub use lab::{Lab, Namespace, wait_for, wait_until};
+pub use raw::{RawSocket, vxlan};
+pub use switch::{Answer, Switch, binaries};
+pub use traffic::{Session, transfer};

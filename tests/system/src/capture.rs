@@ -1,0 +1,120 @@
+//! What is on the wire, as `tcpdump` sees it.
+
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use rustix::process::{Pid, Signal};
+
+use crate::{Lab, Namespace, wait_for};
+
+/// A running capture of the frames that come in on one interface. Frames going out are left out: a
+/// local sender's checksums are rightly unfinished there.
+pub struct Capture {
+    child: Child,
+    file: PathBuf,
+}
+
+impl Capture {
+    /// Starts capturing; it runs when this returns.
+    #[must_use]
+    #[track_caller]
+    pub fn start(lab: &Lab, namespace: &Namespace, interface: &str, filter: &str) -> Self {
+        let file = lab.dir().join(format!("{}-{interface}.pcap", namespace.name()));
+        let mut child = namespace
+            .command("tcpdump")
+            .args([
+                "-Z",
+                "root",
+                "-Q",
+                "in",
+                "-U",
+                "--immediate-mode",
+                "-s0",
+                "-B",
+                "65536",
+                "-i",
+                interface,
+                "-w",
+            ])
+            .arg(&file)
+            .arg(filter)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("running tcpdump");
+        let mut said = String::new();
+        let mut stderr = BufReader::new(child.stderr.take().expect("a pipe"));
+        while !said.contains("listening on") {
+            let before = said.len();
+            stderr.read_line(&mut said).expect("reading from tcpdump");
+            assert_ne!(said.len(), before, "tcpdump ended: {said}");
+        }
+        // Somebody has to read what it says at the end.
+        std::thread::spawn(move || stderr.lines().for_each(drop));
+        Self { child, file }
+    }
+
+    /// Stops and gives what `tcpdump -vvv` makes of every packet.
+    #[must_use]
+    pub fn stop(mut self) -> Packets {
+        // tcpdump forgets what it has not read yet: wait until it has nothing new to write.
+        let (mut size, mut quiet) = (0, 0);
+        wait_for("tcpdump to have written everything", || {
+            let now = std::fs::metadata(&self.file).map_or(0, |file| file.len());
+            quiet = if now == size { quiet + 1 } else { 0 };
+            size = now;
+            quiet == 10
+        });
+        let pid = Pid::from_raw(self.child.id().cast_signed()).expect("a process");
+        rustix::process::kill_process(pid, Signal::INT).expect("stopping tcpdump");
+        self.child.wait().expect("tcpdump ends");
+        let output = Command::new("tcpdump")
+            .args(["-n", "-e", "-vvv", "-r"])
+            .arg(&self.file)
+            .output()
+            .expect("running tcpdump");
+        Packets(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+}
+
+impl Drop for Capture {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Captured packets, in `tcpdump`'s words.
+pub struct Packets(String);
+
+impl Packets {
+    /// All of it.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.0
+    }
+
+    /// How many lines contain `word`.
+    #[must_use]
+    pub fn count(&self, word: &str) -> usize {
+        self.0.lines().filter(|line| line.contains(word)).count()
+    }
+
+    /// Lines with a checksum that `tcpdump` finds wrong, at any layer, inside tunnels too.
+    #[must_use]
+    pub fn bad_checksums(&self) -> Vec<&str> {
+        let bad =
+            ["(incorrect", "bad cksum", "bad udp cksum", "bad icmp6 cksum", "wrong icmp cksum", "(wrong"];
+        self.0.lines().filter(|line| bad.iter().any(|word| line.contains(word))).collect()
+    }
+
+    /// Fails the test unless there are at least `least` packets with a verified checksum, and none wrong.
+    #[track_caller]
+    pub fn assert_checksums_right(&self, least: usize) {
+        let bad = self.bad_checksums();
+        assert!(bad.is_empty(), "{} bad checksums, the first: {}", bad.len(), bad[0]);
+        let good = self.count("(correct)") + self.count("sum ok");
+        assert!(good >= least, "only {good} packets with a checksum to verify; expected {least}");
+    }
+}

@@ -1,0 +1,65 @@
+//! Frames that no well-behaved stack sends, through AF_PACKET sockets.
+//!
+//! Safe code would not do: the socket address of AF_PACKET is in no safe library we use.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+use crate::Namespace;
+
+/// Sends whole Ethernet frames out of one interface.
+pub struct RawSocket {
+    socket: OwnedFd,
+}
+
+impl RawSocket {
+    /// A socket bound to `interface`.
+    #[must_use]
+    #[track_caller]
+    pub fn open(namespace: &Namespace, interface: &str) -> Self {
+        let interface = CString::new(interface).expect("an interface name");
+        let socket = namespace.run(move || -> io::Result<OwnedFd> {
+            // SAFETY: no pointers; a valid descriptor that nobody else owns is wrapped at once.
+            let socket = unsafe {
+                let fd = libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0);
+                if fd < 0 {
+                    return Err(io::Error::last_os_error());
+                }
+                OwnedFd::from_raw_fd(fd)
+            };
+            // SAFETY: a NUL-terminated string that lives through the call.
+            let index = unsafe { libc::if_nametoindex(interface.as_ptr()) };
+            // SAFETY: all-zero bytes are a valid sockaddr_ll.
+            let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+            address.sll_family = libc::AF_PACKET as u16;
+            address.sll_ifindex = index.cast_signed();
+            // SAFETY: the address is a sockaddr_ll of the length given, and lives through the call.
+            let bound = unsafe {
+                libc::bind(
+                    socket.as_raw_fd(),
+                    (&raw const address).cast(),
+                    size_of::<libc::sockaddr_ll>() as libc::socklen_t,
+                )
+            };
+            if index == 0 || bound < 0 { Err(io::Error::last_os_error()) } else { Ok(socket) }
+        });
+        Self { socket: socket.expect("an AF_PACKET socket on an interface of ours") }
+    }
+
+    /// Sends one frame as it is. The error says why the kernel itself refused it.
+    pub fn send(&self, frame: &[u8]) -> io::Result<()> {
+        // SAFETY: the buffer is valid for its length, and only read.
+        let sent = unsafe { libc::send(self.socket.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
+        if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+}
+
+/// A VXLAN payload: the eight bytes of its header, as given, and the inner frame.
+#[must_use]
+pub fn vxlan(flags: u8, vni: u32, reserved: u8, inner: &[u8]) -> Vec<u8> {
+    let [_, a, b, c] = vni.to_be_bytes();
+    let mut bytes = vec![flags, 0, 0, 0, a, b, c, reserved];
+    bytes.extend_from_slice(inner);
+    bytes
+}

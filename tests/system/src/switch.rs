@@ -1,0 +1,214 @@
+//! The real daemon in a namespace, and the real `ivctl` talking to it.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal};
+use serde_json::Value;
+
+use crate::lab::{Lab, Namespace, PATIENCE, wait_until};
+
+/// Where `ivswitchd` and `ivctl` are: built once, from the sources as they are now, with the profile
+/// of this test. `IVS_BIN_DIR` names others to be tested instead.
+pub fn binaries() -> &'static Path {
+    static DIR: OnceLock<PathBuf> = OnceLock::new();
+    DIR.get_or_init(|| {
+        if let Some(dir) = std::env::var_os("IVS_BIN_DIR") {
+            return PathBuf::from(dir);
+        }
+        let test = std::env::current_exe().expect("the path of this test");
+        let dir = test.ancestors().nth(2).expect("TARGET/PROFILE/deps/TEST").to_path_buf();
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args(["build", "--quiet", "--package", "ivswitchd", "--package", "ctl", "--target-dir"]);
+        cargo.arg(dir.parent().expect("TARGET/PROFILE"));
+        if dir.ends_with("release") {
+            cargo.arg("--release");
+        }
+        let built = cargo.current_dir(env!("CARGO_MANIFEST_DIR")).status().expect("running cargo");
+        assert!(built.success(), "building ivswitchd and ivctl");
+        dir
+    })
+}
+
+/// A running `ivswitchd`.
+pub struct Switch {
+    child: Child,
+    namespace: Namespace,
+    config: PathBuf,
+    socket: PathBuf,
+    log: PathBuf,
+}
+
+impl Switch {
+    /// Starts the daemon with this configuration and waits until it answers.
+    #[must_use]
+    #[track_caller]
+    pub fn start(lab: &Lab, namespace: &Namespace, config: &str) -> Self {
+        Self::start_as(lab, namespace, config, &[])
+    }
+
+    /// The same with a program before it that changes who it runs as.
+    #[must_use]
+    #[track_caller]
+    pub fn start_as(lab: &Lab, namespace: &Namespace, config: &str, wrapper: &[&str]) -> Self {
+        let file = |extension| lab.dir().join(format!("{}.{extension}", namespace.name()));
+        let (path, socket, log) = (file("toml"), file("sock"), file("log"));
+        fs::write(&path, config).expect("writing the configuration");
+        let child = spawn(namespace, &path, &socket, &log, wrapper);
+        let mut switch = Self { child, namespace: namespace.clone(), config: path, socket, log };
+        switch.wait_answering();
+        switch
+    }
+
+    /// Starts it again after [`Switch::kill`] or [`Switch::terminate`].
+    #[track_caller]
+    pub fn start_again(&mut self) {
+        assert!(self.child.try_wait().expect("its state").is_some(), "it still runs");
+        self.child = spawn(&self.namespace, &self.config, &self.socket, &self.log, &[]);
+        self.wait_answering();
+    }
+
+    #[track_caller]
+    fn wait_answering(&mut self) {
+        let answering = wait_until(PATIENCE, || {
+            self.child.try_wait().expect("its state").is_some() || self.ivctl("status").code == 0
+        });
+        let ended = self.child.try_wait().expect("its state");
+        assert!(
+            answering && ended.is_none(),
+            "ivswitchd did not come to answer (ended: {ended:?}, ivctl status: {:?}):\n{}",
+            self.ivctl("status"),
+            self.log()
+        );
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("killing a child of ours");
+        self.child.wait().expect("it ends");
+    }
+
+    /// SIGTERM; gives how it ended.
+    #[track_caller]
+    pub fn terminate(&mut self) -> ExitStatus {
+        self.signal(Signal::TERM);
+        let mut status = None;
+        let ended = wait_until(PATIENCE, || {
+            status = self.child.try_wait().expect("its state");
+            status.is_some()
+        });
+        assert!(ended, "ivswitchd did not end within {} s of SIGTERM", PATIENCE.as_secs());
+        status.expect("it ended")
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.child.id().cast_signed()).expect("a process");
+        rustix::process::kill_process(pid, signal).expect("signalling a child of ours");
+    }
+
+    /// Fails the test if the daemon has ended.
+    #[track_caller]
+    pub fn assert_running(&mut self) {
+        if let Some(status) = self.child.try_wait().expect("its state") {
+            panic!("ivswitchd ended: {status}\n{}", self.log());
+        }
+    }
+
+    /// Runs `ivctl` with these arguments, parted by blanks.
+    pub fn ivctl(&self, arguments: &str) -> Answer {
+        self.ivctl_args(&arguments.split_whitespace().collect::<Vec<_>>())
+    }
+
+    /// Runs `ivctl` with these arguments.
+    pub fn ivctl_args(&self, arguments: &[&str]) -> Answer {
+        let mut ivctl = Command::new(binaries().join("ivctl"));
+        let output = ivctl.arg("--socket").arg(&self.socket).args(arguments).output().expect("running ivctl");
+        Answer {
+            code: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    /// What `ivctl -j` says. Fails the test if it fails.
+    #[track_caller]
+    pub fn json(&self, arguments: &str) -> Value {
+        let answer = self.ivctl(&format!("-j {arguments}"));
+        assert_eq!(answer.code, 0, "ivctl -j {arguments}: {}", answer.stderr);
+        serde_json::from_str(&answer.stdout)
+            .unwrap_or_else(|e| panic!("ivctl -j {arguments}: {e}: {}", answer.stdout))
+    }
+
+    /// Its configuration file.
+    #[must_use]
+    pub fn config(&self) -> &Path {
+        &self.config
+    }
+
+    /// Its control socket.
+    #[must_use]
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Everything it has logged.
+    #[must_use]
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
+    }
+
+    /// CPU time it has used.
+    #[must_use]
+    pub fn cpu_time(&self) -> Duration {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("a running daemon");
+        let fields: Vec<&str> = stat.rsplit_once(") ").expect("proc(5)").1.split(' ').collect();
+        let ticks: u64 =
+            fields[11].parse::<u64>().expect("utime") + fields[12].parse::<u64>().expect("stime");
+        // USER_HZ is 100 on every Linux that matters.
+        Duration::from_millis(ticks * 10)
+    }
+}
+
+impl Drop for Switch {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!(
+                "--- ivctl's view is gone; the log of ivswitchd in {}:\n{}",
+                self.namespace.name(),
+                self.log()
+            );
+        }
+    }
+}
+
+fn spawn(namespace: &Namespace, config: &Path, socket: &Path, log: &Path, wrapper: &[&str]) -> Child {
+    let log = File::options().create(true).append(true).open(log).expect("a log file");
+    let daemon = binaries().join("ivswitchd");
+    let mut command = match wrapper.split_first() {
+        Some((program, arguments)) => {
+            let mut command = namespace.command(program);
+            command.args(arguments).arg(daemon);
+            command
+        }
+        None => namespace.command(daemon),
+    };
+    command.arg("--config").arg(config).arg("--socket").arg(socket);
+    command.stdin(Stdio::null()).stdout(log.try_clone().expect("a file")).stderr(log);
+    command.spawn().expect("running ivswitchd")
+}
+
+/// What `ivctl` answered.
+#[derive(Debug)]
+pub struct Answer {
+    /// Its exit code.
+    pub code: i32,
+    /// Its standard output.
+    pub stdout: String,
+    /// Its standard error.
+    pub stderr: String,
+}

@@ -1,0 +1,4 @@
+//! The system tests: real interfaces, real sockets, the kernel as peer. Root only.
+//! Tests are named after the seed check they prove, where there is one.
+
+mod harness;
