@@ -1,1 +1,7 @@
+//! The Inception Switch daemon: it owns sockets, memory and threads, and decides nothing.
+
+mod clock;
+mod links;
+mod ports;
+
 fn main() {}

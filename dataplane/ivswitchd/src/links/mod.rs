@@ -1,0 +1,187 @@
+//! The machine's interfaces: what they are, what changes about them, and the pairs that are doors.
+//!
+//! Everything goes through rtnetlink; nothing is ever done by a shell. [`Links::poll`] turns what the
+//! kernel says into inputs for the agent.
+
+mod door;
+mod ethtool;
+mod netlink;
+mod table;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsRawFd, RawFd};
+
+use ctl::io::{DoorSpec, Input, LinkFacts};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
+use netlink_packet_route::address::AddressMessage;
+use netlink_packet_route::link::LinkMessage;
+use netlink_packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
+};
+use netlink_packet_route::route::{RouteAttribute, RouteHeader, RouteMessage};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+
+pub use door::DoorError;
+use netlink::{Heard, Monitor, Requester};
+use table::Table;
+
+/// Datagrams of events taken at once, so that a storm of them cannot starve the control socket.
+const EVENTS_PER_POLL: usize = 256;
+
+/// Watches and changes the interfaces of the namespace it was opened in.
+pub struct Links {
+    monitor: Monitor,
+    requester: Requester,
+    table: Table,
+    overrun: bool,
+}
+
+impl Links {
+    /// Opens the sockets and reads everything; what there is, is said in `out`.
+    ///
+    /// # Errors
+    /// The kernel refused a socket or a table.
+    pub fn open(out: &mut Vec<Input>) -> io::Result<Self> {
+        // Listening first: what changes while we read is then heard afterwards.
+        let monitor = Monitor::open()?;
+        let requester = Requester::open()?;
+        let mut links = Self { monitor, requester, table: Table::default(), overrun: false };
+        links.read_all(out)?;
+        Ok(links)
+    }
+
+    /// Takes events; what changed is said in `out`. True when nothing more waits.
+    ///
+    /// # Errors
+    /// The sockets are broken.
+    pub fn poll(&mut self, out: &mut Vec<Input>) -> io::Result<bool> {
+        let table = &mut self.table;
+        let overrun = &mut self.overrun;
+        let done = self.monitor.poll(EVENTS_PER_POLL, |heard| match heard {
+            Heard::Message(message) => table.hear(message, out),
+            Heard::Overrun => *overrun = true,
+        })?;
+        if done && std::mem::take(&mut self.overrun) {
+            tracing::info!("netlink: events were lost in a storm of them; reading everything anew");
+            self.read_all(out)?;
+        } else if done && self.table.routes_dirty() {
+            self.read_routes(out)?;
+        }
+        Ok(done)
+    }
+
+    /// The interface of this name.
+    pub fn by_name(&self, name: &str) -> Option<&LinkFacts> {
+        self.table.by_name(name)
+    }
+
+    /// The uplink, while it is there.
+    pub fn uplink(&self) -> Option<&LinkFacts> {
+        self.table.uplink()
+    }
+
+    /// Chooses whose routes and neighbours are the underlay's.
+    ///
+    /// # Errors
+    /// The kernel refused a table.
+    pub fn watch_underlay(&mut self, interface: Option<String>, out: &mut Vec<Input>) -> io::Result<()> {
+        self.table.set_uplink(interface, out);
+        self.read_routes(out)?;
+        self.read_neighbors(out)
+    }
+
+    /// Makes the kernel resolve a next hop on the uplink, as if it had a packet for it. The answer
+    /// comes as an event; one that is known already is said at once.
+    pub fn resolve(&mut self, ip: IpAddr, out: &mut Vec<Input>) {
+        let Some(uplink) = self.table.uplink() else { return };
+        let mut message = NeighbourMessage::default();
+        message.header.family = if ip.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+        message.header.ifindex = uplink.index;
+        message.header.state = NeighbourState::None;
+        message.header.flags = NeighbourFlags::Use;
+        message.attributes = vec![NeighbourAttribute::Destination(match ip {
+            IpAddr::V4(ip) => NeighbourAddress::Inet(ip),
+            IpAddr::V6(ip) => NeighbourAddress::Inet6(ip),
+        })];
+        let kick = RouteNetlinkMessage::NewNeighbour(message);
+        if let Err(error) = self.requester.change(kick, NLM_F_CREATE | NLM_F_REPLACE) {
+            tracing::debug!("neighbour {ip}: the kernel cannot resolve it now: {error}");
+        }
+        if let Some(mac) = self.table.neighbor(ip) {
+            out.push(Input::UnderlayNeighbor(ip, Some(mac)));
+        }
+    }
+
+    /// Makes a door, or corrects it.
+    ///
+    /// # Errors
+    /// A name is taken, or the kernel refused a step.
+    pub fn create_door(&mut self, spec: &DoorSpec) -> Result<(), DoorError> {
+        door::create(&mut self.requester, spec)
+    }
+
+    /// Removes a door by the name of its CMS end. No such door is fine.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn delete_door(&mut self, name: &str) -> Result<(), DoorError> {
+        door::delete(&mut self.requester, name)
+    }
+
+    fn read_all(&mut self, out: &mut Vec<Input>) -> io::Result<()> {
+        let links = self.requester.dump(&RouteNetlinkMessage::GetLink(LinkMessage::default()))?;
+        let mut seen = BTreeSet::new();
+        for message in links {
+            if let RouteNetlinkMessage::NewLink(m) = &message {
+                seen.insert(m.header.index);
+            }
+            self.table.hear(message, out);
+        }
+        self.table.retain_links(&seen, out);
+        let before = self.table.take_addresses();
+        let addresses = self.requester.dump(&RouteNetlinkMessage::GetAddress(AddressMessage::default()))?;
+        self.table.set_addresses(&before, &addresses, out);
+        self.read_routes(out)?;
+        self.read_neighbors(out)
+    }
+
+    fn read_routes(&mut self, out: &mut Vec<Input>) -> io::Result<()> {
+        let mut routes = Vec::new();
+        if let Some(uplink) = self.table.uplink() {
+            for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+                let mut message = RouteMessage::default();
+                message.header.address_family = family;
+                // The kernel filters (where it can), so that a router with a full table costs nothing.
+                message.header.table = RouteHeader::RT_TABLE_MAIN;
+                message.attributes = vec![RouteAttribute::Oif(uplink.index)];
+                routes.extend(self.requester.dump(&RouteNetlinkMessage::GetRoute(message))?);
+            }
+        }
+        self.table.set_routes(&routes, out);
+        Ok(())
+    }
+
+    fn read_neighbors(&mut self, out: &mut Vec<Input>) -> io::Result<()> {
+        let mut neighbors = Vec::new();
+        if let Some(uplink) = self.table.uplink() {
+            for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+                let mut message = NeighbourMessage::default();
+                message.header.family = family;
+                message.attributes = vec![NeighbourAttribute::IfIndex(uplink.index)];
+                neighbors.extend(self.requester.dump(&RouteNetlinkMessage::GetNeighbour(message))?);
+            }
+        }
+        self.table.set_neighbors(neighbors, out);
+        Ok(())
+    }
+}
+
+impl AsRawFd for Links {
+    fn as_raw_fd(&self) -> RawFd {
+        self.monitor.as_raw_fd()
+    }
+}
