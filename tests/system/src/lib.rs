@@ -14,6 +14,6 @@ mod traffic;
 
 pub use capture::Capture;
 pub use lab::{Lab, Namespace, wait_for, wait_until};
-pub use raw::{RawSocket, vxlan};
+pub use raw::{RawSocket, udp_frame, vxlan};
 pub use switch::{Answer, Switch, binaries};
 pub use traffic::{Session, transfer};

@@ -4,7 +4,10 @@
 
 use std::ffi::CString;
 use std::io;
+use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+use etherparse::{PacketBuilder, VlanId};
 
 use crate::Namespace;
 
@@ -53,6 +56,27 @@ impl RawSocket {
         let sent = unsafe { libc::send(self.socket.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
         if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
+}
+
+/// A UDP packet in an Ethernet frame with these VLAN tags (none, one, or two: 802.1ad around 802.1Q).
+#[must_use]
+pub fn udp_frame(
+    (src_mac, src, src_port): ([u8; 6], Ipv4Addr, u16),
+    (dst_mac, dst, dst_port): ([u8; 6], Ipv4Addr, u16),
+    vlans: &[u16],
+    payload: &[u8],
+) -> Vec<u8> {
+    let id = |vlan: u16| VlanId::try_new(vlan).expect("a VLAN id");
+    let ethernet = PacketBuilder::ethernet2(src_mac, dst_mac);
+    let ip = match *vlans {
+        [] => ethernet.ipv4(src.octets(), dst.octets(), 64),
+        [vlan] => ethernet.single_vlan(id(vlan)).ipv4(src.octets(), dst.octets(), 64),
+        [outer, inner] => ethernet.double_vlan(id(outer), id(inner)).ipv4(src.octets(), dst.octets(), 64),
+        _ => panic!("at most two tags"),
+    };
+    let mut frame = Vec::new();
+    ip.udp(src_port, dst_port).write(&mut frame, payload).expect("a frame of a sensible size");
+    frame
 }
 
 /// A VXLAN payload: the eight bytes of its header, as given, and the inner frame.

@@ -56,9 +56,9 @@ fn a_lab_cleans_up_after_a_panic() {
         let lab = Lab::new().expect("root");
         let namespace = lab.namespace("a");
         noted.lock().unwrap().push(namespace.name().to_string());
-        let child = namespace.command("sleep").arg("1000").spawn().expect("running sleep");
+        let mut child = namespace.command("sleep").arg("1000").spawn().expect("running sleep");
         noted.lock().unwrap().push(child.id().to_string());
-        panic!("on purpose");
+        assert!(child.try_wait().expect("its state").is_some(), "on purpose");
     });
     assert!(test.join().is_err());
     let names = names.lock().unwrap();

@@ -2,3 +2,6 @@
 //! Tests are named after the seed check they prove, where there is one.
 
 mod harness;
+mod l2;
+mod topology;
+mod vxlan;
