@@ -1,4 +1,4 @@
-//! Every frame is accounted for: `rx + replicated + originated = tx + dropped + punted`.
+//! Every frame is accounted for: `rx + replicated + originated = tx + dropped + punted + consumed`.
 
 use core::fmt;
 
@@ -163,6 +163,8 @@ pub struct SwitchCounters {
     pub dropped: u64,
     /// Frames handed to the kernel.
     pub punted: u64,
+    /// Frames for the switch itself: answers to its own ARP and ND questions.
+    pub consumed: u64,
     /// Frames waiting in transmit queues now.
     pub queued: u64,
 }
@@ -171,6 +173,7 @@ impl SwitchCounters {
     /// The conservation law. False means a frame was lost or counted twice.
     #[must_use]
     pub const fn conserved(&self) -> bool {
-        self.rx + self.replicated + self.originated == self.tx + self.dropped + self.punted + self.queued
+        self.rx + self.replicated + self.originated
+            == self.tx + self.dropped + self.punted + self.consumed + self.queued
     }
 }

@@ -30,7 +30,7 @@ impl SlotSize {
 
     /// Bytes in such a slot, headroom included.
     #[must_use]
-    pub const fn len(self) -> usize {
+    pub const fn bytes(self) -> usize {
         match self {
             Self::Small => SLOT_SMALL_LEN,
             Self::Large => SLOT_LARGE_LEN,

@@ -6,12 +6,17 @@
 #![forbid(unsafe_code)]
 
 extern crate alloc;
+#[cfg(test)]
+extern crate std;
 
 pub mod command;
 pub mod counters;
+pub mod forward;
 pub mod frame;
 pub mod limits;
 pub mod mailbox;
 pub mod port;
+pub mod table;
 pub mod time;
 pub mod wire;
+pub mod worker;

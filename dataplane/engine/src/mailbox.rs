@@ -29,7 +29,29 @@ pub fn mailbox() -> (Mailbox, MailboxHandle) {
     (Mailbox { inputs: inputs.clone(), events: events.clone() }, MailboxHandle { inputs, events })
 }
 
+impl Mailbox {
+    /// The next input, if any.
+    #[must_use]
+    pub fn recv(&self) -> Option<Input> {
+        self.inputs.pop()
+    }
+
+    /// Queues an event. Gives it back when the mailbox is full.
+    ///
+    /// # Errors
+    /// The event itself, when the mailbox is full.
+    pub fn send(&self, event: Event) -> Result<(), Event> {
+        self.events.push(event)
+    }
+}
+
 impl MailboxHandle {
+    /// Whether an event waits.
+    #[must_use]
+    pub fn has_events(&self) -> bool {
+        !self.events.is_empty()
+    }
+
     /// Queues an input. Gives it back when the mailbox is full: the caller keeps it and tries again.
     ///
     /// # Errors

@@ -7,7 +7,19 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// A 48-bit MAC address.
 #[derive(
-    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Default,
+    FromBytes,
+    IntoBytes,
+    KnownLayout,
+    Immutable,
+    Unaligned,
 )]
 #[repr(transparent)]
 pub struct MacAddr(pub [u8; 6]);
@@ -96,7 +108,14 @@ mod tests {
         let mac: MacAddr = "02:00:0a:01:00:ff".parse().unwrap();
         assert_eq!(mac, MacAddr([2, 0, 10, 1, 0, 255]));
         assert_eq!(mac.to_string(), "02:00:0a:01:00:ff");
-        for bad in ["", "02:00", "02:00:0a:01:00:ff:00", "02:00:0a:01:00:zz", "02:00:0a:01:00:+f", "0200:0a:01:00:ff"] {
+        for bad in [
+            "",
+            "02:00",
+            "02:00:0a:01:00:ff:00",
+            "02:00:0a:01:00:zz",
+            "02:00:0a:01:00:+f",
+            "0200:0a:01:00:ff",
+        ] {
             assert!(bad.parse::<MacAddr>().is_err(), "{bad}");
         }
     }

@@ -1,0 +1,450 @@
+//! Deciding. `admit` says whether a frame may enter and where it then is; `classify` says where it goes.
+//! Both are pure: they read tables and return values, and `ivctl trace` calls the very same functions.
+
+use super::Tables;
+use super::parse::{Headers, Net, Part};
+use super::trail::{Step, Trail};
+use super::verdict::{Edits, NatRewrite, Out, Responder, Route, Verdict};
+use crate::command::{Location, NextHop, PeerId, PortId, Role, Vni};
+use crate::counters::DropReason;
+use crate::table::floating_ip::{Action, Domain, Target};
+use crate::table::network::Network;
+use crate::table::port::{PortEntry, TagEdit};
+use crate::table::underlay::Hop;
+use crate::wire::arp::{self, Arp};
+use crate::wire::icmp;
+use crate::wire::ip::Ip;
+use crate::wire::l4;
+use crate::wire::mac::MacAddr;
+use crate::wire::{ethernet, view};
+
+/// Who brought the frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum From {
+    /// A door or guest of this rVM.
+    Port(PortId),
+    /// A peer, through the tunnel; and whether it is a spoke.
+    Peer(PeerId, bool),
+    /// The underlay: for a floating IP's reality address.
+    Underlay,
+}
+
+/// A frame that may enter: where it is now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Admission {
+    /// Who brought it.
+    pub from: From,
+    /// On which network; meaningless from the underlay.
+    pub vni: Vni,
+    /// In which VLAN of it, 0 without.
+    pub vid: u16,
+    /// Its tag on the way in.
+    pub tag: TagEdit,
+    /// The inner ECN field to write (RFC 6040 §4.2).
+    pub ecn: Option<u8>,
+}
+
+/// Whether the frame may enter.
+///
+/// # Errors
+/// Why not.
+#[inline]
+pub fn admit(
+    tables: &Tables,
+    id: PortId,
+    port: &PortEntry,
+    h: &Headers,
+    bytes: &[u8],
+) -> Result<Admission, DropReason> {
+    if !port.config.live {
+        return Err(DropReason::PortNotLive);
+    }
+    match (port.config.role, h.outer) {
+        (Role::Uplink, Some(_)) => admit_tunnel(tables, h),
+        (Role::Uplink, None) => {
+            let vni = const { Vni::new(0).unwrap() };
+            Ok(Admission { from: From::Underlay, vni, vid: 0, tag: TagEdit::Keep, ecn: None })
+        }
+        (role, _) => admit_local(tables, id, port, role, h, bytes),
+    }
+}
+
+#[inline]
+fn admit_tunnel(tables: &Tables, h: &Headers) -> Result<Admission, DropReason> {
+    let outer = h.outer.ok_or(DropReason::NotOurs)?;
+    let id = tables.peers.by_address(outer.src).ok_or(DropReason::UnknownPeer)?;
+    let network = tables.networks.get(outer.vni).ok_or(DropReason::UnknownVni)?;
+    if !network.has_member(id) {
+        return Err(DropReason::PeerNotInVni);
+    }
+    check_macs(h)?;
+    let spoke = tables.peers.get(id).is_some_and(|p| p.config.spoke);
+    let ecn = decapsulated_ecn(outer.ecn, h)?;
+    Ok(Admission { from: From::Peer(id, spoke), vni: outer.vni, vid: h.vid, tag: TagEdit::Keep, ecn })
+}
+
+#[inline]
+fn admit_local(
+    tables: &Tables,
+    id: PortId,
+    port: &PortEntry,
+    role: Role,
+    h: &Headers,
+    bytes: &[u8],
+) -> Result<Admission, DropReason> {
+    let vni = port.config.vni.ok_or(DropReason::PortNotLive)?;
+    let network = tables.networks.get(vni).ok_or(DropReason::PortNotLive)?;
+    // Two tags of room: what a CMS stacks behind its door.
+    if bytes.len() > usize::from(port.config.mtu) + ethernet::HEADER_LEN + 2 * ethernet::TAG_LEN {
+        return Err(DropReason::Giant);
+    }
+    check_macs(h)?;
+    if h.eth_src == network.config.router_mac || h.eth_src == tables.switch_mac() {
+        return Err(DropReason::SourceMacOurs);
+    }
+    let (vid, tag) = port.vlan.ingress(h.tagged, h.vid).ok_or(DropReason::VlanNotAllowed)?;
+    if role == Role::Guest {
+        guard_guest(port, h, bytes)?;
+    }
+    Ok(Admission { from: From::Port(id), vni, vid, tag, ecn: None })
+}
+
+#[inline]
+fn check_macs(h: &Headers) -> Result<(), DropReason> {
+    if !h.eth_src.is_unicast() {
+        return Err(DropReason::SourceMacInvalid);
+    }
+    if h.eth_dst.is_link_local_group() {
+        return Err(DropReason::LinkLocalGroup);
+    }
+    Ok(())
+}
+
+/// RFC 6040 §4.2, figure 4: what the inner ECN field becomes.
+#[inline]
+fn decapsulated_ecn(outer: u8, h: &Headers) -> Result<Option<u8>, DropReason> {
+    const ECT1: u8 = 1;
+    const ECT0: u8 = 2;
+    const CE: u8 = 3;
+    if !matches!(h.net, Net::V4 | Net::V6) {
+        return Ok(None);
+    }
+    match (h.tos & 3, outer) {
+        (0, CE) => Err(DropReason::EcnNotCapable),
+        (ECT0 | ECT1, CE) => Ok(Some(CE)),
+        (ECT0, ECT1) => Ok(Some(ECT1)),
+        _ => Ok(None),
+    }
+}
+
+/// Anti-spoofing and the guards of a port whose iVM we know: MAC, IP, ARP sender, ND source and target,
+/// DHCP servers, router advertisements.
+fn guard_guest(port: &PortEntry, h: &Headers, bytes: &[u8]) -> Result<(), DropReason> {
+    if !port.binds_mac(h.eth_src) {
+        return Err(DropReason::SpoofedMac);
+    }
+    match h.net {
+        Net::Other if ethernet::is_tag(h.ethertype) => Err(DropReason::VlanNotAllowed),
+        Net::Other => Ok(()),
+        Net::Malformed => Err(DropReason::IpMalformed),
+        Net::Arp => {
+            let sender = view::<Arp>(bytes, usize::from(h.l3)).map_or(MacAddr::ZERO, |a| a.sender_mac);
+            if port.binds_mac(sender) && port.binds_ip(h.src) {
+                Ok(())
+            } else {
+                Err(DropReason::SpoofedNeighbor)
+            }
+        }
+        Net::V4 | Net::V6 => {
+            if !port.binds_ip(h.src) {
+                return Err(DropReason::SpoofedIp);
+            }
+            let server = match h.net {
+                Net::V4 => 67,
+                _ => 547,
+            };
+            if h.proto == l4::UDP && h.l4 != 0 && h.sport == server {
+                return Err(DropReason::DhcpServerGuard);
+            }
+            if h.proto == l4::ICMPV6 && h.l4 != 0 {
+                return guard_nd(port, h, bytes);
+            }
+            Ok(())
+        }
+    }
+}
+
+fn guard_nd(port: &PortEntry, h: &Headers, bytes: &[u8]) -> Result<(), DropReason> {
+    match h.icmp_type() {
+        icmp::ROUTER_ADVERTISEMENT | icmp::V6_REDIRECT => Err(DropReason::RaGuard),
+        icmp::NEIGHBOR_SOLICITATION | icmp::NEIGHBOR_ADVERTISEMENT => {
+            let target = nd_target(h, bytes).ok_or(DropReason::IpMalformed)?;
+            let own = h.icmp_type() == icmp::NEIGHBOR_SOLICITATION || port.binds_ip(target);
+            let mac_own = nd_mac(h, bytes).is_none_or(|mac| port.binds_mac(mac));
+            if own && mac_own { Ok(()) } else { Err(DropReason::SpoofedNeighbor) }
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Target of a neighbor solicitation or advertisement.
+pub(super) fn nd_target(h: &Headers, bytes: &[u8]) -> Option<Ip> {
+    let at = usize::from(h.l4) + icmp::HEADER_LEN;
+    Some(Ip::v6(*bytes.get(at..)?.first_chunk()?))
+}
+
+/// The link-layer address option of a solicitation (source) or advertisement (target).
+pub(super) fn nd_mac(h: &Headers, bytes: &[u8]) -> Option<MacAddr> {
+    let wanted = if h.icmp_type() == icmp::NEIGHBOR_SOLICITATION {
+        icmp::OPTION_SOURCE_MAC
+    } else {
+        icmp::OPTION_TARGET_MAC
+    };
+    let end = (usize::from(h.l4) + usize::from(h.l4_len)).min(bytes.len());
+    let mut rest = bytes.get(usize::from(h.l4) + icmp::HEADER_LEN + 16..end)?;
+    while let [kind, len, ..] = *rest {
+        if kind == wanted && len == 1 {
+            return Some(MacAddr(*rest.get(2..)?.first_chunk()?));
+        }
+        rest = rest.get(usize::from(len).max(1) * 8..)?;
+    }
+    None
+}
+
+/// Where an admitted frame goes, and what is changed on the way.
+#[inline]
+pub fn classify(
+    tables: &Tables,
+    adm: &Admission,
+    h: &Headers,
+    bytes: &[u8],
+    trail: &mut impl Trail,
+) -> Verdict {
+    let mut verdict = match adm.from {
+        From::Underlay => from_underlay(tables, h, bytes, trail),
+        _ => on_network(tables, adm, h, bytes, trail),
+    };
+    verdict.edits.ecn = adm.ecn;
+    verdict.edits.tag = adm.tag;
+    verdict
+}
+
+#[inline]
+fn on_network(
+    tables: &Tables,
+    adm: &Admission,
+    h: &Headers,
+    bytes: &[u8],
+    trail: &mut impl Trail,
+) -> Verdict {
+    let vni = adm.vni;
+    trail.step(|| Step::Admitted(vni, adm.vid));
+    if let From::Peer(peer, _) = adm.from {
+        trail.step(|| Step::Tunnel(peer, vni));
+    }
+    let Some(network) = tables.networks.get(vni) else { return Verdict::drop(vni, DropReason::UnknownVni) };
+    let verdict = |out| Verdict { edits: Edits::NONE, out, vni, vid: adm.vid };
+
+    // The virtual gateway and the switch itself live in the untagged part of the network.
+    if adm.vid == 0 && !h.tagged {
+        if let Some(responder) = resolver(tables, network, h, bytes) {
+            return verdict(Out::Hairpin(responder));
+        }
+        let ours = h.eth_dst == network.config.router_mac || h.eth_dst == tables.switch_mac();
+        if ours {
+            return match h.net {
+                Net::Arp => verdict(Out::Consume),
+                Net::V6 if h.proto == l4::ICMPV6 && h.icmp_type() == icmp::NEIGHBOR_ADVERTISEMENT => {
+                    verdict(Out::Consume)
+                }
+                _ => route(tables, network, adm, h, bytes, trail),
+            };
+        }
+    }
+    if h.eth_dst.is_multicast() {
+        return verdict(Out::Flood);
+    }
+    match tables.fdb.get(vni, adm.vid, h.eth_dst) {
+        Some(location) => {
+            trail.step(|| Step::Fdb(h.eth_dst, location));
+            verdict(towards(tables, adm.from, location))
+        }
+        None => {
+            trail.step(|| Step::FdbMiss(h.eth_dst));
+            verdict(Out::Flood)
+        }
+    }
+}
+
+/// Where a frame goes whose destination is at `location`: not back, and not between two peers unless one
+/// is a spoke (split horizon).
+#[inline]
+fn towards(tables: &Tables, from: From, location: Location) -> Out {
+    match (from, location) {
+        (From::Port(port), Location::Port(to)) if port == to => Out::Drop(DropReason::SamePort),
+        (From::Peer(peer, spoke), Location::Peer(to)) => {
+            let relay = spoke || tables.peers.get(to).is_some_and(|p| p.config.spoke);
+            if relay && peer != to { Out::Peer(to) } else { Out::Drop(DropReason::NoDestination) }
+        }
+        (_, Location::Port(to)) => Out::Port(to),
+        (_, Location::Peer(to)) => Out::Peer(to),
+    }
+}
+
+/// Whether the switch answers this ARP request, neighbor solicitation or echo request itself.
+#[inline]
+fn resolver(tables: &Tables, network: &Network, h: &Headers, bytes: &[u8]) -> Option<Responder> {
+    let vni = network.config.vni;
+    let owner = |ip: Ip| {
+        if network.gateways.contains(&ip) {
+            return Some(network.config.router_mac);
+        }
+        // Floating IPs whose iVM is here and has no CMS to answer for it.
+        tables.floating.is_mapped(Domain::To(vni), ip).then(|| tables.switch_mac())
+    };
+    match h.net {
+        Net::Arp if h.sport == arp::REQUEST && h.src != h.dst => owner(h.dst).map(Responder::Arp),
+        Net::V6 if h.proto == l4::ICMPV6 && h.icmp_type() == icmp::NEIGHBOR_SOLICITATION && h.l4 != 0 => {
+            if h.ttl != 255 || usize::from(h.l4_len) < 24 {
+                return None;
+            }
+            owner(nd_target(h, bytes)?).map(Responder::Nd)
+        }
+        Net::V4 | Net::V6 if h.part == Part::Whole && usize::from(h.l4_len) >= icmp::HEADER_LEN => {
+            let echo = h.proto == l4::ICMP && h.icmp_type() == icmp::ECHO_REQUEST
+                || h.proto == l4::ICMPV6 && h.icmp_type() == icmp::V6_ECHO_REQUEST;
+            (echo && h.l4 != 0 && network.gateways.contains(&h.dst)).then_some(Responder::Echo)
+        }
+        _ => None,
+    }
+}
+
+/// A packet sent to the virtual gateway: to a floating IP that ends here, from one, or source-routed.
+fn route(
+    tables: &Tables,
+    network: &Network,
+    adm: &Admission,
+    h: &Headers,
+    bytes: &[u8],
+    trail: &mut impl Trail,
+) -> Verdict {
+    let vni = adm.vni;
+    let drop = |reason| Verdict::drop(vni, reason);
+    trail.step(|| Step::Routed);
+    if !h.routable() {
+        return drop(DropReason::IpMalformed);
+    }
+    if h.ttl <= 1 {
+        return drop(DropReason::TtlExpired);
+    }
+    if network.gateways.contains(&h.dst) {
+        return drop(DropReason::NoRoute);
+    }
+    if let Some(found) = tables.floating.lookup(Domain::To(vni), h.dst, || h.l4_key(bytes, false)) {
+        return match found {
+            Ok(action) => translated(tables, vni, h, action, false, trail),
+            Err(reason) => drop(reason),
+        };
+    }
+    if let Some(found) = tables.floating.lookup(Domain::From(vni), h.src, || h.l4_key(bytes, true)) {
+        return match found {
+            Ok(action) => translated(tables, vni, h, action, true, trail),
+            Err(reason) => drop(reason),
+        };
+    }
+    let Some(via) = tables.routes.lookup(vni, h.src) else { return drop(DropReason::NoRoute) };
+    trail.step(|| Step::SourceRoute(via));
+    let (dst, out) = match via {
+        NextHop::Peer(peer) => (network.config.router_mac, Out::Peer(peer)),
+        NextHop::Address(ip) => {
+            let Some(mac) = tables.neighbors.mac(vni, ip.into()) else {
+                return drop(DropReason::NeighborUnresolved);
+            };
+            (mac, tables.fdb.get(vni, 0, mac).map_or(Out::Flood, |l| towards(tables, adm.from, l)))
+        }
+    };
+    let route = Some(Route { dst, src: tables.switch_mac(), id: None });
+    Verdict { edits: Edits { route, ..Edits::NONE }, out, vni, vid: 0 }
+}
+
+/// A packet of the underlay to a reality address.
+fn from_underlay(tables: &Tables, h: &Headers, bytes: &[u8], trail: &mut impl Trail) -> Verdict {
+    let vni = const { Vni::new(0).unwrap() };
+    let drop = |reason| Verdict::drop(vni, reason);
+    if !matches!(h.net, Net::V4 | Net::V6) || h.tagged {
+        return drop(DropReason::NotOurs);
+    }
+    let Some(found) = tables.floating.lookup(Domain::Uplink, h.dst, || h.l4_key(bytes, false)) else {
+        return drop(DropReason::NotOurs);
+    };
+    if !h.routable() {
+        return drop(DropReason::IpMalformed);
+    }
+    if h.ttl <= 1 {
+        return drop(DropReason::TtlExpired);
+    }
+    match found {
+        Ok(action) => translated(tables, vni, h, action, false, trail),
+        Err(reason) => drop(reason),
+    }
+}
+
+/// Applies a floating IP's action.
+#[inline]
+fn translated(
+    tables: &Tables,
+    vni: Vni,
+    h: &Headers,
+    action: &Action,
+    source: bool,
+    trail: &mut impl Trail,
+) -> Verdict {
+    trail.step(|| Step::Floating(action.id, action.address));
+    let old = if source { h.src } else { h.dst };
+    let nat = (old != action.address).then_some(NatRewrite {
+        id: action.id,
+        source,
+        address: action.address,
+        delta: action.delta,
+    });
+    let id = nat.is_none().then_some(action.id);
+    let (vni, out, dst, src) = match action.to {
+        Target::Station { vni, mac, location } => {
+            let Some(mac) = mac else { return Verdict::drop(vni, DropReason::NeighborUnresolved) };
+            let out = match location {
+                Some(Location::Port(port)) => Out::Port(port),
+                Some(Location::Peer(peer)) => Out::Peer(peer),
+                None => Out::Flood,
+            };
+            (vni, out, mac, tables.switch_mac())
+        }
+        Target::Peer(vni, peer) => {
+            let Some(network) = tables.networks.get(vni) else {
+                return Verdict::drop(vni, DropReason::UnknownVni);
+            };
+            (vni, Out::Peer(peer), network.config.router_mac, tables.switch_mac())
+        }
+        Target::Uplink => {
+            let Some(uplink) = &tables.uplink else { return Verdict::drop(vni, DropReason::NoRoute) };
+            if guarded(tables, h) {
+                return Verdict::drop(vni, DropReason::Guarded);
+            }
+            trail.step(|| Step::Underlay(h.dst));
+            match tables.underlay.hop(h.dst) {
+                Hop::Mac(mac) => (vni, Out::Port(uplink.port), mac, uplink.mac),
+                Hop::Unresolved(_) => (vni, Out::Punt, MacAddr::ZERO, uplink.mac),
+                Hop::NoRoute => return Verdict::drop(vni, DropReason::NoRoute),
+            }
+        }
+    };
+    Verdict { edits: Edits { nat, route: Some(Route { dst, src, id }), ..Edits::NONE }, out, vni, vid: 0 }
+}
+
+/// Whether a guest's packet may not leave by NAT: it would have our own, trusted, source address.
+#[inline]
+fn guarded(tables: &Tables, h: &Headers) -> bool {
+    let tunnel = tables.uplink.as_ref().map_or(0, |u| u.tunnel_port);
+    !h.dst.is_host()
+        || tables.guard.covers(h.dst)
+        || h.proto == l4::UDP && h.l4 != 0 && (h.dport == tunnel || h.sport == tunnel)
+}

@@ -1,0 +1,383 @@
+//! The switch off the path: commands, queries, time, and the transmit queues' other end.
+
+use alloc::vec::Vec;
+
+use super::act;
+use super::learn::station_moved;
+use super::{Switch, TICK};
+use crate::command::{Answer, Command, Event, NextHop, PeerRow, PortId, Query, Vni};
+use crate::counters::{DropReason, PortCounters, SwitchCounters};
+use crate::frame::{Frame, FramePool};
+use crate::limits::{REFRESH_INTERVAL, RESOLVE_INTERVAL};
+use crate::port::PortCaps;
+use crate::table::underlay::Hop;
+use crate::time::Instant;
+use crate::wire::ip::Ip;
+
+impl Switch {
+    /// Applies a command.
+    pub fn apply<P: FramePool>(&mut self, now: Instant, command: Command, pool: &mut P) {
+        let t = &mut self.tables;
+        match command {
+            Command::SetUplink(config) => {
+                t.uplink = Some(config);
+                self.compose_peers();
+                self.compose_guard();
+            }
+            Command::SetNetwork(config) => {
+                let (vni, max, age) = (config.vni, config.fdb_max, config.fdb_age);
+                if t.networks.set(config) {
+                    t.fdb.set_network(vni, max, age);
+                    self.compose_flood(Some(vni));
+                }
+            }
+            Command::RemoveNetwork(vni) => {
+                t.networks.remove(vni);
+                t.fdb.remove_network(vni);
+                self.locate_stations();
+            }
+            Command::SetPort(id, config) => {
+                let before = t.ports.get(id).map(|p| (p.config.vni, p.config.live));
+                let vni = config.vni;
+                if before.is_some_and(|(v, _)| v != vni) {
+                    t.fdb.flush(None, Some(crate::command::Location::Port(id)), true);
+                }
+                t.ports.set(now, id, config);
+                self.compose_flood(vni);
+                if let Some((old, _)) = before.filter(|(v, _)| *v != vni) {
+                    self.compose_flood(old);
+                }
+            }
+            Command::RemovePort(id) => {
+                let Some(port) = t.ports.remove(id) else { return };
+                t.fdb.flush(None, Some(crate::command::Location::Port(id)), true);
+                for frame in port.queue {
+                    self.counters.queued -= 1;
+                    self.counters.dropped += 1;
+                    pool.free(frame);
+                }
+                self.compose_flood(port.config.vni);
+                self.locate_stations();
+            }
+            Command::SetPeer(id, config) => {
+                t.peers.set(id, config);
+                self.compose_peers();
+                self.compose_flood(None);
+                self.compose_guard();
+            }
+            Command::RemovePeer(id) => {
+                t.peers.remove(id);
+                t.fdb.flush(None, Some(crate::command::Location::Peer(id)), true);
+                self.compose_peers();
+                self.compose_flood(None);
+                self.compose_guard();
+                self.locate_stations();
+            }
+            Command::SetFloating(id, config) => {
+                let (released, wanted) = t.floating.set(id, config);
+                for &(vni, ip) in &wanted {
+                    t.neighbors.want(vni, ip);
+                }
+                for (vni, ip) in released {
+                    t.neighbors.unwant(vni, ip);
+                }
+                for (vni, ip) in wanted {
+                    self.locate_station(vni, ip);
+                }
+                self.compose_guard();
+                self.next_tick = now;
+            }
+            Command::RemoveFloating(id) => {
+                for (vni, ip) in t.floating.remove(id) {
+                    t.neighbors.unwant(vni, ip);
+                }
+                self.compose_guard();
+            }
+            Command::SetSourceRoute(route) => {
+                self.remove_route(route.vni, route.from);
+                if let NextHop::Address(ip) = route.via {
+                    self.tables.neighbors.want(route.vni, ip.into());
+                }
+                self.tables.routes.set(route.vni, route.from, route.via);
+                self.next_tick = now;
+            }
+            Command::RemoveSourceRoute(vni, from) => self.remove_route(vni, from),
+            Command::SetUnderlayRoutes(routes) => {
+                t.underlay.set_routes(&routes);
+                self.compose_peers();
+                self.next_resolve = now;
+            }
+            Command::SetUnderlayNeighbor(ip, mac) => {
+                t.underlay.set_neighbor(ip.into(), mac);
+                self.compose_peers();
+            }
+            Command::RemoveUnderlayNeighbor(ip) => {
+                t.underlay.remove_neighbor(ip.into());
+                self.compose_peers();
+                self.next_resolve = now;
+            }
+            Command::AddFdb(vni, vid, mac, location) => {
+                if t.fdb.add_static(now, vni, vid, mac, location) {
+                    station_moved(t, vni, mac, Some(location));
+                }
+            }
+            Command::RemoveFdb(vni, vid, mac) => {
+                if t.fdb.remove(vni, vid, mac) {
+                    station_moved(t, vni, mac, None);
+                }
+            }
+            Command::FlushFdb(vni, location) => {
+                t.fdb.flush(vni, location, false);
+                self.locate_stations();
+            }
+        }
+    }
+
+    fn remove_route(&mut self, vni: Vni, from: crate::command::IpPrefix) {
+        let before: Vec<_> = self.tables.routes.next_hops().collect();
+        self.tables.routes.remove(vni, from);
+        let after: Vec<_> = self.tables.routes.next_hops().collect();
+        if before.len() == after.len() {
+            return;
+        }
+        for (v, via) in before {
+            if let NextHop::Address(ip) = via
+                && v == vni
+                && !after.contains(&(v, via))
+            {
+                self.tables.neighbors.unwant(v, ip.into());
+            }
+        }
+    }
+
+    /// Peers' outer headers depend on the uplink and on the underlay's next hops.
+    fn compose_peers(&mut self) {
+        let t = &mut self.tables;
+        let underlay = &t.underlay;
+        t.peers.compose(t.uplink.as_ref(), |ip| match underlay.hop(ip) {
+            Hop::Mac(mac) => Some(mac),
+            Hop::Unresolved(_) | Hop::NoRoute => None,
+        });
+    }
+
+    fn compose_guard(&mut self) {
+        let t = &mut self.tables;
+        let mut hosts: Vec<Ip> = t.peers.iter().map(|(_, p)| p.config.address.into()).collect();
+        hosts.extend(t.floating.realities());
+        hosts.extend(t.uplink.as_ref().map(|u| Ip::from(u.vtep)));
+        let prefixes = t.uplink.as_ref().map_or(&[][..], |u| &u.guard);
+        t.guard.set(hosts, prefixes);
+    }
+
+    /// Flood sets of one network, or of all.
+    fn compose_flood(&mut self, only: Option<Vni>) {
+        let t = &mut self.tables;
+        for network in t.networks.iter_mut() {
+            let vni = network.config.vni;
+            if only.is_some_and(|v| v != vni) {
+                continue;
+            }
+            let ports = t.ports.iter().filter(|(_, p)| p.live_member() == Some(vni)).map(|(id, _)| id);
+            let takes_part = |c: &crate::command::PeerConfig| c.via.is_none() && c.vnis.contains(&vni);
+            let peers =
+                t.peers.iter().filter(|(_, p)| takes_part(&p.config)).map(|(id, p)| (id, p.config.spoke));
+            network.set_flood(ports.collect(), peers.collect());
+        }
+    }
+
+    /// Looks up again where the stations are that floating IPs send to.
+    fn locate_stations(&mut self) {
+        for (vni, ip) in self.tables.floating.stations() {
+            self.locate_station(vni, ip);
+        }
+    }
+
+    fn locate_station(&mut self, vni: Vni, ip: Ip) {
+        let t = &mut self.tables;
+        let mac = t.neighbors.mac(vni, ip);
+        let location = mac.and_then(|mac| t.fdb.get(vni, 0, mac));
+        t.floating.resolve(vni, ip, mac, location);
+    }
+
+    /// Ages the tables and asks for what is missing. Cheap when called too often.
+    pub fn tick<P: FramePool>(&mut self, now: Instant, pool: &mut P) {
+        if now < self.next_tick {
+            return;
+        }
+        self.next_tick = now + TICK;
+        self.sampled.fill(false);
+        let slots = (self.tables.fdb.slots() / 32).max(256);
+        let mut gone = Vec::new();
+        self.tables.fdb.age(now, slots, |vni, vid, mac| {
+            if vid == 0 {
+                gone.push((vni, mac));
+            }
+        });
+        for (vni, mac) in gone {
+            station_moved(&mut self.tables, vni, mac, None);
+        }
+        let (due, lost) = self.tables.neighbors.due(now);
+        for (vni, ip) in lost {
+            self.tables.floating.resolve(vni, ip, None, None);
+        }
+        for (vni, ip) in due {
+            self.ask(vni, ip, pool);
+        }
+        self.resolve_underlay(now);
+    }
+
+    /// Asks the kernel for next hops: missing ones often, all of them now and then, since it does not see
+    /// our traffic and would forget them.
+    fn resolve_underlay(&mut self, now: Instant) {
+        let refresh = now >= self.next_refresh;
+        if now < self.next_resolve && !refresh {
+            return;
+        }
+        self.next_resolve = now + RESOLVE_INTERVAL;
+        if refresh {
+            self.next_refresh = now + REFRESH_INTERVAL;
+        }
+        let t = &self.tables;
+        let peers =
+            t.peers.iter().filter(|(_, p)| p.config.via.is_none()).map(|(_, p)| Ip::from(p.config.address));
+        let mut wanted: Vec<Ip> = peers
+            .chain(t.underlay.gateways())
+            .filter_map(|ip| match t.underlay.hop(ip) {
+                Hop::Unresolved(next) => Some(next),
+                Hop::Mac(_) if refresh => Some(ip),
+                _ => None,
+            })
+            .collect();
+        wanted.sort_unstable();
+        wanted.dedup();
+        self.events.extend(wanted.into_iter().map(|ip| Event::Resolve(ip.into())));
+    }
+
+    /// When [`Switch::tick`] is due.
+    #[must_use]
+    pub const fn deadline(&self) -> Instant {
+        self.next_tick
+    }
+
+    /// Answers a question.
+    #[must_use]
+    pub fn answer_query<P: FramePool>(&self, now: Instant, query: &Query, pool: &P) -> Answer {
+        let t = &self.tables;
+        match *query {
+            Query::Counters => Answer::Counters {
+                switch: self.counters,
+                ports: t.ports.iter().map(|(id, p)| (id, p.counters.clone())).collect(),
+                pool: pool.usage(),
+                fdb_entries: t.fdb.len(),
+                fdb_by_network: t.fdb.by_network(),
+            },
+            Query::Fdb(cursor) => {
+                let (rows, next) = t.fdb.page(now, cursor);
+                Answer::Fdb(rows, next)
+            }
+            Query::Neighbors(cursor) => {
+                let (rows, next) = t.neighbors.page(now, cursor);
+                Answer::Neighbors(rows, next)
+            }
+            Query::Floating => Answer::Floating(t.floating.rows()),
+            Query::Peers => {
+                let row = |(id, p): (_, &crate::table::peer::PeerEntry)| {
+                    let next_mac = p.direct.and_then(|d| t.peers.get(d)).and_then(|d| d.next_mac);
+                    PeerRow { id, next_mac, tx: p.tx, rx: p.rx }
+                };
+                Answer::Peers(t.peers.iter().map(row).collect())
+            }
+            Query::DropSamples => Answer::DropSamples(self.samples.iter().flatten().cloned().collect()),
+        }
+    }
+
+    /// Counters of the whole switch.
+    #[must_use]
+    pub const fn counters(&self) -> SwitchCounters {
+        self.counters
+    }
+
+    /// Counters of one port.
+    #[must_use]
+    pub fn port_counters(&self, id: PortId) -> Option<&PortCounters> {
+        self.tables.ports.get(id).map(|p| &p.counters)
+    }
+
+    /// The tables, to read.
+    #[must_use]
+    pub const fn tables(&self) -> &super::Tables {
+        &self.tables
+    }
+
+    /// What a port's I/O can do with unfinished frames.
+    pub fn set_caps(&mut self, id: PortId, caps: PortCaps) {
+        if let Some(port) = self.tables.ports.get_mut(id) {
+            port.caps = caps;
+        }
+    }
+
+    /// Events that wait to be told.
+    pub fn take_events(&mut self) -> alloc::vec::Drain<'_, Event> {
+        self.events.drain(..)
+    }
+
+    /// Numbers up to which ports may exist.
+    #[must_use]
+    pub fn port_bound(&self) -> u16 {
+        self.tables.ports.bound()
+    }
+
+    /// Lets `send` take frames from the front of a port's queue; counts those as sent, frees and counts the rest.
+    pub fn flush<P: FramePool>(
+        &mut self,
+        id: PortId,
+        pool: &mut P,
+        send: impl FnOnce(&mut P, &mut Vec<Frame>) -> Result<(), DropReason>,
+    ) {
+        let Some(port) = self.tables.ports.get_mut(id).filter(|p| !p.queue.is_empty()) else { return };
+        let mut queue = core::mem::take(&mut port.queue);
+        let before = tally(&queue);
+        let result = send(pool, &mut queue);
+        let after = tally(&queue);
+        let sent = before.0 - after.0;
+        port.counters.tx_frames += sent;
+        port.counters.tx_bytes += before.1 - after.1;
+        let reason = result.err().unwrap_or(DropReason::TxQueueFull);
+        port.counters.drops[reason as usize] += after.0;
+        self.counters.tx += sent;
+        self.counters.queued -= before.0;
+        self.counters.dropped += after.0;
+        for frame in queue.drain(..) {
+            pool.free(frame);
+        }
+        if let Some(port) = self.tables.ports.get_mut(id) {
+            port.queue = queue;
+        }
+    }
+
+    /// The same for punted frames.
+    pub fn flush_punted<P: FramePool>(&mut self, pool: &mut P, send: impl FnOnce(&mut P, &mut Vec<Frame>)) {
+        if self.punted.is_empty() {
+            return;
+        }
+        let before = self.punted.len() as u64;
+        send(pool, &mut self.punted);
+        let left = self.punted.len() as u64;
+        self.counters.queued -= before;
+        self.counters.punted += before - left;
+        self.counters.dropped += left;
+        let uplink = self.tables.uplink.as_ref().map(|u| u.port);
+        if let Some(port) = uplink.and_then(|id| self.tables.ports.get_mut(id)) {
+            port.counters.drops[DropReason::NeighborUnresolved as usize] += left;
+        }
+        for frame in self.punted.drain(..) {
+            pool.free(frame);
+        }
+    }
+}
+
+fn tally(frames: &[Frame]) -> (u64, u64) {
+    (frames.len() as u64, frames.iter().map(|f| u64::from(f.len)).sum())
+}
+
+const _: () = assert!(act::QUESTION_MAX < crate::limits::SLOT_SMALL_LEN - crate::limits::HEADROOM);

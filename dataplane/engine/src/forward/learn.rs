@@ -1,0 +1,76 @@
+//! Learning: the only table write on the path.
+
+use super::Tables;
+use super::classify::{Admission, From, nd_mac, nd_target};
+use super::parse::{Headers, Net};
+use crate::command::{Location, Vni};
+use crate::table::fdb::{FdbKey, Learned};
+use crate::time::Instant;
+use crate::wire::arp::Arp;
+use crate::wire::icmp;
+use crate::wire::ip::Ip;
+use crate::wire::l4;
+use crate::wire::mac::MacAddr;
+use crate::wire::view;
+
+/// Notes where the frame's sender is, and what it says of its IP address.
+#[inline]
+pub fn learn(tables: &mut Tables, now: Instant, adm: &Admission, h: &Headers, bytes: &[u8]) {
+    let Some(network) = tables.networks.get(adm.vni) else { return };
+    let (location, max) = match adm.from {
+        From::Port(id) => (Location::Port(id), tables.ports.get(id).map_or(0, |p| p.config.fdb_max)),
+        From::Peer(id, _) => (Location::Peer(id), network.config.fdb_max),
+        From::Underlay => return,
+    };
+    // The virtual gateway is everywhere, and we know where we are.
+    if h.eth_src == network.config.router_mac || h.eth_src == tables.switch_mac() {
+        return;
+    }
+    let key = FdbKey::new(adm.vni, adm.vid, h.eth_src);
+    let learned = tables.fdb.learn(now, key, location, max);
+    if adm.vid != 0 {
+        return;
+    }
+    if matches!(learned, Learned::New | Learned::Moved) {
+        station_moved(tables, adm.vni, h.eth_src, Some(location));
+    }
+    let nd = h.proto == l4::ICMPV6
+        && h.l4 != 0
+        && matches!(h.icmp_type(), icmp::NEIGHBOR_SOLICITATION | icmp::NEIGHBOR_ADVERTISEMENT);
+    if h.net == Net::Arp || nd {
+        hear(tables, now, adm.vni, h, bytes);
+    }
+}
+
+/// A station's MAC is known at a new place, or at none: mappings that send to it follow.
+pub fn station_moved(tables: &mut Tables, vni: Vni, mac: MacAddr, location: Option<Location>) {
+    if tables.floating.stations_at(vni, mac).is_empty() {
+        return;
+    }
+    for ip in tables.floating.stations_at(vni, mac).to_vec() {
+        tables.floating.resolve(vni, ip, Some(mac), location);
+    }
+}
+
+#[cold]
+fn hear(tables: &mut Tables, now: Instant, vni: Vni, h: &Headers, bytes: &[u8]) {
+    let (ip, mac) = match h.net {
+        Net::Arp => match view::<Arp>(bytes, usize::from(h.l3)) {
+            Some(arp) => (h.src, arp.sender_mac),
+            None => return,
+        },
+        _ if h.icmp_type() == icmp::NEIGHBOR_SOLICITATION => match nd_mac(h, bytes) {
+            Some(mac) => (h.src, mac),
+            None => return,
+        },
+        _ => match nd_target(h, bytes) {
+            Some(target) => (target, nd_mac(h, bytes).unwrap_or(h.eth_src)),
+            None => return,
+        },
+    };
+    // A station speaks for itself: an answer whose MAC is not its sender's is a forgery or a proxy we do not know.
+    if mac == h.eth_src && ip != Ip::default() && tables.neighbors.heard(now, vni, ip, mac) {
+        let location = tables.fdb.get(vni, 0, mac);
+        tables.floating.resolve(vni, ip, Some(mac), location);
+    }
+}

@@ -1,0 +1,362 @@
+//! The first stage: reads a frame's bytes once, outer and inner, into [`Headers`]. Nobody checks a length again.
+
+use crate::command::{UplinkConfig, Vni};
+use crate::counters::DropReason;
+use crate::table::floating_ip::L4Key;
+use crate::wire::arp::{self, Arp};
+use crate::wire::ethernet::{self, Ethernet};
+use crate::wire::icmp;
+use crate::wire::ip::Ip;
+use crate::wire::ipv4::{self, Ipv4};
+use crate::wire::ipv6::{self, Ipv6};
+use crate::wire::l4;
+use crate::wire::mac::MacAddr;
+use crate::wire::vxlan::{self, Vxlan};
+use crate::wire::{view, word};
+
+/// What the network layer of a frame is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Net {
+    /// Not IP and not ARP: switched by MAC only.
+    #[default]
+    Other,
+    /// Says it is IP or ARP but is not well formed. Switched by MAC all the same (a switch is
+    /// transparent), but never routed, translated or taken from a bound guest.
+    Malformed,
+    /// ARP for IPv4 over Ethernet.
+    Arp,
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+/// Which part of a packet this is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Part {
+    /// The whole packet.
+    #[default]
+    Whole,
+    /// The first fragment.
+    First,
+    /// A later fragment: no transport header.
+    Later,
+}
+
+/// The outer headers of a tunnel packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Outer {
+    /// Who sent it.
+    pub src: Ip,
+    /// For which network.
+    pub vni: Vni,
+    /// Its ECN field.
+    pub ecn: u8,
+    /// Its hop limit.
+    pub ttl: u8,
+}
+
+/// What the path needs to know of a frame. Offsets count from the first byte received.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Headers {
+    /// Source IP; ARP: the sender's.
+    pub src: Ip,
+    /// Destination IP; ARP: the target's.
+    pub dst: Ip,
+    /// The tunnel it came through.
+    pub outer: Option<Outer>,
+    /// Destination MAC.
+    pub eth_dst: MacAddr,
+    /// Source MAC.
+    pub eth_src: MacAddr,
+    /// Where the (inner) Ethernet header starts: bytes to take off.
+    pub eth: u16,
+    /// Where the network layer starts.
+    pub l3: u16,
+    /// Where the transport layer starts; 0 when there is none to read.
+    pub l4: u16,
+    /// Where the frame ends: less than its length when the underlay padded it.
+    pub end: u32,
+    /// Bytes of the transport segment (IP payload after extension headers).
+    pub l4_len: u16,
+    /// EtherType after the tags.
+    pub ethertype: u16,
+    /// VID of the outermost tag, 0 without.
+    pub vid: u16,
+    /// Source port; ICMP: type and code.
+    pub sport: u16,
+    /// Destination port.
+    pub dport: u16,
+    /// The network layer.
+    pub net: Net,
+    /// Which part of the packet.
+    pub part: Part,
+    /// Whether there is a VLAN tag.
+    pub tagged: bool,
+    /// Transport protocol.
+    pub proto: u8,
+    /// Hop limit.
+    pub ttl: u8,
+    /// DSCP and ECN.
+    pub tos: u8,
+    /// Of the flow: the same for every packet and fragment of it, both layers of its headers considered.
+    pub hash: u32,
+}
+
+impl Headers {
+    /// ICMP or ICMPv6 type.
+    #[inline]
+    #[must_use]
+    pub const fn icmp_type(&self) -> u8 {
+        (self.sport >> 8) as u8
+    }
+
+    /// Whether the packet is IP and its headers may be rewritten.
+    #[inline]
+    #[must_use]
+    pub const fn routable(&self) -> bool {
+        matches!(self.net, Net::V4 | Net::V6)
+            && (self.l4 != 0
+                || matches!(self.part, Part::Later)
+                || !matches!(self.proto, l4::TCP | l4::UDP | l4::ICMP | l4::ICMPV6))
+    }
+
+    /// Whether it is an ICMP or ICMPv6 error, which quotes another packet.
+    #[inline]
+    #[must_use]
+    pub const fn icmp_error(&self) -> bool {
+        self.l4 != 0
+            && match self.proto {
+                l4::ICMP => icmp::is_error(self.icmp_type()),
+                l4::ICMPV6 => icmp::is_v6_error(self.icmp_type()),
+                _ => false,
+            }
+    }
+
+    /// The port that decides for a packet towards a floating IP (its destination's) or, `outbound`, from it.
+    /// An ICMP error belongs to the packet it quotes, which went the other way.
+    #[must_use]
+    pub fn l4_key(&self, bytes: &[u8], outbound: bool) -> L4Key {
+        if self.part == Part::Later {
+            return L4Key::Fragment;
+        }
+        let port = |proto, sport, dport| match proto {
+            l4::TCP | l4::UDP => L4Key::Port(proto, if outbound { sport } else { dport }),
+            _ => L4Key::Other,
+        };
+        if self.icmp_error() {
+            return match quoted(bytes, usize::from(self.l4) + icmp::HEADER_LEN) {
+                Some(q) if q.l4 != 0 => port(q.proto, q.dport, q.sport),
+                _ => L4Key::Other,
+            };
+        }
+        if self.l4 == 0 { L4Key::Other } else { port(self.proto, self.sport, self.dport) }
+    }
+}
+
+/// The packet inside an ICMP error: only its first bytes need to be there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Quoted {
+    /// Its source.
+    pub src: Ip,
+    /// Its destination.
+    pub dst: Ip,
+    /// Where its IP header starts.
+    pub l3: usize,
+    /// Where its transport header starts; 0 when not even the ports are there.
+    pub l4: usize,
+    /// Its protocol.
+    pub proto: u8,
+    /// Its ports.
+    pub sport: u16,
+    /// See `sport`.
+    pub dport: u16,
+}
+
+/// Reads the packet quoted at `at`.
+#[must_use]
+pub fn quoted(bytes: &[u8], at: usize) -> Option<Quoted> {
+    let (src, dst, proto, l4_at, later) = match bytes.get(at)? >> 4 {
+        4 => {
+            let ip: &Ipv4 = view(bytes, at)?;
+            let later = ip.flags_offset.get() & ipv4::OFFSET_MASK != 0;
+            (ip.src_ip(), ip.dst_ip(), ip.protocol, at + ip.header_len()?, later)
+        }
+        6 => {
+            let ip: &Ipv6 = view(bytes, at)?;
+            let up = ipv6::upper_layer(&bytes[at..])?;
+            (ip.src_ip(), ip.dst_ip(), up.protocol, at + up.offset, up.later_fragment)
+        }
+        _ => return None,
+    };
+    let ports_there = matches!(proto, l4::TCP | l4::UDP) && !later && bytes.len() >= l4_at + 4;
+    let icmp_there = matches!(proto, l4::ICMP | l4::ICMPV6) && !later && bytes.len() >= l4_at + 4;
+    let (sport, dport) = if ports_there { (word(bytes, l4_at), word(bytes, l4_at + 2)) } else { (0, 0) };
+    let l4 = if ports_there || icmp_there { l4_at } else { 0 };
+    Some(Quoted { src, dst, l3: at, l4, proto, sport, dport })
+}
+
+/// Reads the Ethernet frame that starts at `at`.
+///
+/// # Errors
+/// [`DropReason::Runt`] when not even the Ethernet header is there.
+#[inline]
+pub fn ethernet(bytes: &[u8], at: usize) -> Result<Headers, DropReason> {
+    let eth: &Ethernet = view(bytes, at).ok_or(DropReason::Runt)?;
+    let mut h = Headers {
+        eth_dst: eth.dst,
+        eth_src: eth.src,
+        eth: at as u16,
+        end: bytes.len() as u32,
+        ethertype: eth.ethertype.get(),
+        ..Headers::default()
+    };
+    let mut l3 = at + ethernet::HEADER_LEN;
+    if ethernet::is_tag(h.ethertype) {
+        let Some(tag) = bytes.get(l3..l3 + ethernet::TAG_LEN) else { return Err(DropReason::Runt) };
+        h.tagged = true;
+        h.vid = u16::from_be_bytes([tag[0], tag[1]]) & 0xfff;
+        h.ethertype = u16::from_be_bytes([tag[2], tag[3]]);
+        l3 += ethernet::TAG_LEN;
+        // A second tag is payload to us; what lies behind it is still worth finding for the flow hash.
+        if ethernet::is_tag(h.ethertype)
+            && let Some(tag) = bytes.get(l3..l3 + ethernet::TAG_LEN)
+        {
+            h.ethertype = u16::from_be_bytes([tag[2], tag[3]]);
+            l3 += ethernet::TAG_LEN;
+        }
+    }
+    h.l3 = l3 as u16;
+    match h.ethertype {
+        ethernet::TYPE_IPV4 => ipv4(bytes, l3, &mut h),
+        ethernet::TYPE_IPV6 => ipv6(bytes, l3, &mut h),
+        ethernet::TYPE_ARP => arp(bytes, l3, &mut h),
+        _ => {}
+    }
+    h.hash = flow_hash(&h);
+    Ok(h)
+}
+
+/// Reads a frame of the underlay: a tunnel packet to our VTEP (then everything but `outer` is about the
+/// inner frame) or a packet to another of our addresses.
+///
+/// # Errors
+/// What is wrong with the outer headers.
+#[inline]
+pub fn uplink(bytes: &[u8], uplink: &UplinkConfig, vtep: Ip) -> Result<Headers, DropReason> {
+    let h = ethernet(bytes, 0)?;
+    if h.eth_dst != uplink.mac {
+        return Err(DropReason::NotOurMac);
+    }
+    let tunnel = h.proto == l4::UDP && h.dst == vtep && matches!(h.net, Net::V4 | Net::V6);
+    if !tunnel || h.part == Part::Whole && h.dport != uplink.tunnel_port {
+        return Ok(h);
+    }
+    match h.part {
+        Part::Whole => {}
+        // The tunnel never sends fragments; a later one cannot be told from a floating IP's.
+        Part::First if h.dport == uplink.tunnel_port => return Err(DropReason::OuterFragment),
+        Part::First | Part::Later => return Ok(h),
+    }
+    let udp_at = usize::from(h.l4);
+    let udp_len = usize::from(word(bytes, udp_at + 4));
+    if udp_len > usize::from(h.l4_len) || udp_len < l4::UDP_HEADER_LEN + vxlan::HEADER_LEN {
+        return Err(DropReason::OuterMalformed);
+    }
+    let vxlan: &Vxlan = view(bytes, udp_at + l4::UDP_HEADER_LEN).ok_or(DropReason::OuterMalformed)?;
+    let vni = vxlan.vni().ok_or(DropReason::VxlanHeader)?;
+    let inner_at = udp_at + l4::UDP_HEADER_LEN + vxlan::HEADER_LEN;
+    let inner = &bytes[..udp_at + udp_len];
+    let mut inner = ethernet(inner, inner_at).map_err(|_| DropReason::InnerMalformed)?;
+    inner.outer = Some(Outer { src: h.src, vni, ecn: h.tos & 3, ttl: h.ttl });
+    Ok(inner)
+}
+
+#[inline]
+fn ipv4(bytes: &[u8], at: usize, h: &mut Headers) {
+    h.net = Net::Malformed;
+    let Some(ip) = view::<Ipv4>(bytes, at) else { return };
+    let Some(header_len) = ip.header_len() else { return };
+    let total_len = usize::from(ip.total_len.get());
+    if at + total_len > bytes.len() {
+        return;
+    }
+    (h.src, h.dst, h.ttl, h.tos, h.proto) = (ip.src_ip(), ip.dst_ip(), ip.ttl, ip.tos, ip.protocol);
+    h.net = Net::V4;
+    let flags = ip.flags_offset.get();
+    h.part = match flags & ipv4::FRAGMENT_MASK {
+        0 => Part::Whole,
+        f if f & ipv4::OFFSET_MASK == 0 => Part::First,
+        _ => Part::Later,
+    };
+    transport(bytes, at + header_len, total_len - header_len, h);
+}
+
+#[inline]
+fn ipv6(bytes: &[u8], at: usize, h: &mut Headers) {
+    h.net = Net::Malformed;
+    let Some(ip) = view::<Ipv6>(bytes, at) else { return };
+    let total_len = ipv6::HEADER_LEN + usize::from(ip.payload_len.get());
+    if !ip.is_v6() || at + total_len > bytes.len() {
+        return;
+    }
+    let Some(up) = ipv6::upper_layer(&bytes[at..at + total_len]) else { return };
+    if up.offset > total_len {
+        return;
+    }
+    (h.src, h.dst, h.ttl, h.tos, h.proto) = (ip.src_ip(), ip.dst_ip(), ip.hop_limit, ip.class(), up.protocol);
+    h.net = Net::V6;
+    h.part = match (up.fragment, up.later_fragment) {
+        (_, true) => Part::Later,
+        (true, false) => Part::First,
+        (false, false) => Part::Whole,
+    };
+    transport(bytes, at + up.offset, total_len - up.offset, h);
+}
+
+#[inline]
+fn transport(bytes: &[u8], at: usize, len: usize, h: &mut Headers) {
+    h.l4_len = len as u16;
+    let needed = match h.proto {
+        l4::TCP => l4::TCP_HEADER_LEN,
+        l4::UDP => l4::UDP_HEADER_LEN,
+        l4::ICMP | l4::ICMPV6 => 4,
+        _ => return,
+    };
+    if h.part != Part::Later && len >= needed {
+        h.l4 = at as u16;
+        h.sport = word(bytes, at);
+        if needed > 4 {
+            h.dport = word(bytes, at + 2);
+        }
+    }
+}
+
+fn arp(bytes: &[u8], at: usize, h: &mut Headers) {
+    h.net = Net::Malformed;
+    if let Some(arp) = view::<Arp>(bytes, at)
+        && arp.is_ipv4_over_ethernet()
+        && bytes.len() >= at + arp::LEN
+    {
+        h.net = Net::Arp;
+        (h.src, h.dst) = (Ip::v4(arp.sender_ip), Ip::v4(arp.target_ip));
+        h.sport = arp.operation.get();
+    }
+}
+
+/// Spreads flows over source ports and queues. Not a table's hash, so it need not be keyed.
+#[inline]
+fn flow_hash(h: &Headers) -> u32 {
+    const K: u64 = 0x9e37_79b9_7f4a_7c15;
+    let fold = |x: u128| x as u64 ^ (x >> 64) as u64;
+    let mut x = match h.net {
+        Net::V4 | Net::V6 => fold(h.src.0).wrapping_mul(K) ^ fold(h.dst.0).rotate_left(32),
+        _ => h.eth_src.to_u64().wrapping_mul(K) ^ h.eth_dst.to_u64(),
+    };
+    x ^= u64::from(h.proto) << 56;
+    if h.part == Part::Whole && matches!(h.proto, l4::TCP | l4::UDP) {
+        x ^= u64::from(h.sport) << 16 | u64::from(h.dport);
+    }
+    let x = (x ^ x >> 32).wrapping_mul(K);
+    (x >> 32) as u32
+}

@@ -1,0 +1,46 @@
+//! The listener of `classify`: nothing on the path, every step for `trace`.
+
+use alloc::vec::Vec;
+
+use crate::command::{FloatingId, Location, NextHop, PeerId, Vni};
+use crate::wire::ip::Ip;
+use crate::wire::mac::MacAddr;
+
+/// A step of `classify`, with what decided it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Step {
+    /// The frame was admitted to this network and VLAN.
+    Admitted(Vni, u16),
+    /// It came through the tunnel from this peer.
+    Tunnel(PeerId, Vni),
+    /// It is for the virtual gateway: routed, not switched.
+    Routed,
+    /// A floating IP's mapping translates it to this address.
+    Floating(FloatingId, Ip),
+    /// A source route sends it on.
+    SourceRoute(NextHop),
+    /// The FDB knows the destination.
+    Fdb(MacAddr, Location),
+    /// The FDB does not know the destination.
+    FdbMiss(MacAddr),
+    /// The underlay's next hop for this destination.
+    Underlay(Ip),
+}
+
+/// Listens to `classify`.
+pub trait Trail {
+    /// Told of a step; the closure makes it only if somebody listens.
+    fn step(&mut self, step: impl FnOnce() -> Step);
+}
+
+/// Nobody listens; the compiler removes the calls.
+impl Trail for () {
+    #[inline]
+    fn step(&mut self, _: impl FnOnce() -> Step) {}
+}
+
+impl Trail for Vec<Step> {
+    fn step(&mut self, step: impl FnOnce() -> Step) {
+        self.push(step());
+    }
+}

@@ -1,0 +1,712 @@
+//! The forwarding database.
+
+use alloc::vec::Vec;
+use core::hash::{BuildHasher, Hasher};
+
+use ahash::RandomState;
+use hashbrown::HashTable;
+
+use super::{Map, hasher};
+use crate::command::{FdbRow, Location, Vni};
+use crate::limits::{FDB_TOTAL_MAX, QUERY_PAGE_LEN};
+use crate::time::{Duration, Instant};
+use crate::wire::mac::MacAddr;
+
+/// What an entry is found by: network, outermost VLAN (0: untagged) and MAC address. The VLAN is part
+/// of the key (independent learning, 802.1Q-2018 §8.8.8): a CMS may use one MAC in many VLANs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FdbKey {
+    vni_vid: u64,
+    mac: u64,
+}
+
+impl FdbKey {
+    /// The key of this address.
+    #[inline]
+    #[must_use]
+    pub fn new(vni: Vni, vid: u16, mac: MacAddr) -> Self {
+        Self { vni_vid: u64::from(vni.get()) << 12 | u64::from(vid & 0xfff), mac: mac.to_u64() }
+    }
+}
+
+/// What `learn` found out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Learned {
+    /// Known there already.
+    Same,
+    /// Not known before.
+    New,
+    /// Known elsewhere before.
+    Moved,
+    /// Configured elsewhere, which a frame cannot change; or no room.
+    Refused,
+}
+
+/// Maps (VNI, VLAN, MAC) to the port or peer where that MAC was last seen.
+///
+/// Bounded per network, per port, and in all. A port over its own bound gives up its own oldest
+/// entry. A full network evicts from the port or peer with the most entries there, so a guest that
+/// floods random MACs evicts only itself; "oldest" is by second chance, which costs nothing per frame.
+/// Static entries are neither evicted, moved nor aged. Written by `learn` and by commands; read by
+/// `classify`. The hash is keyed: who chooses MACs cannot choose collisions.
+#[derive(Debug)]
+pub struct Fdb {
+    index: HashTable<u32>,
+    entries: Vec<Entry>,
+    free: u32,
+    origins: Vec<Origin>,
+    origin_index: Map<(Vni, Location), u16>,
+    origin_free: Vec<u16>,
+    networks: Map<Vni, NetworkUse>,
+    hash: RandomState,
+    age_cursor: u32,
+}
+
+/// 32 bytes, so that two share a cache line and none straddles one.
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    mac_vid: u64,
+    vni: u32,
+    location: u32,
+    last_seen: u32,
+    next: u32,
+    prev: u32,
+    origin: u16,
+    flags: u16,
+}
+
+const _: () = assert!(size_of::<Entry>() == 32);
+
+const NIL: u32 = u32::MAX;
+const STATIC: u16 = 1;
+const VACANT: u16 = 2;
+
+/// The entries of one network at one location, as a list in order of arrival.
+#[derive(Clone, Copy, Debug)]
+struct Origin {
+    vni: Vni,
+    location: Location,
+    head: u32,
+    tail: u32,
+    learned: u32,
+    total: u32,
+}
+
+#[derive(Clone, Debug)]
+struct NetworkUse {
+    entries: u32,
+    max: u32,
+    age: u32,
+    origins: Vec<u16>,
+}
+
+/// Coarse time of `last_seen`: about 0.13 s, which keeps a refresh from writing on every frame.
+const TICK_SHIFT: u32 = 27;
+
+const fn tick(now: Instant) -> u32 {
+    (now.as_nanos() >> TICK_SHIFT) as u32
+}
+
+const fn ticks(d: Duration) -> u32 {
+    let n = d.as_nanos() >> TICK_SHIFT;
+    if n >= u32::MAX as u128 { u32::MAX } else { n as u32 + 1 }
+}
+
+fn pack(location: Location) -> u32 {
+    match location {
+        Location::Port(p) => u32::from(p.0),
+        Location::Peer(p) => 1 << 16 | u32::from(p.0),
+    }
+}
+
+fn unpack(location: u32) -> Location {
+    let id = location as u16;
+    if location >> 16 == 0 {
+        Location::Port(crate::command::PortId(id))
+    } else {
+        Location::Peer(crate::command::PeerId(id))
+    }
+}
+
+impl Entry {
+    fn key(&self) -> FdbKey {
+        FdbKey {
+            vni_vid: u64::from(self.vni) << 12 | (self.mac_vid >> 48),
+            mac: self.mac_vid & 0xffff_ffff_ffff,
+        }
+    }
+
+    fn is(&self, key: FdbKey) -> bool {
+        self.mac_vid == (key.vni_vid & 0xfff) << 48 | key.mac && u64::from(self.vni) == key.vni_vid >> 12
+    }
+}
+
+impl Fdb {
+    /// An empty table whose hash is keyed by `seed`.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        Self {
+            index: HashTable::new(),
+            entries: Vec::new(),
+            free: NIL,
+            origins: Vec::new(),
+            origin_index: Map::with_hasher(hasher(seed ^ 1)),
+            origin_free: Vec::new(),
+            networks: Map::with_hasher(hasher(seed ^ 2)),
+            hash: hasher(seed),
+            age_cursor: 0,
+        }
+    }
+
+    /// The hash of a key; computed early, used by the probe later.
+    #[inline]
+    #[must_use]
+    pub fn hash(&self, key: FdbKey) -> u64 {
+        let mut h = self.hash.build_hasher();
+        h.write_u64(key.vni_vid);
+        h.write_u64(key.mac);
+        h.finish()
+    }
+
+    /// Where the address is.
+    #[inline]
+    #[must_use]
+    pub fn lookup(&self, hash: u64, key: FdbKey) -> Option<Location> {
+        let at = *self.index.find(hash, |&i| self.entries[i as usize].is(key))?;
+        Some(unpack(self.entries[at as usize].location))
+    }
+
+    /// Where the address is, for those that have no hash at hand.
+    #[must_use]
+    pub fn get(&self, vni: Vni, vid: u16, mac: MacAddr) -> Option<Location> {
+        let key = FdbKey::new(vni, vid, mac);
+        self.lookup(self.hash(key), key)
+    }
+
+    /// Notes that `key` was seen at `location`. `location_max` bounds the learned entries there.
+    #[inline]
+    pub fn learn(&mut self, now: Instant, key: FdbKey, location: Location, location_max: u32) -> Learned {
+        let hash = self.hash(key);
+        if let Some(&at) = self.index.find(hash, |&i| self.entries[i as usize].is(key)) {
+            let entry = &mut self.entries[at as usize];
+            if entry.location == pack(location) {
+                let tick = tick(now);
+                if entry.last_seen != tick {
+                    entry.last_seen = tick;
+                }
+                return Learned::Same;
+            }
+        }
+        self.learn_slow(now, hash, key, location, location_max)
+    }
+
+    #[cold]
+    fn learn_slow(
+        &mut self,
+        now: Instant,
+        hash: u64,
+        key: FdbKey,
+        location: Location,
+        location_max: u32,
+    ) -> Learned {
+        let Some(vni) = Vni::new((key.vni_vid >> 12) as u32) else { return Learned::Refused };
+        if let Some(&at) = self.index.find(hash, |&i| self.entries[i as usize].is(key)) {
+            if self.entries[at as usize].flags & STATIC != 0 {
+                return Learned::Refused;
+            }
+            self.remove_at(at);
+            return match self.insert(now, hash, key, vni, location, Some(location_max)) {
+                true => Learned::Moved,
+                false => Learned::Refused,
+            };
+        }
+        if self.insert(now, hash, key, vni, location, Some(location_max)) {
+            Learned::New
+        } else {
+            Learned::Refused
+        }
+    }
+
+    /// Adds a static entry, replacing what was there. False when the network is unknown or full of
+    /// static entries.
+    pub fn add_static(&mut self, now: Instant, vni: Vni, vid: u16, mac: MacAddr, location: Location) -> bool {
+        self.remove(vni, vid, mac);
+        let key = FdbKey::new(vni, vid, mac);
+        self.insert(now, self.hash(key), key, vni, location, None)
+    }
+
+    /// Removes an entry, static or learned. False when there was none.
+    pub fn remove(&mut self, vni: Vni, vid: u16, mac: MacAddr) -> bool {
+        let key = FdbKey::new(vni, vid, mac);
+        let Some(&at) = self.index.find(self.hash(key), |&i| self.entries[i as usize].is(key)) else {
+            return false;
+        };
+        self.remove_at(at);
+        true
+    }
+
+    /// Removes learned entries of a network, of a location, of both, or all; static ones too if asked.
+    pub fn flush(&mut self, vni: Option<Vni>, location: Option<Location>, static_too: bool) {
+        for o in 0..self.origins.len() {
+            let origin = self.origins[o];
+            if vni.is_some_and(|v| v != origin.vni) || location.is_some_and(|l| l != origin.location) {
+                continue;
+            }
+            let mut at = origin.head;
+            while at != NIL {
+                let next = self.entries[at as usize].next;
+                if static_too || self.entries[at as usize].flags & STATIC == 0 {
+                    self.remove_at(at);
+                }
+                at = next;
+            }
+        }
+    }
+
+    /// Sets a network's bound and ageing time. Entries over a lowered bound leave as others arrive.
+    pub fn set_network(&mut self, vni: Vni, max: u32, age: Duration) {
+        let age = ticks(age);
+        let network =
+            self.networks.entry(vni).or_insert(NetworkUse { entries: 0, max, age, origins: Vec::new() });
+        network.max = max;
+        network.age = age;
+    }
+
+    /// Forgets a network and all its entries.
+    pub fn remove_network(&mut self, vni: Vni) {
+        self.flush(Some(vni), None, true);
+        self.networks.remove(&vni);
+    }
+
+    /// Looks at up to `count` slots and removes entries not heard of for their network's ageing time.
+    /// Calls `gone` for each. Called often enough, every slot is looked at several times per ageing time.
+    pub fn age(&mut self, now: Instant, count: u32, mut gone: impl FnMut(Vni, u16, MacAddr)) {
+        let tick = tick(now);
+        let len = self.entries.len() as u32;
+        for _ in 0..count.min(len) {
+            if self.age_cursor >= len {
+                self.age_cursor = 0;
+            }
+            let at = self.age_cursor;
+            self.age_cursor += 1;
+            let entry = self.entries[at as usize];
+            if entry.flags != 0 {
+                continue;
+            }
+            let Some(vni) = Vni::new(entry.vni) else { continue };
+            let age = self.networks.get(&vni).map_or(0, |n| n.age);
+            if tick.wrapping_sub(entry.last_seen) > age {
+                self.remove_at(at);
+                gone(vni, (entry.mac_vid >> 48) as u16, mac_of(entry.mac_vid));
+            }
+        }
+    }
+
+    /// Entries in all.
+    #[must_use]
+    pub fn len(&self) -> u32 {
+        self.index.len() as u32
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.index.is_empty()
+    }
+
+    /// Slots to look at per ageing slice.
+    #[must_use]
+    pub fn slots(&self) -> u32 {
+        self.entries.len() as u32
+    }
+
+    /// Entries of each network, in the order of their VNIs.
+    #[must_use]
+    pub fn by_network(&self) -> Vec<(Vni, u32)> {
+        let mut all: Vec<_> = self.networks.iter().map(|(&vni, n)| (vni, n.entries)).collect();
+        all.sort_unstable();
+        all
+    }
+
+    /// Bytes the table holds in memory for its entries and its index.
+    #[must_use]
+    pub fn memory_len(&self) -> usize {
+        self.entries.capacity() * size_of::<Entry>() + self.index.allocation_size()
+    }
+
+    /// One page of entries from `cursor`, and the cursor of the next.
+    #[must_use]
+    pub fn page(&self, now: Instant, cursor: u32) -> (Vec<FdbRow>, Option<u32>) {
+        let mut rows = Vec::new();
+        for at in cursor..self.entries.len() as u32 {
+            let entry = &self.entries[at as usize];
+            if entry.flags & VACANT != 0 {
+                continue;
+            }
+            let Some(vni) = Vni::new(entry.vni) else { continue };
+            let idle = u64::from(tick(now).wrapping_sub(entry.last_seen)) << TICK_SHIFT;
+            rows.push(FdbRow {
+                vni,
+                vid: (entry.mac_vid >> 48) as u16,
+                mac: mac_of(entry.mac_vid),
+                location: unpack(entry.location),
+                is_static: entry.flags & STATIC != 0,
+                idle: Duration::from_nanos(idle),
+            });
+            if rows.len() == QUERY_PAGE_LEN {
+                return (rows, Some(at + 1));
+            }
+        }
+        (rows, None)
+    }
+
+    fn insert(
+        &mut self,
+        now: Instant,
+        hash: u64,
+        key: FdbKey,
+        vni: Vni,
+        location: Location,
+        learned_max: Option<u32>,
+    ) -> bool {
+        let tick = tick(now);
+        let Some(network) = self.networks.get(&vni) else { return false };
+        if let Some(max) = learned_max {
+            let mine = self.origin_index.get(&(vni, location)).copied();
+            let at_bound = mine.is_some_and(|o| self.origins[o as usize].learned >= max.max(1));
+            if at_bound {
+                if !self.evict_from(mine.unwrap_or(0), tick) {
+                    return false;
+                }
+            } else if network.entries >= network.max || self.len() >= FDB_TOTAL_MAX {
+                let busiest =
+                    network.origins.iter().copied().max_by_key(|&o| self.origins[o as usize].learned);
+                if !busiest.is_some_and(|o| self.evict_from(o, tick)) {
+                    return false;
+                }
+            }
+        }
+        let Some(origin) = self.origin(vni, location) else { return false };
+        let entry = Entry {
+            mac_vid: (key.vni_vid & 0xfff) << 48 | key.mac,
+            vni: vni.get(),
+            location: pack(location),
+            last_seen: tick,
+            next: NIL,
+            prev: NIL,
+            origin,
+            flags: if learned_max.is_none() { STATIC } else { 0 },
+        };
+        let at = if self.free != NIL {
+            let at = self.free;
+            self.free = self.entries[at as usize].next;
+            self.entries[at as usize] = entry;
+            at
+        } else {
+            self.entries.push(entry);
+            self.entries.len() as u32 - 1
+        };
+        let (entries, hasher) = (&self.entries, &self.hash);
+        self.index.insert_unique(hash, at, |&i| {
+            let key = entries[i as usize].key();
+            let mut h = hasher.build_hasher();
+            h.write_u64(key.vni_vid);
+            h.write_u64(key.mac);
+            h.finish()
+        });
+        self.link_last(at);
+        let origin = &mut self.origins[origin as usize];
+        origin.total += 1;
+        origin.learned += u32::from(learned_max.is_some());
+        if let Some(network) = self.networks.get_mut(&vni) {
+            network.entries += 1;
+        }
+        true
+    }
+
+    /// The list for this network and location, made if need be.
+    fn origin(&mut self, vni: Vni, location: Location) -> Option<u16> {
+        if let Some(&o) = self.origin_index.get(&(vni, location)) {
+            return Some(o);
+        }
+        let origin = Origin { vni, location, head: NIL, tail: NIL, learned: 0, total: 0 };
+        let o = if let Some(o) = self.origin_free.pop() {
+            self.origins[o as usize] = origin;
+            o
+        } else {
+            let o = u16::try_from(self.origins.len()).ok()?;
+            self.origins.push(origin);
+            o
+        };
+        self.origin_index.insert((vni, location), o);
+        self.networks.get_mut(&vni)?.origins.push(o);
+        Some(o)
+    }
+
+    /// Removes the oldest learned entry of a list, giving those heard since they were queued a second chance.
+    fn evict_from(&mut self, o: u16, tick: u32) -> bool {
+        const CHANCES: u32 = 8;
+        let total = self.origins[o as usize].total;
+        let mut chances = CHANCES;
+        for _ in 0..total {
+            let at = self.origins[o as usize].head;
+            if at == NIL {
+                return false;
+            }
+            let entry = self.entries[at as usize];
+            let fresh = tick.wrapping_sub(entry.last_seen) < ticks(Duration::from_secs(1));
+            if entry.flags & STATIC != 0 || fresh && chances > 0 {
+                chances -= u32::from(entry.flags & STATIC == 0);
+                self.unlink(at);
+                self.link_last(at);
+                continue;
+            }
+            self.remove_at(at);
+            return true;
+        }
+        // Everything was fresh: the head is as old as any.
+        let at = self.origins[o as usize].head;
+        if at == NIL || self.entries[at as usize].flags & STATIC != 0 {
+            return false;
+        }
+        self.remove_at(at);
+        true
+    }
+
+    fn link_last(&mut self, at: u32) {
+        let o = self.entries[at as usize].origin as usize;
+        let tail = self.origins[o].tail;
+        self.entries[at as usize].prev = tail;
+        self.entries[at as usize].next = NIL;
+        if tail == NIL {
+            self.origins[o].head = at;
+        } else {
+            self.entries[tail as usize].next = at;
+        }
+        self.origins[o].tail = at;
+    }
+
+    fn unlink(&mut self, at: u32) {
+        let Entry { prev, next, origin, .. } = self.entries[at as usize];
+        let o = origin as usize;
+        if prev == NIL {
+            self.origins[o].head = next;
+        } else {
+            self.entries[prev as usize].next = next;
+        }
+        if next == NIL {
+            self.origins[o].tail = prev;
+        } else {
+            self.entries[next as usize].prev = prev;
+        }
+    }
+
+    fn remove_at(&mut self, at: u32) {
+        let entry = self.entries[at as usize];
+        debug_assert!(entry.flags & VACANT == 0);
+        let hash = self.hash(entry.key());
+        if let Ok(found) = self.index.find_entry(hash, |&i| i == at) {
+            found.remove();
+        }
+        self.unlink(at);
+        let o = entry.origin as usize;
+        self.origins[o].total -= 1;
+        self.origins[o].learned -= u32::from(entry.flags & STATIC == 0);
+        let Origin { vni, location, total, .. } = self.origins[o];
+        if let Some(network) = self.networks.get_mut(&vni) {
+            network.entries -= 1;
+            if total == 0 {
+                network.origins.retain(|&x| x != entry.origin);
+            }
+        }
+        if total == 0 {
+            self.origin_index.remove(&(vni, location));
+            self.origin_free.push(entry.origin);
+        }
+        let slot = &mut self.entries[at as usize];
+        slot.flags = VACANT;
+        slot.next = self.free;
+        self.free = at;
+    }
+}
+
+fn mac_of(mac_vid: u64) -> MacAddr {
+    let b = mac_vid.to_be_bytes();
+    MacAddr([b[2], b[3], b[4], b[5], b[6], b[7]])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::{PeerId, PortId};
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    const VNI: Vni = match Vni::new(100) {
+        Some(v) => v,
+        None => unreachable!(),
+    };
+
+    fn mac(n: u32) -> MacAddr {
+        let b = n.to_be_bytes();
+        MacAddr([2, 0, b[0], b[1], b[2], b[3]])
+    }
+
+    fn port(n: u16) -> Location {
+        Location::Port(PortId(n))
+    }
+
+    fn fdb(max: u32) -> Fdb {
+        let mut fdb = Fdb::new(7);
+        fdb.set_network(VNI, max, Duration::from_secs(300));
+        fdb
+    }
+
+    #[test]
+    fn learns_moves_and_ages() {
+        let mut fdb = fdb(100);
+        let t0 = Instant::from_millis(1000);
+        let key = FdbKey::new(VNI, 0, mac(1));
+        assert_eq!(fdb.learn(t0, key, port(1), 100), Learned::New);
+        assert_eq!(fdb.learn(t0, key, port(1), 100), Learned::Same);
+        assert_eq!(fdb.get(VNI, 0, mac(1)), Some(port(1)));
+        assert_eq!(fdb.get(VNI, 10, mac(1)), None, "the VLAN is part of the key");
+        assert_eq!(fdb.learn(t0, key, Location::Peer(PeerId(3)), 100), Learned::Moved);
+        assert_eq!(fdb.get(VNI, 0, mac(1)), Some(Location::Peer(PeerId(3))));
+        fdb.age(t0 + Duration::from_secs(299), 100, |_, _, _| panic!("too early"));
+        let mut gone = 0;
+        fdb.age(t0 + Duration::from_secs(302), 100, |vni, vid, m| {
+            assert_eq!((vni, vid, m), (VNI, 0, mac(1)));
+            gone += 1;
+        });
+        assert_eq!((gone, fdb.len()), (1, 0));
+    }
+
+    /// A guest floods random MACs. It evicts its own, and nobody else's.
+    #[test]
+    fn t1_mac_flood_evicts_only_the_flooder() {
+        let mut fdb = fdb(1000);
+        let now = Instant::from_millis(5);
+        for n in 0..400 {
+            assert_eq!(fdb.learn(now, FdbKey::new(VNI, 0, mac(n)), port(1), 5000), Learned::New);
+        }
+        for n in 10_000..110_000 {
+            fdb.learn(now, FdbKey::new(VNI, 0, mac(n)), port(2), 5000);
+        }
+        assert!(fdb.len() <= 1000);
+        for n in 0..400 {
+            assert_eq!(fdb.get(VNI, 0, mac(n)), Some(port(1)), "victim's {n}");
+        }
+    }
+
+    #[test]
+    fn static_entries_stay() {
+        let mut fdb = fdb(4);
+        let now = Instant::from_millis(5);
+        assert!(fdb.add_static(now, VNI, 0, mac(1), port(1)));
+        assert_eq!(fdb.learn(now, FdbKey::new(VNI, 0, mac(1)), port(2), 10), Learned::Refused);
+        for n in 2..100 {
+            fdb.learn(now, FdbKey::new(VNI, 0, mac(n)), port(2), 10);
+        }
+        fdb.age(now + Duration::from_secs(9999), 100, |_, _, _| {});
+        fdb.flush(None, None, false);
+        assert_eq!(fdb.get(VNI, 0, mac(1)), Some(port(1)));
+        assert_eq!(fdb.len(), 1);
+        fdb.remove_network(VNI);
+        assert_eq!(fdb.len(), 0);
+        assert_eq!(
+            fdb.learn(now, FdbKey::new(VNI, 0, mac(1)), port(2), 10),
+            Learned::Refused,
+            "unknown network"
+        );
+    }
+
+    #[test]
+    fn pages_show_every_entry_once() {
+        let mut fdb = fdb(10_000);
+        for n in 0..3000 {
+            fdb.learn(Instant::ZERO, FdbKey::new(VNI, 0, mac(n)), port(1), 10_000);
+        }
+        let (mut seen, mut cursor) = (std::collections::BTreeSet::new(), Some(0));
+        while let Some(at) = cursor {
+            let (rows, next) = fdb.page(Instant::ZERO, at);
+            for row in rows {
+                assert!(seen.insert(row.mac));
+            }
+            cursor = next;
+        }
+        assert_eq!(seen.len(), 3000);
+    }
+
+    #[derive(Clone, Debug)]
+    enum Op {
+        Learn(u32, u16),
+        Static(u32, u16),
+        Remove(u32),
+        FlushPort(u16),
+        Age(u64),
+    }
+
+    fn op() -> impl Strategy<Value = Op> {
+        prop_oneof![
+            8 => (0u32..60, 0u16..4).prop_map(|(m, p)| Op::Learn(m, p)),
+            1 => (0u32..60, 0u16..4).prop_map(|(m, p)| Op::Static(m, p)),
+            1 => (0u32..60).prop_map(Op::Remove),
+            1 => (0u16..4).prop_map(Op::FlushPort),
+            1 => (0u64..400).prop_map(Op::Age),
+        ]
+    }
+
+    proptest! {
+        /// Against a map: as long as no bound is reached, the table is the map.
+        #[test]
+        fn equals_a_naive_map(ops in proptest::collection::vec(op(), 0..200)) {
+            let mut fdb = fdb(1000);
+            let mut model: BTreeMap<u32, (u16, bool, u64)> = BTreeMap::new();
+            let mut seconds = 0u64;
+            for op in ops {
+                let now = Instant::from_millis(seconds * 1000);
+                match op {
+                    Op::Learn(m, p) => {
+                        fdb.learn(now, FdbKey::new(VNI, 0, mac(m)), port(p), 1000);
+                        let e = model.entry(m).or_insert((p, false, seconds));
+                        if !e.1 { *e = (p, false, seconds) }
+                    }
+                    Op::Static(m, p) => {
+                        prop_assert!(fdb.add_static(now, VNI, 0, mac(m), port(p)));
+                        model.insert(m, (p, true, seconds));
+                    }
+                    Op::Remove(m) => {
+                        prop_assert_eq!(fdb.remove(VNI, 0, mac(m)), model.remove(&m).is_some());
+                    }
+                    Op::FlushPort(p) => {
+                        fdb.flush(None, Some(port(p)), false);
+                        model.retain(|_, e| e.0 != p || e.1);
+                    }
+                    Op::Age(s) => {
+                        seconds += s;
+                        fdb.age(Instant::from_millis(seconds * 1000), u32::MAX, |_, _, _| {});
+                        model.retain(|_, e| e.1 || seconds - e.2 <= 300);
+                    }
+                }
+                prop_assert_eq!(fdb.len() as usize, model.len());
+                for (&m, e) in &model {
+                    prop_assert_eq!(fdb.get(VNI, 0, mac(m)), Some(port(e.0)));
+                }
+            }
+        }
+
+        /// The bounds hold whatever arrives.
+        #[test]
+        fn bounds_hold(learns in proptest::collection::vec((0u32..5000, 0u16..5), 0..2000), max in 1u32..100, per_port in 1u32..50) {
+            let mut fdb = fdb(max);
+            for (m, p) in learns {
+                fdb.learn(Instant::ZERO, FdbKey::new(VNI, 0, mac(m)), port(p), per_port);
+                prop_assert!(fdb.len() <= max);
+                for o in &fdb.origins {
+                    prop_assert!(o.learned <= per_port);
+                }
+            }
+        }
+    }
+}

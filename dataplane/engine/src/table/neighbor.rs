@@ -1,0 +1,104 @@
+//! Neighbours on the overlay that the switch itself routes to.
+
+use alloc::vec::Vec;
+
+use super::{Map, Station, hasher};
+use crate::command::{NeighborRow, Vni};
+use crate::limits::{NEIGHBOR_AGE, NEIGHBORS_MAX, QUERY_PAGE_LEN, REFRESH_INTERVAL, RESOLVE_INTERVAL};
+use crate::time::Instant;
+use crate::wire::ip::Ip;
+use crate::wire::mac::MacAddr;
+
+/// Maps (VNI, IP) to a MAC address, for the addresses the switch routes to: targets of floating IPs
+/// and routers named by source routes. Nothing else is ever entered, so a station that claims many
+/// addresses fills nothing. Written by ARP and ND heard on the network; read when mappings are composed.
+#[derive(Debug)]
+pub struct Neighbors {
+    map: Map<(Vni, Ip), Neighbor>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Neighbor {
+    mac: Option<MacAddr>,
+    heard: Instant,
+    asked: Option<Instant>,
+    users: u32,
+}
+
+impl Neighbors {
+    /// An empty table whose hash is keyed by `seed`.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        Self { map: Map::with_hasher(hasher(seed)) }
+    }
+
+    /// Asks for an address from now on. Each call needs its [`Neighbors::unwant`].
+    pub fn want(&mut self, vni: Vni, ip: Ip) {
+        if self.map.len() < NEIGHBORS_MAX || self.map.contains_key(&(vni, ip)) {
+            let new = Neighbor { mac: None, heard: Instant::ZERO, asked: None, users: 0 };
+            self.map.entry((vni, ip)).or_insert(new).users += 1;
+        }
+    }
+
+    /// Undoes one [`Neighbors::want`]; an address nobody wants is forgotten.
+    pub fn unwant(&mut self, vni: Vni, ip: Ip) {
+        if let Some(neighbor) = self.map.get_mut(&(vni, ip)) {
+            neighbor.users -= 1;
+            if neighbor.users == 0 {
+                self.map.remove(&(vni, ip));
+            }
+        }
+    }
+
+    /// A station said that `ip` is at `mac`. True when that is news about an address we want.
+    #[inline]
+    pub fn heard(&mut self, now: Instant, vni: Vni, ip: Ip, mac: MacAddr) -> bool {
+        let Some(neighbor) = self.map.get_mut(&(vni, ip)) else { return false };
+        neighbor.heard = now;
+        let news = neighbor.mac != Some(mac);
+        neighbor.mac = Some(mac);
+        news
+    }
+
+    /// Its MAC address, once known.
+    #[must_use]
+    pub fn mac(&self, vni: Vni, ip: Ip) -> Option<MacAddr> {
+        self.map.get(&(vni, ip))?.mac
+    }
+
+    /// Addresses to ask for now, and addresses given up because nobody answered for them any more.
+    pub fn due(&mut self, now: Instant) -> (Vec<Station>, Vec<Station>) {
+        let (mut ask, mut lost) = (Vec::new(), Vec::new());
+        for (&key, neighbor) in &mut self.map {
+            let silent = now.since(neighbor.heard);
+            if neighbor.mac.is_some() && silent >= NEIGHBOR_AGE {
+                neighbor.mac = None;
+                lost.push(key);
+            }
+            let quiet = neighbor.asked.is_none_or(|at| now.since(at) >= RESOLVE_INTERVAL);
+            if quiet && (neighbor.mac.is_none() || silent >= REFRESH_INTERVAL) {
+                neighbor.asked = Some(now);
+                ask.push(key);
+            }
+        }
+        ask.sort_unstable();
+        (ask, lost)
+    }
+
+    /// One page of neighbours in the order of their keys, and the cursor of the next.
+    #[must_use]
+    pub fn page(&self, now: Instant, cursor: u32) -> (Vec<NeighborRow>, Option<u32>) {
+        let mut keys: Vec<_> = self.map.keys().copied().collect();
+        keys.sort_unstable();
+        let start = (cursor as usize).min(keys.len());
+        let end = (start + QUERY_PAGE_LEN).min(keys.len());
+        let rows = keys[start..end]
+            .iter()
+            .map(|key| {
+                let n = &self.map[key];
+                NeighborRow { vni: key.0, ip: key.1.into(), mac: n.mac, idle: now.since(n.heard) }
+            })
+            .collect();
+        (rows, (end < keys.len()).then_some(end as u32))
+    }
+}

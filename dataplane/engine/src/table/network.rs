@@ -1,0 +1,104 @@
+//! Networks, and whom their broadcasts go to.
+
+use alloc::vec::Vec;
+
+use super::{Map, hasher};
+use crate::command::{NetworkConfig, PeerId, PortId, Vni};
+use crate::limits::NETWORKS_MAX;
+use crate::wire::ip::Ip;
+
+/// Maps a VNI to its network. Bounded by [`NETWORKS_MAX`]; written by commands only.
+#[derive(Debug)]
+pub struct Networks {
+    by_vni: Map<Vni, Network>,
+}
+
+/// One isolated L2 segment and its flood sets.
+///
+/// Flood sets are composed when ports and peers change. The members that a frame may not go back to
+/// are left out while flooding: its own port or peer, and, between two peers, any pair without a spoke
+/// (split horizon; RFC 4762 §4.4 and §10.1), which is what makes the mesh free of loops.
+#[derive(Debug)]
+pub struct Network {
+    /// As configured.
+    pub config: NetworkConfig,
+    /// Gateway addresses, as keys.
+    pub gateways: Vec<Ip>,
+    /// Live ports of the network.
+    pub ports: Vec<PortId>,
+    /// Peers that take part and are reached directly, and whether each is a spoke.
+    pub peers: Vec<(PeerId, bool)>,
+    members: Vec<u64>,
+}
+
+impl Networks {
+    /// An empty table whose hash is keyed by `seed`.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        Self { by_vni: Map::with_hasher(hasher(seed)) }
+    }
+
+    /// The network.
+    #[inline]
+    #[must_use]
+    pub fn get(&self, vni: Vni) -> Option<&Network> {
+        self.by_vni.get(&vni)
+    }
+
+    /// The network, to change it.
+    #[must_use]
+    pub fn get_mut(&mut self, vni: Vni) -> Option<&mut Network> {
+        self.by_vni.get_mut(&vni)
+    }
+
+    /// Creates or changes a network. False when there are too many.
+    pub fn set(&mut self, config: NetworkConfig) -> bool {
+        let gateways = config.gateways.iter().map(|&ip| ip.into()).collect();
+        if let Some(network) = self.by_vni.get_mut(&config.vni) {
+            network.gateways = gateways;
+            network.config = config;
+            return true;
+        }
+        if self.by_vni.len() >= NETWORKS_MAX {
+            return false;
+        }
+        self.by_vni.insert(
+            config.vni,
+            Network { config, gateways, ports: Vec::new(), peers: Vec::new(), members: Vec::new() },
+        );
+        true
+    }
+
+    /// Removes a network.
+    pub fn remove(&mut self, vni: Vni) {
+        self.by_vni.remove(&vni);
+    }
+
+    /// Every network, in no order that matters.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Network> {
+        self.by_vni.values_mut()
+    }
+}
+
+impl Network {
+    /// Whether the peer takes part, directly reached.
+    #[inline]
+    #[must_use]
+    pub fn has_member(&self, peer: PeerId) -> bool {
+        self.members.get(usize::from(peer.0) / 64).is_some_and(|w| w >> (peer.0 % 64) & 1 == 1)
+    }
+
+    /// Replaces the flood set.
+    pub fn set_flood(&mut self, ports: Vec<PortId>, peers: Vec<(PeerId, bool)>) {
+        self.members.clear();
+        for &(peer, _) in &peers {
+            let word = usize::from(peer.0) / 64;
+            if self.members.len() <= word {
+                self.members.resize(word + 1, 0);
+            }
+            self.members[word] |= 1 << (peer.0 % 64);
+        }
+        self.ports = ports;
+        self.peers = peers;
+    }
+}

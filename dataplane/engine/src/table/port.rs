@@ -1,0 +1,279 @@
+//! The port table.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+
+use crate::command::{PortConfig, PortId, Role, VlanPolicy, Vni};
+use crate::counters::{DropReason, PortCounters};
+use crate::frame::Frame;
+use crate::limits::{PORTS_MAX, TX_QUEUE_LEN};
+use crate::port::PortCaps;
+use crate::time::Instant;
+use crate::wire::ip::Ip;
+use crate::wire::mac::MacAddr;
+
+/// Maps a `PortId` to everything about the port that a frame needs. Dense; written by commands only,
+/// apart from counters, the transmit queue and the BUM bucket.
+#[derive(Debug, Default)]
+pub struct PortTable {
+    ports: Vec<Option<Box<PortEntry>>>,
+}
+
+/// One port.
+#[derive(Debug)]
+pub struct PortEntry {
+    /// As configured.
+    pub config: PortConfig,
+    /// What its I/O can do.
+    pub caps: PortCaps,
+    /// Its VLAN rules, ready to test.
+    pub vlan: VlanRules,
+    /// Its limit for broadcast, multicast and unknown unicast.
+    pub bum: TokenBucket,
+    /// Its counters.
+    pub counters: PortCounters,
+    /// Frames waiting for the flush.
+    pub queue: Vec<Frame>,
+}
+
+impl PortTable {
+    /// The port.
+    #[inline]
+    #[must_use]
+    pub fn get(&self, id: PortId) -> Option<&PortEntry> {
+        self.ports.get(usize::from(id.0))?.as_deref()
+    }
+
+    /// The port, to change it.
+    #[inline]
+    #[must_use]
+    pub fn get_mut(&mut self, id: PortId) -> Option<&mut PortEntry> {
+        self.ports.get_mut(usize::from(id.0))?.as_deref_mut()
+    }
+
+    /// Creates or changes a port. False when `id` is beyond [`PORTS_MAX`].
+    pub fn set(&mut self, now: Instant, id: PortId, config: PortConfig) -> bool {
+        let at = usize::from(id.0);
+        if at >= PORTS_MAX {
+            return false;
+        }
+        if self.ports.len() <= at {
+            self.ports.resize_with(at + 1, || None);
+        }
+        let vlan = VlanRules::new(&config.vlan);
+        let bum = TokenBucket::new(now, config.bum_pps);
+        match &mut self.ports[at] {
+            Some(port) => {
+                if port.config.bum_pps != config.bum_pps {
+                    port.bum = bum;
+                }
+                port.vlan = vlan;
+                port.config = config;
+            }
+            empty => {
+                *empty = Some(Box::new(PortEntry {
+                    config,
+                    caps: PortCaps::default(),
+                    vlan,
+                    bum,
+                    counters: PortCounters::default(),
+                    queue: Vec::with_capacity(TX_QUEUE_LEN),
+                }));
+            }
+        }
+        true
+    }
+
+    /// Removes a port; its queued frames are the caller's.
+    pub fn remove(&mut self, id: PortId) -> Option<Box<PortEntry>> {
+        self.ports.get_mut(usize::from(id.0))?.take()
+    }
+
+    /// Every port with its number.
+    pub fn iter(&self) -> impl Iterator<Item = (PortId, &PortEntry)> {
+        self.ports.iter().enumerate().filter_map(|(i, p)| Some((PortId(i as u16), p.as_deref()?)))
+    }
+
+    /// Numbers up to which ports may exist.
+    #[must_use]
+    pub fn bound(&self) -> u16 {
+        self.ports.len() as u16
+    }
+}
+
+impl PortEntry {
+    /// Counts a drop of a frame that came in here (or, for transmit reasons, should have gone out here).
+    pub fn count_drop(&mut self, reason: DropReason) {
+        self.counters.drops[reason as usize] += 1;
+    }
+
+    /// The network, if the port is a member of one and may forward.
+    #[must_use]
+    pub fn live_member(&self) -> Option<Vni> {
+        if self.config.live && self.config.role != Role::Uplink { self.config.vni } else { None }
+    }
+
+    /// Whether the iVM behind may use this source MAC.
+    #[must_use]
+    pub fn binds_mac(&self, mac: MacAddr) -> bool {
+        self.config.binding.macs.contains(&mac)
+    }
+
+    /// Whether the iVM behind may use this source IP. IPv6 link-local and unspecified sources are part of
+    /// having an IPv6 stack at all; the unspecified IPv4 source is DHCP's.
+    #[must_use]
+    pub fn binds_ip(&self, ip: Ip) -> bool {
+        let ips = &self.config.binding.ips;
+        let addr = ip.into();
+        ips.is_empty()
+            || ips.iter().any(|p| p.contains(addr))
+            || match addr {
+                core::net::IpAddr::V4(a) => a.is_unspecified(),
+                core::net::IpAddr::V6(a) => a.is_unspecified() || a.is_unicast_link_local(),
+            }
+    }
+}
+
+/// A port's VLAN policy, ready to test.
+#[derive(Debug)]
+pub enum VlanRules {
+    /// Every tag passes.
+    Transparent,
+    /// Untagged outside, this VLAN inside.
+    Access(u16),
+    /// These tagged; untagged outside is the native VLAN inside.
+    Trunk(Box<[u64; 64]>, Option<u16>),
+}
+
+/// What a frame's tag must undergo on its way in or out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum TagEdit {
+    /// Nothing.
+    #[default]
+    Keep,
+    /// Put this tag in front.
+    Push(u16),
+    /// Replace the VID of a priority tag (VID 0).
+    Retag(u16),
+    /// Take the outermost tag off.
+    Pop,
+}
+
+impl VlanRules {
+    fn new(policy: &VlanPolicy) -> Self {
+        match policy {
+            VlanPolicy::Transparent => Self::Transparent,
+            VlanPolicy::Access(vid) => Self::Access(*vid),
+            VlanPolicy::Trunk { tagged, native } => {
+                let mut bits = Box::new([0u64; 64]);
+                for &vid in tagged {
+                    bits[usize::from(vid & 0xfff) / 64] |= 1 << (vid % 64);
+                }
+                Self::Trunk(bits, *native)
+            }
+        }
+    }
+
+    /// For a frame from this port with this outermost tag: its VLAN inside and how to get there. `None`:
+    /// not allowed.
+    #[inline]
+    #[must_use]
+    pub fn ingress(&self, tagged: bool, vid: u16) -> Option<(u16, TagEdit)> {
+        let priority = |inside| if tagged { TagEdit::Retag(inside) } else { TagEdit::Push(inside) };
+        match self {
+            Self::Transparent => Some((vid, TagEdit::Keep)),
+            Self::Access(own) => (vid == 0).then(|| (*own, priority(*own))),
+            Self::Trunk(_, native) if vid == 0 => native.map(|n| (n, priority(n))),
+            Self::Trunk(bits, _) => {
+                (bits[usize::from(vid) / 64] >> (vid % 64) & 1 == 1).then_some((vid, TagEdit::Keep))
+            }
+        }
+    }
+
+    /// For a frame of VLAN `vid` inside (0: untagged): how it leaves here. `None`: not allowed.
+    #[inline]
+    #[must_use]
+    pub fn egress(&self, vid: u16) -> Option<TagEdit> {
+        match self {
+            Self::Transparent => Some(TagEdit::Keep),
+            Self::Access(own) => (*own == vid).then_some(TagEdit::Pop),
+            Self::Trunk(_, Some(native)) if *native == vid && vid != 0 => Some(TagEdit::Pop),
+            Self::Trunk(bits, _) => {
+                (vid != 0 && bits[usize::from(vid) / 64] >> (vid % 64) & 1 == 1).then_some(TagEdit::Keep)
+            }
+        }
+    }
+}
+
+/// A token bucket: `pps` frames per second, a quarter of a second's worth at once.
+#[derive(Debug)]
+pub struct TokenBucket {
+    ns_per_token: u64,
+    depth_ns: u64,
+    level_ns: u64,
+    filled: Instant,
+}
+
+impl TokenBucket {
+    /// A full bucket; `None`: never empty.
+    #[must_use]
+    pub fn new(now: Instant, pps: Option<u32>) -> Self {
+        let ns_per_token = pps.map_or(0, |pps| 1_000_000_000 / u64::from(pps.max(1)));
+        let depth_ns = 250_000_000.max(ns_per_token);
+        Self { ns_per_token, depth_ns, level_ns: depth_ns, filled: now }
+    }
+
+    /// Takes one token. False when there is none.
+    #[inline]
+    pub fn take(&mut self, now: Instant) -> bool {
+        if self.ns_per_token == 0 {
+            return true;
+        }
+        let elapsed = now.as_nanos().saturating_sub(self.filled.as_nanos());
+        self.filled = now;
+        self.level_ns = self.level_ns.saturating_add(elapsed).min(self.depth_ns);
+        if self.level_ns < self.ns_per_token {
+            return false;
+        }
+        self.level_ns -= self.ns_per_token;
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::time::Duration;
+    use alloc::vec;
+
+    #[test]
+    fn vlan_rules() {
+        let access = VlanRules::new(&VlanPolicy::Access(10));
+        assert_eq!(access.ingress(false, 0), Some((10, TagEdit::Push(10))));
+        assert_eq!(access.ingress(true, 0), Some((10, TagEdit::Retag(10))));
+        assert_eq!(access.ingress(true, 10), None, "a tag is refused even when it names the right VLAN");
+        assert_eq!(access.egress(10), Some(TagEdit::Pop));
+        assert_eq!(access.egress(0), None);
+        let trunk = VlanRules::new(&VlanPolicy::Trunk { tagged: vec![10, 4094], native: Some(1) });
+        assert_eq!(trunk.ingress(true, 4094), Some((4094, TagEdit::Keep)));
+        assert_eq!(trunk.ingress(true, 11), None);
+        assert_eq!(trunk.ingress(false, 0), Some((1, TagEdit::Push(1))));
+        assert_eq!(trunk.egress(1), Some(TagEdit::Pop));
+        assert_eq!(trunk.egress(10), Some(TagEdit::Keep));
+        assert_eq!(trunk.egress(0), None);
+        let bare = VlanRules::new(&VlanPolicy::Trunk { tagged: vec![10], native: None });
+        assert_eq!(bare.ingress(false, 0), None);
+    }
+
+    #[test]
+    fn bucket() {
+        let t = Instant::from_millis(1);
+        let mut bucket = TokenBucket::new(t, Some(100));
+        assert_eq!((0..1000).filter(|_| bucket.take(t)).count(), 25);
+        assert_eq!((0..1000).filter(|_| bucket.take(t + Duration::from_millis(100))).count(), 10);
+        let mut slow = TokenBucket::new(t, Some(1));
+        assert!(slow.take(t) && !slow.take(t));
+        let mut open = TokenBucket::new(t, None);
+        assert!((0..1000).all(|_| open.take(t)));
+    }
+}

@@ -1,0 +1,75 @@
+//! Ethernet II and VLAN tags (IEEE 802.3 §3, 802.1Q-2018 §9).
+//!
+//! ```text
+//!  0        6        12    14
+//! +--------+--------+-----+----------      +-----+-----+-----
+//! |  dst   |  src   | type| payload    or  | TPID| TCI | type ...
+//! +--------+--------+-----+----------      +-----+-----+-----
+//! ```
+
+use core::fmt;
+
+use zerocopy::network_endian::U16;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use super::mac::MacAddr;
+
+/// Bytes of the header without tags.
+pub const HEADER_LEN: usize = 14;
+/// Bytes of one VLAN tag.
+pub const TAG_LEN: usize = 4;
+
+/// IPv4.
+pub const TYPE_IPV4: u16 = 0x0800;
+/// ARP.
+pub const TYPE_ARP: u16 = 0x0806;
+/// IPv6.
+pub const TYPE_IPV6: u16 = 0x86dd;
+/// Customer VLAN tag (802.1Q).
+pub const TYPE_CTAG: u16 = 0x8100;
+/// Service VLAN tag (802.1ad).
+pub const TYPE_STAG: u16 = 0x88a8;
+
+/// The header.
+#[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub struct Ethernet {
+    /// Destination.
+    pub dst: MacAddr,
+    /// Source.
+    pub src: MacAddr,
+    /// What follows, or the TPID of a tag.
+    pub ethertype: U16,
+}
+
+const _: () = assert!(size_of::<Ethernet>() == HEADER_LEN);
+
+/// Whether this EtherType announces a VLAN tag.
+#[inline]
+#[must_use]
+pub const fn is_tag(ethertype: u16) -> bool {
+    matches!(ethertype, TYPE_CTAG | TYPE_STAG)
+}
+
+impl fmt::Display for Ethernet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} > {} type {:#06x}", self.src, self.dst, self.ethertype)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::view;
+    use alloc::string::ToString;
+
+    #[test]
+    fn literal() {
+        let bytes = [2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x08, 0x00, 0x45];
+        let eth: &Ethernet = view(&bytes, 0).unwrap();
+        assert_eq!(eth.ethertype.get(), TYPE_IPV4);
+        assert_eq!(eth.to_string(), "02:00:00:00:00:02 > 02:00:00:00:00:01 type 0x0800");
+        assert!(view::<Ethernet>(&bytes[..13], 0).is_none());
+        assert!(is_tag(0x8100) && is_tag(0x88a8) && !is_tag(0x0800));
+    }
+}

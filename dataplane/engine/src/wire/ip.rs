@@ -1,0 +1,116 @@
+//! IP addresses as table keys: one integer for both families.
+
+use core::fmt;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+const V4_MAPPED: u128 = 0xffff << 32;
+
+/// An IPv4 or IPv6 address as one integer; IPv4 as IPv4-mapped (RFC 4291 §2.5.5.2).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Ip(pub u128);
+
+impl Ip {
+    /// The IPv4 address with these bytes.
+    #[inline]
+    #[must_use]
+    pub const fn v4(bytes: [u8; 4]) -> Self {
+        Self(V4_MAPPED | u32::from_be_bytes(bytes) as u128)
+    }
+
+    /// The IPv6 address with these bytes.
+    #[inline]
+    #[must_use]
+    pub const fn v6(bytes: [u8; 16]) -> Self {
+        Self(u128::from_be_bytes(bytes))
+    }
+
+    /// Whether it is an IPv4 address.
+    #[inline]
+    #[must_use]
+    pub const fn is_v4(self) -> bool {
+        self.0 >> 32 == 0xffff
+    }
+
+    /// The four bytes of an IPv4 address.
+    #[inline]
+    #[must_use]
+    pub const fn v4_bytes(self) -> [u8; 4] {
+        (self.0 as u32).to_be_bytes()
+    }
+
+    /// The sixteen bytes of an IPv6 address.
+    #[inline]
+    #[must_use]
+    pub const fn v6_bytes(self) -> [u8; 16] {
+        self.0.to_be_bytes()
+    }
+
+    /// Whether it may be a host's own address: not multicast, unspecified, loopback or broadcast.
+    #[must_use]
+    pub fn is_host(self) -> bool {
+        match IpAddr::from(self) {
+            IpAddr::V4(a) => !(a.is_multicast() || a.is_unspecified() || a.is_loopback() || a.is_broadcast()),
+            IpAddr::V6(a) => !(a.is_multicast() || a.is_unspecified() || a.is_loopback()),
+        }
+    }
+
+    /// One's complement sum of the address's 16-bit words, folded (RFC 1071).
+    #[inline]
+    #[must_use]
+    pub fn sum(self) -> u32 {
+        let mut bits = if self.is_v4() { self.0 & 0xffff_ffff } else { self.0 };
+        let mut sum = 0;
+        while bits != 0 {
+            sum += (bits & 0xffff) as u32;
+            bits >>= 16;
+        }
+        sum
+    }
+}
+
+impl From<IpAddr> for Ip {
+    fn from(ip: IpAddr) -> Self {
+        match ip {
+            IpAddr::V4(a) => Self::v4(a.octets()),
+            IpAddr::V6(a) => Self::v6(a.octets()),
+        }
+    }
+}
+
+impl From<Ip> for IpAddr {
+    fn from(ip: Ip) -> Self {
+        if ip.is_v4() {
+            Self::V4(Ipv4Addr::from(ip.v4_bytes()))
+        } else {
+            Self::V6(Ipv6Addr::from(ip.v6_bytes()))
+        }
+    }
+}
+
+impl fmt::Display for Ip {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        IpAddr::from(*self).fmt(f)
+    }
+}
+
+impl fmt::Debug for Ip {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        IpAddr::from(*self).fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn round_trip() {
+        for text in ["10.0.0.11", "255.255.255.255", "2001:db8::1", "::", "fe80::1"] {
+            let ip: IpAddr = text.parse().unwrap();
+            assert_eq!(IpAddr::from(Ip::from(ip)), ip);
+        }
+        assert!(Ip::from("10.0.0.1".parse::<IpAddr>().unwrap()).is_v4());
+        assert!(!Ip::from("2001:db8::1".parse::<IpAddr>().unwrap()).is_v4());
+        assert_eq!(Ip::v4([1, 2, 3, 4]).sum(), 0x0102 + 0x0304);
+    }
+}

@@ -1,0 +1,154 @@
+//! IPv6 (RFC 8200 §3) and the walk over its extension headers (§4).
+//!
+//! ```text
+//!  0               4               6        7     8          24
+//! +---------------+---------------+--------+-----+----------+----------+
+//! |ver, class,flow|payload length |next hdr| hops|   src    |   dst    |
+//! +---------------+---------------+--------+-----+----------+----------+
+//! ```
+
+use core::fmt;
+
+use zerocopy::network_endian::{U16, U32};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use super::ip::Ip;
+use crate::limits::IPV6_EXTENSIONS_MAX;
+
+/// Bytes of the fixed header.
+pub const HEADER_LEN: usize = 40;
+
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
+const FRAGMENT: u8 = 44;
+const DESTINATION: u8 = 60;
+
+/// The fixed header.
+#[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub struct Ipv6 {
+    /// Version (6), traffic class, flow label.
+    pub version_class_flow: U32,
+    /// Bytes after this header.
+    pub payload_len: U16,
+    /// What follows.
+    pub next_header: u8,
+    /// Hop limit.
+    pub hop_limit: u8,
+    /// Source.
+    pub src: [u8; 16],
+    /// Destination.
+    pub dst: [u8; 16],
+}
+
+const _: () = assert!(size_of::<Ipv6>() == HEADER_LEN);
+
+impl Ipv6 {
+    /// Whether the version is 6.
+    #[inline]
+    #[must_use]
+    pub fn is_v6(&self) -> bool {
+        self.version_class_flow.get() >> 28 == 6
+    }
+
+    /// Traffic class: DSCP and ECN.
+    #[inline]
+    #[must_use]
+    pub fn class(&self) -> u8 {
+        (self.version_class_flow.get() >> 20) as u8
+    }
+
+    /// The source as a key.
+    #[inline]
+    #[must_use]
+    pub fn src_ip(&self) -> Ip {
+        Ip::v6(self.src)
+    }
+
+    /// The destination as a key.
+    #[inline]
+    #[must_use]
+    pub fn dst_ip(&self) -> Ip {
+        Ip::v6(self.dst)
+    }
+}
+
+impl fmt::Display for Ipv6 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (src, dst) = (self.src_ip(), self.dst_ip());
+        write!(f, "{src} > {dst} next {} hops {}", self.next_header, self.hop_limit)
+    }
+}
+
+/// Where the walk over the extension headers ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct UpperLayer {
+    /// Protocol of the upper layer.
+    pub protocol: u8,
+    /// Bytes from the start of the packet to it.
+    pub offset: usize,
+    /// Part of a fragmented packet.
+    pub fragment: bool,
+    /// Not the first part: the upper-layer header is elsewhere.
+    pub later_fragment: bool,
+}
+
+/// Finds the upper layer of the packet `packet` (which starts with the fixed header). `None` when the
+/// chain is cut short or longer than [`IPV6_EXTENSIONS_MAX`].
+#[inline]
+#[must_use]
+pub fn upper_layer(packet: &[u8]) -> Option<UpperLayer> {
+    let mut at =
+        UpperLayer { protocol: *packet.get(6)?, offset: HEADER_LEN, fragment: false, later_fragment: false };
+    for _ in 0..IPV6_EXTENSIONS_MAX {
+        match at.protocol {
+            HOP_BY_HOP | ROUTING | DESTINATION => {
+                let header = packet.get(at.offset..at.offset + 8)?;
+                at.protocol = header[0];
+                at.offset += 8 + usize::from(header[1]) * 8;
+            }
+            FRAGMENT => {
+                let header = packet.get(at.offset..at.offset + 8)?;
+                let offset_more = u16::from_be_bytes([header[2], header[3]]);
+                at.fragment = at.fragment || offset_more & 0xfff9 != 0;
+                at.protocol = header[0];
+                at.offset += 8;
+                if offset_more & 0xfff8 != 0 {
+                    at.later_fragment = true;
+                    return Some(at);
+                }
+            }
+            _ => return Some(at),
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec;
+    use alloc::vec::Vec;
+
+    fn packet(next: u8, rest: &[u8]) -> Vec<u8> {
+        let mut p = vec![0; HEADER_LEN];
+        p[0] = 0x60;
+        p[6] = next;
+        p.extend_from_slice(rest);
+        p
+    }
+
+    #[test]
+    fn walks_extensions() {
+        let plain = upper_layer(&packet(17, &[0; 8])).unwrap();
+        assert_eq!((plain.protocol, plain.offset, plain.fragment), (17, 40, false));
+        let hop = upper_layer(&packet(0, &[6, 0, 0, 0, 0, 0, 0, 0])).unwrap();
+        assert_eq!((hop.protocol, hop.offset), (6, 48));
+        let first = upper_layer(&packet(44, &[17, 0, 0, 1, 0, 0, 0, 9])).unwrap();
+        assert!(first.fragment && !first.later_fragment);
+        let later = upper_layer(&packet(44, &[17, 0, 0, 8, 0, 0, 0, 9])).unwrap();
+        assert!(later.later_fragment);
+        assert_eq!(upper_layer(&packet(0, &[6, 0])), None);
+        assert_eq!(upper_layer(&packet(0, &[0; 100])), None);
+    }
+}
