@@ -3,5 +3,6 @@
 mod clock;
 mod links;
 mod ports;
+mod thread;
 
 fn main() {}
