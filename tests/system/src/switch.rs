@@ -142,6 +142,52 @@ impl Switch {
             .unwrap_or_else(|e| panic!("ivctl -j {arguments}: {e}: {}", answer.stdout))
     }
 
+    /// Waits until these ports forward.
+    #[track_caller]
+    pub fn wait_live(&self, ports: &[&str]) {
+        let live = || {
+            let status = self.json("status");
+            let rows = status["ports"].as_array().cloned().unwrap_or_default();
+            ports.iter().all(|port| rows.iter().any(|row| row["ifname"] == *port && row["state"] == "live"))
+        };
+        assert!(
+            wait_until(PATIENCE, live),
+            "ports {ports:?} did not become live: {}",
+            self.ivctl("status").stdout
+        );
+    }
+
+    /// The switch's counters once they have come to rest, checked by the conservation law.
+    #[track_caller]
+    pub fn counters_at_rest(&self) -> Value {
+        let mut last = Value::Null;
+        let rest = wait_until(PATIENCE, || {
+            let now = self.json("status");
+            let same = now["frames"] == last["frames"];
+            last = now;
+            same && last["frames"]["queued"] == 0
+        });
+        assert!(rest, "frames still move: {}", last["frames"]);
+        let count = |name: &str| last["frames"][name].as_u64().expect("a counter");
+        assert_eq!(
+            count("rx") + count("replicated") + count("originated"),
+            count("tx") + count("dropped") + count("punted"),
+            "rx + replicated + originated = tx + dropped + punted: {}",
+            last["frames"]
+        );
+        last
+    }
+
+    /// Frames dropped on a port for a reason.
+    #[must_use]
+    #[track_caller]
+    pub fn drops(&self, port: &str, reason: &str) -> u64 {
+        let status = self.json("status");
+        let rows = status["drops"].as_array().cloned().unwrap_or_default();
+        let row = rows.iter().find(|row| row["port"] == port && row["reason"] == reason);
+        row.map_or(0, |row| row["count"].as_u64().expect("a counter"))
+    }
+
     /// Its configuration file.
     #[must_use]
     pub fn config(&self) -> &Path {

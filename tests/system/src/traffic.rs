@@ -123,6 +123,7 @@ impl Session {
             server.run(move || TcpListener::bind(listen)).expect("a free port in a namespace of ours");
         server.spawn(move || -> io::Result<()> {
             let (mut stream, _) = accept(&listener)?;
+            drop(listener);
             let mut block = [0; 256];
             loop {
                 stream.read_exact(&mut block)?;

@@ -1,7 +1,11 @@
 //! The system tests: real interfaces, real sockets, the kernel as peer. Root only.
 //! Tests are named after the seed check they prove, where there is one.
 
+mod counters;
+mod doors;
+mod floating_ip;
 mod harness;
 mod l2;
 mod topology;
+mod uplink;
 mod vxlan;

@@ -41,6 +41,7 @@ pub const V6: Underlay = Underlay { ours: "fd00:10::11", far: "fd00:10::12", pre
 /// Our switch on `rvm`, and on `far` a kernel `vxlan` device in a Linux bridge. A host behind each, in the
 /// same segment (VNI 100): `h1` 10.1.0.1 and fd01::1 on ours, `h2` 10.1.0.2 and fd01::2 on the kernel's.
 pub struct FarKernel {
+    pub rvm: Namespace,
     pub far: Namespace,
     pub h1: Namespace,
     pub h2: Namespace,
@@ -69,7 +70,7 @@ impl FarKernel {
                 underlay.far
             ),
         );
-        Self { far, h1, h2, switch }
+        Self { rvm, far, h1, h2, switch }
     }
 }
 

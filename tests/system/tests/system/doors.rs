@@ -1,0 +1,118 @@
+//! The interfaces we make for a CMS: what it may rely on.
+
+use std::time::Instant;
+
+use system::{Lab, Namespace, Switch, transfer, wait_for};
+
+use crate::topology::{FarKernel, V4, host, network, port};
+
+const CONFIG: &str = "name = \"rvm\"\n[uplink]\ninterface = \"eth0\"\naddress = \"10.0.0.11\"\n\
+    [[network]]\nname = \"private\"\nvni = 100\n[[network]]\nname = \"public\"\nvni = 200\n\
+    [[port]]\nname = \"eth1\"\nnetwork = \"private\"\n\
+    [[port]]\nname = \"eth2\"\nnetwork = \"public\"\naddress = [\"10.2.0.12/16\"]\n\
+    [[peer]]\nname = \"far\"\naddress = \"10.0.0.12\"\n";
+
+/// MAC, MTU, carrier, addresses and IPv6 of both doors and of our ends of them.
+fn assert_doors(rvm: &Namespace) -> [[u8; 6]; 2] {
+    for interface in ["eth1", "eth1p", "eth2", "eth2p"] {
+        let link = &rvm.ip_json(&format!("addr show {interface}"))[0];
+        assert_eq!(link["mtu"], 1450, "{interface}: the uplink's MTU less the tunnel's 50 bytes");
+        assert_eq!(link["operstate"], "UP", "{interface}");
+        assert_eq!(link["linkinfo"]["info_kind"], "veth", "{interface}");
+        assert_eq!(rvm.sysctl_value(&format!("net/ipv6/conf/{interface}/disable_ipv6")), "1", "{interface}");
+        let addresses = link["addr_info"].as_array().expect("a list");
+        let wanted = usize::from(interface == "eth2");
+        assert_eq!(
+            addresses.len(),
+            wanted,
+            "{interface} has the addresses asked for, no others: {addresses:?}"
+        );
+    }
+    let macs = [rvm.mac("eth1"), rvm.mac("eth2")];
+    for mac in macs {
+        assert_eq!(mac[0] & 3, 2, "unicast, locally administered: {mac:02x?}");
+    }
+    assert_ne!(macs[0], macs[1]);
+    macs
+}
+
+/// Doors are as a CMS expects a NIC: right MTU, own stable MAC, no IPv6, carrier. They stay when the
+/// daemon is killed or stopped, with the bridge they are in; and they come back the same when deleted.
+#[test]
+fn i29_doors_are_stable() {
+    let Some(lab) = Lab::new() else { return };
+    let (rvm, _far) = crate::topology::underlay_pair(&lab, V4);
+    let mut switch = Switch::start(&lab, &rvm, CONFIG);
+    switch.wait_live(&["eth1", "eth2"]);
+    let macs = assert_doors(&rvm);
+
+    rvm.ip("link add br1 type bridge");
+    rvm.ip("link set eth1 master br1");
+    let assert_kept = |when: &str| {
+        assert_eq!(assert_doors(&rvm), macs, "{when}");
+        assert_eq!(rvm.ip_json("link show eth1")[0]["master"], "br1", "{when}");
+    };
+    switch.kill();
+    assert_kept("while the daemon is dead");
+    switch.start_again();
+    switch.wait_live(&["eth1", "eth2"]);
+    assert_kept("after a restart");
+    assert!(switch.terminate().success());
+    assert_kept("after SIGTERM");
+    rvm.ip("link delete eth1");
+    switch.start_again();
+    switch.wait_live(&["eth1", "eth2"]);
+    assert_eq!(assert_doors(&rvm), macs, "made anew");
+}
+
+/// What a stock CMS does with a door: a Linux bridge, a VM's interface beside it, an address on the bridge.
+/// TCP works from the VM and from the rVM's own stack, to a host that is two rVMs away.
+#[test]
+fn i30_a_cms_bridges_the_door() {
+    let Some(lab) = Lab::new() else { return };
+    let FarKernel { rvm, far: _far, h2, mut switch, .. } = FarKernel::new(&lab, V4, false);
+    assert!(switch.terminate().success());
+    drop(switch);
+    let switch = Switch::start(&lab, &rvm, CONFIG);
+    switch.wait_live(&["eth1", "eth2"]);
+    let vm = host(&lab, &rvm, "vm", &["10.1.0.5/24"]);
+    vm.ip("link set eth0 mtu 1450");
+    rvm.ip("link add br1 type bridge");
+    for interface in ["eth1", "p-vm"] {
+        rvm.ip(&format!("link set {interface} master br1"));
+    }
+    rvm.ip("link set br1 mtu 1450 up");
+    rvm.ip("addr add 10.1.0.6/24 dev br1");
+    for source in [&vm, &rvm] {
+        source.reaches("10.1.0.2");
+        source.reaches_with("10.1.0.2", "-M do -s 1422");
+        let there = "10.1.0.2:80".parse().unwrap();
+        transfer(source, &h2, there, there, 60_000);
+        transfer(source, &h2, there, there, 5_000_000);
+    }
+    let back = "10.1.0.5:80".parse().unwrap();
+    transfer(&h2, &vm, back, back, 60_000);
+}
+
+/// A switch with nothing to do does nothing.
+#[test]
+fn idle_costs_next_to_nothing() {
+    let Some(lab) = Lab::new() else { return };
+    let rvm = lab.namespace("rvm");
+    let h1 = host(&lab, &rvm, "h1", &["10.1.0.1/24"]);
+    let _h3 = host(&lab, &rvm, "h3", &["10.1.0.3/24"]);
+    let config = network("private", 100) + &port("h1", "private") + &port("h3", "private");
+    let switch = Switch::start(&lab, &rvm, &config);
+    h1.reaches("10.1.0.3");
+    // It may spin for a moment after traffic. Then: under 2 % of a core, over any two seconds.
+    let (mut start, mut used) = (Instant::now(), switch.cpu_time());
+    wait_for("two idle seconds", || {
+        if start.elapsed().as_secs() < 2 {
+            return false;
+        }
+        let idle = switch.cpu_time() - used < start.elapsed() / 50;
+        (start, used) = (Instant::now(), switch.cpu_time());
+        idle
+    });
+    h1.reaches("10.1.0.3");
+}
