@@ -2,6 +2,7 @@
 //! Tests are named after the seed check they prove, where there is one.
 
 mod counters;
+mod demo;
 mod doors;
 mod floating_ip;
 mod harness;
