@@ -40,6 +40,7 @@ impl Mailbox {
     ///
     /// # Errors
     /// The event itself, when the mailbox is full.
+    #[expect(clippy::result_large_err, reason = "the event itself is what the caller gets back")]
     pub fn send(&self, event: Event) -> Result<(), Event> {
         self.events.push(event)
     }
