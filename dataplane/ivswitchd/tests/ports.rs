@@ -1,5 +1,605 @@
-//! Port I/O on real interfaces. Needs root; makes network namespaces named `ivio-*` and nothing else.
+//! Port I/O on real interfaces. Needs root; each test lives in network namespaces of its own, most of
+//! which have no name and end with the test's thread. Named ones start with `ivio-`.
 #![allow(dead_code, reason = "the room under test has a wider face than its tests use")]
 
 #[path = "../src/ports/mod.rs"]
 mod ports;
+
+mod lab;
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant as Clock};
+
+use ctl::io::{OpenPort, SteerPlan, SteerReality, XdpMode};
+use engine::command::{L4Proto, L4Range, PortId};
+use engine::frame::{Batch, Frame, FramePool};
+use engine::port::Port;
+use engine::time::Instant;
+use engine::wire::mac::MacAddr;
+use lab::{Namespace, PacketSocket, alone, index_of, ip, mac_of, root, veth, wait_until_up};
+use ports::afxdp::{self, AfxdpPort, Opened, PortError};
+use ports::umem::UmemPool;
+
+/// No step of any test takes longer on a machine that works.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn spec(interface: &str, xdp: XdpMode, shared: bool) -> OpenPort {
+    OpenPort { interface: interface.into(), index: index_of(interface), shared, xdp }
+}
+
+fn open(interface: &str, xdp: XdpMode, pool: &UmemPool) -> Opened {
+    afxdp::open(&spec(interface, xdp, false), &pool.handle(), PortId(1)).expect("the port opens")
+}
+
+fn pool() -> UmemPool {
+    UmemPool::new(8192, 16).unwrap()
+}
+
+/// Waits in poll() until one of the sockets is readable.
+fn sleep_on(fds: impl Iterator<Item = RawFd>, at_most: Duration) -> bool {
+    let mut fds: Vec<libc::pollfd> =
+        fds.map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 }).collect();
+    // SAFETY: the pointer and length describe `fds`.
+    let ready = unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as u64, at_most.as_millis() as i32) };
+    ready > 0
+}
+
+/// A frame of the local experimental EtherType whose every byte depends on its number.
+fn numbered(number: u32, len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    bytes[..6].copy_from_slice(&[2, 0, 0, 0, 0, 2]);
+    bytes[6..12].copy_from_slice(&[2, 0, 0, 0, 0, 1]);
+    bytes[12..14].copy_from_slice(&[0x88, 0xb5]);
+    for (at, byte) in bytes[14..].iter_mut().enumerate() {
+        *byte = (number.wrapping_mul(31).wrapping_add(at as u32) >> (at % 4)) as u8;
+    }
+    bytes[14..18].copy_from_slice(&number.to_be_bytes());
+    bytes
+}
+
+/// Takes frames of ours from the port until `count` are there; others (router solicitations) are freed.
+fn receive(port: &mut AfxdpPort, pool: &mut UmemPool, count: usize) -> Vec<Frame> {
+    let deadline = Clock::now() + PATIENCE;
+    let mut frames = Vec::new();
+    let mut batch = Batch::new();
+    while frames.len() < count && Clock::now() < deadline {
+        port.rx(Instant::ZERO, pool, &mut batch);
+        if batch.is_empty() {
+            sleep_on(port.fds(), Duration::from_millis(100));
+        }
+        for frame in batch.drain(..) {
+            if pool.bytes(&frame)[12..14] == [0x88, 0xb5] {
+                frames.push(frame);
+            } else {
+                pool.free(frame);
+            }
+        }
+    }
+    frames
+}
+
+fn free_all(pool: &mut UmemPool, frames: Vec<Frame>) {
+    for frame in frames {
+        pool.free(frame);
+    }
+}
+
+/// What goes in at one end of a veth comes out of the port at the other, byte by byte, and back.
+fn receives_and_transmits(xdp: XdpMode, mode: &str) {
+    veth("u1", "p1", "", "");
+    let mut pool = pool();
+    let Opened { mut port, control, facts } = open("p1", xdp, &pool);
+    assert_eq!(facts.mode, mode, "{}", facts.reason);
+    let user = PacketSocket::on("u1");
+    for (number, len) in [(1, 60), (2, 61), (3, 1514), (4, 18)] {
+        user.send(&numbered(number, len));
+        let frames = receive(&mut port, &mut pool, 1);
+        assert_eq!(frames.len(), 1, "frame {number} is lost: {:?}", port.stats());
+        assert_eq!(pool.bytes(&frames[0]), numbered(number, len));
+        free_all(&mut pool, frames);
+    }
+    let mut frames: Vec<Frame> =
+        (0..500).map(|n| pool.alloc_from(&numbered(n, 60 + n as usize)).unwrap()).collect();
+    // As after decapsulation, and as after encapsulation: the head elsewhere in the slot.
+    for (number, head) in [(7, 300), (8, 0)] {
+        frames[number].head = head;
+        pool.bytes_mut(&mut frames[number]).copy_from_slice(&numbered(number as u32, 60 + number));
+    }
+    let mut sent = 0;
+    while !frames.is_empty() {
+        let step: Vec<Frame> = frames.drain(..frames.len().min(100)).collect();
+        let mut step = step;
+        sent += step.len();
+        port.tx(Instant::ZERO, &mut pool, &mut step);
+        assert!(step.is_empty(), "the ring takes 100 frames");
+        for number in sent as u32 - 100..sent as u32 {
+            let expected = numbered(number, 60 + number as usize);
+            assert_eq!(user.receive(PATIENCE).expect("a frame is lost"), expected, "frame {number}");
+        }
+    }
+    let mut batch = Batch::new();
+    port.rx(Instant::ZERO, &mut pool, &mut batch);
+    free_all(&mut pool, batch.drain(..).collect());
+    assert!(!control.tx_pending() && !control.is_dead());
+    assert_eq!(control.stats().unwrap().tx_invalid, 0);
+    assert_eq!(pool.usage().used, port.lent(), "only the fill ring has slots");
+    drop(port);
+    assert_eq!(control.stats(), None);
+    assert_eq!(pool.usage().used, 0, "every slot is back");
+}
+
+#[test]
+fn receives_and_transmits_native() {
+    alone(|| receives_and_transmits(XdpMode::Auto, "native, copy"));
+}
+
+#[test]
+fn receives_and_transmits_generic() {
+    alone(|| receives_and_transmits(XdpMode::Generic, "generic, copy"));
+}
+
+/// Ten thousand frames each way between two ports, in order and intact; then no slot is missing.
+fn forwards_both_ways(xdp: XdpMode) {
+    const COUNT: u32 = 10_000;
+    const BURST: u32 = 50;
+    veth("u1", "p1", "", "");
+    veth("u2", "p2", "", "");
+    let mut pool = pool();
+    let (first, second) = (open("p1", xdp, &pool), open("p2", xdp, &pool));
+    let users = [PacketSocket::on("u1"), PacketSocket::on("u2")];
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let done = &done;
+        let ports = [first.port, second.port];
+        let pool_ref = &mut pool;
+        let switch = scope.spawn(move || {
+            let mut ports = ports;
+            let mut batch = Batch::new();
+            let mut frames = Vec::new();
+            while !done.load(Ordering::Relaxed) {
+                let mut idle = true;
+                for from in [0, 1] {
+                    ports[from].rx(Instant::ZERO, pool_ref, &mut batch);
+                    idle &= batch.is_empty();
+                    frames.extend(batch.drain(..));
+                    if !frames.is_empty() {
+                        ports[1 - from].tx(Instant::ZERO, pool_ref, &mut frames);
+                    }
+                    free_all(pool_ref, std::mem::take(&mut frames));
+                }
+                if idle {
+                    let fds: Vec<RawFd> = ports.iter().flat_map(AfxdpPort::fds).collect();
+                    sleep_on(fds.into_iter(), Duration::from_millis(20));
+                }
+            }
+            ports.map(|port| port.stats())
+        });
+        let mut result = Ok(());
+        'all: for start in (0..COUNT).step_by(BURST as usize) {
+            for number in start..start + BURST {
+                users[0].send(&numbered(number, 60 + number as usize % 1400));
+                users[1].send(&numbered(number ^ 0x8000_0000, 60 + number as usize % 999));
+            }
+            for number in start..start + BURST {
+                let there = users[1].receive(PATIENCE);
+                let back = users[0].receive(PATIENCE);
+                if there != Some(numbered(number, 60 + number as usize % 1400))
+                    || back != Some(numbered(number ^ 0x8000_0000, 60 + number as usize % 999))
+                {
+                    result = Err(number);
+                    break 'all;
+                }
+            }
+        }
+        done.store(true, Ordering::Relaxed);
+        let stats = switch.join().unwrap();
+        assert_eq!(result, Ok(()), "frame lost or changed; {stats:?}");
+    });
+    assert_eq!(pool.usage().used, 0, "every slot is back");
+}
+
+#[test]
+fn forwards_both_ways_native() {
+    alone(|| forwards_both_ways(XdpMode::Auto));
+}
+
+#[test]
+fn forwards_both_ways_generic() {
+    alone(|| forwards_both_ways(XdpMode::Generic));
+}
+
+/// Frames larger than a chunk arrive whole, and leave whole.
+#[test]
+fn jumbo_frames_take_several_chunks() {
+    alone(|| {
+        veth("u1", "p1", "mtu 9000", "mtu 9000");
+        let mut pool = pool();
+        let Opened { mut port, facts, control: _attached } = open("p1", XdpMode::Auto, &pool);
+        assert_eq!(facts.mode, "native, copy", "{}", facts.reason);
+        let user = PacketSocket::on("u1");
+        for (number, len) in [(1, 1700), (2, 1800), (3, 5000), (4, 9014), (5, 60)] {
+            user.send(&numbered(number, len));
+            let mut frames = receive(&mut port, &mut pool, 1);
+            assert_eq!(frames.len(), 1, "{len} bytes are lost: {:?}", port.stats());
+            assert_eq!(pool.bytes(&frames[0]), numbered(number, len));
+            port.tx(Instant::ZERO, &mut pool, &mut frames);
+            assert_eq!(user.receive(PATIENCE).expect("it comes back"), numbered(number, len));
+        }
+        drop(port);
+        assert_eq!(pool.usage().used, 0);
+    });
+}
+
+/// The CMS deletes the interface while frames pass. The port becomes dead without a panic, its slots
+/// come back, and another port of the same pool does not notice.
+#[test]
+fn an_interface_goes_away_under_traffic() {
+    alone(|| {
+        veth("u1", "p1", "", "");
+        veth("u2", "p2", "", "");
+        let mut pool = pool();
+        let mut doomed = open("p1", XdpMode::Auto, &pool);
+        let mut other = open("p2", XdpMode::Auto, &pool);
+        let (user, bystander) = (PacketSocket::on("u1"), PacketSocket::on("u2"));
+        for number in 0..100 {
+            user.send(&numbered(number, 500));
+        }
+        let mut frames = receive(&mut doomed.port, &mut pool, 50);
+        assert!(frames.len() >= 50);
+        doomed.port.tx(Instant::ZERO, &mut pool, &mut frames);
+        ip("link del u1");
+        let deadline = Clock::now() + PATIENCE;
+        let mut batch = Batch::new();
+        while !doomed.control.is_dead() && Clock::now() < deadline {
+            doomed.port.rx(Instant::ZERO, &mut pool, &mut batch);
+            free_all(&mut pool, batch.drain(..).collect());
+            frames.extend(pool.alloc_from(&numbered(1, 60)));
+            doomed.port.tx(Instant::ZERO, &mut pool, &mut frames);
+        }
+        assert!(doomed.control.is_dead());
+        free_all(&mut pool, frames);
+        drop(doomed);
+        bystander.send(&numbered(7, 70));
+        let mut frames = receive(&mut other.port, &mut pool, 1);
+        assert_eq!(pool.bytes(&frames[0]), numbered(7, 70));
+        other.port.tx(Instant::ZERO, &mut pool, &mut frames);
+        assert_eq!(bystander.receive(PATIENCE).unwrap(), numbered(7, 70));
+        assert_eq!(pool.usage().used, other.port.lent());
+        drop(other);
+        assert_eq!(pool.usage().used, 0);
+        // It comes back under its old name, and so does the port.
+        veth("u1", "p1", "", "");
+        let mut again = open("p1", XdpMode::Auto, &pool);
+        PacketSocket::on("u1").send(&numbered(9, 90));
+        let frames = receive(&mut again.port, &mut pool, 1);
+        assert_eq!(pool.bytes(&frames[0]), numbered(9, 90));
+        free_all(&mut pool, frames);
+    });
+}
+
+/// The user's end is down for a while: frames wait or are dropped, and afterwards everything works.
+#[test]
+fn an_interface_that_is_down_comes_up_again() {
+    alone(|| {
+        ip("link add u1 type veth peer name p1");
+        ip("link set u1 up");
+        let mut pool = pool();
+        let Opened { mut port, control, .. } = open("p1", XdpMode::Auto, &pool);
+        let mut frames: Vec<Frame> = (0..10).map(|n| pool.alloc_from(&numbered(n, 60)).unwrap()).collect();
+        port.tx(Instant::ZERO, &mut pool, &mut frames);
+        assert!(frames.is_empty() && control.tx_pending() && !control.is_dead());
+        ip("link set p1 up");
+        wait_until_up("u1");
+        wait_until_up("p1");
+        let user = PacketSocket::on("u1");
+        let mut batch = Batch::new();
+        port.rx(Instant::from_millis(50), &mut pool, &mut batch);
+        free_all(&mut pool, batch.drain(..).collect());
+        assert!(!control.tx_pending(), "the frames that waited are gone now");
+        assert_eq!(user.receive(PATIENCE).unwrap(), numbered(0, 60));
+    });
+}
+
+/// A worker asleep in poll() is woken by a frame.
+#[test]
+fn a_frame_wakes_a_sleeping_worker() {
+    for xdp in [XdpMode::Auto, XdpMode::Generic] {
+        alone(move || {
+            veth("u1", "p1", "", "");
+            let mut pool = pool();
+            let Opened { mut port, control: _attached, .. } = open("p1", xdp, &pool);
+            let user = PacketSocket::on("u1");
+            let mut batch = Batch::new();
+            loop {
+                // Take what the interface's own coming up brought.
+                port.rx(Instant::ZERO, &mut pool, &mut batch);
+                if batch.is_empty() {
+                    break;
+                }
+                free_all(&mut pool, batch.drain(..).collect());
+            }
+            std::thread::scope(|scope| {
+                let fds: Vec<RawFd> = port.fds().collect();
+                let sleeper = scope.spawn(move || sleep_on(fds.into_iter(), PATIENCE));
+                user.send(&numbered(1, 60));
+                assert!(sleeper.join().unwrap(), "it slept through");
+            });
+            let frames = receive(&mut port, &mut pool, 1);
+            assert_eq!(frames.len(), 1);
+            free_all(&mut pool, frames);
+        });
+    }
+}
+
+/// A veth with several queues: frames of all of them arrive.
+#[test]
+fn every_queue_is_read() {
+    alone(|| {
+        let queues = "numtxqueues 4 numrxqueues 4";
+        veth("u1", "p1", queues, queues);
+        let mut pool = pool();
+        let Opened { mut port, facts, control: _attached } = open("p1", XdpMode::Auto, &pool);
+        assert_eq!(facts.queues, 4);
+        let user = PacketSocket::on("u1");
+        for number in 0..200 {
+            user.send(&numbered(number, 60));
+        }
+        let frames = receive(&mut port, &mut pool, 200);
+        assert_eq!(frames.len(), 200, "{:?}", port.stats());
+        free_all(&mut pool, frames);
+        drop(port);
+        assert_eq!(pool.usage().used, 0);
+    });
+}
+
+/// Errors name the object, the cause and the remedy.
+#[test]
+fn what_cannot_be_opened_says_why() {
+    alone(|| {
+        veth("u1", "p1", "", "");
+        let pool = pool();
+        let handle = pool.handle();
+        let missing = OpenPort { interface: "p9".into(), index: 9, shared: false, xdp: XdpMode::Auto };
+        let error = afxdp::open(&missing, &handle, PortId(1)).unwrap_err();
+        assert!(matches!(error, PortError::NoInterface { .. }), "{error}");
+        let stale = OpenPort { index: 4711, ..spec("p1", XdpMode::Auto, false) };
+        let error = afxdp::open(&stale, &handle, PortId(1)).unwrap_err();
+        assert!(matches!(error, PortError::NoInterface { .. }), "{error}");
+
+        let first = open("p1", XdpMode::Auto, &pool);
+        let error = afxdp::open(&spec("p1", XdpMode::Auto, false), &handle, PortId(1)).unwrap_err();
+        assert!(matches!(error, PortError::QueueTaken { queue: 0, .. }), "{error}");
+        // The sockets go, the program stays: now it is the program that is in the way.
+        drop(first.port);
+        let error = afxdp::open(&spec("p1", XdpMode::Auto, false), &handle, PortId(1)).unwrap_err();
+        assert!(error.to_string().contains("\"steer_all\" (id "), "{error}");
+        drop(first.control);
+        drop(open("p1", XdpMode::Auto, &pool));
+        assert_eq!(pool.usage().used, 0);
+
+        ip("link add u2 numtxqueues 4 numrxqueues 1 type veth peer name p2 numrxqueues 1 numtxqueues 1");
+        let error = afxdp::open(&spec("p2", XdpMode::Native, false), &handle, PortId(1)).unwrap_err();
+        assert!(error.to_string().contains("ethtool -L p2 rx"), "{error}");
+        let fallback = open("p2", XdpMode::Auto, &pool);
+        assert_eq!(fallback.facts.mode, "generic, copy");
+        assert!(fallback.facts.reason.contains("transmit queues"), "{}", fallback.facts.reason);
+        drop(fallback);
+        let error = first_error_of_a_small_pool();
+        assert!(matches!(error, PortError::NoSlots { .. }), "{error}");
+    });
+}
+
+fn first_error_of_a_small_pool() -> PortError {
+    let pool = UmemPool::new(64, 0).unwrap();
+    afxdp::open(&spec("p1", XdpMode::Auto, false), &pool.handle(), PortId(1)).unwrap_err()
+}
+
+/// Two namespaces: `ours` with the uplink `eth0` at 10.0.0.11, and another host at 10.0.0.99.
+struct Underlay {
+    ours: Namespace,
+    host: Namespace,
+}
+
+const OUR_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 11);
+
+impl Underlay {
+    fn new() -> Self {
+        let (ours, host) = (Namespace::new("ours"), Namespace::new("host"));
+        ip(&format!("link add eth0 netns {} type veth peer name eth0 netns {}", ours.name(), host.name()));
+        for (namespace, address) in [(&ours, "10.0.0.11/24"), (&host, "10.0.0.99/24")] {
+            namespace.within(|| {
+                ip(&format!("addr add {address} dev eth0"));
+                ip("link set eth0 up");
+                ip("link set lo up");
+            });
+        }
+        ours.within(|| wait_until_up("eth0"));
+        host.within(|| wait_until_up("eth0"));
+        // Checksums finished, as on a wire.
+        host.within(|| lab::run("ethtool", "-K eth0 tx off"));
+        Self { ours, host }
+    }
+
+    /// One TCP transfer from the other host to a server in our kernel.
+    fn tcp_works(&self) -> bool {
+        let server =
+            self.ours.within(|| TcpListener::bind(SocketAddrV4::new(OUR_ADDRESS, 22)).expect("bind"));
+        let answered = std::thread::spawn(move || {
+            let (mut stream, _) = server.accept().ok()?;
+            let mut request = [0; 5];
+            stream.read_exact(&mut request).ok()?;
+            stream.write_all(b"world").ok()
+        });
+        let address = SocketAddrV4::new(OUR_ADDRESS, 22).into();
+        let reply = self.host.within(|| {
+            let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5)).ok()?;
+            stream.set_read_timeout(Some(PATIENCE)).ok()?;
+            stream.write_all(b"hello").ok()?;
+            let mut reply = [0; 5];
+            stream.read_exact(&mut reply).ok()?;
+            Some(reply)
+        });
+        if reply.is_none() {
+            // Let the server's thread go.
+            self.ours.within(|| drop(TcpStream::connect(address)));
+        }
+        let _ = answered.join();
+        reply == Some(*b"world")
+    }
+
+    fn ping_works(&self) -> bool {
+        self.host.within(|| lab::succeeds("ping", "-c 1 -W 2 -q 10.0.0.11"))
+    }
+}
+
+fn tunnel_plan() -> SteerPlan {
+    SteerPlan { tunnel: Some((OUR_ADDRESS.into(), 4789)), reality: vec![] }
+}
+
+/// The kernel and the switch share the uplink: tunnel packets go up, everything else stays, and
+/// taking a whole address up leaves the exceptions to the kernel.
+#[test]
+fn the_uplink_is_shared_with_the_kernel() {
+    if !root() {
+        return;
+    }
+    let underlay = Underlay::new();
+    let mut pool = pool();
+    for xdp in [XdpMode::Auto, XdpMode::Generic] {
+        let Opened { mut port, mut control, .. } = underlay
+            .ours
+            .within(|| afxdp::open(&spec("eth0", xdp, true), &pool.handle(), PortId(0)).unwrap());
+        let mac = underlay.ours.within(|| MacAddr(mac_of("eth0")));
+        assert!(underlay.ping_works(), "before any plan");
+        control.steer(&tunnel_plan(), mac).unwrap();
+        assert!(underlay.ping_works() && underlay.tcp_works());
+        let sender = underlay.host.within(|| UdpSocket::bind("10.0.0.99:5555").unwrap());
+        for (port_number, text) in [(4789, "up"), (4790, "stays")] {
+            sender.send_to(text.as_bytes(), (OUR_ADDRESS, port_number)).unwrap();
+        }
+        let mut batch = Batch::new();
+        let deadline = Clock::now() + PATIENCE;
+        while batch.is_empty() && Clock::now() < deadline {
+            sleep_on(port.fds(), Duration::from_millis(100));
+            port.rx(Instant::ZERO, &mut pool, &mut batch);
+        }
+        assert_eq!(batch.len(), 1, "{:?}", control.steer_counters());
+        assert_eq!(&pool.bytes(&batch[0])[42..44], b"up");
+        free_all(&mut pool, batch.drain(..).collect());
+        let counters = control.steer_counters().unwrap();
+        assert_eq!((counters.tunnel, counters.reality), (1, 0));
+        assert!(counters.passed > 5);
+
+        // Now the whole address but port 22: echo goes up (and is not answered here), SSH stays.
+        let except = vec![L4Range { proto: L4Proto::Tcp, first: 22, last: 22 }];
+        let address = OUR_ADDRESS.into();
+        let mut plan = tunnel_plan();
+        plan.reality.push(SteerReality { address, all: true, ports: vec![], except });
+        control.steer(&plan, mac).unwrap();
+        assert!(!underlay.ping_works() && underlay.tcp_works());
+        assert!(control.steer_counters().unwrap().reality >= 1);
+        control.steer(&tunnel_plan(), mac).unwrap();
+        assert!(underlay.ping_works() && underlay.tcp_works(), "the plan is taken back");
+        drop(control);
+        assert!(underlay.ping_works() && underlay.tcp_works(), "the program is gone");
+        drop(port);
+        assert_eq!(pool.usage().used, 0);
+    }
+}
+
+/// The daemon is killed. Nothing stays behind on the uplink, and the kernel gets every packet.
+#[test]
+fn a_killed_process_leaves_nothing_behind() {
+    if !root() {
+        return;
+    }
+    let underlay = Underlay::new();
+    let mut child = underlay.ours.within(|| {
+        std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--ignored", "--exact", "child_takes_everything", "--nocapture"])
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap()
+    });
+    let mut output = child.stdout.take().unwrap();
+    let mut seen = String::new();
+    let mut byte = [0];
+    while !seen.contains("ready") && output.read(&mut byte).unwrap() == 1 {
+        seen.push(byte[0] as char);
+    }
+    let attached = || underlay.ours.within(|| lab::output("ip", "link show dev eth0").contains("xdp"));
+    let worked = seen.contains("ready") && attached() && !underlay.ping_works();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(worked, "the child took the echo requests: {seen}");
+    assert!(!attached(), "the program is still attached");
+    assert!(underlay.ping_works() && underlay.tcp_works());
+}
+
+/// Run by `a_killed_process_leaves_nothing_behind` in a process of its own.
+#[test]
+#[ignore = "another test runs it"]
+fn child_takes_everything() {
+    let pool = pool();
+    let opened = afxdp::open(&spec("eth0", XdpMode::Auto, true), &pool.handle(), PortId(0)).unwrap();
+    let mut control = opened.control;
+    let address = OUR_ADDRESS.into();
+    let plan = SteerPlan {
+        tunnel: None,
+        reality: vec![SteerReality { address, all: true, ports: vec![], except: vec![] }],
+    };
+    control.steer(&plan, MacAddr(mac_of("eth0"))).unwrap();
+    println!("ready");
+    std::thread::sleep(Duration::from_secs(60));
+}
+
+/// A punted packet leaves through the kernel, which finds the next hop's MAC itself.
+#[test]
+fn the_kernel_sends_what_is_punted() {
+    use engine::frame::HeapPool;
+    use std::net::{Ipv6Addr, SocketAddr};
+    if !root() {
+        return;
+    }
+    let underlay = Underlay::new();
+    for (namespace, address) in [(&underlay.ours, "fd00::11/64"), (&underlay.host, "fd00::99/64")] {
+        namespace.within(|| ip(&format!("addr add {address} dev eth0 nodad")));
+    }
+    let servers = underlay
+        .host
+        .within(|| [UdpSocket::bind("10.0.0.99:7000").unwrap(), UdpSocket::bind("[fd00::99]:7000").unwrap()]);
+    let mut host = underlay.ours.within(|| ports::host::HostPort::open().unwrap());
+    let counters = host.counters();
+    let mut pool = HeapPool::new(16, 0);
+    let mut ethernet_v4 = vec![0; 12];
+    ethernet_v4.extend([8, 0]);
+    let (from, to) = (Ipv4Addr::new(56, 0, 0, 11), Ipv4Addr::new(10, 0, 0, 99));
+    ethernet_v4.extend(lab::udp4(from, to, 1234, 7000, b"four"));
+    ethernet_v4.extend([0; 9]); // padding, which must not be sent
+    let mut ethernet_v6 = vec![0; 12];
+    ethernet_v6.extend([0x86, 0xdd]);
+    let from: Ipv6Addr = "fd00::11".parse().unwrap();
+    ethernet_v6.extend(lab::udp6(from, "fd00::99".parse().unwrap(), 1234, 7000, b"six"));
+    let not_ip = numbered(1, 60);
+    let mut cut = ethernet_v4[..40].to_vec();
+    cut[16..18].copy_from_slice(&500_u16.to_be_bytes());
+    let mut frames: Vec<Frame> =
+        [&ethernet_v4, &ethernet_v6, &not_ip, &cut].map(|b| pool.alloc_from(b).unwrap()).into();
+    host.tx(Instant::ZERO, &mut pool, &mut frames);
+    assert!(frames.is_empty());
+    assert_eq!(pool.usage().used, 0);
+    for (server, text, from) in
+        [(&servers[0], "four", "56.0.0.11:1234"), (&servers[1], "six", "[fd00::11]:1234")]
+    {
+        server.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut buffer = [0; 64];
+        let (len, sender) = server.recv_from(&mut buffer).expect("the packet arrives");
+        assert_eq!(&buffer[..len], text.as_bytes());
+        assert_eq!(sender, from.parse::<SocketAddr>().unwrap());
+    }
+    assert_eq!(counters.sent.load(Ordering::Relaxed), 2);
+    assert_eq!(counters.not_ip.load(Ordering::Relaxed), 2);
+}

@@ -126,7 +126,7 @@ impl UmemHandle {
     #[must_use]
     pub fn lease(&self) -> Option<Lease> {
         let tag = self.0.tags.lock().unwrap_or_else(PoisonError::into_inner).pop()?;
-        Some(Lease { umem: self.clone(), tag })
+        Some(Lease { umem: self.clone(), tag, forfeited: false })
     }
 
     fn restock(&self, slot: u32) {
@@ -141,6 +141,7 @@ impl UmemHandle {
 pub struct Lease {
     umem: UmemHandle,
     tag: NonZeroU16,
+    forfeited: bool,
 }
 
 impl Lease {
@@ -186,13 +187,16 @@ impl Lease {
 
     /// Gives up on what is lent: the kernel may never let go of it. Those slots are lost to the pool
     /// until the process ends, which is better than memory that two write to.
-    pub fn forfeit(self) {
-        std::mem::forget(self);
+    pub fn forfeit(&mut self) {
+        self.forfeited = true;
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
+        if self.forfeited {
+            return;
+        }
         for (slot, lent) in self.umem.0.lent.iter().enumerate() {
             if lent.load(Ordering::Relaxed) == self.tag.get() {
                 lent.store(NOT_LENT, Ordering::Relaxed);
@@ -223,7 +227,7 @@ impl UmemPool {
     /// # Errors
     /// When the numbers make no sense, or the kernel refuses the memory.
     pub fn new(small: u32, large: u32) -> Result<Self, UmemError> {
-        if small < 64 || small > 1 << 21 || large > 1 << 16 {
+        if !(64..=1 << 21).contains(&small) || large > 1 << 16 {
             return Err(UmemError::Count { small, large });
         }
         allow_locked_memory();

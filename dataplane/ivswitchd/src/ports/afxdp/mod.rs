@@ -2,32 +2,137 @@
 //!
 //! [`open`] is called by the control thread. What it returns comes apart: the [`AfxdpPort`] (sockets
 //! and rings) goes to the worker, the [`AfxdpControl`] (the XDP program, its maps and its link) stays.
+//! They close in any order; closing waits for the kernel, so drop neither on the worker's path.
+//!
+//! `ring` is the arithmetic of rings, `socket` the system calls, `program` the XDP side, `steer` a plan
+//! as table entries, `probe` what is asked of an interface first, `port` the worker's part.
 
-use std::os::fd::RawFd;
+mod port;
+mod probe;
+mod program;
+mod ring;
+mod socket;
+mod steer;
 
-use ctl::io::{OpenPort, PortFacts, SteerPlan};
+use std::io;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use aya::EbpfError;
+use aya::maps::MapError;
+use ctl::io::{OpenPort, PortFacts, SteerPlan, XdpMode};
 use engine::command::PortId;
-use engine::frame::{Batch, Frame};
-use engine::port::{Port, PortCaps};
-use engine::time::Instant;
+use engine::limits::{HEADROOM, SLOT_SMALL_LEN};
 use engine::wire::mac::MacAddr;
 
-use super::umem::{UmemHandle, UmemPool};
+use super::umem::UmemHandle;
+pub use port::AfxdpPort;
+use port::{QueueState, Sockets};
+use probe::InterfaceFacts;
+use program::Program;
+use socket::{BindMode, Queue, RING_LEN, SocketError};
 
-/// A port could not be opened or steered.
+/// Queues of one interface that we open at most.
+const QUEUES_MAX: u32 = 64;
+
+/// How long a queue may stay busy after the socket on it was closed, and how often to look.
+const CLOSING_MAX: Duration = Duration::from_millis(500);
+const CLOSING_STEP: Duration = Duration::from_millis(2);
+
+/// Bytes in front of the IP packet: Ethernet and two VLAN tags.
+const L2_LEN: u32 = 22;
+
+/// A port could not be opened or steered. Names object, cause and remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum PortError {
-    /// The kernel refused.
-    #[error("port {interface:?}: {what}: {cause}; {remedy}")]
-    Refused {
+    /// There is no such interface (any more).
+    #[error("port {interface:?}: there is no such interface; it is taken as soon as it appears")]
+    NoInterface {
+        /// The interface.
+        interface: String,
+    },
+    /// Another XDP program is attached.
+    #[error(
+        "port {interface:?}: another XDP program is attached: {programs}; \
+         remove it (ip link set dev {interface} xdp off) or stop the program that owns it"
+    )]
+    ProgramPresent {
+        /// The interface.
+        interface: String,
+        /// Their names and ids.
+        programs: String,
+    },
+    /// Another AF_XDP socket has the queue.
+    #[error(
+        "port {interface:?}: queue {queue} is in use by another AF_XDP socket; stop the program that has it"
+    )]
+    QueueTaken {
+        /// The interface.
+        interface: String,
+        /// The queue.
+        queue: u32,
+    },
+    /// A capability is missing.
+    #[error(
+        "port {interface:?}: {what}: not permitted; run the daemon as root, or with CAP_NET_ADMIN, \
+         CAP_NET_RAW, CAP_BPF and CAP_IPC_LOCK"
+    )]
+    NotPermitted {
         /// The interface.
         interface: String,
         /// What was tried.
         what: &'static str,
+    },
+    /// Memory ran out.
+    #[error(
+        "port {interface:?}: {what}: out of memory, or over the limit on locked memory; set \
+         LimitMEMLOCK=infinity for the service, or grant CAP_IPC_LOCK"
+    )]
+    NoMemory {
+        /// The interface.
+        interface: String,
+        /// What was tried.
+        what: &'static str,
+    },
+    /// The pool has no slots for another port.
+    #[error(
+        "port {interface:?}: no frame memory is left for its {queues} queues; give the daemon more slots"
+    )]
+    NoSlots {
+        /// The interface.
+        interface: String,
+        /// Its queues.
+        queues: u32,
+    },
+    /// None of the allowed modes works.
+    #[error("port {interface:?}: AF_XDP does not work here: {reasons}")]
+    NoMode {
+        /// The interface.
+        interface: String,
+        /// Why not, mode by mode.
+        reasons: String,
+    },
+    /// The XDP program was refused.
+    #[error("port {interface:?}: the XDP program does not load: {cause}; Linux 5.18 or newer is needed")]
+    Program {
+        /// The interface.
+        interface: String,
         /// What the kernel said.
         cause: String,
-        /// What to do.
-        remedy: String,
+    },
+    /// Only the uplink is steered.
+    #[error("port {interface:?}: takes every frame, so there is nothing to steer; make it the uplink")]
+    NotShared {
+        /// The interface.
+        interface: String,
+    },
+    /// The kernel's table refused an entry.
+    #[error("port {interface:?}: steering: {cause}; name fewer ports in `only` and `except`")]
+    Steering {
+        /// The interface.
+        interface: String,
+        /// What the kernel said.
+        cause: MapError,
     },
 }
 
@@ -42,16 +147,16 @@ pub struct Opened {
     pub facts: PortFacts,
 }
 
-/// What the kernel counted on a port's sockets.
+/// What the kernel, and we, counted on a port's sockets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct XskStats {
-    /// Frames dropped: larger than a chunk, or for other reasons.
+    /// Frames dropped on receipt: larger than what was bound for, or no room to gather them.
     pub rx_dropped: u64,
     /// Frames dropped because the receive ring was full: the worker was too slow.
     pub rx_ring_full: u64,
     /// Frames dropped because the fill ring was empty: the pool had no slots.
     pub fill_ring_empty: u64,
-    /// Descriptors in the transmit ring that the kernel refused.
+    /// Frames that could not be sent: no frame's length, or no slots to spread a large one over.
     pub tx_invalid: u64,
 }
 
@@ -66,48 +171,252 @@ pub struct SteerCounters {
     pub reality: u64,
 }
 
-/// The worker's part of a port.
+/// The control thread's part of a port. While it lives the XDP program is attached.
 #[derive(Debug)]
-pub struct AfxdpPort {}
+pub struct AfxdpControl {
+    interface: String,
+    shared: bool,
+    program: Program,
+    sockets: Weak<Sockets>,
+}
 
-/// The control thread's part of a port.
-#[derive(Debug)]
-pub struct AfxdpControl {}
+/// One way to open an interface.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Mode {
+    native: bool,
+    zero_copy: bool,
+}
 
-/// Opens the interface. Blocks for some milliseconds.
+impl Mode {
+    const fn name(self) -> &'static str {
+        match (self.native, self.zero_copy) {
+            (true, true) => "native, zero-copy",
+            (true, false) => "native, copy",
+            (false, _) => "generic, copy",
+        }
+    }
+
+    /// What may be tried, best first.
+    const fn allowed(by: XdpMode) -> &'static [Self] {
+        const ALL: [Mode; 3] = [
+            Mode { native: true, zero_copy: true },
+            Mode { native: true, zero_copy: false },
+            Mode { native: false, zero_copy: false },
+        ];
+        match by {
+            XdpMode::Auto => &ALL,
+            XdpMode::Native => ALL.split_at(2).0,
+            XdpMode::Copy => ALL.split_at(1).1.split_at(1).0,
+            XdpMode::Generic => ALL.split_at(2).1,
+        }
+    }
+}
+
+/// How an attempt ended.
+enum Failure {
+    /// Another mode may work. For people.
+    Mode(String),
+    /// No mode will.
+    Final(PortError),
+}
+
+/// Opens the interface in the best mode that works. Blocks for some milliseconds.
+///
+/// The fill rings are full before the program is attached, so not a frame is lost to opening.
 ///
 /// # Errors
 /// When no mode that `spec` allows works; the text names object, cause and remedy.
 pub fn open(spec: &OpenPort, umem: &UmemHandle, owner: PortId) -> Result<Opened, PortError> {
-    let _ = (umem, owner);
-    Err(PortError::Refused {
-        interface: spec.interface.clone(),
-        what: "open",
-        cause: "not built yet".into(),
-        remedy: "wait for the next commit".into(),
-    })
+    let missing = |_| PortError::NoInterface { interface: spec.interface.clone() };
+    let interface = InterfaceFacts::of(&spec.interface).map_err(missing)?;
+    if interface.index != spec.index {
+        return Err(missing(io::Error::from_raw_os_error(libc::ENODEV)));
+    }
+    let mut reasons = Vec::new();
+    for mode in Mode::allowed(spec.xdp) {
+        match (Opening { spec, interface: &interface, mode: *mode }).run(umem) {
+            Ok((port, control)) => {
+                let facts = PortFacts {
+                    mode: mode.name().to_owned(),
+                    reason: reasons.join("; "),
+                    queues: port.queue_count(),
+                };
+                tracing::info!(
+                    port = owner.0,
+                    "{}: {} ({} queues) {}",
+                    spec.interface,
+                    facts.mode,
+                    facts.queues,
+                    facts.reason
+                );
+                return Ok(Opened { port, control, facts });
+            }
+            Err(Failure::Mode(reason)) => reasons.push(format!("{}: {reason}", mode.name())),
+            Err(Failure::Final(error)) => return Err(error),
+        }
+    }
+    Err(PortError::NoMode { interface: spec.interface.clone(), reasons: reasons.join("; ") })
 }
 
-impl AfxdpPort {
-    /// The sockets, for `poll`: readable when frames have arrived.
-    pub fn fds(&self) -> impl Iterator<Item = RawFd> + '_ {
-        std::iter::empty()
-    }
-
-    /// The kernel's counters, all queues.
-    #[must_use]
-    pub fn stats(&self) -> XskStats {
-        XskStats::default()
-    }
+/// One attempt.
+struct Opening<'a> {
+    spec: &'a OpenPort,
+    interface: &'a InterfaceFacts,
+    mode: Mode,
 }
 
-impl Port<UmemPool> for AfxdpPort {
-    fn rx(&mut self, _now: Instant, _pool: &mut UmemPool, _batch: &mut Batch) {}
+impl Opening<'_> {
+    fn run(&self, umem: &UmemHandle) -> Result<(AfxdpPort, AfxdpControl), Failure> {
+        let name = || self.spec.interface.clone();
+        let count = self.interface.rx_queues.min(QUEUES_MAX);
+        let no_slots = || Failure::Final(PortError::NoSlots { interface: name(), queues: count });
+        // A port may borrow half of what is left, so that there is always something for the next.
+        let share = u32::try_from(umem.stock()).unwrap_or(u32::MAX) / 2 / count;
+        let target = share.min(RING_LEN);
+        if target < 64 {
+            return Err(no_slots());
+        }
+        let lease = umem.lease().ok_or_else(no_slots)?;
+        // Declared in this order so that on every way out the rings go before the sockets.
+        let mut sockets = Sockets::new(lease, self.interface.index);
+        let mut queues: Vec<QueueState> = Vec::new();
+        let multi_buffer = self.interface.mtu + L2_LEN > (SLOT_SMALL_LEN - HEADROOM) as u32;
+        for index in 0..count {
+            let (queue, fd) = Queue::new(umem).map_err(|error| self.socket_failure(error))?;
+            sockets.fds.push(fd);
+            queues.push(QueueState::new(queue, target));
+            let queue = queues.last_mut().expect("just pushed");
+            queue.fill_from_stock(&sockets.lease);
+            let mode = BindMode { zero_copy: self.mode.zero_copy, multi_buffer };
+            self.bind(&queue.queue, index, mode).map_err(|cause| self.bind_failure(index, &cause))?;
+            sockets.zero_copy = self.mode.zero_copy;
+        }
+        let mut program = Program::load(self.spec.shared, count).map_err(|e| self.load_failure(&e))?;
+        for (index, fd) in (0..).zip(&sockets.fds) {
+            use std::os::fd::AsRawFd;
+            program.set_socket(index, fd.as_raw_fd()).map_err(|cause| {
+                Failure::Final(PortError::Program { interface: name(), cause: cause.to_string() })
+            })?;
+        }
+        program
+            .attach(self.interface.index, self.mode.native)
+            .map_err(|cause| self.attach_failure(&cause))?;
+        let sockets = Arc::new(sockets);
+        let control = AfxdpControl {
+            interface: name(),
+            shared: self.spec.shared,
+            program,
+            sockets: Arc::downgrade(&sockets),
+        };
+        Ok((AfxdpPort::new(queues, sockets, multi_buffer), control))
+    }
 
-    fn tx(&mut self, _now: Instant, _pool: &mut UmemPool, _frames: &mut Vec<Frame>) {}
+    /// Binds, and waits a little for a socket that was just closed: the kernel frees its queue later.
+    fn bind(&self, queue: &Queue, index: u32, mode: BindMode) -> io::Result<()> {
+        let deadline = std::time::Instant::now() + CLOSING_MAX;
+        loop {
+            let bound = queue.bind(self.interface.index, index, mode);
+            let busy = bound.as_ref().is_err_and(|cause| cause.raw_os_error() == Some(libc::EBUSY));
+            if !busy || std::time::Instant::now() > deadline {
+                return bound;
+            }
+            std::thread::sleep(CLOSING_STEP);
+        }
+    }
 
-    fn caps(&self) -> PortCaps {
-        PortCaps { tx_csum: false, tx_gso: false, rx_csum_unmarked: true }
+    fn socket_failure(&self, error: SocketError) -> Failure {
+        let interface = self.spec.interface.clone();
+        let what = error.what;
+        match error.cause.raw_os_error() {
+            Some(libc::EPERM | libc::EACCES) => Failure::Final(PortError::NotPermitted { interface, what }),
+            Some(libc::ENOBUFS | libc::ENOMEM | libc::EAGAIN) => {
+                Failure::Final(PortError::NoMemory { interface, what })
+            }
+            Some(libc::EAFNOSUPPORT) => Failure::Final(PortError::NoMode {
+                interface,
+                reasons: "this kernel was built without CONFIG_XDP_SOCKETS; use another".into(),
+            }),
+            _ => {
+                let reasons = format!("{what}: {}; a newer kernel may help", error.cause);
+                Failure::Final(PortError::NoMode { interface, reasons })
+            }
+        }
+    }
+
+    fn bind_failure(&self, queue: u32, cause: &io::Error) -> Failure {
+        let interface = self.spec.interface.clone();
+        let driver = self.driver();
+        match cause.raw_os_error() {
+            Some(libc::EBUSY) => Failure::Final(PortError::QueueTaken { interface, queue }),
+            Some(libc::ENODEV | libc::ENXIO) => Failure::Final(PortError::NoInterface { interface }),
+            Some(libc::EPERM) => Failure::Final(PortError::NotPermitted { interface, what: "bind" }),
+            Some(libc::ENOMEM) => Failure::Final(PortError::NoMemory { interface, what: "bind" }),
+            Some(libc::EOPNOTSUPP) if self.mode.zero_copy => {
+                Failure::Mode(format!("{driver} does not do it"))
+            }
+            Some(libc::EINVAL | libc::EOPNOTSUPP) if self.interface.mtu > 1500 => Failure::Mode(format!(
+                "{driver} refuses frames of {} bytes in several buffers ({cause}); an MTU of {} or less needs none",
+                self.interface.mtu + L2_LEN,
+                SLOT_SMALL_LEN - HEADROOM - L2_LEN as usize
+            )),
+            _ => Failure::Mode(format!("binding queue {queue} of {driver}: {cause}")),
+        }
+    }
+
+    fn load_failure(&self, error: &EbpfError) -> Failure {
+        let interface = self.spec.interface.clone();
+        // Aya nests its errors; the system's own is at the bottom.
+        let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
+        let mut cause = error.to_string();
+        while let Some(error) = source {
+            if let Some(io) = error.downcast_ref::<io::Error>()
+                && matches!(io.raw_os_error(), Some(libc::EPERM | libc::EACCES))
+            {
+                return Failure::Final(PortError::NotPermitted { interface, what: "load the XDP program" });
+            }
+            cause = error.to_string();
+            source = error.source();
+        }
+        Failure::Final(PortError::Program { interface, cause })
+    }
+
+    fn attach_failure(&self, cause: &io::Error) -> Failure {
+        let interface = self.spec.interface.clone();
+        let driver = self.driver();
+        let veth = self.interface.driver == "veth";
+        match cause.raw_os_error() {
+            Some(libc::EBUSY | libc::EEXIST) => {
+                let programs = probe::xdp_programs(self.interface.index)
+                    .unwrap_or_else(|| "one that the kernel does not name".into());
+                Failure::Final(PortError::ProgramPresent { interface, programs })
+            }
+            Some(libc::EPERM) => {
+                Failure::Final(PortError::NotPermitted { interface, what: "attach the XDP program" })
+            }
+            Some(libc::ENODEV) => Failure::Final(PortError::NoInterface { interface }),
+            Some(libc::ENOSPC) if veth => Failure::Mode(format!(
+                "the other end of the veth has more transmit queues than this end's {} receive queues; \
+                 ethtool -L {interface} rx N makes more",
+                self.interface.rx_queues
+            )),
+            Some(libc::ERANGE) if veth => {
+                Failure::Mode("the MTU of the other end of the veth is too large for XDP; lower it".into())
+            }
+            Some(libc::EOPNOTSUPP) => Failure::Mode(format!("{driver} does not do it")),
+            Some(libc::EINVAL | libc::ERANGE | libc::ENOSPC) => Failure::Mode(format!(
+                "{driver} refuses at MTU {} with {} queues and its present offloads ({cause})",
+                self.interface.mtu, self.interface.rx_queues
+            )),
+            _ => Failure::Mode(format!("{driver} refuses: {cause}")),
+        }
+    }
+
+    fn driver(&self) -> String {
+        if self.interface.driver.is_empty() {
+            "the driver".into()
+        } else {
+            format!("driver {}", self.interface.driver)
+        }
     }
 }
 
@@ -117,31 +426,51 @@ impl AfxdpControl {
     /// # Errors
     /// When the port is not a shared one, or the plan has more entries than the kernel's tables take.
     pub fn steer(&mut self, plan: &SteerPlan, mac: MacAddr) -> Result<(), PortError> {
-        let _ = (plan, mac);
-        Ok(())
+        let interface = self.interface.clone();
+        if !self.shared {
+            return Err(PortError::NotShared { interface });
+        }
+        self.program
+            .steer(steer::config(plan, mac), &steer::entries(plan))
+            .map_err(|cause| PortError::Steering { interface, cause })
     }
 
     /// The kernel's counters, all queues; `None` once the worker's part is closed.
     #[must_use]
     pub fn stats(&self) -> Option<XskStats> {
-        None
+        self.sockets.upgrade().map(|sockets| sockets.stats())
     }
 
     /// What the uplink's XDP program did; `None` for a port that is not shared.
     #[must_use]
     pub fn steer_counters(&self) -> Option<SteerCounters> {
-        None
+        if self.shared { self.program.counters().ok() } else { None }
     }
 
-    /// True while frames wait in the transmit ring for another kick: do not sleep long.
+    /// True while frames wait in the transmit ring for another kick: then the worker, before it sleeps
+    /// for long, must poll again.
     #[must_use]
     pub fn tx_pending(&self) -> bool {
-        false
+        self.sockets.upgrade().is_some_and(|sockets| sockets.is_tx_pending())
     }
 
-    /// True once the interface is gone for the kernel.
+    /// True once the worker has noticed that the interface is gone for the kernel.
     #[must_use]
     pub fn is_dead(&self) -> bool {
-        false
+        self.sockets.upgrade().is_none_or(|sockets| sockets.is_dead())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modes_are_tried_best_first_within_what_is_allowed() {
+        let names = |by| Mode::allowed(by).iter().map(|mode| mode.name()).collect::<Vec<_>>();
+        assert_eq!(names(XdpMode::Auto), ["native, zero-copy", "native, copy", "generic, copy"]);
+        assert_eq!(names(XdpMode::Native), ["native, zero-copy", "native, copy"]);
+        assert_eq!(names(XdpMode::Copy), ["native, copy"]);
+        assert_eq!(names(XdpMode::Generic), ["generic, copy"]);
     }
 }

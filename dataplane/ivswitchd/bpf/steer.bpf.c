@@ -1,0 +1,256 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+//
+// Which frames of an interface go up to the switch (AF_XDP), and which stay with the kernel.
+//
+// steer_all     a port that is all ours: every frame goes up. Without a socket on its queue a frame is
+//               dropped, never given to the kernel: a guest must not reach the rVM's own stack.
+// steer_shared  the uplink, which belongs to the kernel as well. Up go, of frames to our own MAC address,
+//               tunnel packets and what the `steering` map says; all else passes, as does everything
+//               when there is no socket: a dead daemon must not cut the rVM off.
+//
+// The object is committed; bpf/build.sh rebuilds and compares it.
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/in.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#define EXTENSIONS_MAX 6     // IPv6 extension headers walked; more of them: to the kernel
+#define OFFSET_MAX 512       // headers lie within this many bytes; beyond: to the kernel
+
+enum { PASSED, UP_TUNNEL, UP_REALITY, COUNTERS };
+
+// What is ours by exact match. All zero: nothing is.
+struct config {
+	__u8 mac[ETH_ALEN];      // the NIC's own; frames to any other address pass
+	__be16 tunnel_port;      // 0: no tunnel
+	__u8 vtep[16];           // IPv4 as ::ffff:a.b.c.d
+};
+
+// Longest prefix wins: an address (128 bits), its protocol (136), its ports (144 to 160).
+struct steering_key {
+	__u32 prefixlen;
+	__u8 addr[16];
+	__u8 proto;
+	__u8 zero;
+	__be16 port;
+};
+#define BITS_PROTO 136
+#define BITS_PORT 160
+
+struct {
+	__uint(type, BPF_MAP_TYPE_XSKMAP);
+	__uint(max_entries, 64);
+	__type(key, __u32);
+	__type(value, __u32);
+} xsks SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct config);
+} config SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct steering_key);
+	__type(value, __u32);    // 1: up, 0: pass
+} steering SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, COUNTERS);
+	__type(key, __u32);
+	__type(value, __u64);
+} counters SEC(".maps");
+
+struct ports { __be16 source, dest; };
+
+// What was read of an IP header.
+struct packet {
+	__u32 l4;                // offset of the transport header
+	__u8 proto;
+	__u8 fragment;           // any fragment, the first included
+	__u8 first;              // holds the transport header
+	__u8 v6;
+};
+
+static __always_inline int same(const __u8 *a, const __u8 *b)
+{
+	const __u32 *x = (const void *)a, *y = (const void *)b;
+	return x[0] == y[0] && x[1] == y[1] && x[2] == y[2] && x[3] == y[3];
+}
+
+static __always_inline void map_v4(__u8 *to, __be32 addr)
+{
+	__u32 *words = (void *)to;
+	words[0] = words[1] = 0;
+	words[2] = bpf_htonl(0xffff);
+	words[3] = addr;
+}
+
+// Reads the IP header at `off`. `source` and `dest` get its addresses. False: leave it to the kernel.
+static __always_inline int read_ip(void *data, void *end, __u32 off, int v6, struct packet *p,
+				   __u8 *source, __u8 *dest)
+{
+	p->fragment = 0;
+	p->first = 1;
+	p->v6 = v6;
+	if (!v6) {
+		struct iphdr *ip = data + off;
+		if ((void *)(ip + 1) > end || ip->version != 4 || ip->ihl < 5)
+			return 0;
+		__u16 frag = bpf_ntohs(ip->frag_off);
+		p->fragment = (frag & 0x3fff) != 0;
+		p->first = (frag & 0x1fff) == 0;
+		p->proto = ip->protocol;
+		p->l4 = off + ip->ihl * 4;
+		map_v4(source, ip->saddr);
+		map_v4(dest, ip->daddr);
+		return 1;
+	}
+	struct ipv6hdr *ip = data + off;
+	if ((void *)(ip + 1) > end || ip->version != 6)
+		return 0;
+	__builtin_memcpy(source, &ip->saddr, 16);
+	__builtin_memcpy(dest, &ip->daddr, 16);
+	p->proto = ip->nexthdr;
+	off += sizeof *ip;
+	for (int i = 0; i < EXTENSIONS_MAX; i++) {
+		if (p->proto != IPPROTO_HOPOPTS && p->proto != IPPROTO_ROUTING &&
+		    p->proto != IPPROTO_DSTOPTS && p->proto != IPPROTO_FRAGMENT)
+			break;
+		__u8 *ext = data + off;
+		if ((void *)(ext + 8) > end)
+			return 0;
+		if (p->proto == IPPROTO_FRAGMENT) {
+			__u16 frag = (__u16)ext[2] << 8 | ext[3];
+			p->fragment |= (frag & 0xfff9) != 0;
+			p->first &= (frag & 0xfff8) == 0;
+			off += 8;
+		} else {
+			off += 8 + ext[1] * 8;
+		}
+		p->proto = ext[0];
+		if (off > OFFSET_MAX)
+			return 0;
+		if (!p->first)
+			break;
+	}
+	p->l4 = off;
+	return 1;
+}
+
+static __always_inline int has_ports(const struct packet *p)
+{
+	return p->proto == IPPROTO_TCP || p->proto == IPPROTO_UDP;
+}
+
+// An ICMP message that quotes the packet it is about (RFC 792, RFC 4443 s.2.1).
+static __always_inline int is_icmp_error(const struct packet *p, __u8 type)
+{
+	return p->v6 ? type >= 1 && type <= 4 : type == 3 || type == 4 || type == 5 || type == 11 || type == 12;
+}
+
+static __always_inline int classify(void *data, void *end, const struct config *c)
+{
+	struct ethhdr *eth = data;
+	if ((void *)(eth + 1) > end)
+		return PASSED;
+	// Only unicast to our NIC; a zero address is no station's, so an empty config takes nothing.
+	const __u16 *mac = (const void *)c->mac, *to = (const void *)eth->h_dest;
+	if (to[0] != mac[0] || to[1] != mac[1] || to[2] != mac[2] || !(mac[0] | mac[1] | mac[2]))
+		return PASSED;
+	// A tag or anything but IP: the underlay is untagged as we see it.
+	int v6 = eth->h_proto == bpf_htons(ETH_P_IPV6);
+	if (!v6 && eth->h_proto != bpf_htons(ETH_P_IP))
+		return PASSED;
+
+	struct packet p;
+	struct steering_key key = {};
+	__u8 source[16];
+	if (!read_ip(data, end, sizeof *eth, v6, &p, source, key.addr))
+		return PASSED;
+	key.prefixlen = BITS_PROTO;
+	key.proto = p.proto;
+	__u32 l4 = p.l4;
+	if (l4 > OFFSET_MAX)
+		return PASSED;
+	__u8 *bytes = data + l4;
+
+	if (p.proto == IPPROTO_UDP && p.first && (void *)(bytes + 4) <= end) {
+		struct ports *ports = (void *)bytes;
+		// The first fragment of a tunnel packet goes up, where it is counted; the others follow the rule
+		// for fragments below. No peer of ours fragments.
+		if (c->tunnel_port && ports->dest == c->tunnel_port && same(key.addr, c->vtep))
+			return UP_TUNNEL;
+		// The rVM's own lease: without it the rVM loses its address.
+		if (!v6 && ports->source == bpf_htons(67) && ports->dest == bpf_htons(68))
+			return PASSED;
+	}
+
+	if (p.fragment) {
+		// All fragments of a packet go one way, and most have no ports: address and protocol decide.
+	} else if (has_ports(&p)) {
+		if ((void *)(bytes + 4) <= end) {
+			key.port = ((struct ports *)bytes)->dest;
+			key.prefixlen = BITS_PORT;
+		}
+	} else if (p.proto == (v6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP)) {
+		if ((void *)(bytes + 8) > end)
+			return PASSED;
+		// Neighbour and multicast listener discovery keep the address itself reachable.
+		if (v6 && ((bytes[0] >= 130 && bytes[0] <= 137) || bytes[0] == 143))
+			return PASSED;
+		if (is_icmp_error(&p, bytes[0])) {
+			// An error goes where the flow lives that it is about: ours sent the quoted packet.
+			struct packet quoted;
+			__u8 from[16], unused[16];
+			if (!read_ip(data, end, l4 + 8, v6, &quoted, from, unused) || !same(from, key.addr))
+				return PASSED;
+			key.proto = quoted.proto;
+			l4 = quoted.l4;
+			if (l4 > OFFSET_MAX)
+				return PASSED;
+			struct ports *ports = data + l4;
+			if (has_ports(&quoted) && quoted.first && (void *)(ports + 1) <= end) {
+				// About our tunnel: path MTU and unreachable peers are the kernel's to know.
+				if (quoted.proto == IPPROTO_UDP && ports->dest == c->tunnel_port)
+					return PASSED;
+				key.port = ports->source;
+				key.prefixlen = BITS_PORT;
+			}
+		}
+	}
+	__u32 *up = bpf_map_lookup_elem(&steering, &key);
+	return up && *up ? UP_REALITY : PASSED;
+}
+
+SEC("xdp.frags")
+int steer_all(struct xdp_md *ctx)
+{
+	return bpf_redirect_map(&xsks, ctx->rx_queue_index, XDP_DROP);
+}
+
+SEC("xdp.frags")
+int steer_shared(struct xdp_md *ctx)
+{
+	__u32 zero = 0;
+	struct config *c = bpf_map_lookup_elem(&config, &zero);
+	if (!c)
+		return XDP_PASS;
+	__u32 verdict = classify((void *)(long)ctx->data, (void *)(long)ctx->data_end, c);
+	__u64 *count = bpf_map_lookup_elem(&counters, &verdict);
+	if (count)
+		*count += 1;
+	if (verdict == PASSED)
+		return XDP_PASS;
+	return bpf_redirect_map(&xsks, ctx->rx_queue_index, XDP_PASS);
+}
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -1,0 +1,482 @@
+//! The worker's part of an AF_XDP port: batches in, batches out.
+
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use engine::frame::{Batch, Frame, FramePool, Offload, SlotSize};
+use engine::limits::{BATCH_LEN, HEADROOM, SLOT_LARGE_LEN, SLOT_SMALL_LEN};
+use engine::port::{Port, PortCaps};
+use engine::time::Instant;
+use libc::xdp_desc;
+
+use super::XskStats;
+use super::socket::{BindMode, Queue, statistics};
+use crate::ports::umem::{Lease, UmemPool};
+
+/// The packet goes on in the next descriptor.
+const PKT_CONTD: u32 = libc::XDP_PKT_CONTD;
+
+/// Slots missing from a fill ring before it is refilled: the kernel is told once per batch.
+const REFILL_STEP: u32 = BATCH_LEN as u32;
+
+/// Descriptors that one frame may take (MAX_SKB_FRAGS and the head).
+const DESCRIPTORS_MAX: usize = 18;
+
+/// Kicks tried at once while they move frames. Each moves 32 frames or more.
+const KICKS_MAX: u32 = 128;
+
+/// How long an interface that is down is left alone.
+const DOWN_PAUSE: Duration = Duration::from_millis(10);
+
+/// What outlives the rings: the sockets, and after them the books about their slots.
+#[derive(Debug)]
+pub struct Sockets {
+    pub(super) fds: Vec<OwnedFd>,
+    pub(super) lease: Lease,
+    interface: u32,
+    /// The driver was given the memory: see `driver_let_go`.
+    pub(super) zero_copy: bool,
+    tx_pending: AtomicBool,
+    dead: AtomicBool,
+    rx_dropped: AtomicU64,
+    tx_invalid: AtomicU64,
+}
+
+impl Sockets {
+    pub(super) fn new(lease: Lease, interface: u32) -> Self {
+        Self {
+            fds: Vec::new(),
+            lease,
+            interface,
+            zero_copy: false,
+            tx_pending: AtomicBool::new(false),
+            dead: AtomicBool::new(false),
+            rx_dropped: AtomicU64::new(0),
+            tx_invalid: AtomicU64::new(0),
+        }
+    }
+
+    /// The counters, all queues.
+    pub(super) fn stats(&self) -> XskStats {
+        let mut sum = XskStats {
+            rx_dropped: self.rx_dropped.load(Ordering::Relaxed),
+            tx_invalid: self.tx_invalid.load(Ordering::Relaxed),
+            ..XskStats::default()
+        };
+        for stats in self.fds.iter().filter_map(|fd| statistics(fd).ok()) {
+            sum.rx_dropped += stats.rx_dropped;
+            sum.rx_ring_full += stats.rx_ring_full;
+            sum.fill_ring_empty += stats.rx_fill_ring_empty_descs;
+            sum.tx_invalid += stats.tx_invalid_descs;
+        }
+        sum
+    }
+
+    pub(super) fn is_tx_pending(&self) -> bool {
+        self.tx_pending.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn is_dead(&self) -> bool {
+        self.dead.load(Ordering::Relaxed)
+    }
+
+    /// Whether the driver has let go of all queues. In copy mode closing a socket is enough; with zero
+    /// copy the driver is told later, and until then a queue cannot be bound again.
+    fn driver_let_go(&self, queues: usize) -> bool {
+        (0..queues as u32).all(|index| {
+            let free = || match Queue::new(self.lease.umem()) {
+                Ok((queue, _fd)) => {
+                    let mode = BindMode { zero_copy: false, multi_buffer: false };
+                    let bound = queue.bind(self.interface, index, mode);
+                    !bound.is_err_and(|cause| cause.raw_os_error() == Some(libc::EBUSY))
+                }
+                Err(_) => false,
+            };
+            (0..2000).any(|_| {
+                let free = free();
+                if !free {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                free
+            })
+        })
+    }
+}
+
+impl Drop for Sockets {
+    fn drop(&mut self) {
+        let queues = self.fds.len();
+        self.fds.clear();
+        if self.zero_copy && !self.driver_let_go(queues) {
+            tracing::warn!("interface {}: the driver keeps its buffers; they stay lost", self.interface);
+            self.lease.forfeit();
+        }
+        // The lease goes next and returns every slot.
+    }
+}
+
+/// One queue and what is known of its rings.
+#[derive(Debug)]
+pub struct QueueState {
+    pub(super) queue: Queue,
+    /// Slots the receive side is to have.
+    target: u32,
+    /// Slots the receive side has: in the fill ring, in the kernel, or in the receive ring.
+    filled: u32,
+    /// A packet of several descriptors whose end is still to come.
+    gathered: Gathered,
+}
+
+/// A packet of several descriptors, as far as received.
+#[derive(Debug)]
+enum Gathered {
+    Nothing,
+    Part(Frame),
+    /// No room for it: its remaining descriptors go the same way.
+    Lost,
+}
+
+impl QueueState {
+    pub(super) fn new(queue: Queue, target: u32) -> Self {
+        Self { queue, target, filled: 0, gathered: Gathered::Nothing }
+    }
+
+    /// The first filling, before the queue is bound.
+    pub(super) fn fill_from_stock(&mut self, lease: &Lease) {
+        while self.filled < self.target {
+            let Some(slot) = lease.borrow_from_stock() else { break };
+            self.queue.fill.push(chunk_of(slot));
+            self.filled += 1;
+        }
+        self.queue.fill.publish();
+    }
+
+    fn refill(&mut self, pool: &mut UmemPool, lease: &Lease) {
+        let missing = self.target - self.filled;
+        if missing < REFILL_STEP.min(self.target / 2) {
+            return;
+        }
+        let room = self.queue.fill.room(missing).min(missing);
+        for _ in 0..room {
+            let Some(slot) = pool.take_slot() else { break };
+            lease.lend(slot);
+            self.queue.fill.push(chunk_of(slot));
+            self.filled += 1;
+        }
+        self.queue.fill.publish();
+    }
+
+    /// Moves received frames into the batch.
+    fn receive(&mut self, pool: &mut UmemPool, sockets: &Sockets, batch: &mut Batch) {
+        let mut taken = false;
+        while !batch.is_full() {
+            let Some(desc) = self.queue.rx.pop() else { break };
+            taken = true;
+            self.filled = self.filled.saturating_sub(1);
+            let (slot, head) = slot_of(desc.addr);
+            if !sockets.lease.take_back(slot) || head as usize + desc.len as usize > SLOT_SMALL_LEN {
+                debug_assert!(false, "the kernel returned a chunk that it did not have: {:#x}", desc.addr);
+                continue;
+            }
+            let frame = Frame { slot, head, len: desc.len, offload: Offload::NONE };
+            if desc.options & PKT_CONTD == 0 && matches!(self.gathered, Gathered::Nothing) {
+                pool.prefetch(&frame);
+                batch.push(frame);
+            } else {
+                let more = desc.options & PKT_CONTD != 0;
+                if let Some(whole) = self.gather(pool, sockets, frame, more) {
+                    batch.push(whole);
+                }
+            }
+        }
+        if taken {
+            self.queue.rx.release();
+        }
+    }
+
+    /// Adds one piece to a packet of several. The whole, once the last piece is there.
+    fn gather(&mut self, pool: &mut UmemPool, sockets: &Sockets, piece: Frame, more: bool) -> Option<Frame> {
+        let state = std::mem::replace(&mut self.gathered, Gathered::Lost);
+        let whole = match state {
+            Gathered::Nothing => pool.alloc(SlotSize::Large),
+            Gathered::Part(whole) => Some(whole),
+            Gathered::Lost => None,
+        };
+        let whole = match whole {
+            Some(mut whole)
+                if whole.head as usize + whole.len as usize + piece.len as usize <= SLOT_LARGE_LEN =>
+            {
+                append(pool, &mut whole, &piece);
+                Some(whole)
+            }
+            Some(whole) => {
+                pool.free(whole);
+                None
+            }
+            None => None,
+        };
+        pool.free(piece);
+        match (whole, more) {
+            (Some(whole), true) => {
+                self.gathered = Gathered::Part(whole);
+                None
+            }
+            (Some(whole), false) => {
+                self.gathered = Gathered::Nothing;
+                Some(whole)
+            }
+            (None, true) => None,
+            (None, false) => {
+                self.gathered = Gathered::Nothing;
+                sockets.rx_dropped.fetch_add(1, Ordering::Relaxed);
+                None
+            }
+        }
+    }
+}
+
+/// Copies the bytes of one frame behind those of another that has room for them.
+fn append(pool: &mut UmemPool, whole: &mut Frame, piece: &Frame) {
+    let mut buffer = [0; SLOT_SMALL_LEN];
+    let bytes = pool.bytes(piece);
+    let buffer = &mut buffer[..bytes.len()];
+    buffer.copy_from_slice(bytes);
+    let before = whole.len as usize;
+    whole.len += piece.len;
+    pool.bytes_mut(whole)[before..].copy_from_slice(buffer);
+}
+
+/// An AF_XDP port: all queues of one interface. Received frames come from all of them, frames to send
+/// go through the first.
+#[derive(Debug)]
+pub struct AfxdpPort {
+    // Dropped in this order: rings, then sockets, then the books (see `Sockets`).
+    queues: Vec<QueueState>,
+    sockets: Arc<Sockets>,
+    multi_buffer: bool,
+    /// The queue whose turn it is to be read first.
+    turn: usize,
+    /// Descriptors given to the transmit ring and not yet completed.
+    tx_lent: u32,
+    /// The interface is down: no kick before this.
+    down_until: Option<Instant>,
+}
+
+impl AfxdpPort {
+    pub(super) fn new(queues: Vec<QueueState>, sockets: Arc<Sockets>, multi_buffer: bool) -> Self {
+        Self { queues, sockets, multi_buffer, turn: 0, tx_lent: 0, down_until: None }
+    }
+
+    /// The sockets, for `poll`: readable when frames have arrived.
+    pub fn fds(&self) -> impl Iterator<Item = RawFd> + '_ {
+        self.sockets.fds.iter().map(AsRawFd::as_raw_fd)
+    }
+
+    /// Queues in use.
+    #[must_use]
+    pub fn queue_count(&self) -> u32 {
+        self.queues.len() as u32
+    }
+
+    /// The kernel's counters, all queues.
+    #[must_use]
+    pub fn stats(&self) -> XskStats {
+        self.sockets.stats()
+    }
+
+    /// Slots lent to this port. Slow; for tests and for people.
+    #[must_use]
+    pub fn lent(&self) -> usize {
+        self.sockets.lease.count()
+    }
+
+    /// Takes back the slots of frames that have been sent.
+    fn complete(&mut self, pool: &mut UmemPool) {
+        if self.tx_lent == 0 {
+            return;
+        }
+        let completion = &mut self.queues[0].queue.completion;
+        let mut taken = false;
+        while let Some(address) = completion.pop() {
+            taken = true;
+            self.tx_lent = self.tx_lent.saturating_sub(1);
+            let (slot, _) = slot_of(address);
+            if self.sockets.lease.take_back(slot) {
+                pool.put_slot(slot);
+            } else {
+                debug_assert!(false, "the kernel completed a chunk that it did not have: {address:#x}");
+            }
+        }
+        if taken {
+            completion.release();
+        }
+    }
+
+    /// Makes the kernel send what the transmit ring holds, as far as it will.
+    fn kick(&mut self, now: Instant, pool: &mut UmemPool) {
+        if self.down_until.is_some_and(|until| now < until) {
+            return;
+        }
+        self.down_until = None;
+        for _ in 0..KICKS_MAX {
+            let tx = &self.queues[0].queue;
+            let before = tx.tx.pending();
+            if before == 0 || !tx.tx.needs_wakeup() {
+                break;
+            }
+            if let Err(cause) = tx.kick_tx() {
+                match cause.raw_os_error() {
+                    // The budget is used up, a queue is full, or memory is short: try again, now while it
+                    // helps, else at the next poll.
+                    Some(libc::EAGAIN | libc::EBUSY | libc::ENOBUFS | libc::EINTR | libc::ENOMEM) => {}
+                    Some(libc::ENETDOWN) => {
+                        self.down_until = Some(now + DOWN_PAUSE);
+                        break;
+                    }
+                    // The interface is gone; the agent hears of it by its own ways and closes the port.
+                    _ => {
+                        self.sockets.dead.store(true, Ordering::Relaxed);
+                        break;
+                    }
+                }
+            }
+            let after = self.queues[0].queue.tx.pending();
+            self.complete(pool);
+            if after == before {
+                break;
+            }
+        }
+        let pending = self.queues[0].queue.tx.pending() > 0;
+        if pending != self.sockets.is_tx_pending() {
+            self.sockets.tx_pending.store(pending, Ordering::Relaxed);
+        }
+    }
+
+    /// Descriptors that the frame takes in the transmit ring; `None` when it cannot be sent at all.
+    fn descriptors(&self, pool: &UmemPool, frame: &Frame) -> Option<usize> {
+        let count = if pool.is_small(frame) { 1 } else { (frame.len as usize).div_ceil(SLOT_SMALL_LEN) };
+        let most = if self.multi_buffer { DESCRIPTORS_MAX } else { 1 };
+        (frame.len >= 14 && count <= most).then_some(count)
+    }
+
+    /// Puts one frame into the transmit ring, which has room for it.
+    fn post(&mut self, pool: &mut UmemPool, frame: Frame) {
+        let lease = &self.sockets.lease;
+        let tx = &mut self.queues[0].queue.tx;
+        if pool.is_small(&frame) {
+            lease.lend(frame.slot);
+            let addr = chunk_of(frame.slot) + u64::from(frame.head);
+            tx.push(xdp_desc { addr, len: frame.len, options: 0 });
+            self.tx_lent += 1;
+            return;
+        }
+        // The kernel does not know large slots: spread the bytes over small ones.
+        let mut slots: [u32; DESCRIPTORS_MAX] = [0; DESCRIPTORS_MAX];
+        let len = frame.len as usize;
+        let count = len.div_ceil(SLOT_SMALL_LEN);
+        for index in 0..count {
+            let Some(slot) = pool.take_slot() else {
+                for slot in &slots[..index] {
+                    pool.put_slot(*slot);
+                }
+                pool.free(frame);
+                self.sockets.tx_invalid.fetch_add(1, Ordering::Relaxed);
+                return;
+            };
+            slots[index] = slot;
+        }
+        for (index, &slot) in slots[..count].iter().enumerate() {
+            let from = index * SLOT_SMALL_LEN;
+            let piece_len = (len - from).min(SLOT_SMALL_LEN);
+            let head = HEADROOM.min(SLOT_SMALL_LEN - piece_len) as u16;
+            let mut piece = Frame { slot, head, len: piece_len as u32, offload: Offload::NONE };
+            let mut buffer = [0; SLOT_SMALL_LEN];
+            buffer[..piece_len].copy_from_slice(&pool.bytes(&frame)[from..from + piece_len]);
+            pool.bytes_mut(&mut piece).copy_from_slice(&buffer[..piece_len]);
+            lease.lend(slot);
+            let options = if index + 1 < count { PKT_CONTD } else { 0 };
+            tx.push(xdp_desc { addr: chunk_of(slot) + u64::from(head), len: piece.len, options });
+            self.tx_lent += 1;
+        }
+        pool.free(frame);
+    }
+}
+
+impl Port<UmemPool> for AfxdpPort {
+    fn rx(&mut self, now: Instant, pool: &mut UmemPool, batch: &mut Batch) {
+        // What was left of earlier polls: sent frames to take back, unsent ones to kick again.
+        self.complete(pool);
+        if self.tx_lent > 0 && self.queues[0].queue.tx.pending() > 0 {
+            self.kick(now, pool);
+        }
+        let count = self.queues.len();
+        for step in 0..count {
+            let queue = &mut self.queues[(self.turn + step) % count];
+            queue.receive(pool, &self.sockets, batch);
+            queue.refill(pool, &self.sockets.lease);
+            // Only with zero copy does the kernel sleep for want of chunks.
+            if self.sockets.zero_copy && queue.queue.fill.needs_wakeup() {
+                queue.queue.kick_rx();
+            }
+            if batch.is_full() {
+                break;
+            }
+        }
+        self.turn = (self.turn + 1) % count;
+    }
+
+    fn tx(&mut self, now: Instant, pool: &mut UmemPool, frames: &mut Vec<Frame>) {
+        self.complete(pool);
+        let mut room = self.queues[0].queue.tx.room(frames.len() as u32) as usize;
+        let mut taken = 0;
+        for frame in frames.iter() {
+            let needed = self.descriptors(pool, frame).unwrap_or(0);
+            if needed > room {
+                break;
+            }
+            room -= needed;
+            taken += 1;
+        }
+        for frame in frames.drain(..taken) {
+            if self.descriptors(pool, &frame).is_some() {
+                self.post(pool, frame);
+            } else {
+                pool.free(frame);
+                self.sockets.tx_invalid.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        if taken > 0 {
+            self.queues[0].queue.tx.publish();
+        }
+        self.kick(now, pool);
+    }
+
+    fn caps(&self) -> PortCaps {
+        PortCaps { tx_csum: false, tx_gso: false, rx_csum_unmarked: true }
+    }
+}
+
+/// The address of a small slot as AF_XDP counts: from the start of the registered memory.
+fn chunk_of(slot: u32) -> u64 {
+    u64::from(slot) * SLOT_SMALL_LEN as u64
+}
+
+/// The small slot that an address lies in, and where in it.
+fn slot_of(address: u64) -> (u32, u16) {
+    let slot = u32::try_from(address / SLOT_SMALL_LEN as u64).unwrap_or(u32::MAX);
+    (slot, (address % SLOT_SMALL_LEN as u64) as u16)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_and_slots() {
+        assert_eq!(slot_of(chunk_of(5) + 256), (5, 256));
+        assert_eq!(slot_of(chunk_of(5)), (5, 0));
+        assert_eq!(slot_of(u64::MAX).0, u32::MAX);
+    }
+}

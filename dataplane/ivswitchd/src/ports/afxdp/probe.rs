@@ -1,0 +1,190 @@
+//! What must be known of an interface before AF_XDP is opened on it.
+
+use std::io;
+use std::mem::size_of;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+use aya::programs::loaded_programs;
+use netlink_packet_core::{NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::{LinkAttribute, LinkMessage, LinkXdp};
+
+/// Facts of an interface.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct InterfaceFacts {
+    /// Its index now.
+    pub index: u32,
+    /// Largest IP packet.
+    pub mtu: u32,
+    /// Receive queues in use.
+    pub rx_queues: u32,
+    /// Its driver, `veth` for instance; empty when it does not say.
+    pub driver: String,
+}
+
+const ETHTOOL_GDRVINFO: u32 = 0x03;
+const ETHTOOL_GCHANNELS: u32 = 0x3c;
+
+/// `struct ethtool_channels`.
+#[repr(C)]
+#[derive(Default)]
+struct Channels {
+    cmd: u32,
+    max: [u32; 4],
+    rx: u32,
+    tx: u32,
+    other: u32,
+    combined: u32,
+}
+
+/// `struct ethtool_drvinfo`.
+#[repr(C)]
+struct DriverInfo {
+    cmd: u32,
+    driver: [u8; 32],
+    rest: [u8; 160],
+}
+
+impl InterfaceFacts {
+    /// Asks the kernel about the interface of this name, in this thread's network namespace.
+    ///
+    /// # Errors
+    /// When there is no such interface, or the kernel will not tell.
+    pub fn of(name: &str) -> io::Result<Self> {
+        let mut request = Request::new(name)?;
+        let index = request.index()?;
+        let mtu = request.mtu()?;
+        let mut channels = Channels { cmd: ETHTOOL_GCHANNELS, ..Channels::default() };
+        let rx_queues = match request.ethtool(&mut channels) {
+            Ok(()) => channels.rx + channels.combined,
+            Err(_) => queues_in_sysfs(name),
+        };
+        let mut info = DriverInfo { cmd: ETHTOOL_GDRVINFO, driver: [0; 32], rest: [0; 160] };
+        let driver = match request.ethtool(&mut info) {
+            Ok(()) => {
+                let len = info.driver.iter().position(|&b| b == 0).unwrap_or(info.driver.len());
+                String::from_utf8_lossy(&info.driver[..len]).into_owned()
+            }
+            Err(_) => String::new(),
+        };
+        Ok(Self { index, mtu, rx_queues: rx_queues.max(1), driver })
+    }
+}
+
+/// Drivers without channels to set have this many, if sysfs shows this network namespace at all.
+fn queues_in_sysfs(name: &str) -> u32 {
+    let Ok(entries) = std::fs::read_dir(format!("/sys/class/net/{name}/queues")) else { return 1 };
+    let rx = entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with("rx-"));
+    u32::try_from(rx.count()).unwrap_or(1)
+}
+
+/// An `ifreq` and a socket to send it with.
+struct Request {
+    socket: OwnedFd,
+    ifreq: libc::ifreq,
+}
+
+impl Request {
+    fn new(name: &str) -> io::Result<Self> {
+        // SAFETY: no memory is passed.
+        let fd = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the descriptor was just made and belongs to nobody else.
+        let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+        // SAFETY: `ifreq` is plain data for which all zeroes is valid.
+        let mut ifreq: libc::ifreq = unsafe { std::mem::zeroed() };
+        if name.is_empty() || name.len() >= ifreq.ifr_name.len() || name.contains('\0') {
+            return Err(io::Error::from_raw_os_error(libc::ENODEV));
+        }
+        for (to, from) in ifreq.ifr_name.iter_mut().zip(name.bytes()) {
+            *to = from as libc::c_char;
+        }
+        Ok(Self { socket, ifreq })
+    }
+
+    fn call(&mut self, request: libc::c_ulong) -> io::Result<()> {
+        // SAFETY: `ifreq` is what all requests made here read and write; where it holds a pointer,
+        // `ethtool` has made sure that it is valid.
+        let done =
+            unsafe { libc::ioctl(self.socket.as_raw_fd(), request as libc::Ioctl, &raw mut self.ifreq) };
+        if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+
+    fn index(&mut self) -> io::Result<u32> {
+        self.call(libc::SIOCGIFINDEX as libc::c_ulong)?;
+        // SAFETY: the kernel has just written this field.
+        Ok(unsafe { self.ifreq.ifr_ifru.ifru_ifindex } as u32)
+    }
+
+    fn mtu(&mut self) -> io::Result<u32> {
+        self.call(libc::SIOCGIFMTU as libc::c_ulong)?;
+        // SAFETY: the kernel has just written this field.
+        Ok(unsafe { self.ifreq.ifr_ifru.ifru_mtu } as u32)
+    }
+
+    /// `T` must be the structure that belongs to the command in its first field.
+    fn ethtool<T>(&mut self, value: &mut T) -> io::Result<()> {
+        const { assert!(size_of::<DriverInfo>() == 196 && size_of::<Channels>() == 36) };
+        self.ifreq.ifr_ifru.ifru_data = std::ptr::from_mut(value).cast();
+        self.call(libc::SIOCETHTOOL as libc::c_ulong)
+    }
+}
+
+/// The XDP programs on an interface, for people: `"xdp_dispatcher" (id 7)`.
+pub fn xdp_programs(index: u32) -> Option<String> {
+    let ids = xdp_program_ids(index).ok()?;
+    let name_of = |id: u32| {
+        let program = loaded_programs().flatten().find(|program| program.id() == id);
+        program.and_then(|program| program.name_as_str().map(str::to_owned)).unwrap_or_default()
+    };
+    let names: Vec<String> = ids.iter().map(|&id| format!("{:?} (id {id})", name_of(id))).collect();
+    (!names.is_empty()).then(|| names.join(", "))
+}
+
+fn xdp_program_ids(index: u32) -> io::Result<Vec<u32>> {
+    let mut link = LinkMessage::default();
+    link.header.index = index;
+    let mut header = NetlinkHeader::default();
+    header.flags = NLM_F_REQUEST;
+    let mut message = NetlinkMessage::new(header, NetlinkPayload::from(RouteNetlinkMessage::GetLink(link)));
+    message.finalize();
+    let mut bytes = vec![0; message.buffer_len()];
+    message.serialize(&mut bytes);
+    let socket = netlink_sys::Socket::new(netlink_sys::protocols::NETLINK_ROUTE)?;
+    socket.connect(&netlink_sys::SocketAddr::new(0, 0))?;
+    socket.send(&bytes, 0)?;
+    let (answer, _) = socket.recv_from_full()?;
+    let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&answer).map_err(io::Error::other)?;
+    let NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) = answer.payload else {
+        return Ok(Vec::new());
+    };
+    let mut ids = Vec::new();
+    for attribute in &link.attributes {
+        let LinkAttribute::Xdp(parts) = attribute else { continue };
+        for part in parts {
+            let (LinkXdp::ProgId(id) | LinkXdp::DrvProgId(id) | LinkXdp::SkbProgId(id)) = part else {
+                continue;
+            };
+            if *id != 0 && !ids.contains(id) {
+                ids.push(*id);
+            }
+        }
+    }
+    Ok(ids)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loopback_is_there_and_nothing_is_not() {
+        let lo = InterfaceFacts::of("lo").unwrap();
+        assert!(lo.index > 0 && lo.rx_queues >= 1 && lo.mtu >= 1280, "{lo:?}");
+        for name in ["", "no-such-if0", "a-name-that-is-too-long", "l\0"] {
+            assert_eq!(InterfaceFacts::of(name).unwrap_err().raw_os_error(), Some(libc::ENODEV), "{name}");
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! The XDP program of an interface: loaded from the object that is part of this binary, attached by a
+//! link that goes away with the process however it ends.
+
+use std::io;
+use std::mem::size_of;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+use aya::maps::lpm_trie::{Key, LpmTrie};
+use aya::maps::{Array, MapError, PerCpuArray, XskMap};
+use aya::programs::{ProgramError, Xdp};
+use aya::{Ebpf, EbpfError, EbpfLoader};
+
+use super::SteerCounters;
+use super::steer::{SteerEntries, SteerKey};
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/bpf/steer.bpf.o"));
+
+const BPF_LINK_CREATE: i64 = 28;
+const BPF_XDP: u32 = 37;
+const XDP_FLAGS_SKB_MODE: u32 = 1 << 1;
+const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
+
+/// A loaded program with its maps, and its link once attached.
+#[derive(Debug)]
+pub struct Program {
+    ebpf: Ebpf,
+    name: &'static str,
+    link: Option<OwnedFd>,
+    /// What is in the steering table now.
+    entries: SteerEntries,
+}
+
+impl Program {
+    /// Loads the program for a shared or a dedicated interface with room for `queues` sockets.
+    ///
+    /// # Errors
+    /// What the kernel or its verifier refuses.
+    pub fn load(shared: bool, queues: u32) -> Result<Self, EbpfError> {
+        // No BTF of the running kernel: the program uses nothing of it, and reading it takes a while.
+        let mut ebpf = EbpfLoader::new().btf(None).map_max_entries("xsks", queues).load(OBJECT)?;
+        let name = if shared { "steer_shared" } else { "steer_all" };
+        xdp(&mut ebpf, name).load()?;
+        Ok(Self { ebpf, name, link: None, entries: SteerEntries::new() })
+    }
+
+    /// Sends what arrives on queue `index` to this socket, if the program takes it up.
+    ///
+    /// # Errors
+    /// What the kernel refuses.
+    pub fn set_socket(&mut self, index: u32, socket: RawFd) -> Result<(), MapError> {
+        XskMap::try_from(self.ebpf.map_mut("xsks").expect("the object has this map"))?.set(index, socket, 0)
+    }
+
+    /// Attaches the program to the interface.
+    ///
+    /// # Errors
+    /// `EBUSY` or `EEXIST`: another program is there. Else what the driver refuses.
+    pub fn attach(&mut self, interface: u32, native: bool) -> io::Result<()> {
+        // Not aya's attach: that falls back to netlink, whose programs outlive the process.
+        let program = xdp(&mut self.ebpf, self.name).fd().map_err(io::Error::other)?.as_fd().as_raw_fd();
+        let flags = if native { XDP_FLAGS_DRV_MODE } else { XDP_FLAGS_SKB_MODE };
+        // The first fields of `union bpf_attr` for this command, the rest zero.
+        let mut attributes = [0_u32; 16];
+        attributes[..4].copy_from_slice(&[program as u32, interface, BPF_XDP, flags]);
+        // SAFETY: the pointer and length describe `attributes`; this command reads no other memory.
+        let link = unsafe {
+            libc::syscall(libc::SYS_bpf, BPF_LINK_CREATE, attributes.as_ptr(), size_of::<[u32; 16]>())
+        };
+        if link < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the descriptor was just made and belongs to nobody else.
+        self.link = Some(unsafe { OwnedFd::from_raw_fd(link as RawFd) });
+        Ok(())
+    }
+
+    /// The program's descriptor, for tests that run it on given frames.
+    ///
+    /// # Errors
+    /// Never after `load`.
+    pub fn fd(&mut self) -> Result<RawFd, ProgramError> {
+        Ok(xdp(&mut self.ebpf, self.name).fd()?.as_fd().as_raw_fd())
+    }
+
+    /// Replaces the steering.
+    ///
+    /// While it changes, single packets may still go the old way, and none goes a way that is in
+    /// neither plan: entries that leave packets to the kernel come first, obsolete ones go last.
+    ///
+    /// # Errors
+    /// When the table is full. What was changed stays changed; the next call goes on from there.
+    pub fn steer(&mut self, config: [u8; 24], wanted: &SteerEntries) -> Result<(), MapError> {
+        let map = self.ebpf.map_mut("steering").expect("the object has this map");
+        let mut table = LpmTrie::<_, [u8; 20], u32>::try_from(map)?;
+        for up in [false, true] {
+            for (key, _) in wanted.iter().filter(|(_, wanted)| **wanted == up) {
+                if self.entries.get(key) != Some(&up) {
+                    table.insert(&to_key(key), u32::from(up), 0)?;
+                    self.entries.insert(*key, up);
+                }
+            }
+        }
+        let map = self.ebpf.map_mut("config").expect("the object has this map");
+        Array::<_, [u8; 24]>::try_from(map)?.set(0, config, 0)?;
+        let map = self.ebpf.map_mut("steering").expect("the object has this map");
+        let mut table = LpmTrie::<_, [u8; 20], u32>::try_from(map)?;
+        // Longest last: a packet must not be taken up because only its exception is gone already.
+        let mut obsolete: Vec<(SteerKey, bool)> = self.entries.iter().map(|(key, up)| (*key, *up)).collect();
+        obsolete.retain(|(key, _)| !wanted.contains_key(key));
+        obsolete.sort_by_key(|(_, up)| !*up);
+        for (key, _) in obsolete {
+            table.remove(&to_key(&key))?;
+            self.entries.remove(&key);
+        }
+        Ok(())
+    }
+
+    /// What the program did so far, all processors together.
+    ///
+    /// # Errors
+    /// What the kernel refuses.
+    pub fn counters(&self) -> Result<SteerCounters, MapError> {
+        let map = self.ebpf.map("counters").expect("the object has this map");
+        let counters = PerCpuArray::<_, u64>::try_from(map)?;
+        let sum = |index: u32| Ok::<u64, MapError>(counters.get(&index, 0)?.iter().sum());
+        Ok(SteerCounters { passed: sum(0)?, tunnel: sum(1)?, reality: sum(2)? })
+    }
+}
+
+fn xdp<'a>(ebpf: &'a mut Ebpf, name: &str) -> &'a mut Xdp {
+    let program = ebpf.program_mut(name).expect("the object has this program");
+    program.try_into().expect("it is an XDP program")
+}
+
+fn to_key(key: &SteerKey) -> Key<[u8; 20]> {
+    Key::new(key.prefix_len, key.bits)
+}
