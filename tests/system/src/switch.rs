@@ -1,6 +1,7 @@
 //! The real daemon in a namespace, and the real `ivctl` talking to it.
 
 use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
@@ -50,13 +51,16 @@ impl Switch {
         Self::start_as(lab, namespace, config, &[])
     }
 
-    /// The same with a program before it that changes who it runs as.
+    /// The same with a program before it that changes who it runs as. That user may use the lab's directory.
     #[must_use]
     #[track_caller]
     pub fn start_as(lab: &Lab, namespace: &Namespace, config: &str, wrapper: &[&str]) -> Self {
         let file = |extension| lab.dir().join(format!("{}.{extension}", namespace.name()));
         let (path, socket, log) = (file("toml"), file("sock"), file("log"));
         fs::write(&path, config).expect("writing the configuration");
+        if !wrapper.is_empty() {
+            fs::set_permissions(lab.dir(), fs::Permissions::from_mode(0o777)).expect("our own directory");
+        }
         let child = spawn(namespace, &path, &socket, &log, wrapper);
         let mut switch = Self { child, namespace: namespace.clone(), config: path, socket, log };
         switch.wait_answering();
@@ -237,6 +241,10 @@ fn spawn(namespace: &Namespace, config: &Path, socket: &Path, log: &Path, wrappe
     let daemon = binaries().join("ivswitchd");
     let mut command = match wrapper.split_first() {
         Some((program, arguments)) => {
+            // Another user need not be able to look into our home, so it gets a copy.
+            let copy = config.with_file_name("ivswitchd");
+            fs::copy(daemon, &copy).expect("copying the daemon");
+            let daemon = copy;
             let mut command = namespace.command(program);
             command.args(arguments).arg(daemon);
             command

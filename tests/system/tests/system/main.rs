@@ -7,6 +7,7 @@ mod doors;
 mod floating_ip;
 mod harness;
 mod l2;
+mod privileges;
 mod topology;
 mod uplink;
 mod vxlan;
