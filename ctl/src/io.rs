@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use engine::command::{IpPrefix, L4Range, PortId, UnderlayRoute};
 use engine::wire::mac::MacAddr;
+use serde::{Deserialize, Serialize};
 
 /// A connection to the control socket. Chosen by the daemon; never reused while open.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
@@ -93,7 +94,8 @@ pub struct OpenPort {
 }
 
 /// Which XDP modes may be tried.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum XdpMode {
     /// Native with zero-copy, native with copy, generic: the first that works.
     #[default]

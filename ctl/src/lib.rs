@@ -1,4 +1,8 @@
 //! The control plane: what is wanted ([`model`]), what has to be done about it ([`agent`]), and how
 //! it is asked for ([`api`]). It never sees a frame.
 
+pub mod agent;
+pub mod api;
 pub mod io;
+pub mod model;
+pub mod reconcile;

@@ -1,0 +1,421 @@
+//! Interfaces: doors are made, ports opened when their interface is there, opened again when it returns.
+
+use engine::command::{Command, IpPrefix, PortId};
+use engine::time::{Duration, Instant};
+
+use super::{Agent, LINKS_MAX};
+use crate::io::{DoorSpec, LinkFacts, OpenPort, Output, PortFacts, XdpMode};
+use crate::model::{self, Port, clean, door_peer};
+use crate::reconcile::{self, PortFact, UPLINK_PORT, Underlay};
+
+/// The pause after a first failure; it doubles up to [`PAUSE_MAX`].
+const PAUSE_MIN: Duration = Duration::from_secs(1);
+/// The longest pause between two attempts.
+const PAUSE_MAX: Duration = Duration::from_secs(10);
+/// A new interface is opened this long after the one before at the earliest, should they flap.
+const PAUSE_NEW: Duration = Duration::from_millis(100);
+
+/// How one port stands to its interface.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Attachment {
+    /// Name of the port, for people.
+    pub(super) name: String,
+    /// The interface to attach to.
+    pub(super) interface: String,
+    shared: bool,
+    xdp: XdpMode,
+    enabled: bool,
+    pub(super) phase: Phase,
+    /// How it was opened last.
+    pub(super) facts: PortFacts,
+    /// For a door we make: what was asked for last.
+    door: Option<DoorSpec>,
+    makes_door: bool,
+    /// When it was last asked to be opened.
+    opened_at: Option<Instant>,
+    /// The pause after the next failure.
+    pause: Duration,
+    /// Said in the log last.
+    last_failure: Option<String>,
+}
+
+/// Where a port is on its way to forwarding.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Phase {
+    /// Not wanted.
+    Disabled,
+    /// Its interface is not there.
+    Waiting,
+    /// Asked for on the interface of this index.
+    Opening(u32),
+    /// Attached to the interface of this index.
+    Live(u32),
+    /// The door or the port could not be made or opened; tried again then.
+    Failed {
+        /// Why.
+        why: String,
+        /// When it is tried again.
+        retry: Instant,
+    },
+}
+
+impl Attachment {
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        match self.phase {
+            Phase::Failed { retry, .. } => Some(retry),
+            _ => None,
+        }
+    }
+
+    /// Whether nothing more is to be expected soon. A door that was asked for is.
+    pub(super) fn settled(&self) -> bool {
+        match self.phase {
+            Phase::Opening(_) => false,
+            Phase::Waiting => !self.makes_door,
+            Phase::Disabled | Phase::Live(_) | Phase::Failed { .. } => true,
+        }
+    }
+
+    /// Name of the state and why it is not live, for people.
+    pub(super) fn state(&self) -> (&'static str, String) {
+        match &self.phase {
+            Phase::Disabled => ("disabled", "it is not enabled".to_owned()),
+            Phase::Waiting if self.makes_door => {
+                ("waiting", format!("making the pair of {}", self.interface))
+            }
+            Phase::Waiting => ("waiting", format!("waiting for interface {}", self.interface)),
+            Phase::Opening(_) => ("opening", format!("opening {}", self.interface)),
+            Phase::Live(_) => ("live", String::new()),
+            Phase::Failed { why, .. } => ("failed", why.clone()),
+        }
+    }
+
+    fn attached(&self) -> bool {
+        matches!(self.phase, Phase::Opening(_) | Phase::Live(_))
+    }
+}
+
+impl Agent {
+    /// Makes the attachments follow the configuration, tells the workers, and moves every port on.
+    pub(super) fn attach_all(&mut self) {
+        let mut before = std::mem::take(&mut self.attachments);
+        let mut afterwards = Vec::new();
+        for (id, wanted) in self.wanted() {
+            let attachment = match before.remove(&id) {
+                Some(mut was) if was.interface == wanted.interface && was.makes_door == wanted.makes_door => {
+                    if was.attached() && (was.xdp != wanted.xdp || !wanted.enabled) {
+                        afterwards.push(Output::ClosePort(id));
+                        was.phase = Phase::Waiting;
+                    }
+                    if !was.enabled && wanted.enabled {
+                        was.phase = Phase::Waiting;
+                    }
+                    Attachment { name: wanted.name, xdp: wanted.xdp, enabled: wanted.enabled, ..was }
+                }
+                Some(was) => {
+                    leave(id, &was, &mut afterwards);
+                    wanted
+                }
+                None => wanted,
+            };
+            self.attachments.insert(id, attachment);
+        }
+        for (id, was) in before {
+            leave(id, &was, &mut afterwards);
+        }
+        self.gather_facts();
+        self.tell();
+        self.outputs.extend(afterwards);
+        self.step_all();
+    }
+
+    /// The attachments that the configuration asks for, as new.
+    fn wanted(&self) -> Vec<(PortId, Attachment)> {
+        let new = |name: &str, interface: String, shared, xdp, enabled, makes_door| Attachment {
+            name: name.to_owned(),
+            interface,
+            shared,
+            xdp,
+            enabled,
+            phase: Phase::Waiting,
+            facts: PortFacts::default(),
+            door: None,
+            makes_door,
+            opened_at: None,
+            pause: PAUSE_MIN,
+            last_failure: None,
+        };
+        let uplink = self
+            .config
+            .uplink
+            .iter()
+            .map(|u| (UPLINK_PORT, new("uplink", u.interface.clone(), true, u.xdp, true, false)));
+        let ports = self.config.port.iter().filter_map(|p| {
+            let attachment = new(&p.name, p.attached_to(), false, p.xdp, p.enabled, p.makes_door());
+            Some((self.ids.port(&p.name)?, attachment))
+        });
+        uplink.chain(ports).collect()
+    }
+
+    /// What the links and attachments say, for [`reconcile::compile`].
+    fn gather_facts(&mut self) {
+        self.facts.underlay = self.underlay();
+        self.facts.ports = self.attachments.iter().map(|(&id, a)| (id, self.port_fact(a))).collect();
+    }
+
+    fn port_fact(&self, a: &Attachment) -> PortFact {
+        let mtu = self.links.get(&a.interface).map(mtu_of);
+        PortFact { live: matches!(a.phase, Phase::Live(_)), mtu }
+    }
+
+    /// The uplink as known. While its interface is away, what was known of it last.
+    fn underlay(&self) -> Option<Underlay> {
+        let uplink = self.config.uplink.as_ref()?;
+        let before = self.facts.underlay.as_ref();
+        let Some(link) = self.links.get(&uplink.interface) else {
+            return before.filter(|u| uplink.address.is_none_or(|a| a == u.vtep)).cloned();
+        };
+        let held = |ip| link.addresses.iter().any(|a| a.addr == ip);
+        let vtep = uplink
+            .address
+            .or_else(|| before.map(|u| u.vtep).filter(|&vtep| held(vtep)))
+            .or_else(|| link.addresses.iter().map(|a| a.addr).find(|&ip| model::is_global(ip)))
+            .or_else(|| before.map(|u| u.vtep))?;
+        let mut connected: Vec<IpPrefix> =
+            link.addresses.iter().filter(|a| a.len > 0).map(|&a| reconcile::truncate(a)).collect();
+        connected.sort_unstable();
+        connected.dedup();
+        Some(Underlay { mac: link.mac, vtep, mtu: mtu_of(link), connected })
+    }
+
+    /// Tells the workers all that differs from what they were told.
+    pub(super) fn tell(&mut self) {
+        let state = reconcile::compile(&self.config, &self.ids, &self.facts);
+        for command in reconcile::diff(&self.told, &state) {
+            self.command(command);
+        }
+        self.told = state;
+        let plan = reconcile::steer(&self.config, &self.facts);
+        if plan != self.steered {
+            self.steered = plan.clone();
+            self.outputs.push_back(Output::Steer(plan));
+        }
+    }
+
+    /// As [`Agent::tell`], when only this port's state changed.
+    fn tell_port(&mut self, id: PortId) {
+        let Some(a) = self.attachments.get(&id) else { return };
+        self.facts.ports.insert(id, self.port_fact(a));
+        let wanted = match self.config.port(&a.name) {
+            Some(p) => reconcile::compile_port(p, &self.config, id, &self.facts),
+            None if id == UPLINK_PORT => reconcile::compile_uplink_port(&self.facts),
+            None => return,
+        };
+        let entry = (a.name.clone(), wanted);
+        if self.told.ports.get(&id) != Some(&entry) {
+            self.command(Command::SetPort(id, entry.1.clone()));
+            self.told.ports.insert(id, entry);
+        }
+    }
+
+    /// What we ask of the door of this port.
+    fn door_spec(&self, p: &Port) -> DoorSpec {
+        DoorSpec {
+            name: p.name.clone(),
+            peer: door_peer(&p.name),
+            mac: reconcile::door_mac(&self.facts.name, &p.name),
+            mtu: reconcile::port_mtu(p, None, &self.facts),
+            addresses: p.address.iter().map(|&a| model::prefix(a)).collect(),
+        }
+    }
+
+    fn step_all(&mut self) {
+        let ids: Vec<PortId> = self.attachments.keys().copied().collect();
+        for id in ids {
+            self.step(id);
+        }
+    }
+
+    /// Moves one port on: makes its door, opens it when its interface is there and the time has come, closes it when
+    /// the interface is gone or another. Does nothing when there is nothing to do.
+    pub(super) fn step(&mut self, id: PortId) {
+        let Some(mut a) = self.attachments.remove(&id) else { return };
+        let index = self.links.get(&a.interface).map(|l| l.index);
+        if a.makes_door {
+            self.step_door(id, &mut a, index.is_some());
+        }
+        self.step_port(id, &mut a, index);
+        self.attachments.insert(id, a);
+        self.tell_port(id);
+    }
+
+    fn step_door(&mut self, id: PortId, a: &mut Attachment, there: bool) {
+        let Some(spec) = self.config.port(&a.name).map(|p| self.door_spec(p)) else { return };
+        let due = a.deadline().is_none_or(|at| at <= self.now);
+        let lost = !there && matches!(a.phase, Phase::Failed { .. });
+        if due && (lost || a.door.as_ref() != Some(&spec)) {
+            a.door = Some(spec.clone());
+            if !there {
+                a.phase = Phase::Waiting;
+            }
+            self.outputs.push_back(Output::CreateDoor(id, spec));
+        }
+    }
+
+    fn step_port(&mut self, id: PortId, a: &mut Attachment, index: Option<u32>) {
+        let now = self.now;
+        let Some(index) = index.filter(|_| a.enabled) else {
+            let was_attached = a.attached();
+            if was_attached {
+                self.outputs.push_back(Output::ClosePort(id));
+            }
+            if !a.enabled {
+                a.phase = Phase::Disabled;
+            } else if was_attached {
+                a.phase = Phase::Waiting;
+                let why = format!("interface {} is gone", a.interface);
+                self.log("warn", format!("port \"{}\": {why}", a.name));
+                if a.makes_door {
+                    // Somebody removed the pair. It is made again, but not in a tight loop.
+                    a.phase = Phase::Failed { why, retry: now + PAUSE_MIN };
+                }
+            } else if !a.makes_door {
+                a.phase = Phase::Waiting;
+            }
+            return;
+        };
+        let not_before = match a.phase {
+            Phase::Opening(at) | Phase::Live(at) if at == index => return,
+            Phase::Opening(_) | Phase::Live(_) => {
+                self.outputs.push_back(Output::ClosePort(id));
+                a.opened_at.map(|at| at + PAUSE_NEW)
+            }
+            Phase::Waiting | Phase::Disabled => a.opened_at.map(|at| at + PAUSE_NEW),
+            Phase::Failed { retry, .. } => Some(retry),
+        };
+        if let Some(retry) = not_before.filter(|&at| now < at) {
+            let why = match &a.phase {
+                Phase::Failed { why, .. } => why.clone(),
+                _ => format!("interface {} has only just changed", a.interface),
+            };
+            a.phase = Phase::Failed { why, retry };
+            return;
+        }
+        a.opened_at = Some(now);
+        a.phase = Phase::Opening(index);
+        let open = OpenPort { interface: a.interface.clone(), index, shared: a.shared, xdp: a.xdp };
+        self.outputs.push_back(Output::OpenPort(id, open));
+    }
+
+    pub(super) fn link(&mut self, link: LinkFacts) {
+        let before = self.links.get(&link.name);
+        if before == Some(&link) || (before.is_none() && self.links.len() >= LINKS_MAX) {
+            return;
+        }
+        let name = link.name.clone();
+        let is_new = before.is_none_or(|b| b.index != link.index);
+        self.links.insert(name.clone(), link);
+        // A changed interface may well work now: ask again, though not more often than once per second.
+        for a in self.attachments.values_mut().filter(|a| a.interface == name) {
+            if let Phase::Failed { retry, .. } = &mut a.phase {
+                let pause = if is_new { PAUSE_NEW } else { PAUSE_MIN };
+                *retry = (*retry).min(a.opened_at.map_or(self.now, |at| at + pause)).max(self.now);
+                a.pause = PAUSE_MIN;
+            }
+        }
+        self.link_changed(&name);
+    }
+
+    pub(super) fn link_gone(&mut self, name: &str) {
+        if self.links.remove(name).is_some() {
+            self.link_changed(name);
+        }
+    }
+
+    fn link_changed(&mut self, name: &str) {
+        if self.config.uplink.as_ref().is_some_and(|u| u.interface == name) {
+            let underlay = self.underlay();
+            if underlay != self.facts.underlay {
+                self.gather_facts();
+                self.tell();
+                // The MTU of doors follows the uplink's.
+                self.step_all();
+                return;
+            }
+        }
+        let ids: Vec<PortId> =
+            self.attachments.iter().filter(|(_, a)| a.interface == name).map(|(&id, _)| id).collect();
+        for id in ids {
+            self.step(id);
+        }
+    }
+
+    pub(super) fn port_opened(&mut self, id: PortId, facts: PortFacts) {
+        let Some(a) = self.attachments.get_mut(&id) else { return };
+        let index = match a.phase {
+            Phase::Opening(index) | Phase::Live(index) => index,
+            // A late answer: it was closed again, or failed since. Only an interface that is there can be live.
+            Phase::Failed { .. } => match self.links.get(&a.interface) {
+                Some(link) => link.index,
+                None => return,
+            },
+            Phase::Waiting | Phase::Disabled => return,
+        };
+        a.phase = Phase::Live(index);
+        a.pause = PAUSE_MIN;
+        let text = format!("port \"{}\" is live on {} ({})", a.name, a.interface, facts.mode);
+        a.facts = facts;
+        let name = a.name.clone();
+        self.log("info", text);
+        self.tell_port(id);
+        if id == UPLINK_PORT {
+            self.outputs.push_back(Output::Steer(self.steered.clone()));
+        }
+        self.notify("port", serde_json::json!({ "ifname": name, "state": "live" }));
+    }
+
+    pub(super) fn port_failed(&mut self, id: PortId, why: &str) {
+        if self.attachments.get(&id).is_some_and(Attachment::attached) {
+            if matches!(self.attachments[&id].phase, Phase::Live(_)) {
+                self.outputs.push_back(Output::ClosePort(id));
+            }
+            self.failed(id, why);
+        }
+    }
+
+    pub(super) fn door_failed(&mut self, id: PortId, why: &str) {
+        if self.attachments.get(&id).is_some_and(|a| a.makes_door && a.enabled && !a.attached()) {
+            self.failed(id, why);
+        }
+    }
+
+    fn failed(&mut self, id: PortId, why: &str) {
+        let now = self.now;
+        let Some(a) = self.attachments.get_mut(&id) else { return };
+        let why = clean(why);
+        let (name, news) = (a.name.clone(), a.last_failure.as_ref() != Some(&why));
+        a.last_failure = Some(why.clone());
+        a.phase = Phase::Failed { why: why.clone(), retry: now + a.pause };
+        a.pause = (a.pause * 2).min(PAUSE_MAX);
+        if news {
+            // Said once, not at every attempt.
+            self.log("warn", format!("port \"{name}\": {why}"));
+        }
+        self.tell_port(id);
+        self.notify("port", serde_json::json!({ "ifname": name, "state": "failed", "why": why }));
+    }
+}
+
+/// What has to happen to an attachment that is no longer wanted.
+fn leave(id: PortId, was: &Attachment, outputs: &mut Vec<Output>) {
+    if was.attached() {
+        outputs.push(Output::ClosePort(id));
+    }
+    if was.makes_door {
+        outputs.push(Output::DeleteDoor(was.name.clone()));
+    }
+}
+
+fn mtu_of(link: &LinkFacts) -> u16 {
+    u16::try_from(link.mtu).unwrap_or(u16::MAX)
+}

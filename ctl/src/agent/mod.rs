@@ -1,0 +1,373 @@
+//! The agent: desired state in, commands and requests to the machine out. Sans-I/O: it owns no socket, clock
+//! or thread. Whoever drives it calls [`Agent::handle`] with what happened and the time, then carries out every
+//! [`Agent::poll_output`], and calls again at [`Agent::next_deadline`].
+//!
+//! It never sees a frame, and whatever happens to it or to one interface leaves the forwarding of all others alone.
+
+mod machine;
+mod pending;
+mod request;
+mod show;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::IpAddr;
+
+use engine::command::{Command, Event, Input as WorkerInput, PortId, UnderlayRoute};
+use engine::time::{Duration, Instant};
+use engine::wire::mac::MacAddr;
+
+use crate::io::{ClientId, Input, LinkFacts, Output, SteerPlan, WorkerStats};
+use crate::model::{self, Config, ConfigError};
+use crate::reconcile::{self, Facts, Ids, State};
+use machine::Attachment;
+use pending::Pending;
+
+/// Interfaces remembered. A host has hundreds; this only bounds memory against a runaway.
+const LINKS_MAX: usize = 16_384;
+/// Underlay neighbours remembered; bounds memory. More than [`engine::limits::PEERS_MAX`] cannot be needed.
+const NEIGHBORS_MAX: usize = 8_192;
+/// An underlay next hop is asked for at most this often, however many workers want it.
+const RESOLVE_PAUSE: Duration = Duration::from_millis(500);
+/// When saving failed, it is tried again this often.
+const PERSIST_RETRY: Duration = Duration::from_secs(30);
+
+/// How an agent starts.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Options {
+    /// Name of the host: the rVM's name where the configuration gives none.
+    pub hostname: String,
+    /// The configuration as it was read; `None` for an empty start.
+    pub config_text: Option<String>,
+    /// Whether edits are written back through [`Output::Persist`].
+    pub persist: bool,
+    /// How many workers carry out [`Output::Worker`]; each one answers a query.
+    pub workers: usize,
+    /// Version of the daemon, for `ivctl status`.
+    pub version: String,
+}
+
+impl Default for Options {
+    /// An empty start of one worker on host `rvm`, without a file.
+    fn default() -> Self {
+        Self {
+            hostname: "rvm".to_owned(),
+            config_text: None,
+            persist: false,
+            workers: 1,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+}
+
+/// The control plane of one rVM.
+#[derive(Debug)]
+pub struct Agent {
+    options: Options,
+    started: Instant,
+    now: Instant,
+    /// What is wanted, and the text that says so, but for the edits since when it is `stale`.
+    config: Config,
+    text: String,
+    stale: bool,
+    ids: Ids,
+    /// What the machine says, and what the workers were told.
+    facts: Facts,
+    told: State,
+    steered: SteerPlan,
+    watched: Option<String>,
+    attachments: BTreeMap<PortId, Attachment>,
+    links: BTreeMap<String, LinkFacts>,
+    routes: Vec<UnderlayRoute>,
+    neighbors: BTreeMap<IpAddr, MacAddr>,
+    resolving: BTreeMap<IpAddr, Instant>,
+    stats: Vec<WorkerStats>,
+    subscribers: BTreeSet<ClientId>,
+    pending: BTreeMap<u64, Pending>,
+    /// Queries under way: token to the pending request.
+    tokens: BTreeMap<u64, u64>,
+    next_number: u64,
+    persist: Persist,
+    outputs: VecDeque<Output>,
+}
+
+/// How far the file is behind the configuration.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+struct Persist {
+    /// Number of the last edit.
+    edit: u64,
+    /// The edit being written.
+    writing: Option<u64>,
+    /// The last edit that was written, or that it was tried for.
+    tried: u64,
+    /// Why the last write failed.
+    failure: Option<String>,
+    retry: Option<Instant>,
+}
+
+impl Agent {
+    /// An agent with the configuration it starts with. Its first outputs are ready at once.
+    ///
+    /// # Errors
+    /// Everything that is wrong with the configuration.
+    pub fn new(now: Instant, options: Options) -> Result<Self, Vec<ConfigError>> {
+        let hostname = model::name_of_host(&options.hostname);
+        let text = options.config_text.clone().unwrap_or_default();
+        let config = model::parse_as(&text, Some(&hostname))?;
+        let mut agent = Self {
+            options: Options { hostname, config_text: None, ..options },
+            started: now,
+            now,
+            config: Config::default(),
+            text: String::new(),
+            stale: false,
+            ids: Ids::default(),
+            facts: Facts::default(),
+            told: State::default(),
+            steered: SteerPlan::default(),
+            watched: None,
+            attachments: BTreeMap::new(),
+            links: BTreeMap::new(),
+            routes: Vec::new(),
+            neighbors: BTreeMap::new(),
+            resolving: BTreeMap::new(),
+            stats: Vec::new(),
+            subscribers: BTreeSet::new(),
+            pending: BTreeMap::new(),
+            tokens: BTreeMap::new(),
+            next_number: 1,
+            persist: Persist::default(),
+            outputs: VecDeque::new(),
+        };
+        agent.install(config, text);
+        Ok(agent)
+    }
+
+    /// Tells the agent what happened.
+    pub fn handle(&mut self, now: Instant, input: Input) {
+        self.advance(now);
+        match input {
+            Input::Request(client, line) => self.request(client, &line),
+            Input::Hangup(client) => self.hangup(client),
+            Input::Link(link) => self.link(link),
+            Input::LinkGone(name) => self.link_gone(&name),
+            Input::UnderlayRoutes(routes) => {
+                if routes != self.routes {
+                    self.command(Command::SetUnderlayRoutes(routes.clone()));
+                    self.routes = routes;
+                }
+            }
+            Input::UnderlayNeighbor(ip, mac) => self.neighbor(ip, mac),
+            Input::PortOpened(id, facts) => self.port_opened(id, facts),
+            Input::PortFailed(id, why) => self.port_failed(id, &why),
+            Input::DoorFailed(id, why) => self.door_failed(id, &why),
+            Input::Event(worker, event) => self.event(worker, event),
+            Input::Persisted(result) => self.persisted(result),
+            Input::WorkerStats(stats) => self.stats = stats,
+        }
+        self.finish_pending();
+    }
+
+    /// Tells the agent the time, when nothing else happened until [`Agent::next_deadline`].
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.advance(now);
+        self.finish_pending();
+    }
+
+    /// The next thing to do, until `None`.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When to call [`Agent::handle_timeout`] at the latest.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let retries = self.attachments.values().filter_map(Attachment::deadline);
+        let waits = self.pending.values().map(|p| p.deadline);
+        retries.chain(waits).chain(self.persist.retry).min()
+    }
+
+    /// The configuration in force.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The number of the port of this name; the uplink is called `uplink`.
+    #[must_use]
+    pub fn port_id(&self, name: &str) -> Option<PortId> {
+        if name == "uplink" && self.config.uplink.is_some() {
+            return Some(reconcile::UPLINK_PORT);
+        }
+        self.ids.port(name)
+    }
+
+    /// Whether the port of this name forwards.
+    #[must_use]
+    pub fn port_live(&self, name: &str) -> bool {
+        self.port_id(name).is_some_and(|id| self.told.ports.get(&id).is_some_and(|(_, p)| p.live))
+    }
+
+    /// Name of this rVM.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.facts.name
+    }
+
+    /// Moves the clock and does what became due. The clock never goes back.
+    fn advance(&mut self, now: Instant) {
+        self.now = self.now.max(now);
+        let due = |a: &Attachment| a.deadline().is_some_and(|at| at <= self.now);
+        let due: Vec<PortId> = self.attachments.iter().filter(|(_, a)| due(a)).map(|(&id, _)| id).collect();
+        for id in due {
+            self.step(id);
+        }
+        if self.persist.retry.is_some_and(|at| at <= self.now) {
+            self.persist.retry = None;
+            self.save();
+        }
+    }
+
+    /// Puts a valid configuration in force, which `text` says.
+    fn install(&mut self, config: Config, text: String) {
+        self.install_edit(config);
+        self.text = text;
+        self.stale = false;
+    }
+
+    /// The text of the configuration. Comments of the operator's survive edits where possible.
+    fn current_text(&mut self) -> &str {
+        if std::mem::take(&mut self.stale) {
+            self.text = model::rewrite(&self.text, &self.config);
+        }
+        &self.text
+    }
+
+    /// Puts a valid configuration in force, which differs from what the text says.
+    fn install_edit(&mut self, config: Config) {
+        let name = config.name.clone().unwrap_or_else(|| self.options.hostname.clone());
+        self.ids.assign(&config);
+        self.config = config;
+        self.stale = true;
+        self.facts.name = name;
+        let watch = self.config.uplink.as_ref().map(|u| u.interface.clone());
+        if self.watched != watch {
+            self.watched.clone_from(&watch);
+            self.outputs.push_back(Output::WatchUnderlay(watch));
+        }
+        self.attach_all();
+    }
+
+    fn command(&mut self, command: Command) {
+        self.outputs.push_back(Output::Worker(WorkerInput::Command(command)));
+    }
+
+    fn log(&mut self, level: &'static str, text: impl Into<String>) {
+        self.outputs.push_back(Output::Log(level, text.into()));
+    }
+
+    /// Tells subscribers.
+    fn notify(&mut self, event: &str, mut fields: serde_json::Value) {
+        if self.subscribers.is_empty() {
+            return;
+        }
+        fields["event"] = event.into();
+        let line = serde_json::json!({ "jsonrpc": "2.0", "method": "event", "params": fields }).to_string();
+        for &client in &self.subscribers {
+            self.outputs.push_back(Output::Reply(client, line.clone()));
+        }
+    }
+
+    fn hangup(&mut self, client: ClientId) {
+        self.subscribers.remove(&client);
+        self.pending.retain(|_, p| p.client != client);
+        let pending = &self.pending;
+        self.tokens.retain(|_, number| pending.contains_key(number));
+    }
+
+    fn neighbor(&mut self, ip: IpAddr, mac: Option<MacAddr>) {
+        match mac {
+            Some(mac) => {
+                self.resolving.remove(&ip);
+                if self.neighbors.len() >= NEIGHBORS_MAX && !self.neighbors.contains_key(&ip) {
+                    return;
+                }
+                // Told even when it is known: it says that the neighbour answered just now.
+                self.neighbors.insert(ip, mac);
+                self.command(Command::SetUnderlayNeighbor(ip, mac));
+            }
+            None => {
+                if self.neighbors.remove(&ip).is_some() {
+                    self.command(Command::RemoveUnderlayNeighbor(ip));
+                }
+            }
+        }
+    }
+
+    fn event(&mut self, worker: usize, event: Event) {
+        match event {
+            Event::Resolve(ip) => self.resolve(ip),
+            Event::Learned(vni, vid, mac, location) => {
+                if !self.subscribers.is_empty() {
+                    let (ifname, peer) = self.place(location);
+                    let fields = serde_json::json!({
+                        "vni": vni.get(), "vlan": vid, "mac": mac.to_string(), "ifname": ifname, "peer": peer,
+                    });
+                    self.notify("learned", fields);
+                }
+            }
+            Event::Reply(token, answer) => self.answer(worker, token, answer),
+        }
+    }
+
+    fn resolve(&mut self, ip: IpAddr) {
+        let now = self.now;
+        if self.resolving.get(&ip).is_some_and(|&at| now < at + RESOLVE_PAUSE) {
+            return;
+        }
+        if self.resolving.len() >= NEIGHBORS_MAX {
+            self.resolving.retain(|_, at| now < *at + RESOLVE_PAUSE);
+            if self.resolving.len() >= NEIGHBORS_MAX {
+                return;
+            }
+        }
+        self.resolving.insert(ip, now);
+        self.outputs.push_back(Output::Resolve(ip));
+    }
+
+    /// An edit was made: the file has to follow.
+    fn edited(&mut self) {
+        self.persist.edit += 1;
+        self.save();
+    }
+
+    fn save(&mut self) {
+        if !self.options.persist {
+            self.persist.tried = self.persist.edit;
+        } else if self.persist.writing.is_none() {
+            self.persist.writing = Some(self.persist.edit);
+            let text = self.current_text().to_owned();
+            self.outputs.push_back(Output::Persist(text));
+        }
+    }
+
+    fn persisted(&mut self, result: Result<(), String>) {
+        let Some(edit) = self.persist.writing.take() else { return };
+        self.persist.tried = edit;
+        match result {
+            Ok(()) => {
+                self.persist.failure = None;
+                self.persist.retry = None;
+            }
+            Err(why) => {
+                let why = model::clean(&why);
+                self.log("warn", format!("the configuration is not saved: {why}"));
+                self.persist.failure = Some(why);
+                self.persist.retry = Some(self.now + PERSIST_RETRY);
+            }
+        }
+        // What was edited meanwhile.
+        if self.persist.tried < self.persist.edit {
+            self.save();
+        }
+    }
+}

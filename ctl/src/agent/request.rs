@@ -1,0 +1,636 @@
+//! Requests of clients: read, checked, carried out or refused whole.
+
+use engine::command::{Command, Location, PortId, Query, Vni};
+use engine::wire::mac::MacAddr;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use super::Agent;
+use super::pending::{PENDING_MAX, PER_CLIENT_MAX};
+use crate::api::{self, Code, Edited, Error};
+use crate::io::{ClientId, Output};
+use crate::model::{
+    self, Config, Fault, Floating, Mac, Network, Peer, Port, Route, StaticFdb, clean, explain,
+};
+
+/// Clients that may be subscribed to events.
+const SUBSCRIBERS_MAX: usize = 64;
+
+/// A question that needs the workers.
+#[derive(Debug)]
+pub(super) enum Ask {
+    Status,
+    Networks(Option<String>),
+    Ports(Option<String>),
+    Peers(Option<String>),
+    Floatings(api::WhichFloating),
+    Fdb(FdbFilter),
+    /// Is it there, so that it can be removed?
+    FdbDelete {
+        filter: FdbFilter,
+        if_exists: bool,
+    },
+    Neighbors(Option<Vni>),
+    Drops(Option<PortId>),
+}
+
+/// Which FDB entries.
+#[derive(Clone, Debug, Default)]
+pub(super) struct FdbFilter {
+    pub(super) vni: Option<Vni>,
+    pub(super) location: Option<Location>,
+    pub(super) mac: Option<MacAddr>,
+    pub(super) vid: Option<u16>,
+    pub(super) limit: usize,
+}
+
+impl Ask {
+    pub(super) fn queries(&self) -> Vec<Query> {
+        match self {
+            Self::Status => vec![Query::Counters, Query::Peers, Query::Floating],
+            Self::Networks(_) | Self::Ports(_) => vec![Query::Counters],
+            Self::Peers(_) => vec![Query::Peers],
+            Self::Floatings(_) => vec![Query::Floating],
+            Self::Fdb(_) | Self::FdbDelete { .. } => vec![Query::Fdb(0)],
+            Self::Neighbors(_) => vec![Query::Neighbors(0)],
+            Self::Drops(_) => vec![Query::Counters, Query::DropSamples],
+        }
+    }
+}
+
+/// What became of a request.
+enum Done {
+    /// Its answer.
+    Now(Value),
+    /// An edit: answered when it is in force and these ports are settled.
+    Edit(Edited, Vec<PortId>, Option<u64>),
+    /// A question: answered by the workers.
+    Ask(Ask, Option<u64>),
+}
+
+/// An object of the configuration that can be added, set and deleted.
+trait Entry: Serialize + DeserializeOwned + Clone + PartialEq {
+    /// What `ivctl` calls it.
+    const NOUN: &'static str;
+    fn list(config: &mut Config) -> &mut Vec<Self>;
+    fn is_same(&self, other: &Self) -> bool;
+    fn label(&self) -> String;
+}
+
+macro_rules! entries {
+    ($($ty:ty, $noun:literal, $list:ident, |$a:ident, $b:ident| $same:expr, $label:expr;)+) => { $(
+        impl Entry for $ty {
+            const NOUN: &'static str = $noun;
+            fn list(config: &mut Config) -> &mut Vec<Self> {
+                &mut config.$list
+            }
+            fn is_same(&self, other: &Self) -> bool {
+                let ($a, $b) = (self, other);
+                $same
+            }
+            fn label(&self) -> String {
+                let $a = self;
+                clean(&$label)
+            }
+        }
+    )+ };
+}
+
+entries! {
+    Network, "network", network, |a, b| a.name == b.name, format!("network \"{}\"", a.name);
+    Port, "port", port, |a, b| a.name == b.name, format!("port \"{}\"", a.name);
+    Peer, "peer", peer, |a, b| a.name == b.name, format!("peer \"{}\"", a.name);
+    Floating, "fip", floating, |a, b| a.key() == b.key(), format!("floating {}", a.ip);
+    Route, "route", route, |a, b| (&a.network, a.from) == (&b.network, b.from), format!("route {}", a.from);
+    StaticFdb, "fdb", fdb, |a, b| (&a.network, a.vlan, a.mac) == (&b.network, b.vlan, b.mac), format!("fdb {}", a.mac);
+}
+
+impl Agent {
+    /// Takes one line from a client.
+    pub(super) fn request(&mut self, client: ClientId, line: &str) {
+        let (id, method, params) = match read(line) {
+            Ok(request) => request,
+            Err(unreadable) => return self.respond(client, Some(unreadable.0), Err(unreadable.1)),
+        };
+        let waiting = self.pending.values().filter(|p| p.client == client).count();
+        let result = if waiting >= PER_CLIENT_MAX || self.pending.len() >= PENDING_MAX {
+            let why = format!("{} requests are waiting already", self.pending.len());
+            Err(Error::new(Code::Busy, clean(&method), why, "wait for their answers first"))
+        } else {
+            self.carry_out(client, &method, params)
+        };
+        match result {
+            Err(e) => self.respond(client, id, Err(e)),
+            Ok(Done::Now(value)) => self.respond(client, id, Ok(value)),
+            Ok(Done::Edit(edited, ports, timeout_ms)) => {
+                if edited.changed && timeout_ms != Some(0) {
+                    self.wait_for_effect(client, id, timeout_ms, edited, ports);
+                } else {
+                    self.respond(client, id, Ok(json!(edited)));
+                }
+            }
+            Ok(Done::Ask(ask, timeout_ms)) => self.wait_for_answers(client, id, timeout_ms, ask),
+        }
+    }
+
+    /// Answers a request. A notification has no id and gets none.
+    pub(super) fn respond(&mut self, client: ClientId, id: Option<Value>, result: Result<Value, Error>) {
+        let Some(id) = id else { return };
+        let line = match result {
+            Ok(result) => json!({ "jsonrpc": "2.0", "id": id, "result": result }),
+            Err(e) => json!({ "jsonrpc": "2.0", "id": id, "error": e.to_json() }),
+        };
+        self.outputs.push_back(Output::Reply(client, line.to_string()));
+    }
+
+    fn carry_out(&mut self, client: ClientId, method: &str, p: Value) -> Result<Done, Error> {
+        match method {
+            "version" => {
+                let _: api::Nothing = params(method, p)?;
+                let version = api::Version {
+                    api: api::API,
+                    name: self.name().to_owned(),
+                    version: self.options.version.clone(),
+                };
+                Ok(Done::Now(json!(version)))
+            }
+            "status" => params(method, p).map(|p: api::Nothing| Done::Ask(Ask::Status, p.timeout_ms)),
+            "subscribe" => {
+                let _: api::Nothing = params(method, p)?;
+                if self.subscribers.len() >= SUBSCRIBERS_MAX && !self.subscribers.contains(&client) {
+                    let why = format!("{SUBSCRIBERS_MAX} clients are subscribed already");
+                    return Err(Error::new(Code::Busy, "subscribe", why, "close one of them"));
+                }
+                self.subscribers.insert(client);
+                Ok(Done::Now(json!({})))
+            }
+
+            "network.list" => {
+                let p: api::ListNamed = params(method, p)?;
+                known("network", p.name.as_deref(), |n| self.config.network(n).is_some())?;
+                Ok(Done::Ask(Ask::Networks(p.name), p.timeout_ms))
+            }
+            "network.add" => self.add::<Network>(method, p),
+            "network.set" => self.set_named::<Network>(method, p, |n, name| n.name == name),
+            "network.del" => self.del_named::<Network>(method, p, |n, name| n.name == name),
+
+            "port.list" => {
+                let p: api::ListNamed = params(method, p)?;
+                known("port", p.name.as_deref(), |n| self.port_id(n).is_some())?;
+                Ok(Done::Ask(Ask::Ports(p.name), p.timeout_ms))
+            }
+            "port.add" => self.add::<Port>(method, p),
+            "port.set" => self.set_named::<Port>(method, p, |n, name| n.name == name),
+            "port.del" => self.del_named::<Port>(method, p, |n, name| n.name == name),
+
+            "peer.list" => {
+                let p: api::ListNamed = params(method, p)?;
+                known("peer", p.name.as_deref(), |n| self.config.peer(n).is_some())?;
+                Ok(Done::Ask(Ask::Peers(p.name), p.timeout_ms))
+            }
+            "peer.add" => self.add::<Peer>(method, p),
+            "peer.set" => self.set_named::<Peer>(method, p, |n, name| n.name == name),
+            "peer.del" => self.del_named::<Peer>(method, p, |n, name| n.name == name),
+
+            "floating.list" => {
+                let p: api::WhichFloating = params(method, p)?;
+                if p.ip.is_some() && !self.config.floating.iter().any(|f| is_floating(f, &p)) {
+                    return Err(not_found("fip", &which_floating(&p)));
+                }
+                let timeout_ms = p.timeout_ms;
+                Ok(Done::Ask(Ask::Floatings(p), timeout_ms))
+            }
+            "floating.add" => self.add::<Floating>(method, p),
+            "floating.set" => {
+                let p: api::WhichFloating = params(method, p)?;
+                let index = self.floating_index(&p)?.ok_or_else(|| not_found("fip", &which_floating(&p)))?;
+                self.set::<Floating>(index, &p.set, p.timeout_ms)
+            }
+            "floating.del" => {
+                let p: api::WhichFloating = params(method, p)?;
+                let index = self.floating_index(&p)?;
+                self.del::<Floating>(index, p.if_exists, &which_floating(&p), p.timeout_ms)
+            }
+
+            "route.list" => {
+                let p: api::WhichRoute = params(method, p)?;
+                let rows = self.route_rows(&p)?;
+                Ok(Done::Now(rows))
+            }
+            "route.add" => self.add::<Route>(method, p),
+            "route.set" => {
+                let p: api::WhichRoute = params(method, p)?;
+                let index = self.route_index(&p)?.ok_or_else(|| not_found("route", &which_route(&p)))?;
+                self.set::<Route>(index, &p.set, p.timeout_ms)
+            }
+            "route.del" => {
+                let p: api::WhichRoute = params(method, p)?;
+                let index = self.route_index(&p)?;
+                self.del::<Route>(index, p.if_exists, &which_route(&p), p.timeout_ms)
+            }
+
+            "fdb.list" => {
+                let p: api::WhichFdb = params(method, p)?;
+                Ok(Done::Ask(Ask::Fdb(self.fdb_filter(&p)?), p.timeout_ms))
+            }
+            "fdb.add" => self.add::<StaticFdb>(method, p),
+            "fdb.del" => self.fdb_del(params(method, p)?),
+            "fdb.flush" => {
+                let p: api::WhichFdb = params(method, p)?;
+                if p.mac.is_some() || p.vlan.is_some() {
+                    let how = "use `ivctl fdb del` for one entry";
+                    return Err(Error::new(
+                        Code::Params,
+                        method,
+                        "a flush takes no `mac` and no `vlan`",
+                        how,
+                    ));
+                }
+                let filter = self.fdb_filter(&p)?;
+                self.command(Command::FlushFdb(filter.vni, filter.location));
+                Ok(Done::Edit(Edited { changed: true, warnings: Vec::new() }, Vec::new(), p.timeout_ms))
+            }
+
+            "neigh.list" => {
+                let p: api::WhichNeigh = params(method, p)?;
+                let vni = p.network.as_deref().map(|n| self.vni_of(n)).transpose()?;
+                Ok(Done::Ask(Ask::Neighbors(vni), p.timeout_ms))
+            }
+            "drops" => {
+                let p: api::WhichDrops = params(method, p)?;
+                let port = match &p.port {
+                    Some(name) => Some(self.port_id(name).ok_or_else(|| not_found("port", &quoted(name)))?),
+                    None => None,
+                };
+                Ok(Done::Ask(Ask::Drops(port), p.timeout_ms))
+            }
+
+            "config.show" => {
+                let _: api::Nothing = params(method, p)?;
+                let saved = self.options.persist
+                    && self.persist.failure.is_none()
+                    && self.persist.tried == self.persist.edit;
+                let text = self.current_text().to_owned();
+                Ok(Done::Now(json!(api::ConfigShown { text, saved })))
+            }
+            "config.check" => {
+                let p: api::ConfigText = params(method, p)?;
+                let errors = model::parse_as(&p.text, Some(&self.options.hostname)).err().unwrap_or_default();
+                Ok(Done::Now(json!(api::ConfigChecked { ok: errors.is_empty(), errors })))
+            }
+            "config.apply" => {
+                let p: api::ConfigText = params(method, p)?;
+                self.apply(p)
+            }
+            _ => Err(Error::new(
+                Code::Method,
+                clean(&format!("`{method}`")),
+                "there is no such method",
+                "ivctl and ivswitchd may differ in version: `ivctl status` shows the daemon's",
+            )),
+        }
+    }
+
+    fn apply(&mut self, p: api::ConfigText) -> Result<Done, Error> {
+        let config = model::parse_as(&p.text, Some(&self.options.hostname)).map_err(|errors| {
+            Error::of_config("the configuration is refused, what was in force goes on", errors)
+        })?;
+        if config == self.config && p.text == self.current_text() {
+            return Ok(Done::Edit(Edited::default(), Vec::new(), p.timeout_ms));
+        }
+        self.install(config, p.text);
+        self.edited();
+        let ports = self.attachments.keys().copied().collect();
+        Ok(Done::Edit(Edited { changed: true, warnings: Vec::new() }, ports, p.timeout_ms))
+    }
+
+    /// Puts `config` in force if it is valid and different.
+    fn change(&mut self, what: String, config: Config) -> Result<Edited, Error> {
+        if config == self.config {
+            return Ok(Edited::default());
+        }
+        model::validate(&config, Some(&self.options.hostname))
+            .map_err(|errors| Error::of_config(what, errors))?;
+        self.install_edit(config);
+        self.edited();
+        Ok(Edited { changed: true, warnings: Vec::new() })
+    }
+
+    /// The port whose becoming live an edit of this entry waits for.
+    fn ports_of<T: Entry>(&self, entry: &T) -> Vec<PortId> {
+        let name = json!(entry)["name"].as_str().map(str::to_owned).filter(|_| T::NOUN == "port");
+        name.and_then(|n| self.ids.port(&n)).into_iter().collect()
+    }
+
+    fn add<T: Entry>(&mut self, method: &str, p: Value) -> Result<Done, Error> {
+        let p: api::Add = params(method, p)?;
+        let entry: T = entry(T::NOUN, p.object)?;
+        let what = format!("{} is not added", entry.label());
+        let mut config = self.config.clone();
+        if let Some(there) = T::list(&mut config).iter().find(|e| e.is_same(&entry)) {
+            if p.may_exist && *there == entry {
+                return Ok(Done::Edit(Edited::default(), Vec::new(), p.timeout_ms));
+            }
+            let (why, how) = if *there == entry {
+                ("it is there already", "--may-exist accepts that".to_owned())
+            } else {
+                ("it is there already, and different", format!("`ivctl {} set` changes it", T::NOUN))
+            };
+            return Err(Error::new(Code::Conflict, what, why, how));
+        }
+        T::list(&mut config).push(entry.clone());
+        let edited = self.change(what, config)?;
+        let ports = self.ports_of(&entry);
+        Ok(Done::Edit(edited, ports, p.timeout_ms))
+    }
+
+    fn set_named<T: Entry>(
+        &mut self,
+        method: &str,
+        p: Value,
+        is: fn(&T, &str) -> bool,
+    ) -> Result<Done, Error> {
+        let p: api::SetNamed = params(method, p)?;
+        let mut config = self.config.clone();
+        let index = T::list(&mut config)
+            .iter()
+            .position(|e| is(e, &p.name))
+            .ok_or_else(|| not_found(T::NOUN, &quoted(&p.name)))?;
+        self.set::<T>(index, &p.set, p.timeout_ms)
+    }
+
+    fn set<T: Entry>(&mut self, index: usize, patch: &Value, timeout_ms: Option<u64>) -> Result<Done, Error> {
+        let mut config = self.config.clone();
+        let list = T::list(&mut config);
+        let what = format!("{} is not changed", list[index].label());
+        let mut object = json!(list[index]);
+        let (Value::Object(fields), Value::Object(patch)) = (&mut object, patch) else {
+            return Err(Error::new(
+                Code::Params,
+                what,
+                "`set` is not an object",
+                "send {\"key\": value, ...}",
+            ));
+        };
+        for (key, value) in patch {
+            if key == "name" && fields.get("name") != Some(value) {
+                let how = format!("add another with `ivctl {} add` and delete this one", T::NOUN);
+                return Err(Error::new(Code::Failed, what, "a name cannot be changed", how));
+            }
+            match value {
+                Value::Null => drop(fields.remove(key)),
+                value => drop(fields.insert(key.clone(), value.clone())),
+            }
+        }
+        let changed: T = entry(T::NOUN, object).map_err(|e| Error { what: what.clone(), ..e })?;
+        list[index] = changed.clone();
+        let edited = self.change(what, config)?;
+        let ports = self.ports_of(&changed);
+        Ok(Done::Edit(edited, ports, timeout_ms))
+    }
+
+    fn del_named<T: Entry>(
+        &mut self,
+        method: &str,
+        p: Value,
+        is: fn(&T, &str) -> bool,
+    ) -> Result<Done, Error> {
+        let p: api::DelNamed = params(method, p)?;
+        let index = T::list(&mut self.config).iter().position(|e| is(e, &p.name));
+        self.del::<T>(index, p.if_exists, &quoted(&p.name), p.timeout_ms)
+    }
+
+    fn del<T: Entry>(
+        &mut self,
+        index: Option<usize>,
+        if_exists: bool,
+        which: &str,
+        timeout_ms: Option<u64>,
+    ) -> Result<Done, Error> {
+        let Some(index) = index else {
+            if if_exists {
+                return Ok(Done::Edit(Edited::default(), Vec::new(), timeout_ms));
+            }
+            return Err(not_found(T::NOUN, which));
+        };
+        let mut config = self.config.clone();
+        let gone = T::list(&mut config).remove(index);
+        let what = format!("{} is not deleted", gone.label());
+        let edited = self.change(what, config).map_err(|mut e| {
+            // What still refers to it keeps it.
+            let users: Vec<&str> =
+                e.errors.iter().filter(|e| e.fault == Fault::NotFound).map(|e| e.object.as_str()).collect();
+            if !users.is_empty() {
+                let more = if users.len() > 5 { ", ..." } else { "" };
+                e.why = format!("it is in use by {}{more}", users[..users.len().min(5)].join(", "));
+                "delete or change these first".clone_into(&mut e.how);
+                e.code = Code::Conflict;
+                e.errors.clear();
+            }
+            e
+        })?;
+        Ok(Done::Edit(edited, Vec::new(), timeout_ms))
+    }
+
+    /// A static entry is an edit. A learned one is only the workers'.
+    fn fdb_del(&mut self, p: api::WhichFdb) -> Result<Done, Error> {
+        let (Some(network), Some(mac)) = (&p.network, &p.mac) else {
+            let how = "say which: network and MAC address";
+            return Err(Error::new(Code::Params, "fdb.del", "`network` or `mac` is missing", how));
+        };
+        let filter = FdbFilter { vid: Some(p.vlan.unwrap_or(0)), ..self.fdb_filter(&p)? };
+        let key = (network, p.vlan.unwrap_or(0), filter.mac.map(Mac));
+        let index = self.config.fdb.iter().position(|e| (&e.network, e.vlan, Some(e.mac)) == key);
+        if index.is_some() {
+            return self.del::<StaticFdb>(index, p.if_exists, mac, p.timeout_ms);
+        }
+        Ok(Done::Ask(Ask::FdbDelete { filter, if_exists: p.if_exists }, p.timeout_ms))
+    }
+
+    fn fdb_filter(&self, p: &api::WhichFdb) -> Result<FdbFilter, Error> {
+        let location = match (&p.port, &p.peer) {
+            (Some(_), Some(_)) => {
+                let why = "it cannot be behind both a port and a peer";
+                return Err(Error::new(Code::Params, "fdb", why, "give one of `port` and `peer`"));
+            }
+            (Some(port), None) => {
+                Some(Location::Port(self.port_id(port).ok_or_else(|| not_found("port", &quoted(port)))?))
+            }
+            (None, Some(peer)) => {
+                Some(Location::Peer(self.ids.peer(peer).ok_or_else(|| not_found("peer", &quoted(peer)))?))
+            }
+            (None, None) => None,
+        };
+        let mac = match &p.mac {
+            Some(mac) => Some(mac.parse::<Mac>().map(|Mac(mac)| mac).map_err(|e| {
+                Error::new(Code::Params, clean(&format!("fdb {mac}")), "it is no MAC address", e)
+            })?),
+            None => None,
+        };
+        Ok(FdbFilter {
+            vni: p.network.as_deref().map(|n| self.vni_of(n)).transpose()?,
+            location,
+            mac,
+            vid: p.vlan,
+            limit: p.limit.unwrap_or(api::ROWS_MAX).min(api::ROWS_MAX),
+        })
+    }
+
+    fn vni_of(&self, network: &str) -> Result<Vni, Error> {
+        let found = self.config.network(network).and_then(|n| Vni::new(n.vni));
+        found.ok_or_else(|| not_found("network", &quoted(network)))
+    }
+
+    fn floating_index(&self, p: &api::WhichFloating) -> Result<Option<usize>, Error> {
+        if p.ip.is_none() {
+            return Err(Error::new(Code::Params, "floating", "`ip` is missing", "say which floating IP"));
+        }
+        let mut found =
+            self.config.floating.iter().enumerate().filter(|(_, f)| is_floating(f, p)).map(|(i, _)| i);
+        let first = found.next();
+        if found.next().is_some() {
+            let why = "several mappings have this address";
+            return Err(Error::new(
+                Code::Failed,
+                which_floating(p),
+                why,
+                "say which with `network` or `only`",
+            ));
+        }
+        Ok(first)
+    }
+
+    fn route_index(&self, p: &api::WhichRoute) -> Result<Option<usize>, Error> {
+        let (Some(network), Some(from)) = (&p.network, &p.from) else {
+            let how = "say which route: network and source prefix";
+            return Err(Error::new(Code::Params, "route", "`network` or `from` is missing", how));
+        };
+        let from: ipnet::IpNet = from.parse().map_err(|_| {
+            let what = clean(&format!("route {from}"));
+            Error::new(Code::Params, what, "it is no prefix", "write it as 56.0.0.0/24")
+        })?;
+        Ok(self.config.route.iter().position(|r| r.network == *network && r.from == from))
+    }
+
+    fn route_rows(&self, p: &api::WhichRoute) -> Result<Value, Error> {
+        if let Some(network) = &p.network {
+            self.vni_of(network)?;
+        }
+        let wanted = |r: &&Route| {
+            p.network.as_ref().is_none_or(|n| *n == r.network)
+                && p.from.as_ref().is_none_or(|f| *f == r.from.to_string())
+        };
+        let row = |r: &Route| api::RouteRow {
+            network: r.network.clone(),
+            from: r.from.to_string(),
+            via: r.via.clone(),
+        };
+        let rows: Vec<_> = self.config.route.iter().filter(wanted).map(row).collect();
+        if rows.is_empty() && p.from.is_some() {
+            return Err(not_found("route", &which_route(p)));
+        }
+        Ok(json!(api::Rows { rows, warnings: Vec::new() }))
+    }
+}
+
+/// A request that cannot be read: the id to answer to, and why.
+type Unreadable = Box<(Value, Error)>;
+
+/// Reads one line as a JSON-RPC 2.0 request: id (none for a notification), method, parameters.
+fn read(line: &str) -> Result<(Option<Value>, String, Value), Unreadable> {
+    let refuse =
+        |code, why: &str, how: &str| (Value::Null, Error::new(code, "the request is refused", why, how));
+    if line.len() > api::REQUEST_LEN_MAX {
+        return Err(refuse(Code::Request, "it is too long", "send less at once"));
+    }
+    let request: Value = serde_json::from_str(line)
+        .map_err(|e| refuse(Code::Parse, &clean(&e.to_string()), "send one JSON object per line"))?;
+    let Value::Object(mut request) = request else {
+        return Err(refuse(
+            Code::Request,
+            "it is not an object",
+            "send one request per line; there are no batches",
+        ));
+    };
+    let id = request.remove("id");
+    let answer_to = match &id {
+        None => Value::Null,
+        Some(id @ (Value::String(_) | Value::Number(_) | Value::Null)) => id.clone(),
+        Some(_) => return Err(refuse(Code::Request, "its id is no text or number", "use a number")),
+    };
+    let refuse = |why: &str, how: &str| Box::new((answer_to.clone(), error(Code::Request, why, how)));
+    if request.get("jsonrpc").and_then(Value::as_str) != Some("2.0") {
+        return Err(refuse("it is not JSON-RPC 2.0", "add \"jsonrpc\": \"2.0\""));
+    }
+    let Some(Value::String(method)) = request.remove("method") else {
+        return Err(refuse("it has no method", "add \"method\": \"status\", for example"));
+    };
+    match request.remove("params") {
+        None | Some(Value::Null) => Ok((id, method, json!({}))),
+        Some(params @ Value::Object(_)) => Ok((id, method, params)),
+        Some(_) => Err(refuse("its params are not an object", "name the parameters")),
+    }
+}
+
+fn params<T: DeserializeOwned>(method: &str, params: Value) -> Result<T, Error> {
+    serde_json::from_value(params).map_err(|e| {
+        let (why, how) = explain(&e.to_string(), None);
+        Error::new(Code::Params, clean(method), why, how)
+    })
+}
+
+/// An entry from what a client sent.
+fn entry<T: Entry>(noun: &str, object: Value) -> Result<T, Error> {
+    let label =
+        ["name", "ip", "from", "mac"].iter().find_map(|k| object[*k].as_str()).unwrap_or_default().to_owned();
+    serde_json::from_value(object).map_err(|e| {
+        let (why, how) = explain(&e.to_string(), None);
+        Error::new(Code::Failed, clean(&format!("{noun} {label} is refused")), why, how)
+    })
+}
+
+fn quoted(name: &str) -> String {
+    clean(&format!("\"{name}\""))
+}
+
+fn not_found(noun: &str, which: &str) -> Error {
+    let what = format!("{noun} {which}");
+    Error::new(
+        Code::NotFound,
+        what,
+        format!("there is no such {noun}"),
+        format!("`ivctl {noun} list` shows them"),
+    )
+}
+
+fn known(noun: &str, name: Option<&str>, is: impl Fn(&str) -> bool) -> Result<(), Error> {
+    match name {
+        Some(name) if !is(name) => Err(not_found(noun, &quoted(name))),
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn is_floating(f: &Floating, p: &api::WhichFloating) -> bool {
+    let sorted = |ports: &[model::Ports]| {
+        let mut ports = ports.to_vec();
+        ports.sort_unstable();
+        ports
+    };
+    p.ip.is_none_or(|ip| ip == f.ip)
+        && p.network.as_ref().is_none_or(|n| *n == f.network)
+        && p.only.as_ref().is_none_or(|only| sorted(only) == sorted(&f.only))
+}
+
+fn which_floating(p: &api::WhichFloating) -> String {
+    let mut text = p.ip.map(|ip| ip.to_string()).unwrap_or_default();
+    if let Some(network) = &p.network {
+        text.push_str(&format!(" on network \"{network}\""));
+    }
+    clean(&text)
+}
+
+fn which_route(p: &api::WhichRoute) -> String {
+    let (from, network) = (p.from.as_deref().unwrap_or_default(), p.network.as_deref().unwrap_or_default());
+    clean(&format!("{from} on network \"{network}\""))
+}

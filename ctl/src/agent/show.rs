@@ -1,0 +1,402 @@
+//! Answers: what is wanted and what the workers said, put together for people and scripts.
+
+use std::fmt::Write as _;
+use std::net::IpAddr;
+
+use engine::command::{Command, FdbRow, Location, PortId, Vni};
+use engine::counters::{DropReason, PortCounters};
+use engine::limits;
+use serde_json::{Value, json};
+
+use super::Agent;
+use super::machine::{Attachment, Phase};
+use super::pending::Found;
+use super::request::{Ask, FdbFilter, is_floating};
+use crate::api::{
+    self, Code, DropRow, Edited, Error, FloatingRow, Frames, NeighRow, NetworkRow, PeerRow, PortRow, Rows,
+    SampleRow, Stats, Stats64, Status, WorkerRow,
+};
+use crate::model::{Network, PortRole};
+use crate::reconcile::UPLINK_PORT;
+
+/// Drops shown by `status`.
+const STATUS_DROPS_MAX: usize = 5;
+
+impl Agent {
+    /// The answer to `ask`.
+    pub(super) fn answered(&mut self, ask: Ask, found: &Found) -> Result<Value, Error> {
+        let mut warnings = Vec::new();
+        if found.incomplete {
+            warnings.push("a worker did not answer in time: numbers may be missing or too small".to_owned());
+        }
+        if found.cut {
+            warnings.push(format!("only {} rows are shown", api::ROWS_MAX));
+        }
+        Ok(match ask {
+            Ask::Status => json!(self.status(found, warnings)),
+            Ask::Networks(name) => {
+                let mut rows = self.network_rows(found);
+                rows.retain(|r| name.as_ref().is_none_or(|n| *n == r.name));
+                json!(Rows { rows, warnings })
+            }
+            Ask::Ports(name) => {
+                let mut rows = self.port_rows(found);
+                rows.retain(|r| name.as_ref().is_none_or(|n| *n == r.ifname));
+                json!(Rows { rows, warnings })
+            }
+            Ask::Peers(name) => {
+                let mut rows = self.peer_rows(found);
+                rows.retain(|r| name.as_ref().is_none_or(|n| *n == r.name));
+                json!(Rows { rows, warnings })
+            }
+            Ask::Floatings(which) => json!(Rows { rows: self.floating_rows(found, &which), warnings }),
+            Ask::Fdb(filter) => {
+                let mut matching = found.fdb.values().filter(|r| filter.matches(r));
+                let rows: Vec<_> = matching.by_ref().take(filter.limit).map(|r| self.fdb_row(r)).collect();
+                if matching.next().is_some() {
+                    warnings.push(format!("only {} rows are shown", rows.len()));
+                }
+                json!(Rows { rows, warnings })
+            }
+            Ask::FdbDelete { filter, if_exists } => self.fdb_delete(&filter, if_exists, found)?,
+            Ask::Neighbors(vni) => {
+                let wanted = found.neighbors.values().filter(|n| vni.is_none_or(|v| v == n.vni));
+                let rows: Vec<_> = wanted
+                    .map(|n| NeighRow {
+                        dst: n.ip,
+                        dev: self.network_name(n.vni),
+                        lladdr: n.mac.map(|m| m.to_string()),
+                        state: vec![neighbor_state(n.mac.is_some(), n.idle.as_secs()).to_owned()],
+                        used: n.idle.as_secs(),
+                    })
+                    .collect();
+                json!(Rows { rows, warnings })
+            }
+            Ask::Drops(port) => json!(Rows { rows: self.drop_rows(found, port), warnings }),
+        })
+    }
+
+    fn status(&self, found: &Found, mut warnings: Vec<String>) -> Status {
+        self.warn(&mut warnings);
+        let s = found.switch;
+        if !found.incomplete && !s.conserved() {
+            warnings.push("frames were lost or counted twice: please report this".to_owned());
+        }
+        let mut drops = self.drop_rows(found, None);
+        drops.sort_by_key(|d| std::cmp::Reverse(d.count));
+        drops.truncate(STATUS_DROPS_MAX);
+        Status {
+            name: self.facts.name.clone(),
+            version: self.options.version.clone(),
+            api: api::API,
+            uptime: self.now.since(self.started).as_secs(),
+            vtep: self.facts.underlay.as_ref().map(|u| u.vtep),
+            tunnel_port: self.config.uplink.as_ref().map_or(0, |u| u.port),
+            overlay_mtu: self.facts.overlay_mtu(),
+            ports: self.port_rows(found),
+            networks: self.network_rows(found),
+            peers: self.peer_rows(found),
+            floating: self.floating_rows(found, &api::WhichFloating::default()),
+            workers: self.stats.iter().map(|w| WorkerRow { busy: w.busy, sleeps: w.sleeps }).collect(),
+            frames: Frames {
+                rx: s.rx,
+                replicated: s.replicated,
+                originated: s.originated,
+                tx: s.tx,
+                dropped: s.dropped,
+                punted: s.punted,
+                queued: s.queued,
+            },
+            drops,
+            warnings,
+        }
+    }
+
+    /// What needs the operator's attention.
+    fn warn(&self, warnings: &mut Vec<String>) {
+        for a in self.attachments.values() {
+            let (state, why) = a.state();
+            match state {
+                "live" | "disabled" => {}
+                "failed" => warnings.push(format!("port \"{}\": {why}", a.name)),
+                _ => warnings.push(format!("port \"{}\" is {why}", a.name)),
+            }
+        }
+        if let Some(uplink) = &self.config.uplink {
+            match &self.facts.underlay {
+                None if self.links.contains_key(&uplink.interface) => {
+                    let i = &uplink.interface;
+                    warnings
+                        .push(format!("uplink {i} has no global address; add one, or set [uplink] address"));
+                }
+                None => {}
+                Some(underlay) => self.warn_of_addresses(&uplink.interface, underlay.vtep, warnings),
+            }
+            let carried = self.facts.overlay_mtu();
+            for p in self.config.port.iter().filter(|p| p.mtu.is_none() && p.interface.is_some()) {
+                if let Some(link) = self.links.get(&p.attached_to()).filter(|l| l.mtu > u32::from(carried)) {
+                    let (name, mtu) = (&link.name, link.mtu);
+                    let text =
+                        format!("MTU {mtu} of {name} is more than the {carried} that the tunnel carries");
+                    warnings.push(format!("port \"{}\": {text}; lower it on both ends", p.name));
+                }
+            }
+        } else if !self.config.peer.is_empty() {
+            warnings.push("there are peers but no [uplink]: nothing reaches them".to_owned());
+        }
+        if let Some(why) = &self.persist.failure {
+            warnings.push(format!(
+                "the configuration is not saved: {why}; a restart would lose the last changes"
+            ));
+        }
+        warnings.truncate(100);
+    }
+
+    fn warn_of_addresses(&self, interface: &str, vtep: IpAddr, warnings: &mut Vec<String>) {
+        let Some(link) = self.links.get(interface) else { return };
+        let held = |ip: IpAddr| link.addresses.iter().any(|a| a.addr == ip);
+        if !held(vtep) {
+            warnings.push(format!(
+                "VTEP {vtep} is not an address of {interface}; add it, or correct [uplink] address"
+            ));
+        }
+        for f in self.config.floating.iter().filter(|f| f.gateway == self.facts.name) {
+            if let Some(reality) = f.reality.filter(|&r| !held(r)) {
+                warnings
+                    .push(format!("floating {}: reality {reality} is not an address of {interface}", f.ip));
+            }
+        }
+        for p in self.config.peer.iter().filter(|p| p.via.is_none() && p.address.is_ipv4() != vtep.is_ipv4())
+        {
+            let text = format!(
+                "peer \"{}\": {} is of another address family than the VTEP {vtep}",
+                p.name, p.address
+            );
+            warnings.push(text);
+        }
+    }
+
+    fn network_rows(&self, found: &Found) -> Vec<NetworkRow> {
+        let row = |n: &Network| {
+            let vni = Vni::new(n.vni);
+            let told = vni.and_then(|v| self.told.networks.get(&v));
+            let takes_part =
+                |p: &&crate::model::Peer| p.networks.as_ref().is_none_or(|list| list.contains(&n.name));
+            NetworkRow {
+                name: n.name.clone(),
+                vni: n.vni,
+                gateway: n.gateway.clone(),
+                router_mac: told.map(|(_, c)| c.router_mac.to_string()).unwrap_or_default(),
+                fdb_max: n.fdb_max,
+                fdb_age: n.fdb_age,
+                ports: self
+                    .config
+                    .port
+                    .iter()
+                    .filter(|p| p.network == n.name)
+                    .map(|p| p.name.clone())
+                    .collect(),
+                peers: self.config.peer.iter().filter(takes_part).map(|p| p.name.clone()).collect(),
+                fdb: vni.and_then(|v| found.fdb_by_network.get(&v)).copied(),
+            }
+        };
+        self.config.network.iter().map(row).collect()
+    }
+
+    fn port_rows(&self, found: &Found) -> Vec<PortRow> {
+        let none = PortCounters::default();
+        let row = |id: PortId, a: &Attachment, role: &str, network: Option<&str>| {
+            let (state, why) = a.state();
+            let link = self.links.get(&a.interface);
+            let live = matches!(a.phase, Phase::Live(_));
+            PortRow {
+                ifname: a.name.clone(),
+                link: a.interface.clone(),
+                ifindex: link.map(|l| l.index),
+                address: link.map(|l| l.mac.to_string()),
+                role: role.to_owned(),
+                network: network.map(str::to_owned),
+                mtu: self.told.ports.get(&id).map_or(0, |(_, p)| p.mtu),
+                operstate: if live && link.is_some_and(|l| l.up && l.carrier) { "UP" } else { "DOWN" }
+                    .to_owned(),
+                state: state.to_owned(),
+                why,
+                mode: if live { a.facts.mode.clone() } else { String::new() },
+                reason: if live { a.facts.reason.clone() } else { String::new() },
+                queues: if live { a.facts.queues } else { 0 },
+                stats64: stats64(found.ports.get(&id).unwrap_or(&none)),
+            }
+        };
+        let uplink = self.attachments.get(&UPLINK_PORT).map(|a| row(UPLINK_PORT, a, "uplink", None));
+        let ports = self.config.port.iter().filter_map(|p| {
+            let id = self.ids.port(&p.name)?;
+            let role = match p.role {
+                PortRole::Door => "door",
+                PortRole::Guest => "guest",
+            };
+            Some(row(id, self.attachments.get(&id)?, role, Some(&p.network)))
+        });
+        uplink.into_iter().chain(ports).collect()
+    }
+
+    fn peer_rows(&self, found: &Found) -> Vec<PeerRow> {
+        let all = || self.config.network.iter().map(|n| n.name.clone()).collect();
+        let rows = self.config.peer.iter().filter_map(|p| {
+            let id = self.ids.peer(&p.name)?;
+            let seen = found.peers.get(&id);
+            Some(PeerRow {
+                name: p.name.clone(),
+                address: p.address,
+                via: p.via.clone(),
+                relay: p.relay,
+                networks: p.networks.clone().unwrap_or_else(all),
+                mtu: self.told.peers.get(&id).map_or(0, |(_, c)| c.mtu),
+                resolved: seen.is_some_and(|r| r.next_mac.is_some()),
+                lladdr: seen.and_then(|r| r.next_mac).map(|m| m.to_string()),
+                tx: seen.map_or(0, |r| r.tx),
+                rx: seen.map_or(0, |r| r.rx),
+            })
+        });
+        rows.collect()
+    }
+
+    fn floating_rows(&self, found: &Found, which: &api::WhichFloating) -> Vec<FloatingRow> {
+        let rows = self.config.floating.iter().filter(|f| is_floating(f, which)).map(|f| {
+            let seen = self.ids.floating(&f.key()).and_then(|id| found.floatings.get(&id));
+            let location = seen.and_then(|r| r.location).map(|l| self.place(l));
+            FloatingRow {
+                ip: f.ip,
+                network: f.network.clone(),
+                gateway: f.gateway.clone(),
+                here: f.gateway == self.facts.name,
+                reality: f.reality,
+                inside: f.inside.clone(),
+                only: f.only.clone(),
+                except: f.except_effective(),
+                resolved: seen.is_some_and(|r| r.next_mac.is_some() && r.location.is_some()),
+                lladdr: seen.and_then(|r| r.next_mac).map(|m| m.to_string()),
+                location: location.map(|(port, peer)| peer.unwrap_or(port)),
+                packets_in: seen.map_or(0, |r| r.packets_in),
+                packets_out: seen.map_or(0, |r| r.packets_out),
+            }
+        });
+        rows.collect()
+    }
+
+    /// Name of the port an address is behind, and of the peer if it is behind one.
+    pub(super) fn place(&self, location: Location) -> (String, Option<String>) {
+        match location {
+            Location::Port(id) => {
+                (self.told.ports.get(&id).map_or_else(|| format!("port-{}", id.0), |(n, _)| n.clone()), None)
+            }
+            Location::Peer(id) => {
+                let peer =
+                    self.told.peers.get(&id).map_or_else(|| format!("peer-{}", id.0), |(n, _)| n.clone());
+                ("uplink".to_owned(), Some(peer))
+            }
+        }
+    }
+
+    fn network_name(&self, vni: Vni) -> String {
+        self.told.networks.get(&vni).map_or_else(|| format!("vni-{vni}"), |(n, _)| n.clone())
+    }
+
+    fn fdb_row(&self, r: &FdbRow) -> api::FdbRow {
+        let (ifname, peer) = self.place(r.location);
+        let dst = match r.location {
+            Location::Peer(id) => self.told.peers.get(&id).map(|(_, c)| c.address),
+            Location::Port(_) => None,
+        };
+        api::FdbRow {
+            mac: r.mac.to_string(),
+            ifname,
+            vlan: (r.vid != 0).then_some(r.vid),
+            dst,
+            vni: r.vni.get(),
+            network: self.network_name(r.vni),
+            peer,
+            flags: Vec::new(),
+            state: if r.is_static { "static".to_owned() } else { String::new() },
+            used: r.idle.as_secs(),
+        }
+    }
+
+    /// The second half of `fdb.del` for a learned entry: now it is known whether it is there.
+    fn fdb_delete(&mut self, filter: &FdbFilter, if_exists: bool, found: &Found) -> Result<Value, Error> {
+        let row = found.fdb.values().find(|r| filter.matches(r)).copied();
+        let Some(row) = row else {
+            if if_exists {
+                return Ok(json!(Edited::default()));
+            }
+            let what = format!("fdb {} is not deleted", filter.mac.unwrap_or_default());
+            return Err(Error::new(
+                Code::NotFound,
+                what,
+                "there is no such entry",
+                "`ivctl fdb list` shows them",
+            ));
+        };
+        self.command(Command::RemoveFdb(row.vni, row.vid, row.mac));
+        Ok(json!(Edited { changed: true, warnings: Vec::new() }))
+    }
+
+    fn drop_rows(&self, found: &Found, port: Option<PortId>) -> Vec<DropRow> {
+        let mut rows = Vec::new();
+        for (&id, counters) in found.ports.iter().filter(|(id, _)| port.is_none_or(|p| p == **id)) {
+            for (&reason, &count) in
+                DropReason::ALL.iter().zip(&counters.drops).filter(|(_, count)| **count > 0)
+            {
+                let sample = found.samples.iter().find(|s| s.port == id && s.reason == reason);
+                rows.push(DropRow {
+                    port: self.place(Location::Port(id)).0,
+                    reason: reason.name().to_owned(),
+                    count,
+                    help: reason.help().trim().to_owned(),
+                    sample: sample.map(|s| SampleRow { len: s.len, bytes: hex(&s.bytes) }),
+                });
+            }
+        }
+        rows
+    }
+}
+
+impl FdbFilter {
+    fn matches(&self, r: &FdbRow) -> bool {
+        self.vni.is_none_or(|v| v == r.vni)
+            && self.location.is_none_or(|l| l == r.location)
+            && self.mac.is_none_or(|m| m == r.mac)
+            && self.vid.is_none_or(|v| v == r.vid)
+    }
+}
+
+fn stats64(c: &PortCounters) -> Stats64 {
+    Stats64 {
+        rx: Stats {
+            bytes: c.rx_bytes,
+            packets: c.rx_frames,
+            errors: 0,
+            dropped: c.dropped() - tx_dropped(c),
+        },
+        tx: Stats { bytes: c.tx_bytes, packets: c.tx_frames, errors: 0, dropped: tx_dropped(c) },
+    }
+}
+
+/// Drops that are the output's own.
+fn tx_dropped(c: &PortCounters) -> u64 {
+    c.drops[DropReason::TxQueueFull as usize] + c.drops[DropReason::TxError as usize]
+}
+
+fn neighbor_state(known: bool, idle_s: u64) -> &'static str {
+    match known {
+        false => "INCOMPLETE",
+        true if idle_s < limits::NEIGHBOR_AGE.as_secs() => "REACHABLE",
+        true => "STALE",
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, b| {
+        let _ = write!(text, "{b:02x}");
+        text
+    })
+}

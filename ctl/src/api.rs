@@ -1,0 +1,633 @@
+//! What `ivctl` and `ivswitchd` say to each other: JSON-RPC 2.0, one message per line, over a unix socket.
+//!
+//! Where iproute2 prints the same thing as JSON (`bridge -j fdb`, `ip -j -s link`, `ip -j neigh`), the keys are
+//! iproute2's. `socat - UNIX-CONNECT:/run/ivswitch/control.sock` speaks it too.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::model::{ConfigError, Fault, Inside, Ports};
+
+/// Version of this interface. Raised when something old stops working.
+pub const API: u32 = 1;
+
+/// Where the daemon listens by default.
+pub const SOCKET: &str = "/run/ivswitch/control.sock";
+
+/// Where the configuration is by default.
+pub const CONFIG: &str = "/etc/ivswitch/ivswitch.toml";
+
+/// Bytes of a request: a whole configuration, escaped.
+pub const REQUEST_LEN_MAX: usize = 2 * crate::model::TEXT_LEN_MAX + 4096;
+
+/// Rows in one answer; a longer table is cut, and says so.
+pub const ROWS_MAX: usize = 200_000;
+
+/// How long a request may wait for its effect when it does not say.
+pub const TIMEOUT_MS_DEFAULT: u64 = 5_000;
+/// The longest a request may wait.
+pub const TIMEOUT_MS_MAX: u64 = 600_000;
+
+/// Why a request failed, as a number that stays. What `ivctl` exits with follows from it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Code {
+    /// The line is no JSON.
+    Parse,
+    /// It is no request.
+    Request,
+    /// There is no such method.
+    Method,
+    /// The parameters do not fit the method.
+    Params,
+    /// It could not be done: a value is not possible.
+    Failed,
+    /// What it names is not there.
+    NotFound,
+    /// It takes what another object has, or removes what another needs.
+    Conflict,
+    /// Too much is waiting already.
+    Busy,
+    /// It is done but did not take effect in time.
+    Timeout,
+}
+
+impl Code {
+    /// Every code.
+    pub const ALL: [Self; 9] = [
+        Self::Parse,
+        Self::Request,
+        Self::Method,
+        Self::Params,
+        Self::Failed,
+        Self::NotFound,
+        Self::Conflict,
+        Self::Busy,
+        Self::Timeout,
+    ];
+
+    /// The number in the message (JSON-RPC 2.0 §5.1; -32000 to -32099 are ours).
+    #[must_use]
+    pub const fn number(self) -> i64 {
+        match self {
+            Self::Parse => -32700,
+            Self::Request => -32600,
+            Self::Method => -32601,
+            Self::Params => -32602,
+            Self::Failed => -32001,
+            Self::NotFound => -32003,
+            Self::Conflict => -32004,
+            Self::Busy => -32005,
+            Self::Timeout => -32007,
+        }
+    }
+
+    /// The code with this number.
+    #[must_use]
+    pub fn of(number: i64) -> Option<Self> {
+        Self::ALL.into_iter().find(|c| c.number() == number)
+    }
+
+    /// What `ivctl` exits with.
+    #[must_use]
+    pub const fn exit(self) -> u8 {
+        match self {
+            Self::Failed | Self::Busy => 1,
+            Self::Parse | Self::Request | Self::Method | Self::Params => 2,
+            Self::NotFound => 3,
+            Self::Conflict => 4,
+            Self::Timeout => 7,
+        }
+    }
+}
+
+/// What went wrong, in the three lines of the house: what, why, how.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Error {
+    /// Why, as a number.
+    pub code: Code,
+    /// What could not be done.
+    pub what: String,
+    /// Why not.
+    pub why: String,
+    /// What helps.
+    pub how: String,
+    /// For configurations: everything that is wrong.
+    pub errors: Vec<ConfigError>,
+}
+
+impl Error {
+    /// An error.
+    #[must_use]
+    pub fn new(code: Code, what: impl Into<String>, why: impl Into<String>, how: impl Into<String>) -> Self {
+        Self { code, what: what.into(), why: why.into(), how: how.into(), errors: Vec::new() }
+    }
+
+    /// `what` was refused because of these errors.
+    #[must_use]
+    pub fn of_config(what: impl Into<String>, errors: Vec<ConfigError>) -> Self {
+        let code = match errors.first().map(|e| e.fault) {
+            Some(Fault::NotFound) => Code::NotFound,
+            Some(Fault::Conflict) => Code::Conflict,
+            _ => Code::Failed,
+        };
+        let (why, how) = match errors.as_slice() {
+            [] => (String::new(), String::new()),
+            [one, rest @ ..] => {
+                let more =
+                    if rest.is_empty() { String::new() } else { format!(" (and {} more)", rest.len()) };
+                let line = one.position.map(|(l, c)| format!("line {l}, column {c}: ")).unwrap_or_default();
+                (format!("{line}{}: {}{more}", one.object, one.cause), one.remedy.clone())
+            }
+        };
+        Self { code, what: what.into(), why, how, errors }
+    }
+
+    /// As the `error` object of a response.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        let mut data = json!({ "what": self.what, "why": self.why, "how": self.how });
+        if !self.errors.is_empty() {
+            data["errors"] = json!(self.errors);
+        }
+        json!({ "code": self.code.number(), "message": format!("{}: {}", self.what, self.why), "data": data })
+    }
+
+    /// From the `error` object of a response.
+    #[must_use]
+    pub fn from_json(v: &Value) -> Self {
+        let text = |key: &str| v["data"][key].as_str().unwrap_or_default().to_owned();
+        let code = v["code"].as_i64().and_then(Code::of).unwrap_or(Code::Failed);
+        let errors = serde_json::from_value(v["data"]["errors"].clone()).unwrap_or_default();
+        let mut e = Self { code, what: text("what"), why: text("why"), how: text("how"), errors };
+        if e.what.is_empty() {
+            e.what = v["message"].as_str().unwrap_or("the request failed").to_owned();
+        }
+        e
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}; {}", self.what, self.why, self.how)
+    }
+}
+
+impl std::error::Error for Error {}
+
+macro_rules! params {
+    ($($(#[$doc:meta])+ $name:ident { $($(#[$fdoc:meta])+ $field:ident: $ty:ty,)* })+) => { $(
+        $(#[$doc])+
+        #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+        #[serde(deny_unknown_fields, default)]
+        pub struct $name {
+            $($(#[$fdoc])+ #[serde(skip_serializing_if = "is_default")] pub $field: $ty,)*
+            /// How long to wait for the effect or the answer, in milliseconds; 0: do not wait.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub timeout_ms: Option<u64>,
+        }
+    )+ };
+}
+
+fn is_default<T: Default + PartialEq>(t: &T) -> bool {
+    *t == T::default()
+}
+
+params! {
+    /// Of methods without parameters: `version`, `status`, `config.show`, `subscribe`.
+    Nothing {}
+
+    /// Of `network.list`, `port.list`, `peer.list`.
+    ListNamed {
+        /// Only the one of this name.
+        name: Option<String>,
+    }
+
+    /// Of `network.add`, `port.add`, `peer.add`, `floating.add`, `route.add`, `fdb.add`.
+    Add {
+        /// The object, with the keys it has in the configuration file.
+        object: Value,
+        /// Fine when just this is there already.
+        may_exist: bool,
+    }
+
+    /// Of `network.set`, `port.set`, `peer.set`.
+    SetNamed {
+        /// Which one.
+        name: String,
+        /// New values; `null` sets the default.
+        set: Value,
+    }
+
+    /// Of `network.del`, `port.del`, `peer.del`.
+    DelNamed {
+        /// Which one.
+        name: String,
+        /// Fine when it is not there.
+        if_exists: bool,
+    }
+
+    /// Of `floating.list`, `floating.set`, `floating.del`: which mapping.
+    WhichFloating {
+        /// The public address.
+        ip: Option<IpAddr>,
+        /// Its network, where two have this address.
+        network: Option<String>,
+        /// Its ports, where several mappings share the address.
+        only: Option<Vec<Ports>>,
+        /// For `set`: new values; `null` sets the default.
+        set: Value,
+        /// For `del`: fine when it is not there.
+        if_exists: bool,
+    }
+
+    /// Of `route.list`, `route.set`, `route.del`: which route.
+    WhichRoute {
+        /// The network.
+        network: Option<String>,
+        /// The source prefix.
+        from: Option<String>,
+        /// For `set`: new values.
+        set: Value,
+        /// For `del`: fine when it is not there.
+        if_exists: bool,
+    }
+
+    /// Of `fdb.list`, `fdb.del`, `fdb.flush`: which entries.
+    WhichFdb {
+        /// Only of this network.
+        network: Option<String>,
+        /// Only behind this port.
+        port: Option<String>,
+        /// Only behind this peer.
+        peer: Option<String>,
+        /// Only this MAC address.
+        mac: Option<String>,
+        /// Only in this VLAN; `del` takes 0, untagged, by default.
+        vlan: Option<u16>,
+        /// For `del`: fine when it is not there.
+        if_exists: bool,
+        /// For `list`: rows at most.
+        limit: Option<usize>,
+    }
+
+    /// Of `neigh.list`.
+    WhichNeigh {
+        /// Only of this network.
+        network: Option<String>,
+    }
+
+    /// Of `drops`.
+    WhichDrops {
+        /// Only of this port.
+        port: Option<String>,
+    }
+
+    /// Of `config.check`, `config.apply`.
+    ConfigText {
+        /// The whole configuration, as TOML.
+        text: String,
+    }
+}
+
+/// Answer to `version`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Version {
+    /// [`API`].
+    pub api: u32,
+    /// Name of the rVM.
+    pub name: String,
+    /// Version of the daemon.
+    pub version: String,
+}
+
+/// Answer to every method that changes something.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Edited {
+    /// Whether anything had to be changed.
+    pub changed: bool,
+    /// What did not go as it should, though the change is in force.
+    #[serde(default)]
+    pub warnings: Vec<String>,
+}
+
+/// Answer to `config.show`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ConfigShown {
+    /// The configuration in force, as TOML.
+    pub text: String,
+    /// Whether the file holds it.
+    pub saved: bool,
+}
+
+/// Answer to `config.check`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ConfigChecked {
+    /// Whether it would be taken.
+    pub ok: bool,
+    /// What is wrong with it.
+    pub errors: Vec<ConfigError>,
+}
+
+/// Answer to a list.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Rows<T> {
+    /// The rows.
+    pub rows: Vec<T>,
+    /// What is missing from them, and why.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+}
+
+/// Packets and bytes of one direction, with iproute2's keys.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Stats {
+    /// Bytes.
+    pub bytes: u64,
+    /// Frames.
+    pub packets: u64,
+    /// Frames with errors.
+    pub errors: u64,
+    /// Frames dropped.
+    pub dropped: u64,
+}
+
+/// Both directions, with iproute2's keys.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Stats64 {
+    /// Received.
+    pub rx: Stats,
+    /// Sent.
+    pub tx: Stats,
+}
+
+/// A port, with the keys of `ip -j -s link` where it has them.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct PortRow {
+    /// Name of the port.
+    pub ifname: String,
+    /// The interface it is attached to.
+    pub link: String,
+    /// Index of that interface, when it is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ifindex: Option<u32>,
+    /// MAC of that interface.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+    /// `uplink`, `door` or `guest`.
+    pub role: String,
+    /// Its network; none for the uplink.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<String>,
+    /// Largest IP packet it carries.
+    pub mtu: u16,
+    /// `UP` when it forwards and has carrier, else `DOWN`.
+    pub operstate: String,
+    /// `live`, `waiting`, `opening`, `failed` or `disabled`.
+    pub state: String,
+    /// Why it is not live.
+    #[serde(default)]
+    pub why: String,
+    /// How it is opened: `native, zero-copy`, `native, copy`, `generic, copy`.
+    #[serde(default)]
+    pub mode: String,
+    /// Why not better.
+    #[serde(default)]
+    pub reason: String,
+    /// Queues in use.
+    #[serde(default)]
+    pub queues: u32,
+    /// Counters.
+    pub stats64: Stats64,
+}
+
+/// A network.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct NetworkRow {
+    /// Its name.
+    pub name: String,
+    /// Its identifier on the wire.
+    pub vni: u32,
+    /// Virtual gateway addresses.
+    pub gateway: Vec<IpAddr>,
+    /// MAC of the virtual gateway.
+    pub router_mac: String,
+    /// Most MAC addresses learned.
+    pub fdb_max: u32,
+    /// Seconds a learned MAC stays.
+    pub fdb_age: u64,
+    /// Its ports on this rVM.
+    pub ports: Vec<String>,
+    /// Peers that take part in it.
+    pub peers: Vec<String>,
+    /// MAC addresses known on it, once asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fdb: Option<u32>,
+}
+
+/// A peer.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PeerRow {
+    /// Its name.
+    pub name: String,
+    /// Its VTEP.
+    pub address: IpAddr,
+    /// Reached through this peer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub via: Option<String>,
+    /// We relay for it.
+    pub relay: bool,
+    /// Networks it takes part in.
+    pub networks: Vec<String>,
+    /// Largest underlay IP packet that reaches it.
+    pub mtu: u16,
+    /// Whether its underlay next hop is known.
+    pub resolved: bool,
+    /// MAC of that next hop.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lladdr: Option<String>,
+    /// Frames sent to it.
+    pub tx: u64,
+    /// Frames received from it.
+    pub rx: u64,
+}
+
+/// A floating-IP mapping.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct FloatingRow {
+    /// The public address.
+    pub ip: IpAddr,
+    /// The public network.
+    pub network: String,
+    /// The rVM that holds the provider's end.
+    pub gateway: String,
+    /// Whether that is this one.
+    pub here: bool,
+    /// The address that the provider knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reality: Option<IpAddr>,
+    /// The owner, where the switch translates for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inside: Option<Inside>,
+    /// Only these ports.
+    pub only: Vec<Ports>,
+    /// Never these ports.
+    pub except: Vec<Ports>,
+    /// Whether it is known where inbound packets go.
+    pub resolved: bool,
+    /// MAC they go to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lladdr: Option<String>,
+    /// Port or peer behind which that is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub location: Option<String>,
+    /// Packets translated inbound.
+    pub packets_in: u64,
+    /// Packets translated outbound.
+    pub packets_out: u64,
+}
+
+/// A source route.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RouteRow {
+    /// The network.
+    pub network: String,
+    /// Source prefix.
+    pub from: String,
+    /// Next hop: peer or router.
+    pub via: String,
+}
+
+/// An FDB entry, with the keys of `bridge -j fdb`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct FdbRow {
+    /// The address.
+    pub mac: String,
+    /// The port it is behind; the uplink for an address behind a peer.
+    pub ifname: String,
+    /// VLAN, unless untagged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vlan: Option<u16>,
+    /// VTEP of the peer it is behind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dst: Option<IpAddr>,
+    /// The network's identifier.
+    pub vni: u32,
+    /// The network's name.
+    pub network: String,
+    /// Name of the peer it is behind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer: Option<String>,
+    /// As iproute2 has it; empty here.
+    pub flags: Vec<String>,
+    /// `static`, or empty for a learned one.
+    pub state: String,
+    /// Seconds since it was heard.
+    pub used: u64,
+}
+
+/// A neighbour, with the keys of `ip -j neigh`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct NeighRow {
+    /// The address.
+    pub dst: IpAddr,
+    /// The network it is on.
+    pub dev: String,
+    /// Its MAC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lladdr: Option<String>,
+    /// `REACHABLE`, `STALE` or `INCOMPLETE`.
+    pub state: Vec<String>,
+    /// Seconds since it was heard.
+    pub used: u64,
+}
+
+/// Frames dropped on a port for one reason.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DropRow {
+    /// The port.
+    pub port: String,
+    /// The reason's name.
+    pub reason: String,
+    /// How many.
+    pub count: u64,
+    /// What the reason means.
+    pub help: String,
+    /// The last such frame, where one was kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sample: Option<SampleRow>,
+}
+
+/// A dropped frame.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SampleRow {
+    /// Its whole length.
+    pub len: u32,
+    /// Its first bytes, in hexadecimal.
+    pub bytes: String,
+}
+
+/// A worker.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct WorkerRow {
+    /// Share of the last second spent moving frames, 0 to 1.
+    pub busy: f64,
+    /// Times it went to sleep since start.
+    pub sleeps: u64,
+}
+
+/// Answer to `status`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// Name of the rVM.
+    pub name: String,
+    /// Version of the daemon.
+    pub version: String,
+    /// [`API`].
+    pub api: u32,
+    /// Seconds since it started.
+    pub uptime: u64,
+    /// Our VTEP, once known.
+    pub vtep: Option<IpAddr>,
+    /// UDP port of the tunnel.
+    pub tunnel_port: u16,
+    /// Largest inner IP packet the tunnel carries.
+    pub overlay_mtu: u16,
+    /// Ports, the uplink first.
+    pub ports: Vec<PortRow>,
+    /// Networks.
+    pub networks: Vec<NetworkRow>,
+    /// Peers.
+    pub peers: Vec<PeerRow>,
+    /// Floating IPs.
+    pub floating: Vec<FloatingRow>,
+    /// Workers.
+    pub workers: Vec<WorkerRow>,
+    /// Frames of the switch as a whole.
+    pub frames: Frames,
+    /// Drops by port and reason, most first.
+    pub drops: Vec<DropRow>,
+    /// What needs attention.
+    pub warnings: Vec<String>,
+}
+
+/// Frames of the switch as a whole: `rx + replicated + originated = tx + dropped + punted + queued`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Frames {
+    /// Taken from ports.
+    pub rx: u64,
+    /// Copies made for flooding.
+    pub replicated: u64,
+    /// Made by the switch itself.
+    pub originated: u64,
+    /// Given to ports.
+    pub tx: u64,
+    /// Dropped.
+    pub dropped: u64,
+    /// Handed to the kernel.
+    pub punted: u64,
+    /// Waiting in transmit queues.
+    pub queued: u64,
+}

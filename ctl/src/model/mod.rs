@@ -1,0 +1,539 @@
+//! The desired state of one rVM: what the configuration file says, parsed, checked and printed.
+//!
+//! [`parse`] takes any text and answers with a [`Config`] or with everything that is wrong with it,
+//! each error naming its object, cause and remedy. [`validate`] checks a `Config` that did not come
+//! from text (an edit by `ivctl`). [`print`] writes one deterministically: `parse(print(c)) == c`.
+
+mod edit;
+mod parse;
+mod ports;
+mod text;
+mod validate;
+
+use std::fmt;
+use std::net::IpAddr;
+
+use engine::limits;
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+pub use edit::{print, rewrite};
+pub use parse::{TEXT_LEN_MAX, parse, parse_as};
+pub(crate) use parse::{clean, explain};
+pub use ports::PortSet;
+pub use text::{AddressOrPrefix, Mac, Ports, prefix};
+pub use validate::{FDB_STATIC_MAX, FLOATINGS_MAX, LIST_LEN_MAX, ROUTES_MAX, name_fault, validate};
+
+use crate::io::XdpMode;
+
+/// One rVM, whole. Every list keeps the order of the file.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Name of this rVM, as its peers call it. Default: the host name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Where the underlay is met. Default: nowhere, a switch without tunnels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uplink: Option<Uplink>,
+    /// The networks, isolated from each other.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub network: Vec<Network>,
+    /// The ports that join them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub port: Vec<Port>,
+    /// The other rVMs.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub peer: Vec<Peer>,
+    /// Floating IPs.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub floating: Vec<Floating>,
+    /// Source routes.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub route: Vec<Route>,
+    /// Static FDB entries.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub fdb: Vec<StaticFdb>,
+}
+
+fn is_default<T: Default + PartialEq>(t: &T) -> bool {
+    *t == T::default()
+}
+
+macro_rules! defaults {
+    ($($name:ident, $is:ident: $ty:ty = $value:expr;)+) => {
+        $(fn $name() -> $ty { $value }
+          fn $is(v: &$ty) -> bool { *v == $value })+
+    };
+}
+
+defaults! {
+    tunnel_port, is_tunnel_port: u16 = 4789;
+    network_fdb_max, is_network_fdb_max: u32 = limits::FDB_NETWORK_DEFAULT;
+    network_fdb_age, is_network_fdb_age: u64 = limits::FDB_AGE.as_secs();
+    bum_pps, is_bum_pps: u32 = limits::BUM_PPS_DEFAULT;
+    port_fdb_max, is_port_fdb_max: u32 = PORT_FDB_DEFAULT;
+    yes, is_yes: bool = true;
+}
+
+/// MAC addresses one port may hold by default: enough for the iVMs of one rVM behind a door.
+pub const PORT_FDB_DEFAULT: u32 = 1024;
+
+/// Where the underlay is met.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Uplink {
+    /// The NIC, shared with the kernel.
+    pub interface: String,
+    /// Our VTEP address. Default: the interface's first global address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<IpAddr>,
+    /// UDP port of the tunnel. Default: 4789.
+    #[serde(default = "tunnel_port", skip_serializing_if = "is_tunnel_port")]
+    pub port: u16,
+    /// Whether outer UDP checksums are filled in. Default: false.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub checksum: bool,
+    /// Which XDP modes may be tried. Default: `auto`.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub xdp: XdpMode,
+    /// Destinations guests may not reach through NAT. Default: the uplink's connected prefixes. Peers'
+    /// VTEPs, own addresses, the tunnel port and the metadata addresses are always added.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guard: Option<Vec<IpNet>>,
+}
+
+impl Uplink {
+    /// The uplink on `interface`, everything else at its default.
+    #[must_use]
+    pub fn new(interface: impl Into<String>) -> Self {
+        Self {
+            interface: interface.into(),
+            address: None,
+            port: tunnel_port(),
+            checksum: false,
+            xdp: XdpMode::Auto,
+            guard: None,
+        }
+    }
+}
+
+/// One isolated L2 segment.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Network {
+    /// Its name, on this rVM only.
+    pub name: String,
+    /// Its identifier on the wire, 1 to 16777215; the same on every rVM.
+    pub vni: u32,
+    /// Virtual gateway addresses the switch answers for (ARP, ND, echo). Default: none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gateway: Vec<IpAddr>,
+    /// MAC of the virtual gateway. Default: 02:69:76 and the VNI, the same on every rVM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub router_mac: Option<Mac>,
+    /// Most MAC addresses learned. Default: 8192.
+    #[serde(default = "network_fdb_max", skip_serializing_if = "is_network_fdb_max")]
+    pub fdb_max: u32,
+    /// Seconds a learned MAC stays without traffic. Default: 300.
+    #[serde(default = "network_fdb_age", skip_serializing_if = "is_network_fdb_age")]
+    pub fdb_age: u64,
+}
+
+impl Network {
+    /// The network `name` on `vni`, everything else at its default.
+    #[must_use]
+    pub fn new(name: impl Into<String>, vni: u32) -> Self {
+        Self {
+            name: name.into(),
+            vni,
+            gateway: Vec::new(),
+            router_mac: None,
+            fdb_max: network_fdb_max(),
+            fdb_age: network_fdb_age(),
+        }
+    }
+}
+
+/// What a port is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PortRole {
+    /// An interface given to a CMS as if it were a NIC.
+    #[default]
+    Door,
+    /// One iVM's NIC.
+    Guest,
+}
+
+/// Which VLAN tags a port speaks.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Vlan {
+    /// Untagged outside, this VLAN inside.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access: Option<u16>,
+    /// These VLANs tagged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trunk: Option<Vec<u16>>,
+    /// VLAN of untagged frames on a trunk. Default: untagged frames are refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub native: Option<u16>,
+}
+
+/// A port of this rVM on one network.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Port {
+    /// Its name. A door without `interface` makes an interface of this name (and our end, name + `p`).
+    pub name: String,
+    /// The network it joins.
+    pub network: String,
+    /// What it is for. Default: `door`.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub role: PortRole,
+    /// Attach to this existing interface. Default: a door makes its own pair; a guest needs one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
+    /// Addresses put on the CMS's end of a door we make. Default: none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub address: Vec<IpNet>,
+    /// Source MACs of a guest; required there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mac: Vec<Mac>,
+    /// Source addresses of a guest. Default: unchecked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ip: Vec<AddressOrPrefix>,
+    /// Which VLAN tags it speaks. Default: all, as they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vlan: Option<Vlan>,
+    /// Broadcast, multicast and unknown-unicast frames per second; 0: no limit. Default: 10000.
+    #[serde(default = "bum_pps", skip_serializing_if = "is_bum_pps")]
+    pub bum_pps: u32,
+    /// Most MAC addresses learned on it. Default: 1024.
+    #[serde(default = "port_fdb_max", skip_serializing_if = "is_port_fdb_max")]
+    pub fdb_max: u32,
+    /// Largest IP packet. Default: what the tunnel carries for a door we make, else the interface's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u16>,
+    /// Which XDP modes may be tried. Default: `auto`.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub xdp: XdpMode,
+    /// Whether it forwards. Default: true.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub enabled: bool,
+}
+
+impl Port {
+    /// The door `name` on `network`, everything else at its default.
+    #[must_use]
+    pub fn new(name: impl Into<String>, network: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            network: network.into(),
+            role: PortRole::Door,
+            interface: None,
+            address: Vec::new(),
+            mac: Vec::new(),
+            ip: Vec::new(),
+            vlan: None,
+            bum_pps: bum_pps(),
+            fdb_max: port_fdb_max(),
+            mtu: None,
+            xdp: XdpMode::Auto,
+            enabled: true,
+        }
+    }
+
+    /// The interface it is attached to: the given one, or our end of the pair we make.
+    #[must_use]
+    pub fn attached_to(&self) -> String {
+        self.interface.clone().unwrap_or_else(|| door_peer(&self.name))
+    }
+
+    /// Whether we make its interface pair.
+    #[must_use]
+    pub fn makes_door(&self) -> bool {
+        self.role == PortRole::Door && self.interface.is_none()
+    }
+}
+
+/// Our end of the pair whose other end is given to the CMS as `name`.
+#[must_use]
+pub fn door_peer(name: &str) -> String {
+    format!("{name}p")
+}
+
+/// Another rVM.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Peer {
+    /// Its name.
+    pub name: String,
+    /// Its VTEP as we reach it.
+    pub address: IpAddr,
+    /// Networks it takes part in. Default: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub networks: Option<Vec<String>>,
+    /// Reached through this peer, which relays. Default: directly.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub via: Option<String>,
+    /// We relay for it. Default: false.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub relay: bool,
+    /// Largest underlay IP packet that reaches it. Default: the uplink's MTU.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u16>,
+}
+
+impl Peer {
+    /// The peer `name` at `address`, everything else at its default.
+    #[must_use]
+    pub fn new(name: impl Into<String>, address: IpAddr) -> Self {
+        Self { name: name.into(), address, networks: None, via: None, relay: false, mtu: None }
+    }
+}
+
+/// Where the owner of a floating IP is, when no CMS translates for it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Inside {
+    /// Its private network.
+    pub network: String,
+    /// Its address there.
+    pub address: IpAddr,
+}
+
+/// One mapping of a floating IP.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Floating {
+    /// The public address.
+    pub ip: IpAddr,
+    /// The public network it lives on.
+    pub network: String,
+    /// Name of the rVM that holds the provider's end: this one, or a peer.
+    pub gateway: String,
+    /// The gateway's address that the provider maps to `ip`; required when the gateway is this rVM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reality: Option<IpAddr>,
+    /// The owner is on this rVM and no CMS translates: the switch does. Default: a CMS translates.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inside: Option<Inside>,
+    /// Only these ports (a shared public IP). Default: everything.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub only: Vec<Ports>,
+    /// Never these ports. Default: `tcp/22`, or none when `only` is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub except: Option<Vec<Ports>>,
+}
+
+impl Floating {
+    /// The mapping of `ip` on `network` held by `gateway`, everything else at its default.
+    #[must_use]
+    pub fn new(ip: IpAddr, network: impl Into<String>, gateway: impl Into<String>) -> Self {
+        Self {
+            ip,
+            network: network.into(),
+            gateway: gateway.into(),
+            reality: None,
+            inside: None,
+            only: Vec::new(),
+            except: None,
+        }
+    }
+
+    /// The ports in effect that stay with the gateway's own kernel.
+    #[must_use]
+    pub fn except_effective(&self) -> Vec<Ports> {
+        match &self.except {
+            Some(except) => except.clone(),
+            None if self.only.is_empty() => vec![Ports::SSH],
+            None => Vec::new(),
+        }
+    }
+
+    /// What tells this mapping from every other.
+    #[must_use]
+    pub fn key(&self) -> FloatingKey {
+        let mut only = self.only.clone();
+        only.sort_unstable();
+        FloatingKey { network: self.network.clone(), ip: self.ip, only }
+    }
+}
+
+/// What tells a floating-IP mapping from every other.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct FloatingKey {
+    /// The public network.
+    pub network: String,
+    /// The public address.
+    pub ip: IpAddr,
+    /// Its ports, sorted.
+    pub only: Vec<Ports>,
+}
+
+/// Packets of `network` from `from`, sent to the virtual gateway, go to `via`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Route {
+    /// The network.
+    pub network: String,
+    /// Source prefix, longest wins.
+    pub from: IpNet,
+    /// Name of a peer, or address of a router on the network.
+    pub via: String,
+}
+
+/// A static FDB entry.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StaticFdb {
+    /// The network.
+    pub network: String,
+    /// The address.
+    pub mac: Mac,
+    /// Behind this peer; either this or `port`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer: Option<String>,
+    /// Behind this port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<String>,
+    /// VLAN. Default: 0, untagged.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub vlan: u16,
+}
+
+/// What kind of mistake a [`ConfigError`] is; decides the exit code of `ivctl`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Fault {
+    /// The text is no TOML, or a value has the wrong type or form.
+    Syntax,
+    /// A value is out of its range, missing, or contradicts another of the same object.
+    Invalid,
+    /// It refers to something that is not there.
+    NotFound,
+    /// It takes what another object has.
+    Conflict,
+}
+
+/// One thing wrong with a configuration: object, cause, remedy.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ConfigError {
+    /// What kind of mistake.
+    pub fault: Fault,
+    /// The object: `port "eth1"`, `uplink`, `floating 56.0.0.11`.
+    pub object: String,
+    /// What is wrong with it.
+    pub cause: String,
+    /// What to do about it.
+    pub remedy: String,
+    /// Line and column of the object or value in the text, from 1, when it came from text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub position: Option<(usize, usize)>,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some((line, column)) = self.position {
+            write!(f, "line {line}, column {column}: ")?;
+        }
+        write!(f, "{}: {}; {}", self.object, self.cause, self.remedy)
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// Which object of a [`Config`] an error is about: its list and its index there.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Place {
+    /// The file as a whole, or its top-level keys.
+    Top,
+    /// `[uplink]`.
+    Uplink,
+    /// An entry of the list of this kind.
+    Entry(Section, usize),
+}
+
+/// The lists of a [`Config`].
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Section {
+    /// `[[network]]`.
+    Network,
+    /// `[[port]]`.
+    Port,
+    /// `[[peer]]`.
+    Peer,
+    /// `[[floating]]`.
+    Floating,
+    /// `[[route]]`.
+    Route,
+    /// `[[fdb]]`.
+    Fdb,
+}
+
+impl Section {
+    /// Every list, in the order of the file.
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Network, Self::Port, Self::Peer, Self::Floating, Self::Route, Self::Fdb];
+
+    /// Its key in the file.
+    pub(crate) const fn key(self) -> &'static str {
+        match self {
+            Self::Network => "network",
+            Self::Port => "port",
+            Self::Peer => "peer",
+            Self::Floating => "floating",
+            Self::Route => "route",
+            Self::Fdb => "fdb",
+        }
+    }
+}
+
+impl Config {
+    /// The network of this name.
+    #[must_use]
+    pub fn network(&self, name: &str) -> Option<&Network> {
+        self.network.iter().find(|n| n.name == name)
+    }
+
+    /// The port of this name.
+    #[must_use]
+    pub fn port(&self, name: &str) -> Option<&Port> {
+        self.port.iter().find(|p| p.name == name)
+    }
+
+    /// The peer of this name.
+    #[must_use]
+    pub fn peer(&self, name: &str) -> Option<&Peer> {
+        self.peer.iter().find(|p| p.name == name)
+    }
+}
+
+/// Whether a peer could reach this address from elsewhere.
+#[must_use]
+pub fn is_global(ip: IpAddr) -> bool {
+    let local = match ip {
+        IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    };
+    !(local || ip.is_loopback() || ip.is_unspecified() || ip.is_multicast())
+}
+
+/// A host name made fit to be the name of an rVM: lower case, other characters as `-`, 63 at most.
+#[must_use]
+pub fn name_of_host(hostname: &str) -> String {
+    let mut name: String = hostname
+        .trim()
+        .chars()
+        .map(|c| c.to_ascii_lowercase())
+        .map(|c| if c.is_ascii_lowercase() || c.is_ascii_digit() || ".-_".contains(c) { c } else { '-' })
+        .skip_while(|c| !c.is_ascii_alphanumeric())
+        .take(63)
+        .collect();
+    if name.is_empty() {
+        name.push_str("rvm");
+    }
+    name
+}

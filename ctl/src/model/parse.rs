@@ -1,0 +1,273 @@
+//! From text to a [`Config`]: every object is read on its own, so that one mistake does not hide the next.
+
+use serde::Deserialize;
+use serde::de::{DeserializeOwned, IntoDeserializer};
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::validate::{ERRORS_MAX, check};
+use super::{Config, ConfigError, Fault, Place, Section};
+
+/// Bytes of a configuration text: 65536 floating IPs fit with room to spare.
+pub const TEXT_LEN_MAX: usize = 16 << 20;
+
+/// Reads and checks a configuration. Never panics, whatever the text.
+///
+/// Without a `name` in it, a `gateway` that is no peer is taken for this rVM; see [`parse_as`].
+///
+/// # Errors
+/// Everything that is wrong, in the order of the file.
+pub fn parse(text: &str) -> Result<Config, Vec<ConfigError>> {
+    parse_as(text, None)
+}
+
+/// As [`parse`], on the host of this name.
+///
+/// # Errors
+/// Everything that is wrong, in the order of the file.
+pub fn parse_as(text: &str, hostname: Option<&str>) -> Result<Config, Vec<ConfigError>> {
+    if text.len() > TEXT_LEN_MAX {
+        return Err(vec![ConfigError {
+            fault: Fault::Syntax,
+            object: "configuration".to_owned(),
+            cause: format!("it has {} bytes, more than {TEXT_LEN_MAX}", text.len()),
+            remedy: "split the work over several rVMs".to_owned(),
+            position: None,
+        }]);
+    }
+    let lines = Lines::new(text);
+    let (table, syntax) = DeTable::parse_recoverable(text);
+    if !syntax.is_empty() {
+        let error = |e: &toml::de::Error| ConfigError {
+            fault: Fault::Syntax,
+            object: "configuration".to_owned(),
+            cause: clean(e.message()),
+            remedy: "correct the TOML (strings in quotes, [section] once, [[section]] for each entry)"
+                .to_owned(),
+            position: e.span().map(|s| lines.position(s.start)),
+        };
+        return Err(syntax.iter().take(ERRORS_MAX).map(error).collect());
+    }
+    let mut reader = Reader { text, lines, errors: Vec::new(), places: Vec::new() };
+    let config = reader.config(table.into_inner());
+    let broken = !reader.errors.is_empty();
+    for (place, mut error) in check(&config, hostname) {
+        // What an unreadable object was called is not known: a reference may well be to it.
+        if broken && error.fault == Fault::NotFound {
+            continue;
+        }
+        error.position =
+            reader.places.iter().find(|(p, _)| *p == place).map(|&(_, at)| reader.lines.position(at));
+        reader.errors.push(error);
+    }
+    if reader.errors.is_empty() {
+        return Ok(config);
+    }
+    reader.errors.sort_by_key(|e| e.position);
+    reader.errors.truncate(ERRORS_MAX);
+    Err(reader.errors)
+}
+
+struct Reader<'t> {
+    text: &'t str,
+    lines: Lines<'t>,
+    errors: Vec<ConfigError>,
+    places: Vec<(Place, usize)>,
+}
+
+impl Reader<'_> {
+    fn config(&mut self, table: DeTable<'_>) -> Config {
+        let mut config = Config::default();
+        for (key, value) in table {
+            let start = key.span().start;
+            match key.get_ref().as_ref() {
+                "name" => config.name = self.read("configuration", value),
+                "uplink" => {
+                    self.places.push((Place::Uplink, start));
+                    config.uplink = self.read("uplink", value);
+                }
+                "network" => config.network = self.list(Section::Network, value),
+                "port" => config.port = self.list(Section::Port, value),
+                "peer" => config.peer = self.list(Section::Peer, value),
+                "floating" => config.floating = self.list(Section::Floating, value),
+                "route" => config.route = self.list(Section::Route, value),
+                "fdb" => config.fdb = self.list(Section::Fdb, value),
+                other => {
+                    let known: Vec<_> =
+                        ["name", "uplink"].into_iter().chain(Section::ALL.map(Section::key)).collect();
+                    self.errors.push(ConfigError {
+                        fault: Fault::Syntax,
+                        object: "configuration".to_owned(),
+                        cause: clean(&format!("there is no section or key `{other}`")),
+                        remedy: suggest(other, &known),
+                        position: Some(self.lines.position(start)),
+                    });
+                }
+            }
+        }
+        self.places.sort_unstable();
+        config
+    }
+
+    fn list<T: DeserializeOwned>(&mut self, section: Section, value: Spanned<DeValue<'_>>) -> Vec<T> {
+        let at = value.span().start;
+        let DeValue::Array(entries) = value.into_inner() else {
+            let key = section.key();
+            self.errors.push(ConfigError {
+                fault: Fault::Syntax,
+                object: key.to_owned(),
+                cause: "it is not a list of entries".to_owned(),
+                remedy: format!("write [[{key}]] with two brackets, once for each"),
+                position: Some(self.lines.position(at)),
+            });
+            return Vec::new();
+        };
+        let mut list = Vec::new();
+        for entry in entries {
+            let at = entry.span().start;
+            let object = object_of(section, entry.get_ref());
+            if let Some(entry) = self.read(&object, entry) {
+                self.places.push((Place::Entry(section, list.len()), at));
+                list.push(entry);
+            }
+        }
+        list
+    }
+
+    fn read<T: for<'a> Deserialize<'a>>(&mut self, object: &str, value: Spanned<DeValue<'_>>) -> Option<T> {
+        let at = value.span();
+        match T::deserialize(value.into_deserializer()) {
+            Ok(t) => Some(t),
+            Err(e) => {
+                let span = e.span().unwrap_or(at);
+                let written = self.text.get(span.clone()).filter(|w| !w.contains('\n') && !w.is_empty());
+                let (cause, remedy) = explain(e.message(), written);
+                let position = Some(self.lines.position(span.start));
+                self.errors.push(ConfigError {
+                    fault: Fault::Syntax,
+                    object: object.to_owned(),
+                    cause,
+                    remedy,
+                    position,
+                });
+                None
+            }
+        }
+    }
+}
+
+/// What people call an entry that may not be readable as a whole.
+fn object_of(section: Section, value: &DeValue<'_>) -> String {
+    let text = |key: &str| value.as_table().and_then(|t| t.get(key)).and_then(|v| v.get_ref().as_str());
+    let label = match section {
+        Section::Network | Section::Port | Section::Peer => text("name").map(|n| format!("\"{n}\"")),
+        Section::Floating => text("ip").map(str::to_owned),
+        Section::Route => text("from").map(str::to_owned),
+        Section::Fdb => text("mac").map(str::to_owned),
+    };
+    match label {
+        Some(label) => clean(&format!("{} {label}", section.key())),
+        None => section.key().to_owned(),
+    }
+}
+
+/// Cause and remedy of what serde says.
+pub(crate) fn explain(message: &str, written: Option<&str>) -> (String, String) {
+    let ticked: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
+    let known = ticked.get(1..).unwrap_or_default();
+    let named = ticked.first().copied().unwrap_or_default();
+    let cited = written.map(|w| format!("{w}: ")).unwrap_or_default();
+    let (cause, remedy) = if message.starts_with("unknown field") {
+        (format!("there is no key `{named}`"), suggest(named, known))
+    } else if message.starts_with("missing field") {
+        (format!("the key `{named}` is missing"), format!("add a line `{named} = ...`"))
+    } else if message.starts_with("unknown variant") {
+        (format!("`{named}` is not a choice"), suggest(named, known))
+    } else if message.contains("IP address syntax") {
+        let remedy = "write an address such as 10.0.0.11 or fd00::11, with a /length where it is a prefix";
+        (format!("{cited}not an IP address or prefix"), remedy.to_owned())
+    } else if message.starts_with("invalid type") || message.starts_with("invalid value") {
+        let expected = message.split("expected ").nth(1).unwrap_or("another value");
+        let expected = match expected {
+            "u16" => "a whole number from 0 to 65535",
+            "u32" | "u64" => "a whole number, not negative",
+            "a string" => "text in quotes",
+            "a boolean" => "true or false",
+            "a sequence" => "a list in brackets",
+            other => other,
+        };
+        (format!("{cited}{message}"), format!("write {expected}"))
+    } else {
+        (format!("{cited}{message}"), "correct the value".to_owned())
+    };
+    (clean(&cause), clean(&remedy))
+}
+
+/// `did you mean ...`, or the choices there are.
+pub(crate) fn suggest(written: &str, known: &[&str]) -> String {
+    let near = known.iter().map(|k| (distance(written, k), *k)).min().filter(|&(d, _)| d <= 2);
+    match near {
+        Some((_, k)) => format!("did you mean `{k}`?"),
+        None if known.is_empty() => "remove it".to_owned(),
+        None => format!("use one of: {}", known.join(", ")),
+    }
+}
+
+/// Levenshtein distance, for short words only.
+fn distance(a: &str, b: &str) -> usize {
+    if a.len() > 32 || b.len() > 32 {
+        return usize::MAX;
+    }
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let substituted = diagonal + usize::from(x != *y);
+            diagonal = row[j + 1];
+            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+/// Text that is safe to show on a terminal and in a log: no control characters, not without end.
+pub(crate) fn clean(text: &str) -> String {
+    const CHARS_MAX: usize = 300;
+    let mut clean = String::with_capacity(text.len().min(CHARS_MAX));
+    for (n, c) in text.trim_end().chars().enumerate() {
+        if n == CHARS_MAX {
+            clean.push('…');
+            break;
+        }
+        if c == '\n' {
+            clean.push(' ');
+        } else if c.is_control() {
+            clean.extend(c.escape_default());
+        } else {
+            clean.push(c);
+        }
+    }
+    clean
+}
+
+/// Byte offsets to lines and columns.
+struct Lines<'t> {
+    text: &'t str,
+    starts: Vec<usize>,
+}
+
+impl<'t> Lines<'t> {
+    fn new(text: &'t str) -> Self {
+        let starts = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
+        Self { text, starts }
+    }
+
+    fn position(&self, at: usize) -> (usize, usize) {
+        let line = self.starts.partition_point(|&s| s <= at).max(1);
+        let start = self.starts[line - 1];
+        let column = self.text.get(start..at).map_or(1, |s| s.chars().take(9999).count() + 1);
+        (line, column)
+    }
+}

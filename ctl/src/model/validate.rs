@@ -1,0 +1,796 @@
+//! What has to hold between the values of a [`Config`]. All errors are found, not only the first.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
+use std::net::IpAddr;
+
+use engine::limits;
+use ipnet::IpNet;
+
+use super::parse::{clean, suggest};
+use super::{
+    Config, ConfigError, Fault, Floating, Peer, Place, Port, PortRole, PortSet, Section, Vlan, door_peer,
+};
+
+/// Errors reported at once. Nobody reads more.
+pub(crate) const ERRORS_MAX: usize = 200;
+
+/// Floating-IP mappings: a /16 of them. Bounds memory and the time of an edit.
+pub const FLOATINGS_MAX: usize = 65_536;
+/// Source routes; bounds memory.
+pub const ROUTES_MAX: usize = 16_384;
+/// Static FDB entries; bounds memory.
+pub const FDB_STATIC_MAX: usize = 65_536;
+/// Entries of a list inside one object (MACs, addresses, VLANs, ports): bounds what one frame is compared with.
+pub const LIST_LEN_MAX: usize = 1024;
+
+/// Bytes of a network's or port's name: what an interface name may have.
+const NAME_LEN_MAX: usize = 15;
+/// Bytes of an rVM's name: what a host name's label may have.
+const RVM_NAME_LEN_MAX: usize = 63;
+/// Seconds: past eleven days an age is no age.
+const FDB_AGE_MAX: u64 = 1_000_000;
+/// Smallest MTU of IPv4 hosts (RFC 791).
+const MTU_MIN: u16 = 576;
+/// Smallest MTU of IPv6 links (RFC 8200 §5).
+const MTU_MIN_V6: u16 = 1280;
+/// Largest MTU of common jumbo frames.
+const MTU_MAX: u16 = 9216;
+
+/// Checks a configuration that did not come from text, on the host of this name.
+///
+/// # Errors
+/// Everything that is wrong.
+pub fn validate(config: &Config, hostname: Option<&str>) -> Result<(), Vec<ConfigError>> {
+    let errors: Vec<_> = check(config, hostname).into_iter().map(|(_, e)| e).collect();
+    if errors.is_empty() { Ok(()) } else { Err(errors) }
+}
+
+/// Why `name` cannot be the name of a network or port, or `None` when it can.
+#[must_use]
+pub fn name_fault(name: &str) -> Option<String> {
+    fault_of_name(name, NAME_LEN_MAX)
+}
+
+fn fault_of_name(name: &str, len_max: usize) -> Option<String> {
+    let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    if name.is_empty() {
+        Some("the name is empty".to_owned())
+    } else if name.len() > len_max {
+        Some(format!("the name has {} bytes, more than {len_max}", name.len()))
+    } else if !name.starts_with(good) {
+        Some("the name does not begin with a lower-case letter or digit".to_owned())
+    } else {
+        let bad = name.chars().find(|&c| !good(c) && !"._-".contains(c))?;
+        Some(format!("the name contains {bad:?}"))
+    }
+}
+
+/// Everything wrong with `config`, with the place of each.
+pub(crate) fn check(config: &Config, hostname: Option<&str>) -> Vec<(Place, ConfigError)> {
+    let own = config.name.as_deref().or(hostname);
+    let mut checker = Checker {
+        config,
+        own,
+        networks: config.network.iter().map(|n| n.name.as_str()).collect(),
+        peers: config.peer.iter().map(|p| (p.name.as_str(), p)).collect(),
+        errors: Vec::new(),
+    };
+    checker.top();
+    checker.uplink();
+    checker.networks();
+    checker.ports();
+    checker.peers();
+    checker.floatings();
+    checker.routes();
+    checker.fdb();
+    checker.errors
+}
+
+struct Checker<'c> {
+    config: &'c Config,
+    /// Name of this rVM, when it is known.
+    own: Option<&'c str>,
+    networks: BTreeSet<&'c str>,
+    peers: BTreeMap<&'c str, &'c Peer>,
+    errors: Vec<(Place, ConfigError)>,
+}
+
+use Fault::{Conflict, Invalid, NotFound};
+
+impl<'c> Checker<'c> {
+    fn error(&mut self, place: Place, fault: Fault, object: &str, cause: impl Display, remedy: impl Display) {
+        if self.errors.len() < ERRORS_MAX {
+            let error = ConfigError {
+                fault,
+                object: clean(object),
+                cause: clean(&cause.to_string()),
+                remedy: clean(&remedy.to_string()),
+                position: None,
+            };
+            self.errors.push((place, error));
+        }
+    }
+
+    fn limit(&mut self, section: Section, count: usize, max: usize) {
+        if count > max {
+            let place = Place::Entry(section, max);
+            let cause = format!("there are {count}, more than {max}");
+            self.error(place, Invalid, section.key(), cause, format_args!("remove {}", count - max));
+        }
+    }
+
+    fn list_len(&mut self, place: Place, object: &str, key: &str, count: usize) {
+        if count > LIST_LEN_MAX {
+            let cause = format!("`{key}` has {count} entries, more than {LIST_LEN_MAX}");
+            self.error(place, Invalid, object, cause, "shorten the list");
+        }
+    }
+
+    fn name(&mut self, place: Place, object: &str, name: &str, len_max: usize) {
+        if let Some(cause) = fault_of_name(name, len_max) {
+            let remedy = format!(
+                "use lower-case letters, digits, `.`, `_` and `-`, at most {len_max}, as in `private`"
+            );
+            self.error(place, Invalid, object, cause, remedy);
+        }
+    }
+
+    /// Reports every name that was seen before in its list.
+    fn duplicates(&mut self, section: Section, names: impl Iterator<Item = &'c str>) {
+        let mut seen = BTreeSet::new();
+        for (i, name) in names.enumerate() {
+            if !seen.insert(name) {
+                let key = section.key();
+                self.error(
+                    Place::Entry(section, i),
+                    Conflict,
+                    &format!("{key} \"{name}\""),
+                    format_args!("another {key} has this name"),
+                    "give each its own name, or remove one",
+                );
+            }
+        }
+    }
+
+    fn known_network(&mut self, place: Place, object: &str, network: &str) {
+        if !self.networks.contains(network) {
+            let known: Vec<_> = self.networks.iter().copied().take(20).collect();
+            let remedy = if known.is_empty() {
+                format!("add a [[network]] with name = \"{network}\" and its vni")
+            } else {
+                format!("add the network first; {}", suggest(network, &known))
+            };
+            self.error(place, NotFound, object, format_args!("there is no network \"{network}\""), remedy);
+        }
+    }
+
+    fn known_peer(&mut self, place: Place, object: &str, peer: &str) {
+        if !self.peers.contains_key(peer) {
+            let known: Vec<_> = self.peers.keys().copied().take(20).collect();
+            let remedy = if known.is_empty() {
+                format!("add a [[peer]] with name = \"{peer}\" and its address")
+            } else {
+                format!("add the peer first; {}", suggest(peer, &known))
+            };
+            self.error(place, NotFound, object, format_args!("there is no peer \"{peer}\""), remedy);
+        }
+    }
+
+    fn interface_name(&mut self, place: Place, object: &str, name: &str) {
+        let bad = name.is_empty()
+            || name.len() > 15
+            || name == "."
+            || name == ".."
+            || name.chars().any(|c| c == '/' || c == ':' || c.is_whitespace() || c.is_control());
+        if bad {
+            let cause = format!("{name:?} cannot be the name of an interface");
+            self.error(
+                place,
+                Invalid,
+                object,
+                cause,
+                "write its name as `ip link` shows it, at most 15 bytes",
+            );
+        }
+    }
+
+    /// An address that a host can have.
+    fn host_address(&mut self, place: Place, object: &str, key: &str, ip: IpAddr) {
+        if let Some(kind) = not_of_a_host(ip) {
+            let cause = format!("`{key}` {ip} is {kind}");
+            self.error(place, Invalid, object, cause, "write the address of a host");
+        }
+    }
+
+    fn vid(&mut self, place: Place, object: &str, vid: u16) {
+        if !(1..=4094).contains(&vid) {
+            self.error(
+                place,
+                Invalid,
+                object,
+                format_args!("VLAN {vid} does not exist"),
+                "use a VLAN from 1 to 4094",
+            );
+        }
+    }
+
+    fn top(&mut self) {
+        if let Some(name) = &self.config.name {
+            self.name(Place::Top, "name", name, RVM_NAME_LEN_MAX);
+        }
+    }
+
+    fn uplink(&mut self) {
+        let Some(uplink) = &self.config.uplink else { return };
+        let (place, object) = (Place::Uplink, "uplink");
+        self.interface_name(place, object, &uplink.interface);
+        if let Some(address) = uplink.address {
+            self.host_address(place, object, "address", address);
+        }
+        if uplink.port == 0 {
+            self.error(
+                place,
+                Invalid,
+                object,
+                "UDP port 0 does not exist",
+                "use port = 4789, or another up to 65535",
+            );
+        }
+        self.list_len(place, object, "guard", uplink.guard.as_ref().map_or(0, Vec::len));
+    }
+
+    fn networks(&mut self) {
+        let config = self.config;
+        self.limit(Section::Network, config.network.len(), limits::NETWORKS_MAX);
+        self.duplicates(Section::Network, config.network.iter().map(|n| n.name.as_str()));
+        let mut vnis = BTreeMap::new();
+        for (i, n) in config.network.iter().enumerate() {
+            let place = Place::Entry(Section::Network, i);
+            let object = format!("network \"{}\"", n.name);
+            self.name(place, &object, &n.name, NAME_LEN_MAX);
+            if n.vni == 0 || n.vni >= 1 << 24 {
+                let cause = format!("vni {} is out of range", n.vni);
+                self.error(
+                    place,
+                    Invalid,
+                    &object,
+                    cause,
+                    "use a VNI from 1 to 16777215, the same on every rVM",
+                );
+            } else if let Some(other) = vnis.insert(n.vni, n.name.as_str()) {
+                let cause = format!("vni {} is network \"{other}\"'s", n.vni);
+                self.error(place, Conflict, &object, cause, "give each network its own VNI");
+            }
+            self.list_len(place, &object, "gateway", n.gateway.len());
+            let mut seen = BTreeSet::new();
+            for &gateway in &n.gateway {
+                self.host_address(place, &object, "gateway", gateway);
+                if !seen.insert(gateway) {
+                    self.error(
+                        place,
+                        Conflict,
+                        &object,
+                        format_args!("gateway {gateway} is there twice"),
+                        "remove one",
+                    );
+                }
+            }
+            if let Some(mac) = n.router_mac
+                && !mac.0.is_unicast()
+            {
+                let cause = format!("router_mac {mac} is not the address of a station");
+                self.error(place, Invalid, &object, cause, "use a unicast MAC such as 02:69:76:00:00:64");
+            }
+            if n.fdb_max == 0 || n.fdb_max > limits::FDB_TOTAL_MAX {
+                let cause = format!("fdb_max {} is out of range", n.fdb_max);
+                self.error(
+                    place,
+                    Invalid,
+                    &object,
+                    cause,
+                    format_args!("use 1 to {}", limits::FDB_TOTAL_MAX),
+                );
+            }
+            if n.fdb_age == 0 {
+                self.error(
+                    place,
+                    Invalid,
+                    &object,
+                    "fdb_age 0 would flood every frame, as a hub does",
+                    "use the seconds a MAC may be silent, such as 300",
+                );
+            } else if n.fdb_age > FDB_AGE_MAX {
+                let cause = format!("fdb_age {} is out of range", n.fdb_age);
+                self.error(place, Invalid, &object, cause, format_args!("use 1 to {FDB_AGE_MAX} seconds"));
+            }
+        }
+    }
+
+    fn ports(&mut self) {
+        let config = self.config;
+        // One id is the uplink's.
+        self.limit(Section::Port, config.port.len(), limits::PORTS_MAX - 1);
+        self.duplicates(Section::Port, config.port.iter().map(|p| p.name.as_str()));
+        // Interface names in use, with their users.
+        let mut interfaces: BTreeMap<String, String> = BTreeMap::new();
+        if let Some(uplink) = &config.uplink {
+            interfaces.insert(uplink.interface.clone(), "uplink".to_owned());
+        }
+        let mut names = BTreeSet::new();
+        for (i, p) in config.port.iter().enumerate() {
+            let place = Place::Entry(Section::Port, i);
+            let object = format!("port \"{}\"", p.name);
+            self.port(place, &object, p);
+            if !names.insert(&p.name) {
+                continue;
+            }
+            let used = match &p.interface {
+                Some(interface) => vec![interface.clone()],
+                None if p.makes_door() => vec![p.name.clone(), door_peer(&p.name)],
+                None => Vec::new(),
+            };
+            for interface in used {
+                if let Some(other) = interfaces.get(&interface) {
+                    let cause = format!("interface {interface} is {other}'s");
+                    self.error(place, Conflict, &object, cause, "an interface serves one port: name another");
+                } else {
+                    interfaces.insert(interface, object.clone());
+                }
+            }
+        }
+    }
+
+    fn port(&mut self, place: Place, object: &str, p: &Port) {
+        self.name(place, object, &p.name, NAME_LEN_MAX);
+        if p.name == "uplink" {
+            self.error(place, Conflict, object, "the name `uplink` is the uplink's own", "use another name");
+        }
+        self.known_network(place, object, &p.network);
+        if let Some(interface) = &p.interface {
+            self.interface_name(place, object, interface);
+            if !p.address.is_empty() {
+                let cause = "`address` is for doors we make, this port has an `interface`";
+                self.error(place, Invalid, object, cause, "remove `address`, or `interface`");
+            }
+        }
+        match p.role {
+            PortRole::Guest => {
+                if p.interface.is_none() {
+                    let cause = "a guest port has no `interface`";
+                    let remedy = "add interface = \"...\", the host's end of the guest's NIC";
+                    self.error(place, Invalid, object, cause, remedy);
+                }
+                if p.mac.is_empty() {
+                    let cause = "a guest port has no `mac`, so nothing could come in";
+                    self.error(
+                        place,
+                        Invalid,
+                        object,
+                        cause,
+                        "add mac = [\"...\"], the MAC of the guest's NIC",
+                    );
+                }
+                if p.interface.is_none() && !p.address.is_empty() {
+                    let cause = "`address` is for doors, this is a guest port";
+                    self.error(place, Invalid, object, cause, "use `ip` to bind the guest's addresses");
+                }
+            }
+            PortRole::Door => {
+                if !p.mac.is_empty() || !p.ip.is_empty() {
+                    let cause = "`mac` and `ip` bind a guest, this is a door";
+                    self.error(place, Invalid, object, cause, "remove them, or write role = \"guest\"");
+                }
+                if p.makes_door() && p.name.len() == NAME_LEN_MAX {
+                    let cause =
+                        format!("our end would be {}, longer than an interface name", door_peer(&p.name));
+                    self.error(place, Invalid, object, cause, "use a name of at most 14 characters");
+                }
+            }
+        }
+        for (key, count) in [("mac", p.mac.len()), ("ip", p.ip.len()), ("address", p.address.len())] {
+            self.list_len(place, object, key, count);
+        }
+        for mac in &p.mac {
+            if !mac.0.is_unicast() {
+                let cause = format!("mac {mac} is not the address of a station");
+                self.error(place, Invalid, object, cause, "write the guest's own MAC");
+            }
+        }
+        for ip in p.ip.iter().map(|ip| ip.0) {
+            if ip.addr.is_multicast() {
+                let cause = format!("ip {} is a multicast address", ip.addr);
+                self.error(place, Invalid, object, cause, "write the guest's own address");
+            }
+        }
+        for address in &p.address {
+            self.host_address(place, object, "address", address.addr());
+        }
+        if let Some(vlan) = &p.vlan {
+            self.vlan(place, object, vlan);
+        }
+        if p.fdb_max == 0 || p.fdb_max > limits::FDB_TOTAL_MAX {
+            let cause = format!("fdb_max {} is out of range", p.fdb_max);
+            self.error(place, Invalid, object, cause, format_args!("use 1 to {}", limits::FDB_TOTAL_MAX));
+        }
+        if let Some(mtu) = p.mtu {
+            self.mtu(place, object, mtu, MTU_MIN);
+        }
+    }
+
+    fn mtu(&mut self, place: Place, object: &str, mtu: u16, min: u16) {
+        if !(min..=MTU_MAX).contains(&mtu) {
+            let cause = format!("mtu {mtu} is out of range");
+            self.error(place, Invalid, object, cause, format_args!("use {min} to {MTU_MAX}"));
+        }
+    }
+
+    fn vlan(&mut self, place: Place, object: &str, vlan: &Vlan) {
+        for vid in vlan.access.iter().chain(&vlan.native).chain(vlan.trunk.iter().flatten()) {
+            self.vid(place, object, *vid);
+        }
+        match (&vlan.access, &vlan.trunk) {
+            (Some(_), Some(_)) => {
+                self.error(
+                    place,
+                    Invalid,
+                    object,
+                    "`vlan` has both `access` and `trunk`",
+                    "keep one of them",
+                );
+            }
+            (None, None) => {
+                let remedy = "write { access = 10 } or { trunk = [10, 20], native = 1 }";
+                self.error(place, Invalid, object, "`vlan` has neither `access` nor `trunk`", remedy);
+            }
+            (Some(_), None) if vlan.native.is_some() => {
+                self.error(
+                    place,
+                    Invalid,
+                    object,
+                    "`native` is for trunks, this is `access`",
+                    "remove `native`",
+                );
+            }
+            (None, Some(trunk)) => {
+                let unique: BTreeSet<_> = trunk.iter().collect();
+                if trunk.len() > 4094 {
+                    self.error(
+                        place,
+                        Invalid,
+                        object,
+                        "`trunk` has more entries than there are VLANs",
+                        "shorten it",
+                    );
+                } else if unique.len() != trunk.len() {
+                    self.error(place, Conflict, object, "`trunk` has a VLAN twice", "keep each once");
+                }
+                if trunk.is_empty() && vlan.native.is_none() {
+                    self.error(
+                        place,
+                        Invalid,
+                        object,
+                        "`trunk` lets no VLAN pass",
+                        "list the VLANs, or add `native`",
+                    );
+                }
+                if let Some(native) = vlan.native
+                    && unique.contains(&native)
+                {
+                    let cause = format!("VLAN {native} is both tagged and `native`");
+                    self.error(place, Conflict, object, cause, "take it out of `trunk`");
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn peers(&mut self) {
+        let config = self.config;
+        self.limit(Section::Peer, config.peer.len(), limits::PEERS_MAX);
+        self.duplicates(Section::Peer, config.peer.iter().map(|p| p.name.as_str()));
+        let vtep = config.uplink.as_ref().and_then(|u| u.address);
+        let family = vtep.or_else(|| config.peer.iter().find(|p| p.via.is_none()).map(|p| p.address));
+        let mut addresses = BTreeMap::new();
+        for (i, p) in config.peer.iter().enumerate() {
+            let place = Place::Entry(Section::Peer, i);
+            let object = format!("peer \"{}\"", p.name);
+            self.name(place, &object, &p.name, RVM_NAME_LEN_MAX);
+            if self.own == Some(&p.name) {
+                let cause = "this rVM itself has this name";
+                self.error(place, Conflict, &object, cause, "list only the other rVMs, or set `name`");
+            }
+            self.host_address(place, &object, "address", p.address);
+            if vtep == Some(p.address) {
+                let cause = format!("address {} is this rVM's own", p.address);
+                self.error(place, Conflict, &object, cause, "write the other rVM's VTEP address");
+            }
+            if let Some(other) = addresses.insert(p.address, p.name.as_str()) {
+                let cause = format!("address {} is peer \"{other}\"'s", p.address);
+                self.error(place, Conflict, &object, cause, "each peer has its own VTEP address");
+            }
+            if p.via.is_none()
+                && let Some(family) = family
+                && family.is_ipv4() != p.address.is_ipv4()
+            {
+                let cause =
+                    format!("address {} is of another family than the underlay ({family})", p.address);
+                self.error(place, Invalid, &object, cause, "use one address family for all VTEPs");
+            }
+            if let Some(networks) = &p.networks {
+                self.list_len(place, &object, "networks", networks.len());
+                let mut seen = BTreeSet::new();
+                for network in networks {
+                    self.known_network(place, &object, network);
+                    if !seen.insert(network) {
+                        let cause = format!("network \"{network}\" is there twice");
+                        self.error(place, Conflict, &object, cause, "keep it once");
+                    }
+                }
+            }
+            if let Some(mtu) = p.mtu {
+                self.mtu(place, &object, mtu, if p.address.is_ipv6() { MTU_MIN_V6 } else { MTU_MIN });
+            }
+            if let Some(via) = &p.via {
+                self.via(place, &object, p, via);
+            }
+        }
+    }
+
+    fn via(&mut self, place: Place, object: &str, peer: &Peer, via: &str) {
+        if peer.relay {
+            let cause =
+                "`relay` and `via` contradict: it is reached through another, so we do not relay for it";
+            self.error(place, Invalid, object, cause, "remove one of them");
+        }
+        if via == peer.name {
+            self.error(
+                place,
+                Invalid,
+                object,
+                "it is reached `via` itself",
+                "name the rVM that relays, or remove `via`",
+            );
+            return;
+        }
+        let Some(first) = self.peers.get(via).copied() else {
+            return self.known_peer(place, object, via);
+        };
+        let Some(second) = &first.via else { return };
+        // Only the first hop matters here; more than one would let two rVMs point at each other.
+        let mut seen = BTreeSet::from([peer.name.as_str()]);
+        let mut at = Some(via);
+        while let Some(name) = at {
+            if !seen.insert(name) {
+                let cause = format!("`via` goes round in a loop through \"{via}\"");
+                return self.error(place, Invalid, object, cause, "let one of them be reached directly");
+            }
+            at = self.peers.get(name).and_then(|p| p.via.as_deref());
+        }
+        let cause = format!("peer \"{via}\" is itself reached via \"{second}\"");
+        self.error(place, Invalid, object, cause, format_args!("name the first hop: via = \"{second}\""));
+    }
+
+    fn floatings(&mut self) {
+        let config = self.config;
+        self.limit(Section::Floating, config.floating.len(), FLOATINGS_MAX);
+        // Mappings by what must not be claimed twice.
+        let mut by_ip: Meetings<(&str, IpAddr)> = BTreeMap::new();
+        let mut by_reality: Meetings<IpAddr> = BTreeMap::new();
+        let mut by_inside: Meetings<(&str, IpAddr)> = BTreeMap::new();
+        for (i, f) in config.floating.iter().take(FLOATINGS_MAX).enumerate() {
+            let place = Place::Entry(Section::Floating, i);
+            let object = format!("floating {}", f.ip);
+            self.host_address(place, &object, "ip", f.ip);
+            self.known_network(place, &object, &f.network);
+            let here = match self.own {
+                Some(own) => own == f.gateway,
+                None => !self.peers.contains_key(f.gateway.as_str()),
+            };
+            if here {
+                self.here(place, &object, f);
+            } else if !self.peers.contains_key(f.gateway.as_str()) {
+                let known: Vec<_> =
+                    self.own.iter().copied().chain(self.peers.keys().copied()).take(20).collect();
+                let cause = format!("gateway \"{}\" is neither this rVM nor a peer", f.gateway);
+                let remedy = format!("add the peer first; {}", suggest(&f.gateway, &known));
+                self.error(place, NotFound, &object, cause, remedy);
+            }
+            if let Some(reality) = f.reality {
+                self.host_address(place, &object, "reality", reality);
+                if reality.is_ipv4() != f.ip.is_ipv4() {
+                    let cause = format!("reality {reality} is of another address family");
+                    self.error(
+                        place,
+                        Invalid,
+                        &object,
+                        cause,
+                        "floating IP and reality are both IPv4 or both IPv6",
+                    );
+                }
+            }
+            if let Some(inside) = &f.inside {
+                self.known_network(place, &object, &inside.network);
+                self.host_address(place, &object, "inside", inside.address);
+                if inside.address.is_ipv4() != f.ip.is_ipv4() {
+                    let cause = format!("inside address {} is of another address family", inside.address);
+                    self.error(
+                        place,
+                        Invalid,
+                        &object,
+                        cause,
+                        "floating IP and inside are both IPv4 or both IPv6",
+                    );
+                }
+            }
+            self.list_len(place, &object, "only", f.only.len());
+            self.list_len(place, &object, "except", f.except.as_ref().map_or(0, Vec::len));
+            if f.only.len().max(f.except.as_ref().map_or(0, Vec::len)) > LIST_LEN_MAX {
+                continue;
+            }
+            let ports = PortSet::new(&f.only, &f.except_effective());
+            if ports.is_empty() {
+                let cause = "`except` takes away everything that `only` lets in";
+                self.error(place, Invalid, &object, cause, "remove the ports from `except`, or the mapping");
+            }
+            let item = (i, ports);
+            by_ip.entry((f.network.as_str(), f.ip)).or_default().push(item.clone());
+            if let (true, Some(reality)) = (here, f.reality) {
+                by_reality.entry(reality).or_default().push(item.clone());
+            }
+            if let Some(inside) = &f.inside {
+                by_inside.entry((inside.network.as_str(), inside.address)).or_default().push(item);
+            }
+        }
+        self.meetings(by_ip.into_values(), "the same floating IP");
+        self.meetings(by_reality.into_values(), "the same reality address");
+        self.meetings(by_inside.into_values(), "the same inside address");
+    }
+
+    fn here(&mut self, place: Place, object: &str, f: &Floating) {
+        if f.reality.is_none() {
+            let cause = "its gateway is this rVM, but `reality` is missing";
+            let remedy = "add reality = \"...\", the NIC address that the provider maps to it";
+            self.error(place, Invalid, object, cause, remedy);
+        }
+        if self.config.uplink.is_none() {
+            let cause = "its gateway is this rVM, which has no [uplink]";
+            self.error(place, NotFound, object, cause, "add [uplink] with the NIC as interface");
+        }
+    }
+
+    /// Reports mappings of one group that take a packet another takes already.
+    fn meetings(&mut self, groups: impl Iterator<Item = Vec<(usize, PortSet)>>, what: &str) {
+        for group in groups.filter(|g| g.len() > 1) {
+            let mut taken = PortSet::default();
+            for (i, ports) in group {
+                if let Some(common) = taken.common(&ports) {
+                    let object = format!("floating {}", self.config.floating[i].ip);
+                    let cause = format!("another mapping with {what} takes {common} too");
+                    let remedy = "give each mapping its own `only` ports, or remove one";
+                    self.error(Place::Entry(Section::Floating, i), Conflict, &object, cause, remedy);
+                }
+                taken.add(&ports);
+            }
+        }
+    }
+
+    fn routes(&mut self) {
+        let config = self.config;
+        self.limit(Section::Route, config.route.len(), ROUTES_MAX);
+        let mut seen = BTreeSet::new();
+        for (i, r) in config.route.iter().enumerate() {
+            let place = Place::Entry(Section::Route, i);
+            let object = format!("route {}", r.from);
+            self.known_network(place, &object, &r.network);
+            if r.from != r.from.trunc() {
+                let cause = format!("{} has bits set beyond its length", r.from);
+                self.error(place, Invalid, &object, cause, format_args!("write {}", r.from.trunc()));
+            }
+            if !seen.insert((r.network.as_str(), r.from.trunc())) {
+                let cause = format!("network \"{}\" has this route already", r.network);
+                self.error(place, Conflict, &object, cause, "keep one");
+            }
+            if let Ok(address) = r.via.parse::<IpAddr>() {
+                self.host_address(place, &object, "via", address);
+                if address.is_ipv4() != matches!(r.from, IpNet::V4(_)) {
+                    let cause = format!("router {address} is of another address family");
+                    self.error(
+                        place,
+                        Invalid,
+                        &object,
+                        cause,
+                        "prefix and router are both IPv4 or both IPv6",
+                    );
+                }
+            } else if self.own == Some(&r.via) {
+                let cause = "it goes `via` this rVM itself";
+                self.error(
+                    place,
+                    Invalid,
+                    &object,
+                    cause,
+                    "name a peer, or a router's address on the network",
+                );
+            } else {
+                self.known_peer(place, &object, &r.via);
+            }
+        }
+    }
+
+    fn fdb(&mut self) {
+        let config = self.config;
+        self.limit(Section::Fdb, config.fdb.len(), FDB_STATIC_MAX);
+        let ports: BTreeMap<&str, &Port> = config.port.iter().map(|p| (p.name.as_str(), p)).collect();
+        let mut seen = BTreeSet::new();
+        for (i, e) in config.fdb.iter().enumerate() {
+            let place = Place::Entry(Section::Fdb, i);
+            let object = format!("fdb {}", e.mac);
+            self.known_network(place, &object, &e.network);
+            if !e.mac.0.is_unicast() {
+                let cause = "it is not the address of a station";
+                self.error(place, Invalid, &object, cause, "groups are flooded: write a unicast MAC");
+            }
+            if e.vlan != 0 {
+                self.vid(place, &object, e.vlan);
+            }
+            if !seen.insert((e.network.as_str(), e.vlan, e.mac)) {
+                let cause = format!("network \"{}\" has it already", e.network);
+                self.error(place, Conflict, &object, cause, "keep one");
+            }
+            match (&e.peer, &e.port) {
+                (Some(peer), None) => match self.peers.get(peer.as_str()) {
+                    None => self.known_peer(place, &object, peer),
+                    Some(p) if p.networks.as_ref().is_some_and(|n| !n.contains(&e.network)) => {
+                        let cause =
+                            format!("peer \"{peer}\" does not take part in network \"{}\"", e.network);
+                        self.error(
+                            place,
+                            Invalid,
+                            &object,
+                            cause,
+                            "add the network to the peer's `networks`",
+                        );
+                    }
+                    Some(_) => {}
+                },
+                (None, Some(port)) => match ports.get(port.as_str()) {
+                    None => {
+                        let known: Vec<_> = ports.keys().copied().take(20).collect();
+                        let cause = format!("there is no port \"{port}\"");
+                        let remedy = format!("add the port first; {}", suggest(port, &known));
+                        self.error(place, NotFound, &object, cause, remedy);
+                    }
+                    Some(p) if p.network != e.network => {
+                        let cause = format!("port \"{port}\" is on network \"{}\"", p.network);
+                        self.error(place, Invalid, &object, cause, "name a port of the entry's own network");
+                    }
+                    Some(_) => {}
+                },
+                _ => {
+                    let cause = "it needs either `peer` or `port`";
+                    self.error(place, Invalid, &object, cause, "write one of them: where the MAC is");
+                }
+            }
+        }
+    }
+}
+
+type Meetings<K> = BTreeMap<K, Vec<(usize, PortSet)>>;
+
+/// What an address is that no host can have, or `None`.
+fn not_of_a_host(ip: IpAddr) -> Option<&'static str> {
+    if ip.is_unspecified() {
+        Some("the unspecified address")
+    } else if ip.is_multicast() {
+        Some("a multicast address")
+    } else if ip.is_loopback() {
+        Some("a loopback address")
+    } else {
+        match ip {
+            IpAddr::V4(v4) if v4.is_broadcast() => Some("the broadcast address"),
+            IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => Some("an IPv4-mapped address"),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,551 @@
+//! From what is wanted to what the workers are told. Pure: [`compile`] turns a configuration and the facts
+//! of the machine into the content of the engine's tables, [`diff`] turns two such contents into the
+//! commands that lead from one to the other, as few as the change needs.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use engine::command::{
+    Binding, Command, FloatingConfig, FloatingId, Gateway, IpPrefix, L4Proto, L4Range, Location,
+    NetworkConfig, NextHop, PeerConfig, PeerId, PortConfig, PortId, Role, SourceRouteConfig, UplinkConfig,
+    VlanPolicy, Vni,
+};
+use engine::limits;
+use engine::time::Duration;
+use engine::wire::mac::MacAddr;
+
+use crate::io::{SteerPlan, SteerReality};
+use crate::model::{
+    AddressOrPrefix, Config, FLOATINGS_MAX, Floating, FloatingKey, Mac, Network, Peer, Port, PortRole,
+    PortSet, Ports, Route, StaticFdb, Vlan,
+};
+
+/// The uplink's port, always.
+pub const UPLINK_PORT: PortId = PortId(0);
+
+/// Bytes that the tunnel adds in front of an inner IP packet over IPv4: inner Ethernet 14, VXLAN 8, UDP 8, IP 20.
+pub const OVERHEAD_V4: u16 = 50;
+/// The same over IPv6.
+pub const OVERHEAD_V6: u16 = 70;
+
+/// Where instance metadata is served: never a guest's business through NAT.
+pub const METADATA: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
+];
+
+/// A stable 64-bit hash (FNV-1a): the same on every machine and in every version.
+#[must_use]
+pub fn stable_hash(parts: &[&str]) -> u64 {
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    for byte in parts.iter().flat_map(|p| p.bytes().chain([0])) {
+        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    }
+    hash
+}
+
+fn local_mac(kind: u8, low: u32) -> MacAddr {
+    let [_, a, b, c] = low.to_be_bytes();
+    MacAddr([0x02, 0x69, kind, a, b, c])
+}
+
+/// MAC of the virtual gateway of a network: 02:69:76 and the VNI.
+#[must_use]
+pub fn router_mac(vni: u32) -> MacAddr {
+    local_mac(0x76, vni)
+}
+
+/// MAC of this switch on every network: 02:69:77 and a hash of the rVM's name.
+#[must_use]
+pub fn switch_mac(name: &str) -> MacAddr {
+    local_mac(0x77, stable_hash(&[name]) as u32)
+}
+
+/// MAC of the CMS's end of a door: 02:69:78 and a hash of the rVM's and the port's name.
+#[must_use]
+pub fn door_mac(name: &str, port: &str) -> MacAddr {
+    local_mac(0x78, stable_hash(&[name, port]) as u32)
+}
+
+/// The numbers that objects go by in the engine. Stable while an object lives; a number that became free is
+/// not given out again at once, so that a late answer about the old object does not meet the new one.
+#[derive(Clone, Debug)]
+pub struct Ids {
+    ports: Numbers<String>,
+    peers: Numbers<String>,
+    floatings: Numbers<FloatingKey>,
+}
+
+impl Default for Ids {
+    fn default() -> Self {
+        Self {
+            // Port 0 is the uplink's.
+            ports: Numbers::new(1, limits::PORTS_MAX),
+            peers: Numbers::new(0, limits::PEERS_MAX),
+            floatings: Numbers::new(0, FLOATINGS_MAX),
+        }
+    }
+}
+
+impl Ids {
+    /// Gives a number to every object of `config` and takes back those of objects that are gone.
+    pub fn assign(&mut self, config: &Config) {
+        self.ports.assign(config.port.iter().map(|p| p.name.clone()));
+        self.peers.assign(config.peer.iter().map(|p| p.name.clone()));
+        self.floatings.assign(config.floating.iter().map(Floating::key));
+    }
+
+    /// The port of this name.
+    #[must_use]
+    pub fn port(&self, name: &str) -> Option<PortId> {
+        // Validation keeps the counts within the tables, so the numbers fit.
+        self.ports.of.get(name).map(|&n| PortId(n as u16))
+    }
+
+    /// The peer of this name.
+    #[must_use]
+    pub fn peer(&self, name: &str) -> Option<PeerId> {
+        self.peers.of.get(name).map(|&n| PeerId(n as u16))
+    }
+
+    /// The floating-IP mapping of this key.
+    #[must_use]
+    pub fn floating(&self, key: &FloatingKey) -> Option<FloatingId> {
+        self.floatings.of.get(key).map(|&n| FloatingId(n))
+    }
+}
+
+/// Numbers of one kind of object.
+#[derive(Clone, Debug)]
+struct Numbers<K> {
+    of: BTreeMap<K, u32>,
+    /// Given back, oldest first.
+    free: VecDeque<u32>,
+    next: u32,
+    max: u32,
+}
+
+impl<K: Ord> Numbers<K> {
+    /// Freed numbers that rest before they are used again. Few, so that tables stay dense.
+    const REST: usize = 16;
+
+    fn new(first: u32, max: usize) -> Self {
+        Self { of: BTreeMap::new(), free: VecDeque::new(), next: first, max: max as u32 }
+    }
+
+    fn assign(&mut self, keys: impl Iterator<Item = K>) {
+        let keys: BTreeSet<K> = keys.collect();
+        let free = &mut self.free;
+        self.of.retain(|key, number| {
+            let keep = keys.contains(key);
+            if !keep {
+                free.push_back(*number);
+            }
+            keep
+        });
+        for key in keys {
+            if self.of.contains_key(&key) {
+                continue;
+            }
+            let rested = self.free.len() > Self::REST || (self.next >= self.max && !self.free.is_empty());
+            let number = match rested.then(|| self.free.pop_front()).flatten() {
+                Some(number) => number,
+                None => {
+                    self.next += 1;
+                    self.next - 1
+                }
+            };
+            self.of.insert(key, number);
+        }
+    }
+}
+
+/// What the machine says that the configuration does not.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    /// Name of this rVM.
+    pub name: String,
+    /// The uplink, once its MAC, address and MTU are known.
+    pub underlay: Option<Underlay>,
+    /// Every port that may forward, or whose interface is known.
+    pub ports: BTreeMap<PortId, PortFact>,
+}
+
+/// What is known of one port's interface.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct PortFact {
+    /// Opened and attached.
+    pub live: bool,
+    /// MTU of its interface, once known.
+    pub mtu: Option<u16>,
+}
+
+/// What is known of the uplink.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Underlay {
+    /// MAC of the NIC.
+    pub mac: MacAddr,
+    /// Our VTEP address.
+    pub vtep: IpAddr,
+    /// MTU of the NIC.
+    pub mtu: u16,
+    /// Its connected prefixes.
+    pub connected: Vec<IpPrefix>,
+}
+
+impl Facts {
+    /// The largest inner IP packet that fits the tunnel.
+    #[must_use]
+    pub fn overlay_mtu(&self) -> u16 {
+        match &self.underlay {
+            Some(u) if u.vtep.is_ipv6() => u.mtu.saturating_sub(OVERHEAD_V6),
+            Some(u) => u.mtu.saturating_sub(OVERHEAD_V4),
+            None => 1500 - OVERHEAD_V4,
+        }
+    }
+}
+
+/// The content of the engine's configured tables, with the names behind the numbers.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct State {
+    /// Where the underlay is met.
+    pub uplink: Option<UplinkConfig>,
+    /// Networks by VNI.
+    pub networks: BTreeMap<Vni, (String, NetworkConfig)>,
+    /// Ports.
+    pub ports: BTreeMap<PortId, (String, PortConfig)>,
+    /// Peers.
+    pub peers: BTreeMap<PeerId, (String, PeerConfig)>,
+    /// Floating-IP mappings.
+    pub floatings: BTreeMap<FloatingId, FloatingConfig>,
+    /// Source routes.
+    pub routes: BTreeMap<(Vni, IpPrefix), NextHop>,
+    /// Static FDB entries.
+    pub fdb: BTreeMap<(Vni, u16, MacAddr), Location>,
+}
+
+/// What the engine's tables have to hold for `config`, which is valid and has its numbers.
+#[must_use]
+pub fn compile(config: &Config, ids: &Ids, facts: &Facts) -> State {
+    let vnis =
+        Vnis(config.network.iter().filter_map(|n| Some((n.name.as_str(), Vni::new(n.vni)?))).collect());
+    let mut state = State { uplink: uplink(config, facts), ..State::default() };
+    state
+        .networks
+        .extend(config.network.iter().filter_map(|n| network(n).map(|c| (c.vni, (n.name.clone(), c)))));
+    if let Some(fact) = config.uplink.as_ref().and(facts.ports.get(&UPLINK_PORT)) {
+        state.ports.insert(UPLINK_PORT, ("uplink".to_owned(), uplink_port(fact)));
+    }
+    for p in &config.port {
+        if let Some(id) = ids.port(&p.name) {
+            state.ports.insert(id, (p.name.clone(), port(p, vnis.of(&p.network), id, facts)));
+        }
+    }
+    for p in &config.peer {
+        if let Some(id) = ids.peer(&p.name) {
+            state.peers.insert(id, (p.name.clone(), peer(p, &vnis, ids, facts)));
+        }
+    }
+    for f in &config.floating {
+        if let (Some(id), Some(f)) = (ids.floating(&f.key()), floating(f, config, &vnis, ids, facts)) {
+            state.floatings.insert(id, f);
+        }
+    }
+    state.routes.extend(config.route.iter().filter_map(|r| route(r, &vnis, ids)));
+    state.fdb.extend(config.fdb.iter().filter_map(|e| static_fdb(e, &vnis, ids)));
+    state
+}
+
+/// What the engine has to hold for one port of `config`.
+#[must_use]
+pub fn compile_port(p: &Port, config: &Config, id: PortId, facts: &Facts) -> PortConfig {
+    port(p, config.network(&p.network).and_then(|n| Vni::new(n.vni)), id, facts)
+}
+
+/// What the engine has to hold for the uplink's port.
+#[must_use]
+pub fn compile_uplink_port(facts: &Facts) -> PortConfig {
+    uplink_port(&facts.ports.get(&UPLINK_PORT).copied().unwrap_or_default())
+}
+
+/// The prefix without bits beyond its length.
+#[must_use]
+pub fn truncate(p: IpPrefix) -> IpPrefix {
+    match ipnet::IpNet::new(p.addr, p.len) {
+        Ok(net) => IpPrefix { addr: net.network(), len: p.len },
+        Err(_) => IpPrefix::host(p.addr),
+    }
+}
+
+struct Vnis<'c>(BTreeMap<&'c str, Vni>);
+
+impl Vnis<'_> {
+    fn of(&self, network: &str) -> Option<Vni> {
+        self.0.get(network).copied()
+    }
+}
+
+fn uplink(config: &Config, facts: &Facts) -> Option<UplinkConfig> {
+    let (uplink, underlay) = (config.uplink.as_ref()?, facts.underlay.as_ref()?);
+    let mut guard: Vec<IpPrefix> = match &uplink.guard {
+        Some(guard) => guard.iter().map(|g| IpPrefix { addr: g.network(), len: g.prefix_len() }).collect(),
+        None => underlay.connected.clone(),
+    };
+    guard.extend(METADATA.map(IpPrefix::host));
+    guard.sort_unstable();
+    guard.dedup();
+    Some(UplinkConfig {
+        port: UPLINK_PORT,
+        mac: underlay.mac,
+        vtep: underlay.vtep,
+        tunnel_port: uplink.port,
+        checksum: uplink.checksum,
+        mtu: underlay.mtu,
+        guard,
+        switch_mac: switch_mac(&facts.name),
+    })
+}
+
+fn network(n: &Network) -> Option<NetworkConfig> {
+    Some(NetworkConfig {
+        vni: Vni::new(n.vni)?,
+        gateways: n.gateway.clone(),
+        router_mac: n.router_mac.map_or_else(|| router_mac(n.vni), |Mac(mac)| mac),
+        fdb_max: n.fdb_max,
+        fdb_age: Duration::from_secs(n.fdb_age),
+    })
+}
+
+fn uplink_port(fact: &PortFact) -> PortConfig {
+    PortConfig {
+        vni: None,
+        role: Role::Uplink,
+        live: fact.live,
+        mtu: fact.mtu.unwrap_or(1500),
+        vlan: VlanPolicy::Transparent,
+        binding: Binding::default(),
+        bum_pps: None,
+        fdb_max: 0,
+    }
+}
+
+fn port(p: &Port, vni: Option<Vni>, id: PortId, facts: &Facts) -> PortConfig {
+    let fact = facts.ports.get(&id).copied().unwrap_or_default();
+    PortConfig {
+        vni,
+        role: match p.role {
+            PortRole::Door => Role::Door,
+            PortRole::Guest => Role::Guest,
+        },
+        live: fact.live && p.enabled,
+        mtu: port_mtu(p, fact.mtu, facts),
+        vlan: match &p.vlan {
+            None => VlanPolicy::Transparent,
+            Some(Vlan { access: Some(vid), .. }) => VlanPolicy::Access(*vid),
+            Some(Vlan { trunk, native, .. }) => {
+                VlanPolicy::Trunk { tagged: trunk.clone().unwrap_or_default(), native: *native }
+            }
+        },
+        binding: Binding {
+            macs: p.mac.iter().map(|&Mac(mac)| mac).collect(),
+            ips: p.ip.iter().map(|&AddressOrPrefix(ip)| ip).collect(),
+        },
+        bum_pps: (p.bum_pps != 0).then_some(p.bum_pps),
+        fdb_max: p.fdb_max,
+    }
+}
+
+/// MTU of a port: as written; else what the tunnel carries for a door we make; else its interface's own.
+#[must_use]
+pub fn port_mtu(p: &Port, link: Option<u16>, facts: &Facts) -> u16 {
+    match (p.mtu, p.makes_door(), link) {
+        (Some(mtu), ..) => mtu,
+        (None, false, Some(mtu)) => mtu,
+        _ => facts.overlay_mtu(),
+    }
+}
+
+fn peer(p: &Peer, vnis: &Vnis<'_>, ids: &Ids, facts: &Facts) -> PeerConfig {
+    let mut vnis: Vec<Vni> = match &p.networks {
+        Some(networks) => networks.iter().filter_map(|n| vnis.of(n)).collect(),
+        None => vnis.0.values().copied().collect(),
+    };
+    vnis.sort_unstable();
+    PeerConfig {
+        address: p.address,
+        vnis,
+        via: p.via.as_deref().and_then(|via| ids.peer(via)),
+        spoke: p.relay,
+        mtu: p.mtu.unwrap_or_else(|| facts.underlay.as_ref().map_or(1500, |u| u.mtu)),
+    }
+}
+
+fn ranges(ports: &[Ports]) -> Vec<L4Range> {
+    let mut ranges: Vec<_> = ports.iter().map(|&Ports(range)| range).collect();
+    ranges.sort_unstable();
+    ranges
+}
+
+fn floating(
+    f: &Floating,
+    config: &Config,
+    vnis: &Vnis<'_>,
+    ids: &Ids,
+    facts: &Facts,
+) -> Option<FloatingConfig> {
+    let gateway = if f.gateway == facts.name {
+        Gateway::Here { reality: f.reality? }
+    } else {
+        Gateway::Peer(ids.peer(&f.gateway)?)
+    };
+    let mut except = f.except_effective();
+    if let Some(uplink) = config.uplink.as_ref().filter(|_| f.only.is_empty()) {
+        let tunnel = L4Range { proto: L4Proto::Udp, first: uplink.port, last: uplink.port };
+        except.push(Ports(tunnel));
+    }
+    let inside = match &f.inside {
+        Some(inside) => Some((vnis.of(&inside.network)?, inside.address)),
+        None => None,
+    };
+    Some(FloatingConfig {
+        ip: f.ip,
+        vni: vnis.of(&f.network)?,
+        gateway,
+        inside,
+        only: ranges(&f.only),
+        except: ranges(&except),
+    })
+}
+
+fn route(r: &Route, vnis: &Vnis<'_>, ids: &Ids) -> Option<((Vni, IpPrefix), NextHop)> {
+    let from = IpPrefix { addr: r.from.network(), len: r.from.prefix_len() };
+    let via = match r.via.parse() {
+        Ok(address) => NextHop::Address(address),
+        Err(_) => NextHop::Peer(ids.peer(&r.via)?),
+    };
+    Some(((vnis.of(&r.network)?, from), via))
+}
+
+fn static_fdb(e: &StaticFdb, vnis: &Vnis<'_>, ids: &Ids) -> Option<((Vni, u16, MacAddr), Location)> {
+    let location = match (&e.peer, &e.port) {
+        (Some(peer), _) => Location::Peer(ids.peer(peer)?),
+        (None, Some(port)) => Location::Port(ids.port(port)?),
+        (None, None) => return None,
+    };
+    Some(((vnis.of(&e.network)?, e.vlan, e.mac.0), location))
+}
+
+/// Which underlay traffic has to come up.
+#[must_use]
+pub fn steer(config: &Config, facts: &Facts) -> SteerPlan {
+    let (Some(uplink), Some(underlay)) = (&config.uplink, &facts.underlay) else {
+        return SteerPlan::default();
+    };
+    let mut wanted: BTreeMap<IpAddr, PortSet> = BTreeMap::new();
+    for f in config.floating.iter().filter(|f| f.gateway == facts.name) {
+        if let Some(reality) = f.reality {
+            wanted.entry(reality).or_default().add(&PortSet::new(&f.only, &f.except_effective()));
+        }
+    }
+    let reality = wanted.into_iter().map(|(address, ports)| SteerReality {
+        address,
+        all: ports.others,
+        ports: if ports.others { Vec::new() } else { ports.ranges() },
+        except: if ports.others { ports.gaps() } else { Vec::new() },
+    });
+    SteerPlan { tunnel: Some((underlay.vtep, uplink.port)), reality: reality.collect() }
+}
+
+/// The commands that lead from `old` to `new`.
+///
+/// Users of a thing go before the thing, and come after it: floating IPs and routes before networks. A VNI that
+/// passes from one network to another (two networks swapping theirs, say) is emptied first, so that at no moment
+/// a port forwards on a network that is not its own.
+#[must_use]
+pub fn diff(old: &State, new: &State) -> Vec<Command> {
+    let passed = |vni: Vni| match (old.networks.get(&vni), new.networks.get(&vni)) {
+        (Some((was, _)), Some((is, _))) => was != is,
+        _ => false,
+    };
+    let mut commands = Vec::new();
+
+    // Take away, users first. What is taken away only for the while is set again below.
+    let mut again_floatings = BTreeSet::new();
+    let mut again_ports = BTreeSet::new();
+    for &(vni, from) in old.routes.keys() {
+        if passed(vni) || !new.routes.contains_key(&(vni, from)) {
+            commands.push(Command::RemoveSourceRoute(vni, from));
+        }
+    }
+    for (&id, f) in &old.floatings {
+        let gone = !new.floatings.contains_key(&id);
+        if gone || passed(f.vni) || f.inside.is_some_and(|(vni, _)| passed(vni)) {
+            commands.push(Command::RemoveFloating(id));
+            again_floatings.insert(id);
+        }
+    }
+    for &(vni, vid, mac) in old.fdb.keys() {
+        if passed(vni) || !new.fdb.contains_key(&(vni, vid, mac)) {
+            commands.push(Command::RemoveFdb(vni, vid, mac));
+        }
+    }
+    for (&id, (name, config)) in &old.ports {
+        if new.ports.get(&id).is_none_or(|(n, _)| n != name) {
+            commands.push(Command::RemovePort(id));
+            again_ports.insert(id);
+        } else if config.live && config.vni.is_some_and(passed) {
+            commands.push(Command::SetPort(id, PortConfig { live: false, ..config.clone() }));
+            again_ports.insert(id);
+        }
+    }
+    let mut again_peers = BTreeSet::new();
+    for (&id, (name, _)) in &old.peers {
+        if new.peers.get(&id).is_none_or(|(n, _)| n != name) {
+            commands.push(Command::RemovePeer(id));
+            again_peers.insert(id);
+        }
+    }
+    for &vni in old.networks.keys() {
+        if passed(vni) || !new.networks.contains_key(&vni) {
+            commands.push(Command::RemoveNetwork(vni));
+        }
+    }
+
+    // Set, users last.
+    if let Some(uplink) = &new.uplink
+        && old.uplink.as_ref() != Some(uplink)
+    {
+        commands.push(Command::SetUplink(uplink.clone()));
+    }
+    for (vni, network) in &new.networks {
+        if passed(*vni) || old.networks.get(vni) != Some(network) {
+            commands.push(Command::SetNetwork(network.1.clone()));
+        }
+    }
+    for (id, peer) in &new.peers {
+        if again_peers.contains(id) || old.peers.get(id) != Some(peer) {
+            commands.push(Command::SetPeer(*id, peer.1.clone()));
+        }
+    }
+    for (id, port) in &new.ports {
+        if again_ports.contains(id) || old.ports.get(id) != Some(port) {
+            commands.push(Command::SetPort(*id, port.1.clone()));
+        }
+    }
+    for (id, floating) in &new.floatings {
+        if again_floatings.contains(id) || old.floatings.get(id) != Some(floating) {
+            commands.push(Command::SetFloating(*id, floating.clone()));
+        }
+    }
+    for (&(vni, from), &via) in &new.routes {
+        if passed(vni) || old.routes.get(&(vni, from)) != Some(&via) {
+            commands.push(Command::SetSourceRoute(SourceRouteConfig { vni, from, via }));
+        }
+    }
+    for (&(vni, vid, mac), &location) in &new.fdb {
+        if passed(vni) || old.fdb.get(&(vni, vid, mac)) != Some(&location) {
+            commands.push(Command::AddFdb(vni, vid, mac, location));
+        }
+    }
+    commands
+}
