@@ -539,8 +539,8 @@ type Unreadable = Box<(Value, Error)>;
 
 /// Reads one line as a JSON-RPC 2.0 request: id (none for a notification), method, parameters.
 fn read(line: &str) -> Result<(Option<Value>, String, Value), Unreadable> {
-    let refuse =
-        |code, why: &str, how: &str| (Value::Null, Error::new(code, "the request is refused", why, how));
+    let error = |code, why: &str, how: &str| Error::new(code, "the request is refused", why, how);
+    let refuse = |code, why: &str, how: &str| Box::new((Value::Null, error(code, why, how)));
     if line.len() > api::REQUEST_LEN_MAX {
         return Err(refuse(Code::Request, "it is too long", "send less at once"));
     }
