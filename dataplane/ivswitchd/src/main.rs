@@ -1,8 +1,203 @@
 //! The Inception Switch daemon: it owns sockets, memory and threads, and decides nothing.
+//!
+//! - [`ports`]: port I/O and frame memory;
+//! - [`thread`]: the worker's thread, and when it sleeps;
+//! - [`links`]: the machine's interfaces through rtnetlink, doors included;
+//! - [`control`]: the control thread, which carries out what the agent wants.
 
 mod clock;
+mod control;
 mod links;
 mod ports;
+mod privileges;
 mod thread;
 
-fn main() {}
+use std::fs;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io::{self, IsTerminal};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use clap::Parser;
+use ctl::agent::{Agent, Options};
+use ctl::model;
+use engine::worker::Worker;
+use ports::host::HostPort;
+use ports::umem::UmemPool;
+use tracing_subscriber::EnvFilter;
+
+use control::{Control, Setup};
+
+/// The Inception Switch daemon: an L2 overlay switch for rented virtual machines.
+///
+/// It reads one TOML file (none is fine: everything can be set by ivctl, which writes the file), opens the
+/// interfaces named there through AF_XDP, and switches between them and other rVMs by VXLAN.
+///
+/// SIGTERM or SIGINT ends it and removes what it made, except for doors: the interfaces given to a
+/// cloud management system stay, with their addresses and bridge membership, and the next start takes
+/// them up again. `ivctl port del` removes one. What is not switched goes on to the kernel the whole time.
+#[derive(Parser, Debug)]
+#[command(name = "ivswitchd", version)]
+struct Arguments {
+    /// The configuration file; edits by ivctl are written back to it
+    #[arg(long, value_name = "FILE", env = "IVS_CONFIG", default_value = "/etc/ivswitch/ivswitch.toml")]
+    config: PathBuf,
+
+    /// Where ivctl finds the daemon
+    #[arg(long, value_name = "PATH", env = "IVS_SOCKET", default_value = "/run/ivswitch/control.sock")]
+    socket: PathBuf,
+
+    /// Cores that the worker may run on, such as 1 or 0,2-3 (default: any)
+    #[arg(long, value_name = "LIST", value_parser = cores)]
+    cpu: Option<Cores>,
+
+    /// Check this configuration file, say what is wrong with it, and end
+    #[arg(long, value_name = "FILE")]
+    check: Option<PathBuf>,
+
+    /// What to log: error, warn, info, debug, trace, or a filter such as ivswitchd::links=debug
+    #[arg(long, value_name = "LEVEL", env = "IVS_LOG", default_value = "info")]
+    log_level: String,
+}
+
+/// Cores by number.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Cores(Vec<usize>);
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let result = match &arguments.check {
+        Some(file) => check(file),
+        None => run(&arguments),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Without the log's time and level: for whoever started it by hand.
+            eprintln!("ivswitchd: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn check(file: &Path) -> anyhow::Result<()> {
+    let text = fs::read_to_string(file).with_context(|| file.display().to_string())?;
+    let config = model::parse_as(&text, Some(&model::name_of_host(&hostname())));
+    config.map_err(|errors| complain(file, &errors))?;
+    println!("{}: fine", file.display());
+    Ok(())
+}
+
+fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    start_log(&arguments.log_level)?;
+    let text = match fs::read_to_string(&arguments.config) {
+        Ok(text) => Some(text),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            tracing::info!("{}: not there; starting empty", arguments.config.display());
+            None
+        }
+        Err(error) => return Err(error).context(arguments.config.display().to_string()),
+    };
+    let options = Options {
+        hostname: hostname(),
+        config_text: text,
+        persist: true,
+        workers: 1,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    };
+    let agent =
+        Agent::new(clock::now(), options).map_err(|errors| complain(&arguments.config, &errors))?;
+
+    let pool = UmemPool::new(UmemPool::SMALL_DEFAULT, UmemPool::LARGE_DEFAULT)?;
+    let umem = pool.handle();
+    privileges::keep_only_what_is_needed(umem.area().1)?;
+    abort_on_panic();
+    let (mailbox, handle) = engine::mailbox::mailbox();
+    // Attackers choose MAC addresses, so every start hashes them differently.
+    let seed = RandomState::new().build_hasher().finish();
+    let mut worker = Worker::new(pool, mailbox, seed);
+    worker.attach_host(Box::new(HostPort::open()?));
+    let control = Control::start(Setup {
+        agent,
+        machine: worker,
+        mailbox: handle,
+        umem,
+        socket: arguments.socket.clone(),
+        config: arguments.config.clone(),
+        cpus: arguments.cpu.clone().map(|cores| cores.0).unwrap_or_default(),
+    })?;
+    control.run()
+}
+
+/// Everything that is wrong, one line each.
+fn complain(file: &Path, errors: &[model::ConfigError]) -> anyhow::Error {
+    let lines: Vec<String> = errors.iter().map(|error| format!("{}: {error}", file.display())).collect();
+    anyhow::anyhow!(lines.join("\n"))
+}
+
+fn start_log(level: &str) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(level)
+        .with_context(|| format!("--log-level {level}: give error, warn, info, debug, trace, or a filter"))?;
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .with_target(false);
+    // The journal has a clock of its own.
+    if std::env::var_os("JOURNAL_STREAM").is_some() { log.without_time().init() } else { log.init() }
+    Ok(())
+}
+
+/// A panic in one thread must not leave the others running half a switch. The kernel then takes our
+/// programs off the interfaces, so the rVM stays reachable, and the supervisor starts us anew.
+fn abort_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        std::process::abort();
+    }));
+}
+
+fn hostname() -> String {
+    let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    name.trim().to_owned()
+}
+
+/// Parses `0,2-3`.
+fn cores(text: &str) -> anyhow::Result<Cores> {
+    const CORES_MAX: usize = 1024;
+    let mut cores = Vec::new();
+    for part in text.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let number = |text: &str| {
+            text.trim().parse::<usize>().with_context(|| format!("\"{text}\" is no core; give numbers such as 0,2-3"))
+        };
+        let (first, last) = (number(first)?, number(last)?);
+        if first > last || last >= CORES_MAX {
+            bail!("\"{part}\" is no range of cores; give numbers such as 0,2-3");
+        }
+        cores.extend(first..=last);
+    }
+    Ok(Cores(cores))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_of_cores() {
+        assert_eq!(cores("1").unwrap().0, [1]);
+        assert_eq!(cores("0, 2-4").unwrap().0, [0, 2, 3, 4]);
+        for wrong in ["", "a", "3-1", "1,", "-1", "0-99999999999", "0-9999"] {
+            assert!(cores(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Arguments::command().debug_assert();
+    }
+}

@@ -18,6 +18,7 @@ use engine::frame::FramePool;
 use engine::mailbox::MailboxHandle;
 use engine::port::Port;
 use engine::time::Instant;
+use engine::worker::{Progress, Worker};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use rustix::thread::{CpuSet, sched_setaffinity, sched_yield};
@@ -36,20 +37,14 @@ const SPIN_ALONE: Duration = Duration::from_micros(5);
 /// How long to sleep while frames wait in a port's transmit ring for the kernel to take them.
 const RETRY: Duration = Duration::from_millis(1);
 
+/// How long a worker may take to give a port back. It takes microseconds, unless its core is starved.
+const DETACH_MAX: Duration = Duration::from_secs(5);
+
 /// The token of the thread's own waker; ports have their number.
 const WAKER: Token = Token(usize::MAX);
 
 /// A port's part for the worker.
 pub type BoxPort<P> = Box<dyn Port<P> + Send>;
-
-/// What one look at the ports brought.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Progress {
-    /// Frames moved.
-    pub frames: usize,
-    /// When to look again even if nothing arrives.
-    pub deadline: Option<Instant>,
-}
 
 /// What the thread runs: the engine's worker, and in tests less.
 pub trait Machine: Send + 'static {
@@ -61,6 +56,19 @@ pub trait Machine: Send + 'static {
     fn attach(&mut self, id: PortId, port: BoxPort<Self::Pool>);
     /// Gives a port back; its frames are back in the pool.
     fn detach(&mut self, id: PortId) -> Option<BoxPort<Self::Pool>>;
+}
+
+impl<P: FramePool + Send + 'static> Machine for Worker<P> {
+    type Pool = P;
+    fn poll(&mut self, now: Instant) -> Progress {
+        Self::poll(self, now)
+    }
+    fn attach(&mut self, id: PortId, port: BoxPort<P>) {
+        Self::attach(self, id, port);
+    }
+    fn detach(&mut self, id: PortId) -> Option<BoxPort<P>> {
+        Self::detach(self, id)
+    }
 }
 
 /// Tells whether frames wait in a port's transmit ring for another kick.
@@ -87,7 +95,7 @@ pub struct WorkerThread<P: FramePool + 'static> {
     /// Inputs that did not fit the mailbox, in order.
     backlog: VecDeque<Input>,
     orders: Sender<Order<P>>,
-    closed: Receiver<(PortId, BoxPort<P>)>,
+    closed: Receiver<(PortId, Option<BoxPort<P>>)>,
     waker: Arc<Waker>,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
@@ -174,14 +182,24 @@ impl<P: FramePool + 'static> WorkerThread<P> {
         self.order(Order::Attach(id, port, fds, pending));
     }
 
-    /// Takes a port away. It comes back by [`Self::closed`].
+    /// Takes a port away and closes it. Waits for the worker, which answers within one look at its ports.
     pub fn detach(&self, id: PortId) {
         self.order(Order::Detach(id));
-    }
-
-    /// Ports that the worker gave back: dropping them closes them.
-    pub fn closed(&self) -> impl Iterator<Item = (PortId, BoxPort<P>)> + '_ {
-        self.closed.try_iter()
+        loop {
+            match self.closed.recv_timeout(DETACH_MAX) {
+                // Dropped here, a port is closed on the control thread: the worker has no time for that.
+                Ok((closed, port)) => {
+                    drop(port);
+                    if closed == id {
+                        return;
+                    }
+                }
+                Err(_) => {
+                    tracing::error!("port {}: the worker does not give it back", id.0);
+                    return;
+                }
+            }
+        }
     }
 
     /// Events that the worker has sent.
@@ -230,7 +248,7 @@ struct Body<M: Machine> {
     poll: Poll,
     fds: BTreeMap<PortId, (Vec<RawFd>, TxPending)>,
     inbox: Receiver<Order<M::Pool>>,
-    outbox: Sender<(PortId, BoxPort<M::Pool>)>,
+    outbox: Sender<(PortId, Option<BoxPort<M::Pool>>)>,
     mailbox: MailboxHandle,
     control: Arc<Waker>,
     shared: Arc<Shared>,
@@ -256,6 +274,9 @@ impl<M: Machine> Body<M> {
                 busy_ns += nanos(active.since(before));
                 self.shared.busy_ns.store(busy_ns, Ordering::Relaxed);
                 continue;
+            }
+            if progress.inputs > 0 {
+                continue; // More may wait, and none of them wakes us again.
             }
             let idle = before.since(active);
             if idle < SPIN {
@@ -291,7 +312,7 @@ impl<M: Machine> Body<M> {
         while let Ok(order) = self.inbox.try_recv() {
             match order {
                 Order::Attach(id, port, fds, pending) => {
-                    self.close(id);
+                    drop(self.close(id));
                     for fd in &fds {
                         let mut source = SourceFd(fd);
                         let token = Token(id.0.into());
@@ -303,23 +324,23 @@ impl<M: Machine> Body<M> {
                     self.fds.insert(id, (fds, pending));
                     self.machine.attach(id, port);
                 }
-                Order::Detach(id) => self.close(id),
+                Order::Detach(id) => {
+                    let port = self.close(id);
+                    // If the control thread is gone the port is dropped, and so closed, right here.
+                    let _ = self.outbox.send((id, port));
+                }
                 Order::Stop => return false,
             }
         }
         true
     }
 
-    fn close(&mut self, id: PortId) {
+    fn close(&mut self, id: PortId) -> Option<BoxPort<M::Pool>> {
         for fd in self.fds.remove(&id).map(|(fds, _)| fds).unwrap_or_default() {
             // A socket that the kernel already dropped from epoll is what we want.
             let _ = self.poll.registry().deregister(&mut SourceFd(&fd));
         }
-        if let Some(port) = self.machine.detach(id) {
-            // If the control thread is gone the port is dropped, and so closed, right here.
-            let _ = self.outbox.send((id, port));
-            self.wake_control();
-        }
+        self.machine.detach(id)
     }
 
     fn wake_control(&self) {
@@ -371,7 +392,9 @@ mod tests {
     impl Machine for Counter {
         type Pool = HeapPool;
         fn poll(&mut self, now: Instant) -> Progress {
+            let mut inputs = 0;
             while let Some(input) = self.mailbox.recv() {
+                inputs += 1;
                 self.inputs.fetch_add(1, Ordering::SeqCst);
                 if let Input::Query(_, _) = input {
                     let _ = self.mailbox.send(Event::Resolve([10, 0, 0, 1].into()));
@@ -386,7 +409,7 @@ mod tests {
                 self.pool.free(frame);
             }
             self.frames.fetch_add(frames as u64, Ordering::SeqCst);
-            Progress { frames, deadline: self.deadline }
+            Progress { frames, inputs, deadline: self.deadline }
         }
         fn attach(&mut self, id: PortId, port: BoxPort<HeapPool>) {
             assert!(self.port.is_none());
@@ -452,9 +475,8 @@ mod tests {
             until(|| world.frames.load(Ordering::SeqCst) == 2 * n);
         }
         world.thread.detach(PortId(3));
-        world.wait();
-        let closed: Vec<_> = world.thread.closed().map(|(id, _)| id).collect();
-        assert_eq!(closed, [PortId(3)]);
+        assert!(rustix::io::write(&write, &[1]).is_err(), "the port's end of the pipe is closed");
+        world.thread.detach(PortId(3));
         world.thread.stop();
     }
 

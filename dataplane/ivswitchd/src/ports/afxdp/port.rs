@@ -280,6 +280,12 @@ impl AfxdpPort {
         self.queues.len() as u32
     }
 
+    /// Tells whether frames wait in the transmit ring for another kick. Outlives the port, and says no then.
+    pub fn tx_pending(&self) -> impl Fn() -> bool + Send + 'static {
+        let sockets = Arc::downgrade(&self.sockets);
+        move || sockets.upgrade().is_some_and(|sockets| sockets.is_tx_pending())
+    }
+
     /// The kernel's counters, all queues.
     #[must_use]
     pub fn stats(&self) -> XskStats {

@@ -1,0 +1,347 @@
+//! The control thread: it waits for clients, the kernel, signals, workers and deadlines, tells the
+//! agent, and carries out what the agent wants. It decides nothing itself.
+
+mod hold;
+mod persist;
+mod socket;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use ctl::agent::Agent;
+use ctl::io::{Input, OpenPort, Output, SteerPlan, WorkerStats};
+use engine::command::PortId;
+use engine::time::Instant;
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token, Waker};
+use sd_notify::NotifyState;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook_mio::v1_0::Signals;
+
+use crate::clock;
+use crate::links::Links;
+use crate::ports::afxdp::{self, AfxdpControl};
+use crate::ports::umem::{UmemHandle, UmemPool};
+use crate::thread::{Machine, WorkerThread};
+use hold::PortHold;
+use socket::ControlSocket;
+
+const LINKS: Token = Token(0);
+const SIGNALS: Token = Token(1);
+const WORKER: Token = Token(2);
+
+/// How often the load of the worker is measured, and ports are looked after.
+const TICK: Duration = Duration::from_secs(1);
+
+/// How soon inputs that did not fit a worker's mailbox are tried again.
+const BACKLOG_RETRY: Duration = Duration::from_millis(1);
+
+/// What the control thread is given at the start.
+pub struct Setup<M> {
+    /// The agent, with its configuration.
+    pub agent: Agent,
+    /// The worker, ready to run.
+    pub machine: M,
+    /// The agent's end of the worker's mailbox.
+    pub mailbox: engine::mailbox::MailboxHandle,
+    /// The worker's frame memory.
+    pub umem: UmemHandle,
+    /// Where to listen.
+    pub socket: PathBuf,
+    /// Where edits are written to.
+    pub config: PathBuf,
+    /// Cores for the worker; empty: any.
+    pub cpus: Vec<usize>,
+}
+
+/// An open port, as far as it is the control thread's.
+struct OpenedPort {
+    control: AfxdpControl,
+    spec: OpenPort,
+}
+
+/// Everything the control thread owns.
+pub struct Control {
+    poll: Poll,
+    socket: ControlSocket,
+    signals: Signals,
+    links: Links,
+    agent: Agent,
+    inbox: VecDeque<Input>,
+    umem: UmemHandle,
+    ports: BTreeMap<PortId, OpenedPort>,
+    worker: WorkerThread<UmemPool>,
+    plan: SteerPlan,
+    hold: Option<PortHold>,
+    config: PathBuf,
+    tick: Instant,
+    /// Nanoseconds the worker was busy, at the last tick.
+    busy_before: u64,
+    stats: WorkerStats,
+    watchdog: Option<(Duration, Instant)>,
+}
+
+impl Control {
+    /// Opens everything and starts the worker.
+    ///
+    /// # Errors
+    /// What could not be opened, and what to do about it.
+    pub fn start<M: Machine<Pool = UmemPool>>(setup: Setup<M>) -> anyhow::Result<Self> {
+        let poll = Poll::new().context("epoll")?;
+        let registry = poll.registry();
+        // First the socket: it is also what keeps two daemons apart.
+        let socket = ControlSocket::bind(&setup.socket, registry)?;
+        let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).context("signals")?;
+        registry.register(&mut signals, SIGNALS, Interest::READABLE).context("signals")?;
+        let waker = Arc::new(Waker::new(registry, WORKER).context("eventfd")?);
+        let mut first = Vec::new();
+        let links = Links::open(&mut first).context("rtnetlink: cannot list the interfaces of this machine")?;
+        registry.register(&mut SourceFd(&links.as_raw_fd()), LINKS, Interest::READABLE).context("rtnetlink")?;
+        let worker = WorkerThread::start(setup.machine, setup.mailbox, waker, &setup.cpus)
+            .context("the worker's thread; correct --cpu")?;
+        let now = clock::now();
+        let watchdog = sd_notify::watchdog_enabled().map(|limit| (limit / 2, now));
+        Ok(Self {
+            poll,
+            socket,
+            signals,
+            links,
+            agent: setup.agent,
+            inbox: first.into(),
+            umem: setup.umem,
+            ports: BTreeMap::new(),
+            worker,
+            plan: SteerPlan::default(),
+            hold: None,
+            config: setup.config,
+            tick: now + TICK,
+            busy_before: 0,
+            stats: WorkerStats::default(),
+            watchdog,
+        })
+    }
+
+    /// Runs until a signal ends it.
+    ///
+    /// # Errors
+    /// Something broke that only a new start mends.
+    pub fn run(mut self) -> anyhow::Result<()> {
+        let mut events = Events::with_capacity(256);
+        self.outputs();
+        self.settle();
+        notify(&[NotifyState::Ready]);
+        tracing::info!("{} is ready", self.agent.name());
+        let end = loop {
+            match self.turn(&mut events) {
+                Ok(true) => {}
+                Ok(false) => break Ok(()),
+                Err(error) => break Err(error),
+            }
+        };
+        notify(&[NotifyState::Stopping]);
+        self.close();
+        end
+    }
+
+    /// Waits for something and deals with it. False: it is over.
+    fn turn(&mut self, events: &mut Events) -> anyhow::Result<bool> {
+        let patience = self.patience();
+        match self.poll.poll(events, Some(patience)) {
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error).context("epoll"),
+            _ => {}
+        }
+        let mut out = Vec::new();
+        for event in &*events {
+            match event.token() {
+                LINKS => while !self.links.poll(&mut out).context("rtnetlink")? {},
+                SIGNALS => {
+                    for signal in self.signals.pending() {
+                        if signal == SIGHUP {
+                            tracing::info!("SIGHUP: nothing to do; `ivctl config apply` takes a changed file");
+                        } else {
+                            tracing::info!("signal {signal}: ending; doors stay for whoever uses them");
+                            return Ok(false);
+                        }
+                    }
+                }
+                WORKER => out.extend(self.worker.events().map(|event| Input::Event(0, event))),
+                _ if ControlSocket::owns(event) => self.socket.ready(event, self.poll.registry(), &mut out),
+                _ => {}
+            }
+        }
+        self.socket.resume(self.poll.registry(), &mut out);
+        self.inbox.extend(out);
+        let now = clock::now();
+        if now >= self.tick {
+            self.tick = now + TICK;
+            self.measure();
+            self.look_after_ports();
+        }
+        if let Some((period, due)) = &mut self.watchdog
+            && now >= *due
+        {
+            *due = now + *period;
+            notify(&[NotifyState::Watchdog]);
+        }
+        if self.agent.next_deadline().is_some_and(|deadline| now >= deadline) {
+            self.agent.handle_timeout(now);
+            self.outputs();
+        }
+        self.settle();
+        Ok(true)
+    }
+
+    /// How long nothing needs to be done.
+    fn patience(&mut self) -> Duration {
+        if self.socket.has_unfinished() || !self.inbox.is_empty() {
+            return Duration::ZERO;
+        }
+        let now = clock::now();
+        let due = [Some(self.tick), self.agent.next_deadline(), self.watchdog.map(|(_, due)| due)];
+        let due = due.into_iter().flatten().min().expect("there is always the tick");
+        let patience = due.since(now);
+        if self.worker.flush() { patience } else { patience.min(BACKLOG_RETRY) }
+    }
+
+    /// Tells the agent everything, and carries out what it wants, until both have nothing more to say.
+    fn settle(&mut self) {
+        while let Some(input) = self.inbox.pop_front() {
+            self.agent.handle(clock::now(), input);
+            self.outputs();
+        }
+        self.worker.flush();
+    }
+
+    fn outputs(&mut self) {
+        while let Some(output) = self.agent.poll_output() {
+            self.carry_out(output);
+        }
+    }
+
+    fn carry_out(&mut self, output: Output) {
+        let mut out = Vec::new();
+        match output {
+            Output::Worker(input) => self.worker.send(input),
+            Output::CreateDoor(id, spec) => {
+                if let Err(error) = self.links.create_door(&spec) {
+                    out.push(Input::DoorFailed(id, error.to_string()));
+                }
+            }
+            Output::DeleteDoor(name) => {
+                if let Err(error) = self.links.delete_door(&name) {
+                    tracing::error!("{error}");
+                }
+            }
+            Output::OpenPort(id, spec) => out.push(self.open(id, spec)),
+            Output::ClosePort(id) => self.close_port(id),
+            Output::Steer(plan) => self.steer(plan),
+            Output::WatchUnderlay(interface) => {
+                if let Err(error) = self.links.watch_underlay(interface, &mut out) {
+                    tracing::error!("rtnetlink: cannot read the underlay's routes and neighbours: {error}");
+                }
+            }
+            Output::Resolve(ip) => self.links.resolve(ip, &mut out),
+            Output::Reply(client, line) => self.socket.reply(client, &line, self.poll.registry(), &mut out),
+            Output::Persist(text) => out.push(Input::Persisted(persist::replace(&self.config, &text))),
+            Output::Log("error", text) => tracing::error!("{text}"),
+            Output::Log("warn", text) => tracing::warn!("{text}"),
+            Output::Log(_, text) => tracing::info!("{text}"),
+        }
+        self.inbox.extend(out);
+    }
+
+    fn open(&mut self, id: PortId, spec: OpenPort) -> Input {
+        self.close_port(id);
+        let opened = match afxdp::open(&spec, &self.umem, id) {
+            Ok(opened) => opened,
+            Err(error) => return Input::PortFailed(id, error.to_string()),
+        };
+        let fds = opened.port.fds().collect();
+        let pending = opened.port.tx_pending();
+        self.worker.attach(id, Box::new(opened.port), fds, Box::new(pending));
+        let shared = spec.shared;
+        self.ports.insert(id, OpenedPort { control: opened.control, spec });
+        if shared && let Err(why) = self.apply_plan() {
+            self.close_port(id);
+            return Input::PortFailed(id, why);
+        }
+        Input::PortOpened(id, opened.facts)
+    }
+
+    fn close_port(&mut self, id: PortId) {
+        if let Some(port) = self.ports.remove(&id) {
+            // The program first: from here on the kernel has the traffic, and nothing arrives any more.
+            drop(port.control);
+            // Then the sockets; what was lent to them is back when this returns.
+            self.worker.detach(id);
+        }
+    }
+
+    fn steer(&mut self, plan: SteerPlan) {
+        match plan.tunnel {
+            Some((ip, port)) if self.hold.as_ref().is_some_and(|hold| hold.is(ip, port)) => {}
+            Some((ip, port)) => {
+                self.hold = None;
+                match PortHold::take(ip, port) {
+                    Ok(hold) => self.hold = Some(hold),
+                    Err(why) => tracing::warn!("{why}"),
+                }
+            }
+            None => self.hold = None,
+        }
+        self.plan = plan;
+        if let Err(why) = self.apply_plan() {
+            tracing::error!("{why}");
+        }
+    }
+
+    /// Gives the plan to the uplink, if it is open.
+    fn apply_plan(&mut self) -> Result<(), String> {
+        let Some(uplink) = self.ports.values_mut().find(|port| port.spec.shared) else { return Ok(()) };
+        let Some(link) = self.links.by_name(&uplink.spec.interface) else { return Ok(()) };
+        uplink.control.steer(&self.plan, link.mac).map_err(|error| error.to_string())
+    }
+
+    fn measure(&mut self) {
+        let (busy, sleeps) = self.worker.usage();
+        let share = (busy - self.busy_before) as f64 / TICK.as_nanos() as f64;
+        self.busy_before = busy;
+        let stats = WorkerStats { busy: share.min(1.0), sleeps };
+        if stats != self.stats {
+            self.stats = stats.clone();
+            self.inbox.push_back(Input::WorkerStats(vec![stats]));
+        }
+    }
+
+    /// Ports that stopped working by themselves. (That an interface is gone is heard from the kernel.)
+    fn look_after_ports(&mut self) {
+        let dead: Vec<PortId> =
+            self.ports.iter().filter(|(_, port)| port.control.is_dead()).map(|(id, _)| *id).collect();
+        for id in dead {
+            let interface = self.ports[&id].spec.interface.clone();
+            self.close_port(id);
+            let why = format!("port {interface:?}: the kernel took its sockets away; it is opened again");
+            self.inbox.push_back(Input::PortFailed(id, why));
+        }
+    }
+
+    /// Leaves nothing behind but the doors.
+    fn close(mut self) {
+        for id in self.ports.keys().copied().collect::<Vec<_>>() {
+            self.close_port(id);
+        }
+        self.worker.stop();
+        self.socket.remove();
+    }
+}
+
+fn notify(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::debug!("systemd cannot be told: {error}");
+    }
+}
