@@ -183,7 +183,9 @@ fn correct(
                 ethtool::set_tx_checksum(&theirs.name, false)
             })?;
         }
-        step(&theirs.name, "have VLAN tags put into its frames", || ethtool::set_tx_vlan_in_frame(&theirs.name))?;
+        step(&theirs.name, "have VLAN tags put into its frames", || {
+            ethtool::set_tx_vlan_in_frame(&theirs.name)
+        })?;
         if fresh {
             set_up(requester, theirs)?;
         }
