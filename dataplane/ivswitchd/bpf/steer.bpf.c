@@ -121,10 +121,12 @@ static __always_inline int read_ip(void *data, void *end, __u32 off, int v6, str
 	__builtin_memcpy(dest, &ip->daddr, 16);
 	p->proto = ip->nexthdr;
 	off += sizeof *ip;
-	for (int i = 0; i < EXTENSIONS_MAX; i++) {
+	for (int i = 0; i <= EXTENSIONS_MAX; i++) {
 		if (p->proto != IPPROTO_HOPOPTS && p->proto != IPPROTO_ROUTING &&
 		    p->proto != IPPROTO_DSTOPTS && p->proto != IPPROTO_FRAGMENT)
 			break;
+		if (i == EXTENSIONS_MAX)
+			return 0;
 		__u8 *ext = data + off;
 		if ((void *)(ext + 8) > end)
 			return 0;

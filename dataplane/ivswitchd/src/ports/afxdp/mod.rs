@@ -13,6 +13,8 @@ mod program;
 mod ring;
 mod socket;
 mod steer;
+#[cfg(test)]
+mod verdicts;
 
 use std::io;
 use std::sync::{Arc, Weak};

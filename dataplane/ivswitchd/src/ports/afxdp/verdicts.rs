@@ -1,0 +1,375 @@
+//! The uplink's XDP program, run by the kernel on given frames: which go up, which stay.
+//!
+//! A table of (frame, expected verdict), in the same words as the design: tunnel packets and reality
+//! addresses go up, exceptions and everything else stay with the kernel. Needs root.
+
+use std::net::IpAddr;
+
+use ctl::io::{SteerPlan, SteerReality};
+use engine::command::{L4Proto, L4Range};
+use engine::wire::mac::MacAddr;
+
+use super::program::Program;
+use super::socket::Queue;
+use super::steer::{config, entries};
+use crate::ports::umem::UmemPool;
+
+const MAC: MacAddr = MacAddr([2, 0, 0x0a, 0, 0, 0x0b]);
+const XDP_PASS: u32 = 2;
+const XDP_REDIRECT: u32 = 4;
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+
+/// What is in a packet behind its IP header.
+#[derive(Clone)]
+enum L4 {
+    Ports(u8, u16, u16),
+    /// An ICMP (or ICMPv6) message with this type and body.
+    Icmp(u8, Vec<u8>),
+    Other(u8),
+}
+
+impl L4 {
+    fn proto(&self, v6: bool) -> u8 {
+        match self {
+            Self::Ports(proto, ..) | Self::Other(proto) => *proto,
+            Self::Icmp(..) => {
+                if v6 {
+                    58
+                } else {
+                    1
+                }
+            }
+        }
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        match self {
+            Self::Ports(proto, from, to) => {
+                let mut bytes = [from.to_be_bytes(), to.to_be_bytes()].concat();
+                bytes.resize(if *proto == TCP { 20 } else { 8 }, 0);
+                bytes
+            }
+            Self::Icmp(kind, body) => [&[*kind, 0, 0, 0, 0, 0, 0, 0], &body[..]].concat(),
+            Self::Other(_) => vec![0; 20],
+        }
+    }
+}
+
+/// An IP packet. `fragment` is IPv4's flags and offset, or IPv6's offset and M bit.
+fn packet(from: &str, to: &str, fragment: u16, l4: &L4) -> Vec<u8> {
+    match (from.parse().unwrap(), to.parse().unwrap()) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => packet_v4(5, from.octets(), to.octets(), fragment, l4),
+        (IpAddr::V6(from), IpAddr::V6(to)) => {
+            let mut extensions = Vec::new();
+            if fragment != 0 {
+                extensions.push((44, [&[0, 0], &fragment.to_be_bytes()[..], &[0; 4]].concat()));
+            }
+            packet_v6(from.octets(), to.octets(), &extensions, l4)
+        }
+        _ => unreachable!("the table does not mix versions"),
+    }
+}
+
+fn packet_v4(ihl: u8, from: [u8; 4], to: [u8; 4], fragment: u16, l4: &L4) -> Vec<u8> {
+    let mut ip = vec![0x40 | ihl, 0, 0, 0, 0, 0, 0, 0, 64, l4.proto(false), 0, 0];
+    ip[6..8].copy_from_slice(&fragment.to_be_bytes());
+    ip.extend(from);
+    ip.extend(to);
+    ip.resize(usize::from(ihl) * 4, 1);
+    ip.extend(l4.bytes());
+    ip
+}
+
+/// `extensions`: each header's number and bytes, whose first byte is written here.
+fn packet_v6(from: [u8; 16], to: [u8; 16], extensions: &[(u8, Vec<u8>)], l4: &L4) -> Vec<u8> {
+    let next = |index: usize| extensions.get(index).map_or(l4.proto(true), |(number, _)| *number);
+    let mut ip = vec![0x60, 0, 0, 0, 0, 0, next(0), 64];
+    ip.extend(from);
+    ip.extend(to);
+    for (index, (_, bytes)) in extensions.iter().enumerate() {
+        ip.push(next(index + 1));
+        ip.extend(&bytes[1..]);
+    }
+    ip.extend(l4.bytes());
+    ip
+}
+
+fn ethernet(to: MacAddr, ip: Vec<u8>) -> Vec<u8> {
+    let ethertype = if ip[0] >> 4 == 4 { [8, 0] } else { [0x86, 0xdd] };
+    [&to.0[..], &[2, 0, 0, 0, 0, 0x63], &ethertype, &ip].concat()
+}
+
+/// One frame to our MAC.
+fn frame(from: &str, to: &str, l4: L4) -> Vec<u8> {
+    ethernet(MAC, packet(from, to, 0, &l4))
+}
+
+fn fragment(from: &str, to: &str, fragment: u16, l4: L4) -> Vec<u8> {
+    ethernet(MAC, packet(from, to, fragment, &l4))
+}
+
+/// Runs the program on a frame and returns its verdict.
+fn run(program: i32, frame: &[u8]) -> u32 {
+    /// The fields of `union bpf_attr` for BPF_PROG_TEST_RUN.
+    #[repr(C)]
+    #[derive(Default)]
+    struct TestRun {
+        program: u32,
+        verdict: u32,
+        data_in_len: u32,
+        data_out_len: u32,
+        data_in: u64,
+        data_out: u64,
+        repeat: u32,
+        duration: u32,
+        rest: [u64; 6],
+    }
+    let mut attributes = TestRun {
+        program: program as u32,
+        data_in_len: frame.len() as u32,
+        data_in: frame.as_ptr() as u64,
+        repeat: 1,
+        ..TestRun::default()
+    };
+    // SAFETY: the pointer and length describe `attributes`, and those in it describe `frame`, which the
+    // kernel only reads.
+    let done = unsafe {
+        libc::syscall(libc::SYS_bpf, 10, std::ptr::from_mut(&mut attributes), size_of::<TestRun>())
+    };
+    assert_eq!(done, 0, "test run: {}", std::io::Error::last_os_error());
+    attributes.verdict
+}
+
+/// A program with a socket on queue 0, to which the kernel's test runs belong.
+struct Bench {
+    program: Program,
+    _socket: (Queue, std::os::fd::OwnedFd),
+    _pool: UmemPool,
+}
+
+impl Bench {
+    fn new(shared: bool) -> Option<Self> {
+        // SAFETY: cannot fail and touches no memory.
+        if unsafe { libc::geteuid() } != 0 {
+            eprintln!("skipped: needs root (BPF)");
+            return None;
+        }
+        use std::os::fd::AsRawFd;
+        let pool = UmemPool::new(64, 0).unwrap();
+        let socket = Queue::new(&pool.handle()).unwrap();
+        let mut program = Program::load(shared, 1).unwrap();
+        program.set_socket(0, socket.1.as_raw_fd()).unwrap();
+        Some(Self { program, _socket: socket, _pool: pool })
+    }
+
+    fn is_up(&mut self, frame: &[u8]) -> bool {
+        match run(self.program.fd().unwrap(), frame) {
+            XDP_REDIRECT => true,
+            XDP_PASS => false,
+            other => panic!("verdict {other}"),
+        }
+    }
+
+    fn expect(&mut self, table: &[(&str, bool, Vec<u8>)]) {
+        for (what, up, frame) in table {
+            assert_eq!(self.is_up(frame), *up, "{what}");
+        }
+    }
+}
+
+fn range(proto: L4Proto, first: u16, last: u16) -> L4Range {
+    L4Range { proto, first, last }
+}
+
+/// The rVM of the paper: VTEP and reality are one address; a second address gives only web ports.
+fn plan() -> SteerPlan {
+    let except = vec![range(L4Proto::Tcp, 22, 22), range(L4Proto::Udp, 5000, 5010)];
+    let ports = vec![range(L4Proto::Tcp, 80, 80), range(L4Proto::Tcp, 443, 443)];
+    let all = |address: &str, except: &[L4Range]| SteerReality {
+        address: address.parse().unwrap(),
+        all: true,
+        ports: vec![],
+        except: except.to_vec(),
+    };
+    let only = SteerReality { address: "10.0.0.13".parse().unwrap(), all: false, ports, except: vec![] };
+    SteerPlan {
+        tunnel: Some(("10.0.0.11".parse().unwrap(), 4789)),
+        reality: vec![all("10.0.0.11", &except), only, all("2001:db8::11", &except)],
+    }
+}
+
+const EXT: &str = "10.0.0.99";
+const EXT6: &str = "2001:db8::99";
+const FIP: &str = "10.0.0.11";
+const FIP6: &str = "2001:db8::11";
+const ONLY: &str = "10.0.0.13";
+
+#[test]
+fn ipv4_verdicts() {
+    let Some(mut bench) = Bench::new(true) else { return };
+    bench.program.steer(config(&plan(), MAC), &entries(&plan())).unwrap();
+    let tunnel = || L4::Ports(UDP, 50_000, 4789);
+    let tcp = |to| L4::Ports(TCP, 40_000, to);
+    // What an ICMP error quotes: a packet that went out from `from`.
+    let quoting = |kind, from: &str, l4: L4| L4::Icmp(kind, packet(from, EXT, 0, &l4));
+    let mut tagged = frame(EXT, FIP, tunnel());
+    tagged.splice(12..12, [0x81, 0, 0, 5]);
+    let options = packet_v4(15, [10, 0, 0, 99], [10, 0, 0, 11], 0, &tunnel());
+    let mut arp = frame(EXT, FIP, L4::Other(0));
+    arp[12..14].copy_from_slice(&[8, 6]);
+    let other_mac = |mac| ethernet(MacAddr(mac), packet(EXT, FIP, 0, &tunnel()));
+    bench.expect(&[
+        ("tunnel", true, frame(EXT, FIP, tunnel())),
+        ("tunnel behind IP options", true, ethernet(MAC, options)),
+        ("tunnel port on an address that is neither", false, frame(EXT, "10.0.0.12", tunnel())),
+        ("tunnel to another MAC", false, other_mac([2, 0, 0x0a, 0, 0, 0x0c])),
+        ("tunnel to the broadcast MAC", false, other_mac([0xff; 6])),
+        ("tagged tunnel", false, tagged),
+        ("ARP", false, arp),
+        ("web", true, frame(EXT, FIP, tcp(80))),
+        ("SSH", false, frame(EXT, FIP, tcp(22))),
+        ("next to SSH", true, frame(EXT, FIP, tcp(23))),
+        ("UDP 22 is not SSH", true, frame(EXT, FIP, L4::Ports(UDP, 1, 22))),
+        ("first excepted", false, frame(EXT, FIP, L4::Ports(UDP, 1, 5000))),
+        ("last excepted", false, frame(EXT, FIP, L4::Ports(UDP, 1, 5010))),
+        ("beyond excepted", true, frame(EXT, FIP, L4::Ports(UDP, 1, 5011))),
+        ("before excepted", true, frame(EXT, FIP, L4::Ports(UDP, 1, 4999))),
+        ("echo", true, frame(EXT, FIP, L4::Icmp(8, vec![]))),
+        ("GRE", true, frame(EXT, FIP, L4::Other(47))),
+        ("the rVM's DHCP lease", false, frame(EXT, FIP, L4::Ports(UDP, 67, 68))),
+        ("an address that is not ours", false, frame(EXT, "10.0.0.12", tcp(80))),
+        ("first fragment", true, fragment(EXT, FIP, 0x2000, L4::Ports(UDP, 1, 53))),
+        ("later fragment", true, fragment(EXT, FIP, 0x0010, L4::Other(UDP))),
+        ("DF alone is no fragment", false, fragment(EXT, FIP, 0x4000, tcp(22))),
+        ("first fragment of a tunnel packet", true, fragment(EXT, FIP, 0x2000, tunnel())),
+        ("fragment, address unknown", false, fragment(EXT, "10.0.0.12", 0x0010, L4::Other(UDP))),
+        ("only: web", true, frame(EXT, ONLY, tcp(443))),
+        ("only: not web", false, frame(EXT, ONLY, tcp(8080))),
+        ("only: UDP", false, frame(EXT, ONLY, L4::Ports(UDP, 1, 443))),
+        ("only: echo", false, frame(EXT, ONLY, L4::Icmp(8, vec![]))),
+        ("only: first fragment goes with the others", false, fragment(EXT, ONLY, 0x2000, tcp(80))),
+        ("only: later fragment", false, fragment(EXT, ONLY, 0x0010, L4::Other(TCP))),
+        ("only: tunnel port", false, frame(EXT, ONLY, tunnel())),
+        ("error about an iVM's flow", true, frame(EXT, FIP, quoting(3, FIP, L4::Ports(TCP, 80, 999)))),
+        ("error about our SSH", false, frame(EXT, FIP, quoting(3, FIP, L4::Ports(TCP, 22, 999)))),
+        ("error about our tunnel", false, frame(EXT, FIP, quoting(3, FIP, tunnel()))),
+        (
+            "time exceeded on a shared address",
+            true,
+            frame(EXT, ONLY, quoting(11, ONLY, L4::Ports(TCP, 80, 9))),
+        ),
+        ("the same for another port", false, frame(EXT, ONLY, quoting(11, ONLY, L4::Ports(TCP, 81, 9)))),
+        ("error about an echo", true, frame(EXT, FIP, quoting(11, FIP, L4::Icmp(8, vec![])))),
+        (
+            "error that quotes another's packet",
+            false,
+            frame(EXT, FIP, quoting(3, EXT, L4::Ports(TCP, 80, 9))),
+        ),
+        ("error that quotes nothing", false, frame(EXT, FIP, L4::Icmp(3, vec![]))),
+    ]);
+}
+
+#[test]
+fn ipv6_verdicts() {
+    let Some(mut bench) = Bench::new(true) else { return };
+    let mut plan = plan();
+    plan.tunnel = Some((FIP6.parse().unwrap(), 4789));
+    bench.program.steer(config(&plan, MAC), &entries(&plan)).unwrap();
+    let tunnel = || L4::Ports(UDP, 50_000, 4789);
+    let tcp = |to| L4::Ports(TCP, 40_000, to);
+    let quoting = |kind, from: &str, l4: L4| L4::Icmp(kind, packet(from, EXT6, 0, &l4));
+    let octets = |text: &str| text.parse::<std::net::Ipv6Addr>().unwrap().octets();
+    let behind = |extensions: &[(u8, Vec<u8>)], l4: L4| {
+        ethernet(MAC, packet_v6(octets(EXT6), octets(FIP6), extensions, &l4))
+    };
+    let options = |len: u8| vec![0, len].into_iter().chain(vec![0; 6 + usize::from(len) * 8]).collect();
+    let hop: (u8, Vec<u8>) = (0, options(0));
+    let long: (u8, Vec<u8>) = (60, options(3));
+    bench.expect(&[
+        ("tunnel", true, frame(EXT6, FIP6, tunnel())),
+        ("tunnel to IPv4's address", true, frame(EXT, FIP, tunnel())),
+        ("tunnel port elsewhere", false, frame(EXT6, "2001:db8::12", tunnel())),
+        ("web", true, frame(EXT6, FIP6, tcp(80))),
+        ("SSH", false, frame(EXT6, FIP6, tcp(22))),
+        ("SSH behind options", false, behind(&[hop.clone(), long.clone()], tcp(22))),
+        ("web behind options", true, behind(&[hop.clone(), long.clone()], tcp(80))),
+        ("too many options", false, behind(&vec![long; 7], tcp(80))),
+        ("echo", true, frame(EXT6, FIP6, L4::Icmp(128, vec![]))),
+        ("neighbour solicitation", false, frame(EXT6, FIP6, L4::Icmp(135, vec![0; 16]))),
+        ("neighbour advertisement", false, frame(EXT6, FIP6, L4::Icmp(136, vec![0; 16]))),
+        ("router advertisement", false, frame(EXT6, FIP6, L4::Icmp(134, vec![0; 16]))),
+        ("listener report", false, frame(EXT6, FIP6, L4::Icmp(143, vec![0; 16]))),
+        ("first fragment", true, fragment(EXT6, FIP6, 1, L4::Ports(UDP, 1, 53))),
+        ("later fragment", true, fragment(EXT6, FIP6, 0x0100, L4::Other(UDP))),
+        ("too big, about an iVM's flow", true, frame(EXT6, FIP6, quoting(2, FIP6, L4::Ports(TCP, 80, 9)))),
+        ("too big, about our SSH", false, frame(EXT6, FIP6, quoting(2, FIP6, L4::Ports(TCP, 22, 9)))),
+        ("too big, about our tunnel", false, frame(EXT6, FIP6, quoting(2, FIP6, tunnel()))),
+        ("an address that is not ours", false, frame(EXT6, "2001:db8::12", tcp(80))),
+    ]);
+}
+
+/// Every truncation of a good frame, and noise, gets a verdict; before the ports can be read it is the
+/// kernel's.
+#[test]
+fn cut_and_random_frames() {
+    let Some(mut bench) = Bench::new(true) else { return };
+    bench.program.steer(config(&plan(), MAC), &entries(&plan())).unwrap();
+    let whole = frame(EXT, FIP, L4::Ports(UDP, 1, 4789));
+    // The kernel's test runs take nothing shorter than an Ethernet header.
+    for len in 14..34 {
+        assert!(!bench.is_up(&whole[..len]), "{len} bytes");
+    }
+    let mut state = 7_u64;
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as u8
+    };
+    for round in 0..2000_usize {
+        let mut noise: Vec<u8> = (0..14 + round % 120).map(|_| next()).collect();
+        noise[..6].copy_from_slice(&MAC.0);
+        noise[12..14].copy_from_slice(if round % 2 == 0 { &[8, 0] } else { &[0x86, 0xdd] });
+        if let Some(byte) = noise.get_mut(14) {
+            *byte = if round % 2 == 0 { 0x45 } else { 0x60 };
+        }
+        bench.is_up(&noise);
+    }
+}
+
+#[test]
+fn plans_replace_each_other() {
+    let Some(mut bench) = Bench::new(true) else { return };
+    let tunnel = frame(EXT, FIP, L4::Ports(UDP, 50_000, 4789));
+    let web = frame(EXT, FIP, L4::Ports(TCP, 1, 80));
+    let ssh = frame(EXT, FIP, L4::Ports(TCP, 1, 22));
+    bench.expect(&[("no plan: tunnel", false, tunnel.clone()), ("no plan: web", false, web.clone())]);
+    bench.program.steer(config(&plan(), MAC), &entries(&plan())).unwrap();
+    bench.expect(&[
+        ("tunnel", true, tunnel.clone()),
+        ("web", true, web.clone()),
+        ("SSH", false, ssh.clone()),
+    ]);
+    let mut without = plan();
+    without.reality[0].except.clear();
+    bench.program.steer(config(&without, MAC), &entries(&without)).unwrap();
+    bench.expect(&[("no exceptions any more", true, ssh.clone()), ("still", true, web.clone())]);
+    let nothing = SteerPlan::default();
+    bench.program.steer(config(&nothing, MAC), &entries(&nothing)).unwrap();
+    bench.expect(&[("nothing: tunnel", false, tunnel), ("nothing: web", false, web), ("SSH", false, ssh)]);
+    let counters = bench.program.counters().unwrap();
+    assert_eq!((counters.tunnel, counters.reality, counters.passed), (1, 3, 6));
+}
+
+/// A port that is all ours: every frame goes up, and without a socket none reaches the kernel.
+#[test]
+fn a_dedicated_port_takes_everything() {
+    let Some(mut bench) = Bench::new(false) else { return };
+    let noise = vec![0xff; 60];
+    assert!(bench.is_up(&noise));
+    let mut without_socket = Program::load(false, 1).unwrap();
+    assert_eq!(run(without_socket.fd().unwrap(), &noise), 1, "XDP_DROP");
+    let mut shared = Program::load(true, 1).unwrap();
+    shared.steer(config(&plan(), MAC), &entries(&plan())).unwrap();
+    let tunnel = frame(EXT, FIP, L4::Ports(UDP, 50_000, 4789));
+    assert_eq!(run(shared.fd().unwrap(), &tunnel), XDP_PASS, "no socket: to the kernel");
+}
