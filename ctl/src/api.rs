@@ -20,8 +20,8 @@ pub const SOCKET: &str = "/run/ivswitch/control.sock";
 /// Where the configuration is by default.
 pub const CONFIG: &str = "/etc/ivswitch/ivswitch.toml";
 
-/// Bytes of a request: a whole configuration, escaped.
-pub const REQUEST_LEN_MAX: usize = 2 * crate::model::TEXT_LEN_MAX + 4096;
+/// Bytes of a request. The largest is a whole configuration; a larger file is put in place, not sent.
+pub const REQUEST_LEN_MAX: usize = 1 << 20;
 
 /// Rows in one answer; a longer table is cut, and says so.
 pub const ROWS_MAX: usize = 200_000;
@@ -255,7 +255,7 @@ params! {
         if_exists: bool,
     }
 
-    /// Of `fdb.list`, `fdb.del`, `fdb.flush`: which entries.
+    /// Of `fdb.list`, `fdb.set`, `fdb.del`, `fdb.flush`: which entries.
     WhichFdb {
         /// Only of this network.
         network: Option<String>,
@@ -269,6 +269,8 @@ params! {
         vlan: Option<u16>,
         /// For `del`: fine when it is not there.
         if_exists: bool,
+        /// For `set`: new values; `null` sets the default.
+        set: Value,
         /// For `list`: rows at most.
         limit: Option<usize>,
     }

@@ -235,6 +235,12 @@ impl Agent {
                 Ok(Done::Ask(Ask::Fdb(self.fdb_filter(&p)?), p.timeout_ms))
             }
             "fdb.add" => self.add::<StaticFdb>(method, p),
+            "fdb.set" => {
+                let p: api::WhichFdb = params(method, p)?;
+                let (_, index) = self.fdb_index(&p)?;
+                let index = index.ok_or_else(|| not_found("fdb", p.mac.as_deref().unwrap_or_default()))?;
+                self.set::<StaticFdb>(index, &p.set, p.timeout_ms)
+            }
             "fdb.del" => self.fdb_del(params(method, p)?),
             "fdb.flush" => {
                 let p: api::WhichFdb = params(method, p)?;
@@ -433,17 +439,26 @@ impl Agent {
         Ok(Done::Edit(edited, Vec::new(), timeout_ms))
     }
 
+    /// The one entry that `p` names, and its index if it is static.
+    fn fdb_index(&self, p: &api::WhichFdb) -> Result<(FdbFilter, Option<usize>), Error> {
+        let (Some(network), Some(_)) = (&p.network, &p.mac) else {
+            let how = "say which: network and MAC address";
+            return Err(Error::new(Code::Params, "fdb", "`network` or `mac` is missing", how));
+        };
+        let vid = p.vlan.unwrap_or(0);
+        let filter = FdbFilter { vid: Some(vid), ..self.fdb_filter(p)? };
+        let mac = filter.mac.map(Mac);
+        let is = |e: &StaticFdb| e.network == *network && e.vlan == vid && Some(e.mac) == mac;
+        let index = self.config.fdb.iter().position(is);
+        Ok((filter, index))
+    }
+
     /// A static entry is an edit. A learned one is only the workers'.
     fn fdb_del(&mut self, p: api::WhichFdb) -> Result<Done, Error> {
-        let (Some(network), Some(mac)) = (&p.network, &p.mac) else {
-            let how = "say which: network and MAC address";
-            return Err(Error::new(Code::Params, "fdb.del", "`network` or `mac` is missing", how));
-        };
-        let filter = FdbFilter { vid: Some(p.vlan.unwrap_or(0)), ..self.fdb_filter(&p)? };
-        let key = (network, p.vlan.unwrap_or(0), filter.mac.map(Mac));
-        let index = self.config.fdb.iter().position(|e| (&e.network, e.vlan, Some(e.mac)) == key);
+        let (filter, index) = self.fdb_index(&p)?;
         if index.is_some() {
-            return self.del::<StaticFdb>(index, p.if_exists, mac, p.timeout_ms);
+            let mac = p.mac.unwrap_or_default();
+            return self.del::<StaticFdb>(index, p.if_exists, &clean(&mac), p.timeout_ms);
         }
         Ok(Done::Ask(Ask::FdbDelete { filter, if_exists: p.if_exists }, p.timeout_ms))
     }

@@ -19,9 +19,6 @@ use crate::api::{
 use crate::model::{Network, PortRole};
 use crate::reconcile::UPLINK_PORT;
 
-/// Drops shown by `status`.
-const STATUS_DROPS_MAX: usize = 5;
-
 impl Agent {
     /// The answer to `ask`.
     pub(super) fn answered(&mut self, ask: Ask, found: &Found) -> Result<Value, Error> {
@@ -84,7 +81,6 @@ impl Agent {
         }
         let mut drops = self.drop_rows(found, None);
         drops.sort_by_key(|d| std::cmp::Reverse(d.count));
-        drops.truncate(STATUS_DROPS_MAX);
         Status {
             name: self.facts.name.clone(),
             version: self.options.version.clone(),

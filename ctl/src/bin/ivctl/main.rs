@@ -1,2 +1,242 @@
-//! `ivctl`: the operator's command.
-fn main() {}
+//! `ivctl`: the operator's command. One file per noun; [`client`] talks to the daemon, [`output`] prints.
+
+mod client;
+mod config;
+mod demo;
+mod drops;
+mod fdb;
+mod fip;
+mod neigh;
+mod network;
+mod output;
+mod peer;
+mod port;
+mod route;
+mod status;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser, Subcommand};
+use serde_json::{Value, json};
+
+use client::Client;
+use output::{Color, Failure, Printer};
+
+/// Exit code: done, but something needs attention.
+const DONE_WITH_WARNINGS: u8 = 8;
+
+const AFTER_HELP: &str = "Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 exists or in use, \
+5 daemon not reachable, 6 no permission, 7 timed out (the change goes on), 8 done with warnings.";
+
+/// Controls the Inception Switch daemon, ivswitchd.
+#[derive(Parser, Debug)]
+#[command(name = "ivctl", version, after_help = AFTER_HELP, arg_required_else_help = true, infer_subcommands = false)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Flags of every command.
+#[derive(clap::Args, Debug, Clone)]
+struct Global {
+    /// Print JSON, with iproute2's keys where iproute2 has the command
+    #[arg(short, long, global = true)]
+    json: bool,
+    /// Indent the JSON
+    #[arg(long, global = true)]
+    pretty: bool,
+    /// Control socket of the daemon
+    #[arg(long, global = true, env = "IVS_SOCKET", default_value = ctl::api::SOCKET, value_name = "PATH")]
+    socket: PathBuf,
+    /// Seconds to wait for the answer, and for a change to take effect
+    #[arg(long, global = true, default_value_t = 5.0, value_name = "SECONDS", value_parser = seconds)]
+    timeout: f64,
+    /// Do not wait for a change to take effect
+    #[arg(long, global = true)]
+    no_wait: bool,
+    /// Print errors only
+    #[arg(short, long, global = true)]
+    quiet: bool,
+    /// Colours; NO_COLOR switches them off too
+    #[arg(long, global = true, value_enum, default_value_t = Color::Auto, value_name = "WHEN")]
+    color: Color,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Everything on one screen
+    Status,
+    /// Networks: isolated L2 segments, one VNI each
+    Network {
+        #[command(subcommand)]
+        verb: Option<network::Verb>,
+    },
+    /// Ports: interfaces that join a network
+    Port {
+        #[command(subcommand)]
+        verb: Option<port::Verb>,
+    },
+    /// Peers: the other rVMs
+    Peer {
+        #[command(subcommand)]
+        verb: Option<peer::Verb>,
+    },
+    /// Floating IPs
+    Fip {
+        #[command(subcommand)]
+        verb: Option<fip::Verb>,
+    },
+    /// Source routes
+    Route {
+        #[command(subcommand)]
+        verb: Option<route::Verb>,
+    },
+    /// MAC addresses and where they are
+    Fdb {
+        #[command(subcommand)]
+        verb: Option<fdb::Verb>,
+    },
+    /// IP neighbours that the switch itself knows on the networks
+    Neigh(neigh::Args),
+    /// Dropped frames: how many, where, and what each reason means
+    Drops(drops::Args),
+    /// The configuration as a whole
+    Config {
+        #[command(subcommand)]
+        verb: config::Verb,
+    },
+    /// Print events as they happen, one JSON object per line
+    Monitor,
+    /// The paper's cloud in network namespaces, to play with
+    Demo {
+        #[command(subcommand)]
+        demo: demo::Demo,
+    },
+    /// Print the completion script of a shell
+    Completion {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Write the man pages into a directory
+    Man {
+        /// The directory
+        dir: PathBuf,
+    },
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(s) if (0.0..=600.0).contains(&s) => Ok(s),
+        _ => Err("a number of seconds from 0 to 600".to_owned()),
+    }
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let printer = Printer::new(cli.global.json, cli.global.pretty, cli.global.quiet, cli.global.color);
+    let result = run(cli.command, &cli.global, &printer);
+    ExitCode::from(printer.end(result))
+}
+
+/// Runs a command. The number is the exit code.
+fn run(command: Command, global: &Global, printer: &Printer) -> Result<u8, Failure> {
+    let mut client = || Client::connect(&global.socket, global.timeout, global.no_wait);
+    match command {
+        Command::Status => status::run(&mut client()?, printer),
+        Command::Network { verb } => {
+            network::run(verb.unwrap_or(network::Verb::List), &mut client()?, printer)
+        }
+        Command::Port { verb } => port::run(verb.unwrap_or(port::Verb::List), &mut client()?, printer),
+        Command::Peer { verb } => peer::run(verb.unwrap_or(peer::Verb::List), &mut client()?, printer),
+        Command::Fip { verb } => fip::run(verb.unwrap_or(fip::Verb::List), &mut client()?, printer),
+        Command::Route { verb } => route::run(verb.unwrap_or_default(), &mut client()?, printer),
+        Command::Fdb { verb } => fdb::run(verb.unwrap_or_default(), &mut client()?, printer),
+        Command::Neigh(args) => neigh::run(&args, &mut client()?, printer),
+        Command::Drops(args) => drops::run(&args, &mut client()?, printer),
+        Command::Config { verb } => config::run(&verb, &mut client, printer),
+        Command::Monitor => client()?.monitor(printer),
+        Command::Demo { demo } => Ok(demo::run(&demo)),
+        Command::Completion { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "ivctl", &mut script);
+            printer.bytes(&script)?;
+            Ok(0)
+        }
+        Command::Man { dir } => {
+            let pages = |()| clap_mangen::generate_to(Cli::command(), &dir);
+            std::fs::create_dir_all(&dir).and_then(pages).map_err(|e| {
+                Failure::new(
+                    1,
+                    format!("no man pages in {}", dir.display()),
+                    e.to_string(),
+                    "name another directory",
+                )
+            })?;
+            Ok(0)
+        }
+    }
+}
+
+/// The flags of `del`.
+#[derive(clap::Args, Debug)]
+struct DelFlags {
+    /// Fine when it is not there
+    #[arg(long)]
+    if_exists: bool,
+}
+
+/// An object for the daemon, from flags that were given.
+#[derive(Default)]
+struct Object(serde_json::Map<String, Value>);
+
+impl Object {
+    fn put(mut self, key: &str, value: Option<impl serde::Serialize>) -> Self {
+        if let Some(value) = value {
+            self.0.insert(key.to_owned(), json!(value));
+        }
+        self
+    }
+
+    fn list(self, key: &str, values: Vec<String>) -> Self {
+        let given = !values.is_empty();
+        self.put(key, given.then_some(values))
+    }
+
+    /// Back to the default.
+    fn unset(mut self, keys: Vec<String>) -> Self {
+        self.0.extend(keys.into_iter().map(|k| (k, Value::Null)));
+        self
+    }
+
+    fn value(self) -> Value {
+        Value::Object(self.0)
+    }
+}
+
+/// Sends an edit and reports what came of it.
+fn edit(client: &mut Client, printer: &Printer, method: &str, params: Value) -> Result<u8, Failure> {
+    let edited: ctl::api::Edited = client.call(method, params)?;
+    printer.json_if_asked(&edited)?;
+    printer.warnings(&edited.warnings);
+    Ok(if edited.warnings.is_empty() { 0 } else { DONE_WITH_WARNINGS })
+}
+
+/// Asks for a list, and prints it as JSON or with `table`.
+fn list<T: serde::Serialize + serde::de::DeserializeOwned>(
+    client: &mut Client,
+    printer: &Printer,
+    method: &str,
+    params: Value,
+    table: impl FnOnce(&[T]) -> output::Table,
+) -> Result<u8, Failure> {
+    let answer: ctl::api::Rows<T> = client.call(method, params)?;
+    printer.rows(&answer.rows, table)?;
+    printer.warnings(&answer.warnings);
+    Ok(if answer.warnings.is_empty() { 0 } else { DONE_WITH_WARNINGS })
+}
+
+#[cfg(test)]
+mod tests;

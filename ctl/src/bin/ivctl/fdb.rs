@@ -1,0 +1,151 @@
+//! `ivctl fdb`.
+
+use clap::Subcommand;
+use ctl::api::FdbRow;
+use serde_json::json;
+
+use crate::client::Client;
+use crate::output::{Failure, Printer, Table};
+use crate::{DelFlags, Object, edit, list};
+
+/// What can be done with MAC addresses.
+#[derive(Subcommand, Debug)]
+pub enum Verb {
+    /// Show them
+    #[command(visible_alias = "show")]
+    List {
+        #[command(flatten)]
+        which: Which,
+        /// Only this MAC address
+        #[arg(long)]
+        mac: Option<String>,
+        /// Only in this VLAN, 0 for untagged
+        #[arg(long)]
+        vlan: Option<u16>,
+    },
+    /// Add a static one
+    Add {
+        /// The MAC address
+        mac: String,
+        /// The network
+        #[arg(long)]
+        network: String,
+        /// Behind this port
+        #[arg(long, conflicts_with = "peer", required_unless_present = "peer")]
+        port: Option<String>,
+        /// Behind this peer
+        #[arg(long)]
+        peer: Option<String>,
+        /// In this VLAN
+        #[arg(long)]
+        vlan: Option<u16>,
+        /// Fine when just this is there already
+        #[arg(long)]
+        may_exist: bool,
+    },
+    /// Change where a static one is
+    Set {
+        /// The MAC address
+        mac: String,
+        /// The network
+        #[arg(long)]
+        network: String,
+        /// Behind this port
+        #[arg(long, conflicts_with = "peer", required_unless_present = "peer")]
+        port: Option<String>,
+        /// Behind this peer
+        #[arg(long)]
+        peer: Option<String>,
+        /// In this VLAN
+        #[arg(long)]
+        vlan: Option<u16>,
+    },
+    /// Delete one, static or learned
+    Del {
+        /// The MAC address
+        mac: String,
+        /// The network
+        #[arg(long)]
+        network: String,
+        /// In this VLAN
+        #[arg(long)]
+        vlan: Option<u16>,
+        #[command(flatten)]
+        flags: DelFlags,
+    },
+    /// Forget learned ones
+    Flush {
+        #[command(flatten)]
+        which: Which,
+    },
+}
+
+impl Default for Verb {
+    fn default() -> Self {
+        Self::List { which: Which::default(), mac: None, vlan: None }
+    }
+}
+
+/// Which entries.
+#[derive(clap::Args, Debug, Default)]
+pub struct Which {
+    /// Only of this network
+    #[arg(long)]
+    network: Option<String>,
+    /// Only behind this port
+    #[arg(long, conflicts_with = "peer")]
+    port: Option<String>,
+    /// Only behind this peer
+    #[arg(long)]
+    peer: Option<String>,
+}
+
+impl Which {
+    fn object(self) -> Object {
+        Object::default().put("network", self.network).put("port", self.port).put("peer", self.peer)
+    }
+}
+
+/// Runs one of them.
+pub fn run(verb: Verb, client: &mut Client, printer: &Printer) -> Result<u8, Failure> {
+    let key = |mac, network, vlan: Option<u16>| {
+        Object::default().put("mac", Some(mac)).put("network", Some(network)).put("vlan", vlan)
+    };
+    match verb {
+        Verb::List { which, mac, vlan } => {
+            let which = which.object().put("mac", mac).put("vlan", vlan).value();
+            list(client, printer, "fdb.list", which, table)
+        }
+        Verb::Add { mac, network, port, peer, vlan, may_exist } => {
+            let object = key(mac, network, vlan).put("port", port).put("peer", peer).value();
+            edit(client, printer, "fdb.add", json!({ "object": object, "may_exist": may_exist }))
+        }
+        Verb::Set { mac, network, port, peer, vlan } => {
+            let set = json!({ "port": port, "peer": peer });
+            edit(client, printer, "fdb.set", key(mac, network, vlan).put("set", Some(set)).value())
+        }
+        Verb::Del { mac, network, vlan, flags } => {
+            let which = key(mac, network, vlan).put("if_exists", Some(flags.if_exists));
+            edit(client, printer, "fdb.del", which.value())
+        }
+        Verb::Flush { which } => edit(client, printer, "fdb.flush", which.object().value()),
+    }
+}
+
+/// The table of MAC addresses.
+pub fn table(rows: &[FdbRow]) -> Table {
+    let mut table = Table::new(&["MAC", "NETWORK", ">VLAN", "PORT", "PEER", "VTEP", "STATE", ">USED"]);
+    for r in rows {
+        table.row([
+            r.mac.clone(),
+            r.network.clone(),
+            r.vlan.map(|v| v.to_string()).unwrap_or_default(),
+            r.ifname.clone(),
+            r.peer.clone().unwrap_or_default(),
+            r.dst.map(|ip| ip.to_string()).unwrap_or_default(),
+            r.state.clone(),
+            format!("{}s", r.used),
+        ]);
+    }
+    table
+}

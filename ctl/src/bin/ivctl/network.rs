@@ -1,0 +1,127 @@
+//! `ivctl network`.
+
+use std::net::IpAddr;
+
+use clap::Subcommand;
+use ctl::api::NetworkRow;
+use serde_json::json;
+
+use crate::client::Client;
+use crate::output::{Failure, Printer, Table};
+use crate::{DelFlags, Object, edit, list};
+
+/// What can be done with networks.
+#[derive(Subcommand, Debug)]
+pub enum Verb {
+    /// Show all
+    List,
+    /// Show one
+    Show {
+        /// Its name
+        name: String,
+    },
+    /// Add one
+    Add {
+        /// Its name
+        name: String,
+        /// Its identifier on the wire, 1 to 16777215; the same on every rVM
+        #[arg(long)]
+        vni: u32,
+        #[command(flatten)]
+        flags: Flags,
+        /// Fine when just this is there already
+        #[arg(long)]
+        may_exist: bool,
+    },
+    /// Change one
+    Set {
+        /// Its name
+        name: String,
+        /// Its identifier on the wire
+        #[arg(long)]
+        vni: Option<u32>,
+        #[command(flatten)]
+        flags: Flags,
+        /// Keys to set back to their defaults
+        #[arg(long, value_name = "KEY")]
+        unset: Vec<String>,
+    },
+    /// Delete one that nothing uses
+    Del {
+        /// Its name
+        name: String,
+        #[command(flatten)]
+        flags: DelFlags,
+    },
+}
+
+/// What a network can have.
+#[derive(clap::Args, Debug)]
+pub struct Flags {
+    /// Virtual gateway address that the switch answers for; may be repeated
+    #[arg(long, value_name = "IP")]
+    gateway: Vec<IpAddr>,
+    /// MAC of the virtual gateway
+    #[arg(long, value_name = "MAC")]
+    router_mac: Option<String>,
+    /// Most MAC addresses learned
+    #[arg(long, value_name = "COUNT")]
+    fdb_max: Option<u32>,
+    /// Seconds a learned MAC stays without traffic
+    #[arg(long, value_name = "SECONDS")]
+    fdb_age: Option<u64>,
+}
+
+impl Flags {
+    fn object(self) -> Object {
+        Object::default()
+            .list("gateway", self.gateway.iter().map(ToString::to_string).collect())
+            .put("router_mac", self.router_mac)
+            .put("fdb_max", self.fdb_max)
+            .put("fdb_age", self.fdb_age)
+    }
+}
+
+/// Runs one of them.
+pub fn run(verb: Verb, client: &mut Client, printer: &Printer) -> Result<u8, Failure> {
+    match verb {
+        Verb::List => list(client, printer, "network.list", json!({}), table),
+        Verb::Show { name } => list(client, printer, "network.list", json!({ "name": name }), table),
+        Verb::Add { name, vni, flags, may_exist } => {
+            let object = flags.object().put("name", Some(name)).put("vni", Some(vni)).value();
+            edit(client, printer, "network.add", json!({ "object": object, "may_exist": may_exist }))
+        }
+        Verb::Set { name, vni, flags, unset } => {
+            let set = flags.object().put("vni", vni).unset(unset).value();
+            edit(client, printer, "network.set", json!({ "name": name, "set": set }))
+        }
+        Verb::Del { name, flags } => {
+            edit(client, printer, "network.del", json!({ "name": name, "if_exists": flags.if_exists }))
+        }
+    }
+}
+
+/// The table of networks.
+pub fn table(rows: &[NetworkRow]) -> Table {
+    let mut table = Table::new(&["NETWORK", ">VNI", "GATEWAY", "PORTS", "PEERS", ">FDB", ">MAX", ">AGE"]);
+    for r in rows {
+        table.row([
+            r.name.clone(),
+            r.vni.to_string(),
+            r.gateway.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
+            some(&r.ports),
+            some(&r.peers),
+            r.fdb.map(|n| n.to_string()).unwrap_or_default(),
+            r.fdb_max.to_string(),
+            format!("{}s", r.fdb_age),
+        ]);
+    }
+    table
+}
+
+/// A few names, and how many more.
+pub fn some(names: &[String]) -> String {
+    const SHOWN: usize = 4;
+    let shown = names[..names.len().min(SHOWN)].join(",");
+    if names.len() > SHOWN { format!("{shown},+{}", names.len() - SHOWN) } else { shown }
+}

@@ -1,0 +1,289 @@
+//! What people and scripts see: tables, JSON, errors in three lines.
+
+use std::fmt::Write as _;
+use std::io::{self, ErrorKind, IsTerminal as _, Write as _};
+
+use ctl::model::ConfigError;
+use serde::Serialize;
+
+/// When to use colours.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub enum Color {
+    /// On a terminal, unless NO_COLOR is set
+    Auto,
+    /// Always
+    Always,
+    /// Never
+    Never,
+}
+
+/// Why a command failed: exit code, what, why, how.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Failure {
+    /// The exit code.
+    pub code: u8,
+    what: String,
+    why: String,
+    how: String,
+    errors: Vec<ConfigError>,
+    /// The reader of our output went away: no failure at all.
+    broken_pipe: bool,
+}
+
+impl Failure {
+    /// A failure.
+    pub fn new(code: u8, what: impl Into<String>, why: impl Into<String>, how: impl Into<String>) -> Self {
+        Self {
+            code,
+            what: what.into(),
+            why: why.into(),
+            how: how.into(),
+            errors: Vec::new(),
+            broken_pipe: false,
+        }
+    }
+
+    /// The three lines; several errors of a configuration have one each.
+    fn text(&self, paint: Paint) -> String {
+        let mut text = format!("{} {}\n", paint.red("error:"), plain(&self.what));
+        if self.errors.len() > 1 {
+            for e in &self.errors {
+                let _ = writeln!(text, "  {}", plain(&e.to_string()));
+            }
+            return text;
+        }
+        if !self.why.is_empty() {
+            let _ = writeln!(text, "  why: {}", plain(&self.why));
+        }
+        if !self.how.is_empty() {
+            let _ = writeln!(text, " help: {}", plain(&self.how));
+        }
+        text
+    }
+}
+
+impl From<ctl::api::Error> for Failure {
+    fn from(e: ctl::api::Error) -> Self {
+        Self { errors: e.errors, ..Self::new(e.code.exit(), e.what, e.why, e.how) }
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(e: io::Error) -> Self {
+        let broken_pipe = e.kind() == ErrorKind::BrokenPipe;
+        Self {
+            broken_pipe,
+            ..Self::new(1, "the output cannot be written", e.to_string(), "is the disk full?")
+        }
+    }
+}
+
+/// Prints in the asked-for form.
+#[derive(Clone, Copy, Debug)]
+pub struct Printer {
+    json: bool,
+    pretty: bool,
+    quiet: bool,
+    /// Colours of standard output and of standard error.
+    paint: Paint,
+    paint_errors: Paint,
+}
+
+impl Printer {
+    /// A printer for these flags and this terminal.
+    pub fn new(json: bool, pretty: bool, quiet: bool, color: Color) -> Self {
+        let no_color = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
+        let on = |terminal: bool| match color {
+            Color::Always => true,
+            Color::Never => false,
+            Color::Auto => terminal && !no_color,
+        };
+        Self {
+            json,
+            pretty,
+            quiet,
+            paint: Paint(on(io::stdout().is_terminal())),
+            paint_errors: Paint(on(io::stderr().is_terminal())),
+        }
+    }
+
+    /// Colours for standard output.
+    pub fn paint(&self) -> Paint {
+        self.paint
+    }
+
+    /// Whether JSON was asked for.
+    pub fn is_json(&self) -> bool {
+        self.json
+    }
+
+    /// Bytes as they are.
+    pub fn bytes(&self, bytes: &[u8]) -> Result<(), Failure> {
+        let mut out = io::stdout().lock();
+        out.write_all(bytes)?;
+        out.flush()?;
+        Ok(())
+    }
+
+    /// Text for people, unless quiet.
+    pub fn text(&self, text: &str) -> Result<(), Failure> {
+        if self.quiet { Ok(()) } else { self.bytes(text.as_bytes()) }
+    }
+
+    /// JSON, on one line or indented.
+    pub fn json(&self, value: &impl Serialize) -> Result<(), Failure> {
+        let text =
+            if self.pretty { serde_json::to_string_pretty(value) } else { serde_json::to_string(value) };
+        let mut text =
+            text.map_err(|e| Failure::new(1, "the answer cannot be printed", e.to_string(), ""))?;
+        text.push('\n');
+        self.bytes(text.as_bytes())
+    }
+
+    /// JSON if it was asked for, else nothing.
+    pub fn json_if_asked(&self, value: &impl Serialize) -> Result<(), Failure> {
+        if self.json { self.json(value) } else { Ok(()) }
+    }
+
+    /// A list: as JSON, or as a table.
+    pub fn rows<T: Serialize>(&self, rows: &[T], table: impl FnOnce(&[T]) -> Table) -> Result<(), Failure> {
+        if self.json { self.json(&rows) } else { self.text(&table(rows).render(self.paint)) }
+    }
+
+    /// Warnings, on standard error.
+    pub fn warnings(&self, warnings: &[String]) {
+        if !self.quiet && !self.json {
+            for warning in warnings {
+                let _ = writeln!(io::stderr(), "{} {}", self.paint_errors.yellow("warning:"), plain(warning));
+            }
+        }
+    }
+
+    /// Reports how it ended. The number is the exit code.
+    pub fn end(&self, result: Result<u8, Failure>) -> u8 {
+        match result {
+            Ok(code) => code,
+            Err(failure) if failure.broken_pipe => 0,
+            Err(failure) => {
+                let Failure { code, what, why, how, errors, .. } = &failure;
+                let text = if self.json {
+                    let error = serde_json::json!({
+                        "error": { "exit": code, "what": what, "why": why, "how": how, "errors": errors }
+                    });
+                    format!("{error}\n")
+                } else {
+                    failure.text(self.paint_errors)
+                };
+                let _ = io::stderr().write_all(text.as_bytes());
+                *code
+            }
+        }
+    }
+}
+
+/// Colours, or none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Paint(pub bool);
+
+impl Paint {
+    fn with(self, code: &str, text: &str) -> String {
+        if self.0 { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+    }
+
+    /// For errors and what failed.
+    pub fn red(self, text: &str) -> String {
+        self.with("31", text)
+    }
+
+    /// For what works.
+    pub fn green(self, text: &str) -> String {
+        self.with("32", text)
+    }
+
+    /// For what waits.
+    pub fn yellow(self, text: &str) -> String {
+        self.with("33", text)
+    }
+
+    /// For headings.
+    pub fn bold(self, text: &str) -> String {
+        self.with("1", text)
+    }
+
+    /// The colour of a state's name.
+    pub fn state(self, text: &str) -> String {
+        match text.trim_end() {
+            "live" | "yes" => self.green(text),
+            "failed" | "no" => self.red(text),
+            "waiting" | "opening" => self.yellow(text),
+            _ => text.to_owned(),
+        }
+    }
+}
+
+/// Text without control characters: what a daemon says cannot move the cursor.
+pub fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
+/// A table: aligned columns, a heading, nothing else.
+pub struct Table {
+    heads: Vec<&'static str>,
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    /// A table with these headings. One that begins with `>` is aligned to the right.
+    pub fn new(heads: &[&'static str]) -> Self {
+        Self { heads: heads.to_vec(), rows: Vec::new() }
+    }
+
+    /// Adds a row; an empty cell is shown as `-`.
+    pub fn row<const N: usize>(&mut self, cells: [String; N]) {
+        let cell = |c: String| if c.is_empty() { "-".to_owned() } else { plain(&c) };
+        self.rows.push(cells.into_iter().map(cell).collect());
+    }
+
+    /// Whether it has no rows.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// The text. Columns in which every row is empty are left out.
+    pub fn render(&self, paint: Paint) -> String {
+        let columns: Vec<usize> =
+            (0..self.heads.len()).filter(|&c| c == 0 || self.rows.iter().any(|r| r[c] != "-")).collect();
+        let width = |c: usize| {
+            let cells = self.rows.iter().map(|r| r[c].chars().count());
+            cells.chain([self.heads[c].trim_start_matches('>').len()]).max().unwrap_or(0)
+        };
+        let widths: Vec<usize> = columns.iter().map(|&c| width(c)).collect();
+        let line = |cells: Vec<&str>, paint_cell: &dyn Fn(&str) -> String| {
+            let mut line = String::new();
+            for (i, (cell, &width)) in cells.iter().zip(&widths).enumerate() {
+                let right = self.heads[columns[i]].starts_with('>');
+                let last = i + 1 == cells.len();
+                let fill = " ".repeat(width - cell.chars().count());
+                let cell = paint_cell(cell);
+                match (right, last) {
+                    (true, _) => line.push_str(&(fill + &cell)),
+                    (false, true) => line.push_str(&cell),
+                    (false, false) => line.push_str(&(cell + &fill)),
+                }
+                if !last {
+                    line.push_str("  ");
+                }
+            }
+            line.push('\n');
+            line
+        };
+        let heads = columns.iter().map(|&c| self.heads[c].trim_start_matches('>')).collect();
+        let mut text = line(heads, &|cell| paint.bold(cell));
+        for row in &self.rows {
+            text.push_str(&line(columns.iter().map(|&c| row[c].as_str()).collect(), &|cell| {
+                paint.state(cell)
+            }));
+        }
+        text
+    }
+}

@@ -1,0 +1,195 @@
+//! `ivctl port`.
+
+use clap::{Subcommand, ValueEnum};
+use ctl::api::PortRow;
+use serde_json::{Value, json};
+
+use crate::client::Client;
+use crate::output::{Failure, Printer, Table};
+use crate::{DelFlags, Object, edit, list};
+
+/// What can be done with ports.
+#[derive(Subcommand, Debug)]
+pub enum Verb {
+    /// Show all
+    List,
+    /// Show one
+    Show {
+        /// Its name
+        name: String,
+    },
+    /// Add one: a door for a CMS (an interface is made), or a port on an existing interface
+    Add {
+        /// Its name; a door without --interface makes an interface of this name
+        name: String,
+        /// The network it joins
+        #[arg(long)]
+        network: String,
+        #[command(flatten)]
+        flags: Flags,
+        /// Fine when just this is there already
+        #[arg(long)]
+        may_exist: bool,
+    },
+    /// Change one
+    Set {
+        /// Its name
+        name: String,
+        /// The network it joins
+        #[arg(long)]
+        network: Option<String>,
+        #[command(flatten)]
+        flags: Flags,
+        /// Keys to set back to their defaults
+        #[arg(long, value_name = "KEY")]
+        unset: Vec<String>,
+    },
+    /// Delete one, and the interface if we made it
+    Del {
+        /// Its name
+        name: String,
+        #[command(flatten)]
+        flags: DelFlags,
+    },
+}
+
+/// What a port is for.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Role {
+    /// An interface given to a CMS as if it were a NIC
+    Door,
+    /// One iVM's NIC
+    Guest,
+}
+
+/// Which XDP modes may be tried.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Xdp {
+    /// The best that works
+    Auto,
+    /// Native only
+    Native,
+    /// Native, copy only
+    Copy,
+    /// Generic only
+    Generic,
+}
+
+/// What a port can have.
+#[derive(clap::Args, Debug)]
+pub struct Flags {
+    /// What it is for
+    #[arg(long, value_enum)]
+    role: Option<Role>,
+    /// Attach to this existing interface
+    #[arg(long, value_name = "NAME")]
+    interface: Option<String>,
+    /// Address put on the CMS's end of a door we make; may be repeated
+    #[arg(long, value_name = "IP/LEN")]
+    address: Vec<String>,
+    /// Source MAC of a guest; may be repeated
+    #[arg(long, value_name = "MAC")]
+    mac: Vec<String>,
+    /// Source address of a guest; may be repeated
+    #[arg(long, value_name = "IP[/LEN]")]
+    ip: Vec<String>,
+    /// Untagged outside, this VLAN inside
+    #[arg(long, value_name = "VLAN", conflicts_with_all = ["trunk", "native"])]
+    access: Option<u16>,
+    /// VLANs that pass tagged
+    #[arg(long, value_name = "VLAN", value_delimiter = ',')]
+    trunk: Vec<u16>,
+    /// VLAN of untagged frames on a trunk
+    #[arg(long, value_name = "VLAN")]
+    native: Option<u16>,
+    /// Broadcast, multicast and unknown-unicast frames per second; 0: no limit
+    #[arg(long, value_name = "COUNT")]
+    bum_pps: Option<u32>,
+    /// Most MAC addresses learned on it
+    #[arg(long, value_name = "COUNT")]
+    fdb_max: Option<u32>,
+    /// Largest IP packet
+    #[arg(long, value_name = "BYTES")]
+    mtu: Option<u16>,
+    /// Which XDP modes may be tried
+    #[arg(long, value_enum)]
+    xdp: Option<Xdp>,
+    /// Whether it forwards
+    #[arg(long, value_name = "BOOL")]
+    enabled: Option<bool>,
+}
+
+impl Flags {
+    fn object(self) -> Object {
+        let trunk = !self.trunk.is_empty() || self.native.is_some();
+        let vlan: Option<Value> = match self.access {
+            Some(vid) => Some(json!({ "access": vid })),
+            None if trunk => {
+                Some(Object::default().put("trunk", Some(self.trunk)).put("native", self.native).value())
+            }
+            None => None,
+        };
+        let word = |v: clap::builder::PossibleValue| v.get_name().to_owned();
+        Object::default()
+            .put("role", self.role.and_then(|r| r.to_possible_value()).map(word))
+            .put("interface", self.interface)
+            .list("address", self.address)
+            .list("mac", self.mac)
+            .list("ip", self.ip)
+            .put("vlan", vlan)
+            .put("bum_pps", self.bum_pps)
+            .put("fdb_max", self.fdb_max)
+            .put("mtu", self.mtu)
+            .put("xdp", self.xdp.and_then(|x| x.to_possible_value()).map(word))
+            .put("enabled", self.enabled)
+    }
+}
+
+/// Runs one of them.
+pub fn run(verb: Verb, client: &mut Client, printer: &Printer) -> Result<u8, Failure> {
+    match verb {
+        Verb::List => list(client, printer, "port.list", json!({}), table),
+        Verb::Show { name } => list(client, printer, "port.list", json!({ "name": name }), table),
+        Verb::Add { name, network, flags, may_exist } => {
+            let object = flags.object().put("name", Some(name)).put("network", Some(network)).value();
+            edit(client, printer, "port.add", json!({ "object": object, "may_exist": may_exist }))
+        }
+        Verb::Set { name, network, flags, unset } => {
+            let set = flags.object().put("network", network).unset(unset).value();
+            edit(client, printer, "port.set", json!({ "name": name, "set": set }))
+        }
+        Verb::Del { name, flags } => {
+            edit(client, printer, "port.del", json!({ "name": name, "if_exists": flags.if_exists }))
+        }
+    }
+}
+
+/// The table of ports.
+pub fn table(rows: &[PortRow]) -> Table {
+    let heads = ["PORT", "ROLE", "NETWORK", "STATE", "LINK", ">MTU", ">RX", ">TX", ">DROPPED", "MODE"];
+    let mut table = Table::new(&heads);
+    for r in rows {
+        table.row([
+            r.ifname.clone(),
+            r.role.clone(),
+            r.network.clone().unwrap_or_default(),
+            r.state.clone(),
+            if r.link == r.ifname { String::new() } else { r.link.clone() },
+            r.mtu.to_string(),
+            r.stats64.rx.packets.to_string(),
+            r.stats64.tx.packets.to_string(),
+            (r.stats64.rx.dropped + r.stats64.tx.dropped).to_string(),
+            note(r),
+        ]);
+    }
+    table
+}
+
+/// How it is opened and why not better, or why it is not live.
+pub fn note(r: &PortRow) -> String {
+    match (r.state.as_str(), r.reason.is_empty()) {
+        ("live", true) => r.mode.clone(),
+        ("live", false) => format!("{} ({})", r.mode, r.reason),
+        _ => r.why.clone(),
+    }
+}
