@@ -338,7 +338,7 @@ impl Cloud {
         for rvm in RVMS {
             self.wait(&format!("ivswitchd on {rvm} to answer"), Some(rvm), || {
                 let mut ivctl = Command::new(&self.ivctl);
-                quiet(ivctl.arg("--socket").arg(self.file(rvm, "sock")).arg("status"))
+                quiet(ivctl.arg("--socket").arg(self.file(rvm, "sock")).args(["config", "show"]))
             })?;
             for door in ["eth1", "eth2"] {
                 self.wait(&format!("the door {door} on {rvm}"), Some(rvm), || {

@@ -5,7 +5,7 @@ use system::{Lab, Switch, transfer};
 use crate::topology::{V4, host, network, port, underlay_pair};
 
 /// What `ivswitchd` needs, and all it needs.
-const CAPABILITIES: [&str; 4] = ["net_admin", "net_raw", "bpf", "ipc_lock"];
+const CAPABILITIES: [&str; 5] = ["net_admin", "net_raw", "bpf", "perfmon", "ipc_lock"];
 
 /// Not root, and only the named capabilities: a port, the shared uplink, a door and a tunnel all work.
 #[test]
