@@ -5,7 +5,9 @@ use alloc::vec::Vec;
 use super::act;
 use super::learn::station_moved;
 use super::{Switch, TICK};
-use crate::command::{Answer, Command, Event, NextHop, PeerRow, PortId, Query, Vni};
+use crate::command::{
+    Answer, Command, Event, FloatingId, Gateway, NextHop, PeerId, PeerRow, PortId, Query, Vni,
+};
 use crate::counters::{DropReason, PortCounters, SwitchCounters};
 use crate::frame::{Frame, FramePool};
 use crate::limits::{REFRESH_INTERVAL, RESOLVE_INTERVAL};
@@ -20,9 +22,13 @@ impl Switch {
         let t = &mut self.tables;
         match command {
             Command::SetUplink(config) => {
+                if let Some(old) = &t.uplink {
+                    t.guard.remove(old.vtep.into());
+                }
+                t.guard.add(config.vtep.into());
+                t.guard.set_prefixes(&config.guard);
                 t.uplink = Some(config);
                 self.compose_peers();
-                self.compose_guard();
             }
             Command::SetNetwork(config) => {
                 let (vni, max, age) = (config.vni, config.fdb_max, config.fdb_age);
@@ -60,20 +66,29 @@ impl Switch {
                 self.locate_stations();
             }
             Command::SetPeer(id, config) => {
-                t.peers.set(id, config);
+                self.unguard_peer(id);
+                let address = config.address.into();
+                if self.tables.peers.set(id, config) {
+                    self.tables.guard.add(address);
+                }
                 self.compose_peers();
                 self.compose_flood(None);
-                self.compose_guard();
             }
             Command::RemovePeer(id) => {
+                self.unguard_peer(id);
+                let t = &mut self.tables;
                 t.peers.remove(id);
                 t.fdb.flush(None, Some(crate::command::Location::Peer(id)), true);
                 self.compose_peers();
                 self.compose_flood(None);
-                self.compose_guard();
                 self.locate_stations();
             }
             Command::SetFloating(id, config) => {
+                self.unguard_reality(id);
+                let t = &mut self.tables;
+                if let Gateway::Here { reality } = config.gateway {
+                    t.guard.add(reality.into());
+                }
                 let (released, wanted) = t.floating.set(id, config);
                 for &(vni, ip) in &wanted {
                     t.neighbors.want(vni, ip);
@@ -84,14 +99,14 @@ impl Switch {
                 for (vni, ip) in wanted {
                     self.locate_station(vni, ip);
                 }
-                self.compose_guard();
                 self.next_tick = now;
             }
             Command::RemoveFloating(id) => {
+                self.unguard_reality(id);
+                let t = &mut self.tables;
                 for (vni, ip) in t.floating.remove(id) {
                     t.neighbors.unwant(vni, ip);
                 }
-                self.compose_guard();
             }
             Command::SetSourceRoute(route) => {
                 self.remove_route(route.vni, route.from);
@@ -160,13 +175,16 @@ impl Switch {
         });
     }
 
-    fn compose_guard(&mut self) {
-        let t = &mut self.tables;
-        let mut hosts: Vec<Ip> = t.peers.iter().map(|(_, p)| p.config.address.into()).collect();
-        hosts.extend(t.floating.realities());
-        hosts.extend(t.uplink.as_ref().map(|u| Ip::from(u.vtep)));
-        let prefixes = t.uplink.as_ref().map_or(&[][..], |u| &u.guard);
-        t.guard.set(hosts, prefixes);
+    fn unguard_peer(&mut self, id: PeerId) {
+        if let Some(peer) = self.tables.peers.get(id) {
+            self.tables.guard.remove(peer.config.address.into());
+        }
+    }
+
+    fn unguard_reality(&mut self, id: FloatingId) {
+        if let Some(Gateway::Here { reality }) = self.tables.floating.gateway(id) {
+            self.tables.guard.remove(reality.into());
+        }
     }
 
     /// Flood sets of one network, or of all.

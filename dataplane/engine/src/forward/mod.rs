@@ -71,7 +71,7 @@ impl Tables {
             routes: SourceRoutes::new(part(5)),
             neighbors: Neighbors::new(part(6)),
             underlay: Underlay::new(part(7)),
-            guard: Guard::default(),
+            guard: Guard::new(part(8)),
             uplink: None,
         }
     }

@@ -265,14 +265,10 @@ impl FloatingIps {
         rows
     }
 
-    /// Reality addresses held here.
+    /// Who holds the provider's end of a mapping.
     #[must_use]
-    pub fn realities(&self) -> Vec<Ip> {
-        let here = |c: &FloatingConfig| match c.gateway {
-            Gateway::Here { reality } => Some(Ip::from(reality)),
-            Gateway::Peer(_) => None,
-        };
-        self.mappings.values().filter_map(here).collect()
+    pub fn gateway(&self, id: FloatingId) -> Option<Gateway> {
+        self.mappings.get(&id).map(|c| c.gateway)
     }
 
     fn set_mac(&mut self, station: (Vni, Ip), mac: Option<MacAddr>) {

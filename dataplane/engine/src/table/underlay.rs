@@ -96,19 +96,38 @@ impl Underlay {
     }
 }
 
-/// Destinations that no translated packet may have (design section 5, "Guard").
-#[derive(Debug, Default)]
+/// Destinations that no translated packet may have (design section 5, "Guard"): single addresses, each as
+/// often as it was added, and prefixes. Configuration only.
+#[derive(Debug)]
 pub struct Guard {
-    hosts: Vec<Ip>,
+    hosts: Map<Ip, u32>,
     prefixes: Vec<Prefix>,
 }
 
 impl Guard {
-    /// Replaces the guarded destinations.
-    pub fn set(&mut self, mut hosts: Vec<Ip>, prefixes: &[IpPrefix]) {
-        hosts.sort_unstable();
-        hosts.dedup();
-        self.hosts = hosts;
+    /// Guards nothing; the hash is keyed by `seed`.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        Self { hosts: Map::with_hasher(hasher(seed)), prefixes: Vec::new() }
+    }
+
+    /// Guards an address. Each call needs its [`Guard::remove`].
+    pub fn add(&mut self, ip: Ip) {
+        *self.hosts.entry(ip).or_insert(0) += 1;
+    }
+
+    /// Undoes one [`Guard::add`].
+    pub fn remove(&mut self, ip: Ip) {
+        if let Some(count) = self.hosts.get_mut(&ip) {
+            *count -= 1;
+            if *count == 0 {
+                self.hosts.remove(&ip);
+            }
+        }
+    }
+
+    /// Replaces the guarded prefixes.
+    pub fn set_prefixes(&mut self, prefixes: &[IpPrefix]) {
         self.prefixes = prefixes.iter().map(|&p| Prefix::new(p)).collect();
     }
 
@@ -116,7 +135,7 @@ impl Guard {
     #[inline]
     #[must_use]
     pub fn covers(&self, ip: Ip) -> bool {
-        self.hosts.binary_search(&ip).is_ok() || self.prefixes.iter().any(|p| p.contains(ip))
+        self.prefixes.iter().any(|p| p.contains(ip)) || self.hosts.contains_key(&ip)
     }
 }
 
@@ -151,9 +170,14 @@ mod tests {
 
     #[test]
     fn guard() {
-        let mut g = Guard::default();
-        g.set(alloc::vec![ip("10.0.0.12")], &[prefix("169.254.169.254/32"), prefix("192.168.0.0/16")]);
+        let mut g = Guard::new(1);
+        g.add(ip("10.0.0.12"));
+        g.add(ip("10.0.0.12"));
+        g.remove(ip("10.0.0.12"));
+        g.set_prefixes(&[prefix("169.254.169.254/32"), prefix("192.168.0.0/16")]);
         assert!(g.covers(ip("10.0.0.12")) && g.covers(ip("192.168.4.5")) && g.covers(ip("169.254.169.254")));
         assert!(!g.covers(ip("10.0.0.13")) && !g.covers(ip("2001:db8::1")));
+        g.remove(ip("10.0.0.12"));
+        assert!(!g.covers(ip("10.0.0.12")));
     }
 }
