@@ -1,0 +1,88 @@
+//! What must hold at every step of every world. See `World::problems`: any of these fails the world.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use crate::guest::{Label, MARK};
+use crate::packet;
+
+/// Nodes a frame may pass before it counts as a loop. The longest honest way is guest, rVM, cloud, relay,
+/// cloud, rVM, cloud, gateway, cloud, host and the same again for an answer made in place.
+pub const HOPS_MAX: u16 = 40;
+
+/// Bytes of one network that may be seen on another: with a floating IP or a route, to that address only.
+#[derive(Clone, Debug, Default)]
+pub struct Crossings(BTreeSet<(Label, Label, Option<IpAddr>)>);
+
+impl Crossings {
+    /// Payload made on `from` may reach a machine on `to`, in packets to `dst` (or to any address).
+    pub fn allow(&mut self, from: Label, to: Label, dst: Option<IpAddr>) {
+        self.0.insert((from, to, dst));
+    }
+
+    /// Whether a frame heard on `to` carries payload made on a network that must not be heard there.
+    ///
+    /// # Errors
+    /// Says whose bytes were heard where.
+    pub fn check(&self, to: Label, frame: &[u8]) -> Result<(), String> {
+        let Some(from) = label_of(frame) else { return Ok(()) };
+        let dst = packet::parse(frame).and_then(|p| p.ip).map(|ip| ip.dst);
+        let allowed = from == to || self.0.contains(&(from, to, None)) || self.0.contains(&(from, to, dst));
+        if allowed {
+            Ok(())
+        } else {
+            Err(format!(
+                "isolation: payload made on network {} was heard on network {} (to {dst:?})",
+                from.0, to.0
+            ))
+        }
+    }
+}
+
+/// The label of the first whole mark in the frame.
+#[must_use]
+pub fn label_of(frame: &[u8]) -> Option<Label> {
+    let mut at = 0;
+    while let Some(i) = frame[at..].iter().position(|&b| b == MARK[0]) {
+        at += i;
+        if frame.len() < at + 8 {
+            return None;
+        }
+        if frame[at..at + 4] == MARK {
+            return Some(Label(u32::from_be_bytes(frame[at + 4..at + 8].try_into().expect("four bytes"))));
+        }
+        at += 1;
+    }
+    None
+}
+
+/// Checks every checksum of an underlay frame and of the frame in its tunnel.
+///
+/// # Errors
+/// Says which one is wrong.
+pub fn underlay_checksums(frame: &[u8], tunnel_port: u16) -> Result<(), String> {
+    packet::checksums(frame)?;
+    match packet::vxlan_inner(frame, tunnel_port) {
+        Some((_, at)) => packet::checksums(&frame[at..]),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::guest::content;
+
+    #[test]
+    fn marks_are_found_and_judged() {
+        let payload: Vec<u8> = (5..60).map(|p| content(Label(100), p)).collect();
+        assert_eq!(label_of(&payload), Some(Label(100)));
+        assert_eq!(label_of(b"IVSIVSM"), None);
+        let mut c = Crossings::default();
+        assert!(c.check(Label(100), &payload).is_ok());
+        assert!(c.check(Label(200), &payload).is_err());
+        c.allow(Label(100), Label(200), None);
+        assert!(c.check(Label(200), &payload).is_ok());
+        assert!(c.check(Label(201), &payload).is_err());
+    }
+}

@@ -1,0 +1,764 @@
+//! An rVM: the production worker and agent between memory ports, and around them the kernel's part, played
+//! by the simulator: interfaces, routes, neighbours, steering, doors, the configuration file.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use ctl::agent::{Agent, Options};
+use ctl::io::{ClientId, Input, LinkFacts, Output, PortFacts, SteerPlan};
+use engine::command::{
+    Answer, Event, FdbRow, FloatingRow, Input as EngineInput, IpPrefix, PortId, Query, UnderlayRoute,
+};
+use engine::counters::{DropReason, PortCounters, SwitchCounters};
+use engine::frame::{Batch, Frame, FramePool, HeapPool, Offload};
+use engine::mailbox::{MailboxHandle, mailbox};
+use engine::port::{Port, PortCaps};
+use engine::time::Instant;
+use engine::wire::mac::MacAddr;
+use engine::worker::Worker;
+
+use crate::checks;
+use crate::node::{Ctx, Wire};
+use crate::{packet, steer};
+
+/// The interface number of the uplink.
+pub const UPLINK: usize = 0;
+/// Tokens of the simulator's own queries have this bit.
+const TOKEN: u64 = 1 << 63;
+/// How long frames gather before a batching worker is polled.
+const BATCH_NS: u64 = 30_000;
+/// Time a kernel takes to find a neighbour.
+pub const RESOLVE_NS: u64 = 300_000;
+/// Frames held for one unresolved neighbour, as Linux does (roughly: `unres_qlen_bytes`).
+const UNRESOLVED_MAX: usize = 64;
+
+#[derive(Debug, Default)]
+struct Queues {
+    rx: VecDeque<Wire>,
+    tx: Vec<(Vec<u8>, Offload)>,
+    /// Frames `tx` takes before it refuses, to play a slow consumer.
+    room: Option<usize>,
+}
+
+type Shared = Arc<Mutex<Queues>>;
+
+fn lock(q: &Shared) -> MutexGuard<'_, Queues> {
+    q.lock().expect("one thread")
+}
+
+/// A port whose far end is the simulator.
+struct MemoryPort {
+    queues: Shared,
+    caps: PortCaps,
+}
+
+impl Port<HeapPool> for MemoryPort {
+    fn rx(&mut self, _: Instant, pool: &mut HeapPool, batch: &mut Batch) {
+        let mut q = lock(&self.queues);
+        while !batch.is_full() {
+            let Some(wire) = q.rx.pop_front() else { break };
+            match pool.alloc_from(&wire.bytes) {
+                Some(mut frame) => {
+                    frame.offload = wire.offload;
+                    batch.push(frame);
+                }
+                None => {
+                    q.rx.push_front(wire);
+                    break;
+                }
+            }
+        }
+    }
+
+    fn tx(&mut self, _: Instant, pool: &mut HeapPool, frames: &mut Vec<Frame>) {
+        let mut q = lock(&self.queues);
+        let take = q.room.map_or(frames.len(), |room| frames.len().min(room.saturating_sub(q.tx.len())));
+        for frame in frames.drain(..take) {
+            q.tx.push((pool.bytes(&frame).to_vec(), frame.offload));
+            pool.free(frame);
+        }
+    }
+
+    fn caps(&self) -> PortCaps {
+        self.caps
+    }
+}
+
+/// A network interface of the rVM.
+#[derive(Debug)]
+pub struct Interface {
+    /// Its number among the node's interfaces; the far end of the link plugged in there.
+    pub number: usize,
+    facts: LinkFacts,
+    /// It exists now.
+    present: bool,
+    /// The switch port that opened it.
+    open: Option<PortId>,
+    caps: PortCaps,
+    queues: Shared,
+}
+
+/// What the tests may want to know of an rVM's history.
+#[derive(Debug, Default)]
+pub struct Journal {
+    /// The agent's log: level and text.
+    pub log: Vec<(&'static str, String)>,
+    /// Replies and notifications to control clients.
+    pub replies: Vec<(ClientId, String)>,
+    /// Frames of the uplink that stayed with the kernel.
+    pub kernel_rx: Vec<Vec<u8>>,
+    /// Frames punted to the kernel.
+    pub punted: u64,
+    /// Ports that were opened: interface.
+    pub opened: Vec<String>,
+    /// Times the configuration file was replaced.
+    pub persisted: u32,
+}
+
+struct Life {
+    agent: Agent,
+    worker: Worker<HeapPool>,
+    mailbox: MailboxHandle,
+    backlog: VecDeque<EngineInput>,
+    host: Shared,
+    plan: SteerPlan,
+    watching: bool,
+}
+
+/// The node.
+pub struct Rvm {
+    /// For people; also its name in configurations.
+    pub name: String,
+    /// The configuration file.
+    pub config: String,
+    /// Its NIC in the cloud.
+    pub nic: usize,
+    life: Option<Life>,
+    interfaces: BTreeMap<String, Interface>,
+    next_index: u32,
+    /// The kernel's routes through the uplink.
+    pub routes: Vec<UnderlayRoute>,
+    neighbors: BTreeMap<IpAddr, MacAddr>,
+    unresolved: BTreeMap<IpAddr, Vec<Vec<u8>>>,
+    /// Neighbours the kernel is asked for: the world answers.
+    pub asked: Vec<IpAddr>,
+    /// Frames gather into batches instead of being polled one by one.
+    pub batching: bool,
+    /// Small slots of its pool.
+    pub pool_slots: u32,
+    /// Checksums of what it sends are checked.
+    pub check_checksums: bool,
+    ports: BTreeMap<PortId, String>,
+    /// What happened.
+    pub journal: Journal,
+    next_token: u64,
+    seed: u64,
+    hops: u16,
+    tunnel_port: u16,
+    /// Times it was stepped.
+    pub steps: u64,
+}
+
+/// What the rVM's kernel knows of its uplink.
+#[derive(Clone, Debug)]
+pub struct UplinkFacts {
+    /// The interface's name.
+    pub name: String,
+    /// Its MAC.
+    pub mac: MacAddr,
+    /// Largest IP packet.
+    pub mtu: u32,
+    /// Its addresses.
+    pub addresses: Vec<IpPrefix>,
+}
+
+impl Rvm {
+    /// A machine that is on; its switch is not started.
+    #[must_use]
+    pub fn new(name: &str, nic: usize, uplink: UplinkFacts, config: &str, seed: u64) -> Self {
+        let mut rvm = Self {
+            name: name.into(),
+            config: config.into(),
+            nic,
+            life: None,
+            interfaces: BTreeMap::new(),
+            next_index: 2,
+            routes: Vec::new(),
+            neighbors: BTreeMap::new(),
+            unresolved: BTreeMap::new(),
+            asked: Vec::new(),
+            batching: false,
+            pool_slots: 512,
+            check_checksums: true,
+            ports: BTreeMap::new(),
+            journal: Journal::default(),
+            next_token: TOKEN,
+            seed,
+            hops: 0,
+            tunnel_port: 4789,
+            steps: 0,
+        };
+        let facts = LinkFacts {
+            name: uplink.name.clone(),
+            index: 0,
+            mac: uplink.mac,
+            mtu: uplink.mtu,
+            up: true,
+            carrier: true,
+            addresses: uplink.addresses,
+        };
+        rvm.add_interface(&uplink.name, facts, true);
+        rvm
+    }
+
+    fn add_interface(&mut self, name: &str, mut facts: LinkFacts, present: bool) -> usize {
+        let number = self.interfaces.len();
+        facts.index = self.next_index;
+        self.next_index += 1;
+        let interface = Interface {
+            number,
+            facts,
+            present,
+            open: None,
+            caps: PortCaps { rx_csum_unmarked: true, ..PortCaps::default() },
+            queues: Shared::default(),
+        };
+        self.interfaces.insert(name.into(), interface);
+        number
+    }
+
+    /// The number of the interface `name`, which is made if it was never heard of. A door's own end
+    /// (`eth1p`) is absent until the agent has asked for the pair.
+    pub fn interface(&mut self, name: &str, present: bool) -> usize {
+        if let Some(i) = self.interfaces.get(name) {
+            return i.number;
+        }
+        let n = self.interfaces.len() as u8;
+        let facts = LinkFacts {
+            name: name.into(),
+            index: 0,
+            mac: MacAddr([0x0a, 0, 0, 0, self.nic as u8, n]),
+            mtu: 1430,
+            up: true,
+            carrier: true,
+            addresses: Vec::new(),
+        };
+        self.add_interface(name, facts, present)
+    }
+
+    /// Whether the switch runs.
+    #[must_use]
+    pub const fn alive(&self) -> bool {
+        self.life.is_some()
+    }
+
+    /// Starts the daemon: reads the configuration file and the kernel's state.
+    ///
+    /// # Panics
+    /// When the configuration is refused.
+    pub fn start(&mut self, now_ns: u64) {
+        assert!(self.life.is_none(), "{} runs already", self.name);
+        let now = Instant::from_nanos(now_ns);
+        let options = Options {
+            hostname: self.name.clone(),
+            config_text: Some(self.config.clone()),
+            persist: true,
+            ..Options::default()
+        };
+        let agent = Agent::new(now, options)
+            .unwrap_or_else(|e| panic!("{}: configuration refused: {e:?}\n{}", self.name, self.config));
+        self.tunnel_port = agent.config().uplink.as_ref().map_or(4789, |u| u.port);
+        let (worker_end, handle) = mailbox();
+        let pool = HeapPool::new(self.pool_slots, 4);
+        let mut worker = Worker::new(pool, worker_end, self.seed);
+        let host = Shared::default();
+        worker.attach_host(Box::new(MemoryPort { queues: host.clone(), caps: PortCaps::default() }));
+        self.ports.clear();
+        self.life = Some(Life {
+            agent,
+            worker,
+            mailbox: handle,
+            backlog: VecDeque::new(),
+            host,
+            plan: SteerPlan::default(),
+            watching: false,
+        });
+        let facts: Vec<LinkFacts> =
+            self.interfaces.values().filter(|i| i.present).map(|i| i.facts.clone()).collect();
+        for f in facts {
+            self.tell(now_ns, Input::Link(f));
+        }
+    }
+
+    /// SIGKILL: the switch's state is gone; interfaces, doors and the file stay.
+    pub fn kill(&mut self) {
+        self.life = None;
+        self.ports.clear();
+        for i in self.interfaces.values_mut() {
+            i.open = None;
+            i.queues = Shared::default();
+        }
+    }
+
+    /// Tells the agent something.
+    pub fn tell(&mut self, now_ns: u64, input: Input) {
+        if let Input::UnderlayNeighbor(ip, mac) = &input {
+            match mac {
+                Some(mac) => drop(self.neighbors.insert(*ip, *mac)),
+                None => drop(self.neighbors.remove(ip)),
+            }
+        }
+        if let Some(life) = &mut self.life {
+            life.agent.handle(Instant::from_nanos(now_ns), input);
+        }
+    }
+
+    /// The interface goes away (its namespace was deleted, the cable was pulled out).
+    pub fn remove_interface(&mut self, now_ns: u64, name: &str) {
+        let Some(i) = self.interfaces.get_mut(name) else { return };
+        i.present = false;
+        lock(&i.queues).rx.clear();
+        self.tell(now_ns, Input::LinkGone(name.into()));
+    }
+
+    /// The interface is back, with a new index.
+    pub fn return_interface(&mut self, now_ns: u64, name: &str) {
+        let index = self.next_index;
+        self.next_index += 1;
+        let Some(i) = self.interfaces.get_mut(name) else { return };
+        i.present = true;
+        i.facts.index = index;
+        let facts = i.facts.clone();
+        self.tell(now_ns, Input::Link(facts));
+    }
+
+    /// The interface's facts change.
+    pub fn change_interface(&mut self, now_ns: u64, name: &str, change: impl FnOnce(&mut LinkFacts)) {
+        let Some(i) = self.interfaces.get_mut(name) else { return };
+        change(&mut i.facts);
+        let facts = i.facts.clone();
+        self.tell(now_ns, Input::Link(facts));
+    }
+
+    /// What the kernel knows of an interface.
+    #[must_use]
+    pub fn facts(&self, name: &str) -> Option<&LinkFacts> {
+        self.interfaces.get(name).filter(|i| i.present).map(|i| &i.facts)
+    }
+
+    /// Lets the interface take only this many frames per poll.
+    pub fn slow_down(&mut self, name: &str, room: Option<usize>) {
+        if let Some(i) = self.interfaces.get(name) {
+            lock(&i.queues).room = room;
+        }
+    }
+
+    /// A request of a control client, as `ivctl` makes it.
+    pub fn request(&mut self, now_ns: u64, client: u64, line: &str) {
+        self.tell(now_ns, Input::Request(ClientId(client), line.into()));
+    }
+
+    /// Whether the kernel's routes of the uplink are wanted (they are told once).
+    pub fn wants_routes(&mut self) -> bool {
+        self.life.as_mut().is_some_and(|l| std::mem::take(&mut l.watching))
+    }
+
+    /// Takes a frame from the link plugged in at `number`.
+    pub fn receive(&mut self, number: usize, wire: Wire, ctx: &mut Ctx<'_>) {
+        let uplink = number == UPLINK;
+        let Some(i) = self.interfaces.values().find(|i| i.number == number) else { return };
+        if !i.present {
+            return;
+        }
+        let up = i.open.is_some()
+            && self
+                .life
+                .as_ref()
+                .is_some_and(|l| !uplink || steer::goes_up(&l.plan, i.facts.mac, &wire.bytes));
+        if !up {
+            if uplink {
+                self.kernel(wire, ctx);
+            }
+            return;
+        }
+        self.hops = wire.hops + 1;
+        lock(&i.queues).rx.push_back(wire);
+        if self.batching {
+            self.hops = 0;
+            ctx.wake_at(ctx.now_ns + BATCH_NS);
+        } else {
+            self.step(ctx);
+        }
+    }
+
+    /// The rVM's kernel: answers pings to its own addresses, keeps the rest for the test to see.
+    fn kernel(&mut self, wire: Wire, ctx: &mut Ctx<'_>) {
+        let Some(p) = packet::parse(&wire.bytes) else { return };
+        if let Some(ip) = p.ip {
+            let f = &wire.bytes;
+            let request = match ip.proto {
+                packet::ICMP => f.get(ip.l4) == Some(&8),
+                packet::ICMPV6 => f.get(ip.l4) == Some(&128),
+                _ => false,
+            };
+            if request && ip.end >= ip.l4 + 8 && !ip.is_fragment() {
+                let word = |at: usize| u16::from_be_bytes([f[at], f[at + 1]]);
+                let data = &f[ip.l4 + 8..ip.end];
+                let answer = packet::echo(ip.dst, ip.src, true, word(ip.l4 + 4), word(ip.l4 + 6), data);
+                ctx.send(UPLINK, Wire::new(packet::eth_ip(p.src, p.dst, &answer)));
+            }
+        }
+        if self.journal.kernel_rx.len() < 10_000 {
+            self.journal.kernel_rx.push(wire.bytes);
+        }
+    }
+
+    /// Runs worker and agent until both are quiet, then checks what must hold.
+    ///
+    /// # Panics
+    /// When worker and agent keep each other busy for ever.
+    pub fn step(&mut self, ctx: &mut Ctx<'_>) {
+        let now = Instant::from_nanos(ctx.now_ns);
+        self.steps += 1;
+        if let Some(life) = &mut self.life
+            && life.agent.next_deadline().is_some_and(|d| d <= now)
+        {
+            life.agent.handle_timeout(now);
+        }
+        let mut quiet = false;
+        for _ in 0..10_000 {
+            let Some(life) = &mut self.life else { return };
+            let mut busy = false;
+            if let Some(output) = life.agent.poll_output() {
+                self.carry_out(output, ctx);
+                continue;
+            }
+            while let Some(input) = life.backlog.pop_front() {
+                if let Err(input) = life.mailbox.send(input) {
+                    life.backlog.push_front(input);
+                    break;
+                }
+                busy = true;
+            }
+            let progress = life.worker.poll(now);
+            busy |= progress.frames != 0 || progress.inputs != 0;
+            while let Some(event) = life.mailbox.recv() {
+                busy = true;
+                life.agent.handle(now, Input::Event(0, event));
+            }
+            self.flush(ctx);
+            if !busy {
+                if let Some(deadline) = progress.deadline {
+                    ctx.wake_at(deadline.as_nanos().max(ctx.now_ns + 1000));
+                }
+                quiet = true;
+                break;
+            }
+        }
+        assert!(quiet, "{}: worker and agent do not come to rest", self.name);
+        if let Some(life) = &mut self.life
+            && let Some(deadline) = life.agent.next_deadline()
+        {
+            ctx.wake_at(deadline.as_nanos().max(ctx.now_ns + 1000));
+        }
+        self.check(ctx);
+    }
+
+    /// Frames from the worker's ports to the links.
+    fn flush(&mut self, ctx: &mut Ctx<'_>) {
+        let Some(life) = &self.life else { return };
+        let mut problems = Vec::new();
+        for (name, i) in &self.interfaces {
+            for (bytes, offload) in std::mem::take(&mut lock(&i.queues).tx) {
+                if !i.present {
+                    continue;
+                }
+                if offload != Offload::NONE {
+                    problems.push(format!("{}: unfinished frame on {name}: {offload:?}", self.name));
+                }
+                if self.check_checksums {
+                    let result = if i.number == UPLINK {
+                        checks::underlay_checksums(&bytes, self.tunnel_port)
+                    } else {
+                        packet::checksums(&bytes)
+                    };
+                    if let Err(what) = result {
+                        problems
+                            .push(format!("{}: bad checksum out of {name}: {what}: {bytes:02x?}", self.name));
+                    }
+                }
+                ctx.send(i.number, Wire { bytes, offload, hops: self.hops });
+            }
+        }
+        ctx.problems.append(&mut problems);
+        let punted = std::mem::take(&mut lock(&life.host).tx);
+        for (bytes, _) in punted {
+            self.journal.punted += 1;
+            self.kernel_out(bytes, ctx);
+        }
+    }
+
+    /// The kernel's way out for a punted packet: route, resolve, send.
+    fn kernel_out(&mut self, bytes: Vec<u8>, ctx: &mut Ctx<'_>) {
+        let Some(ip) = packet::parse(&bytes).and_then(|p| p.ip) else { return };
+        let Some(hop) = self.next_hop(ip.dst) else { return };
+        let mac = self.interfaces.values().find(|i| i.number == UPLINK).map(|i| i.facts.mac);
+        match (self.neighbors.get(&hop), mac) {
+            (Some(next), Some(mac)) => {
+                let mut frame = bytes;
+                frame[..6].copy_from_slice(&next.0);
+                frame[6..12].copy_from_slice(&mac.0);
+                ctx.send(UPLINK, Wire { bytes: frame, offload: Offload::NONE, hops: self.hops });
+            }
+            _ => {
+                let waiting = self.unresolved.entry(hop).or_default();
+                if waiting.len() < UNRESOLVED_MAX {
+                    waiting.push(bytes);
+                }
+                self.asked.push(hop);
+            }
+        }
+    }
+
+    fn next_hop(&self, dst: IpAddr) -> Option<IpAddr> {
+        let best = self.routes.iter().filter(|r| r.to.contains(dst)).max_by_key(|r| r.to.len)?;
+        Some(best.via.unwrap_or(dst))
+    }
+}
+
+/// What the simulator asks an rVM's worker directly.
+impl Rvm {
+    fn carry_out(&mut self, output: Output, ctx: &mut Ctx<'_>) {
+        let Some(life) = &mut self.life else { return };
+        match output {
+            Output::Worker(input) => life.backlog.push_back(input),
+            Output::CreateDoor(_, spec) => {
+                for (name, mac, addresses) in [
+                    (&spec.name, spec.mac, spec.addresses.clone()),
+                    (&spec.peer, MacAddr([0x0a, 1, 0, 0, self.nic as u8, self.next_index as u8]), Vec::new()),
+                ] {
+                    self.interface(name, false);
+                    let index = self.next_index;
+                    let Some(i) = self.interfaces.get_mut(name) else { continue };
+                    if !i.present {
+                        i.present = true;
+                        i.facts.index = index;
+                        i.facts.mac = mac;
+                        self.next_index += 1;
+                    }
+                    i.facts.mtu = u32::from(spec.mtu);
+                    i.facts.addresses = addresses;
+                    let facts = i.facts.clone();
+                    self.tell(ctx.now_ns, Input::Link(facts));
+                }
+            }
+            Output::DeleteDoor(name) => {
+                let peer = ctl::model::door_peer(&name);
+                self.remove_interface(ctx.now_ns, &name);
+                self.remove_interface(ctx.now_ns, &peer);
+            }
+            Output::OpenPort(id, open) => {
+                let Some(i) = self.interfaces.get_mut(&open.interface).filter(|i| i.present) else {
+                    let text = format!("port {}: no interface {:?}", id.0, open.interface);
+                    self.tell(ctx.now_ns, Input::PortFailed(id, text));
+                    return;
+                };
+                i.open = Some(id);
+                *lock(&i.queues) = Queues::default();
+                life.worker.attach(id, Box::new(MemoryPort { queues: i.queues.clone(), caps: i.caps }));
+                self.ports.insert(id, open.interface.clone());
+                self.journal.opened.push(open.interface);
+                let facts = PortFacts { mode: "memory".into(), reason: String::new(), queues: 1 };
+                self.tell(ctx.now_ns, Input::PortOpened(id, facts));
+            }
+            Output::ClosePort(id) => {
+                drop(life.worker.detach(id));
+                self.ports.remove(&id);
+                for i in self.interfaces.values_mut().filter(|i| i.open == Some(id)) {
+                    i.open = None;
+                    *lock(&i.queues) = Queues::default();
+                }
+            }
+            Output::Steer(plan) => life.plan = plan,
+            Output::WatchUnderlay(interface) => life.watching = interface.is_some(),
+            Output::Resolve(ip) => self.asked.push(ip),
+            Output::Reply(client, line) => self.journal.replies.push((client, line)),
+            Output::Persist(text) => {
+                self.config = text;
+                self.journal.persisted += 1;
+                self.tell(ctx.now_ns, Input::Persisted(Ok(())));
+            }
+            Output::Log(level, text) => self.journal.log.push((level, text)),
+        }
+    }
+
+    /// The kernel found a neighbour, or did not.
+    pub fn resolved(&mut self, ip: IpAddr, mac: Option<MacAddr>, ctx: &mut Ctx<'_>) {
+        self.tell(ctx.now_ns, Input::UnderlayNeighbor(ip, mac));
+        for bytes in self.unresolved.remove(&ip).unwrap_or_default() {
+            if mac.is_some() {
+                self.kernel_out(bytes, ctx);
+            }
+        }
+    }
+
+    fn check(&mut self, ctx: &mut Ctx<'_>) {
+        let Some(life) = &mut self.life else { return };
+        let counters = life.worker.counters();
+        if !counters.conserved() {
+            ctx.problems.push(format!("{}: frames not conserved: {counters:?}", self.name));
+        }
+        let used = life.worker.pool_mut().usage().used as u64;
+        if used != counters.queued {
+            ctx.problems.push(format!(
+                "{}: {used} slots in use, {} frames queued: a slot leaked",
+                self.name, counters.queued
+            ));
+        }
+    }
+
+    /// Makes `interface` say what it can do with unfinished frames. Before the switch starts.
+    pub fn set_caps(&mut self, interface: &str, caps: PortCaps) {
+        if let Some(i) = self.interfaces.get_mut(interface) {
+            i.caps = caps;
+        }
+    }
+
+    /// Counters of the switch.
+    ///
+    /// # Panics
+    /// When it does not run.
+    #[must_use]
+    pub fn counters(&self) -> SwitchCounters {
+        self.life.as_ref().expect("the switch runs").worker.counters()
+    }
+
+    /// Counters of the port on `interface`.
+    ///
+    /// # Panics
+    /// When there is no such port.
+    #[must_use]
+    pub fn port(&self, interface: &str) -> PortCounters {
+        let life = self.life.as_ref().expect("the switch runs");
+        let id = self.port_id(interface).unwrap_or_else(|| panic!("{}: no port on {interface}", self.name));
+        life.worker.port_counters(id).unwrap_or_else(|| panic!("{}: no counters of {interface}", self.name))
+    }
+
+    /// The switch port on `interface`.
+    #[must_use]
+    pub fn port_id(&self, interface: &str) -> Option<PortId> {
+        self.ports.iter().find(|(_, name)| *name == interface).map(|(id, _)| *id)
+    }
+
+    /// Drops of the port on `interface` for `reason`.
+    #[must_use]
+    pub fn drops(&self, interface: &str, reason: DropReason) -> u64 {
+        self.port(interface).drops[reason as usize]
+    }
+
+    /// Every drop so far, by port and reason, for messages.
+    #[must_use]
+    pub fn all_drops(&self) -> Vec<(String, &'static str, u64)> {
+        let mut all = Vec::new();
+        for name in self.ports.values() {
+            let counters = self.port(name);
+            for (reason, &n) in DropReason::ALL.iter().zip(&counters.drops) {
+                if n != 0 {
+                    all.push((name.clone(), reason.name(), n));
+                }
+            }
+        }
+        all
+    }
+
+    /// What the switch has steered to it now.
+    #[must_use]
+    pub fn plan(&self) -> Option<&SteerPlan> {
+        self.life.as_ref().map(|l| &l.plan)
+    }
+
+    /// Asks the worker.
+    ///
+    /// # Panics
+    /// When the switch does not run or does not answer.
+    pub fn query(&mut self, now_ns: u64, query: Query) -> Answer {
+        let now = Instant::from_nanos(now_ns);
+        let token = self.next_token;
+        self.next_token += 1;
+        let life = self.life.as_mut().expect("the switch runs");
+        life.mailbox.send(EngineInput::Query(token, query)).expect("room in the mailbox");
+        for _ in 0..64 {
+            let _ = life.worker.poll(now);
+            while let Some(event) = life.mailbox.recv() {
+                match event {
+                    Event::Reply(t, answer) if t == token => return answer,
+                    other => life.agent.handle(now, Input::Event(0, other)),
+                }
+            }
+        }
+        panic!("{}: a query was not answered", self.name);
+    }
+
+    /// The whole FDB.
+    ///
+    /// # Panics
+    /// When the switch does not run.
+    pub fn fdb(&mut self, now_ns: u64) -> Vec<FdbRow> {
+        let (mut rows, mut cursor) = (Vec::new(), 0);
+        loop {
+            let Answer::Fdb(page, next) = self.query(now_ns, Query::Fdb(cursor)) else {
+                panic!("an FDB page")
+            };
+            rows.extend(page);
+            match next {
+                Some(n) => cursor = n,
+                None => return rows,
+            }
+        }
+    }
+
+    /// Floating IPs as resolved.
+    ///
+    /// # Panics
+    /// When the switch does not run.
+    pub fn floating(&mut self, now_ns: u64) -> Vec<FloatingRow> {
+        let Answer::Floating(rows) = self.query(now_ns, Query::Floating) else { panic!("floating IPs") };
+        rows
+    }
+
+    /// Checks that tables are within their bounds.
+    ///
+    /// # Errors
+    /// Says which is not.
+    ///
+    /// # Panics
+    /// When the switch does not answer.
+    pub fn check_tables(&mut self, now_ns: u64) -> Result<(), String> {
+        if self.life.is_none() {
+            return Ok(());
+        }
+        let Answer::Counters { switch, ports, fdb_by_network, fdb_entries, .. } =
+            self.query(now_ns, Query::Counters)
+        else {
+            return Err(format!("{}: not the counters that were asked for", self.name));
+        };
+        let sum: u32 = fdb_by_network.iter().map(|(_, n)| n).sum();
+        if sum != fdb_entries {
+            return Err(format!("{}: FDB holds {fdb_entries} entries, its networks {sum}", self.name));
+        }
+        let config = ctl::model::parse(&self.config).map_err(|e| format!("{}: {e:?}", self.name))?;
+        for (vni, n) in fdb_by_network {
+            let statics = config.fdb.len() as u32;
+            let bound = config.network.iter().find(|c| c.vni == vni.get()).map_or(0, |c| c.fdb_max);
+            if n > bound + statics {
+                return Err(format!("{}: {n} MACs on network {vni}, bound {bound}", self.name));
+            }
+        }
+        let by_port: u64 = ports.iter().map(|(_, c)| c.rx_frames).sum();
+        if by_port > switch.rx {
+            return Err(format!("{}: ports received {by_port} frames, the switch {}", self.name, switch.rx));
+        }
+        Ok(())
+    }
+}
