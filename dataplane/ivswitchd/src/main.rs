@@ -111,7 +111,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
 
     let pool = UmemPool::new(UmemPool::SMALL_DEFAULT, UmemPool::LARGE_DEFAULT)?;
     let umem = pool.handle();
-    privileges::keep_only_what_is_needed(umem.area().1)?;
+    privileges::keep_only_what_is_needed()?;
     abort_on_panic();
     let (mailbox, handle) = engine::mailbox::mailbox();
     // Attackers choose MAC addresses, so every start hashes them differently.

@@ -1,7 +1,6 @@
 //! What the daemon may do: named capabilities, checked at the start, and nothing else kept.
 
 use caps::{CapSet, Capability, CapsHashSet};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use thiserror::Error;
 
 /// Without these the daemon cannot work, and for what.
@@ -10,6 +9,10 @@ const NEEDED: [(Capability, &str); 3] = [
     (Capability::CAP_NET_RAW, "to open AF_XDP and raw sockets"),
     (Capability::CAP_BPF, "to load XDP programs"),
 ];
+
+/// Kept when there. Without CAP_IPC_LOCK frame memory is bound by LimitMEMLOCK; without CAP_PERFMON the
+/// kernel's verifier refuses XDP programs that compute where in a packet they look.
+const WELCOME: [Capability; 2] = [Capability::CAP_IPC_LOCK, Capability::CAP_PERFMON];
 
 /// A capability is missing.
 #[derive(Debug, Error)]
@@ -29,7 +32,7 @@ pub enum PrivilegeError {
 ///
 /// # Errors
 /// A capability is missing.
-pub fn keep_only_what_is_needed(frame_memory: u64) -> Result<(), PrivilegeError> {
+pub fn keep_only_what_is_needed() -> Result<(), PrivilegeError> {
     let have =
         caps::read(None, CapSet::Permitted).map_err(|error| PrivilegeError::Kernel("read", error))?;
     let missing: Vec<String> = NEEDED
@@ -40,11 +43,8 @@ pub fn keep_only_what_is_needed(frame_memory: u64) -> Result<(), PrivilegeError>
     if !missing.is_empty() {
         return Err(PrivilegeError::Missing(missing.join(", ")));
     }
-    allow_locked_memory(frame_memory, &have);
     let mut keep: CapsHashSet = NEEDED.iter().map(|(capability, _)| *capability).collect();
-    if have.contains(&Capability::CAP_IPC_LOCK) {
-        keep.insert(Capability::CAP_IPC_LOCK);
-    }
+    keep.extend(WELCOME.iter().filter(|capability| have.contains(capability)));
     // What a program that we might start could regain. We start none, so a refusal is no harm.
     for capability in caps::all().difference(&keep) {
         let _ = caps::drop(None, CapSet::Bounding, *capability);
@@ -54,25 +54,4 @@ pub fn keep_only_what_is_needed(frame_memory: u64) -> Result<(), PrivilegeError>
         caps::set(None, set, &keep).map_err(|error| PrivilegeError::Kernel("dropped", error))?;
     }
     caps::clear(None, CapSet::Inheritable).map_err(|error| PrivilegeError::Kernel("dropped", error))
-}
-
-/// Frame memory counts as locked memory once a socket has it. Try to be allowed it, warn if not: many
-/// kernels take it all the same.
-fn allow_locked_memory(needed: u64, have: &CapsHashSet) {
-    let limit = getrlimit(Resource::Memlock);
-    let enough = |limit: Option<u64>| limit.is_none_or(|limit| limit >= needed);
-    if have.contains(&Capability::CAP_IPC_LOCK) || enough(limit.current) {
-        return;
-    }
-    let unlimited = Rlimit { current: None, maximum: None };
-    let to_the_maximum = Rlimit { current: limit.maximum, maximum: limit.maximum };
-    if setrlimit(Resource::Memlock, unlimited).is_err()
-        && (setrlimit(Resource::Memlock, to_the_maximum).is_err() || !enough(limit.maximum))
-    {
-        tracing::warn!(
-            "ports may need {} MiB of locked memory each, the limit is {} KiB; raise LimitMEMLOCK or give CAP_IPC_LOCK",
-            needed >> 20,
-            limit.maximum.unwrap_or(0) >> 10
-        );
-    }
 }

@@ -17,7 +17,6 @@
 //! hold it: when a port closes, whatever bears its tag comes back to the stock.
 
 use std::num::NonZeroU16;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -65,7 +64,6 @@ pub enum UmemError {
 struct Umem {
     base: NonNull<u8>,
     len: usize,
-    memfd: OwnedFd,
     small_count: u32,
     large_count: u32,
     /// Small slots that nobody holds, except those in the pool's cache.
@@ -104,22 +102,10 @@ impl UmemHandle {
         (self.0.base.as_ptr() as u64, u64::from(self.0.small_count) * SLOT_SMALL_LEN as u64)
     }
 
-    /// Number of small slots.
-    #[must_use]
-    pub fn small_count(&self) -> u32 {
-        self.0.small_count
-    }
-
     /// Small slots in the stock now.
     #[must_use]
     pub fn stock(&self) -> usize {
         self.0.stock.len()
-    }
-
-    /// The memory file, for a process that takes over.
-    #[must_use]
-    pub fn memfd(&self) -> BorrowedFd<'_> {
-        self.0.memfd.as_fd()
     }
 
     /// A new borrower's books. `None` when 65 534 ports have some already.
@@ -179,8 +165,8 @@ impl Lease {
         Some(slot)
     }
 
-    /// Slots this port has now. Slow; for tests and for people.
-    #[must_use]
+    /// Slots this port has now.
+    #[cfg(test)]
     pub fn count(&self) -> usize {
         self.umem.0.lent.iter().filter(|lent| lent.load(Ordering::Relaxed) == self.tag.get()).count()
     }
@@ -249,7 +235,6 @@ impl UmemPool {
         let umem = Umem {
             base: NonNull::new(base.cast()).expect("mmap does not return null"),
             len,
-            memfd,
             small_count: small,
             large_count: large,
             stock,
@@ -388,7 +373,8 @@ impl FramePool for UmemPool {
 /// still succeed (CAP_IPC_LOCK is not bound by it), so this only warns.
 fn allow_locked_memory() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    if getrlimit(Resource::Memlock).current.is_none() {
+    let unbound = caps::has_cap(None, caps::CapSet::Effective, caps::Capability::CAP_IPC_LOCK);
+    if unbound.unwrap_or(false) || getrlimit(Resource::Memlock).current.is_none() {
         return;
     }
     if let Err(cause) = setrlimit(Resource::Memlock, Rlimit { current: None, maximum: None }) {

@@ -5,13 +5,19 @@
 //! They close in any order; closing waits for the kernel, so drop neither on the worker's path.
 //!
 //! `ring` is the arithmetic of rings, `socket` the system calls, `program` the XDP side, `steer` a plan
-//! as table entries, `probe` what is asked of an interface first, `port` the worker's part.
+//! as table entries, `probe` what is asked of an interface first, `port` the worker's part. With the
+//! feature `xsk-afxdp` the worker's part is `crate_port`, on the crate `afxdp` instead of our own rings.
 
+#[cfg(not(feature = "xsk-afxdp"))]
+mod port;
+#[cfg(feature = "xsk-afxdp")]
+#[path = "crate_port.rs"]
 mod port;
 mod probe;
 mod program;
 mod ring;
 mod socket;
+mod sockets;
 mod steer;
 #[cfg(test)]
 mod verdicts;
@@ -29,10 +35,10 @@ use engine::wire::mac::MacAddr;
 
 use super::umem::UmemHandle;
 pub use port::AfxdpPort;
-use port::{QueueState, Sockets};
 use probe::InterfaceFacts;
 use program::Program;
-use socket::{BindMode, Queue, RING_LEN, SocketError};
+use socket::SocketError;
+use sockets::Sockets;
 
 /// Queues of one interface that we open at most.
 const QUEUES_MAX: u32 = 64;
@@ -269,61 +275,43 @@ struct Opening<'a> {
 
 impl Opening<'_> {
     fn run(&self, umem: &UmemHandle) -> Result<(AfxdpPort, AfxdpControl), Failure> {
-        let name = || self.spec.interface.clone();
         let count = self.interface.rx_queues.min(QUEUES_MAX);
-        let no_slots = || Failure::Final(PortError::NoSlots { interface: name(), queues: count });
-        // A port may borrow half of what is left, so that there is always something for the next.
-        let share = u32::try_from(umem.stock()).unwrap_or(u32::MAX) / 2 / count;
-        let target = share.min(RING_LEN);
-        if target < 64 {
-            return Err(no_slots());
-        }
-        let lease = umem.lease().ok_or_else(no_slots)?;
-        // Declared in this order so that on every way out the rings go before the sockets.
-        let mut sockets = Sockets::new(lease, self.interface.index);
-        let mut queues: Vec<QueueState> = Vec::new();
-        let multi_buffer = self.interface.mtu + L2_LEN > (SLOT_SMALL_LEN - HEADROOM) as u32;
-        for index in 0..count {
-            let (queue, fd) = Queue::new(umem).map_err(|error| self.socket_failure(error))?;
-            sockets.fds.push(fd);
-            queues.push(QueueState::new(queue, target));
-            let queue = queues.last_mut().expect("just pushed");
-            queue.fill_from_stock(&sockets.lease);
-            let mode = BindMode { zero_copy: self.mode.zero_copy, multi_buffer };
-            self.bind(&queue.queue, index, mode).map_err(|cause| self.bind_failure(index, &cause))?;
-            sockets.zero_copy = self.mode.zero_copy;
-        }
-        let mut program = Program::load(self.spec.shared, count).map_err(|e| self.load_failure(&e))?;
-        for (index, fd) in (0..).zip(&sockets.fds) {
-            use std::os::fd::AsRawFd;
-            program.set_socket(index, fd.as_raw_fd()).map_err(|cause| {
-                Failure::Final(PortError::Program { interface: name(), cause: cause.to_string() })
-            })?;
-        }
-        program
-            .attach(self.interface.index, self.mode.native)
-            .map_err(|cause| self.attach_failure(&cause))?;
-        let sockets = Arc::new(sockets);
+        let program = Program::load(self.spec.shared, count).map_err(|e| self.load_failure(&e))?;
+        let lease = umem.lease().ok_or_else(|| self.no_slots(count))?;
+        let (port, program) = AfxdpPort::open(self, count, lease, program)?;
         let control = AfxdpControl {
-            interface: name(),
+            interface: self.spec.interface.clone(),
             shared: self.spec.shared,
             program,
-            sockets: Arc::downgrade(&sockets),
+            sockets: Arc::downgrade(port.sockets()),
         };
-        Ok((AfxdpPort::new(queues, sockets, multi_buffer), control))
+        Ok((port, control))
+    }
+
+    fn attach(&self, program: &mut Program) -> Result<(), Failure> {
+        program.attach(self.interface.index, self.mode.native).map_err(|cause| self.attach_failure(&cause))
+    }
+
+    /// Whether frames of this interface need more than one chunk.
+    const fn multi_buffer(&self) -> bool {
+        self.interface.mtu + L2_LEN > (SLOT_SMALL_LEN - HEADROOM) as u32
     }
 
     /// Binds, and waits a little for a socket that was just closed: the kernel frees its queue later.
-    fn bind(&self, queue: &Queue, index: u32, mode: BindMode) -> io::Result<()> {
+    fn patiently<T>(&self, index: u32, mut bind: impl FnMut() -> io::Result<T>) -> Result<T, Failure> {
         let deadline = std::time::Instant::now() + CLOSING_MAX;
         loop {
-            let bound = queue.bind(self.interface.index, index, mode);
+            let bound = bind();
             let busy = bound.as_ref().is_err_and(|cause| cause.raw_os_error() == Some(libc::EBUSY));
             if !busy || std::time::Instant::now() > deadline {
-                return bound;
+                return bound.map_err(|cause| self.bind_failure(index, &cause));
             }
             std::thread::sleep(CLOSING_STEP);
         }
+    }
+
+    fn no_slots(&self, queues: u32) -> Failure {
+        Failure::Final(PortError::NoSlots { interface: self.spec.interface.clone(), queues })
     }
 
     fn socket_failure(&self, error: SocketError) -> Failure {
@@ -380,6 +368,11 @@ impl Opening<'_> {
             source = error.source();
         }
         Failure::Final(PortError::Program { interface, cause })
+    }
+
+    fn map_failure(&self, cause: &MapError) -> Failure {
+        let interface = self.spec.interface.clone();
+        Failure::Final(PortError::Program { interface, cause: cause.to_string() })
     }
 
     fn attach_failure(&self, cause: &io::Error) -> Failure {

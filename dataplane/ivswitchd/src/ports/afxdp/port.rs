@@ -1,8 +1,8 @@
 //! The worker's part of an AF_XDP port: batches in, batches out.
 
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use engine::frame::{Batch, Frame, FramePool, Offload, SlotSize};
@@ -11,8 +11,10 @@ use engine::port::{Port, PortCaps};
 use engine::time::Instant;
 use libc::xdp_desc;
 
-use super::XskStats;
-use super::socket::{BindMode, Queue, statistics};
+use super::program::Program;
+use super::socket::{BindMode, Queue, RING_LEN};
+use super::sockets::Sockets;
+use super::{Failure, Opening};
 use crate::ports::umem::{Lease, UmemPool};
 
 /// The packet goes on in the next descriptor.
@@ -29,93 +31,6 @@ const KICKS_MAX: u32 = 128;
 
 /// How long an interface that is down is left alone.
 const DOWN_PAUSE: Duration = Duration::from_millis(10);
-
-/// What outlives the rings: the sockets, and after them the books about their slots.
-#[derive(Debug)]
-pub struct Sockets {
-    pub(super) fds: Vec<OwnedFd>,
-    pub(super) lease: Lease,
-    interface: u32,
-    /// The driver was given the memory: see `driver_let_go`.
-    pub(super) zero_copy: bool,
-    tx_pending: AtomicBool,
-    dead: AtomicBool,
-    rx_dropped: AtomicU64,
-    tx_invalid: AtomicU64,
-}
-
-impl Sockets {
-    pub(super) fn new(lease: Lease, interface: u32) -> Self {
-        Self {
-            fds: Vec::new(),
-            lease,
-            interface,
-            zero_copy: false,
-            tx_pending: AtomicBool::new(false),
-            dead: AtomicBool::new(false),
-            rx_dropped: AtomicU64::new(0),
-            tx_invalid: AtomicU64::new(0),
-        }
-    }
-
-    /// The counters, all queues.
-    pub(super) fn stats(&self) -> XskStats {
-        let mut sum = XskStats {
-            rx_dropped: self.rx_dropped.load(Ordering::Relaxed),
-            tx_invalid: self.tx_invalid.load(Ordering::Relaxed),
-            ..XskStats::default()
-        };
-        for stats in self.fds.iter().filter_map(|fd| statistics(fd).ok()) {
-            sum.rx_dropped += stats.rx_dropped;
-            sum.rx_ring_full += stats.rx_ring_full;
-            sum.fill_ring_empty += stats.rx_fill_ring_empty_descs;
-            sum.tx_invalid += stats.tx_invalid_descs;
-        }
-        sum
-    }
-
-    pub(super) fn is_tx_pending(&self) -> bool {
-        self.tx_pending.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn is_dead(&self) -> bool {
-        self.dead.load(Ordering::Relaxed)
-    }
-
-    /// Whether the driver has let go of all queues. In copy mode closing a socket is enough; with zero
-    /// copy the driver is told later, and until then a queue cannot be bound again.
-    fn driver_let_go(&self, queues: usize) -> bool {
-        (0..queues as u32).all(|index| {
-            let free = || match Queue::new(self.lease.umem()) {
-                Ok((queue, _fd)) => {
-                    let mode = BindMode { zero_copy: false, multi_buffer: false };
-                    let bound = queue.bind(self.interface, index, mode);
-                    !bound.is_err_and(|cause| cause.raw_os_error() == Some(libc::EBUSY))
-                }
-                Err(_) => false,
-            };
-            (0..2000).any(|_| {
-                let free = free();
-                if !free {
-                    std::thread::sleep(Duration::from_millis(1));
-                }
-                free
-            })
-        })
-    }
-}
-
-impl Drop for Sockets {
-    fn drop(&mut self) {
-        let queues = self.fds.len();
-        self.fds.clear();
-        if self.zero_copy && !self.driver_let_go(queues) {
-            tracing::warn!("interface {}: the driver keeps its buffers; they stay lost", self.interface);
-            self.lease.forfeit();
-        }
-        // The lease goes next and returns every slot.
-    }
-}
 
 /// One queue and what is known of its rings.
 #[derive(Debug)]
@@ -265,8 +180,44 @@ pub struct AfxdpPort {
 }
 
 impl AfxdpPort {
-    pub(super) fn new(queues: Vec<QueueState>, sockets: Arc<Sockets>, multi_buffer: bool) -> Self {
-        Self { queues, sockets, multi_buffer, turn: 0, tx_lent: 0, down_until: None }
+    /// Opens all queues and attaches the program, whose fill rings are full by then.
+    pub(super) fn open(
+        opening: &Opening<'_>,
+        count: u32,
+        lease: Lease,
+        mut program: Program,
+    ) -> Result<(Self, Program), Failure> {
+        // A port may borrow half of what is left, so that there is always something for the next.
+        let share = u32::try_from(lease.umem().stock()).unwrap_or(u32::MAX) / 2 / count;
+        let target = share.min(RING_LEN);
+        if target < REFILL_STEP {
+            return Err(opening.no_slots(count));
+        }
+        // Declared in this order so that on every way out the rings go before the sockets.
+        let mut sockets = Sockets::new(lease, opening.interface.index);
+        let mut queues: Vec<QueueState> = Vec::new();
+        let (zero_copy, multi_buffer) = (opening.mode.zero_copy, opening.multi_buffer());
+        for index in 0..count {
+            let opened = Queue::new(sockets.lease.umem());
+            let (queue, fd) = opened.map_err(|error| opening.socket_failure(error))?;
+            program.set_socket(index, fd.as_raw_fd()).map_err(|cause| opening.map_failure(&cause))?;
+            sockets.fds.push(fd);
+            let mut queue = QueueState::new(queue, target);
+            queue.fill_from_stock(&sockets.lease);
+            queues.push(queue);
+            let queue = &queues[index as usize].queue;
+            let mode = BindMode { zero_copy, multi_buffer };
+            opening.patiently(index, || queue.bind(opening.interface.index, index, mode))?;
+            sockets.zero_copy = zero_copy;
+        }
+        opening.attach(&mut program)?;
+        let sockets = Arc::new(sockets);
+        let port = Self { queues, sockets, multi_buffer, turn: 0, tx_lent: 0, down_until: None };
+        Ok((port, program))
+    }
+
+    pub(super) fn sockets(&self) -> &Arc<Sockets> {
+        &self.sockets
     }
 
     /// The sockets, for `poll`: readable when frames have arrived.
@@ -286,14 +237,8 @@ impl AfxdpPort {
         move || sockets.upgrade().is_some_and(|sockets| sockets.is_tx_pending())
     }
 
-    /// The kernel's counters, all queues.
-    #[must_use]
-    pub fn stats(&self) -> XskStats {
-        self.sockets.stats()
-    }
-
-    /// Slots lent to this port. Slow; for tests and for people.
-    #[must_use]
+    /// Slots lent to this port.
+    #[cfg(test)]
     pub fn lent(&self) -> usize {
         self.sockets.lease.count()
     }

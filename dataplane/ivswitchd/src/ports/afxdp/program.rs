@@ -7,7 +7,9 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, MapError, PerCpuArray, XskMap};
-use aya::programs::{ProgramError, Xdp};
+#[cfg(test)]
+use aya::programs::ProgramError;
+use aya::programs::Xdp;
 use aya::{Ebpf, EbpfError, EbpfLoader};
 
 use super::SteerCounters;
@@ -37,7 +39,7 @@ impl Program {
     /// What the kernel or its verifier refuses.
     pub fn load(shared: bool, queues: u32) -> Result<Self, EbpfError> {
         // No BTF of the running kernel: the program uses nothing of it, and reading it takes a while.
-        let mut ebpf = EbpfLoader::new().btf(None).map_max_entries("xsks", queues).load(OBJECT)?;
+        let mut ebpf = EbpfLoader::new().btf(None).map_max_entries("xsks_map", queues).load(OBJECT)?;
         let name = if shared { "steer_shared" } else { "steer_all" };
         xdp(&mut ebpf, name).load()?;
         Ok(Self { ebpf, name, link: None, entries: SteerEntries::new() })
@@ -48,7 +50,8 @@ impl Program {
     /// # Errors
     /// What the kernel refuses.
     pub fn set_socket(&mut self, index: u32, socket: RawFd) -> Result<(), MapError> {
-        XskMap::try_from(self.ebpf.map_mut("xsks").expect("the object has this map"))?.set(index, socket, 0)
+        XskMap::try_from(self.ebpf.map_mut("xsks_map").expect("the object has this map"))?
+            .set(index, socket, 0)
     }
 
     /// Attaches the program to the interface.
@@ -74,10 +77,8 @@ impl Program {
         Ok(())
     }
 
-    /// The program's descriptor, for tests that run it on given frames.
-    ///
-    /// # Errors
-    /// Never after `load`.
+    /// The program's descriptor, to run it on given frames.
+    #[cfg(test)]
     pub fn fd(&mut self) -> Result<RawFd, ProgramError> {
         Ok(xdp(&mut self.ebpf, self.name).fd()?.as_fd().as_raw_fd())
     }

@@ -113,9 +113,7 @@ impl Queue {
         ] {
             set_option(&fd, option, &RING_LEN).map_err(failed(what))?;
         }
-        // Wishes; without them a kick moves fewer frames.
-        let _ = set_option(&fd, XDP_MAX_TX_SKB_BUDGET, &RING_LEN);
-        set_send_buffer(&fd);
+        raise_limits(&fd);
 
         let offsets = mmap_offsets(&fd).map_err(failed("ring layout"))?;
         let desc_len = size_of::<xdp_desc>();
@@ -161,13 +159,10 @@ impl Queue {
         if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
-    /// Makes the kernel look at the transmit ring. In copy mode the frames are sent within the call.
+    /// See [`kick_tx`].
     #[inline]
     pub fn kick_tx(&self) -> io::Result<()> {
-        // SAFETY: no memory is passed.
-        let done =
-            unsafe { libc::sendto(self.fd, std::ptr::null(), 0, libc::MSG_DONTWAIT, std::ptr::null(), 0) };
-        if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+        kick_tx(self.fd)
     }
 
     /// Makes the kernel look at the fill ring. Errors tell nothing that `kick_tx` would not.
@@ -177,6 +172,24 @@ impl Queue {
         // SAFETY: no memory is passed.
         unsafe { libc::recvfrom(self.fd, null, 0, libc::MSG_DONTWAIT, null.cast(), null.cast()) };
     }
+}
+
+/// Makes the kernel look at the transmit ring. In copy mode the frames are sent within the call.
+///
+/// # Errors
+/// `EAGAIN`, `EBUSY`, `ENOBUFS`: not all could be sent now. `ENETDOWN`: the interface is down.
+/// Others: it is gone.
+#[inline]
+pub fn kick_tx(socket: RawFd) -> io::Result<()> {
+    // SAFETY: no memory is passed.
+    let done = unsafe { libc::sendto(socket, std::ptr::null(), 0, libc::MSG_DONTWAIT, std::ptr::null(), 0) };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Lets one kick move a whole ring. Wishes; without them it moves fewer frames.
+pub fn raise_limits(socket: &OwnedFd) {
+    let _ = set_option(socket, XDP_MAX_TX_SKB_BUDGET, &RING_LEN);
+    set_send_buffer(socket);
 }
 
 /// The kernel's counters of a socket.
