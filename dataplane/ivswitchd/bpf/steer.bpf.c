@@ -45,7 +45,7 @@ struct {
 	__uint(max_entries, 64);
 	__type(key, __u32);
 	__type(value, __u32);
-} xsks SEC(".maps");
+} xsks_map SEC(".maps");   // by this name the crate afxdp finds it
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -236,7 +236,7 @@ static __always_inline int classify(void *data, void *end, const struct config *
 SEC("xdp.frags")
 int steer_all(struct xdp_md *ctx)
 {
-	return bpf_redirect_map(&xsks, ctx->rx_queue_index, XDP_DROP);
+	return bpf_redirect_map(&xsks_map, ctx->rx_queue_index, XDP_DROP);
 }
 
 SEC("xdp.frags")
@@ -252,7 +252,7 @@ int steer_shared(struct xdp_md *ctx)
 		*count += 1;
 	if (verdict == PASSED)
 		return XDP_PASS;
-	return bpf_redirect_map(&xsks, ctx->rx_queue_index, XDP_PASS);
+	return bpf_redirect_map(&xsks_map, ctx->rx_queue_index, XDP_PASS);
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -87,8 +87,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "{:.0} {:.0} frames/s; {:?} {:?}",
         counts[0] as f64 / seconds,
         counts[1] as f64 / seconds,
-        a.port.stats(),
-        b.port.stats()
+        a.control.stats(),
+        b.control.stats()
     );
     Ok(())
 }
