@@ -101,12 +101,15 @@ impl Packets {
         self.0.lines().filter(|line| line.contains(word)).count()
     }
 
-    /// Lines with a checksum that `tcpdump` finds wrong, at any layer, inside tunnels too.
+    /// Lines with a checksum that `tcpdump` finds wrong, at any layer, inside tunnels too. It calls a zero
+    /// checksum of a tunnel over IPv6 wrong, which RFC 6935 allows; we do not.
     #[must_use]
     pub fn bad_checksums(&self) -> Vec<&str> {
         let bad =
             ["(incorrect", "bad cksum", "bad udp cksum", "bad icmp6 cksum", "wrong icmp cksum", "(wrong"];
-        self.0.lines().filter(|line| bad.iter().any(|word| line.contains(word))).collect()
+        let none = "[bad udp cksum 0x0000 -> ";
+        let tunnel = |line: &&str| !(line.contains("VXLAN") && line.contains(none));
+        self.0.lines().filter(tunnel).filter(|line| bad.iter().any(|word| line.contains(word))).collect()
     }
 
     /// Fails the test unless there are at least `least` packets with a verified checksum, and none wrong.
