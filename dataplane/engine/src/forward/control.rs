@@ -29,6 +29,7 @@ impl Switch {
                 t.guard.set_prefixes(&config.guard);
                 t.uplink = Some(config);
                 self.compose_peers();
+                self.resolve_soon(now);
             }
             Command::SetNetwork(config) => {
                 let (vni, max, age) = (config.vni, config.fdb_max, config.fdb_age);
@@ -73,6 +74,7 @@ impl Switch {
                 }
                 self.compose_peers();
                 self.compose_flood(None);
+                self.resolve_soon(now);
             }
             Command::RemovePeer(id) => {
                 self.unguard_peer(id);
@@ -120,7 +122,7 @@ impl Switch {
             Command::SetUnderlayRoutes(routes) => {
                 t.underlay.set_routes(&routes);
                 self.compose_peers();
-                self.next_resolve = now;
+                self.resolve_soon(now);
             }
             Command::SetUnderlayNeighbor(ip, mac) => {
                 t.underlay.set_neighbor(ip.into(), mac);
@@ -129,7 +131,7 @@ impl Switch {
             Command::RemoveUnderlayNeighbor(ip) => {
                 t.underlay.remove_neighbor(ip.into());
                 self.compose_peers();
-                self.next_resolve = now;
+                self.resolve_soon(now);
             }
             Command::AddFdb(vni, vid, mac, location) => {
                 if t.fdb.add_static(now, vni, vid, mac, location) {
@@ -242,6 +244,11 @@ impl Switch {
             self.ask(vni, ip, pool);
         }
         self.resolve_underlay(now);
+    }
+
+    /// A next hop may be missing: the next tick asks, and it comes at once.
+    fn resolve_soon(&mut self, now: Instant) {
+        (self.next_resolve, self.next_tick) = (now, now);
     }
 
     /// Asks the kernel for next hops: missing ones often, all of them now and then, since it does not see
