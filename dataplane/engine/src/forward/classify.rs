@@ -8,7 +8,7 @@ use super::verdict::{Edits, NatRewrite, Out, Responder, Route, Verdict};
 use crate::command::{Location, NextHop, PeerId, PortId, Role, Vni};
 use crate::counters::DropReason;
 use crate::table::floating_ip::{Action, Domain, Target};
-use crate::table::network::Network;
+use crate::table::network::{NetId, Network};
 use crate::table::port::{PortEntry, TagEdit};
 use crate::table::underlay::Hop;
 use crate::wire::arp::{self, Arp};
@@ -36,6 +36,8 @@ pub struct Admission {
     pub from: From,
     /// On which network; meaningless from the underlay.
     pub vni: Vni,
+    /// Its place in the table.
+    pub net: NetId,
     /// In which VLAN of it, 0 without.
     pub vid: u16,
     /// Its tag on the way in.
@@ -63,7 +65,8 @@ pub fn admit(
         (Role::Uplink, Some(_)) => admit_tunnel(tables, h),
         (Role::Uplink, None) => {
             let vni = const { Vni::new(0).unwrap() };
-            Ok(Admission { from: From::Underlay, vni, vid: 0, tag: TagEdit::Keep, ecn: None })
+            let net = NetId::default();
+            Ok(Admission { from: From::Underlay, vni, net, vid: 0, tag: TagEdit::Keep, ecn: None })
         }
         (role, _) => admit_local(tables, id, port, role, h, bytes),
     }
@@ -73,14 +76,15 @@ pub fn admit(
 fn admit_tunnel(tables: &Tables, h: &Headers) -> Result<Admission, DropReason> {
     let outer = h.outer.ok_or(DropReason::NotOurs)?;
     let id = tables.peers.by_address(outer.src).ok_or(DropReason::UnknownPeer)?;
-    let network = tables.networks.get(outer.vni).ok_or(DropReason::UnknownVni)?;
+    let net = tables.networks.id(outer.vni).ok_or(DropReason::UnknownVni)?;
+    let network = tables.networks.at(net).ok_or(DropReason::UnknownVni)?;
     if !network.has_member(id) {
         return Err(DropReason::PeerNotInVni);
     }
     check_macs(h)?;
     let spoke = tables.peers.get(id).is_some_and(|p| p.config.spoke);
     let ecn = decapsulated_ecn(outer.ecn, h)?;
-    Ok(Admission { from: From::Peer(id, spoke), vni: outer.vni, vid: h.vid, tag: TagEdit::Keep, ecn })
+    Ok(Admission { from: From::Peer(id, spoke), vni: outer.vni, net, vid: h.vid, tag: TagEdit::Keep, ecn })
 }
 
 #[inline]
@@ -92,8 +96,9 @@ fn admit_local(
     h: &Headers,
     bytes: &[u8],
 ) -> Result<Admission, DropReason> {
-    let vni = port.config.vni.ok_or(DropReason::PortNotLive)?;
-    let network = tables.networks.get(vni).ok_or(DropReason::PortNotLive)?;
+    let net = port.net.ok_or(DropReason::PortNotLive)?;
+    let network = tables.networks.at(net).ok_or(DropReason::PortNotLive)?;
+    let vni = network.config.vni;
     // Two tags of room: what a CMS stacks behind its door.
     if bytes.len() > usize::from(port.config.mtu) + ethernet::HEADER_LEN + 2 * ethernet::TAG_LEN {
         return Err(DropReason::Giant);
@@ -106,7 +111,7 @@ fn admit_local(
     if role == Role::Guest {
         guard_guest(port, h, bytes)?;
     }
-    Ok(Admission { from: From::Port(id), vni, vid, tag, ecn: None })
+    Ok(Admission { from: From::Port(id), vni, net, vid, tag, ecn: None })
 }
 
 #[inline]
@@ -242,7 +247,9 @@ fn on_network(
     if let From::Peer(peer, _) = adm.from {
         trail.step(|| Step::Tunnel(peer, vni));
     }
-    let Some(network) = tables.networks.get(vni) else { return Verdict::drop(vni, DropReason::UnknownVni) };
+    let Some(network) = tables.networks.at(adm.net) else {
+        return Verdict::drop(vni, DropReason::UnknownVni);
+    };
     let verdict = |out| Verdict { edits: Edits::NONE, out, vni, vid: adm.vid };
 
     // The virtual gateway and the switch itself live in the untagged part of the network.

@@ -41,11 +41,12 @@ impl Switch {
             Command::RemoveNetwork(vni) => {
                 t.networks.remove(vni);
                 t.fdb.remove_network(vni);
+                self.compose_flood(None);
                 self.locate_stations();
             }
             Command::SetPort(id, config) => {
                 let before = t.ports.get(id).map(|p| (p.config.vni, p.config.live));
-                let vni = config.vni;
+                let (vni, live) = (config.vni, config.live);
                 if before.is_some_and(|(v, _)| v != vni) {
                     t.fdb.flush(None, Some(crate::command::Location::Port(id)), true);
                 }
@@ -53,6 +54,9 @@ impl Switch {
                 self.compose_flood(vni);
                 if let Some((old, _)) = before.filter(|(v, _)| *v != vni) {
                     self.compose_flood(old);
+                }
+                if live && before.is_none_or(|(_, was)| !was) {
+                    self.ask_again(now);
                 }
             }
             Command::RemovePort(id) => {
@@ -125,8 +129,10 @@ impl Switch {
                 self.resolve_soon(now);
             }
             Command::SetUnderlayNeighbor(ip, mac) => {
-                t.underlay.set_neighbor(ip.into(), mac);
-                self.compose_peers();
+                if t.underlay.set_neighbor(ip.into(), mac) {
+                    self.compose_peers();
+                    self.ask_again(now);
+                }
             }
             Command::RemoveUnderlayNeighbor(ip) => {
                 t.underlay.remove_neighbor(ip.into());
@@ -189,9 +195,12 @@ impl Switch {
         }
     }
 
-    /// Flood sets of one network, or of all.
+    /// Flood sets of one network, or of all; and which network each port is on.
     fn compose_flood(&mut self, only: Option<Vni>) {
         let t = &mut self.tables;
+        for port in t.ports.iter_mut() {
+            port.net = port.config.vni.and_then(|vni| t.networks.id(vni));
+        }
         for network in t.networks.iter_mut() {
             let vni = network.config.vni;
             if only.is_some_and(|v| v != vni) {
@@ -244,6 +253,12 @@ impl Switch {
             self.ask(vni, ip, pool);
         }
         self.resolve_underlay(now);
+    }
+
+    /// The way to some station may have opened: questions that were lost are asked at once.
+    fn ask_again(&mut self, now: Instant) {
+        self.tables.neighbors.ask_again();
+        self.next_tick = now;
     }
 
     /// A next hop may be missing: the next tick asks, and it comes at once.

@@ -16,7 +16,7 @@ use crate::wire::view;
 /// Notes where the frame's sender is, and what it says of its IP address.
 #[inline]
 pub fn learn(tables: &mut Tables, now: Instant, adm: &Admission, h: &Headers, bytes: &[u8]) {
-    let Some(network) = tables.networks.get(adm.vni) else { return };
+    let Some(network) = tables.networks.at(adm.net) else { return };
     let (location, max) = match adm.from {
         From::Port(id) => (Location::Port(id), tables.ports.get(id).map_or(0, |p| p.config.fdb_max)),
         From::Peer(id, _) => (Location::Peer(id), network.config.fdb_max),

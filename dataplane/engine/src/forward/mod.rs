@@ -12,8 +12,6 @@ mod control;
 
 use alloc::vec::Vec;
 
-use arrayvec::ArrayVec;
-
 use self::classify::{Admission, From};
 use self::parse::{Headers, Net};
 use self::verdict::{Out, Responder, Verdict};
@@ -89,7 +87,7 @@ impl Tables {
 pub struct Switch {
     tables: Tables,
     counters: SwitchCounters,
-    headers: ArrayVec<Result<Headers, DropReason>, BATCH_LEN>,
+    headers: Vec<Result<Headers, DropReason>>,
     targets: Vec<FloodTarget>,
     punted: Vec<Frame>,
     events: Vec<Event>,
@@ -119,7 +117,7 @@ impl Switch {
         Self {
             tables: Tables::new(seed),
             counters: SwitchCounters::default(),
-            headers: ArrayVec::new(),
+            headers: Vec::with_capacity(BATCH_LEN),
             targets: Vec::new(),
             punted: Vec::with_capacity(BATCH_LEN),
             events: Vec::new(),
@@ -135,16 +133,14 @@ impl Switch {
     /// punted, or dropped and counted.
     pub fn forward<P: FramePool>(&mut self, now: Instant, port: PortId, batch: &mut Batch, pool: &mut P) {
         self.parse_batch(port, batch, pool);
-        for i in 0..batch.len() {
-            let frame = core::mem::replace(&mut batch[i], EMPTY);
-            match self.headers[i] {
-                Ok(h) => self.forward_one(now, port, &h, frame, pool),
-                Err(reason) => self.drop_frame(port, frame, reason, pool),
+        let headers = core::mem::take(&mut self.headers);
+        for (frame, headers) in batch.drain(..).zip(&headers) {
+            match headers {
+                Ok(h) => self.forward_one(now, port, h, frame, pool),
+                Err(reason) => self.drop_frame(port, frame, *reason, pool),
             }
         }
-        for placeholder in batch.drain(..) {
-            debug_assert_eq!(placeholder, EMPTY);
-        }
+        self.headers = headers;
     }
 
     /// Stage one for the whole batch: touch every header, so that the misses overlap.
@@ -489,9 +485,6 @@ impl Switch {
         self.flood(uplink, None, &verdict, tunnel, frame, pool);
     }
 }
-
-/// The frame that stands in for one taken out of a batch.
-const EMPTY: Frame = Frame { slot: u32::MAX, head: 0, len: 0, offload: crate::frame::Offload::NONE };
 
 /// What an outer header needs to know of the frame under it.
 #[derive(Clone, Copy, Debug)]

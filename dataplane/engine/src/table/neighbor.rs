@@ -15,6 +15,8 @@ use crate::wire::mac::MacAddr;
 #[derive(Debug)]
 pub struct Neighbors {
     map: Map<(Vni, Ip), Neighbor>,
+    /// Unanswered questions may have been lost: all of them are due.
+    again: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -29,7 +31,7 @@ impl Neighbors {
     /// An empty table whose hash is keyed by `seed`.
     #[must_use]
     pub fn new(seed: u64) -> Self {
-        Self { map: Map::with_hasher(hasher(seed)) }
+        Self { map: Map::with_hasher(hasher(seed)), again: false }
     }
 
     /// Asks for an address from now on. Each call needs its [`Neighbors::unwant`].
@@ -66,16 +68,23 @@ impl Neighbors {
         self.map.get(&(vni, ip))?.mac
     }
 
+    /// Makes every unanswered question due: a way to the stations has opened.
+    pub fn ask_again(&mut self) {
+        self.again = true;
+    }
+
     /// Addresses to ask for now, and addresses given up because nobody answered for them any more.
     pub fn due(&mut self, now: Instant) -> (Vec<Station>, Vec<Station>) {
         let (mut ask, mut lost) = (Vec::new(), Vec::new());
+        let again = core::mem::take(&mut self.again);
         for (&key, neighbor) in &mut self.map {
             let silent = now.since(neighbor.heard);
             if neighbor.mac.is_some() && silent >= NEIGHBOR_AGE {
                 neighbor.mac = None;
                 lost.push(key);
             }
-            let quiet = neighbor.asked.is_none_or(|at| now.since(at) >= RESOLVE_INTERVAL);
+            let quiet = again && neighbor.mac.is_none()
+                || neighbor.asked.is_none_or(|at| now.since(at) >= RESOLVE_INTERVAL);
             if quiet && (neighbor.mac.is_none() || silent >= REFRESH_INTERVAL) {
                 neighbor.asked = Some(now);
                 ask.push(key);

@@ -7,11 +7,16 @@ use crate::command::{NetworkConfig, PeerId, PortId, Vni};
 use crate::limits::NETWORKS_MAX;
 use crate::wire::ip::Ip;
 
-/// Maps a VNI to its network. Bounded by [`NETWORKS_MAX`]; written by commands only.
+/// Maps a VNI to a dense [`NetId`] and that to its network. Bounded by [`NETWORKS_MAX`]; written by commands only.
 #[derive(Debug)]
 pub struct Networks {
-    by_vni: Map<Vni, Network>,
+    by_vni: Map<Vni, NetId>,
+    dense: Vec<Option<Network>>,
 }
+
+/// A network of this switch, by its place in the table: what a frame carries once its VNI was looked up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct NetId(u16);
 
 /// One isolated L2 segment and its flood sets.
 ///
@@ -35,48 +40,63 @@ impl Networks {
     /// An empty table whose hash is keyed by `seed`.
     #[must_use]
     pub fn new(seed: u64) -> Self {
-        Self { by_vni: Map::with_hasher(hasher(seed)) }
+        Self { by_vni: Map::with_hasher(hasher(seed)), dense: Vec::new() }
+    }
+
+    /// The network's place.
+    #[inline]
+    #[must_use]
+    pub fn id(&self, vni: Vni) -> Option<NetId> {
+        self.by_vni.get(&vni).copied()
+    }
+
+    /// The network at a place.
+    #[inline]
+    #[must_use]
+    pub fn at(&self, id: NetId) -> Option<&Network> {
+        self.dense.get(usize::from(id.0))?.as_ref()
     }
 
     /// The network.
     #[inline]
     #[must_use]
     pub fn get(&self, vni: Vni) -> Option<&Network> {
-        self.by_vni.get(&vni)
-    }
-
-    /// The network, to change it.
-    #[must_use]
-    pub fn get_mut(&mut self, vni: Vni) -> Option<&mut Network> {
-        self.by_vni.get_mut(&vni)
+        self.at(self.id(vni)?)
     }
 
     /// Creates or changes a network. False when there are too many.
     pub fn set(&mut self, config: NetworkConfig) -> bool {
         let gateways = config.gateways.iter().map(|&ip| ip.into()).collect();
-        if let Some(network) = self.by_vni.get_mut(&config.vni) {
-            network.gateways = gateways;
-            network.config = config;
+        if let Some(id) = self.id(config.vni) {
+            if let Some(Some(network)) = self.dense.get_mut(usize::from(id.0)) {
+                network.gateways = gateways;
+                network.config = config;
+            }
             return true;
         }
-        if self.by_vni.len() >= NETWORKS_MAX {
+        let at = self.dense.iter().position(Option::is_none).unwrap_or(self.dense.len());
+        if at >= NETWORKS_MAX {
             return false;
         }
-        self.by_vni.insert(
-            config.vni,
-            Network { config, gateways, ports: Vec::new(), peers: Vec::new(), members: Vec::new() },
-        );
+        if at == self.dense.len() {
+            self.dense.push(None);
+        }
+        self.by_vni.insert(config.vni, NetId(at as u16));
+        self.dense[at] =
+            Some(Network { config, gateways, ports: Vec::new(), peers: Vec::new(), members: Vec::new() });
         true
     }
 
     /// Removes a network.
     pub fn remove(&mut self, vni: Vni) {
-        self.by_vni.remove(&vni);
+        if let Some(id) = self.by_vni.remove(&vni) {
+            self.dense[usize::from(id.0)] = None;
+        }
     }
 
     /// Every network, in no order that matters.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Network> {
-        self.by_vni.values_mut()
+        self.dense.iter_mut().flatten()
     }
 }
 

@@ -8,6 +8,7 @@ use crate::counters::{DropReason, PortCounters};
 use crate::frame::Frame;
 use crate::limits::{PORTS_MAX, TX_QUEUE_LEN};
 use crate::port::PortCaps;
+use crate::table::network::NetId;
 use crate::time::Instant;
 use crate::wire::ip::Ip;
 use crate::wire::mac::MacAddr;
@@ -24,6 +25,8 @@ pub struct PortTable {
 pub struct PortEntry {
     /// As configured.
     pub config: PortConfig,
+    /// The network it joins, once that exists.
+    pub net: Option<NetId>,
     /// What its I/O can do.
     pub caps: PortCaps,
     /// Its VLAN rules, ready to test.
@@ -73,6 +76,7 @@ impl PortTable {
             empty => {
                 *empty = Some(Box::new(PortEntry {
                     config,
+                    net: None,
                     caps: PortCaps::default(),
                     vlan,
                     bum,
@@ -92,6 +96,11 @@ impl PortTable {
     /// Every port with its number.
     pub fn iter(&self) -> impl Iterator<Item = (PortId, &PortEntry)> {
         self.ports.iter().enumerate().filter_map(|(i, p)| Some((PortId(i as u16), p.as_deref()?)))
+    }
+
+    /// Every port, to change it.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut PortEntry> {
+        self.ports.iter_mut().filter_map(Option::as_deref_mut)
     }
 
     /// Numbers up to which ports may exist.

@@ -66,11 +66,10 @@ impl Underlay {
         self.routes.sort_by_key(|(p, _)| core::cmp::Reverse(p.mask));
     }
 
-    /// A next hop answered. Ignored when the table is full.
-    pub fn set_neighbor(&mut self, ip: Ip, mac: MacAddr) {
-        if self.neighbors.len() < NEIGHBORS_MAX || self.neighbors.contains_key(&ip) {
-            self.neighbors.insert(ip, mac);
-        }
+    /// A next hop answered. Ignored when the table is full. True when that is news.
+    pub fn set_neighbor(&mut self, ip: Ip, mac: MacAddr) -> bool {
+        let room = self.neighbors.len() < NEIGHBORS_MAX || self.neighbors.contains_key(&ip);
+        room && self.neighbors.insert(ip, mac) != Some(mac)
     }
 
     /// A next hop is gone.
@@ -164,7 +163,8 @@ mod tests {
         assert_eq!(u.hop(ip("10.0.0.9")), Hop::Unresolved(ip("10.0.0.9")));
         assert_eq!(u.hop(ip("8.8.8.8")), Hop::Unresolved(ip("10.0.0.1")));
         assert_eq!(u.hop(ip("2001:db8::1")), Hop::NoRoute, "an IPv4 default route is not for IPv6");
-        u.set_neighbor(ip("10.0.0.1"), MacAddr([2; 6]));
+        assert!(u.set_neighbor(ip("10.0.0.1"), MacAddr([2; 6])));
+        assert!(!u.set_neighbor(ip("10.0.0.1"), MacAddr([2; 6])), "no news");
         assert_eq!(u.hop(ip("8.8.8.8")), Hop::Mac(MacAddr([2; 6])));
     }
 
