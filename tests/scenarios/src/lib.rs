@@ -2,7 +2,7 @@
 
 use sim::cms::CmsSpec;
 use sim::guest::{HostSpec, INTERNET};
-use sim::world::{NodeId, SiteId, World};
+use sim::world::{MS, NodeId, SiteId, World};
 
 /// VNI of the network `private` in these worlds.
 pub const PRIVATE: u32 = 100;
@@ -115,9 +115,13 @@ pub fn figure4(w: &mut World) -> Figure4 {
     let cms = w.cms(rvm2, cms_spec(&[("56.0.0.11", "192.168.1.2")]));
     let ivm = w.ivm(cms, HostSpec::new("ivm2", &mac(0x12), PRIVATE, &["192.168.1.2/24"]).via("192.168.1.1"));
     allow_internet(w, PRIVATE, "192.168.1.2", "8.8.8.8");
-    w.start_all();
+    // The CMS starts with what it finds: the door's MAC is its own.
+    w.start(rvm2);
+    w.run_for(MS);
     let eth2 = w.r(rvm2).facts("eth2").expect("the agent made the door").mac;
     w.c(cms).spec.eth2_mac = eth2;
+    w.start(rvm1);
+    w.run_for(50 * MS);
     Figure4 { site, rvm1, rvm2, cms, ivm, host }
 }
 

@@ -462,10 +462,17 @@ impl Host {
     }
 
     /// Starts a TCP server: it takes what a client announces and sends what the client asks for.
+    ///
+    /// # Panics
+    /// Never: the sockets are new.
     pub fn serve(&mut self, port: u16) -> AppId {
         let conns = (0..TCP_BACKLOG)
             .map(|_| Conn {
-                socket: self.sockets.add(tcp_socket()),
+                socket: {
+                    let mut s = tcp_socket();
+                    s.listen(port).expect("a new socket");
+                    self.sockets.add(s)
+                },
                 hello: Vec::new(),
                 up_left: 0,
                 down: 0,
@@ -689,6 +696,8 @@ impl Ping {
         if all || now_ns >= self.deadline_ns {
             self.report.done = true;
             self.report.failed = !all;
+            // What it still holds would go on asking for a neighbour that is not there.
+            drop(sockets.remove(self.socket));
         }
         busy
     }
@@ -728,6 +737,8 @@ impl Datagrams {
         if all || now_ns >= self.deadline_ns {
             self.report.done = true;
             self.report.failed = !all;
+            // What it still holds would go on asking for a neighbour that is not there.
+            drop(sockets.remove(self.socket));
         }
         busy
     }

@@ -473,6 +473,15 @@ pub fn rewrite_address(f: &mut [u8], l3: usize, destination: bool, new: IpAddr) 
             if width == 4 {
                 mend(f, quoted + 10, &old, &new);
             }
+            // The quoted transport checksum, where the quote reaches that far.
+            let l4 = quoted + if width == 4 { usize::from(f[quoted] & 15) * 4 } else { 40 };
+            let proto = f[quoted + if width == 4 { 9 } else { 6 }];
+            match proto {
+                TCP => mend(f, l4 + 16, &old, &new),
+                UDP if f.get(l4 + 6..l4 + 8).is_some_and(|c| c != [0, 0]) => mend(f, l4 + 6, &old, &new),
+                ICMPV6 => mend(f, l4 + 2, &old, &new),
+                _ => {}
+            }
             // The message's own checksum covers the quoted packet: make it anew.
             f[ip.l4 + 2..ip.l4 + 4].fill(0);
             let start = if ip.proto == ICMPV6 {

@@ -79,6 +79,7 @@ fn i35_inbound_dnat_to_public_ip() {
     let mut w = World::new(35);
     let f = figure4(&mut w);
     w.settle();
+    w.h(f.ivm).stack = false;
     w.c(f.cms).heard = Some(Vec::new());
     let before = w.r(f.rvm1).counters();
     let (host, public) = (ip("8.8.8.8"), ip("56.0.0.11"));

