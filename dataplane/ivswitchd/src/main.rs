@@ -21,7 +21,7 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use clap::Parser;
 use ctl::agent::{Agent, Options};
-use ctl::model;
+use ctl::{api, model};
 use engine::worker::Worker;
 use ports::host::HostPort;
 use ports::umem::UmemPool;
@@ -36,16 +36,16 @@ use control::{Control, Setup};
 ///
 /// SIGTERM or SIGINT ends it and removes what it made, except for doors: the interfaces given to a
 /// cloud management system stay, with their addresses and bridge membership, and the next start takes
-/// them up again. `ivctl port del` removes one. What is not switched goes on to the kernel the whole time.
+/// them up again. `ivctl port del` removes one. SIGHUP takes a changed file. What is not switched goes on to the kernel the whole time.
 #[derive(Parser, Debug)]
 #[command(name = "ivswitchd", version)]
 struct Arguments {
     /// The configuration file; edits by ivctl are written back to it
-    #[arg(long, value_name = "FILE", env = "IVS_CONFIG", default_value = "/etc/ivswitch/ivswitch.toml")]
+    #[arg(long, value_name = "FILE", env = "IVS_CONFIG", default_value = api::CONFIG)]
     config: PathBuf,
 
     /// Where ivctl finds the daemon
-    #[arg(long, value_name = "PATH", env = "IVS_SOCKET", default_value = "/run/ivswitch/control.sock")]
+    #[arg(long, value_name = "PATH", env = "IVS_SOCKET", default_value = api::SOCKET)]
     socket: PathBuf,
 
     /// Cores that the worker may run on, such as 1 or 0,2-3 (default: any)
@@ -106,8 +106,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         workers: 1,
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
-    let agent =
-        Agent::new(clock::now(), options).map_err(|errors| complain(&arguments.config, &errors))?;
+    let agent = Agent::new(clock::now(), options).map_err(|errors| complain(&arguments.config, &errors))?;
 
     let pool = UmemPool::new(UmemPool::SMALL_DEFAULT, UmemPool::LARGE_DEFAULT)?;
     let umem = pool.handle();
@@ -145,7 +144,11 @@ fn start_log(level: &str) -> anyhow::Result<()> {
         .with_ansi(io::stderr().is_terminal())
         .with_target(false);
     // The journal has a clock of its own.
-    if std::env::var_os("JOURNAL_STREAM").is_some() { log.without_time().init() } else { log.init() }
+    if std::env::var_os("JOURNAL_STREAM").is_some() {
+        log.without_time().init()
+    } else {
+        log.init()
+    }
     Ok(())
 }
 
@@ -171,7 +174,9 @@ fn cores(text: &str) -> anyhow::Result<Cores> {
     for part in text.split(',') {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
         let number = |text: &str| {
-            text.trim().parse::<usize>().with_context(|| format!("\"{text}\" is no core; give numbers such as 0,2-3"))
+            text.trim()
+                .parse::<usize>()
+                .with_context(|| format!("\"{text}\" is no core; give numbers such as 0,2-3"))
         };
         let (first, last) = (number(first)?, number(last)?);
         if first > last || last >= CORES_MAX {

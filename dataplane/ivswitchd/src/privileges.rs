@@ -20,7 +20,7 @@ pub enum PrivilegeError {
     /// These.
     #[error(
         "missing {0}; run ivswitchd as root, or give it the capabilities \
-         (systemd: AmbientCapabilities=CAP_NET_ADMIN CAP_NET_RAW CAP_BPF CAP_IPC_LOCK)"
+         (systemd: AmbientCapabilities=CAP_NET_ADMIN CAP_NET_RAW CAP_BPF CAP_PERFMON CAP_IPC_LOCK)"
     )]
     Missing(String),
     /// The kernel would not say or change them.
@@ -33,8 +33,7 @@ pub enum PrivilegeError {
 /// # Errors
 /// A capability is missing.
 pub fn keep_only_what_is_needed() -> Result<(), PrivilegeError> {
-    let have =
-        caps::read(None, CapSet::Permitted).map_err(|error| PrivilegeError::Kernel("read", error))?;
+    let have = caps::read(None, CapSet::Permitted).map_err(|error| PrivilegeError::Kernel("read", error))?;
     let missing: Vec<String> = NEEDED
         .iter()
         .filter(|(capability, _)| !have.contains(capability))
@@ -42,6 +41,11 @@ pub fn keep_only_what_is_needed() -> Result<(), PrivilegeError> {
         .collect();
     if !missing.is_empty() {
         return Err(PrivilegeError::Missing(missing.join(", ")));
+    }
+    if !have.contains(&Capability::CAP_PERFMON) {
+        tracing::warn!(
+            "CAP_PERFMON is missing; if the kernel then refuses the uplink's XDP program, give it too"
+        );
     }
     let mut keep: CapsHashSet = NEEDED.iter().map(|(capability, _)| *capability).collect();
     keep.extend(WELCOME.iter().filter(|capability| have.contains(capability)));

@@ -146,15 +146,7 @@ impl<P: FramePool + 'static> WorkerThread<P> {
             }
         })?;
         pinned.recv().map_err(io::Error::other)??;
-        Ok(Self {
-            mailbox,
-            backlog: VecDeque::new(),
-            orders,
-            closed,
-            waker,
-            shared,
-            thread: Some(thread),
-        })
+        Ok(Self { mailbox, backlog: VecDeque::new(), orders, closed, waker, shared, thread: Some(thread) })
     }
 
     /// Sends an input; what does not fit now is kept and sent later, in order.
@@ -316,7 +308,9 @@ impl<M: Machine> Body<M> {
                     for fd in &fds {
                         let mut source = SourceFd(fd);
                         let token = Token(id.0.into());
-                        if let Err(error) = self.poll.registry().register(&mut source, token, Interest::READABLE) {
+                        if let Err(error) =
+                            self.poll.registry().register(&mut source, token, Interest::READABLE)
+                        {
                             // Frames are then only seen while the thread is awake for other reasons.
                             tracing::error!("port {}: cannot wait for its frames: {error}", id.0);
                         }
@@ -433,8 +427,14 @@ mod tests {
         let (mailbox, handle) = mailbox();
         let (frames, inputs) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
         let pool = HeapPool::new(16, 0);
-        let machine =
-            Counter { pool, mailbox, port: None, frames: frames.clone(), inputs: inputs.clone(), deadline: None };
+        let machine = Counter {
+            pool,
+            mailbox,
+            port: None,
+            frames: frames.clone(),
+            inputs: inputs.clone(),
+            deadline: None,
+        };
         let thread = WorkerThread::start(machine, handle, control, cpus).unwrap();
         World { poll, thread, frames, inputs }
     }

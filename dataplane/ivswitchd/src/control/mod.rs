@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use ctl::agent::Agent;
-use ctl::io::{Input, OpenPort, Output, SteerPlan, WorkerStats};
+use ctl::io::{ClientId, Input, OpenPort, Output, SteerPlan, WorkerStats};
 use engine::command::PortId;
 use engine::time::Instant;
 use mio::unix::SourceFd;
@@ -40,6 +40,9 @@ const TICK: Duration = Duration::from_secs(1);
 
 /// How soon inputs that did not fit a worker's mailbox are tried again.
 const BACKLOG_RETRY: Duration = Duration::from_millis(1);
+
+/// Our own requests come from here; the control socket's clients have higher numbers.
+const OURSELVES: ClientId = ClientId(0);
 
 /// What the control thread is given at the start.
 pub struct Setup<M> {
@@ -71,6 +74,8 @@ pub struct Control {
     socket: ControlSocket,
     signals: Signals,
     links: Links,
+    /// More of the kernel's events can be read without waiting.
+    links_wait: bool,
     agent: Agent,
     inbox: VecDeque<Input>,
     umem: UmemHandle,
@@ -100,8 +105,11 @@ impl Control {
         registry.register(&mut signals, SIGNALS, Interest::READABLE).context("signals")?;
         let waker = Arc::new(Waker::new(registry, WORKER).context("eventfd")?);
         let mut first = Vec::new();
-        let links = Links::open(&mut first).context("rtnetlink: cannot list the interfaces of this machine")?;
-        registry.register(&mut SourceFd(&links.as_raw_fd()), LINKS, Interest::READABLE).context("rtnetlink")?;
+        let links =
+            Links::open(&mut first).context("rtnetlink: cannot list the interfaces of this machine")?;
+        registry
+            .register(&mut SourceFd(&links.as_raw_fd()), LINKS, Interest::READABLE)
+            .context("rtnetlink")?;
         let worker = WorkerThread::start(setup.machine, setup.mailbox, waker, &setup.cpus)
             .context("the worker's thread; correct --cpu")?;
         let now = clock::now();
@@ -111,6 +119,7 @@ impl Control {
             socket,
             signals,
             links,
+            links_wait: true,
             agent: setup.agent,
             inbox: first.into(),
             umem: setup.umem,
@@ -158,11 +167,11 @@ impl Control {
         let mut out = Vec::new();
         for event in &*events {
             match event.token() {
-                LINKS => while !self.links.poll(&mut out).context("rtnetlink")? {},
+                LINKS => self.links_wait = true,
                 SIGNALS => {
                     for signal in self.signals.pending() {
                         if signal == SIGHUP {
-                            tracing::info!("SIGHUP: nothing to do; `ivctl config apply` takes a changed file");
+                            out.extend(self.reload());
                         } else {
                             tracing::info!("signal {signal}: ending; doors stay for whoever uses them");
                             return Ok(false);
@@ -173,6 +182,9 @@ impl Control {
                 _ if ControlSocket::owns(event) => self.socket.ready(event, self.poll.registry(), &mut out),
                 _ => {}
             }
+        }
+        if self.links_wait {
+            self.links_wait = !self.links.poll(&mut out).context("rtnetlink")?;
         }
         self.socket.resume(self.poll.registry(), &mut out);
         self.inbox.extend(out);
@@ -198,7 +210,7 @@ impl Control {
 
     /// How long nothing needs to be done.
     fn patience(&mut self) -> Duration {
-        if self.socket.has_unfinished() || !self.inbox.is_empty() {
+        if self.links_wait || self.socket.has_unfinished() || !self.inbox.is_empty() {
             return Duration::ZERO;
         }
         let now = clock::now();
@@ -211,6 +223,7 @@ impl Control {
     /// Tells the agent everything, and carries out what it wants, until both have nothing more to say.
     fn settle(&mut self) {
         while let Some(input) = self.inbox.pop_front() {
+            self.follow_uplink(&input);
             self.agent.handle(clock::now(), input);
             self.outputs();
         }
@@ -246,6 +259,10 @@ impl Control {
                 }
             }
             Output::Resolve(ip) => self.links.resolve(ip, &mut out),
+            Output::Reply(OURSELVES, line) => {
+                tracing::info!("reload: {line}");
+                notify(&[NotifyState::Ready]);
+            }
             Output::Reply(client, line) => self.socket.reply(client, &line, self.poll.registry(), &mut out),
             Output::Persist(text) => out.push(Input::Persisted(persist::replace(&self.config, &text))),
             Output::Log("error", text) => tracing::error!("{text}"),
@@ -297,6 +314,34 @@ impl Control {
         self.plan = plan;
         if let Err(why) = self.apply_plan() {
             tracing::error!("{why}");
+        }
+    }
+
+    /// The plan holds the uplink's MAC address, which may change.
+    fn follow_uplink(&mut self, input: &Input) {
+        if let Input::Link(link) = input
+            && self.ports.values().any(|port| port.spec.shared && port.spec.interface == link.name)
+            && let Err(why) = self.apply_plan()
+        {
+            tracing::error!("{why}");
+        }
+    }
+
+    /// The file as it is now, as a request like any client's: refused whole when something is wrong with it.
+    fn reload(&self) -> Option<Input> {
+        match std::fs::read_to_string(&self.config) {
+            Ok(text) => {
+                notify(&[NotifyState::Reloading]);
+                let params = serde_json::json!({ "text": text, "timeout_ms": 0 });
+                let request = serde_json::json!({
+                    "jsonrpc": "2.0", "id": 1, "method": "config.apply", "params": params
+                });
+                Some(Input::Request(OURSELVES, request.to_string()))
+            }
+            Err(error) => {
+                tracing::error!("{}: {error}; what was in force goes on", self.config.display());
+                None
+            }
         }
     }
 

@@ -26,7 +26,8 @@ pub fn replace(path: &Path, text: &str) -> Result<(), String> {
         format!("{}: cannot {step}: {error}{remedy}", target.display())
     };
     fs::create_dir_all(&directory).map_err(|e| fail("make its directory", &e))?;
-    let mut name = target.file_name().ok_or_else(|| format!("{}: is no file", target.display()))?.to_os_string();
+    let mut name =
+        target.file_name().ok_or_else(|| format!("{}: is no file", target.display()))?.to_os_string();
     name.push(".new");
     let temporary = directory.join(name);
     let write = || -> io::Result<()> {

@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use ctl::api::{self, Code};
 use ctl::io::{ClientId, Input};
 use mio::event::Event;
 use mio::net::{UnixListener, UnixStream};
@@ -18,8 +19,8 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::net::sockopt::socket_peercred;
 use thiserror::Error;
 
-/// Longest request. The largest one is a whole configuration file.
-const LINE_LEN_MAX: usize = 1 << 20;
+/// Longest request.
+const LINE_LEN_MAX: usize = api::REQUEST_LEN_MAX;
 
 /// Clients at once. A person and some scripts; each may cost us two lines of memory.
 const CLIENTS_MAX: usize = 64;
@@ -100,7 +101,9 @@ impl ControlSocket {
             Ok(_) => match std::os::unix::net::UnixStream::connect(path) {
                 Ok(_) => return Err(SocketError::InUse(path.into())),
                 // A full backlog is a living daemon, too.
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(SocketError::InUse(path.into())),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Err(SocketError::InUse(path.into()));
+                }
                 Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
                     tracing::info!("control socket {}: removing what a dead daemon left", path.display());
                     fs::remove_file(path).map_err(fail("remove the stale one"))?;
@@ -198,21 +201,26 @@ impl ControlSocket {
                 }
             };
             let refusal = if self.clients.len() >= CLIENTS_MAX {
-                Some("too many clients; close one and try again")
+                Some((Code::Busy, "there are 64 connections already", "close one and try again"))
             } else if !allowed(&stream, &self.path) {
-                Some("permission denied; be root, or of the group that owns the control socket")
+                Some((
+                    Code::Failed,
+                    "permission denied",
+                    "be root, or of the group that owns the control socket",
+                ))
             } else {
                 None
             };
-            if let Some(why) = refusal {
+            if let Some((code, why, how)) = refusal {
                 // Fits any socket's buffer; a client that is gone already does not mind.
-                let _ = stream.write(format!("{}\n", error_line(-32000, why)).as_bytes());
+                let _ = stream.write(format!("{}\n", refusal_line(code, why, how)).as_bytes());
                 continue;
             }
             let id = ClientId(self.next);
             self.next += 1;
             let token = Token(LISTENER + id.0 as usize);
-            if let Err(error) = registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE) {
+            if let Err(error) = registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)
+            {
                 tracing::warn!("control socket: cannot watch a client: {error}");
                 continue;
             }
@@ -290,7 +298,7 @@ impl ControlSocket {
             client.received = Vec::new();
             client.searched = 0;
             client.last_words = true;
-            let line = error_line(-32600, why);
+            let line = refusal_line(Code::Request, why, "send one JSON-RPC request per line");
             self.reply(id, &line, registry, out);
         }
     }
@@ -324,8 +332,10 @@ impl ControlSocket {
     }
 }
 
-fn error_line(code: i32, message: &str) -> String {
-    format!(r#"{{"jsonrpc":"2.0","id":null,"error":{{"code":{code},"message":"{message}"}}}}"#)
+/// An answer to nothing in particular.
+fn refusal_line(code: Code, why: &str, how: &str) -> String {
+    let error = api::Error::new(code, "the daemon does not listen to this connection", why, how);
+    serde_json::json!({ "jsonrpc": "2.0", "id": null, "error": error.to_json() }).to_string()
 }
 
 /// The kernel already asked the socket's mode; this is the second lock on the door, for when somebody
@@ -375,7 +385,8 @@ mod tests {
     fn world() -> World {
         let directory = tempfile::tempdir().unwrap();
         let poll = Poll::new().unwrap();
-        let socket = ControlSocket::bind(&directory.path().join("run/control.sock"), poll.registry()).unwrap();
+        let socket =
+            ControlSocket::bind(&directory.path().join("run/control.sock"), poll.registry()).unwrap();
         World { directory, poll, socket }
     }
 
@@ -516,7 +527,7 @@ mod tests {
         let mut answer = String::new();
         let mut reader = BufReader::new(&extra);
         world.turn(|_, _| reader.read_line(&mut answer).is_ok());
-        assert!(answer.contains("too many clients"), "{answer}");
+        assert!(answer.contains("64 connections"), "{answer}");
         clients.pop();
         world.turn(|socket, _| socket.clients.len() == CLIENTS_MAX - 1);
         let _welcome = world.connect();

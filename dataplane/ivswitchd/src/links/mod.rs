@@ -79,11 +79,6 @@ impl Links {
         self.table.by_name(name)
     }
 
-    /// The uplink, while it is there.
-    pub fn uplink(&self) -> Option<&LinkFacts> {
-        self.table.uplink()
-    }
-
     /// Chooses whose routes and neighbours are the underlay's.
     ///
     /// # Errors
@@ -158,7 +153,7 @@ impl Links {
                 // The kernel filters (where it can), so that a router with a full table costs nothing.
                 message.header.table = RouteHeader::RT_TABLE_MAIN;
                 message.attributes = vec![RouteAttribute::Oif(uplink.index)];
-                routes.extend(self.requester.dump(&RouteNetlinkMessage::GetRoute(message))?);
+                routes.extend(unless_gone(self.requester.dump(&RouteNetlinkMessage::GetRoute(message)))?);
             }
         }
         self.table.set_routes(&routes, out);
@@ -172,11 +167,21 @@ impl Links {
                 let mut message = NeighbourMessage::default();
                 message.header.family = family;
                 message.attributes = vec![NeighbourAttribute::IfIndex(uplink.index)];
-                neighbors.extend(self.requester.dump(&RouteNetlinkMessage::GetNeighbour(message))?);
+                neighbors
+                    .extend(unless_gone(self.requester.dump(&RouteNetlinkMessage::GetNeighbour(message)))?);
             }
         }
         self.table.set_neighbors(neighbors, out);
         Ok(())
+    }
+}
+
+/// What a dump about one interface says, which is nothing when the interface has just gone: its routes go
+/// first, and we hear of them before we hear of it.
+fn unless_gone<T>(dump: io::Result<Vec<T>>) -> io::Result<Vec<T>> {
+    match dump {
+        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(Vec::new()),
+        other => other,
     }
 }
 

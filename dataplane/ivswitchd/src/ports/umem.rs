@@ -1,6 +1,6 @@
 //! Frame memory: one mapping for all ports of a worker, cut into slots.
 //!
-//! The mapping is a memfd. Its first part is cut into small slots, which are AF_XDP chunks; *every*
+//! The mapping is a memfd, so that it could be handed to another process. Its first part is cut into small slots, which are AF_XDP chunks; *every*
 //! AF_XDP socket registers that same part as a UMEM of its own (`XDP_UMEM_REG`, not
 //! `XDP_SHARED_UMEM`). Addresses are therefore common to all ports and a frame moves from one to
 //! another without a copy, while each socket's life is independent of all others. The second part
@@ -60,7 +60,6 @@ pub enum UmemError {
 }
 
 /// The mapping and the books about it.
-#[derive(Debug)]
 struct Umem {
     base: NonNull<u8>,
     len: usize,
@@ -81,6 +80,12 @@ struct Umem {
 unsafe impl Send for Umem {}
 // SAFETY: as above.
 unsafe impl Sync for Umem {}
+
+impl std::fmt::Debug for Umem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Umem").field("base", &self.base).field("len", &self.len).finish_non_exhaustive()
+    }
+}
 
 impl Drop for Umem {
     fn drop(&mut self) {

@@ -193,6 +193,12 @@ impl AfxdpPort {
         self.sockets.lease.count()
     }
 
+    /// Tells whether frames wait in the transmit ring for another kick. Outlives the port, and says no then.
+    pub fn tx_pending(&self) -> impl Fn() -> bool + Send + 'static {
+        let sockets = Arc::downgrade(&self.sockets);
+        move || sockets.upgrade().is_some_and(|sockets| sockets.is_tx_pending())
+    }
+
     fn complete(&mut self) {
         let queue = &mut self.queues[0];
         if queue.in_flight() > 0 {

@@ -23,13 +23,18 @@ const XDP_FLAGS_SKB_MODE: u32 = 1 << 1;
 const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
 
 /// A loaded program with its maps, and its link once attached.
-#[derive(Debug)]
 pub struct Program {
     ebpf: Ebpf,
     name: &'static str,
     link: Option<OwnedFd>,
     /// What is in the steering table now.
     entries: SteerEntries,
+}
+
+impl std::fmt::Debug for Program {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Program").field("name", &self.name).field("link", &self.link).finish_non_exhaustive()
+    }
 }
 
 impl Program {

@@ -373,3 +373,22 @@ fn a_dedicated_port_takes_everything() {
     let tunnel = frame(EXT, FIP, L4::Ports(UDP, 50_000, 4789));
     assert_eq!(run(shared.fd().unwrap(), &tunnel), XDP_PASS, "no socket: to the kernel");
 }
+
+/// CAP_BPF and CAP_NET_ADMIN are enough to load it: no CAP_PERFMON, no CAP_SYS_ADMIN.
+#[test]
+fn the_program_loads_with_named_capabilities() {
+    use caps::{CapSet, Capability};
+    // SAFETY: cannot fail and touches no memory.
+    if unsafe { libc::geteuid() } != 0 {
+        eprintln!("skipped: needs root (BPF)");
+        return;
+    }
+    let thread = std::thread::spawn(|| {
+        for capability in [Capability::CAP_SYS_ADMIN, Capability::CAP_PERFMON] {
+            caps::drop(None, CapSet::Effective, capability).unwrap();
+        }
+        Program::load(true, 1).unwrap();
+        Program::load(false, 1).unwrap();
+    });
+    thread.join().unwrap();
+}
