@@ -18,7 +18,6 @@
 #include <bpf/bpf_helpers.h>
 
 #define EXTENSIONS_MAX 6     // IPv6 extension headers walked; more of them: to the kernel
-#define OFFSET_MAX 512       // headers lie within this many bytes; beyond: to the kernel
 
 enum { PASSED, UP_TUNNEL, UP_REALITY, COUNTERS };
 
@@ -95,40 +94,41 @@ static __always_inline void map_v4(__u8 *to, __be32 addr)
 }
 
 // Reads the IP header at `off`. `source` and `dest` get its addresses. False: leave it to the kernel.
-static __always_inline int read_ip(void *data, void *end, __u32 off, int v6, struct packet *p,
-				   __u8 *source, __u8 *dest)
+//
+// What has no fixed place in the frame is read through the helper: computing with packet pointers would
+// take CAP_PERFMON to load.
+static __always_inline int read_ip(struct xdp_md *ctx, __u32 off, int v6, struct packet *p, __u8 *source,
+				   __u8 *dest)
 {
 	p->fragment = 0;
 	p->first = 1;
 	p->v6 = v6;
 	if (!v6) {
-		struct iphdr *ip = data + off;
-		if ((void *)(ip + 1) > end || ip->version != 4 || ip->ihl < 5)
+		struct iphdr ip;
+		if (bpf_xdp_load_bytes(ctx, off, &ip, sizeof ip) || ip.version != 4 || ip.ihl < 5)
 			return 0;
-		__u16 frag = bpf_ntohs(ip->frag_off);
+		__u16 frag = bpf_ntohs(ip.frag_off);
 		p->fragment = (frag & 0x3fff) != 0;
 		p->first = (frag & 0x1fff) == 0;
-		p->proto = ip->protocol;
-		p->l4 = off + ip->ihl * 4;
-		map_v4(source, ip->saddr);
-		map_v4(dest, ip->daddr);
+		p->proto = ip.protocol;
+		p->l4 = off + ip.ihl * 4;
+		map_v4(source, ip.saddr);
+		map_v4(dest, ip.daddr);
 		return 1;
 	}
-	struct ipv6hdr *ip = data + off;
-	if ((void *)(ip + 1) > end || ip->version != 6)
+	struct ipv6hdr ip;
+	if (bpf_xdp_load_bytes(ctx, off, &ip, sizeof ip) || ip.version != 6)
 		return 0;
-	__builtin_memcpy(source, &ip->saddr, 16);
-	__builtin_memcpy(dest, &ip->daddr, 16);
-	p->proto = ip->nexthdr;
-	off += sizeof *ip;
+	__builtin_memcpy(source, &ip.saddr, 16);
+	__builtin_memcpy(dest, &ip.daddr, 16);
+	p->proto = ip.nexthdr;
+	off += sizeof ip;
 	for (int i = 0; i <= EXTENSIONS_MAX; i++) {
 		if (p->proto != IPPROTO_HOPOPTS && p->proto != IPPROTO_ROUTING &&
 		    p->proto != IPPROTO_DSTOPTS && p->proto != IPPROTO_FRAGMENT)
 			break;
-		if (i == EXTENSIONS_MAX)
-			return 0;
-		__u8 *ext = data + off;
-		if ((void *)(ext + 8) > end)
+		__u8 ext[8];
+		if (i == EXTENSIONS_MAX || bpf_xdp_load_bytes(ctx, off, ext, sizeof ext))
 			return 0;
 		if (p->proto == IPPROTO_FRAGMENT) {
 			__u16 frag = (__u16)ext[2] << 8 | ext[3];
@@ -139,13 +139,39 @@ static __always_inline int read_ip(void *data, void *end, __u32 off, int v6, str
 			off += 8 + ext[1] * 8;
 		}
 		p->proto = ext[0];
-		if (off > OFFSET_MAX)
-			return 0;
 		if (!p->first)
 			break;
 	}
 	p->l4 = off;
 	return 1;
+}
+
+// The common tunnel packet, with nothing between IP and UDP: every field has its place.
+static __always_inline int is_plain_tunnel(void *data, void *end, const struct config *c)
+{
+	struct {
+		struct ethhdr eth;
+		struct iphdr ip;
+		struct ports ports;
+	} __attribute__((packed)) *v4 = data;
+	struct {
+		struct ethhdr eth;
+		struct ipv6hdr ip;
+		struct ports ports;
+	} __attribute__((packed)) *v6 = data;
+	const __be32 *vtep = (const void *)c->vtep;
+	if (!c->tunnel_port || (void *)(v4 + 1) > end)
+		return 0;
+	if (v4->eth.h_proto == bpf_htons(ETH_P_IP))
+		return *(__u8 *)&v4->ip == 0x45 && v4->ip.protocol == IPPROTO_UDP &&
+		       !(v4->ip.frag_off & bpf_htons(0x1fff)) && v4->ports.dest == c->tunnel_port &&
+		       v4->ip.daddr == vtep[3] && vtep[2] == bpf_htonl(0xffff) && !(vtep[0] | vtep[1]);
+	if ((void *)(v6 + 1) > end)
+		return 0;
+	const __be32 *to = v6->ip.daddr.s6_addr32;
+	return v6->eth.h_proto == bpf_htons(ETH_P_IPV6) && v6->ip.version == 6 &&
+	       v6->ip.nexthdr == IPPROTO_UDP && v6->ports.dest == c->tunnel_port && to[0] == vtep[0] &&
+	       to[1] == vtep[1] && to[2] == vtep[2] && to[3] == vtep[3];
 }
 
 static __always_inline int has_ports(const struct packet *p)
@@ -159,8 +185,9 @@ static __always_inline int is_icmp_error(const struct packet *p, __u8 type)
 	return p->v6 ? type >= 1 && type <= 4 : type == 3 || type == 4 || type == 5 || type == 11 || type == 12;
 }
 
-static __always_inline int classify(void *data, void *end, const struct config *c)
+static __always_inline int classify(struct xdp_md *ctx, const struct config *c)
 {
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
 	struct ethhdr *eth = data;
 	if ((void *)(eth + 1) > end)
 		return PASSED;
@@ -173,58 +200,54 @@ static __always_inline int classify(void *data, void *end, const struct config *
 	if (!v6 && eth->h_proto != bpf_htons(ETH_P_IP))
 		return PASSED;
 
-	struct packet p;
+	if (is_plain_tunnel(data, end, c))
+		return UP_TUNNEL;
+
+	struct packet p = {};
 	struct steering_key key = {};
-	__u8 source[16];
-	if (!read_ip(data, end, sizeof *eth, v6, &p, source, key.addr))
+	__u8 source[16] = {};
+	if (!read_ip(ctx, sizeof *eth, v6, &p, source, key.addr))
 		return PASSED;
 	key.prefixlen = BITS_PROTO;
 	key.proto = p.proto;
-	__u32 l4 = p.l4;
-	if (l4 > OFFSET_MAX)
-		return PASSED;
-	__u8 *bytes = data + l4;
+	struct ports ports = {};
+	int ports_known = has_ports(&p) && p.first && !bpf_xdp_load_bytes(ctx, p.l4, &ports, sizeof ports);
 
-	if (p.proto == IPPROTO_UDP && p.first && (void *)(bytes + 4) <= end) {
-		struct ports *ports = (void *)bytes;
+	if (p.proto == IPPROTO_UDP && ports_known) {
 		// The first fragment of a tunnel packet goes up, where it is counted; the others follow the rule
 		// for fragments below. No peer of ours fragments.
-		if (c->tunnel_port && ports->dest == c->tunnel_port && same(key.addr, c->vtep))
+		if (c->tunnel_port && ports.dest == c->tunnel_port && same(key.addr, c->vtep))
 			return UP_TUNNEL;
 		// The rVM's own lease: without it the rVM loses its address.
-		if (!v6 && ports->source == bpf_htons(67) && ports->dest == bpf_htons(68))
+		if (!v6 && ports.source == bpf_htons(67) && ports.dest == bpf_htons(68))
 			return PASSED;
 	}
 
 	if (p.fragment) {
 		// All fragments of a packet go one way, and most have no ports: address and protocol decide.
-	} else if (has_ports(&p)) {
-		if ((void *)(bytes + 4) <= end) {
-			key.port = ((struct ports *)bytes)->dest;
-			key.prefixlen = BITS_PORT;
-		}
+	} else if (ports_known) {
+		key.port = ports.dest;
+		key.prefixlen = BITS_PORT;
 	} else if (p.proto == (v6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP)) {
-		if ((void *)(bytes + 8) > end)
+		__u8 type;
+		if (bpf_xdp_load_bytes(ctx, p.l4, &type, 1))
 			return PASSED;
 		// Neighbour and multicast listener discovery keep the address itself reachable.
-		if (v6 && ((bytes[0] >= 130 && bytes[0] <= 137) || bytes[0] == 143))
+		if (v6 && ((type >= 130 && type <= 137) || type == 143))
 			return PASSED;
-		if (is_icmp_error(&p, bytes[0])) {
+		if (is_icmp_error(&p, type)) {
 			// An error goes where the flow lives that it is about: ours sent the quoted packet.
-			struct packet quoted;
-			__u8 from[16], unused[16];
-			if (!read_ip(data, end, l4 + 8, v6, &quoted, from, unused) || !same(from, key.addr))
+			struct packet quoted = {};
+			__u8 from[16] = {}, unused[16] = {};
+			if (!read_ip(ctx, p.l4 + 8, v6, &quoted, from, unused) || !same(from, key.addr))
 				return PASSED;
 			key.proto = quoted.proto;
-			l4 = quoted.l4;
-			if (l4 > OFFSET_MAX)
-				return PASSED;
-			struct ports *ports = data + l4;
-			if (has_ports(&quoted) && quoted.first && (void *)(ports + 1) <= end) {
+			if (has_ports(&quoted) && quoted.first &&
+			    !bpf_xdp_load_bytes(ctx, quoted.l4, &ports, sizeof ports)) {
 				// About our tunnel: path MTU and unreachable peers are the kernel's to know.
-				if (quoted.proto == IPPROTO_UDP && ports->dest == c->tunnel_port)
+				if (quoted.proto == IPPROTO_UDP && ports.dest == c->tunnel_port)
 					return PASSED;
-				key.port = ports->source;
+				key.port = ports.source;
 				key.prefixlen = BITS_PORT;
 			}
 		}
@@ -246,7 +269,7 @@ int steer_shared(struct xdp_md *ctx)
 	struct config *c = bpf_map_lookup_elem(&config, &zero);
 	if (!c)
 		return XDP_PASS;
-	__u32 verdict = classify((void *)(long)ctx->data, (void *)(long)ctx->data_end, c);
+	__u32 verdict = classify(ctx, c);
 	__u64 *count = bpf_map_lookup_elem(&counters, &verdict);
 	if (count)
 		*count += 1;

@@ -1,6 +1,6 @@
 //! Frame memory: one mapping for all ports of a worker, cut into slots.
 //!
-//! The mapping is a memfd, so that it could be handed to another process. Its first part is cut into small slots, which are AF_XDP chunks; *every*
+//! The mapping is a memfd. Its first part is cut into small slots, which are AF_XDP chunks; *every*
 //! AF_XDP socket registers that same part as a UMEM of its own (`XDP_UMEM_REG`, not
 //! `XDP_SHARED_UMEM`). Addresses are therefore common to all ports and a frame moves from one to
 //! another without a copy, while each socket's life is independent of all others. The second part
