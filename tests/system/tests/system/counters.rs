@@ -108,7 +108,7 @@ fn hostile_frames_are_counted_drops() {
     let outer = |from, payload: &[u8]| udp_frame(from, to, &[], payload);
 
     let delivered = system::Capture::start(&lab, &h1, "eth0", "udp");
-    let uplink = |reason: &str, frame: &[u8]| dropped_as(&switch, "eth0", reason, &from_far, frame);
+    let uplink = |reason: &str, frame: &[u8]| dropped_as(&switch, "uplink", reason, &from_far, frame);
     uplink("unknown-peer", &outer(vtep(99), &vxlan(8, 100, 0, &inner)));
     uplink("unknown-vni", &outer(vtep(12), &vxlan(8, 999, 0, &inner)));
     uplink("vxlan-header", &outer(vtep(12), &vxlan(0, 100, 0, &inner)));

@@ -82,10 +82,13 @@ fn interfaces_come_go_and_return() {
     let h1 = crate::topology::host(&lab, &rvm, "h1", &["10.1.0.1/24"]);
     let h3 = crate::topology::host(&lab, &rvm, "h3", &["10.1.0.3/24"]);
     h1.reaches("10.1.0.3");
+    // The same NIC comes back each time: others know its address.
+    let mac = h3.mac("eth0").map(|byte| format!("{byte:02x}")).join(":");
     for _ in 0..3 {
         h3.ip("link delete eth0");
         wait_for("the interface to be gone", || !rvm.has_link("p-h3"));
         lab.veth((&h3, "eth0"), (&rvm, "p-h3"));
+        h3.ip(&format!("link set eth0 address {mac}"));
         h3.ip("addr add 10.1.0.3/24 dev eth0");
         h1.reaches("10.1.0.3");
     }
