@@ -2,7 +2,7 @@
 //! TCP streams whose every byte is verified, and echo UDP. Every payload carries the label of its
 //! sender's network, so that a byte on the wrong network betrays itself (see `checks`).
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 
 use engine::command::IpPrefix;
@@ -314,6 +314,8 @@ pub struct Host {
     /// Whether its stack runs; a machine switched off only records.
     pub stack: bool,
     next_port: u16,
+    /// SYNs heard: source, ports and sequence number.
+    syns: BTreeSet<(IpAddr, [u8; 8])>,
 }
 
 fn at(now_ns: u64) -> Instant {
@@ -360,6 +362,7 @@ impl Host {
             served: 0,
             served_bad: 0,
             stack: true,
+            syns: BTreeSet::new(),
             next_port: 40_000 + (seed % 10_000) as u16,
         }
     }
@@ -539,7 +542,22 @@ impl Host {
         }
         let mut plain = frame[..12].to_vec();
         plain.extend(&frame[at..]);
+        if !self.first_syn(&plain) {
+            return;
+        }
         self.nic.rx.push_back(plain);
+    }
+
+    /// False for a SYN that was heard before. With several sockets listening on one port smoltcp gives a
+    /// repeated SYN to the next of them, and two servers then answer one client; a real stack knows the
+    /// connection. The socket that took the first SYN repeats its answer by itself.
+    fn first_syn(&mut self, frame: &[u8]) -> bool {
+        let Some(ip) = packet::parse(frame).and_then(|p| p.ip) else { return true };
+        if ip.proto != packet::TCP || ip.end < ip.l4 + 20 || frame[ip.l4 + 13] & 0x12 != 0x02 {
+            return true;
+        }
+        let head: [u8; 8] = frame[ip.l4..ip.l4 + 8].try_into().expect("eight bytes");
+        self.syns.insert((ip.src, head))
     }
 
     /// Runs the stack and the activities, sends what they made.

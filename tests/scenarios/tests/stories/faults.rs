@@ -51,9 +51,12 @@ fn a_dead_switch_leaves_the_rvm_reachable() {
         );
         w.run_for(10 * MS);
     }
-    let pings = w.r(f.rvm2).journal.kernel_rx.iter().filter(|f| {
-        sim::packet::parse(f).unwrap().ip.unwrap().proto == sim::packet::ICMP
-    });
+    let pings = w
+        .r(f.rvm2)
+        .journal
+        .kernel_rx
+        .iter()
+        .filter(|f| sim::packet::parse(f).unwrap().ip.unwrap().proto == sim::packet::ICMP);
     assert_eq!(pings.count(), 5, "rVM1's pings; its own went to the floating IP on rVM1's only address");
     w.start(f.rvm2);
     w.settle();

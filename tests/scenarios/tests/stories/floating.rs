@@ -79,6 +79,7 @@ fn i35_inbound_dnat_to_public_ip() {
     let mut w = World::new(35);
     let f = figure4(&mut w);
     w.settle();
+    assert_eq!(w.ping(f.host, "56.0.0.11", 2).received, 2, "neighbours are known from here on");
     w.h(f.ivm).stack = false;
     w.c(f.cms).heard = Some(Vec::new());
     let before = w.r(f.rvm1).counters();
@@ -100,7 +101,7 @@ fn i35_inbound_dnat_to_public_ip() {
     let after = w.r(f.rvm1).counters();
     assert_eq!((after.rx - before.rx, after.tx - before.tx, after.dropped), (1, 1, before.dropped));
     let now = w.now_ns;
-    assert_eq!(w.r(f.rvm1).floating(now)[0].packets_in, 1);
+    assert_eq!(w.r(f.rvm1).floating(now)[0].packets_in, 3);
     w.finish();
 }
 

@@ -6,13 +6,13 @@
 use std::fmt::Write as _;
 
 use scenarios::{allow_internet, floating, guest_port, mac, peer};
-use sim::guest::{CsumMode, HostSpec};
+use sim::guest::{CsumMode, HostSpec, INTERNET};
 use sim::link::LinkConfig;
 use sim::prng::Prng;
 use sim::world::{MS, NodeId, SEC, World};
 
 /// Seeds by default.
-const SEEDS: std::ops::Range<u64> = 0..40;
+const SEEDS: std::ops::Range<u64> = 0..400;
 
 struct Machine {
     node: NodeId,
@@ -122,8 +122,10 @@ fn draw(seed: u64) -> Swarm {
             .csum(csum);
         let node = w.guest(rvms[*rvm], &format!("h{id}"), spec);
         let public = fips.iter().find(|f| f.0 == m).map(|f| f.2.clone());
-        if public.is_some() {
+        if let Some(public) = &public {
             allow_internet(&mut w, vni(*network), ip, "8.8.8.8");
+            // On its own public network a packet for it may be flooded, while its place is unknown.
+            w.allow(INTERNET.0, vni(*network), public);
         }
         nodes.push(Machine { node, rvm: *rvm, network: *network, ip: ip.clone(), public });
     }
@@ -151,6 +153,12 @@ fn draw(seed: u64) -> Swarm {
 fn live(seed: u64) -> u64 {
     let Swarm { mut w, rvms, machines, host, story } = draw(seed);
     let mut rng = Prng::new(seed ^ 0xfa17);
+    if std::env::var("SWARM_PCAP").is_ok() {
+        for node in w.hosts() {
+            let link = w.uplink(node);
+            w.capture(link);
+        }
+    }
     // Traffic and faults together.
     for m in &machines {
         w.h(m.node).serve(80);
@@ -194,6 +202,9 @@ fn live(seed: u64) -> u64 {
     }
     for (node, app, bytes) in running {
         let r = w.wait(node, app);
+        if r.failed {
+            eprintln!("{}", w.save_captures());
+        }
         assert_eq!((r.failed, r.bad, r.sent, r.received), (false, 0, bytes, bytes), "a transfer ({story})");
     }
     // Everything has healed: links are good, every allowed pair reaches.
