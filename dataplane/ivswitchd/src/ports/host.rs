@@ -64,8 +64,9 @@ impl HostPort {
         Ok(Self { v4, v6, counters: Arc::default() })
     }
 
-    /// What became of the frames; stays readable when the port has gone to its worker.
-    #[must_use]
+    /// What became of the frames.
+    #[cfg(test)]
+    #[allow(dead_code, reason = "for the tests on real interfaces")]
     pub fn counters(&self) -> Arc<HostCounters> {
         self.counters.clone()
     }
@@ -113,6 +114,20 @@ impl<P: FramePool> Port<P> for HostPort {
 
     fn caps(&self) -> PortCaps {
         PortCaps::default()
+    }
+}
+
+impl Drop for HostPort {
+    /// Leaves a last word on what became of the frames.
+    fn drop(&mut self) {
+        let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let HostCounters { sent, refused, not_ip } = &*self.counters;
+        tracing::info!(
+            "host port: the kernel sent {} packets and refused {}; {} frames held none",
+            of(sent),
+            of(refused),
+            of(not_ip)
+        );
     }
 }
 

@@ -9,4 +9,5 @@
 
 pub mod afxdp;
 pub mod host;
+#[cfg_attr(feature = "xsk-afxdp", allow(dead_code, reason = "the crate borrows no slots"))]
 pub mod umem;

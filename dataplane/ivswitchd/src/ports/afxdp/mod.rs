@@ -14,8 +14,11 @@ mod port;
 #[path = "crate_port.rs"]
 mod port;
 mod probe;
+#[cfg_attr(feature = "xsk-afxdp", allow(dead_code, reason = "the crate sets its sockets itself"))]
 mod program;
+#[cfg_attr(feature = "xsk-afxdp", allow(dead_code, reason = "the crate has rings of its own"))]
 mod ring;
+#[cfg_attr(feature = "xsk-afxdp", allow(dead_code, reason = "the crate makes its sockets itself"))]
 mod socket;
 mod sockets;
 mod steer;
@@ -273,6 +276,7 @@ struct Opening<'a> {
     mode: Mode,
 }
 
+#[cfg_attr(feature = "xsk-afxdp", allow(dead_code, reason = "the crate reports errors in fewer words"))]
 impl Opening<'_> {
     fn run(&self, umem: &UmemHandle) -> Result<(AfxdpPort, AfxdpControl), Failure> {
         let count = self.interface.rx_queues.min(QUEUES_MAX);
@@ -415,6 +419,32 @@ impl Opening<'_> {
     }
 }
 
+impl Drop for AfxdpControl {
+    /// Leaves a last word on what the kernel counted, which goes with the sockets.
+    fn drop(&mut self) {
+        let (stats, steered) = (self.stats(), self.steer_counters());
+        let Some(stats) = stats else { return };
+        tracing::info!(
+            "{}: closing; the kernel dropped {} (receive ring full), {} (no slots to receive into), {} (too \
+             large or other), {} could not be sent",
+            self.interface,
+            stats.rx_ring_full,
+            stats.fill_ring_empty,
+            stats.rx_dropped,
+            stats.tx_invalid
+        );
+        if let Some(steered) = steered {
+            tracing::info!(
+                "{}: steered up {} tunnel packets and {} for reality addresses, left {} to the kernel",
+                self.interface,
+                steered.tunnel,
+                steered.reality,
+                steered.passed
+            );
+        }
+    }
+}
+
 impl AfxdpControl {
     /// Replaces what the uplink takes up. `mac` is the interface's own address.
     ///
@@ -440,13 +470,6 @@ impl AfxdpControl {
     #[must_use]
     pub fn steer_counters(&self) -> Option<SteerCounters> {
         if self.shared { self.program.counters().ok() } else { None }
-    }
-
-    /// True while frames wait in the transmit ring for another kick: then the worker, before it sleeps
-    /// for long, must poll again.
-    #[must_use]
-    pub fn tx_pending(&self) -> bool {
-        self.sockets.upgrade().is_some_and(|sockets| sockets.is_tx_pending())
     }
 
     /// True once the worker has noticed that the interface is gone for the kernel.
