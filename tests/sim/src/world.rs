@@ -360,6 +360,14 @@ impl World {
         None
     }
 
+    /// Gives the rVM's agent a whole new configuration, as `ivctl config apply` does. True when it took it.
+    pub fn apply(&mut self, rvm: NodeId, text: &str) -> bool {
+        // For the printable ASCII and newlines of a configuration Rust's escapes are JSON's.
+        let line =
+            format!(r#"{{"jsonrpc":"2.0","id":1,"method":"config.apply","params":{{"text":{text:?}}}}}"#);
+        self.request(rvm, &line).is_some_and(|reply| reply.contains(r#""result""#))
+    }
+
     // ---- running it ----
 
     fn push(&mut self, at_ns: u64, event: Event) {

@@ -5,6 +5,8 @@ mod faults;
 mod floating;
 mod guard;
 mod l2;
+mod live;
+mod networks;
 mod swarm;
 mod underlay;
 mod vlan;
