@@ -180,7 +180,7 @@ impl Cms {
             let Some(&(_, inside)) = self.spec.floating.iter().find(|f| f.0 == ip.dst) else { return };
             packet::rewrite_address(&mut frame.bytes, 14, true, inside);
             self.translated.0 += 1;
-            self.to_neighbor(false, inside, frame, ctx);
+            self.send_by(false, inside, frame, ctx);
         } else {
             let Some(&(public, _)) = self.spec.floating.iter().find(|f| f.1 == ip.src) else { return };
             packet::rewrite_address(&mut frame.bytes, 14, false, public);
@@ -188,11 +188,11 @@ impl Cms {
             let Some(&hop) = self.spec.next_hops.iter().find(|h| h.is_ipv4() == public.is_ipv4()) else {
                 return;
             };
-            self.to_neighbor(true, hop, frame, ctx);
+            self.send_by(true, hop, frame, ctx);
         }
     }
 
-    fn to_neighbor(&mut self, public: bool, hop: IpAddr, mut frame: Wire, ctx: &mut Ctx<'_>) {
+    fn send_by(&mut self, public: bool, hop: IpAddr, mut frame: Wire, ctx: &mut Ctx<'_>) {
         let own = self.mac(public);
         if let Some(&mac) = self.neighbors.get(&(public, hop)) {
             frame.bytes[..6].copy_from_slice(&mac.0);
@@ -213,7 +213,7 @@ impl Cms {
     fn learn(&mut self, public: bool, ip: IpAddr, mac: MacAddr, ctx: &mut Ctx<'_>) {
         self.neighbors.insert((public, ip), mac);
         for bytes in self.waiting.remove(&(public, ip)).unwrap_or_default() {
-            self.to_neighbor(public, ip, Wire::new(bytes), ctx);
+            self.send_by(public, ip, Wire::new(bytes), ctx);
         }
     }
 }

@@ -64,7 +64,7 @@ impl Direction {
         self.sent += 1;
         let too_big = c.mtu != 0 && len > c.mtu as usize + 14 + 8;
         let depart = self.busy_until_ns.max(now_ns);
-        let serial = if c.rate_bps == 0 { 0 } else { len as u64 * 8 * 1_000_000_000 / c.rate_bps };
+        let serial = (len as u64 * 8 * 1_000_000_000).checked_div(c.rate_bps).unwrap_or(0);
         let backlog = if c.rate_bps == 0 { 0 } else { (depart - now_ns) * c.rate_bps / 8_000_000_000 };
         if !up || too_big || backlog > c.queue_len || rng.ppm(c.loss_ppm) {
             self.lost += 1;

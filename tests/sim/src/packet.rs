@@ -94,7 +94,7 @@ pub fn ipv4_fragment(
     let mut p = vec![0x45, 0];
     p.extend(total.to_be_bytes());
     p.extend(id.to_be_bytes());
-    p.extend((offset / 8 | u16::from(more) << 13).to_be_bytes());
+    p.extend(((offset / 8) | (u16::from(more) << 13)).to_be_bytes());
     p.extend([64, proto, 0, 0]);
     p.extend(octets(src));
     p.extend(octets(dst));

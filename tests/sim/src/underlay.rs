@@ -165,7 +165,7 @@ impl Cloud {
         let own = self.nics[nic].clone();
         let Some(p) = packet::parse(&frame.bytes) else { return };
         let Some(site) = own.site else {
-            self.from_internet(nic, &own, frame, ctx);
+            self.take_internet(nic, &own, frame, ctx);
             return;
         };
         let mut problem = |what: String| ctx.problems.push(format!("underlay: NIC {nic} sent {what}"));
@@ -213,10 +213,10 @@ impl Cloud {
             return;
         };
         packet::rewrite_address(&mut frame.bytes, 14, false, public);
-        self.from_outside(nic, ip.dst, frame, ctx);
+        self.carry_public(nic, ip.dst, frame, ctx);
     }
 
-    fn from_internet(&mut self, nic: usize, own: &Nic, frame: Wire, ctx: &mut Ctx<'_>) {
+    fn take_internet(&mut self, nic: usize, own: &Nic, frame: Wire, ctx: &mut Ctx<'_>) {
         let Some(p) = packet::parse(&frame.bytes) else { return };
         let f = &frame.bytes;
         let router = MacAddr([0x06, 0xfe, 0xff, 0, 0, 0]);
@@ -244,11 +244,11 @@ impl Cloud {
             self.drop_packet(CloudDrop::Foreign);
             return;
         }
-        self.from_outside(nic, ip.dst, frame, ctx);
+        self.carry_public(nic, ip.dst, frame, ctx);
     }
 
     /// A packet with public addresses on both sides.
-    fn from_outside(&mut self, from: usize, dst: IpAddr, mut frame: Wire, ctx: &mut Ctx<'_>) {
+    fn carry_public(&mut self, from: usize, dst: IpAddr, mut frame: Wire, ctx: &mut Ctx<'_>) {
         for to in 0..self.nics.len() {
             let n = &self.nics[to];
             if n.site.is_none() && n.addresses.contains(&dst) {

@@ -83,9 +83,9 @@ fn r05_overlapping_tenants() {
 fn r06_flat_l2() {
     let mut w = World::new(6);
     let (rvms, guests) = mesh(&mut w, 4);
-    for a in 0..4 {
+    for (a, &from) in guests.iter().enumerate() {
         for b in (0..4).filter(|&b| b != a) {
-            assert_eq!(w.ping(guests[a], &format!("192.168.1.{}", 10 + b), 2).received, 2);
+            assert_eq!(w.ping(from, &format!("192.168.1.{}", 10 + b), 2).received, 2);
         }
     }
     listen(&mut w, &guests);

@@ -110,10 +110,10 @@ fn i22_management_over_layer_2_or_3() {
 fn i23_private_network_of_tunnels() {
     let mut w = World::new(23);
     let (rvms, guests) = mesh(&mut w, 3);
-    for a in 0..3usize {
+    for (a, &from) in guests.iter().enumerate() {
         for b in (0..3usize).filter(|&b| b != a) {
-            assert_eq!(w.ping(guests[a], &format!("192.168.1.{}", 10 + b), 2).received, 2);
-            assert_eq!(w.ping(guests[a], &format!("fd01::{:x}", 0x10 + b), 2).received, 2);
+            assert_eq!(w.ping(from, &format!("192.168.1.{}", 10 + b), 2).received, 2);
+            assert_eq!(w.ping(from, &format!("fd01::{:x}", 0x10 + b), 2).received, 2);
         }
     }
     let now = w.now_ns;

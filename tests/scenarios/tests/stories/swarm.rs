@@ -5,9 +5,11 @@
 
 use std::fmt::Write as _;
 
-use scenarios::{allow_internet, floating, guest_port, mac, peer};
+use engine::wire::mac::MacAddr;
+use scenarios::{allow_internet, door_port, floating, guest_port, mac, peer};
 use sim::guest::{CsumMode, HostSpec, INTERNET};
 use sim::link::LinkConfig;
+use sim::packet;
 use sim::prng::Prng;
 use sim::world::{MS, NodeId, SEC, World};
 
@@ -17,9 +19,13 @@ const SEEDS: std::ops::Range<u64> = 0..400;
 struct Machine {
     node: NodeId,
     rvm: usize,
+    port: String,
     network: usize,
+    mac: MacAddr,
     ip: String,
+    ip6: String,
     public: Option<String>,
+    tagged: bool,
 }
 
 /// A random world, running, and how it was drawn.
@@ -35,7 +41,7 @@ struct Swarm {
 fn draw(seed: u64) -> Swarm {
     let mut rng = Prng::new(seed ^ 0x5eed);
     let mut w = World::new(seed);
-    let count = rng.range(2, 5) as usize;
+    let count = if rng.below(8) == 0 { rng.range(6, 9) } else { rng.range(2, 5) } as usize;
     let networks = rng.range(1, 4) as usize;
     let v6 = rng.below(4) == 0;
     let flat = rng.below(2) == 0;
@@ -59,10 +65,12 @@ fn draw(seed: u64) -> Swarm {
             machines.push((rvm, network, n, format!("192.168.1.{}", 10 + n)));
         }
     }
+    // A CMS's network: doors, and a tag on everything.
+    let tagged: Vec<bool> = (0..networks).map(|_| rng.below(4) == 0).collect();
     // Some of them have a floating IP with any rVM as gateway. Each network is its own public network.
     let mut fips: Vec<(usize, usize, String, String)> = Vec::new();
     for m in 0..machines.len() {
-        if rng.below(3) == 0 {
+        if rng.below(3) == 0 && !tagged[machines[m].1] {
             let gateway = rng.below(count as u64) as usize;
             let k = fips.len();
             fips.push((m, gateway, format!("56.0.0.{}", 11 + k), reality(gateway, k)));
@@ -80,7 +88,17 @@ fn draw(seed: u64) -> Swarm {
                 write!(t, "[[network]]\nname = \"n{k}\"\nvni = {}\ngateway = [\"192.168.1.1\"]\n", vni(k));
         }
         for (_, network, id, ip) in machines.iter().filter(|m| m.0 == n) {
-            t += &guest_port(&format!("h{id}"), &format!("n{network}"), &mac(*id), &[ip]);
+            let (port, network) = (format!("h{id}"), (*network, format!("n{network}")));
+            t += &if tagged[network.0] {
+                door_port(&port, &network.1, "")
+            } else {
+                guest_port(
+                    &port,
+                    &network.1,
+                    &mac(*id),
+                    &[ip, &format!("fd01::{:x}", id + 0x10), "fe80::/10"],
+                )
+            };
         }
         for m in (0..count).filter(|&m| m != n) {
             let more = match (star, n, m) {
@@ -117,9 +135,13 @@ fn draw(seed: u64) -> Swarm {
     let mut nodes = Vec::new();
     for (m, (rvm, network, id, ip)) in machines.iter().enumerate() {
         let csum = *rng.pick(&[CsumMode::Full, CsumMode::PartialMarked, CsumMode::PartialUnmarked]);
-        let spec = HostSpec::new(&format!("m{id}"), &mac(*id), vni(*network), &[&format!("{ip}/24")])
-            .via("192.168.1.1")
-            .csum(csum);
+        let ip6 = format!("fd01::{:x}", id + 0x10);
+        let own = [format!("{ip}/24"), format!("{ip6}/64")];
+        let spec = HostSpec::new(&format!("m{id}"), &mac(*id), vni(*network), &[&own[0], &own[1]]);
+        let mut spec = spec.via("192.168.1.1").csum(csum).mtu(1400);
+        if tagged[*network] {
+            spec = spec.tagged(packet::ETH_VLAN, 100 + *network as u16);
+        }
         let node = w.guest(rvms[*rvm], &format!("h{id}"), spec);
         let public = fips.iter().find(|f| f.0 == m).map(|f| f.2.clone());
         if let Some(public) = &public {
@@ -127,7 +149,17 @@ fn draw(seed: u64) -> Swarm {
             // On its own public network a packet for it may be flooded, while its place is unknown.
             w.allow(INTERNET.0, vni(*network), public);
         }
-        nodes.push(Machine { node, rvm: *rvm, network: *network, ip: ip.clone(), public });
+        nodes.push(Machine {
+            node,
+            rvm: *rvm,
+            port: format!("h{id}"),
+            network: *network,
+            mac: mac(*id).parse().unwrap(),
+            ip: ip.clone(),
+            ip6,
+            public,
+            tagged: tagged[*network],
+        });
     }
     let bad = rng.below(2) == 0;
     if bad {
@@ -147,6 +179,63 @@ fn draw(seed: u64) -> Swarm {
     }
     w.start_all();
     Swarm { w, rvms, machines: nodes, host, story }
+}
+
+/// Machines send what no stack would: real frames with a few bytes of their headers changed, or cut short.
+fn garbage(w: &mut World, rvms: &[NodeId], machines: &[Machine], rng: &mut Prng) {
+    for &r in rvms {
+        w.r(r).check_checksums = false;
+    }
+    for _ in 0..rng.range(20, 80) {
+        let (a, b) = (rng.pick(machines), rng.pick(machines));
+        let v6 = rng.below(3) == 0;
+        let ip = |s: &str| s.parse::<std::net::IpAddr>().unwrap();
+        let src = if v6 { ip(&a.ip6) } else { ip(&a.ip) };
+        let dst = match (v6, rng.below(3)) {
+            (true, _) => ip(&b.ip6),
+            (false, 0) => ip("8.8.8.8"),
+            (false, _) => ip(&b.ip),
+        };
+        let gateway = MacAddr([2, 0x69, 0x76, 0, 0, 100 + 7 * a.network as u8]);
+        let to = if rng.below(2) == 0 { gateway } else { b.mac };
+        let whole = match rng.below(5) {
+            0 if !v6 => packet::arp_request(a.mac, src, dst),
+            1 => packet::eth_ip(
+                to,
+                a.mac,
+                &packet::ip(src, dst, packet::TCP, &packet::tcp(src, dst, 1, 80, 2, b"x")),
+            ),
+            2 if v6 => {
+                let ns = packet::icmpv6(src, dst, 135, 0, [0; 4], &[0xfd; 24]);
+                packet::eth_ip(to, a.mac, &packet::ip(src, dst, packet::ICMPV6, &ns))
+            }
+            3 if !v6 => {
+                let quoted = packet::ip(dst, src, packet::UDP, &packet::udp(dst, src, 1, 2, b"quoted"));
+                packet::eth_ip(
+                    to,
+                    a.mac,
+                    &packet::ip(src, dst, packet::ICMP, &packet::icmp(3, 3, [0; 4], &quoted)),
+                )
+            }
+            _ => packet::eth_ip(
+                to,
+                a.mac,
+                &packet::ip(src, dst, packet::UDP, &packet::udp(src, dst, 1, 4789, b"x")),
+            ),
+        };
+        let mut frame =
+            if a.tagged { packet::push_tag(&whole, packet::ETH_VLAN, 100 + a.network as u16) } else { whole };
+        for _ in 0..rng.range(1, 4) {
+            // The source MAC stays: a door may speak as anyone, and would.
+            let at = rng.range(12, frame.len() as u64 - 1) as usize;
+            frame[at] ^= rng.next_u64() as u8;
+        }
+        if rng.below(4) == 0 {
+            frame.truncate(rng.below(frame.len() as u64) as usize);
+        }
+        w.inject(a.node, frame);
+        w.run_for(MS / 10);
+    }
 }
 
 /// Lives a world of a seed to its end. Returns the hash of every frame with its time.
@@ -180,7 +269,7 @@ fn live(seed: u64) -> u64 {
     for _ in 0..rng.below(3) {
         w.run_for(rng.range(1, 40) * MS);
         let victim = *rng.pick(&rvms);
-        match rng.below(3) {
+        match rng.below(6) {
             0 => {
                 w.kill(victim);
                 w.run_for(rng.range(1, 300) * MS);
@@ -192,6 +281,21 @@ fn live(seed: u64) -> u64 {
                 w.run_for(rng.range(1, 300) * MS);
                 w.link_up(link);
             }
+            2 => {
+                let m = rng.pick(&machines);
+                w.remove_interface(rvms[m.rvm], &m.port);
+                w.run_for(rng.range(1, 300) * MS);
+                w.return_interface(rvms[m.rvm], &m.port);
+            }
+            3 => {
+                // Everything but the uplink is taken away and given back, live.
+                let text = w.r(victim).config.clone();
+                let bare = &text[..text.find("[[network]]").expect("a network")];
+                assert!(w.apply(victim, bare), "{bare}");
+                w.run_for(rng.range(1, 300) * MS);
+                assert!(w.apply(victim, &text), "{text}");
+            }
+            4 => garbage(&mut w, &rvms, &machines, &mut rng),
             _ => {
                 let other = *rng.pick(&rvms);
                 w.cut(victim, other);
@@ -215,7 +319,8 @@ fn live(seed: u64) -> u64 {
     w.settle();
     for a in &machines {
         for b in machines.iter().filter(|b| b.node != a.node && b.network == a.network) {
-            let r = w.ping(a.node, &b.ip, 1);
+            let to = if rng.below(3) == 0 { &b.ip6 } else { &b.ip };
+            let r = w.ping(a.node, to, 1);
             assert_eq!(
                 (r.received, r.bad),
                 (1, 0),
