@@ -1,6 +1,7 @@
 //! The system tests: real interfaces, real sockets, the kernel as peer. Root only.
 //! Tests are named after the seed check they prove, where there is one.
 
+mod cli;
 mod counters;
 mod demo;
 mod doors;
