@@ -64,3 +64,9 @@ pub const REFRESH_INTERVAL: Duration = Duration::from_secs(20);
 
 /// Entries per answer to a table query; the asker pages.
 pub const QUERY_PAGE_LEN: usize = 1024;
+
+/// FDB slots one page of answers looks at, so that listing a huge, empty table does not stall forwarding.
+pub const FDB_PAGE_SLOTS: u32 = 65_536;
+
+/// FDB slots one ageing slice looks at, at most: the largest table is then seen whole about once a minute.
+pub const AGE_SLICE_MAX: u32 = 32_768;

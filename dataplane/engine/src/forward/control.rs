@@ -10,7 +10,7 @@ use crate::command::{
 };
 use crate::counters::{DropReason, PortCounters, SwitchCounters};
 use crate::frame::{Frame, FramePool};
-use crate::limits::{REFRESH_INTERVAL, RESOLVE_INTERVAL};
+use crate::limits::{AGE_SLICE_MAX, REFRESH_INTERVAL, RESOLVE_INTERVAL};
 use crate::port::PortCaps;
 use crate::table::underlay::Hop;
 use crate::time::Instant;
@@ -235,7 +235,7 @@ impl Switch {
         }
         self.next_tick = now + TICK;
         self.sampled.fill(false);
-        let slots = (self.tables.fdb.slots() / 32).max(256);
+        let slots = (self.tables.fdb.slots() / 32).clamp(256, AGE_SLICE_MAX);
         let mut gone = Vec::new();
         self.tables.fdb.age(now, slots, |vni, vid, mac| {
             if vid == 0 {

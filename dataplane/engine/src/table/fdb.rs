@@ -4,11 +4,11 @@ use alloc::vec::Vec;
 use core::hash::{BuildHasher, Hasher};
 
 use ahash::RandomState;
-use hashbrown::HashTable;
+use zerocopy::FromZeros;
 
 use super::{Map, hasher};
 use crate::command::{FdbRow, Location, Vni};
-use crate::limits::{FDB_TOTAL_MAX, QUERY_PAGE_LEN};
+use crate::limits::{FDB_PAGE_SLOTS, FDB_TOTAL_MAX, QUERY_PAGE_LEN};
 use crate::time::{Duration, Instant};
 use crate::wire::mac::MacAddr;
 
@@ -16,8 +16,9 @@ use crate::wire::mac::MacAddr;
 /// of the key (independent learning, 802.1Q-2018 §8.8.8): a CMS may use one MAC in many VLANs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct FdbKey {
-    vni_vid: u64,
-    mac: u64,
+    mac_vid: u64,
+    /// One more than the VNI, so that no key equals a vacant slot.
+    vni: u32,
 }
 
 impl FdbKey {
@@ -25,7 +26,11 @@ impl FdbKey {
     #[inline]
     #[must_use]
     pub fn new(vni: Vni, vid: u16, mac: MacAddr) -> Self {
-        Self { vni_vid: u64::from(vni.get()) << 12 | u64::from(vid & 0xfff), mac: mac.to_u64() }
+        Self { mac_vid: u64::from(vid & 0xfff) << 48 | mac.to_u64(), vni: vni.get() + 1 }
+    }
+
+    fn vni(self) -> Option<Vni> {
+        Vni::new(self.vni.wrapping_sub(1))
     }
 }
 
@@ -49,11 +54,14 @@ pub enum Learned {
 /// floods random MACs evicts only itself; "oldest" is by second chance, which costs nothing per frame.
 /// Static entries are neither evicted, moved nor aged. Written by `learn` and by commands; read by
 /// `classify`. The hash is keyed: who chooses MACs cannot choose collisions.
+///
+/// One flat array of buckets of four entries, two cache lines each, that can be prefetched once the hash is
+/// known: a cold lookup is one miss. Entries never move, so lists may link them by index. The array is
+/// sized when networks are configured, never while forwarding.
 #[derive(Debug)]
 pub struct Fdb {
-    index: HashTable<u32>,
-    entries: Vec<Entry>,
-    free: u32,
+    buckets: Vec<Bucket>,
+    len: u32,
     origins: Vec<Origin>,
     origin_index: Map<(Vni, Location), u16>,
     origin_free: Vec<u16>,
@@ -62,8 +70,17 @@ pub struct Fdb {
     age_cursor: u32,
 }
 
-/// 32 bytes, so that two share a cache line and none straddles one.
-#[derive(Clone, Copy, Debug)]
+/// Ways of a bucket.
+const WAYS: usize = 4;
+
+/// Entries whose hash leads here, or that found the buckets before this one full.
+#[derive(Clone, Copy, Debug, zerocopy::FromZeros)]
+#[repr(C, align(128))]
+struct Bucket([Entry; WAYS]);
+
+/// 32 bytes.
+#[derive(Clone, Copy, Debug, zerocopy::FromZeros)]
+#[repr(C)]
 struct Entry {
     mac_vid: u64,
     vni: u32,
@@ -72,14 +89,19 @@ struct Entry {
     next: u32,
     prev: u32,
     origin: u16,
+    /// [`STATIC`]; and, in a bucket's first entry, how many entries found the bucket full and went on:
+    /// a lookup that misses here goes on only if there are any.
     flags: u16,
 }
 
-const _: () = assert!(size_of::<Entry>() == 32);
+const _: () = assert!(size_of::<Entry>() == 32 && size_of::<Bucket>() == 128);
 
 const NIL: u32 = u32::MAX;
 const STATIC: u16 = 1;
-const VACANT: u16 = 2;
+/// One entry that went on, in `flags`.
+const PASSED: u16 = 2;
+/// Slots the table has at least.
+const SLOTS_MIN: usize = 64;
 
 /// The entries of one network at one location, as a list in order of arrival.
 #[derive(Clone, Copy, Debug)]
@@ -129,15 +151,21 @@ fn unpack(location: u32) -> Location {
 }
 
 impl Entry {
-    fn key(&self) -> FdbKey {
-        FdbKey {
-            vni_vid: u64::from(self.vni) << 12 | (self.mac_vid >> 48),
-            mac: self.mac_vid & 0xffff_ffff_ffff,
-        }
+    const fn key(&self) -> FdbKey {
+        FdbKey { mac_vid: self.mac_vid, vni: self.vni }
     }
 
-    fn is(&self, key: FdbKey) -> bool {
-        self.mac_vid == (key.vni_vid & 0xfff) << 48 | key.mac && u64::from(self.vni) == key.vni_vid >> 12
+    #[inline]
+    const fn is(&self, key: FdbKey) -> bool {
+        self.mac_vid == key.mac_vid && self.vni == key.vni
+    }
+
+    const fn is_vacant(&self) -> bool {
+        self.vni == 0
+    }
+
+    const fn is_static(&self) -> bool {
+        self.flags & STATIC != 0
     }
 }
 
@@ -146,9 +174,8 @@ impl Fdb {
     #[must_use]
     pub fn new(seed: u64) -> Self {
         Self {
-            index: HashTable::new(),
-            entries: Vec::new(),
-            free: NIL,
+            buckets: zeroed(SLOTS_MIN / WAYS),
+            len: 0,
             origins: Vec::new(),
             origin_index: Map::with_hasher(hasher(seed ^ 1)),
             origin_free: Vec::new(),
@@ -163,17 +190,55 @@ impl Fdb {
     #[must_use]
     pub fn hash(&self, key: FdbKey) -> u64 {
         let mut h = self.hash.build_hasher();
-        h.write_u64(key.vni_vid);
-        h.write_u64(key.mac);
+        h.write_u64(key.mac_vid);
+        h.write_u32(key.vni);
         h.finish()
+    }
+
+    /// Brings near what a lookup with this hash will read.
+    #[inline]
+    pub fn prefetch(&self, hash: u64) {
+        let bucket = &self.buckets[self.home(hash)];
+        prefetch::read(&bucket.0[0]);
+        prefetch::read(&bucket.0[2]);
+    }
+
+    #[inline]
+    fn home(&self, hash: u64) -> usize {
+        hash as usize & (self.buckets.len() - 1)
+    }
+
+    /// The slot of a key.
+    #[inline]
+    fn find(&self, hash: u64, key: FdbKey) -> Option<u32> {
+        let mut at = self.home(hash);
+        loop {
+            let bucket = &self.buckets[at];
+            if let Some(way) = bucket.0.iter().position(|e| e.is(key)) {
+                return Some((at * WAYS + way) as u32);
+            }
+            if bucket.0[0].flags < PASSED {
+                return None;
+            }
+            at = (at + 1) & (self.buckets.len() - 1);
+        }
+    }
+
+    #[inline]
+    fn entry(&self, at: u32) -> &Entry {
+        &self.buckets[at as usize / WAYS].0[at as usize % WAYS]
+    }
+
+    #[inline]
+    fn entry_mut(&mut self, at: u32) -> &mut Entry {
+        &mut self.buckets[at as usize / WAYS].0[at as usize % WAYS]
     }
 
     /// Where the address is.
     #[inline]
     #[must_use]
     pub fn lookup(&self, hash: u64, key: FdbKey) -> Option<Location> {
-        let at = *self.index.find(hash, |&i| self.entries[i as usize].is(key))?;
-        Some(unpack(self.entries[at as usize].location))
+        Some(unpack(self.entry(self.find(hash, key)?).location))
     }
 
     /// Where the address is, for those that have no hash at hand.
@@ -187,8 +252,8 @@ impl Fdb {
     #[inline]
     pub fn learn(&mut self, now: Instant, key: FdbKey, location: Location, location_max: u32) -> Learned {
         let hash = self.hash(key);
-        if let Some(&at) = self.index.find(hash, |&i| self.entries[i as usize].is(key)) {
-            let entry = &mut self.entries[at as usize];
+        if let Some(at) = self.find(hash, key) {
+            let entry = self.entry_mut(at);
             if entry.location == pack(location) {
                 let tick = tick(now);
                 if entry.last_seen != tick {
@@ -209,9 +274,9 @@ impl Fdb {
         location: Location,
         location_max: u32,
     ) -> Learned {
-        let Some(vni) = Vni::new((key.vni_vid >> 12) as u32) else { return Learned::Refused };
-        if let Some(&at) = self.index.find(hash, |&i| self.entries[i as usize].is(key)) {
-            if self.entries[at as usize].flags & STATIC != 0 {
+        let Some(vni) = key.vni() else { return Learned::Refused };
+        if let Some(at) = self.find(hash, key) {
+            if self.entry(at).is_static() {
                 return Learned::Refused;
             }
             self.remove_at(at);
@@ -238,9 +303,7 @@ impl Fdb {
     /// Removes an entry, static or learned. False when there was none.
     pub fn remove(&mut self, vni: Vni, vid: u16, mac: MacAddr) -> bool {
         let key = FdbKey::new(vni, vid, mac);
-        let Some(&at) = self.index.find(self.hash(key), |&i| self.entries[i as usize].is(key)) else {
-            return false;
-        };
+        let Some(at) = self.find(self.hash(key), key) else { return false };
         self.remove_at(at);
         true
     }
@@ -254,8 +317,8 @@ impl Fdb {
             }
             let mut at = origin.head;
             while at != NIL {
-                let next = self.entries[at as usize].next;
-                if static_too || self.entries[at as usize].flags & STATIC == 0 {
+                let next = self.entry(at).next;
+                if static_too || !self.entry(at).is_static() {
                     self.remove_at(at);
                 }
                 at = next;
@@ -270,6 +333,30 @@ impl Fdb {
             self.networks.entry(vni).or_insert(NetworkUse { entries: 0, max, age, origins: Vec::new() });
         network.max = max;
         network.age = age;
+        self.reserve();
+    }
+
+    /// Makes room for what all networks may hold, at two thirds full at most.
+    fn reserve(&mut self) {
+        let wanted: u64 = self.networks.values().map(|n| u64::from(n.max)).sum();
+        let wanted = wanted.min(u64::from(FDB_TOTAL_MAX)) as usize;
+        let slots = (wanted + wanted / 2).next_power_of_two().max(SLOTS_MIN);
+        if slots <= self.buckets.len() * WAYS {
+            return;
+        }
+        let old = core::mem::replace(&mut self.buckets, zeroed(slots / WAYS));
+        self.len = 0;
+        for o in 0..self.origins.len() {
+            let mut from = self.origins[o].head;
+            self.origins[o].head = NIL;
+            self.origins[o].tail = NIL;
+            while from != NIL {
+                let entry = old[from as usize / WAYS].0[from as usize % WAYS];
+                from = entry.next;
+                let at = self.place(self.hash(entry.key()), Entry { flags: entry.flags & STATIC, ..entry });
+                self.link_last(at);
+            }
+        }
     }
 
     /// Forgets a network and all its entries.
@@ -282,18 +369,18 @@ impl Fdb {
     /// Calls `gone` for each. Called often enough, every slot is looked at several times per ageing time.
     pub fn age(&mut self, now: Instant, count: u32, mut gone: impl FnMut(Vni, u16, MacAddr)) {
         let tick = tick(now);
-        let len = self.entries.len() as u32;
-        for _ in 0..count.min(len) {
-            if self.age_cursor >= len {
+        let slots = self.slots();
+        for _ in 0..count.min(slots) {
+            if self.age_cursor >= slots {
                 self.age_cursor = 0;
             }
             let at = self.age_cursor;
             self.age_cursor += 1;
-            let entry = self.entries[at as usize];
-            if entry.flags != 0 {
+            let entry = *self.entry(at);
+            if entry.is_vacant() || entry.is_static() {
                 continue;
             }
-            let Some(vni) = Vni::new(entry.vni) else { continue };
+            let Some(vni) = entry.key().vni() else { continue };
             let age = self.networks.get(&vni).map_or(0, |n| n.age);
             if tick.wrapping_sub(entry.last_seen) > age {
                 self.remove_at(at);
@@ -305,19 +392,19 @@ impl Fdb {
     /// Entries in all.
     #[must_use]
     pub fn len(&self) -> u32 {
-        self.index.len() as u32
+        self.len
     }
 
     /// Whether there is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.index.is_empty()
+        self.len == 0
     }
 
     /// Slots to look at per ageing slice.
     #[must_use]
     pub fn slots(&self) -> u32 {
-        self.entries.len() as u32
+        (self.buckets.len() * WAYS) as u32
     }
 
     /// Entries of each network, in the order of their VNIs.
@@ -331,33 +418,31 @@ impl Fdb {
     /// Bytes the table holds in memory for its entries and its index.
     #[must_use]
     pub fn memory_len(&self) -> usize {
-        self.entries.capacity() * size_of::<Entry>() + self.index.allocation_size()
+        self.buckets.capacity() * size_of::<Bucket>()
     }
 
     /// One page of entries from `cursor`, and the cursor of the next.
     #[must_use]
     pub fn page(&self, now: Instant, cursor: u32) -> (Vec<FdbRow>, Option<u32>) {
         let mut rows = Vec::new();
-        for at in cursor..self.entries.len() as u32 {
-            let entry = &self.entries[at as usize];
-            if entry.flags & VACANT != 0 {
-                continue;
-            }
-            let Some(vni) = Vni::new(entry.vni) else { continue };
+        let end = self.slots().min(cursor.saturating_add(FDB_PAGE_SLOTS));
+        for at in cursor..end {
+            let entry = self.entry(at);
+            let Some(vni) = entry.key().vni() else { continue };
             let idle = u64::from(tick(now).wrapping_sub(entry.last_seen)) << TICK_SHIFT;
             rows.push(FdbRow {
                 vni,
                 vid: (entry.mac_vid >> 48) as u16,
                 mac: mac_of(entry.mac_vid),
                 location: unpack(entry.location),
-                is_static: entry.flags & STATIC != 0,
+                is_static: entry.is_static(),
                 idle: Duration::from_nanos(idle),
             });
             if rows.len() == QUERY_PAGE_LEN {
                 return (rows, Some(at + 1));
             }
         }
-        (rows, None)
+        (rows, (end < self.slots()).then_some(end))
     }
 
     fn insert(
@@ -378,7 +463,7 @@ impl Fdb {
                 if !self.evict_from(mine.unwrap_or(0), tick) {
                     return false;
                 }
-            } else if network.entries >= network.max || self.len() >= FDB_TOTAL_MAX {
+            } else if network.entries >= network.max || self.crowded() {
                 let busiest =
                     network.origins.iter().copied().max_by_key(|&o| self.origins[o as usize].learned);
                 if !busiest.is_some_and(|o| self.evict_from(o, tick)) {
@@ -386,34 +471,23 @@ impl Fdb {
                 }
             }
         }
+        if self.crowded() {
+            return false;
+        }
         let Some(origin) = self.origin(vni, location) else { return false };
-        let entry = Entry {
-            mac_vid: (key.vni_vid & 0xfff) << 48 | key.mac,
-            vni: vni.get(),
-            location: pack(location),
-            last_seen: tick,
-            next: NIL,
-            prev: NIL,
-            origin,
-            flags: if learned_max.is_none() { STATIC } else { 0 },
-        };
-        let at = if self.free != NIL {
-            let at = self.free;
-            self.free = self.entries[at as usize].next;
-            self.entries[at as usize] = entry;
-            at
-        } else {
-            self.entries.push(entry);
-            self.entries.len() as u32 - 1
-        };
-        let (entries, hasher) = (&self.entries, &self.hash);
-        self.index.insert_unique(hash, at, |&i| {
-            let key = entries[i as usize].key();
-            let mut h = hasher.build_hasher();
-            h.write_u64(key.vni_vid);
-            h.write_u64(key.mac);
-            h.finish()
-        });
+        let at = self.place(
+            hash,
+            Entry {
+                mac_vid: key.mac_vid,
+                vni: key.vni,
+                location: pack(location),
+                last_seen: tick,
+                next: NIL,
+                prev: NIL,
+                origin,
+                flags: if learned_max.is_none() { STATIC } else { 0 },
+            },
+        );
         self.link_last(at);
         let origin = &mut self.origins[origin as usize];
         origin.total += 1;
@@ -422,6 +496,27 @@ impl Fdb {
             network.entries += 1;
         }
         true
+    }
+
+    /// Whether the array is as full as it may be: lookups that miss stay short, and a vacant slot is always found.
+    fn crowded(&self) -> bool {
+        self.len >= self.slots() / 8 * 7
+    }
+
+    /// Puts an entry in the first vacant slot from its home on. There is one: see [`Fdb::crowded`].
+    fn place(&mut self, hash: u64, entry: Entry) -> u32 {
+        let mut at = self.home(hash);
+        loop {
+            let bucket = &mut self.buckets[at].0;
+            if let Some(way) = bucket.iter().position(Entry::is_vacant) {
+                let passed = bucket[way].flags & !STATIC;
+                bucket[way] = Entry { flags: entry.flags | passed, ..entry };
+                self.len += 1;
+                return (at * WAYS + way) as u32;
+            }
+            bucket[0].flags += PASSED;
+            at = (at + 1) & (self.buckets.len() - 1);
+        }
     }
 
     /// The list for this network and location, made if need be.
@@ -453,10 +548,10 @@ impl Fdb {
             if at == NIL {
                 return false;
             }
-            let entry = self.entries[at as usize];
+            let entry = *self.entry(at);
             let fresh = tick.wrapping_sub(entry.last_seen) < ticks(Duration::from_secs(1));
-            if entry.flags & STATIC != 0 || fresh && chances > 0 {
-                chances -= u32::from(entry.flags & STATIC == 0);
+            if entry.is_static() || fresh && chances > 0 {
+                chances -= u32::from(!entry.is_static());
                 self.unlink(at);
                 self.link_last(at);
                 continue;
@@ -466,7 +561,7 @@ impl Fdb {
         }
         // Everything was fresh: the head is as old as any.
         let at = self.origins[o as usize].head;
-        if at == NIL || self.entries[at as usize].flags & STATIC != 0 {
+        if at == NIL || self.entry(at).is_static() {
             return false;
         }
         self.remove_at(at);
@@ -474,44 +569,40 @@ impl Fdb {
     }
 
     fn link_last(&mut self, at: u32) {
-        let o = self.entries[at as usize].origin as usize;
+        let o = self.entry(at).origin as usize;
         let tail = self.origins[o].tail;
-        self.entries[at as usize].prev = tail;
-        self.entries[at as usize].next = NIL;
+        self.entry_mut(at).prev = tail;
+        self.entry_mut(at).next = NIL;
         if tail == NIL {
             self.origins[o].head = at;
         } else {
-            self.entries[tail as usize].next = at;
+            self.entry_mut(tail).next = at;
         }
         self.origins[o].tail = at;
     }
 
     fn unlink(&mut self, at: u32) {
-        let Entry { prev, next, origin, .. } = self.entries[at as usize];
+        let Entry { prev, next, origin, .. } = *self.entry(at);
         let o = origin as usize;
         if prev == NIL {
             self.origins[o].head = next;
         } else {
-            self.entries[prev as usize].next = next;
+            self.entry_mut(prev).next = next;
         }
         if next == NIL {
             self.origins[o].tail = prev;
         } else {
-            self.entries[next as usize].prev = prev;
+            self.entry_mut(next).prev = prev;
         }
     }
 
     fn remove_at(&mut self, at: u32) {
-        let entry = self.entries[at as usize];
-        debug_assert!(entry.flags & VACANT == 0);
-        let hash = self.hash(entry.key());
-        if let Ok(found) = self.index.find_entry(hash, |&i| i == at) {
-            found.remove();
-        }
+        let entry = *self.entry(at);
+        debug_assert!(!entry.is_vacant());
         self.unlink(at);
         let o = entry.origin as usize;
         self.origins[o].total -= 1;
-        self.origins[o].learned -= u32::from(entry.flags & STATIC == 0);
+        self.origins[o].learned -= u32::from(!entry.is_static());
         let Origin { vni, location, total, .. } = self.origins[o];
         if let Some(network) = self.networks.get_mut(&vni) {
             network.entries -= 1;
@@ -523,11 +614,23 @@ impl Fdb {
             self.origin_index.remove(&(vni, location));
             self.origin_free.push(entry.origin);
         }
-        let slot = &mut self.entries[at as usize];
-        slot.flags = VACANT;
-        slot.next = self.free;
-        self.free = at;
+        // Those it passed on its way here are no longer passed by it.
+        let mut bucket = self.home(self.hash(entry.key()));
+        while bucket != at as usize / WAYS {
+            self.buckets[bucket].0[0].flags -= PASSED;
+            bucket = (bucket + 1) & (self.buckets.len() - 1);
+        }
+        let slot = self.entry_mut(at);
+        let flags = slot.flags & !STATIC;
+        *slot = Entry::new_zeroed();
+        slot.flags = flags;
+        self.len -= 1;
     }
+}
+
+/// Buckets of vacant slots, whose memory is not touched before it is used.
+fn zeroed(buckets: usize) -> Vec<Bucket> {
+    Bucket::new_vec_zeroed(buckets).expect("memory for the forwarding database")
 }
 
 fn mac_of(mac_vid: u64) -> MacAddr {
@@ -573,9 +676,9 @@ mod tests {
         assert_eq!(fdb.get(VNI, 10, mac(1)), None, "the VLAN is part of the key");
         assert_eq!(fdb.learn(t0, key, Location::Peer(PeerId(3)), 100), Learned::Moved);
         assert_eq!(fdb.get(VNI, 0, mac(1)), Some(Location::Peer(PeerId(3))));
-        fdb.age(t0 + Duration::from_secs(299), 100, |_, _, _| panic!("too early"));
+        fdb.age(t0 + Duration::from_secs(299), u32::MAX, |_, _, _| panic!("too early"));
         let mut gone = 0;
-        fdb.age(t0 + Duration::from_secs(302), 100, |vni, vid, m| {
+        fdb.age(t0 + Duration::from_secs(302), u32::MAX, |vni, vid, m| {
             assert_eq!((vni, vid, m), (VNI, 0, mac(1)));
             gone += 1;
         });
@@ -608,7 +711,7 @@ mod tests {
         for n in 2..100 {
             fdb.learn(now, FdbKey::new(VNI, 0, mac(n)), port(2), 10);
         }
-        fdb.age(now + Duration::from_secs(9999), 100, |_, _, _| {});
+        fdb.age(now + Duration::from_secs(9999), u32::MAX, |_, _, _| {});
         fdb.flush(None, None, false);
         assert_eq!(fdb.get(VNI, 0, mac(1)), Some(port(1)));
         assert_eq!(fdb.len(), 1);
