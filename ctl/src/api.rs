@@ -178,14 +178,16 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {}
 
 macro_rules! params {
-    ($($(#[$doc:meta])+ $name:ident { $($(#[$fdoc:meta])+ $field:ident: $ty:ty,)* })+) => { $(
+    ($($(#[$doc:meta])+ $name:ident [ $($(#[$rdoc:meta])+ $required:ident: $rty:ty,)* ]
+        { $($(#[$fdoc:meta])+ $field:ident: $ty:ty,)* })+) => { $(
         $(#[$doc])+
         #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
-        #[serde(deny_unknown_fields, default)]
+        #[serde(deny_unknown_fields)]
         pub struct $name {
-            $($(#[$fdoc])+ #[serde(skip_serializing_if = "is_default")] pub $field: $ty,)*
+            $($(#[$rdoc])+ pub $required: $rty,)*
+            $($(#[$fdoc])+ #[serde(default, skip_serializing_if = "is_default")] pub $field: $ty,)*
             /// How long to wait for the effect or the answer, in milliseconds; 0: do not wait.
-            #[serde(skip_serializing_if = "Option::is_none")]
+            #[serde(default, skip_serializing_if = "Option::is_none")]
             pub timeout_ms: Option<u64>,
         }
     )+ };
@@ -197,40 +199,42 @@ fn is_default<T: Default + PartialEq>(t: &T) -> bool {
 
 params! {
     /// Of methods without parameters: `version`, `status`, `config.show`, `subscribe`.
-    Nothing {}
+    Nothing [] {}
 
     /// Of `network.list`, `port.list`, `peer.list`.
-    ListNamed {
+    ListNamed [] {
         /// Only the one of this name.
         name: Option<String>,
     }
 
     /// Of `network.add`, `port.add`, `peer.add`, `floating.add`, `route.add`, `fdb.add`.
-    Add {
+    Add [
         /// The object, with the keys it has in the configuration file.
         object: Value,
+    ] {
         /// Fine when just this is there already.
         may_exist: bool,
     }
 
     /// Of `network.set`, `port.set`, `peer.set`.
-    SetNamed {
+    SetNamed [
         /// Which one.
         name: String,
         /// New values; `null` sets the default.
         set: Value,
-    }
+    ] {}
 
     /// Of `network.del`, `port.del`, `peer.del`.
-    DelNamed {
+    DelNamed [
         /// Which one.
         name: String,
+    ] {
         /// Fine when it is not there.
         if_exists: bool,
     }
 
     /// Of `floating.list`, `floating.set`, `floating.del`: which mapping.
-    WhichFloating {
+    WhichFloating [] {
         /// The public address.
         ip: Option<IpAddr>,
         /// Its network, where two have this address.
@@ -244,7 +248,7 @@ params! {
     }
 
     /// Of `route.list`, `route.set`, `route.del`: which route.
-    WhichRoute {
+    WhichRoute [] {
         /// The network.
         network: Option<String>,
         /// The source prefix.
@@ -256,7 +260,7 @@ params! {
     }
 
     /// Of `fdb.list`, `fdb.set`, `fdb.del`, `fdb.flush`: which entries.
-    WhichFdb {
+    WhichFdb [] {
         /// Only of this network.
         network: Option<String>,
         /// Only behind this port.
@@ -276,22 +280,22 @@ params! {
     }
 
     /// Of `neigh.list`.
-    WhichNeigh {
+    WhichNeigh [] {
         /// Only of this network.
         network: Option<String>,
     }
 
     /// Of `drops`.
-    WhichDrops {
+    WhichDrops [] {
         /// Only of this port.
         port: Option<String>,
     }
 
     /// Of `config.check`, `config.apply`.
-    ConfigText {
+    ConfigText [
         /// The whole configuration, as TOML.
         text: String,
-    }
+    ] {}
 }
 
 /// Answer to `version`.

@@ -549,3 +549,6 @@ pub fn diff(old: &State, new: &State) -> Vec<Command> {
     }
     commands
 }
+
+#[cfg(test)]
+mod tests;

@@ -129,13 +129,18 @@ impl Agent {
                 Some(underlay) => self.warn_of_addresses(&uplink.interface, underlay.vtep, warnings),
             }
             let carried = self.facts.overlay_mtu();
-            for p in self.config.port.iter().filter(|p| p.mtu.is_none() && p.interface.is_some()) {
-                if let Some(link) = self.links.get(&p.attached_to()).filter(|l| l.mtu > u32::from(carried)) {
-                    let (name, mtu) = (&link.name, link.mtu);
-                    let text =
-                        format!("MTU {mtu} of {name} is more than the {carried} that the tunnel carries");
-                    warnings.push(format!("port \"{}\": {text}; lower it on both ends", p.name));
-                }
+            let too_large = |p: &&crate::model::Port| {
+                let link = self.links.get(&p.attached_to());
+                p.mtu.is_none() && p.interface.is_some() && link.is_some_and(|l| l.mtu > u32::from(carried))
+            };
+            let names: Vec<&str> =
+                self.config.port.iter().filter(too_large).map(|p| p.name.as_str()).collect();
+            if !names.is_empty() {
+                let more = if names.len() > 5 { ", ..." } else { "" };
+                let names = names[..names.len().min(5)].join(", ");
+                warnings.push(format!(
+                    "MTU of {names}{more}: larger than the {carried} that the tunnel carries; lower it on both ends"
+                ));
             }
         } else if !self.config.peer.is_empty() {
             warnings.push("there are peers but no [uplink]: nothing reaches them".to_owned());

@@ -4,6 +4,8 @@
 //! each error naming its object, cause and remedy. [`validate`] checks a `Config` that did not come
 //! from text (an edit by `ivctl`). [`print`] writes one deterministically: `parse(print(c)) == c`.
 
+#[cfg(test)]
+pub(crate) mod arbitrary;
 mod edit;
 mod parse;
 mod ports;
@@ -537,3 +539,6 @@ pub fn name_of_host(hostname: &str) -> String {
     }
     name
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,11 +1,13 @@
 //! From text to a [`Config`]: every object is read on its own, so that one mistake does not hide the next.
 
+use std::collections::BTreeSet;
+
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IntoDeserializer};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::validate::{ERRORS_MAX, check};
+use super::validate::{ERRORS_MAX, Finding, check};
 use super::{Config, ConfigError, Fault, Place, Section};
 
 /// Bytes of a configuration text: 65536 floating IPs fit with room to spare.
@@ -48,16 +50,15 @@ pub fn parse_as(text: &str, hostname: Option<&str>) -> Result<Config, Vec<Config
         };
         return Err(syntax.iter().take(ERRORS_MAX).map(error).collect());
     }
-    let mut reader = Reader { text, lines, errors: Vec::new(), places: Vec::new() };
+    let mut reader = Reader { text, lines, errors: Vec::new(), places: Vec::new(), broken: BTreeSet::new() };
     let config = reader.config(table.into_inner());
-    let broken = !reader.errors.is_empty();
-    for (place, mut error) in check(&config, hostname) {
+    for Finding { place, missing_in, mut error } in check(&config, hostname) {
         // What an unreadable object was called is not known: a reference may well be to it.
-        if broken && error.fault == Fault::NotFound {
+        if error.fault == Fault::NotFound && reader.broken.contains(missing_in) {
             continue;
         }
-        error.position =
-            reader.places.iter().find(|(p, _)| *p == place).map(|&(_, at)| reader.lines.position(at));
+        let found = reader.places.binary_search_by_key(&place, |&(p, _)| p);
+        error.position = found.ok().map(|i| reader.lines.position(reader.places[i].1));
         reader.errors.push(error);
     }
     if reader.errors.is_empty() {
@@ -73,6 +74,8 @@ struct Reader<'t> {
     lines: Lines<'t>,
     errors: Vec<ConfigError>,
     places: Vec<(Place, usize)>,
+    /// Sections with something unreadable in them.
+    broken: BTreeSet<&'static str>,
 }
 
 impl Reader<'_> {
@@ -81,10 +84,10 @@ impl Reader<'_> {
         for (key, value) in table {
             let start = key.span().start;
             match key.get_ref().as_ref() {
-                "name" => config.name = self.read("configuration", value),
+                "name" => config.name = self.read("name", "configuration", value),
                 "uplink" => {
                     self.places.push((Place::Uplink, start));
-                    config.uplink = self.read("uplink", value);
+                    config.uplink = self.read("uplink", "uplink", value);
                 }
                 "network" => config.network = self.list(Section::Network, value),
                 "port" => config.port = self.list(Section::Port, value),
@@ -113,6 +116,7 @@ impl Reader<'_> {
         let at = value.span().start;
         let DeValue::Array(entries) = value.into_inner() else {
             let key = section.key();
+            self.broken.insert(key);
             self.errors.push(ConfigError {
                 fault: Fault::Syntax,
                 object: key.to_owned(),
@@ -126,7 +130,7 @@ impl Reader<'_> {
         for entry in entries {
             let at = entry.span().start;
             let object = object_of(section, entry.get_ref());
-            if let Some(entry) = self.read(&object, entry) {
+            if let Some(entry) = self.read(section.key(), &object, entry) {
                 self.places.push((Place::Entry(section, list.len()), at));
                 list.push(entry);
             }
@@ -134,11 +138,17 @@ impl Reader<'_> {
         list
     }
 
-    fn read<T: for<'a> Deserialize<'a>>(&mut self, object: &str, value: Spanned<DeValue<'_>>) -> Option<T> {
+    fn read<T: for<'a> Deserialize<'a>>(
+        &mut self,
+        section: &'static str,
+        object: &str,
+        value: Spanned<DeValue<'_>>,
+    ) -> Option<T> {
         let at = value.span();
         match T::deserialize(value.into_deserializer()) {
             Ok(t) => Some(t),
             Err(e) => {
+                self.broken.insert(section);
                 let span = e.span().unwrap_or(at);
                 let written = self.text.get(span.clone()).filter(|w| !w.contains('\n') && !w.is_empty());
                 let (cause, remedy) = explain(e.message(), written);

@@ -42,7 +42,7 @@ const MTU_MAX: u16 = 9216;
 /// # Errors
 /// Everything that is wrong.
 pub fn validate(config: &Config, hostname: Option<&str>) -> Result<(), Vec<ConfigError>> {
-    let errors: Vec<_> = check(config, hostname).into_iter().map(|(_, e)| e).collect();
+    let errors: Vec<_> = check(config, hostname).into_iter().map(|f| f.error).collect();
     if errors.is_empty() { Ok(()) } else { Err(errors) }
 }
 
@@ -66,8 +66,16 @@ fn fault_of_name(name: &str, len_max: usize) -> Option<String> {
     }
 }
 
-/// Everything wrong with `config`, with the place of each.
-pub(crate) fn check(config: &Config, hostname: Option<&str>) -> Vec<(Place, ConfigError)> {
+/// One thing wrong, and where.
+pub(crate) struct Finding {
+    pub(crate) place: Place,
+    /// For [`Fault::NotFound`]: the key of the section that has no such object.
+    pub(crate) missing_in: &'static str,
+    pub(crate) error: ConfigError,
+}
+
+/// Everything wrong with `config`.
+pub(crate) fn check(config: &Config, hostname: Option<&str>) -> Vec<Finding> {
     let own = config.name.as_deref().or(hostname);
     let mut checker = Checker {
         config,
@@ -93,10 +101,10 @@ struct Checker<'c> {
     own: Option<&'c str>,
     networks: BTreeSet<&'c str>,
     peers: BTreeMap<&'c str, &'c Peer>,
-    errors: Vec<(Place, ConfigError)>,
+    errors: Vec<Finding>,
 }
 
-use Fault::{Conflict, Invalid, NotFound};
+use Fault::{Conflict, Invalid};
 
 impl<'c> Checker<'c> {
     fn error(&mut self, place: Place, fault: Fault, object: &str, cause: impl Display, remedy: impl Display) {
@@ -108,7 +116,22 @@ impl<'c> Checker<'c> {
                 remedy: clean(&remedy.to_string()),
                 position: None,
             };
-            self.errors.push((place, error));
+            self.errors.push(Finding { place, missing_in: "", error });
+        }
+    }
+
+    fn missing(
+        &mut self,
+        place: Place,
+        section: &'static str,
+        object: &str,
+        cause: impl Display,
+        remedy: impl Display,
+    ) {
+        let before = self.errors.len();
+        self.error(place, Fault::NotFound, object, cause, remedy);
+        if let Some(finding) = self.errors.get_mut(before) {
+            finding.missing_in = section;
         }
     }
 
@@ -161,7 +184,7 @@ impl<'c> Checker<'c> {
             } else {
                 format!("add the network first; {}", suggest(network, &known))
             };
-            self.error(place, NotFound, object, format_args!("there is no network \"{network}\""), remedy);
+            self.missing(place, "network", object, format_args!("there is no network \"{network}\""), remedy);
         }
     }
 
@@ -173,7 +196,7 @@ impl<'c> Checker<'c> {
             } else {
                 format!("add the peer first; {}", suggest(peer, &known))
             };
-            self.error(place, NotFound, object, format_args!("there is no peer \"{peer}\""), remedy);
+            self.missing(place, "peer", object, format_args!("there is no peer \"{peer}\""), remedy);
         }
     }
 
@@ -594,7 +617,7 @@ impl<'c> Checker<'c> {
                     self.own.iter().copied().chain(self.peers.keys().copied()).take(20).collect();
                 let cause = format!("gateway \"{}\" is neither this rVM nor a peer", f.gateway);
                 let remedy = format!("add the peer first; {}", suggest(&f.gateway, &known));
-                self.error(place, NotFound, &object, cause, remedy);
+                self.missing(place, "peer", &object, cause, remedy);
             }
             if let Some(reality) = f.reality {
                 self.host_address(place, &object, "reality", reality);
@@ -655,7 +678,7 @@ impl<'c> Checker<'c> {
         }
         if self.config.uplink.is_none() {
             let cause = "its gateway is this rVM, which has no [uplink]";
-            self.error(place, NotFound, object, cause, "add [uplink] with the NIC as interface");
+            self.missing(place, "uplink", object, cause, "add [uplink] with the NIC as interface");
         }
     }
 
@@ -759,7 +782,7 @@ impl<'c> Checker<'c> {
                         let known: Vec<_> = ports.keys().copied().take(20).collect();
                         let cause = format!("there is no port \"{port}\"");
                         let remedy = format!("add the port first; {}", suggest(port, &known));
-                        self.error(place, NotFound, &object, cause, remedy);
+                        self.missing(place, "port", &object, cause, remedy);
                     }
                     Some(p) if p.network != e.network => {
                         let cause = format!("port \"{port}\" is on network \"{}\"", p.network);

@@ -1,0 +1,188 @@
+//! Random configurations for property tests, of an rVM on host `me`: messy ones, and valid ones made from them
+//! by removing what is wrong.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use engine::command::{L4Proto, L4Range};
+use engine::wire::mac::MacAddr;
+use proptest::collection::vec;
+use proptest::option::of;
+use proptest::prelude::*;
+
+use super::validate::check;
+use super::*;
+
+fn pick(prefix: &'static str, count: u8) -> impl Strategy<Value = String> {
+    (0..count).prop_map(move |n| format!("{prefix}{n}"))
+}
+
+fn ip(net: u8) -> impl Strategy<Value = IpAddr> {
+    prop_oneof![
+        8 => (1u8..12).prop_map(move |n| IpAddr::V4(Ipv4Addr::new(10, 0, net, n))),
+        2 => (1u16..12).prop_map(move |n| IpAddr::V6(Ipv6Addr::new(0xfd00, net.into(), 0, 0, 0, 0, 0, n))),
+    ]
+}
+
+fn net(n: u8) -> impl Strategy<Value = IpNet> {
+    (ip(n), 0u8..=128)
+        .prop_map(|(ip, len)| IpNet::new(ip, if ip.is_ipv4() { len % 33 } else { len }).unwrap().trunc())
+}
+
+fn mac() -> impl Strategy<Value = Mac> {
+    (0u8..4, 0u8..8).prop_map(|(a, b)| Mac(MacAddr([a & 2, 0, 0, 0, a, b])))
+}
+
+fn ports() -> impl Strategy<Value = Ports> {
+    (any::<bool>(), 1u16..30, 0u16..4).prop_map(|(tcp, first, more)| {
+        let proto = if tcp { L4Proto::Tcp } else { L4Proto::Udp };
+        Ports(L4Range { proto, first, last: first + more })
+    })
+}
+
+fn xdp() -> impl Strategy<Value = XdpMode> {
+    prop_oneof![Just(XdpMode::Auto), Just(XdpMode::Native), Just(XdpMode::Copy), Just(XdpMode::Generic)]
+}
+
+fn vlan() -> impl Strategy<Value = Vlan> {
+    prop_oneof![
+        (0u16..4096).prop_map(|v| Vlan { access: Some(v), trunk: None, native: None }),
+        (vec(0u16..4096, 0..4), of(0u16..4096)).prop_map(|(t, native)| Vlan {
+            access: None,
+            trunk: Some(t),
+            native
+        }),
+    ]
+}
+
+fn network() -> impl Strategy<Value = Network> {
+    (pick("n", 6), 0u32..9, vec(ip(1), 0..3), of(mac()), 0u32..4, 0u64..900).prop_map(
+        |(name, vni, gateway, router_mac, fdb_max, fdb_age)| Network {
+            // Few VNIs, so that networks swap theirs.
+            vni: if vni == 8 { 0xff_ffff } else { vni },
+            gateway,
+            router_mac,
+            fdb_max: fdb_max * 4096,
+            fdb_age,
+            ..Network::new(name, 1)
+        },
+    )
+}
+
+fn port() -> impl Strategy<Value = Port> {
+    let names = (pick("p", 8), pick("n", 6), any::<bool>(), of(pick("if", 8)));
+    let lists = (vec(net(2), 0..3), vec(mac(), 0..3), vec(net(3), 0..3), of(vlan()));
+    let numbers = (0u32..3, 0u32..3, of(570u16..1600), xdp(), any::<bool>());
+    (names, lists, numbers).prop_map(|(names, lists, (bum_pps, fdb_max, mtu, xdp, enabled))| {
+        let (name, network, guest, interface) = names;
+        let (address, mac, ip, vlan) = lists;
+        let mut p = Port::new(name, network);
+        if guest {
+            p.role = PortRole::Guest;
+            p.mac = mac;
+            p.ip = ip.into_iter().map(|ip| AddressOrPrefix(super::prefix(ip))).collect();
+        } else if interface.is_none() {
+            p.address = address;
+        }
+        p.interface = interface;
+        Port { vlan, bum_pps: bum_pps * 5000, fdb_max: fdb_max * 512, mtu, xdp, enabled, ..p }
+    })
+}
+
+fn peer() -> impl Strategy<Value = Peer> {
+    (pick("r", 6), ip(0), of(vec(pick("n", 6), 0..4)), of(pick("r", 6)), any::<bool>(), of(570u16..1600))
+        .prop_map(|(name, address, networks, via, relay, mtu)| Peer {
+            networks,
+            via,
+            relay,
+            mtu,
+            ..Peer::new(name, address)
+        })
+}
+
+fn floating() -> impl Strategy<Value = Floating> {
+    let gateway = prop_oneof![Just("me".to_owned()), pick("r", 6)];
+    let inside = of((pick("n", 6), ip(5)));
+    (ip(6), pick("n", 6), gateway, of(ip(0)), inside, vec(ports(), 0..3), of(vec(ports(), 0..3))).prop_map(
+        |(ip, network, gateway, reality, inside, only, except)| Floating {
+            reality,
+            inside: inside.map(|(network, address)| Inside { network, address }),
+            only,
+            except,
+            ..Floating::new(ip, network, gateway)
+        },
+    )
+}
+
+fn route() -> impl Strategy<Value = Route> {
+    let via = prop_oneof![pick("r", 6), ip(7).prop_map(|ip| ip.to_string())];
+    (pick("n", 6), net(6), via).prop_map(|(network, from, via)| Route { network, from, via })
+}
+
+fn fdb() -> impl Strategy<Value = StaticFdb> {
+    (pick("n", 6), mac(), any::<bool>(), pick("r", 6), pick("p", 8), 0u16..3).prop_map(
+        |(network, mac, at_peer, peer, port, vlan)| StaticFdb {
+            network,
+            mac,
+            peer: at_peer.then_some(peer),
+            port: (!at_peer).then_some(port),
+            vlan,
+        },
+    )
+}
+
+fn uplink() -> impl Strategy<Value = Uplink> {
+    (of(ip(0)), 0u16..3, any::<bool>(), xdp(), of(vec(net(8), 0..3))).prop_map(
+        |(address, port, checksum, xdp, guard)| Uplink {
+            address,
+            port: port * 4789,
+            checksum,
+            xdp,
+            guard,
+            ..Uplink::new("eth0")
+        },
+    )
+}
+
+/// Any configuration, most of them wrong in several ways.
+pub(crate) fn messy_config() -> impl Strategy<Value = Config> {
+    let lists = (vec(network(), 0..7), vec(port(), 0..10), vec(peer(), 0..7));
+    let more = (vec(floating(), 0..6), vec(route(), 0..5), vec(fdb(), 0..5));
+    (of(Just("me".to_owned())), of(uplink()), lists, more).prop_map(
+        |(name, uplink, (network, port, peer), (floating, route, fdb))| Config {
+            name,
+            uplink,
+            network,
+            port,
+            peer,
+            floating,
+            route,
+            fdb,
+        },
+    )
+}
+
+/// A valid configuration of an rVM on host `me`.
+pub(crate) fn config() -> impl Strategy<Value = Config> {
+    messy_config().prop_map(|mut c| {
+        loop {
+            let mut wrong: Vec<Place> = check(&c, Some("me")).into_iter().map(|f| f.place).collect();
+            if wrong.is_empty() {
+                return c;
+            }
+            wrong.sort_unstable();
+            wrong.dedup();
+            for place in wrong.into_iter().rev() {
+                match place {
+                    Place::Top => c.name = None,
+                    Place::Uplink => c.uplink = None,
+                    Place::Entry(Section::Network, i) => drop(c.network.remove(i)),
+                    Place::Entry(Section::Port, i) => drop(c.port.remove(i)),
+                    Place::Entry(Section::Peer, i) => drop(c.peer.remove(i)),
+                    Place::Entry(Section::Floating, i) => drop(c.floating.remove(i)),
+                    Place::Entry(Section::Route, i) => drop(c.route.remove(i)),
+                    Place::Entry(Section::Fdb, i) => drop(c.fdb.remove(i)),
+                }
+            }
+        }
+    })
+}
