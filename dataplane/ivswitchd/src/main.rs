@@ -136,7 +136,10 @@ fn complain(file: &Path, errors: &[model::ConfigError]) -> anyhow::Error {
 }
 
 fn start_log(level: &str) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(level)
+    // A plain level is about us; libraries are asked for by name.
+    let plain = level.parse::<tracing::Level>().is_ok();
+    let directives = if plain { format!("warn,ivswitchd={level}") } else { level.to_owned() };
+    let filter = EnvFilter::try_new(directives)
         .with_context(|| format!("--log-level {level}: give error, warn, info, debug, trace, or a filter"))?;
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
