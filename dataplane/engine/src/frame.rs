@@ -104,6 +104,11 @@ pub trait FramePool {
     fn bytes(&self, frame: &Frame) -> &[u8];
     /// The frame's bytes, writable.
     fn bytes_mut(&mut self, frame: &mut Frame) -> &mut [u8];
+    /// Asks the processor to bring the frame's first bytes near.
+    #[inline]
+    fn prefetch(&self, frame: &Frame) {
+        prefetch::read(self.bytes(frame));
+    }
     /// How many bytes the slot of `frame` holds in all.
     fn slot_len(&self, frame: &Frame) -> usize;
     /// Number of slots now held by frames and ports, and the number of slots in all.

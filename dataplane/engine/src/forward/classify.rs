@@ -7,6 +7,7 @@ use super::trail::{Step, Trail};
 use super::verdict::{Edits, NatRewrite, Out, Responder, Route, Verdict};
 use crate::command::{Location, NextHop, PeerId, PortId, Role, Vni};
 use crate::counters::DropReason;
+use crate::table::fdb::FdbKey;
 use crate::table::floating_ip::{Action, Domain, Target};
 use crate::table::network::{NetId, Network};
 use crate::table::port::{PortEntry, TagEdit};
@@ -44,6 +45,35 @@ pub struct Admission {
     pub tag: TagEdit,
     /// The inner ECN field to write (RFC 6040 §4.2).
     pub ecn: Option<u8>,
+}
+
+/// A frame's keys in the FDB, hashed once: early enough for the lines they lead to to arrive in time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Probe {
+    /// The source's.
+    pub src: (u64, FdbKey),
+    /// The destination's.
+    pub dst: (u64, FdbKey),
+}
+
+impl Probe {
+    /// The keys of an admitted frame.
+    #[inline]
+    #[must_use]
+    pub fn new(tables: &Tables, adm: &Admission, h: &Headers) -> Self {
+        let key = |mac| {
+            let key = FdbKey::new(adm.vni, adm.vid, mac);
+            (tables.fdb.hash(key), key)
+        };
+        Self { src: key(h.eth_src), dst: key(h.eth_dst) }
+    }
+
+    /// Brings near the lines that learning and looking up will read.
+    #[inline]
+    pub fn touch(&self, tables: &Tables) {
+        tables.fdb.prefetch(self.src.0);
+        tables.fdb.prefetch(self.dst.0);
+    }
 }
 
 /// Whether the frame may enter.
@@ -222,12 +252,13 @@ pub fn classify(
     tables: &Tables,
     adm: &Admission,
     h: &Headers,
+    probe: &Probe,
     bytes: &[u8],
     trail: &mut impl Trail,
 ) -> Verdict {
     let mut verdict = match adm.from {
         From::Underlay => from_underlay(tables, h, bytes, trail),
-        _ => on_network(tables, adm, h, bytes, trail),
+        _ => on_network(tables, adm, h, probe, bytes, trail),
     };
     verdict.edits.ecn = adm.ecn;
     verdict.edits.tag = adm.tag;
@@ -239,6 +270,7 @@ fn on_network(
     tables: &Tables,
     adm: &Admission,
     h: &Headers,
+    probe: &Probe,
     bytes: &[u8],
     trail: &mut impl Trail,
 ) -> Verdict {
@@ -271,7 +303,7 @@ fn on_network(
     if h.eth_dst.is_multicast() {
         return verdict(Out::Flood);
     }
-    match tables.fdb.get(vni, adm.vid, h.eth_dst) {
+    match tables.fdb.lookup(probe.dst.0, probe.dst.1) {
         Some(location) => {
             trail.step(|| Step::Fdb(h.eth_dst, location));
             verdict(towards(tables, adm.from, location))

@@ -1,10 +1,10 @@
 //! Learning: the only table write on the path.
 
 use super::Tables;
-use super::classify::{Admission, From, nd_mac, nd_target};
+use super::classify::{Admission, From, Probe, nd_mac, nd_target};
 use super::parse::{Headers, Net};
 use crate::command::{Location, Vni};
-use crate::table::fdb::{FdbKey, Learned};
+use crate::table::fdb::Learned;
 use crate::time::Instant;
 use crate::wire::arp::Arp;
 use crate::wire::icmp;
@@ -15,7 +15,7 @@ use crate::wire::view;
 
 /// Notes where the frame's sender is, and what it says of its IP address.
 #[inline]
-pub fn learn(tables: &mut Tables, now: Instant, adm: &Admission, h: &Headers, bytes: &[u8]) {
+pub fn learn(tables: &mut Tables, now: Instant, adm: &Admission, h: &Headers, probe: &Probe, bytes: &[u8]) {
     let Some(network) = tables.networks.at(adm.net) else { return };
     let (location, max) = match adm.from {
         From::Port(id) => (Location::Port(id), tables.ports.get(id).map_or(0, |p| p.config.fdb_max)),
@@ -26,8 +26,7 @@ pub fn learn(tables: &mut Tables, now: Instant, adm: &Admission, h: &Headers, by
     if h.eth_src == network.config.router_mac || h.eth_src == tables.switch_mac() {
         return;
     }
-    let key = FdbKey::new(adm.vni, adm.vid, h.eth_src);
-    let learned = tables.fdb.learn(now, key, location, max);
+    let learned = tables.fdb.learn(now, probe.src, location, max);
     if adm.vid != 0 {
         return;
     }

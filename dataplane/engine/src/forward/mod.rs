@@ -12,7 +12,7 @@ mod control;
 
 use alloc::vec::Vec;
 
-use self::classify::{Admission, From};
+use self::classify::{Admission, From, Probe};
 use self::parse::{Headers, Net};
 use self::verdict::{Out, Responder, Verdict};
 use crate::command::{DropSample, Event, PeerId, PortId, Role, UplinkConfig, Vni};
@@ -87,7 +87,7 @@ impl Tables {
 pub struct Switch {
     tables: Tables,
     counters: SwitchCounters,
-    headers: Vec<Result<Headers, DropReason>>,
+    parsed: Vec<Result<Parsed, DropReason>>,
     targets: Vec<FloodTarget>,
     punted: Vec<Frame>,
     events: Vec<Event>,
@@ -96,6 +96,14 @@ pub struct Switch {
     next_tick: Instant,
     next_resolve: Instant,
     next_refresh: Instant,
+}
+
+/// A frame after the first stages.
+#[derive(Clone, Copy, Debug)]
+struct Parsed {
+    h: Headers,
+    adm: Admission,
+    probe: Probe,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -117,7 +125,7 @@ impl Switch {
         Self {
             tables: Tables::new(seed),
             counters: SwitchCounters::default(),
-            headers: Vec::with_capacity(BATCH_LEN),
+            parsed: Vec::with_capacity(BATCH_LEN),
             targets: Vec::new(),
             punted: Vec::with_capacity(BATCH_LEN),
             events: Vec::new(),
@@ -133,71 +141,78 @@ impl Switch {
     /// punted, or dropped and counted.
     pub fn forward<P: FramePool>(&mut self, now: Instant, port: PortId, batch: &mut Batch, pool: &mut P) {
         self.parse_batch(port, batch, pool);
-        let headers = core::mem::take(&mut self.headers);
-        for (frame, headers) in batch.drain(..).zip(&headers) {
-            match headers {
-                Ok(h) => self.forward_one(now, port, h, frame, pool),
+        let parsed = core::mem::take(&mut self.parsed);
+        for (frame, parsed) in batch.drain(..).zip(&parsed) {
+            match parsed {
+                Ok(parsed) => self.forward_one(now, port, parsed, frame, pool),
                 Err(reason) => self.drop_frame(port, frame, *reason, pool),
             }
         }
-        self.headers = headers;
+        self.parsed = parsed;
     }
 
-    /// Stage one for the whole batch: touch every header, so that the misses overlap.
+    /// The first stages for the whole batch: parse, admit, and touch what the next stages will read, so that
+    /// the misses of many frames overlap.
     fn parse_batch<P: FramePool>(&mut self, id: PortId, batch: &mut Batch, pool: &P) {
-        self.headers.clear();
-        let Some(port) = self.tables.ports.get_mut(id) else {
-            self.counters.rx += batch.len() as u64;
-            self.headers.extend(batch.iter().map(|_| Err(DropReason::PortNotLive)));
+        for frame in batch.iter() {
+            pool.prefetch(frame);
+        }
+        self.parsed.clear();
+        self.counters.rx += batch.len() as u64;
+        let tables = &self.tables;
+        let Some(port) = tables.ports.get(id) else {
+            self.parsed.extend(batch.iter().map(|_| Err(DropReason::PortNotLive)));
             return;
         };
-        let uplink = self.tables.uplink.as_ref().filter(|u| u.port == id && port.config.role == Role::Uplink);
+        let uplink = tables.uplink.as_ref().filter(|u| u.port == id && port.config.role == Role::Uplink);
         let vtep = uplink.map_or(Ip::default(), |u| u.vtep.into());
-        self.counters.rx += batch.len() as u64;
-        port.counters.rx_frames += batch.len() as u64;
+        let (unmarked, frames) = (port.caps.rx_csum_unmarked, batch.len() as u64);
+        let mut rx_bytes = 0;
         for frame in batch.iter_mut() {
             let bytes = pool.bytes(frame);
-            port.counters.rx_bytes += bytes.len() as u64;
+            rx_bytes += bytes.len() as u64;
             let headers = match (uplink, port.config.role) {
                 (Some(uplink), _) => parse::uplink(bytes, uplink, vtep),
                 (None, Role::Uplink) => Err(DropReason::PortNotLive),
                 (None, _) => parse::ethernet(bytes, 0),
             };
-            if let Ok(h) = &headers
-                && port.caps.rx_csum_unmarked
-                && !frame.offload.csum_partial()
-                && let Some(offload) = fit::unmarked_partial(bytes, h)
-            {
-                frame.offload = offload;
-            }
-            self.headers.push(headers);
+            self.parsed.push(headers.and_then(|h| {
+                if unmarked
+                    && !frame.offload.csum_partial()
+                    && let Some(offload) = fit::unmarked_partial(bytes, &h)
+                {
+                    frame.offload = offload;
+                }
+                let adm = classify::admit(tables, id, port, &h, bytes)?;
+                let probe = Probe::new(tables, &adm, &h);
+                probe.touch(tables);
+                Ok(Parsed { h, adm, probe })
+            }));
+        }
+        if let Some(port) = self.tables.ports.get_mut(id) {
+            port.counters.rx_frames += frames;
+            port.counters.rx_bytes += rx_bytes;
         }
     }
 
+    #[inline]
     fn forward_one<P: FramePool>(
         &mut self,
         now: Instant,
         id: PortId,
-        h: &Headers,
+        Parsed { h, adm, probe }: &Parsed,
         frame: Frame,
         pool: &mut P,
     ) {
         let bytes = pool.bytes(&frame);
-        let Some(port) = self.tables.ports.get(id) else {
-            return self.drop_frame(id, frame, DropReason::PortNotLive, pool);
-        };
-        let adm = match classify::admit(&self.tables, id, port, h, bytes) {
-            Ok(adm) => adm,
-            Err(reason) => return self.drop_frame(id, frame, reason, pool),
-        };
-        learn::learn(&mut self.tables, now, &adm, h, bytes);
-        let verdict = classify::classify(&self.tables, &adm, h, bytes, &mut ());
+        learn::learn(&mut self.tables, now, adm, h, probe, bytes);
+        let verdict = classify::classify(&self.tables, adm, h, probe, bytes, &mut ());
         if let From::Peer(peer, _) = adm.from
             && let Some(peer) = self.tables.peers.get_mut(peer)
         {
             peer.rx += 1;
         }
-        self.carry_out(now, id, &adm, h, &verdict, frame, pool);
+        self.carry_out(now, id, adm, h, &verdict, frame, pool);
     }
 
     /// Stages three and on: change the bytes and put the frame where it goes.

@@ -202,6 +202,59 @@ pub fn quoted(bytes: &[u8], at: usize) -> Option<Quoted> {
 /// [`DropReason::Runt`] when not even the Ethernet header is there.
 #[inline]
 pub fn ethernet(bytes: &[u8], at: usize) -> Result<Headers, DropReason> {
+    if let Some(h) = plain_ipv4(bytes, at) {
+        return Ok(h);
+    }
+    any_ethernet(bytes, at)
+}
+
+/// The common case at fixed offsets: no tag, IPv4 without options, a whole TCP or UDP packet.
+#[inline]
+fn plain_ipv4(bytes: &[u8], at: usize) -> Option<Headers> {
+    let frame = bytes.get(at..)?;
+    let b: &[u8; 42] = frame.first_chunk()?;
+    let total_len = usize::from(word(b, 16));
+    let plain = word(b, 12) == ethernet::TYPE_IPV4 && b[14] == 0x45 && word(b, 20) & ipv4::FRAGMENT_MASK == 0;
+    let l4_len = total_len.wrapping_sub(ipv4::HEADER_LEN);
+    let proto = b[23];
+    let fits = ethernet::HEADER_LEN + total_len <= frame.len() && total_len >= ipv4::HEADER_LEN;
+    let whole = match proto {
+        l4::UDP => l4_len >= l4::UDP_HEADER_LEN,
+        l4::TCP => l4_len >= l4::TCP_HEADER_LEN,
+        _ => false,
+    };
+    if !(plain && fits && whole) {
+        return None;
+    }
+    let mut h = Headers {
+        src: Ip::v4([b[26], b[27], b[28], b[29]]),
+        dst: Ip::v4([b[30], b[31], b[32], b[33]]),
+        outer: None,
+        eth_dst: MacAddr([b[0], b[1], b[2], b[3], b[4], b[5]]),
+        eth_src: MacAddr([b[6], b[7], b[8], b[9], b[10], b[11]]),
+        eth: at as u16,
+        l3: (at + ethernet::HEADER_LEN) as u16,
+        l4: (at + ethernet::HEADER_LEN + ipv4::HEADER_LEN) as u16,
+        end: bytes.len() as u32,
+        l4_len: l4_len as u16,
+        ethertype: ethernet::TYPE_IPV4,
+        vid: 0,
+        sport: word(b, 34),
+        dport: word(b, 36),
+        net: Net::V4,
+        part: Part::Whole,
+        tagged: false,
+        proto,
+        ttl: b[22],
+        tos: b[15],
+        hash: 0,
+    };
+    h.hash = flow_hash(&h);
+    Some(h)
+}
+
+/// Everything else.
+fn any_ethernet(bytes: &[u8], at: usize) -> Result<Headers, DropReason> {
     let eth: &Ethernet = view(bytes, at).ok_or(DropReason::Runt)?;
     let mut h = Headers {
         eth_dst: eth.dst,
@@ -359,4 +412,29 @@ fn flow_hash(h: &Headers) -> u32 {
     }
     let x = (x ^ x >> 32).wrapping_mul(K);
     (x >> 32) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec::Vec;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// The common case is only a faster way to the same headers.
+        #[test]
+        fn plain_is_any(proto in prop_oneof![Just(6u8), Just(17)], len in 0u16..80, edits in proptest::collection::vec((0usize..60, any::<u8>()), 0..4), at in 0usize..3) {
+            let mut bytes: Vec<u8> = (0..at + 60).map(|i| i as u8).collect();
+            bytes[at + 12..at + 16].copy_from_slice(&[8, 0, 0x45, 0]);
+            bytes[at + 16..at + 18].copy_from_slice(&len.to_be_bytes());
+            bytes[at + 20..at + 24].copy_from_slice(&[0x40, 0, 64, proto]);
+            for (i, value) in edits {
+                bytes[at + i] = value;
+            }
+            if let Some(h) = plain_ipv4(&bytes, at) {
+                prop_assert_eq!(Ok(h), any_ethernet(&bytes, at));
+            }
+            prop_assert_eq!(ethernet(&bytes, at), any_ethernet(&bytes, at));
+        }
+    }
 }

@@ -248,10 +248,15 @@ impl Fdb {
         self.lookup(self.hash(key), key)
     }
 
-    /// Notes that `key` was seen at `location`. `location_max` bounds the learned entries there.
+    /// Notes that `key`, with its hash, was seen at `location`. `location_max` bounds the learned entries there.
     #[inline]
-    pub fn learn(&mut self, now: Instant, key: FdbKey, location: Location, location_max: u32) -> Learned {
-        let hash = self.hash(key);
+    pub fn learn(
+        &mut self,
+        now: Instant,
+        (hash, key): (u64, FdbKey),
+        location: Location,
+        location_max: u32,
+    ) -> Learned {
         if let Some(at) = self.find(hash, key) {
             let entry = self.entry_mut(at);
             if entry.location == pack(location) {
@@ -650,6 +655,10 @@ mod tests {
         None => unreachable!(),
     };
 
+    fn learn(fdb: &mut Fdb, now: Instant, key: FdbKey, location: Location, max: u32) -> Learned {
+        fdb.learn(now, (fdb.hash(key), key), location, max)
+    }
+
     fn mac(n: u32) -> MacAddr {
         let b = n.to_be_bytes();
         MacAddr([2, 0, b[0], b[1], b[2], b[3]])
@@ -670,11 +679,11 @@ mod tests {
         let mut fdb = fdb(100);
         let t0 = Instant::from_millis(1000);
         let key = FdbKey::new(VNI, 0, mac(1));
-        assert_eq!(fdb.learn(t0, key, port(1), 100), Learned::New);
-        assert_eq!(fdb.learn(t0, key, port(1), 100), Learned::Same);
+        assert_eq!(learn(&mut fdb, t0, key, port(1), 100), Learned::New);
+        assert_eq!(learn(&mut fdb, t0, key, port(1), 100), Learned::Same);
         assert_eq!(fdb.get(VNI, 0, mac(1)), Some(port(1)));
         assert_eq!(fdb.get(VNI, 10, mac(1)), None, "the VLAN is part of the key");
-        assert_eq!(fdb.learn(t0, key, Location::Peer(PeerId(3)), 100), Learned::Moved);
+        assert_eq!(learn(&mut fdb, t0, key, Location::Peer(PeerId(3)), 100), Learned::Moved);
         assert_eq!(fdb.get(VNI, 0, mac(1)), Some(Location::Peer(PeerId(3))));
         fdb.age(t0 + Duration::from_secs(299), u32::MAX, |_, _, _| panic!("too early"));
         let mut gone = 0;
@@ -691,10 +700,10 @@ mod tests {
         let mut fdb = fdb(1000);
         let now = Instant::from_millis(5);
         for n in 0..400 {
-            assert_eq!(fdb.learn(now, FdbKey::new(VNI, 0, mac(n)), port(1), 5000), Learned::New);
+            assert_eq!(learn(&mut fdb, now, FdbKey::new(VNI, 0, mac(n)), port(1), 5000), Learned::New);
         }
         for n in 10_000..110_000 {
-            fdb.learn(now, FdbKey::new(VNI, 0, mac(n)), port(2), 5000);
+            learn(&mut fdb, now, FdbKey::new(VNI, 0, mac(n)), port(2), 5000);
         }
         assert!(fdb.len() <= 1000);
         for n in 0..400 {
@@ -707,9 +716,9 @@ mod tests {
         let mut fdb = fdb(4);
         let now = Instant::from_millis(5);
         assert!(fdb.add_static(now, VNI, 0, mac(1), port(1)));
-        assert_eq!(fdb.learn(now, FdbKey::new(VNI, 0, mac(1)), port(2), 10), Learned::Refused);
+        assert_eq!(learn(&mut fdb, now, FdbKey::new(VNI, 0, mac(1)), port(2), 10), Learned::Refused);
         for n in 2..100 {
-            fdb.learn(now, FdbKey::new(VNI, 0, mac(n)), port(2), 10);
+            learn(&mut fdb, now, FdbKey::new(VNI, 0, mac(n)), port(2), 10);
         }
         fdb.age(now + Duration::from_secs(9999), u32::MAX, |_, _, _| {});
         fdb.flush(None, None, false);
@@ -718,7 +727,7 @@ mod tests {
         fdb.remove_network(VNI);
         assert_eq!(fdb.len(), 0);
         assert_eq!(
-            fdb.learn(now, FdbKey::new(VNI, 0, mac(1)), port(2), 10),
+            learn(&mut fdb, now, FdbKey::new(VNI, 0, mac(1)), port(2), 10),
             Learned::Refused,
             "unknown network"
         );
@@ -728,7 +737,7 @@ mod tests {
     fn pages_show_every_entry_once() {
         let mut fdb = fdb(10_000);
         for n in 0..3000 {
-            fdb.learn(Instant::ZERO, FdbKey::new(VNI, 0, mac(n)), port(1), 10_000);
+            learn(&mut fdb, Instant::ZERO, FdbKey::new(VNI, 0, mac(n)), port(1), 10_000);
         }
         let (mut seen, mut cursor) = (std::collections::BTreeSet::new(), Some(0));
         while let Some(at) = cursor {
@@ -771,7 +780,7 @@ mod tests {
                 let now = Instant::from_millis(seconds * 1000);
                 match op {
                     Op::Learn(m, p) => {
-                        fdb.learn(now, FdbKey::new(VNI, 0, mac(m)), port(p), 1000);
+                        learn(&mut fdb, now, FdbKey::new(VNI, 0, mac(m)), port(p), 1000);
                         let e = model.entry(m).or_insert((p, false, seconds));
                         if !e.1 { *e = (p, false, seconds) }
                     }
@@ -804,7 +813,7 @@ mod tests {
         fn bounds_hold(learns in proptest::collection::vec((0u32..5000, 0u16..5), 0..2000), max in 1u32..100, per_port in 1u32..50) {
             let mut fdb = fdb(max);
             for (m, p) in learns {
-                fdb.learn(Instant::ZERO, FdbKey::new(VNI, 0, mac(m)), port(p), per_port);
+                learn(&mut fdb, Instant::ZERO, FdbKey::new(VNI, 0, mac(m)), port(p), per_port);
                 prop_assert!(fdb.len() <= max);
                 for o in &fdb.origins {
                     prop_assert!(o.learned <= per_port);
