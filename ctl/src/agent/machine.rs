@@ -109,6 +109,8 @@ impl Agent {
                     }
                     if !was.enabled && wanted.enabled {
                         was.phase = Phase::Waiting;
+                        // While nobody looked, the pair may have gone.
+                        was.door = None;
                     }
                     Attachment { name: wanted.name, xdp: wanted.xdp, enabled: wanted.enabled, ..was }
                 }
@@ -384,8 +386,13 @@ impl Agent {
     }
 
     pub(super) fn door_failed(&mut self, id: PortId, why: &str) {
-        if self.attachments.get(&id).is_some_and(|a| a.makes_door && a.enabled && !a.attached()) {
+        let Some(a) = self.attachments.get(&id).filter(|a| a.makes_door) else { return };
+        if a.enabled && !a.attached() {
             self.failed(id, why);
+        } else {
+            // It works, but is not as it should be.
+            let text = format!("port \"{}\": {}", a.name, clean(why));
+            self.log("warn", text);
         }
     }
 

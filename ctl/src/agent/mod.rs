@@ -252,6 +252,8 @@ impl Agent {
         let watch = self.config.uplink.as_ref().map(|u| u.interface.clone());
         if self.watched != watch {
             self.watched.clone_from(&watch);
+            // Another NIC: what was known is of the one before.
+            self.facts.underlay = None;
             self.outputs.push_back(Output::WatchUnderlay(watch));
         }
         self.attach_all();
@@ -338,6 +340,7 @@ impl Agent {
     fn edited(&mut self) {
         self.persist.edit += 1;
         self.save();
+        self.notify("config", serde_json::json!({ "edit": self.persist.edit }));
     }
 
     fn save(&mut self) {
