@@ -6,9 +6,12 @@ use std::net::IpAddr;
 use crate::guest::{Label, MARK};
 use crate::packet;
 
-/// Nodes a frame may pass before it counts as a loop. The longest honest way is guest, rVM, cloud, relay,
-/// cloud, rVM, cloud, gateway, cloud, host and the same again for an answer made in place.
-pub const HOPS_MAX: u16 = 40;
+/// Nodes a frame may pass before it counts as a loop. The longest honest way between two data centres is
+/// rVM, cloud, gateway, cloud, gateway, cloud, rVM, and the same back for an answer made in place.
+pub const HOPS_MAX: u16 = 18;
+
+/// Frames on the wire at one moment, in the whole world, before it counts as a storm.
+pub const FLIGHT_MAX: usize = 100_000;
 
 /// Bytes of one network that may be seen on another: with a floating IP or a route, to that address only.
 #[derive(Clone, Debug, Default)]

@@ -385,11 +385,12 @@ impl Rvm {
         self.hops = wire.hops + 1;
         lock(&i.queues).rx.push_back(wire);
         if self.batching {
-            self.hops = 0;
             ctx.wake_at(ctx.now_ns + BATCH_NS);
         } else {
             self.step(ctx);
         }
+        // What the switch makes by itself later descends from no frame.
+        self.hops = 0;
     }
 
     /// The rVM's kernel: answers pings to its own addresses, keeps the rest for the test to see.

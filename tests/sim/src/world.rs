@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use engine::wire::mac::MacAddr;
 
-use crate::checks::{Crossings, HOPS_MAX};
+use crate::checks::{Crossings, FLIGHT_MAX, HOPS_MAX};
 use crate::cms::{Cms, CmsSpec};
 use crate::guest::{AppId, Host, HostSpec, INTERNET, Label, Report};
 use crate::link::{Direction, Link, LinkConfig};
@@ -439,8 +439,14 @@ impl World {
         }
     }
 
-    /// Handles the next event, if it is due by `limit_ns`.
+    /// Handles the next event, if it is due by `limit_ns`. A world with a problem stands still.
     pub fn step(&mut self, limit_ns: u64) -> bool {
+        if self.heap.len() > FLIGHT_MAX {
+            self.problems.push(format!("storm: {} frames in flight", self.heap.len()));
+        }
+        if !self.problems.is_empty() {
+            return false;
+        }
         let Some(entry) = self.heap.first_entry() else { return false };
         let (at, _) = *entry.key();
         if at > limit_ns {

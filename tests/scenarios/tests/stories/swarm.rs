@@ -199,13 +199,14 @@ fn garbage(w: &mut World, rvms: &[NodeId], machines: &[Machine], rng: &mut Prng)
         let gateway = MacAddr([2, 0x69, 0x76, 0, 0, 100 + 7 * a.network as u8]);
         let to = if rng.below(2) == 0 { gateway } else { b.mac };
         let whole = match rng.below(5) {
-            0 if !v6 => packet::arp_request(a.mac, src, dst),
+            // A door may claim any address, and a poisoned neighbour is then its tenant's own affair.
+            0 if !v6 && !a.tagged => packet::arp_request(a.mac, src, dst),
             1 => packet::eth_ip(
                 to,
                 a.mac,
                 &packet::ip(src, dst, packet::TCP, &packet::tcp(src, dst, 1, 80, 2, b"x")),
             ),
-            2 if v6 => {
+            2 if v6 && !a.tagged => {
                 let ns = packet::icmpv6(src, dst, 135, 0, [0; 4], &[0xfd; 24]);
                 packet::eth_ip(to, a.mac, &packet::ip(src, dst, packet::ICMPV6, &ns))
             }
@@ -324,11 +325,12 @@ fn live(seed: u64) -> u64 {
             assert_eq!(
                 (r.received, r.bad),
                 (1, 0),
-                "{} on rVM {} to {} on rVM {} ({story})",
+                "{} on rVM {} to {} on rVM {}, tagged {} ({story})",
                 a.ip,
                 a.rvm,
                 b.ip,
-                b.rvm
+                b.rvm,
+                a.tagged
             );
         }
     }
