@@ -25,10 +25,12 @@ use rustix::thread::{CpuSet, sched_setaffinity, sched_yield};
 
 use crate::clock;
 
-/// How long after the last frame the thread goes on asking its ports before it sleeps. A little more
-/// than a round trip over a local network and through a guest's stack, so that the answer to a packet
-/// finds the thread awake.
-const SPIN: Duration = Duration::from_micros(100);
+/// How long after the last frame the thread goes on asking its ports before it sleeps: about what a
+/// wake-up costs on a rented VM (30-50 us), so that waiting never costs much more than sleeping would.
+///
+/// Measured with ping between two daemons on two busy cores: back to back 36-40 us on average whether
+/// this is 0, 50, 100 or 200 us; at 200 packets/s the daemon takes 0.5 %, 2 %, 2-3 % and 6 % of a core.
+const SPIN: Duration = Duration::from_micros(50);
 
 /// How long it asks without letting others run. Then it offers the core to whoever waits for it,
 /// after every look at the ports.
