@@ -335,6 +335,8 @@ fn an_interface_goes_and_returns() {
         (Some("waiting"), Some("waiting for interface p-g1"))
     );
 
+    w.tell(Input::PortOpened(g1, PortFacts::default()));
+    assert!(!w.ports[&g1].live, "an answer that was under way when the interface went");
     w.pass(Duration::from_secs(60));
     assert_eq!(w.opened(), [], "it waits without polling");
     w.tell(Input::Link(link("p-g1", 17)));
