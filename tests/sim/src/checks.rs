@@ -11,7 +11,7 @@ use crate::packet;
 pub const HOPS_MAX: u16 = 18;
 
 /// Frames on the wire at one moment, in the whole world, before it counts as a storm.
-pub const FLIGHT_MAX: usize = 100_000;
+pub const FLIGHT_MAX: usize = 20_000;
 
 /// Bytes of one network that may be seen on another: with a floating IP or a route, to that address only.
 #[derive(Clone, Debug, Default)]

@@ -643,3 +643,59 @@ fn virtual_gateway_answers() {
     assert!(w.r(rvms[0]).fdb(now).iter().all(|r| r.mac != router));
     w.finish();
 }
+
+/// A shared public IP whose iVMs live on two other rVMs: the gateway knows both inside addresses and sends
+/// each port to its own; the answers, and what the iVMs begin from those ports, leave as the shared address.
+#[test]
+fn n27_shared_public_ip_over_two_rvms() {
+    let mut w = World::new(270);
+    let site = w.site("east", &["10.0.0.0/16"], true);
+    let rule = |n: u8| {
+        let port = [80, 25][usize::from(n)];
+        format!(
+            "inside = {{ network = \"private\", address = \"192.168.1.{}\" }}\nonly = [\"tcp/{port}\"]",
+            2 + n
+        )
+    };
+    let gateway = "vni = 100\ngateway = [\"192.168.1.1\"]\n";
+    let text = head("gw", "10.0.0.11").replace("vni = 100\n", gateway)
+        + &peer("o0", "10.0.0.20", "")
+        + &peer("o1", "10.0.0.21", "")
+        + &floating("56.0.0.11", "gw", Some("10.0.0.11"), &rule(0))
+        + &floating("56.0.0.11", "gw", Some("10.0.0.11"), &rule(1));
+    let gw = w.rvm(site, "gw", &["10.0.0.11"], &text);
+    w.public_ip(gw, "10.0.0.11", "56.0.0.11");
+    let host = w.internet_host("internet", &["8.8.8.8/24"]);
+    let ivms = [0u8, 1].map(|n| {
+        let (own, other) = (format!("10.0.0.2{n}"), 1 - n);
+        let text = head(&format!("o{n}"), &own).replace("vni = 100\n", gateway)
+            + &guest_port("h1", "private", &mac(u32::from(n)), &[&format!("192.168.1.{}", 2 + n)])
+            + &peer("gw", "10.0.0.11", "")
+            + &peer(&format!("o{other}"), &format!("10.0.0.2{other}"), "")
+            + &floating("56.0.0.11", "gw", None, &rule(n));
+        let rvm = w.rvm(site, &format!("o{n}"), &[&own], &text);
+        let ip = format!("192.168.1.{}/24", 2 + n);
+        w.guest(
+            rvm,
+            "h1",
+            HostSpec::new(&format!("ivm{n}"), &mac(u32::from(n)), PRIVATE, &[&ip]).via("192.168.1.1"),
+        )
+    });
+    allow_internet(&mut w, PRIVATE, "192.168.1.2", "8.8.8.8");
+    allow_internet(&mut w, PRIVATE, "192.168.1.3", "8.8.8.8");
+    w.start_all();
+    w.settle();
+    for v in ivms {
+        w.h(v).serve(80);
+        w.h(v).serve(25);
+    }
+    for (n, port) in [80, 25].into_iter().enumerate() {
+        let r = w.tcp(host, "56.0.0.11", port, 30_000, 30_000);
+        assert_eq!((r.failed, r.bad), (false, 0), "port {port}: {:?}", w.r(gw).all_drops());
+        assert_eq!(w.h(ivms[n]).served, 30_000);
+    }
+    let now = w.now_ns;
+    let rows = w.r(gw).floating(now);
+    assert!(rows.len() == 2 && rows.iter().all(|r| r.packets_in > 20 && r.packets_out > 20), "{rows:?}");
+    w.finish();
+}
