@@ -1,7 +1,8 @@
 //! Random worlds by seed: any number of rVMs, networks, ports, floating IPs; mesh or star; IPv4 or IPv6
 //! underlay; loss; faults that heal. At the end every allowed pair reaches and nobody else heard a byte.
 //!
-//! `SWARM_SEEDS=100..200 cargo test -p scenarios --test stories swarm` runs other seeds.
+//! `SWARM_SEEDS=100..200 cargo test -p scenarios --test stories swarm` runs other seeds;
+//! with `SWARM_PCAP=1` a failing world writes what every machine sent and heard.
 
 use std::fmt::Write as _;
 
