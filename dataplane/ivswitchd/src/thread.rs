@@ -470,11 +470,13 @@ mod tests {
         let (read, write) = pipe();
         let fd = read.as_raw_fd();
         world.thread.attach(PortId(3), Box::new(PipePort(read)), vec![fd], Box::new(|| false));
+        until(|| world.thread.usage().1 > 0);
         for n in 1..=3 {
+            // Read before the frame that wakes it: how soon after it the thread sleeps again is its affair.
             let slept = world.thread.usage().1;
-            until(|| world.thread.usage().1 > slept || n == 1);
             rustix::io::write(&write, &[1, 2]).unwrap();
             until(|| world.frames.load(Ordering::SeqCst) == 2 * n);
+            until(|| world.thread.usage().1 > slept);
         }
         world.thread.detach(PortId(3));
         assert!(rustix::io::write(&write, &[1]).is_err(), "the port's end of the pipe is closed");
