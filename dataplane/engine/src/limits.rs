@@ -70,3 +70,7 @@ pub const FDB_PAGE_SLOTS: u32 = 65_536;
 
 /// FDB slots one ageing slice looks at, at most: the largest table is then seen whole about once a minute.
 pub const AGE_SLICE_MAX: u32 = 32_768;
+
+/// Gratuitous ARP requests or neighbor solicitations per floating IP that moved here, a second apart (what
+/// RFC 5227 §2.3 asks of a host, and one more for a tunnel that is not up yet).
+pub const ANNOUNCEMENTS: u8 = 3;

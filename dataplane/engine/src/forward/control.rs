@@ -10,8 +10,9 @@ use crate::command::{
 };
 use crate::counters::{DropReason, PortCounters, SwitchCounters};
 use crate::frame::{Frame, FramePool};
-use crate::limits::{AGE_SLICE_MAX, REFRESH_INTERVAL, RESOLVE_INTERVAL};
+use crate::limits::{AGE_SLICE_MAX, ANNOUNCEMENTS, REFRESH_INTERVAL, RESOLVE_INTERVAL};
 use crate::port::PortCaps;
+use crate::table::floating_ip::Domain;
 use crate::table::underlay::Hop;
 use crate::time::Instant;
 use crate::wire::ip::Ip;
@@ -94,6 +95,11 @@ impl Switch {
                 let t = &mut self.tables;
                 if let Gateway::Here { reality } = config.gateway {
                     t.guard.add(reality.into());
+                }
+                // Gateways learn at once that it is here now, not when they next ask.
+                if config.inside.is_some() {
+                    self.announcing.push((config.vni, config.ip.into(), ANNOUNCEMENTS));
+                    self.next_announce = now;
                 }
                 let (released, wanted) = t.floating.set(id, config);
                 for &(vni, ip) in &wanted {
@@ -245,6 +251,7 @@ impl Switch {
         for (vni, mac) in gone {
             station_moved(&mut self.tables, vni, mac, None);
         }
+        self.announce(now, pool);
         let (due, lost) = self.tables.neighbors.due(now);
         for (vni, ip) in lost {
             self.tables.floating.resolve(vni, ip, None, None);
@@ -264,6 +271,24 @@ impl Switch {
     /// A next hop may be missing: the next tick asks, and it comes at once.
     fn resolve_soon(&mut self, now: Instant) {
         (self.next_resolve, self.next_tick) = (now, now);
+    }
+
+    /// Tells the network where floating IPs are that moved here, a few times, since nobody confirms.
+    fn announce<P: FramePool>(&mut self, now: Instant, pool: &mut P) {
+        if self.announcing.is_empty() || now < self.next_announce {
+            return;
+        }
+        self.next_announce = now + RESOLVE_INTERVAL;
+        let mut announcing = core::mem::take(&mut self.announcing);
+        announcing.retain_mut(|(vni, ip, left)| {
+            let here = self.tables.floating.is_mapped(Domain::To(*vni), *ip);
+            if here {
+                self.send_question(*vni, Some(*ip), *ip, pool);
+            }
+            *left -= 1;
+            here && *left > 0
+        });
+        self.announcing = announcing;
     }
 
     /// Asks the kernel for next hops: missing ones often, all of them now and then, since it does not see

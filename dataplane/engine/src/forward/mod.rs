@@ -93,6 +93,9 @@ pub struct Switch {
     events: Vec<Event>,
     samples: Vec<Option<DropSample>>,
     sampled: [bool; DROP_REASONS],
+    /// Floating IPs that moved here, and how often their new place is still to be told.
+    announcing: Vec<(Vni, Ip, u8)>,
+    next_announce: Instant,
     next_tick: Instant,
     next_resolve: Instant,
     next_refresh: Instant,
@@ -131,6 +134,8 @@ impl Switch {
             events: Vec::new(),
             samples: (0..DROP_REASONS).map(|_| None).collect(),
             sampled: [false; DROP_REASONS],
+            announcing: Vec::new(),
+            next_announce: Instant::ZERO,
             next_tick: Instant::ZERO,
             next_resolve: Instant::ZERO,
             next_refresh: Instant::ZERO,
@@ -486,6 +491,12 @@ impl Switch {
     fn ask<P: FramePool>(&mut self, vni: Vni, ip: Ip, pool: &mut P) {
         let Some(network) = self.tables.networks.get(vni) else { return };
         let source = network.gateways.iter().copied().find(|g| g.is_v4() == ip.is_v4());
+        self.send_question(vni, source, ip, pool);
+    }
+
+    /// Sends the ARP request or neighbor solicitation of `source` for `ip`. Gratuitous when they are the same:
+    /// it tells the network that the address is here.
+    fn send_question<P: FramePool>(&mut self, vni: Vni, source: Option<Ip>, ip: Ip, pool: &mut P) {
         let mac = self.tables.switch_mac();
         if mac == MacAddr::ZERO {
             return;
