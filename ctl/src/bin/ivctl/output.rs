@@ -251,8 +251,9 @@ impl Table {
 
     /// The text. Columns in which every row is empty are left out.
     pub fn render(&self, paint: Paint) -> String {
-        let columns: Vec<usize> =
-            (0..self.heads.len()).filter(|&c| c == 0 || self.rows.iter().any(|r| r[c] != "-")).collect();
+        let columns: Vec<usize> = (0..self.heads.len())
+            .filter(|&c| self.is_empty() || c == 0 || self.rows.iter().any(|r| r[c] != "-"))
+            .collect();
         let width = |c: usize| {
             let cells = self.rows.iter().map(|r| r[c].chars().count());
             cells.chain([self.heads[c].trim_start_matches('>').len()]).max().unwrap_or(0)

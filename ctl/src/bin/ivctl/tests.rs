@@ -126,6 +126,7 @@ MAC                NETWORK  VLAN  PORT    PEER  VTEP       STATE   USED
 02:00:00:00:00:02  private    10  eth1    -     -          -        12s
 ";
     assert_eq!(fdb::table(&rows).render(PLAIN), expected);
+    assert_eq!(fdb::table(&[]).render(PLAIN), "MAC  NETWORK  VLAN  PORT  PEER  VTEP  STATE  USED\n");
     // What bridge -j fdb calls these things.
     assert_eq!(
         json!(rows[0]),
