@@ -619,7 +619,8 @@ pub struct Status {
     pub warnings: Vec<String>,
 }
 
-/// Frames of the switch as a whole: `rx + replicated + originated = tx + dropped + punted + queued`.
+/// Frames of the switch as a whole:
+/// `rx + replicated + originated = tx + dropped + punted + consumed + queued`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Frames {
     /// Taken from ports.
@@ -634,6 +635,8 @@ pub struct Frames {
     pub dropped: u64,
     /// Handed to the kernel.
     pub punted: u64,
+    /// For the switch itself: answers to its own ARP and ND questions.
+    pub consumed: u64,
     /// Waiting in transmit queues.
     pub queued: u64,
 }

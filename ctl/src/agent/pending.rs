@@ -226,14 +226,7 @@ impl Found {
     fn add(&mut self, answer: Answer) -> Option<Query> {
         match answer {
             Answer::Counters { switch, ports, fdb_by_network, .. } => {
-                let sum = &mut self.switch;
-                sum.rx += switch.rx;
-                sum.replicated += switch.replicated;
-                sum.originated += switch.originated;
-                sum.tx += switch.tx;
-                sum.dropped += switch.dropped;
-                sum.punted += switch.punted;
-                sum.queued += switch.queued;
+                self.switch += switch;
                 for (id, c) in ports {
                     let sum = self.ports.entry(id).or_default();
                     sum.rx_frames += c.rx_frames;

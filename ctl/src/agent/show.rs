@@ -101,6 +101,7 @@ impl Agent {
                 tx: s.tx,
                 dropped: s.dropped,
                 punted: s.punted,
+                consumed: s.consumed,
                 queued: s.queued,
             },
             drops,

@@ -169,6 +169,20 @@ pub struct SwitchCounters {
     pub queued: u64,
 }
 
+impl core::ops::AddAssign for SwitchCounters {
+    fn add_assign(&mut self, other: Self) {
+        let Self { rx, replicated, originated, tx, dropped, punted, consumed, queued } = other;
+        self.rx += rx;
+        self.replicated += replicated;
+        self.originated += originated;
+        self.tx += tx;
+        self.dropped += dropped;
+        self.punted += punted;
+        self.consumed += consumed;
+        self.queued += queued;
+    }
+}
+
 impl SwitchCounters {
     /// The conservation law. False means a frame was lost or counted twice.
     #[must_use]

@@ -176,8 +176,8 @@ impl Switch {
         let count = |name: &str| last["frames"][name].as_u64().expect("a counter");
         assert_eq!(
             count("rx") + count("replicated") + count("originated"),
-            count("tx") + count("dropped") + count("punted"),
-            "rx + replicated + originated = tx + dropped + punted: {}",
+            count("tx") + count("dropped") + count("punted") + count("consumed"),
+            "rx + replicated + originated = tx + dropped + punted + consumed: {}",
             last["frames"]
         );
         last
