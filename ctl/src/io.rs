@@ -56,8 +56,45 @@ pub enum Input {
     Event(usize, engine::command::Event),
     /// The answer to [`Output::Persist`]: `Err` says why the file could not be written.
     Persisted(Result<(), String>),
-    /// Measured by the daemon for `ivctl status`: busy share of each worker, 0 to 1, and kernel drops.
+    /// Measured by the daemon for `ivctl status`: how each worker is doing.
     WorkerStats(Vec<WorkerStats>),
+    /// What the kernel dropped at a port since it was opened.
+    KernelDrops(PortId, KernelDrops),
+}
+
+/// Frames that the kernel dropped at a port: before the switch received them, or after it sent them.
+/// They are no part of the switch's own counters.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct KernelDrops {
+    /// The receive ring was full: the worker was too slow.
+    pub rx_ring_full: u64,
+    /// There were no slots to receive into.
+    pub fill_ring_empty: u64,
+    /// Too large, or other reasons on receipt.
+    pub rx_other: u64,
+    /// Could not be sent.
+    pub tx_invalid: u64,
+}
+
+impl KernelDrops {
+    /// Each count with its name in `ivctl drops` and what it means.
+    #[must_use]
+    pub const fn rows(&self) -> [(u64, &'static str, &'static str); 4] {
+        [
+            (
+                self.rx_ring_full,
+                "kernel-rx-ring-full",
+                "The kernel's receive ring was full: the worker was too slow.",
+            ),
+            (
+                self.fill_ring_empty,
+                "kernel-no-slots",
+                "The kernel had no slots to receive into: the pool was exhausted.",
+            ),
+            (self.rx_other, "kernel-rx-other", "The kernel refused a received frame, mostly for its length."),
+            (self.tx_invalid, "kernel-tx-invalid", "The kernel could not send a frame."),
+        ]
+    }
 }
 
 /// How a worker is doing.

@@ -4,7 +4,7 @@ use engine::command::{Command, IpPrefix, PortId};
 use engine::time::{Duration, Instant};
 
 use super::{Agent, LINKS_MAX};
-use crate::io::{DoorSpec, LinkFacts, OpenPort, Output, PortFacts, XdpMode};
+use crate::io::{DoorSpec, KernelDrops, LinkFacts, OpenPort, Output, PortFacts, XdpMode};
 use crate::model::{self, Port, clean, door_peer};
 use crate::reconcile::{self, PortFact, UPLINK_PORT, Underlay};
 
@@ -28,6 +28,8 @@ pub(super) struct Attachment {
     pub(super) phase: Phase,
     /// How it was opened last.
     pub(super) facts: PortFacts,
+    /// What the kernel dropped at it since then.
+    pub(super) kernel_drops: KernelDrops,
     /// For a door we make: what was asked for last.
     door: Option<DoorSpec>,
     makes_door: bool,
@@ -145,6 +147,7 @@ impl Agent {
             makes_door,
             opened_at: None,
             pause: PAUSE_MIN,
+            kernel_drops: KernelDrops::default(),
             last_failure: None,
         };
         let uplink = self
@@ -367,6 +370,7 @@ impl Agent {
         a.pause = PAUSE_MIN;
         let text = format!("port \"{}\" is live on {} ({})", a.name, a.interface, facts.mode);
         a.facts = facts;
+        a.kernel_drops = KernelDrops::default();
         let name = a.name.clone();
         self.log("info", text);
         self.tell_port(id);

@@ -163,6 +163,11 @@ impl Agent {
             Input::Event(worker, event) => self.event(worker, event),
             Input::Persisted(result) => self.persisted(result),
             Input::WorkerStats(stats) => self.stats = stats,
+            Input::KernelDrops(id, drops) => {
+                if let Some(attachment) = self.attachments.get_mut(&id) {
+                    attachment.kernel_drops = drops;
+                }
+            }
         }
         self.finish_pending();
     }

@@ -357,6 +357,12 @@ impl Agent {
                     sample: sample.map(|s| SampleRow { len: s.len, bytes: hex(&s.bytes) }),
                 });
             }
+            let kernel = self.attachments.get(&id).map(|a| a.kernel_drops).unwrap_or_default();
+            for (count, reason, help) in kernel.rows().into_iter().filter(|row| row.0 > 0) {
+                let (port, reason, help) =
+                    (self.place(Location::Port(id)).0, reason.to_owned(), help.to_owned());
+                rows.push(DropRow { port, reason, count, help, sample: None });
+            }
         }
         rows
     }

@@ -27,7 +27,18 @@ enum Task {
         #[arg(long, required = true)]
         check: bool,
     },
+    /// Fuzz every target, or one, from the corpus that earlier runs left
+    Fuzz {
+        /// Minutes for each target
+        #[arg(long, default_value_t = 1)]
+        minutes: u32,
+        /// Only this one [default: all]
+        target: Option<String>,
+    },
 }
+
+/// The fuzz targets, each a file of `fuzz/fuzz_targets`.
+const FUZZ_TARGETS: &[&str] = &["parse", "forward", "config", "api"];
 
 #[derive(clap::Args)]
 struct Peers {
@@ -53,13 +64,12 @@ struct Peers {
 
 fn main() -> ExitCode {
     let outcome = match Task::parse() {
+        Task::Fuzz { minutes, target } => fuzz(minutes, target.as_deref()),
         Task::Demo => demo(),
         Task::Test => test(),
         Task::Ci => ci(),
         Task::Peers(peers) => measure(&peers),
-        Task::Bpf { check: _ } => {
-            run(Command::new("bash").arg("dataplane/ivswitchd/bpf/build.sh").arg("--check"))
-        }
+        Task::Bpf { check: _ } => check_bpf(),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -77,6 +87,15 @@ const FOR_THE_DEMO: &[(&str, &str)] = &[("ip", "iproute2"), ("nft", "nftables"),
 /// What the system tests need beyond that.
 const FOR_THE_TESTS: &[(&str, &str)] =
     &[("tcpdump", "tcpdump"), ("ethtool", "ethtool"), ("setpriv", "util-linux")];
+/// What building the XDP program again and the crate `afxdp` needs; headers are named by their path.
+const FOR_THE_BACKENDS: &[(&str, &str)] = &[
+    ("clang-16", "clang-16"),
+    ("llvm-strip-16", "llvm-16"),
+    ("make", "make"),
+    ("/usr/include/bpf/bpf_helpers.h", "libbpf-dev"),
+    ("/usr/include/libelf.h", "libelf-dev"),
+    ("/usr/include/zlib.h", "zlib1g-dev"),
+];
 /// What the peers harness needs beyond that.
 const FOR_THE_PEERS: &[(&str, &str)] = &[
     ("jq", "jq"),
@@ -108,7 +127,9 @@ fn demo() -> Result<()> {
 }
 
 fn test() -> Result<()> {
-    install(&[FOR_THE_DEMO, FOR_THE_TESTS])?;
+    install(&[FOR_THE_DEMO, FOR_THE_TESTS, FOR_THE_BACKENDS])?;
+    println!("== the committed XDP program is what its source makes");
+    check_bpf()?;
     let mut totals = Totals { green: true, ..Totals::default() };
     println!("== unprivileged part");
     let mut others = cargo();
@@ -124,18 +145,34 @@ fn test() -> Result<()> {
     for package in PRIVILEGED {
         system.args(["--package", package]);
     }
-    if !is_root() {
-        let sudo =
-            find("sudo").context("the system part needs root, and there is no sudo: run this as root")?;
-        system.arg("--config").arg(format!("target.'cfg(all())'.runner = ['{}', '-E']", sudo.display()));
-    }
+    with_root_runner(&mut system)?;
     system.args(["--", "--include-ignored", "--test-threads=1"]);
     totals.add(system.env("IVS_BIN_DIR", binaries).env("IVS_MUST_RUN", "1"))?;
+    println!("== the second AF_XDP backend, under the same tests");
+    let mut second = cargo();
+    second.args(["test", "--package", "ivswitchd", "--test", "ports", "--features", "xsk-afxdp"]);
+    with_root_runner(&mut second)?;
+    second.args(["--", "--include-ignored", "--test-threads=1"]);
+    totals.add(&mut second)?;
     println!("\ntotal: {} passed, {} failed, {} skipped", totals.passed, totals.failed, totals.skipped);
     if totals.failed > 0 || !totals.green {
         bail!("not everything passed");
     }
     Ok(())
+}
+
+/// Has cargo run the tests as root.
+fn with_root_runner(tests: &mut Command) -> Result<()> {
+    if !is_root() {
+        let sudo =
+            find("sudo").context("the system part needs root, and there is no sudo: run this as root")?;
+        tests.arg("--config").arg(format!("target.'cfg(all())'.runner = ['{}', '-E']", sudo.display()));
+    }
+    Ok(())
+}
+
+fn check_bpf() -> Result<()> {
+    run(Command::new("sh").arg("dataplane/ivswitchd/bpf/build.sh").arg("--check"))
 }
 
 fn ci() -> Result<()> {
@@ -174,6 +211,26 @@ fn measure(peers: &Peers) -> Result<()> {
     std::fs::remove_dir_all(&copy).ok();
     println!("\nfigures: {}", output.display());
     outcome
+}
+
+/// Runs libFuzzer through cargo-fuzz, which stable Rust allows under `RUSTC_BOOTSTRAP`.
+fn fuzz(minutes: u32, target: Option<&str>) -> Result<()> {
+    if let Some(target) = target
+        && !FUZZ_TARGETS.contains(&target)
+    {
+        bail!("no fuzz target {target:?}: there are {}", FUZZ_TARGETS.join(", "));
+    }
+    if find("cargo-fuzz").is_none() {
+        run(cargo().args(["install", "cargo-fuzz", "--locked"]))?;
+    }
+    let seconds = format!("-max_total_time={}", minutes * 60);
+    for &name in FUZZ_TARGETS.iter().filter(|name| target.is_none_or(|t| t == **name)) {
+        println!("== fuzzing {name} for {minutes} min");
+        let mut fuzz = cargo();
+        fuzz.args(["fuzz", "run", "--fuzz-dir", "fuzz", "--sanitizer", "none", name, "--", &seconds]);
+        run(fuzz.env("RUSTC_BOOTSTRAP", "1"))?;
+    }
+    Ok(())
 }
 
 // ---- what they are made of ----------------------------------------------------------------------
@@ -298,7 +355,7 @@ fn install(lists: &[&[(&str, &str)]]) -> Result<()> {
     install()
 }
 
-/// Looks for a program where root would find it.
+/// Looks for a program where root would find it, or for a file by its path.
 fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
     std::env::split_paths(&path).map(|dir| dir.join(program)).find(|candidate| candidate.is_file())

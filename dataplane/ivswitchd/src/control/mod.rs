@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use ctl::agent::Agent;
-use ctl::io::{ClientId, Input, OpenPort, Output, SteerPlan, WorkerStats};
+use ctl::io::{ClientId, Input, KernelDrops, OpenPort, Output, SteerPlan, WorkerStats};
 use engine::command::PortId;
 use engine::time::Instant;
 use mio::unix::SourceFd;
@@ -65,6 +65,8 @@ pub struct Setup<M> {
 /// An open port, as far as it is the control thread's.
 struct OpenedPort {
     control: AfxdpControl,
+    /// What the kernel had dropped when the agent was told last.
+    drops: KernelDrops,
     spec: OpenPort,
 }
 
@@ -282,7 +284,7 @@ impl Control {
         let pending = opened.port.tx_pending();
         self.worker.attach(id, Box::new(opened.port), fds, Box::new(pending));
         let shared = spec.shared;
-        self.ports.insert(id, OpenedPort { control: opened.control, spec });
+        self.ports.insert(id, OpenedPort { control: opened.control, drops: KernelDrops::default(), spec });
         if shared && let Err(why) = self.apply_plan() {
             self.close_port(id);
             return Input::PortFailed(id, why);
@@ -360,6 +362,19 @@ impl Control {
         if stats != self.stats {
             self.stats = stats.clone();
             self.inbox.push_back(Input::WorkerStats(vec![stats]));
+        }
+        for (&id, port) in &mut self.ports {
+            let Some(stats) = port.control.stats() else { continue };
+            let drops = KernelDrops {
+                rx_ring_full: stats.rx_ring_full,
+                fill_ring_empty: stats.fill_ring_empty,
+                rx_other: stats.rx_dropped,
+                tx_invalid: stats.tx_invalid,
+            };
+            if drops != port.drops {
+                port.drops = drops;
+                self.inbox.push_back(Input::KernelDrops(id, drops));
+            }
         }
     }
 
