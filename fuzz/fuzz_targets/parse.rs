@@ -10,7 +10,8 @@ use engine::wire::mac::MacAddr;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
-    if let Ok(h) = parse::ethernet(bytes, 0) {
+    let mut h = parse::Headers::default();
+    if parse::ethernet(bytes, 0, &mut h).is_ok() {
         check(&h, bytes);
     }
     let vtep: IpAddr = [10, 0, 0, 11].into();
@@ -24,7 +25,7 @@ fuzz_target!(|bytes: &[u8]| {
         guard: Vec::new(),
         switch_mac: MacAddr([2, 0x69, 0x77, 0, 0, 1]),
     };
-    if let Ok(h) = parse::uplink(bytes, &uplink, vtep.into()) {
+    if parse::uplink(bytes, &uplink, vtep.into(), &mut h).is_ok() {
         check(&h, bytes);
     }
 });

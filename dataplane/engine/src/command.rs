@@ -14,7 +14,7 @@ use crate::time::Duration;
 use crate::wire::mac::MacAddr;
 
 /// A VXLAN network identifier: 24 bits (RFC 7348 §4).
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Vni(u32);
 
 impl Vni {

@@ -165,7 +165,29 @@ impl HeapPool {
     }
 }
 
+impl HeapPool {
+    /// Where the frame's bytes are in the memory of its kind of slot.
+    #[inline]
+    fn range(&self, frame: &Frame) -> core::ops::Range<usize> {
+        let (slot, len) = if frame.slot < self.small_count {
+            (frame.slot, SLOT_SMALL_LEN)
+        } else {
+            (frame.slot - self.small_count, SLOT_LARGE_LEN)
+        };
+        let (head, end) = (usize::from(frame.head), usize::from(frame.head) + frame.len as usize);
+        assert!(end <= len, "a frame ends within its slot");
+        slot as usize * len + head..slot as usize * len + end
+    }
+}
+
 impl FramePool for HeapPool {
+    fn prefetch(&self, frame: &Frame) {
+        let at = frame.slot as usize * SLOT_SMALL_LEN + usize::from(frame.head);
+        if let Some(byte) = self.small.get(at) {
+            prefetch::read(byte);
+        }
+    }
+
     fn alloc(&mut self, size: SlotSize) -> Option<Frame> {
         let slot = match size {
             SlotSize::Small => self.free_small.pop()?,
@@ -183,25 +205,13 @@ impl FramePool for HeapPool {
     }
 
     fn bytes(&self, frame: &Frame) -> &[u8] {
-        let start = frame.head as usize;
-        let end = start + frame.len as usize;
-        if frame.slot < self.small_count {
-            &self.small[frame.slot as usize * SLOT_SMALL_LEN..][..SLOT_SMALL_LEN][start..end]
-        } else {
-            let slot = (frame.slot - self.small_count) as usize;
-            &self.large[slot * SLOT_LARGE_LEN..][..SLOT_LARGE_LEN][start..end]
-        }
+        let range = self.range(frame);
+        if frame.slot < self.small_count { &self.small[range] } else { &self.large[range] }
     }
 
     fn bytes_mut(&mut self, frame: &mut Frame) -> &mut [u8] {
-        let start = frame.head as usize;
-        let end = start + frame.len as usize;
-        if frame.slot < self.small_count {
-            &mut self.small[frame.slot as usize * SLOT_SMALL_LEN..][..SLOT_SMALL_LEN][start..end]
-        } else {
-            let slot = (frame.slot - self.small_count) as usize;
-            &mut self.large[slot * SLOT_LARGE_LEN..][..SLOT_LARGE_LEN][start..end]
-        }
+        let range = self.range(frame);
+        if frame.slot < self.small_count { &mut self.small[range] } else { &mut self.large[range] }
     }
 
     fn slot_len(&self, frame: &Frame) -> usize {

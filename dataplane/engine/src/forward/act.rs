@@ -52,8 +52,12 @@ pub fn act<P: FramePool>(pool: &mut P, frame: &mut Frame, h: &Headers, verdict: 
 }
 
 /// Puts a tag on, takes it off, or names its VLAN. False when there was no room.
-#[inline]
+#[inline(always)]
 pub fn tag<P: FramePool>(pool: &mut P, frame: &mut Frame, edit: TagEdit) -> bool {
+    edit == TagEdit::Keep || edit_tag(pool, frame, edit)
+}
+
+fn edit_tag<P: FramePool>(pool: &mut P, frame: &mut Frame, edit: TagEdit) -> bool {
     const TAG_LEN: u16 = ethernet::TAG_LEN as u16;
     match edit {
         TagEdit::Keep => {}

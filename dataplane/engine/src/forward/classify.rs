@@ -20,18 +20,19 @@ use crate::wire::mac::MacAddr;
 use crate::wire::{ethernet, view};
 
 /// Who brought the frame.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum From {
     /// A door or guest of this rVM.
     Port(PortId),
     /// A peer, through the tunnel; and whether it is a spoke.
     Peer(PeerId, bool),
     /// The underlay: for a floating IP's reality address.
+    #[default]
     Underlay,
 }
 
 /// A frame that may enter: where it is now.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Admission {
     /// Who brought it.
     pub from: From,
@@ -39,6 +40,10 @@ pub struct Admission {
     pub vni: Vni,
     /// Its place in the table.
     pub net: NetId,
+    /// Most MAC addresses learned where it came from.
+    pub fdb_max: u32,
+    /// Its sender is a station, not the virtual gateway (which is everywhere) and not this switch.
+    pub station: bool,
     /// In which VLAN of it, 0 without.
     pub vid: u16,
     /// Its tag on the way in.
@@ -48,7 +53,7 @@ pub struct Admission {
 }
 
 /// A frame's keys in the FDB, hashed once: early enough for the lines they lead to to arrive in time.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Probe {
     /// The source's.
     pub src: (u64, FdbKey),
@@ -93,11 +98,7 @@ pub fn admit(
     }
     match (port.config.role, h.outer) {
         (Role::Uplink, Some(_)) => admit_tunnel(tables, h),
-        (Role::Uplink, None) => {
-            let vni = const { Vni::new(0).unwrap() };
-            let net = NetId::default();
-            Ok(Admission { from: From::Underlay, vni, net, vid: 0, tag: TagEdit::Keep, ecn: None })
-        }
+        (Role::Uplink, None) => Ok(Admission::default()),
         (role, _) => admit_local(tables, id, port, role, h, bytes),
     }
 }
@@ -114,7 +115,10 @@ fn admit_tunnel(tables: &Tables, h: &Headers) -> Result<Admission, DropReason> {
     check_macs(h)?;
     let spoke = tables.peers.get(id).is_some_and(|p| p.config.spoke);
     let ecn = decapsulated_ecn(outer.ecn, h)?;
-    Ok(Admission { from: From::Peer(id, spoke), vni: outer.vni, net, vid: h.vid, tag: TagEdit::Keep, ecn })
+    let fdb_max = network.config.fdb_max;
+    let from = From::Peer(id, spoke);
+    let station = h.eth_src != network.config.router_mac && h.eth_src != tables.switch_mac();
+    Ok(Admission { from, vni: outer.vni, net, fdb_max, station, vid: h.vid, tag: TagEdit::Keep, ecn })
 }
 
 #[inline]
@@ -141,7 +145,8 @@ fn admit_local(
     if role == Role::Guest {
         guard_guest(port, h, bytes)?;
     }
-    Ok(Admission { from: From::Port(id), vni, net, vid, tag, ecn: None })
+    let fdb_max = port.config.fdb_max;
+    Ok(Admission { from: From::Port(id), vni, net, fdb_max, station: true, vid, tag, ecn: None })
 }
 
 #[inline]
@@ -286,10 +291,13 @@ fn on_network(
 
     // The virtual gateway and the switch itself live in the untagged part of the network.
     if adm.vid == 0 && !h.tagged {
-        if let Some(responder) = resolver(tables, network, h, bytes) {
+        let ours = h.eth_dst == network.config.router_mac || h.eth_dst == tables.switch_mac();
+        let question = h.net == Net::Arp || h.net == Net::V6 && h.proto == l4::ICMPV6;
+        if (ours || question)
+            && let Some(responder) = resolver(tables, network, h, bytes)
+        {
             return verdict(Out::Hairpin(responder));
         }
-        let ours = h.eth_dst == network.config.router_mac || h.eth_dst == tables.switch_mac();
         if ours {
             return match h.net {
                 Net::Arp => verdict(Out::Consume),

@@ -16,17 +16,12 @@ use crate::wire::view;
 /// Notes where the frame's sender is, and what it says of its IP address.
 #[inline]
 pub fn learn(tables: &mut Tables, now: Instant, adm: &Admission, h: &Headers, probe: &Probe, bytes: &[u8]) {
-    let Some(network) = tables.networks.at(adm.net) else { return };
-    let (location, max) = match adm.from {
-        From::Port(id) => (Location::Port(id), tables.ports.get(id).map_or(0, |p| p.config.fdb_max)),
-        From::Peer(id, _) => (Location::Peer(id), network.config.fdb_max),
-        From::Underlay => return,
+    let location = match adm.from {
+        From::Port(id) if adm.station => Location::Port(id),
+        From::Peer(id, _) if adm.station => Location::Peer(id),
+        _ => return,
     };
-    // The virtual gateway is everywhere, and we know where we are.
-    if h.eth_src == network.config.router_mac || h.eth_src == tables.switch_mac() {
-        return;
-    }
-    let learned = tables.fdb.learn(now, probe.src, location, max);
+    let learned = tables.fdb.learn(now, probe.src, location, adm.fdb_max);
     if adm.vid != 0 {
         return;
     }

@@ -87,7 +87,7 @@ impl Tables {
 pub struct Switch {
     tables: Tables,
     counters: SwitchCounters,
-    parsed: Vec<Result<Parsed, DropReason>>,
+    parsed: Vec<Parsed>,
     targets: Vec<FloodTarget>,
     punted: Vec<Frame>,
     events: Vec<Event>,
@@ -101,12 +101,14 @@ pub struct Switch {
     next_refresh: Instant,
 }
 
-/// A frame after the first stages.
-#[derive(Clone, Copy, Debug)]
+/// A frame after the first stages. Filled in place, for it is large.
+#[derive(Clone, Copy, Debug, Default)]
 struct Parsed {
     h: Headers,
     adm: Admission,
     probe: Probe,
+    /// It may not enter; the rest means nothing.
+    refused: Option<DropReason>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -128,7 +130,7 @@ impl Switch {
         Self {
             tables: Tables::new(seed),
             counters: SwitchCounters::default(),
-            parsed: Vec::with_capacity(BATCH_LEN),
+            parsed: alloc::vec![Parsed::default(); BATCH_LEN],
             targets: Vec::new(),
             punted: Vec::with_capacity(BATCH_LEN),
             events: Vec::new(),
@@ -148,9 +150,9 @@ impl Switch {
         self.parse_batch(port, batch, pool);
         let parsed = core::mem::take(&mut self.parsed);
         for (frame, parsed) in batch.drain(..).zip(&parsed) {
-            match parsed {
-                Ok(parsed) => self.forward_one(now, port, parsed, frame, pool),
-                Err(reason) => self.drop_frame(port, frame, *reason, pool),
+            match parsed.refused {
+                None => self.forward_one(now, port, parsed, frame, pool),
+                Some(reason) => self.drop_frame(port, frame, reason, pool),
             }
         }
         self.parsed = parsed;
@@ -162,37 +164,45 @@ impl Switch {
         for frame in batch.iter() {
             pool.prefetch(frame);
         }
-        self.parsed.clear();
         self.counters.rx += batch.len() as u64;
         let tables = &self.tables;
         let Some(port) = tables.ports.get(id) else {
-            self.parsed.extend(batch.iter().map(|_| Err(DropReason::PortNotLive)));
+            for parsed in &mut self.parsed {
+                parsed.refused = Some(DropReason::PortNotLive);
+            }
             return;
         };
         let uplink = tables.uplink.as_ref().filter(|u| u.port == id && port.config.role == Role::Uplink);
         let vtep = uplink.map_or(Ip::default(), |u| u.vtep.into());
         let (unmarked, frames) = (port.caps.rx_csum_unmarked, batch.len() as u64);
         let mut rx_bytes = 0;
-        for frame in batch.iter_mut() {
+        for (frame, parsed) in batch.iter_mut().zip(&mut self.parsed) {
             let bytes = pool.bytes(frame);
             rx_bytes += bytes.len() as u64;
-            let headers = match (uplink, port.config.role) {
-                (Some(uplink), _) => parse::uplink(bytes, uplink, vtep),
+            let Parsed { h, adm, probe, refused } = parsed;
+            let read = match (uplink, port.config.role) {
+                (Some(uplink), _) => parse::uplink(bytes, uplink, vtep, h),
                 (None, Role::Uplink) => Err(DropReason::PortNotLive),
-                (None, _) => parse::ethernet(bytes, 0),
+                (None, _) => parse::ethernet(bytes, 0, h),
             };
-            self.parsed.push(headers.and_then(|h| {
-                if unmarked
-                    && !frame.offload.csum_partial()
-                    && let Some(offload) = fit::unmarked_partial(bytes, &h)
-                {
-                    frame.offload = offload;
+            *refused = read.err();
+            if refused.is_some() {
+                continue;
+            }
+            if unmarked
+                && !frame.offload.csum_partial()
+                && let Some(offload) = fit::unmarked_partial(bytes, h)
+            {
+                frame.offload = offload;
+            }
+            match classify::admit(tables, id, port, h, bytes) {
+                Ok(admission) => {
+                    *adm = admission;
+                    *probe = Probe::new(tables, adm, h);
+                    probe.touch(tables);
                 }
-                let adm = classify::admit(tables, id, port, &h, bytes)?;
-                let probe = Probe::new(tables, &adm, &h);
-                probe.touch(tables);
-                Ok(Parsed { h, adm, probe })
-            }));
+                Err(reason) => *refused = Some(reason),
+            }
         }
         if let Some(port) = self.tables.ports.get_mut(id) {
             port.counters.rx_frames += frames;
@@ -205,7 +215,7 @@ impl Switch {
         &mut self,
         now: Instant,
         id: PortId,
-        Parsed { h, adm, probe }: &Parsed,
+        Parsed { h, adm, probe, .. }: &Parsed,
         frame: Frame,
         pool: &mut P,
     ) {
@@ -250,11 +260,14 @@ impl Switch {
             return self.drop_frame(id, frame, DropReason::PoolExhausted, pool);
         }
         self.count_mapping(verdict);
-        let tunnel = TunnelFacts::new(adm, h, verdict);
         match verdict.out {
             Out::Port(to) => self.send_to_port(id, to, verdict, frame, pool),
-            Out::Peer(to) => self.send_to_peer(id, to, verdict.vni, tunnel, frame, pool),
+            Out::Peer(to) => {
+                let tunnel = TunnelFacts::new(adm, h, verdict);
+                self.send_to_peer(id, to, verdict.vni, tunnel, frame, pool);
+            }
             Out::Flood => {
+                let tunnel = TunnelFacts::new(adm, h, verdict);
                 let from = if verdict.edits.route.is_some() { None } else { Some(adm.from) };
                 self.flood(id, from, verdict, tunnel, frame, pool);
             }

@@ -14,7 +14,7 @@ use crate::wire::mac::MacAddr;
 
 /// What an entry is found by: network, outermost VLAN (0: untagged) and MAC address. The VLAN is part
 /// of the key (independent learning, 802.1Q-2018 §8.8.8): a CMS may use one MAC in many VLANs.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct FdbKey {
     mac_vid: u64,
     /// One more than the VNI, so that no key equals a vacant slot.
