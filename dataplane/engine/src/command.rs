@@ -466,7 +466,7 @@ pub enum Answer {
 pub enum Event {
     /// A next hop of the underlay is needed: the kernel must resolve it and tell.
     Resolve(IpAddr),
-    /// A station appeared or moved (also used to keep several workers' tables together).
+    /// A station appeared or moved. At most [`crate::limits::LEARNED_EVENTS`] per tick are told.
     Learned(Vni, u16, MacAddr, Location),
     /// The answer to a query.
     Reply(u64, Answer),

@@ -16,6 +16,10 @@ pub const HEADROOM: usize = 256;
 /// Bytes in a large slot: a 64 KiB super-frame, its headroom and an Ethernet header.
 pub const SLOT_LARGE_LEN: usize = 65_536 + 512;
 
+/// Stations told of per tick: people want to see them come and go, and a flood of MAC addresses must not
+/// crowd answers out of the mailbox.
+pub const LEARNED_EVENTS: u32 = 64;
+
 /// Frames a port's transmit queue holds between two flushes. Beyond it the queue drops and counts.
 pub const TX_QUEUE_LEN: usize = 512;
 

@@ -241,6 +241,7 @@ impl Switch {
         }
         self.next_tick = now + TICK;
         self.sampled.fill(false);
+        self.learned_told = 0;
         let slots = (self.tables.fdb.slots() / 32).clamp(256, AGE_SLICE_MAX);
         let mut gone = Vec::new();
         self.tables.fdb.age(now, slots, |vni, vid, mac| {

@@ -13,20 +13,28 @@ use crate::wire::l4;
 use crate::wire::mac::MacAddr;
 use crate::wire::view;
 
-/// Notes where the frame's sender is, and what it says of its IP address.
+/// Notes where the frame's sender is, and what it says of its IP address. Returns its place if that is news.
 #[inline]
-pub fn learn(tables: &mut Tables, now: Instant, adm: &Admission, h: &Headers, probe: &Probe, bytes: &[u8]) {
+pub fn learn(
+    tables: &mut Tables,
+    now: Instant,
+    adm: &Admission,
+    h: &Headers,
+    probe: &Probe,
+    bytes: &[u8],
+) -> Option<Location> {
     let location = match adm.from {
         From::Port(id) if adm.station => Location::Port(id),
         From::Peer(id, _) if adm.station => Location::Peer(id),
-        _ => return,
+        _ => return None,
     };
     let learned = tables.fdb.learn(now, probe.src, location, adm.fdb_max);
+    let news = matches!(learned, Learned::New | Learned::Moved).then_some(location);
     if adm.vid != 0 {
-        return;
+        return news;
     }
-    if matches!(learned, Learned::New | Learned::Moved) {
-        station_moved(tables, adm.vni, h.eth_src, Some(location));
+    if news.is_some() {
+        station_moved(tables, adm.vni, h.eth_src, news);
     }
     let nd = h.proto == l4::ICMPV6
         && h.l4 != 0
@@ -34,6 +42,7 @@ pub fn learn(tables: &mut Tables, now: Instant, adm: &Admission, h: &Headers, pr
     if h.net == Net::Arp || nd {
         hear(tables, now, adm.vni, h, bytes);
     }
+    news
 }
 
 /// A station's MAC is known at a new place, or at none: mappings that send to it follow.

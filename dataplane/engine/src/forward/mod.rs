@@ -18,7 +18,7 @@ use self::verdict::{Out, Responder, Verdict};
 use crate::command::{DropSample, Event, PeerId, PortId, Role, UplinkConfig, Vni};
 use crate::counters::{DROP_REASONS, DropReason, SwitchCounters};
 use crate::frame::{Batch, Frame, FramePool, SlotSize};
-use crate::limits::{BATCH_LEN, OUTER_TTL, TX_QUEUE_LEN};
+use crate::limits::{BATCH_LEN, LEARNED_EVENTS, OUTER_TTL, TX_QUEUE_LEN};
 use crate::table::fdb::Fdb;
 use crate::table::floating_ip::FloatingIps;
 use crate::table::neighbor::Neighbors;
@@ -91,6 +91,8 @@ pub struct Switch {
     targets: Vec<FloodTarget>,
     punted: Vec<Frame>,
     events: Vec<Event>,
+    /// Stations told of since the last tick.
+    learned_told: u32,
     samples: Vec<Option<DropSample>>,
     sampled: [bool; DROP_REASONS],
     /// Floating IPs that moved here, and how often their new place is still to be told.
@@ -133,7 +135,8 @@ impl Switch {
             parsed: alloc::vec![Parsed::default(); BATCH_LEN],
             targets: Vec::new(),
             punted: Vec::with_capacity(BATCH_LEN),
-            events: Vec::new(),
+            events: Vec::with_capacity(2 * LEARNED_EVENTS as usize),
+            learned_told: 0,
             samples: (0..DROP_REASONS).map(|_| None).collect(),
             sampled: [false; DROP_REASONS],
             announcing: Vec::new(),
@@ -220,7 +223,12 @@ impl Switch {
         pool: &mut P,
     ) {
         let bytes = pool.bytes(&frame);
-        learn::learn(&mut self.tables, now, adm, h, probe, bytes);
+        if let Some(location) = learn::learn(&mut self.tables, now, adm, h, probe, bytes)
+            && self.learned_told < LEARNED_EVENTS
+        {
+            self.learned_told += 1;
+            self.events.push(Event::Learned(adm.vni, adm.vid, h.eth_src, location));
+        }
         let verdict = classify::classify(&self.tables, adm, h, probe, bytes, &mut ());
         if let From::Peer(peer, _) = adm.from
             && let Some(peer) = self.tables.peers.get_mut(peer)
