@@ -16,6 +16,10 @@ pub const HEADROOM: usize = 256;
 /// Bytes in a large slot: a 64 KiB super-frame, its headroom and an Ethernet header.
 pub const SLOT_LARGE_LEN: usize = 65_536 + 512;
 
+/// ICMP errors the switch sends per second (RFC 1812 §4.3.2.8 asks for a limit): path-MTU discovery needs one
+/// per flow and ten minutes.
+pub const ICMP_ERRORS_PPS: u32 = 1000;
+
 /// Stations told of per tick: people want to see them come and go, and a flood of MAC addresses must not
 /// crowd answers out of the mailbox.
 pub const LEARNED_EVENTS: u32 = 64;

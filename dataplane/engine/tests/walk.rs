@@ -556,6 +556,61 @@ fn t14_guard_before_snat() {
     assert_eq!(rvm.drops(DOOR1, DropReason::Guarded), 7);
 }
 
+/// A packet from the Internet that does not fit the tunnel: the sender is told the MTU that does, by an ICMP
+/// error from the reality address that quotes the packet as it was sent. One that may be fragmented, or is an
+/// ICMP error itself, is only dropped.
+#[test]
+fn too_big_is_told() {
+    for v6 in [false, true] {
+        let mut rvm = Rvm::new(11, false, false);
+        let (reality, public, outside) = if v6 {
+            ("fd00::11", "2001:db8::56", "2001:db8::99")
+        } else {
+            ("10.0.0.11", "56.0.0.11", "203.0.113.9")
+        };
+        rvm.apply(Command::SetFloating(
+            FloatingId(0),
+            floating(Gateway::Here { reality: ip(reality) }, None, v6),
+        ));
+        let mut hello = vec![0; 100];
+        let who: IpAddr = ip(public);
+        let n = engine::forward::act::ask(&mut hello, mac(9), Some(who.into()), who.into());
+        let mut sender = Rvm::new(12, false, false);
+        let outer = sender.forward(DOOR2, &hello[..n], Offload::NONE);
+        rvm.forward(UPLINK, &outer[0].1, Offload::NONE);
+        let mut arriving = packet((mac(1), mac(11)), ip(outside), ip(reality), Kind::Tcp, &[7; 1550]);
+        if !v6 {
+            arriving[20] = 0x40;
+            fix_ipv4(&mut arriving);
+        }
+        let told = rvm.forward(UPLINK, &arriving, Offload::NONE);
+        assert_eq!(told.len(), 1, "{:?}", rvm.switch.port_counters(UPLINK));
+        let (port, error) = &told[0];
+        assert_eq!((*port, &error[..12]), (UPLINK, &[mac(1).0, mac(11).0].concat()[..]));
+        assert_checksums(error);
+        assert_eq!(addresses(error), (ip(reality), ip(outside)));
+        let icmp = &error[if v6 { 54 } else { 34 }..];
+        assert_eq!(&icmp[..2], if v6 { &[2, 0] } else { &[3, 4] });
+        assert_eq!(&icmp[6..8], &1550u16.to_be_bytes(), "the tunnel's 1600 less 50");
+        assert_eq!(&icmp[8..48], &arriving[14..54], "the packet as it was sent");
+        assert_eq!(rvm.drops(UPLINK, DropReason::TooBig), 1);
+        let fits = packet(
+            (mac(1), mac(11)),
+            ip(outside),
+            ip(reality),
+            Kind::Tcp,
+            &vec![7; if v6 { 1490 } else { 1510 }],
+        );
+        assert_eq!(rvm.forward(UPLINK, &fits, Offload::NONE)[0].1.len(), 14 + 1600);
+        if !v6 {
+            arriving[20] = 0;
+            fix_ipv4(&mut arriving);
+            assert_eq!(rvm.forward(UPLINK, &arriving, Offload::NONE), vec![]);
+            assert_eq!(rvm.drops(UPLINK, DropReason::TooBig), 2);
+        }
+    }
+}
+
 /// The virtual gateway answers ARP, ND and echo, to a door and through the tunnel.
 #[test]
 fn virtual_gateway_answers() {

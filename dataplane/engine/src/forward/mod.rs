@@ -18,13 +18,13 @@ use self::verdict::{Out, Responder, Verdict};
 use crate::command::{DropSample, Event, PeerId, PortId, Role, UplinkConfig, Vni};
 use crate::counters::{DROP_REASONS, DropReason, SwitchCounters};
 use crate::frame::{Batch, Frame, FramePool, SlotSize};
-use crate::limits::{BATCH_LEN, LEARNED_EVENTS, OUTER_TTL, TX_QUEUE_LEN};
+use crate::limits::{BATCH_LEN, ICMP_ERRORS_PPS, LEARNED_EVENTS, OUTER_TTL, TX_QUEUE_LEN};
 use crate::table::fdb::Fdb;
 use crate::table::floating_ip::FloatingIps;
 use crate::table::neighbor::Neighbors;
 use crate::table::network::Networks;
 use crate::table::peer::PeerTable;
-use crate::table::port::PortTable;
+use crate::table::port::{PortTable, TokenBucket};
 use crate::table::source_route::SourceRoutes;
 use crate::table::underlay::{Guard, Underlay};
 use crate::time::{Duration, Instant};
@@ -91,6 +91,7 @@ pub struct Switch {
     targets: Vec<FloodTarget>,
     punted: Vec<Frame>,
     events: Vec<Event>,
+    icmp_errors: TokenBucket,
     /// Stations told of since the last tick.
     learned_told: u32,
     samples: Vec<Option<DropSample>>,
@@ -136,6 +137,7 @@ impl Switch {
             targets: Vec::new(),
             punted: Vec::with_capacity(BATCH_LEN),
             events: Vec::with_capacity(2 * LEARNED_EVENTS as usize),
+            icmp_errors: TokenBucket::new(Instant::ZERO, Some(ICMP_ERRORS_PPS)),
             learned_told: 0,
             samples: (0..DROP_REASONS).map(|_| None).collect(),
             sampled: [false; DROP_REASONS],
@@ -264,6 +266,10 @@ impl Switch {
             }
             _ => {}
         }
+        if let Some(mtu) = self.exceeded_mtu(h, verdict) {
+            self.tell_too_big(now, id, adm, h, mtu, &frame, pool);
+            return self.drop_frame(id, frame, DropReason::TooBig, pool);
+        }
         if !act::act(pool, &mut frame, h, verdict) {
             return self.drop_frame(id, frame, DropReason::PoolExhausted, pool);
         }
@@ -282,6 +288,55 @@ impl Switch {
             Out::Hairpin(who) => self.answer(id, adm, h, verdict, who, frame, pool),
             Out::Punt => self.punt(id, frame, pool),
             Out::Consume | Out::Drop(_) => unreachable!("handled above"),
+        }
+    }
+
+    /// The largest IP packet that the output takes, if this one is larger.
+    #[inline]
+    fn exceeded_mtu(&self, h: &Headers, verdict: &Verdict) -> Option<u16> {
+        if !matches!(h.net, Net::V4 | Net::V6) {
+            return None;
+        }
+        let mtu = match verdict.out {
+            Out::Port(to) => self.tables.ports.get(to)?.config.mtu,
+            Out::Peer(to) => {
+                let direct = self.tables.peers.get(to)?.direct?;
+                let outer = &self.tables.peers.get(direct)?.outer;
+                // Unresolved peers have no outer header; they are refused later, with their own reason.
+                outer.mtu.checked_sub(outer.len as u16).filter(|_| outer.len > 0)?
+            }
+            _ => return None,
+        };
+        (h.end - u32::from(h.l3) > u32::from(mtu)).then_some(mtu)
+    }
+
+    /// Tells a sender that its packet is too big, so that path-MTU discovery works through the switch.
+    #[cold]
+    #[allow(clippy::too_many_arguments, reason = "the facts of one frame")]
+    fn tell_too_big<P: FramePool>(
+        &mut self,
+        now: Instant,
+        id: PortId,
+        adm: &Admission,
+        h: &Headers,
+        mtu: u16,
+        frame: &Frame,
+        pool: &mut P,
+    ) {
+        let mut message = [0; act::TOO_BIG_MAX];
+        let Some(len) = act::too_big(pool.bytes(frame), h, mtu, &mut message) else { return };
+        if !self.icmp_errors.take(now) {
+            return;
+        }
+        let Some(answer) = pool.alloc_from(&message[..len]) else { return };
+        self.counters.originated += 1;
+        match adm.from {
+            // It has the tags that the frame came with.
+            From::Port(_) | From::Underlay => self.enqueue(id, answer, pool),
+            From::Peer(peer, _) => {
+                let tunnel = TunnelFacts { entropy: TunnelFacts::port(h.hash), ecn: 0, ttl: OUTER_TTL };
+                self.send_to_peer(id, peer, adm.vni, tunnel, answer, pool);
+            }
         }
     }
 

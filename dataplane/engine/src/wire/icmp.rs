@@ -18,6 +18,12 @@ pub const ECHO_REQUEST: u8 = 8;
 pub const V6_ECHO_REQUEST: u8 = 128;
 /// ICMPv6 echo reply.
 pub const V6_ECHO_REPLY: u8 = 129;
+/// ICMP destination unreachable; code 4 with the MTU: fragmentation needed (RFC 1191 §4).
+pub const UNREACHABLE: u8 = 3;
+/// Code of [`UNREACHABLE`].
+pub const FRAGMENTATION_NEEDED: u8 = 4;
+/// ICMPv6 packet too big (RFC 4443 §3.2).
+pub const V6_TOO_BIG: u8 = 2;
 /// Router advertisement.
 pub const ROUTER_ADVERTISEMENT: u8 = 134;
 /// Neighbor solicitation.
