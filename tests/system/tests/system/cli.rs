@@ -27,7 +27,7 @@ fn a_switch_made_by_ivctl_alone() {
     does(&switch, 0, "port add h1 --network private --interface p-h1");
     does(&switch, 0, "port add h3 --network private --interface p-h3");
     // It waits until effective: no waiting here.
-    assert_eq!(h1.ping("-c3 -i0.05 -W1 10.1.0.3"), 3, "{}", switch.ivctl("status").stdout);
+    assert_eq!(h1.ping("-c3 -i0.1 -W1 10.1.0.3"), 3, "{}", switch.ivctl("status").stdout);
 
     // Exit codes, each with an error that names the thing.
     for verb in ["port show", "port del", "network del", "peer del", "fip del", "network show"] {

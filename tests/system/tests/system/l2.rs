@@ -112,8 +112,8 @@ fn r05_networks_with_the_same_addresses_never_meet() {
 
     let capture = Capture::start(&lab, &blue2, "eth0", "icmp or arp");
     red1.ip("neigh flush dev eth0");
-    assert_eq!(red1.ping("-c20 -i0.01 -W1 10.1.0.2"), 20);
-    assert_eq!(red1.ping("-c3 -i0.01 -W1 10.1.0.77"), 0, "nobody there: broadcast ARP in red");
+    assert_eq!(red1.ping("-c10 -i0.1 -W1 10.1.0.2"), 10);
+    assert_eq!(red1.ping("-c3 -i0.1 -W1 10.1.0.77"), 0, "nobody there: broadcast ARP in red");
     let packets = capture.stop();
     assert!(packets.text().is_empty(), "seen in blue: {}", packets.text());
     // The network that has lost its second host does not find the other network's.
