@@ -1,0 +1,306 @@
+//! Where a frame leaves: a port's queue, a peer's tunnel, everybody, back to who asked, or the kernel.
+
+use super::Switch;
+use super::act;
+use super::classify::{Admission, From};
+use super::fit;
+use super::parse::{Headers, Net};
+use super::verdict::{self, Out, Responder, Verdict};
+use crate::command::{PeerId, PortId, Role, Vni};
+use crate::counters::DropReason;
+use crate::frame::{Frame, FramePool, SlotSize};
+use crate::limits::{OUTER_TTL, TX_QUEUE_LEN};
+use crate::port::PortCaps;
+use crate::time::Instant;
+use crate::wire::ethernet;
+use crate::wire::ip::Ip;
+use crate::wire::mac::MacAddr;
+
+impl Switch {
+    /// The largest IP packet that the output takes, if this one is larger.
+    #[inline]
+    pub(super) fn exceeded_mtu(&self, h: &Headers, verdict: &Verdict) -> Option<u16> {
+        if !matches!(h.net, Net::V4 | Net::V6) {
+            return None;
+        }
+        let mtu = match verdict.out {
+            Out::Port(to) => self.tables.ports.get(to)?.config.mtu,
+            Out::Peer(to) => {
+                let direct = self.tables.peers.get(to)?.direct?;
+                let outer = &self.tables.peers.get(direct)?.outer;
+                // Unresolved peers have no outer header; they are refused later, with their own reason.
+                outer.mtu.checked_sub(outer.len as u16).filter(|_| outer.len > 0)?
+            }
+            _ => return None,
+        };
+        (h.end - u32::from(h.l3) > u32::from(mtu)).then_some(mtu)
+    }
+
+    /// Tells a sender that its packet is too big, so that path-MTU discovery works through the switch.
+    #[cold]
+    #[allow(clippy::too_many_arguments, reason = "the facts of one frame")]
+    pub(super) fn tell_too_big<P: FramePool>(
+        &mut self,
+        now: Instant,
+        id: PortId,
+        adm: &Admission,
+        h: &Headers,
+        mtu: u16,
+        frame: &Frame,
+        pool: &mut P,
+    ) {
+        let mut message = [0; act::TOO_BIG_MAX];
+        let Some(len) = act::too_big(pool.bytes(frame), h, mtu, &mut message) else { return };
+        if !self.icmp_errors.take(now) {
+            return;
+        }
+        let Some(answer) = pool.alloc_from(&message[..len]) else { return };
+        self.counters.originated += 1;
+        match adm.from {
+            // It has the tags that the frame came with.
+            From::Port(_) | From::Underlay => self.enqueue(id, answer, pool),
+            From::Peer(peer, _) => {
+                let tunnel = TunnelFacts { entropy: TunnelFacts::port(h.hash), ecn: 0, ttl: OUTER_TTL };
+                self.send_to_peer(id, peer, adm.vni, tunnel, answer, pool);
+            }
+        }
+    }
+
+    /// Puts a frame on a port's transmit queue.
+    pub(super) fn send_to_port<P: FramePool>(
+        &mut self,
+        from: PortId,
+        to: PortId,
+        verdict: &Verdict,
+        mut frame: Frame,
+        pool: &mut P,
+    ) {
+        let Some(port) = self.tables.ports.get(to) else {
+            return self.drop_frame(from, frame, DropReason::EgressNotLive, pool);
+        };
+        let is_uplink = port.config.role == Role::Uplink;
+        let (mtu, caps) = (usize::from(port.config.mtu), port.caps);
+        if !port.config.live || !is_uplink && port.config.vni != Some(verdict.vni) {
+            return self.drop_frame(from, frame, DropReason::EgressNotLive, pool);
+        }
+        if !is_uplink {
+            let Some(edit) = port.vlan.egress(verdict.vid) else {
+                return self.drop_frame(from, frame, DropReason::NoDestination, pool);
+            };
+            act::tag(pool, &mut frame, edit);
+        }
+        let tags = if verdict.vid == 0 && !is_uplink { 2 * ethernet::TAG_LEN } else { ethernet::TAG_LEN };
+        if frame.len as usize > mtu + ethernet::HEADER_LEN + tags {
+            return self.drop_frame(from, frame, DropReason::TooBig, pool);
+        }
+        if let Err(reason) = fit::fit(pool, &mut frame, caps) {
+            return self.drop_frame(from, frame, reason, pool);
+        }
+        self.enqueue(to, frame, pool);
+    }
+
+    /// Encapsulates a frame and puts it on the uplink's queue.
+    pub(super) fn send_to_peer<P: FramePool>(
+        &mut self,
+        from: PortId,
+        to: PeerId,
+        vni: Vni,
+        tunnel: TunnelFacts,
+        mut frame: Frame,
+        pool: &mut P,
+    ) {
+        let Some(uplink) = self.tables.uplink.as_ref().map(|u| u.port) else {
+            return self.drop_frame(from, frame, DropReason::PeerGone, pool);
+        };
+        let direct = self.tables.peers.get(to).and_then(|p| p.direct);
+        let Some(peer) = direct.and_then(|id| self.tables.peers.get(id)) else {
+            return self.drop_frame(from, frame, DropReason::PeerGone, pool);
+        };
+        if !self.tables.ports.get(uplink).is_some_and(|p| p.config.live) {
+            return self.drop_frame(from, frame, DropReason::EgressNotLive, pool);
+        }
+        let outer = peer.outer;
+        let reason = if outer.len == 0 {
+            Some(DropReason::PeerGone)
+        } else if peer.next_mac.is_none() {
+            Some(DropReason::NeighborUnresolved)
+        } else if tunnel.ttl == 0 {
+            Some(DropReason::RelayLoop)
+        } else if frame.len as usize + outer.len - ethernet::HEADER_LEN > usize::from(outer.mtu) {
+            Some(DropReason::TooBig)
+        } else {
+            // The uplink's offloads are about outer headers: what is inside has to be finished here.
+            fit::fit(pool, &mut frame, PortCaps::default()).err()
+        };
+        if let Some(reason) = reason {
+            return self.drop_frame(from, frame, reason, pool);
+        }
+        if !act::grow_head(pool, &mut frame, outer.len) {
+            return self.drop_frame(from, frame, DropReason::PoolExhausted, pool);
+        }
+        outer.stamp(pool.bytes_mut(&mut frame), vni, tunnel.entropy, tunnel.ecn, tunnel.ttl);
+        if let Some(peer) = direct.and_then(|id| self.tables.peers.get_mut(id)) {
+            peer.tx += 1;
+        }
+        self.enqueue(uplink, frame, pool);
+    }
+
+    /// Copies a frame to every member of its network that may have it. `from` is whom it must not go back to;
+    /// `None`: the switch made or routed it.
+    pub(super) fn flood<P: FramePool>(
+        &mut self,
+        id: PortId,
+        from: Option<From>,
+        verdict: &Verdict,
+        tunnel: TunnelFacts,
+        frame: Frame,
+        pool: &mut P,
+    ) {
+        self.targets.clear();
+        if let Some(network) = self.tables.networks.get(verdict.vni) {
+            let ports = network.ports.iter().filter(|&&p| from != Some(From::Port(p)));
+            let may_have = |p: &&PortId| {
+                self.tables.ports.get(**p).is_some_and(|e| e.vlan.egress(verdict.vid).is_some())
+            };
+            self.targets.extend(ports.filter(may_have).map(|&p| FloodTarget::Port(p)));
+            let peers = network.peers.iter().filter(|&&(peer, spoke)| match from {
+                Some(From::Peer(source, source_spoke)) => source != peer && (spoke || source_spoke),
+                _ => true,
+            });
+            self.targets.extend(peers.map(|&(peer, _)| FloodTarget::Peer(peer)));
+        }
+        let Some(last) = self.targets.pop() else {
+            return self.drop_frame(id, frame, DropReason::NoDestination, pool);
+        };
+        let targets = core::mem::take(&mut self.targets);
+        for &target in &targets {
+            self.counters.replicated += 1;
+            match act::copy(pool, &frame) {
+                Some(copy) => self.send_to_target(id, target, verdict, tunnel, copy, pool),
+                None => self.count_drop(id, DropReason::PoolExhausted),
+            }
+        }
+        self.targets = targets;
+        self.send_to_target(id, last, verdict, tunnel, frame, pool);
+    }
+
+    fn send_to_target<P: FramePool>(
+        &mut self,
+        id: PortId,
+        target: FloodTarget,
+        verdict: &Verdict,
+        tunnel: TunnelFacts,
+        frame: Frame,
+        pool: &mut P,
+    ) {
+        match target {
+            FloodTarget::Port(port) => self.send_to_port(id, port, verdict, frame, pool),
+            FloodTarget::Peer(peer) => self.send_to_peer(id, peer, verdict.vni, tunnel, frame, pool),
+        }
+    }
+
+    /// Sends the answer to a question back where the question came from.
+    #[allow(clippy::too_many_arguments, reason = "the facts of one frame")]
+    pub(super) fn answer<P: FramePool>(
+        &mut self,
+        id: PortId,
+        adm: &Admission,
+        h: &Headers,
+        verdict: &Verdict,
+        who: Responder,
+        mut frame: Frame,
+        pool: &mut P,
+    ) {
+        if !act::respond(pool, &mut frame, h, who) {
+            return self.drop_frame(id, frame, DropReason::PoolExhausted, pool);
+        }
+        match adm.from {
+            From::Port(port) => self.send_to_port(id, port, verdict, frame, pool),
+            From::Peer(peer, _) => {
+                let tunnel = TunnelFacts { entropy: TunnelFacts::port(h.hash), ecn: 0, ttl: OUTER_TTL };
+                self.send_to_peer(id, peer, verdict.vni, tunnel, frame, pool);
+            }
+            From::Underlay => self.drop_frame(id, frame, DropReason::NotOurs, pool),
+        }
+    }
+
+    /// Hands a frame to the kernel.
+    pub(super) fn punt<P: FramePool>(&mut self, id: PortId, mut frame: Frame, pool: &mut P) {
+        if self.punted.len() == self.punted.capacity() {
+            return self.drop_frame(id, frame, DropReason::NeighborUnresolved, pool);
+        }
+        match fit::fit(pool, &mut frame, PortCaps::default()) {
+            Ok(()) => {
+                self.counters.queued += 1;
+                self.punted.push(frame);
+            }
+            Err(reason) => self.drop_frame(id, frame, reason, pool),
+        }
+    }
+
+    pub(super) fn enqueue<P: FramePool>(&mut self, to: PortId, frame: Frame, pool: &mut P) {
+        match self.tables.ports.get_mut(to) {
+            Some(port) if port.queue.len() < TX_QUEUE_LEN => {
+                self.counters.queued += 1;
+                port.queue.push(frame);
+            }
+            _ => self.drop_frame(to, frame, DropReason::TxQueueFull, pool),
+        }
+    }
+
+    /// Asks the stations of a network who has an address.
+    pub(super) fn ask<P: FramePool>(&mut self, vni: Vni, ip: Ip, pool: &mut P) {
+        let Some(network) = self.tables.networks.get(vni) else { return };
+        let source = network.gateways.iter().copied().find(|g| g.is_v4() == ip.is_v4());
+        self.send_question(vni, source, ip, pool);
+    }
+
+    /// Sends the ARP request or neighbor solicitation of `source` for `ip`. Gratuitous when they are the same:
+    /// it tells the network that the address is here.
+    pub(super) fn send_question<P: FramePool>(&mut self, vni: Vni, source: Option<Ip>, ip: Ip, pool: &mut P) {
+        let mac = self.tables.switch_mac();
+        if mac == MacAddr::ZERO {
+            return;
+        }
+        let Some(mut frame) = pool.alloc(SlotSize::Small) else { return };
+        frame.len = act::QUESTION_MAX as u32;
+        frame.len = act::ask(pool.bytes_mut(&mut frame), mac, source, ip) as u32;
+        self.counters.originated += 1;
+        let verdict = Verdict { edits: verdict::Edits::NONE, out: Out::Flood, vni, vid: 0 };
+        let tunnel = TunnelFacts { entropy: TunnelFacts::port(ip.0 as u32), ecn: 0, ttl: OUTER_TTL };
+        let uplink = self.tables.uplink.as_ref().map_or(PortId(0), |u| u.port);
+        self.flood(uplink, None, &verdict, tunnel, frame, pool);
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) enum FloodTarget {
+    Port(PortId),
+    Peer(PeerId),
+}
+
+/// What an outer header needs to know of the frame under it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TunnelFacts {
+    /// UDP source port: one per inner flow, from the dynamic range (RFC 7348 §5).
+    entropy: u16,
+    /// ECN field (RFC 6040 §4.1: copied).
+    ecn: u8,
+    /// Hop limit. A relayed frame carries on with what is left of it, so a loop of relays ends.
+    ttl: u8,
+}
+
+impl TunnelFacts {
+    pub(super) fn new(adm: &Admission, h: &Headers, verdict: &Verdict) -> Self {
+        let ecn = if matches!(h.net, Net::V4 | Net::V6) { verdict.edits.ecn.unwrap_or(h.tos & 3) } else { 0 };
+        let ttl = match (adm.from, h.outer, verdict.edits.route) {
+            (From::Peer(..), Some(outer), None) => outer.ttl.saturating_sub(1),
+            _ => OUTER_TTL,
+        };
+        Self { entropy: Self::port(h.hash), ecn, ttl }
+    }
+
+    fn port(hash: u32) -> u16 {
+        0xc000 | (hash & 0x3fff) as u16
+    }
+}
