@@ -9,8 +9,10 @@ use alloc::vec::Vec;
 pub struct PortCaps {
     /// Takes frames whose transport checksum is partial and finishes them.
     pub tx_csum: bool,
-    /// Takes super-frames.
-    pub tx_gso: bool,
+    /// Takes TCP super-frames, IPv4 and IPv6, and cuts them itself or hands them on whole.
+    pub tx_tso: bool,
+    /// Takes UDP super-frames: one datagram per segment.
+    pub tx_uso: bool,
     /// Frames from it may carry a partial checksum without saying so (AF_XDP on a veth does). The
     /// engine then recognises one by its value.
     pub rx_csum_unmarked: bool,

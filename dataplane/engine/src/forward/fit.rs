@@ -48,7 +48,12 @@ pub fn fit<P: FramePool>(pool: &mut P, frame: &mut Frame, caps: PortCaps) -> Res
     if frame.offload == Offload::NONE {
         return Ok(());
     }
-    if frame.offload.gso_kind != GsoKind::None && !caps.tx_gso {
+    let taken = match frame.offload.gso_kind {
+        GsoKind::None => true,
+        GsoKind::TcpV4 | GsoKind::TcpV6 => caps.tx_tso,
+        GsoKind::Udp => caps.tx_uso,
+    };
+    if !taken {
         return Err(DropReason::OffloadInvalid);
     }
     if frame.offload.csum_partial() && !caps.tx_csum {

@@ -406,7 +406,7 @@ impl Port<UmemPool> for AfxdpPort {
     }
 
     fn caps(&self) -> PortCaps {
-        PortCaps { tx_csum: false, tx_gso: false, rx_csum_unmarked: true }
+        PortCaps { rx_csum_unmarked: true, ..PortCaps::default() }
     }
 }
 
