@@ -21,6 +21,7 @@ impl Switch {
     /// Applies a command.
     pub fn apply<P: FramePool>(&mut self, now: Instant, command: Command, pool: &mut P) {
         let t = &mut self.tables;
+        t.changed();
         match command {
             Command::SetUplink(config) => {
                 if let Some(old) = &t.uplink {
@@ -254,6 +255,9 @@ impl Switch {
         }
         self.announce(now, pool);
         let (due, lost) = self.tables.neighbors.due(now);
+        if !lost.is_empty() {
+            self.tables.changed();
+        }
         for (vni, ip) in lost {
             self.tables.floating.resolve(vni, ip, None, None);
         }
@@ -377,6 +381,7 @@ impl Switch {
 
     /// What a port's I/O can do with unfinished frames.
     pub fn set_caps(&mut self, id: PortId, caps: PortCaps) {
+        self.tables.changed();
         if let Some(port) = self.tables.ports.get_mut(id) {
             port.caps = caps;
         }

@@ -50,6 +50,7 @@ pub fn station_moved(tables: &mut Tables, vni: Vni, mac: MacAddr, location: Opti
     if tables.floating.stations_at(vni, mac).is_empty() {
         return;
     }
+    tables.changed();
     for ip in tables.floating.stations_at(vni, mac).to_vec() {
         tables.floating.resolve(vni, ip, Some(mac), location);
     }
@@ -74,6 +75,7 @@ fn hear(tables: &mut Tables, now: Instant, vni: Vni, h: &Headers, bytes: &[u8]) 
     // A station speaks for itself: an answer whose MAC is not its sender's is a forgery or a proxy we do not know.
     if mac == h.eth_src && ip != Ip::default() && tables.neighbors.heard(now, vni, ip, mac) {
         let location = tables.fdb.get(vni, 0, mac);
+        tables.changed();
         tables.floating.resolve(vni, ip, Some(mac), location);
     }
 }

@@ -56,6 +56,9 @@ pub struct Tables {
     pub guard: Guard,
     /// Where the underlay is met.
     pub uplink: Option<UplinkConfig>,
+    /// Grows with every change of a table, but for stations that come (no remembered verdict is about
+    /// an unknown one) and that leave (see [`Fdb::version`]).
+    pub version: u32,
 }
 
 impl Tables {
@@ -72,7 +75,13 @@ impl Tables {
             underlay: Underlay::new(part(7)),
             guard: Guard::new(part(8)),
             uplink: None,
+            version: 0,
         }
+    }
+
+    /// Says that verdicts may be different from now on.
+    pub fn changed(&mut self) {
+        self.version = self.version.wrapping_add(1);
     }
 
     /// The switch's own MAC address; zero, which no frame carries, until there is an uplink.

@@ -1,5 +1,6 @@
 //! The forwarding database.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::hash::{BuildHasher, Hasher};
 
@@ -68,7 +69,13 @@ pub struct Fdb {
     networks: Map<Vni, NetworkUse>,
     hash: RandomState,
     age_cursor: u32,
+    /// Counts stations that left or moved, by a part of their hash.
+    versions: Box<[u32; VERSIONS]>,
 }
+
+/// Cells that count departures: few enough to stay in the first-level cache, enough that one station's
+/// seldom touches another's.
+const VERSIONS: usize = 1024;
 
 /// Ways of a bucket.
 const WAYS: usize = 4;
@@ -182,7 +189,23 @@ impl Fdb {
             networks: Map::with_hasher(hasher(seed ^ 2)),
             hash: hasher(seed),
             age_cursor: 0,
+            versions: Box::new([0; VERSIONS]),
         }
+    }
+
+    /// The cell of [`Fdb::version`] that counts for the station with this hash.
+    #[inline]
+    #[must_use]
+    pub const fn version_cell(hash: u64) -> u16 {
+        (hash >> 48) as u16 % VERSIONS as u16
+    }
+
+    /// A number that grows whenever a station of this cell leaves its place. A verdict about a known
+    /// station holds as long as it does not.
+    #[inline]
+    #[must_use]
+    pub fn version(&self, cell: u16) -> u32 {
+        self.versions[usize::from(cell) % VERSIONS]
     }
 
     /// The hash of a key; computed early, used by the probe later.
@@ -619,8 +642,11 @@ impl Fdb {
             self.origin_index.remove(&(vni, location));
             self.origin_free.push(entry.origin);
         }
+        let hash = self.hash(entry.key());
+        let cell = usize::from(Self::version_cell(hash));
+        self.versions[cell] = self.versions[cell].wrapping_add(1);
         // Those it passed on its way here are no longer passed by it.
-        let mut bucket = self.home(self.hash(entry.key()));
+        let mut bucket = self.home(hash);
         while bucket != at as usize / WAYS {
             self.buckets[bucket].0[0].flags -= PASSED;
             bucket = (bucket + 1) & (self.buckets.len() - 1);
