@@ -16,6 +16,22 @@ pub const UDP_HEADER_LEN: usize = 8;
 pub const TCP_HEADER_LEN: usize = 20;
 /// Where the checksum is in a TCP header.
 pub const TCP_CHECKSUM_AT: usize = 16;
+/// Where the sequence number is in a TCP header.
+pub const TCP_SEQ_AT: usize = 4;
+/// Where a TCP header's length is, in the upper half of the byte, in 32-bit words.
+pub const TCP_DATA_OFFSET_AT: usize = 12;
+/// Where the flags are in a TCP header.
+pub const TCP_FLAGS_AT: usize = 13;
+/// The sender is done.
+pub const TCP_FIN: u8 = 0x01;
+/// Hand it to the application now.
+pub const TCP_PSH: u8 = 0x08;
+/// The acknowledgment number counts.
+pub const TCP_ACK: u8 = 0x10;
+/// Congestion window reduced (RFC 3168 §6.1.2).
+pub const TCP_CWR: u8 = 0x80;
+/// Where the length is in a UDP header.
+pub const UDP_LEN_AT: usize = 4;
 /// Where the checksum is in a UDP header.
 pub const UDP_CHECKSUM_AT: usize = 6;
 /// Where the checksum is in an ICMP header of either family.

@@ -1,0 +1,216 @@
+//! The virtio-net header (VIRTIO 1.2 §5.1.6), as TAP, AF_PACKET and vhost-user put it before a frame.
+//!
+//! ```text
+//!  0      1         2          4          6           8            10             12
+//! +------+---------+----------+----------+-----------+------------+--------------+
+//! |flags |gso type |header len| gso size |csum start |csum offset |(buffer count)|
+//! +------+---------+----------+----------+-----------+------------+--------------+
+//! ```
+//!
+//! Little-endian, as VIRTIO 1.x has it; TAP and AF_PACKET use the machine's order, which is the same on every
+//! machine we run on. The last word is there only with mergeable buffers (12 bytes instead of 10).
+//!
+//! Reading only translates: whether the facts are possible for *this* frame is judged by `forward::fit::check`,
+//! once the frame is parsed.
+
+use core::fmt;
+
+use zerocopy::little_endian::U16;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use super::{l4, view, view_mut};
+use crate::counters::DropReason;
+use crate::frame::{GsoKind, Offload};
+
+/// Bytes of the header.
+pub const HEADER_LEN: usize = 10;
+/// Bytes of the header with the number of buffers.
+pub const MERGEABLE_HEADER_LEN: usize = 12;
+
+/// `flags`: the checksum is partial.
+const NEEDS_CSUM: u8 = 1;
+/// `gso_type`: no super-frame.
+const GSO_NONE: u8 = 0;
+/// `gso_type`: TCP over IPv4.
+const GSO_TCPV4: u8 = 1;
+/// `gso_type`: TCP over IPv6.
+const GSO_TCPV6: u8 = 4;
+/// `gso_type`: UDP, one datagram per segment (USO).
+const GSO_UDP_L4: u8 = 5;
+/// `gso_type`, added to a TCP type: CWR is set, and belongs to the first segment alone.
+const GSO_ECN: u8 = 0x80;
+
+/// The header without the number of buffers.
+#[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub struct VirtioNet {
+    /// What is said about the checksum.
+    pub flags: u8,
+    /// Kind of super-frame.
+    pub gso_type: u8,
+    /// Bytes of all headers; a hint.
+    pub header_len: U16,
+    /// Payload bytes per segment.
+    pub gso_size: U16,
+    /// Where the checksummed data starts.
+    pub csum_start: U16,
+    /// Where the checksum is, from there.
+    pub csum_offset: U16,
+}
+
+const _: () = assert!(size_of::<VirtioNet>() == HEADER_LEN);
+
+impl VirtioNet {
+    /// What the header says, in the frame's own words.
+    ///
+    /// # Errors
+    /// [`DropReason::OffloadInvalid`] for what no [`Offload`] can say: unknown kinds of super-frame, UFO (which
+    /// would have to be cut into IP fragments), the ECN flag on anything but TCP, and a partial checksum that
+    /// starts at the frame's first byte.
+    #[inline]
+    pub fn offload(&self) -> Result<Offload, DropReason> {
+        if self.flags & NEEDS_CSUM == 0 && self.gso_type == GSO_NONE {
+            return Ok(Offload::NONE);
+        }
+        self.unfinished()
+    }
+
+    fn unfinished(&self) -> Result<Offload, DropReason> {
+        let mut offload = Offload::NONE;
+        if self.flags & NEEDS_CSUM != 0 {
+            if self.csum_start.get() == 0 {
+                return Err(DropReason::OffloadInvalid);
+            }
+            (offload.csum_start, offload.csum_offset) = (self.csum_start.get(), self.csum_offset.get());
+        }
+        offload.gso_kind = match self.gso_type {
+            GSO_NONE => return Ok(offload),
+            GSO_UDP_L4 => GsoKind::Udp,
+            tcp => match tcp & !GSO_ECN {
+                GSO_TCPV4 => GsoKind::TcpV4,
+                GSO_TCPV6 => GsoKind::TcpV6,
+                _ => return Err(DropReason::OffloadInvalid),
+            },
+        };
+        offload.gso_size = self.gso_size.get();
+        Ok(offload)
+    }
+
+    /// The header for a frame with these facts. Reads of `frame` what the receiver is told besides: how long
+    /// the headers are, and whether CWR is set.
+    #[inline]
+    #[must_use]
+    pub fn new(offload: Offload, frame: &[u8]) -> Self {
+        let mut header = Self {
+            flags: if offload.csum_partial() { NEEDS_CSUM } else { 0 },
+            gso_type: GSO_NONE,
+            header_len: U16::ZERO,
+            gso_size: U16::new(offload.gso_size),
+            csum_start: U16::new(offload.csum_start),
+            csum_offset: U16::new(offload.csum_offset),
+        };
+        let start = usize::from(offload.csum_start);
+        let tcp = |at: usize| frame.get(start + at).copied().unwrap_or_default();
+        let (gso_type, l4_header_len) = match offload.gso_kind {
+            GsoKind::None => return header,
+            GsoKind::TcpV4 => (GSO_TCPV4, usize::from(tcp(l4::TCP_DATA_OFFSET_AT) >> 4) * 4),
+            GsoKind::TcpV6 => (GSO_TCPV6, usize::from(tcp(l4::TCP_DATA_OFFSET_AT) >> 4) * 4),
+            GsoKind::Udp => (GSO_UDP_L4, l4::UDP_HEADER_LEN),
+        };
+        header.gso_type = gso_type;
+        if offload.gso_kind != GsoKind::Udp && tcp(l4::TCP_FLAGS_AT) & l4::TCP_CWR != 0 {
+            header.gso_type |= GSO_ECN;
+        }
+        header.header_len = U16::new((start + l4_header_len) as u16);
+        header
+    }
+}
+
+/// Reads the header at the start of `bytes` (10 or 12 of them).
+///
+/// # Errors
+/// [`DropReason::OffloadInvalid`] when it is cut short, and as [`VirtioNet::offload`].
+#[inline]
+pub fn read(bytes: &[u8]) -> Result<Offload, DropReason> {
+    view::<VirtioNet>(bytes, 0).ok_or(DropReason::OffloadInvalid)?.offload()
+}
+
+/// Writes the header of `frame` to `bytes`: 10 of them, or 12, the rest zero.
+///
+/// # Panics
+/// When `bytes` is shorter than the header.
+#[inline]
+pub fn write(bytes: &mut [u8], offload: Offload, frame: &[u8]) {
+    bytes[HEADER_LEN..].fill(0);
+    *view_mut(bytes, 0).expect("room for the header") = VirtioNet::new(offload, frame);
+}
+
+impl fmt::Display for VirtioNet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { flags, gso_type, header_len, gso_size, csum_start, csum_offset } = self;
+        write!(
+            f,
+            "flags {flags:#x} gso {gso_type:#x} headers {header_len} size {gso_size} csum {csum_start}+{csum_offset}"
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const TSO: [u8; 12] = [1, 1, 66, 0, 0xa8, 5, 34, 0, 16, 0, 0, 0];
+
+    #[test]
+    fn literal() {
+        let offload = Offload { csum_start: 34, csum_offset: 16, gso_kind: GsoKind::TcpV4, gso_size: 1448 };
+        assert_eq!(read(&TSO), Ok(offload));
+        let mut frame = [0; 70];
+        frame[34 + 12] = 8 << 4;
+        let mut bytes = [0xff; 12];
+        write(&mut bytes, offload, &frame);
+        assert_eq!(bytes, TSO);
+        frame[34 + 13] = 0x80;
+        write(&mut bytes, offload, &frame);
+        assert_eq!(bytes[1], 0x81, "CWR is told");
+        assert_eq!(read(&bytes), Ok(offload));
+        let uso = Offload { gso_kind: GsoKind::Udp, csum_offset: 6, ..offload };
+        write(&mut bytes, uso, &frame);
+        assert_eq!(bytes[1..4], [5, 42, 0]);
+        assert_eq!(read(&bytes), Ok(uso));
+        write(&mut bytes[..10], Offload::NONE, &frame);
+        assert_eq!(bytes, [0; 12]);
+    }
+
+    #[test]
+    fn what_no_offload_can_say() {
+        for (at, value) in [(1, 3), (1, 0x83), (1, 0x85), (1, 2), (1, 0x20), (1, 0x21), (6, 0)] {
+            let mut bad = TSO;
+            bad[at] = value;
+            assert_eq!(read(&bad), Err(DropReason::OffloadInvalid), "byte {at} = {value}");
+        }
+        assert_eq!(read(&TSO[..9]), Err(DropReason::OffloadInvalid));
+        // A valid checksum is nothing unfinished; without super-frame the other fields say nothing.
+        let mut finished = TSO;
+        finished[..2].copy_from_slice(&[2, 0]);
+        assert_eq!(read(&finished), Ok(Offload::NONE));
+    }
+
+    proptest! {
+        #[test]
+        fn written_is_read(start in 1u16.., offset: u16, kind in 0u8..4, size in 1u16.., frame in proptest::collection::vec(any::<u8>(), 0..100)) {
+            let gso_kind = [GsoKind::None, GsoKind::TcpV4, GsoKind::TcpV6, GsoKind::Udp][usize::from(kind)];
+            let gso_size = if kind == 0 { 0 } else { size };
+            let offload = Offload { csum_start: start, csum_offset: offset, gso_kind, gso_size };
+            let mut bytes = [0; MERGEABLE_HEADER_LEN];
+            write(&mut bytes, offload, &frame);
+            prop_assert_eq!(read(&bytes), Ok(offload));
+        }
+
+        #[test]
+        fn any_bytes(bytes in proptest::collection::vec(any::<u8>(), 0..14)) {
+            let _ = read(&bytes);
+        }
+    }
+}
