@@ -7,6 +7,7 @@
 
 use alloc::vec;
 use alloc::vec::Vec;
+use core::ops::Range;
 
 use arrayvec::ArrayVec;
 
@@ -104,6 +105,8 @@ pub trait FramePool {
     fn bytes(&self, frame: &Frame) -> &[u8];
     /// The frame's bytes, writable.
     fn bytes_mut(&mut self, frame: &mut Frame) -> &mut [u8];
+    /// The bytes of one frame to read and of another to write: what is cut or merged is copied once.
+    fn pair(&mut self, from: &Frame, to: &mut Frame) -> (&[u8], &mut [u8]);
     /// Asks the processor to bring the frame's first bytes near.
     #[inline]
     fn prefetch(&self, frame: &Frame) {
@@ -168,7 +171,7 @@ impl HeapPool {
 impl HeapPool {
     /// Where the frame's bytes are in the memory of its kind of slot.
     #[inline]
-    fn range(&self, frame: &Frame) -> core::ops::Range<usize> {
+    fn range(&self, frame: &Frame) -> Range<usize> {
         let (slot, len) = if frame.slot < self.small_count {
             (frame.slot, SLOT_SMALL_LEN)
         } else {
@@ -177,6 +180,17 @@ impl HeapPool {
         let (head, end) = (usize::from(frame.head), usize::from(frame.head) + frame.len as usize);
         assert!(end <= len, "a frame ends within its slot");
         slot as usize * len + head..slot as usize * len + end
+    }
+}
+
+/// Two ranges that do not touch, one to read and one to write.
+fn apart(bytes: &mut [u8], read: Range<usize>, write: Range<usize>) -> (&[u8], &mut [u8]) {
+    if read.end <= write.start {
+        let (left, right) = bytes.split_at_mut(write.start);
+        (&left[read], &mut right[..write.end - write.start])
+    } else {
+        let (left, right) = bytes.split_at_mut(read.start);
+        (&right[..read.end - read.start], &mut left[write])
     }
 }
 
@@ -212,6 +226,17 @@ impl FramePool for HeapPool {
     fn bytes_mut(&mut self, frame: &mut Frame) -> &mut [u8] {
         let range = self.range(frame);
         if frame.slot < self.small_count { &mut self.small[range] } else { &mut self.large[range] }
+    }
+
+    fn pair(&mut self, from: &Frame, to: &mut Frame) -> (&[u8], &mut [u8]) {
+        assert_ne!(from.slot, to.slot, "two frames are in two slots");
+        let (read, write) = (self.range(from), self.range(to));
+        match (from.slot < self.small_count, to.slot < self.small_count) {
+            (true, true) => apart(&mut self.small, read, write),
+            (false, false) => apart(&mut self.large, read, write),
+            (true, false) => (&self.small[read], &mut self.large[write]),
+            (false, true) => (&self.large[read], &mut self.small[write]),
+        }
     }
 
     fn slot_len(&self, frame: &Frame) -> usize {

@@ -363,6 +363,20 @@ impl FramePool for UmemPool {
         unsafe { std::slice::from_raw_parts_mut(self.umem.0.base.as_ptr().add(start), len) }
     }
 
+    fn pair(&mut self, from: &Frame, to: &mut Frame) -> (&[u8], &mut [u8]) {
+        assert_ne!(from.slot, to.slot, "two frames are in two slots");
+        let ((read, read_len), (write, write_len)) = (self.span(from), self.span(to));
+        let base = self.umem.0.base.as_ptr();
+        // SAFETY: as in `bytes` and `bytes_mut`; `span` keeps each slice within its frame's slot, and the slots
+        // are two, so the slices do not overlap.
+        unsafe {
+            (
+                std::slice::from_raw_parts(base.add(read), read_len),
+                std::slice::from_raw_parts_mut(base.add(write), write_len),
+            )
+        }
+    }
+
     fn slot_len(&self, frame: &Frame) -> usize {
         self.place(frame).1
     }
@@ -412,6 +426,23 @@ mod tests {
             pool.free(frame);
         }
         assert_eq!(pool.usage().used, 0);
+    }
+
+    #[test]
+    fn two_frames_are_read_and_written_at_once() {
+        let mut pool = UmemPool::new(64, 1).unwrap();
+        let from = pool.alloc_from(&[7; 60]).unwrap();
+        let mut to = pool.alloc_from(&[0; 60_000]).unwrap();
+        let (read, write) = pool.pair(&from, &mut to);
+        write[..60].copy_from_slice(read);
+        assert_eq!(pool.bytes(&to)[..61], [&[7; 60][..], &[0]].concat());
+        assert!(
+            std::panic::catch_unwind(move || {
+                let mut same = Frame { slot: from.slot, head: 0, len: 1, offload: Offload::NONE };
+                let _ = pool.pair(&from, &mut same);
+            })
+            .is_err()
+        );
     }
 
     #[test]
