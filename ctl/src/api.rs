@@ -620,7 +620,7 @@ pub struct Status {
 }
 
 /// Frames of the switch as a whole:
-/// `rx + replicated + originated = tx + dropped + punted + consumed + queued`.
+/// `rx + replicated + originated + segmented = tx + dropped + punted + consumed + coalesced + queued`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Frames {
     /// Taken from ports.
@@ -629,6 +629,9 @@ pub struct Frames {
     pub replicated: u64,
     /// Made by the switch itself.
     pub originated: u64,
+    /// Made by cutting super-frames, beyond the first of each.
+    #[serde(default)]
+    pub segmented: u64,
     /// Given to ports.
     pub tx: u64,
     /// Dropped.
@@ -637,6 +640,9 @@ pub struct Frames {
     pub punted: u64,
     /// For the switch itself: answers to its own ARP and ND questions.
     pub consumed: u64,
+    /// Merged into another, beyond the first of each.
+    #[serde(default)]
+    pub coalesced: u64,
     /// Waiting in transmit queues.
     pub queued: u64,
 }

@@ -1,4 +1,9 @@
-//! Every frame is accounted for: `rx + replicated + originated = tx + dropped + punted + consumed`.
+//! Every frame is accounted for:
+//! `rx + replicated + originated + segmented = tx + dropped + punted + consumed + coalesced`.
+//!
+//! A super-frame is one frame. Cut into n, it has made n - 1 (`segmented`), whether they are then sent or dropped for
+//! want of slots or queue; of n that are merged, n - 1 are gone (`coalesced`). A tunnel super-frame that is opened into
+//! n packets, of which some runs are merged again, counts the same way.
 
 use core::fmt;
 
@@ -157,6 +162,8 @@ pub struct SwitchCounters {
     pub replicated: u64,
     /// Frames the switch made itself (ARP requests, answers that need a new frame).
     pub originated: u64,
+    /// Frames made by cutting a super-frame, beyond the first.
+    pub segmented: u64,
     /// Frames given to ports.
     pub tx: u64,
     /// Frames dropped.
@@ -165,20 +172,25 @@ pub struct SwitchCounters {
     pub punted: u64,
     /// Frames for the switch itself: answers to its own ARP and ND questions.
     pub consumed: u64,
+    /// Frames that became part of another: segments of one flow, merged.
+    pub coalesced: u64,
     /// Frames waiting in transmit queues now.
     pub queued: u64,
 }
 
 impl core::ops::AddAssign for SwitchCounters {
     fn add_assign(&mut self, other: Self) {
-        let Self { rx, replicated, originated, tx, dropped, punted, consumed, queued } = other;
+        let Self { rx, replicated, originated, segmented, tx, dropped, punted, consumed, coalesced, queued } =
+            other;
         self.rx += rx;
         self.replicated += replicated;
         self.originated += originated;
+        self.segmented += segmented;
         self.tx += tx;
         self.dropped += dropped;
         self.punted += punted;
         self.consumed += consumed;
+        self.coalesced += coalesced;
         self.queued += queued;
     }
 }
@@ -187,7 +199,7 @@ impl SwitchCounters {
     /// The conservation law. False means a frame was lost or counted twice.
     #[must_use]
     pub const fn conserved(&self) -> bool {
-        self.rx + self.replicated + self.originated
-            == self.tx + self.dropped + self.punted + self.consumed + self.queued
+        self.rx + self.replicated + self.originated + self.segmented
+            == self.tx + self.dropped + self.punted + self.consumed + self.coalesced + self.queued
     }
 }

@@ -175,9 +175,9 @@ impl Switch {
         assert!(rest, "frames still move: {}", last["frames"]);
         let count = |name: &str| last["frames"][name].as_u64().expect("a counter");
         assert_eq!(
-            count("rx") + count("replicated") + count("originated"),
-            count("tx") + count("dropped") + count("punted") + count("consumed"),
-            "rx + replicated + originated = tx + dropped + punted + consumed: {}",
+            count("rx") + count("replicated") + count("originated") + count("segmented"),
+            count("tx") + count("dropped") + count("punted") + count("consumed") + count("coalesced"),
+            "rx + replicated + originated + segmented = tx + dropped + punted + consumed + coalesced: {}",
             last["frames"]
         );
         last

@@ -47,7 +47,7 @@ fn status() -> Status {
               "only": [], "except": ["tcp/22"], "resolved": false, "packets_in": 0, "packets_out": 0 },
         ],
         "workers": [{ "busy": 0.0312, "sleeps": 40 }],
-        "frames": { "rx": 2100, "replicated": 0, "originated": 0, "tx": 2080, "dropped": 3, "punted": 17, "consumed": 0, "queued": 0 },
+        "frames": { "rx": 2100, "replicated": 0, "originated": 0, "segmented": 0, "tx": 2080, "dropped": 3, "punted": 17, "consumed": 0, "coalesced": 0, "queued": 0 },
         "drops": [{ "port": "uplink", "reason": "unknown-vni", "count": 3,
                     "help": "The VNI is not configured here." }],
         "warnings": ["port \"g1\" is waiting for interface p-g1"],

@@ -23,7 +23,7 @@ fn switch_counts(status: &serde_json::Value, port: &str) -> (u64, u64) {
 }
 
 /// After mixed traffic (known, unknown and broadcast destinations, TCP, drops on purpose):
-/// rx + replicated + originated = tx + dropped + punted, exactly; and what each port says it has
+/// rx + replicated + originated + segmented = tx + dropped + punted + consumed + coalesced, exactly; and what each port says it has
 /// received and sent is what the kernel on the other end of the veth says, exactly.
 #[test]
 fn counters_add_up_and_agree_with_the_kernel() {
