@@ -16,6 +16,24 @@ pub const HEADROOM: usize = 256;
 /// Bytes in a large slot: a 64 KiB super-frame, its headroom and an Ethernet header.
 pub const SLOT_LARGE_LEN: usize = 65_536 + 512;
 
+/// Bytes after which a port stops filling a batch. Super-frames of this many bytes, cut to 1500, are what a transmit
+/// queue holds, and still fit the second-level cache.
+pub const BATCH_BYTES: usize = 256 * 1024;
+
+/// Segments one super-frame may be cut into: as many as a transmit queue holds. 64 KiB at the smallest MTU of IPv4
+/// hosts (576) make 126; a guest that asks for segments of one byte does not get 65,535.
+pub const SEGMENTS_MAX: usize = TX_QUEUE_LEN;
+
+/// Datagrams in a tunnel super-frame that we send: Linux takes 64 (`UDP_MAX_SEGMENTS` up to 6.6) or 128.
+pub const TUNNEL_DATAGRAMS_MAX: usize = 64;
+
+/// Datagrams in a tunnel super-frame that we receive: what any Linux sends or merges.
+pub const TUNNEL_DATAGRAMS_IN_MAX: usize = 128;
+
+/// Flows whose segments are merged at once (Linux: 8 per hash bucket). More flows than that between two flushes
+/// leave little of each to merge.
+pub const MERGES_MAX: usize = 16;
+
 /// ICMP errors the switch sends per second (RFC 1812 §4.3.2.8 asks for a limit): path-MTU discovery needs one
 /// per flow and ten minutes.
 pub const ICMP_ERRORS_PPS: u32 = 1000;
@@ -26,6 +44,9 @@ pub const LEARNED_EVENTS: u32 = 64;
 
 /// Frames a port's transmit queue holds between two flushes. Beyond it the queue drops and counts.
 pub const TX_QUEUE_LEN: usize = 512;
+
+/// A queue that cutting has made this long is flushed before the next port's batch.
+pub const CROWDED_QUEUE_LEN: usize = TX_QUEUE_LEN / 2;
 
 /// Commands waiting for a worker, and events and replies waiting for the agent.
 pub const MAILBOX_LEN: usize = 4096;

@@ -71,6 +71,9 @@ impl<P: FramePool> Worker<P> {
             if !self.batch.is_empty() {
                 frames += self.batch.len();
                 self.switch.forward(now, PortId(at as u16), &mut self.batch, &mut self.pool);
+                if self.switch.take_crowded() {
+                    self.flush(now);
+                }
             }
         }
         self.flush(now);

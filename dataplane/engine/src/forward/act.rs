@@ -1,5 +1,6 @@
 //! Applying a verdict to the bytes, in one fixed order: decapsulate, ECN, translate, route, tag.
 
+use super::fit;
 use super::parse::{Headers, Net, Part, quoted};
 use super::verdict::{NatRewrite, Responder, Verdict};
 use crate::frame::{Frame, FramePool, SlotSize};
@@ -30,12 +31,14 @@ pub fn act<P: FramePool>(pool: &mut P, frame: &mut Frame, h: &Headers, verdict: 
     frame.head += eth;
     if frame.offload.csum_partial() {
         frame.offload.csum_start -= eth;
+        let offload = frame.offload;
+        fit::begin_checksum(pool.bytes_mut(frame), h, offload);
     }
     let edits = &verdict.edits;
     if edits.ecn.is_some() || edits.nat.is_some() || edits.route.is_some() {
-        let partial = frame.offload.csum_partial();
-        let bytes = pool.bytes_mut(frame);
         let (l3, l4) = (usize::from(h.l3 - eth), usize::from(h.l4.saturating_sub(eth)));
+        let partial = frame.offload.csum_partial() && usize::from(frame.offload.csum_start) == l4;
+        let bytes = pool.bytes_mut(frame);
         if let Some(ecn) = edits.ecn {
             set_ecn(bytes, l3, h.net, ecn);
         }
@@ -367,6 +370,18 @@ pub fn too_big(frame: &[u8], h: &Headers, mtu: u16, out: &mut [u8]) -> Option<us
     message[2..6].fill(0);
     set_word(message, 6, mtu);
     message[icmp::HEADER_LEN..].copy_from_slice(quote);
+    if h.wire_end != h.end {
+        // Of a super-frame, quote what would have been too big on the wire.
+        let quoted = &mut message[icmp::HEADER_LEN..];
+        let wire_len = (h.wire_end - u32::from(h.l3)) as u16;
+        if v4 {
+            let old = word(quoted, ipv4::TOTAL_LEN_AT);
+            set_word(quoted, ipv4::TOTAL_LEN_AT, wire_len);
+            update(quoted, ipv4::CHECKSUM_AT, Delta::ZERO.word(old, wire_len));
+        } else {
+            set_word(quoted, ipv6::PAYLOAD_LEN_AT, wire_len - ipv6::HEADER_LEN as u16);
+        }
+    }
     let pseudo = if v4 { 0 } else { checksum::pseudo(h.dst, h.src, l4::ICMPV6, icmp_len as u32) };
     let sum = u32::from(pseudo) + u32::from(checksum::sum(message));
     set_word(message, 2, !checksum::fold(sum));

@@ -134,7 +134,7 @@ fn admit_local(
     let network = tables.networks.at(net).ok_or(DropReason::PortNotLive)?;
     let vni = network.config.vni;
     // Two tags of room: what a CMS stacks behind its door.
-    if bytes.len() > usize::from(port.config.mtu) + ethernet::HEADER_LEN + 2 * ethernet::TAG_LEN {
+    if h.wire_end as usize > usize::from(port.config.mtu) + ethernet::HEADER_LEN + 2 * ethernet::TAG_LEN {
         return Err(DropReason::Giant);
     }
     check_macs(h)?;

@@ -64,6 +64,7 @@ impl Switch {
             Command::RemovePort(id) => {
                 let Some(port) = t.ports.remove(id) else { return };
                 t.fdb.flush(None, Some(crate::command::Location::Port(id)), true);
+                self.end_merges(id);
                 for frame in port.queue {
                     self.counters.queued -= 1;
                     self.counters.dropped += 1;
@@ -407,10 +408,12 @@ impl Switch {
     ) {
         let Some(port) = self.tables.ports.get_mut(id).filter(|p| !p.queue.is_empty()) else { return };
         let mut queue = core::mem::take(&mut port.queue);
+        self.end_merges(id);
         let before = tally(&queue);
         let result = send(pool, &mut queue);
         let after = tally(&queue);
         let sent = before.0 - after.0;
+        let Some(port) = self.tables.ports.get_mut(id) else { return };
         port.counters.tx_frames += sent;
         port.counters.tx_bytes += before.1 - after.1;
         let reason = result.err().unwrap_or(DropReason::TxQueueFull);

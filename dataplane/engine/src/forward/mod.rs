@@ -14,13 +14,14 @@ mod output;
 use alloc::vec::Vec;
 
 use self::classify::{Admission, From, Probe};
+use self::fit::send::{Merges, brings_tunnels};
 use self::output::{FloodTarget, TunnelFacts};
 use self::parse::Headers;
 use self::verdict::{Out, Verdict};
 use crate::command::{DropSample, Event, PortId, Role, UplinkConfig, Vni};
 use crate::counters::{DROP_REASONS, DropReason, SwitchCounters};
-use crate::frame::{Batch, Frame, FramePool};
-use crate::limits::{BATCH_LEN, ICMP_ERRORS_PPS, LEARNED_EVENTS};
+use crate::frame::{Batch, Frame, FramePool, GsoKind, Offload};
+use crate::limits::{BATCH_LEN, ICMP_ERRORS_PPS, LEARNED_EVENTS, TUNNEL_DATAGRAMS_IN_MAX};
 use crate::table::fdb::Fdb;
 use crate::table::floating_ip::FloatingIps;
 use crate::table::neighbor::Neighbors;
@@ -100,6 +101,11 @@ pub struct Switch {
     parsed: Vec<Parsed>,
     targets: Vec<FloodTarget>,
     punted: Vec<Frame>,
+    /// Room for what tunnel super-frames are taken apart into.
+    opened: Vec<Frame>,
+    merges: Merges,
+    /// A queue is to be flushed before more comes.
+    crowded: bool,
     events: Vec<Event>,
     icmp_errors: TokenBucket,
     /// Stations told of since the last tick.
@@ -140,6 +146,9 @@ impl Switch {
             parsed: alloc::vec![Parsed::default(); BATCH_LEN],
             targets: Vec::new(),
             punted: Vec::with_capacity(BATCH_LEN),
+            opened: Vec::with_capacity(BATCH_LEN * TUNNEL_DATAGRAMS_IN_MAX),
+            merges: Merges::new(),
+            crowded: false,
             events: Vec::with_capacity(2 * LEARNED_EVENTS as usize),
             icmp_errors: TokenBucket::new(Instant::ZERO, Some(ICMP_ERRORS_PPS)),
             learned_told: 0,
@@ -156,6 +165,15 @@ impl Switch {
     /// Takes a batch that came in at `port` and leaves it empty: every frame is on a transmit queue,
     /// punted, or dropped and counted.
     pub fn forward<P: FramePool>(&mut self, now: Instant, port: PortId, batch: &mut Batch, pool: &mut P) {
+        let tunnels = self.tables.ports.get(port).is_some_and(|p| brings_tunnels(p.config.role, p.caps));
+        if tunnels && batch.iter().any(|frame| frame.offload.gso_kind == GsoKind::Udp) {
+            self.forward_opened(now, port, batch, pool);
+        } else {
+            self.forward_batch(now, port, batch, pool);
+        }
+    }
+
+    fn forward_batch<P: FramePool>(&mut self, now: Instant, port: PortId, batch: &mut Batch, pool: &mut P) {
         self.parse_batch(port, batch, pool);
         let parsed = core::mem::take(&mut self.parsed);
         for (frame, parsed) in batch.drain(..).zip(&parsed) {
@@ -203,6 +221,12 @@ impl Switch {
                 && let Some(offload) = fit::unmarked_partial(bytes, h)
             {
                 frame.offload = offload;
+            }
+            if frame.offload != Offload::NONE
+                && let Err(reason) = fit::check(bytes, h, &mut frame.offload)
+            {
+                *refused = Some(reason);
+                continue;
             }
             match classify::admit(tables, id, port, h, bytes) {
                 Ok(admission) => {
@@ -279,7 +303,7 @@ impl Switch {
         }
         self.count_mapping(verdict);
         match verdict.out {
-            Out::Port(to) => self.send_to_port(id, to, verdict, frame, pool),
+            Out::Port(to) => self.send_to_port(id, to, verdict, Some(h), frame, pool),
             Out::Peer(to) => {
                 let tunnel = TunnelFacts::new(adm, h, verdict);
                 self.send_to_peer(id, to, verdict.vni, tunnel, frame, pool);

@@ -8,7 +8,7 @@ use super::parse::{Headers, Net};
 use super::verdict::{self, Out, Responder, Verdict};
 use crate::command::{PeerId, PortId, Role, Vni};
 use crate::counters::DropReason;
-use crate::frame::{Frame, FramePool, SlotSize};
+use crate::frame::{Frame, FramePool, GsoKind, Offload, SlotSize};
 use crate::limits::{OUTER_TTL, TX_QUEUE_LEN};
 use crate::port::PortCaps;
 use crate::time::Instant;
@@ -33,7 +33,7 @@ impl Switch {
             }
             _ => return None,
         };
-        (h.end - u32::from(h.l3) > u32::from(mtu)).then_some(mtu)
+        (h.wire_end - u32::from(h.l3) > u32::from(mtu)).then_some(mtu)
     }
 
     /// Tells a sender that its packet is too big, so that path-MTU discovery works through the switch.
@@ -66,12 +66,13 @@ impl Switch {
         }
     }
 
-    /// Puts a frame on a port's transmit queue.
+    /// Puts a frame on a port's transmit queue. `flow` is what was parsed of it, if it is still that.
     pub(super) fn send_to_port<P: FramePool>(
         &mut self,
         from: PortId,
         to: PortId,
         verdict: &Verdict,
+        flow: Option<&Headers>,
         mut frame: Frame,
         pool: &mut P,
     ) {
@@ -90,13 +91,14 @@ impl Switch {
             act::tag(pool, &mut frame, edit);
         }
         let tags = if verdict.vid == 0 && !is_uplink { 2 * ethernet::TAG_LEN } else { ethernet::TAG_LEN };
-        if frame.len as usize > mtu + ethernet::HEADER_LEN + tags {
+        let len_max = mtu + ethernet::HEADER_LEN + tags;
+        if frame.offload != Offload::NONE {
+            return self.fit_to_port(from, to, len_max, flow, frame, pool);
+        }
+        if frame.len as usize > len_max {
             return self.drop_frame(from, frame, DropReason::TooBig, pool);
         }
-        if let Err(reason) = fit::fit(pool, &mut frame, caps) {
-            return self.drop_frame(from, frame, reason, pool);
-        }
-        self.enqueue(to, frame, pool);
+        if caps.tx_tso { self.enqueue_flow(to, flow, frame, pool) } else { self.enqueue(to, frame, pool) }
     }
 
     /// Encapsulates a frame and puts it on the uplink's queue.
@@ -120,20 +122,32 @@ impl Switch {
             return self.drop_frame(from, frame, DropReason::EgressNotLive, pool);
         }
         let outer = peer.outer;
+        let finished = frame.offload == Offload::NONE;
+        let wire_len =
+            if finished { frame.len as usize } else { fit::wire_len(pool.bytes(&frame), frame.offload) };
         let reason = if outer.len == 0 {
             Some(DropReason::PeerGone)
         } else if peer.next_mac.is_none() {
             Some(DropReason::NeighborUnresolved)
         } else if tunnel.ttl == 0 {
             Some(DropReason::RelayLoop)
-        } else if frame.len as usize + outer.len - ethernet::HEADER_LEN > usize::from(outer.mtu) {
+        } else if wire_len + outer.len - ethernet::HEADER_LEN > usize::from(outer.mtu) {
             Some(DropReason::TooBig)
+        } else if frame.offload.gso_kind != GsoKind::None {
+            None
         } else {
             // The uplink's offloads are about outer headers: what is inside has to be finished here.
             fit::fit(pool, &mut frame, PortCaps::default()).err()
         };
         if let Some(reason) = reason {
             return self.drop_frame(from, frame, reason, pool);
+        }
+        if frame.offload.gso_kind != GsoKind::None {
+            let sent = self.cut_to_peer(from, uplink, &outer, vni, tunnel, frame, pool);
+            if let Some(peer) = direct.and_then(|id| self.tables.peers.get_mut(id)) {
+                peer.tx += sent;
+            }
+            return;
         }
         if !act::grow_head(pool, &mut frame, outer.len) {
             return self.drop_frame(from, frame, DropReason::PoolExhausted, pool);
@@ -194,7 +208,7 @@ impl Switch {
         pool: &mut P,
     ) {
         match target {
-            FloodTarget::Port(port) => self.send_to_port(id, port, verdict, frame, pool),
+            FloodTarget::Port(port) => self.send_to_port(id, port, verdict, None, frame, pool),
             FloodTarget::Peer(peer) => self.send_to_peer(id, peer, verdict.vni, tunnel, frame, pool),
         }
     }
@@ -215,7 +229,7 @@ impl Switch {
             return self.drop_frame(id, frame, DropReason::PoolExhausted, pool);
         }
         match adm.from {
-            From::Port(port) => self.send_to_port(id, port, verdict, frame, pool),
+            From::Port(port) => self.send_to_port(id, port, verdict, None, frame, pool),
             From::Peer(peer, _) => {
                 let tunnel = TunnelFacts { entropy: TunnelFacts::port(h.hash), ecn: 0, ttl: OUTER_TTL };
                 self.send_to_peer(id, peer, verdict.vni, tunnel, frame, pool);
@@ -228,6 +242,9 @@ impl Switch {
     pub(super) fn punt<P: FramePool>(&mut self, id: PortId, mut frame: Frame, pool: &mut P) {
         if self.punted.len() == self.punted.capacity() {
             return self.drop_frame(id, frame, DropReason::NeighborUnresolved, pool);
+        }
+        if frame.offload.gso_kind != GsoKind::None {
+            return self.cut_to_host(id, frame, pool);
         }
         match fit::fit(pool, &mut frame, PortCaps::default()) {
             Ok(()) => {
@@ -283,11 +300,11 @@ pub(super) enum FloodTarget {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct TunnelFacts {
     /// UDP source port: one per inner flow, from the dynamic range (RFC 7348 §5).
-    entropy: u16,
+    pub(super) entropy: u16,
     /// ECN field (RFC 6040 §4.1: copied).
-    ecn: u8,
+    pub(super) ecn: u8,
     /// Hop limit. A relayed frame carries on with what is left of it, so a loop of relays ends.
-    ttl: u8,
+    pub(super) ttl: u8,
 }
 
 impl TunnelFacts {

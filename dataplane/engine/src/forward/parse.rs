@@ -77,6 +77,8 @@ pub struct Headers {
     pub l4: u16,
     /// Where the frame ends: less than its length when the underlay padded it.
     pub end: u32,
+    /// The same for the longest frame that this one becomes on the wire: a super-frame's segments are shorter.
+    pub wire_end: u32,
     /// Bytes of the transport segment (IP payload after extension headers).
     pub l4_len: u16,
     /// EtherType after the tags.
@@ -232,6 +234,7 @@ fn plain_ipv4(bytes: &[u8], at: usize, h: &mut Headers) -> bool {
         l3: (at + ethernet::HEADER_LEN) as u16,
         l4: (at + ethernet::HEADER_LEN + ipv4::HEADER_LEN) as u16,
         end: bytes.len() as u32,
+        wire_end: bytes.len() as u32,
         l4_len: l4_len as u16,
         ethertype: ethernet::TYPE_IPV4,
         vid: 0,
@@ -257,6 +260,7 @@ fn any_ethernet(bytes: &[u8], at: usize, h: &mut Headers) -> Result<(), DropReas
         eth_src: eth.src,
         eth: at as u16,
         end: bytes.len() as u32,
+        wire_end: bytes.len() as u32,
         ethertype: eth.ethertype.get(),
         ..Headers::default()
     };

@@ -7,6 +7,7 @@ use zerocopy::network_endian::{U16, U32};
 
 use super::{Map, hasher};
 use crate::command::{PeerConfig, PeerId, UplinkConfig, Vni};
+use crate::frame::{GsoKind, Offload};
 use crate::limits::{OUTER_TTL, PEERS_MAX};
 use crate::wire::ethernet::{self, Ethernet};
 use crate::wire::ip::Ip;
@@ -212,6 +213,21 @@ impl OuterHeader {
     #[must_use]
     pub const fn is_v4(&self) -> bool {
         self.len == ethernet::HEADER_LEN + ipv4::HEADER_LEN + l4::UDP_HEADER_LEN + vxlan::HEADER_LEN
+    }
+
+    /// Stamps the header on a super-frame: its UDP checksum stays partial, which is what is returned about it.
+    #[must_use]
+    pub fn stamp_super(&self, frame: &mut [u8], vni: Vni, entropy: u16, ecn: u8, ttl: u8) -> Offload {
+        Self { checksum: false, ..*self }.stamp(frame, vni, entropy, ecn, ttl);
+        let udp_at = self.len - vxlan::HEADER_LEN - l4::UDP_HEADER_LEN;
+        let pseudo = checksum::fold(self.pseudo_sum + (frame.len() - udp_at) as u32);
+        crate::wire::set_word(frame, udp_at + l4::UDP_CHECKSUM_AT, pseudo);
+        Offload {
+            csum_start: udp_at as u16,
+            csum_offset: l4::UDP_CHECKSUM_AT as u16,
+            gso_kind: GsoKind::Udp,
+            gso_size: 0,
+        }
     }
 
     /// Stamps the header on the first `len` bytes of `frame`, whose rest is the inner frame.

@@ -22,6 +22,14 @@ pub const DONT_FRAGMENT: u16 = 0x4000;
 pub const FRAGMENT_MASK: u16 = 0x3fff;
 /// The fragment offset alone.
 pub const OFFSET_MASK: u16 = 0x1fff;
+/// Where the total length is.
+pub const TOTAL_LEN_AT: usize = 2;
+/// Where the identification is.
+pub const ID_AT: usize = 4;
+/// Where flags and fragment offset are.
+pub const FLAGS_OFFSET_AT: usize = 6;
+/// Where the protocol is.
+pub const PROTOCOL_AT: usize = 9;
 /// Where the checksum is.
 pub const CHECKSUM_AT: usize = 10;
 

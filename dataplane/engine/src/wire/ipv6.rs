@@ -17,6 +17,10 @@ use crate::limits::IPV6_EXTENSIONS_MAX;
 
 /// Bytes of the fixed header.
 pub const HEADER_LEN: usize = 40;
+/// Where the payload length is.
+pub const PAYLOAD_LEN_AT: usize = 4;
+/// Where the next header is named.
+pub const NEXT_HEADER_AT: usize = 6;
 
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;

@@ -1,0 +1,132 @@
+//! Making a frame fit its output. All offload misery lives here.
+//!
+//! A frame may come unfinished ([`Offload`]): its checksum only begun, or as a *super-frame* whose payload is still to
+//! be cut into segments. Cutting and summing cost more than everything else we do to a byte, so what can stay
+//! unfinished does: from a port that says so to one that takes it, a super-frame passes whole and only its headers are
+//! touched.
+//!
+//! - [`check`]: on the way in, whether the facts are possible for the frame, said once, so that nobody behind has to ask.
+//! - [`segment`]: cuts a super-frame, copying and summing in one pass.
+//! - [`merge`]: the reverse (GRO): segments of one flow become a super-frame again.
+//! - [`tunnel`]: a super-frame of tunnel packets, as GSO_UDP_L4 and UDP_SEGMENT send it and UDP GRO receives it.
+//! - `send`: which of these an output needs.
+//!
+//! Inside a tunnel the inner checksum is always finished (the receiver's UDP GRO vouches for the outer one only), and
+//! every checksum we make is made from the packet itself, not from what the sender left in the field.
+
+pub mod check;
+pub mod merge;
+pub mod segment;
+pub(super) mod send;
+pub mod tunnel;
+
+pub use self::check::{check, unmarked_partial};
+
+use super::parse::{Headers, Net};
+use crate::counters::DropReason;
+use crate::frame::{Frame, FramePool, GsoKind, Offload};
+use crate::port::PortCaps;
+use crate::wire::ethernet;
+use crate::wire::{checksum, ipv4, ipv6, l4, set_word, word};
+
+/// Whether the output takes the super-frame whole.
+#[inline]
+#[must_use]
+pub const fn takes_whole(caps: PortCaps, kind: GsoKind) -> bool {
+    match kind {
+        GsoKind::None => true,
+        GsoKind::TcpV4 | GsoKind::TcpV6 => caps.tx_tso,
+        GsoKind::Udp => caps.tx_uso,
+    }
+}
+
+/// Finishes the checksum of a frame that is no super-frame, unless the output does.
+///
+/// # Errors
+/// [`DropReason::OffloadInvalid`] when it is a super-frame or its facts are impossible.
+#[inline]
+pub fn fit<P: FramePool>(pool: &mut P, frame: &mut Frame, caps: PortCaps) -> Result<(), DropReason> {
+    if frame.offload == Offload::NONE {
+        return Ok(());
+    }
+    if frame.offload.gso_kind != GsoKind::None {
+        return Err(DropReason::OffloadInvalid);
+    }
+    if !caps.tx_csum {
+        let offload = frame.offload;
+        let bytes = pool.bytes_mut(frame);
+        finish(bytes, offload)?;
+        frame.offload = Offload::NONE;
+    }
+    Ok(())
+}
+
+/// Finishes the checksum that `offload` describes, over everything from `csum_start` to the end.
+///
+/// # Errors
+/// [`DropReason::OffloadInvalid`] when the field is outside the frame.
+pub fn finish(bytes: &mut [u8], offload: Offload) -> Result<(), DropReason> {
+    let start = usize::from(offload.csum_start);
+    let at = start + usize::from(offload.csum_offset);
+    if at + 2 > bytes.len() {
+        return Err(DropReason::OffloadInvalid);
+    }
+    let value = !checksum::sum(&bytes[start..]);
+    let is_udp = usize::from(offload.csum_offset) == l4::UDP_CHECKSUM_AT;
+    set_word(bytes, at, if is_udp { checksum::udp_nonzero(value) } else { value });
+    Ok(())
+}
+
+/// Writes what a partial checksum has to hold, whatever the sender left there: the sum of the pseudo-header.
+/// Not where the headers name more addresses than two (source routes), for then the last one counts.
+pub fn begin_checksum(bytes: &mut [u8], h: &Headers, offload: Offload) {
+    let plain_len = match h.net {
+        Net::V4 => ipv4::HEADER_LEN,
+        _ => ipv6::HEADER_LEN,
+    };
+    let is_transport = usize::from(offload.csum_start) == usize::from(h.l4.saturating_sub(h.eth));
+    if is_transport && usize::from(h.l4 - h.l3) == plain_len {
+        let at = usize::from(offload.csum_start + offload.csum_offset);
+        set_word(bytes, at, checksum::pseudo(h.src, h.dst, h.proto, u32::from(h.l4_len)));
+    }
+}
+
+/// Bytes of the longest frame that a super-frame becomes on the wire; of any other frame its own.
+#[must_use]
+pub fn wire_len(bytes: &[u8], offload: Offload) -> usize {
+    match offload.gso_kind {
+        GsoKind::None => bytes.len(),
+        kind => payload_at(bytes, usize::from(offload.csum_start), kind) + usize::from(offload.gso_size),
+    }
+}
+
+/// Where the payload behind the transport header at `l4_at` starts.
+fn payload_at(bytes: &[u8], l4_at: usize, kind: GsoKind) -> usize {
+    match kind {
+        GsoKind::Udp => l4_at + l4::UDP_HEADER_LEN,
+        _ => l4_at + tcp_header_len(bytes, l4_at),
+    }
+}
+
+/// The length that a TCP header says it has.
+#[inline]
+fn tcp_header_len(bytes: &[u8], l4_at: usize) -> usize {
+    bytes.get(l4_at + l4::TCP_DATA_OFFSET_AT).map_or(0, |b| usize::from(b >> 4) * 4)
+}
+
+/// Where the network layer starts and its EtherType, behind up to two tags, as `parse` has it.
+#[inline]
+fn network_layer(bytes: &[u8]) -> Option<(usize, u16)> {
+    let mut at = ethernet::HEADER_LEN;
+    for _ in 0..3 {
+        if bytes.len() < at {
+            return None;
+        }
+        let ethertype = word(bytes, at - 2);
+        if !ethernet::is_tag(ethertype) {
+            return Some((at, ethertype));
+        }
+        at += ethernet::TAG_LEN;
+    }
+    None
+}

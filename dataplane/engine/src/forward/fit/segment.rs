@@ -1,0 +1,138 @@
+//! Cutting a super-frame into segments, as a device would (TSO, USO): each gets the headers with its own lengths,
+//! IP identification, sequence number, flags and checksums.
+
+use super::{network_layer, payload_at};
+use crate::frame::{GsoKind, Offload};
+use crate::wire::checksum::{self, copy_sum, fold, sum, udp_nonzero};
+use crate::wire::{ethernet, ipv4, ipv6, l4, set_word, word};
+
+/// How one super-frame is cut.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Cut {
+    l3: usize,
+    l4: usize,
+    payload: usize,
+    end: usize,
+    gso_size: usize,
+    count: usize,
+    v4: bool,
+    tcp: bool,
+    /// Sum of the pseudo-header without the length.
+    pseudo: u16,
+}
+
+impl Cut {
+    /// How the frame `bytes` is cut. `None` when its facts are not those that [`check`](super::check::check) lets in.
+    #[must_use]
+    pub fn new(bytes: &[u8], offload: Offload) -> Option<Self> {
+        let tcp = match offload.gso_kind {
+            GsoKind::None => return None,
+            GsoKind::TcpV4 | GsoKind::TcpV6 => true,
+            GsoKind::Udp => false,
+        };
+        let (l3, ethertype) = network_layer(bytes)?;
+        let l4 = usize::from(offload.csum_start);
+        let payload = payload_at(bytes, l4, offload.gso_kind);
+        let (gso_size, end) = (usize::from(offload.gso_size), bytes.len());
+        let v4 = ethertype == ethernet::TYPE_IPV4;
+        let header_len = if v4 { ipv4::HEADER_LEN } else { ipv6::HEADER_LEN };
+        if l3 + header_len > l4 || payload >= end || payload <= l4 || gso_size == 0 || end - l4 > 0xffff {
+            return None;
+        }
+        let field = l4 + checksum_at(tcp);
+        let pseudo = fold(u32::from(word(bytes, field)) + u32::from(!((end - l4) as u16)));
+        let count = (end - payload).div_ceil(gso_size);
+        Some(Self { l3, l4, payload, end, gso_size, count, v4, tcp, pseudo })
+    }
+
+    /// Number of segments.
+    #[must_use]
+    pub const fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Bytes of the frame that segment `index` becomes.
+    #[must_use]
+    pub const fn len(&self, index: usize) -> usize {
+        self.payload + if index + 1 < self.count { self.gso_size } else { self.last_payload_len() }
+    }
+
+    /// Bytes of payload in the last segment.
+    const fn last_payload_len(&self) -> usize {
+        self.end - self.payload - (self.count - 1) * self.gso_size
+    }
+
+    /// What is unfinished about a segment that is written with a partial checksum.
+    #[must_use]
+    pub const fn partial(&self) -> Offload {
+        Offload { csum_start: self.l4 as u16, csum_offset: checksum_at(self.tcp) as u16, ..Offload::NONE }
+    }
+
+    /// Writes segment `index` of the super-frame `from` to `to`, which is [`len`](Self::len) bytes long, with a
+    /// finished checksum or, `partial`, with one that the output finishes.
+    pub fn write(&self, from: &[u8], index: usize, to: &mut [u8], partial: bool) {
+        let at = self.payload + index * self.gso_size;
+        let payload = &from[at..at + to.len() - self.payload];
+        let (headers, copy) = to.split_at_mut(self.payload);
+        headers.copy_from_slice(&from[..self.payload]);
+        let payload_sum = if partial {
+            copy.copy_from_slice(payload);
+            0
+        } else {
+            copy_sum(payload, copy)
+        };
+        self.network(headers, index, payload.len());
+        let l4_len = self.payload - self.l4 + payload.len();
+        let transport = &mut headers[self.l4..];
+        if self.tcp {
+            self.tcp(transport, index);
+        } else {
+            set_word(transport, l4::UDP_LEN_AT, l4_len as u16);
+        }
+        let pseudo = fold(u32::from(self.pseudo) + l4_len as u32);
+        let field = checksum_at(self.tcp);
+        if partial {
+            set_word(transport, field, pseudo);
+            return;
+        }
+        set_word(transport, field, 0);
+        let value = !fold(u32::from(pseudo) + u32::from(sum(transport)) + u32::from(payload_sum));
+        set_word(transport, field, if self.tcp { value } else { udp_nonzero(value) });
+    }
+
+    /// Length; for IPv4 also an identification of its own (RFC 6864 §4.3) and the header's checksum.
+    fn network(&self, headers: &mut [u8], index: usize, payload_len: usize) {
+        let packet_len = self.payload - self.l3 + payload_len;
+        if self.v4 {
+            let ip = &mut headers[self.l3..self.l4];
+            set_word(ip, ipv4::TOTAL_LEN_AT, packet_len as u16);
+            let id = word(ip, ipv4::ID_AT);
+            set_word(ip, ipv4::ID_AT, id.wrapping_add(index as u16));
+            set_word(ip, ipv4::CHECKSUM_AT, 0);
+            let header_len = usize::from(ip[0] & 0xf) * 4;
+            let value = !checksum::sum(&ip[..header_len.min(self.l4 - self.l3)]);
+            set_word(ip, ipv4::CHECKSUM_AT, value);
+        } else {
+            set_word(headers, self.l3 + ipv6::PAYLOAD_LEN_AT, (packet_len - ipv6::HEADER_LEN) as u16);
+        }
+    }
+
+    /// Sequence number; FIN and PSH belong to the last segment, CWR to the first (RFC 3168 §6.1.2).
+    fn tcp(&self, tcp: &mut [u8], index: usize) {
+        if let Some(seq) = tcp.get_mut(l4::TCP_SEQ_AT..).and_then(|rest| rest.first_chunk_mut::<4>()) {
+            let first = u32::from_be_bytes(*seq);
+            *seq = first.wrapping_add((index * self.gso_size) as u32).to_be_bytes();
+        }
+        if index + 1 < self.count {
+            tcp[l4::TCP_FLAGS_AT] &= !(l4::TCP_FIN | l4::TCP_PSH);
+        }
+        if index > 0 {
+            tcp[l4::TCP_FLAGS_AT] &= !l4::TCP_CWR;
+        }
+    }
+}
+
+/// Where the checksum is in the transport header.
+pub(super) const fn checksum_at(tcp: bool) -> usize {
+    if tcp { l4::TCP_CHECKSUM_AT } else { l4::UDP_CHECKSUM_AT }
+}

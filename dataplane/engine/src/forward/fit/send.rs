@@ -1,0 +1,305 @@
+//! What an output needs of a frame: whole, cut, or merged with the one before it on the queue.
+
+use arrayvec::ArrayVec;
+
+use super::merge::Run;
+use super::segment::Cut;
+use super::{takes_whole, tunnel, wire_len};
+use crate::command::{PortId, Role, Vni};
+use crate::counters::DropReason;
+use crate::forward::Switch;
+use crate::forward::output::TunnelFacts;
+use crate::forward::parse::{Headers, Part};
+use crate::frame::{Batch, Frame, FramePool, GsoKind, Offload, SlotSize};
+use crate::limits::{CROWDED_QUEUE_LEN, MERGES_MAX, TX_QUEUE_LEN};
+use crate::port::PortCaps;
+use crate::table::peer::OuterHeader;
+use crate::time::Instant;
+use crate::wire::l4;
+
+/// Flows on transmit queues whose last frame another segment may still continue.
+///
+/// Bounded by [`MERGES_MAX`]; a new flow takes the place of the oldest. A port's go with its queue, so nothing is ever
+/// held back, and a flow's entry goes as soon as a frame of it is not merged, so nothing is ever overtaken.
+pub type Merges = ArrayVec<Merge, MERGES_MAX>;
+
+/// One of them.
+#[derive(Clone, Copy, Debug)]
+pub struct Merge {
+    /// Whose queue.
+    port: PortId,
+    /// Of the flow.
+    hash: u32,
+    /// Of the frame, in the queue.
+    index: usize,
+    run: Run,
+}
+
+impl Switch {
+    /// Opens the tunnel super-frames of a batch from the uplink and forwards what was in them.
+    pub(in crate::forward) fn forward_opened<P: FramePool>(
+        &mut self,
+        now: Instant,
+        id: PortId,
+        batch: &mut Batch,
+        pool: &mut P,
+    ) {
+        let Some(uplink) = self.tables.uplink.clone() else {
+            return self.forward_batch(now, id, batch, pool);
+        };
+        let mut frames = core::mem::take(&mut self.opened);
+        let (mut made, mut lost) = (0, 0);
+        let received = bytes_in(batch);
+        for mut frame in batch.drain(..) {
+            let at = frames.len();
+            if frame.offload.gso_kind == GsoKind::Udp
+                && let Some(opened) = tunnel::open(pool, &mut frame, &uplink, &mut frames)
+            {
+                made += opened.frames as u64 - 1;
+                lost += opened.lost as u64;
+            }
+            frames.insert(at, frame);
+        }
+        let (walked, walked_bytes) = (frames.len() as u64, bytes_in(&frames));
+        for frame in frames.drain(..) {
+            batch.push(frame);
+            if batch.is_full() {
+                self.forward_batch(now, id, batch, pool);
+            }
+        }
+        self.forward_batch(now, id, batch, pool);
+        self.opened = frames;
+        // The walk counted the parts; what was received is the super-frames.
+        let extra = made - lost;
+        debug_assert!(walked >= extra, "at least one frame of each was walked");
+        self.counters.rx -= extra;
+        self.counters.segmented += made;
+        if let Some(port) = self.tables.ports.get_mut(id) {
+            port.counters.rx_frames -= extra;
+            port.counters.rx_bytes = port.counters.rx_bytes + received - walked_bytes;
+        }
+        self.count_drops(id, DropReason::PoolExhausted, lost);
+    }
+
+    /// Puts an unfinished frame on a port's queue: whole if the port takes it so, else finished or cut.
+    #[cold]
+    pub(in crate::forward) fn fit_to_port<P: FramePool>(
+        &mut self,
+        from: PortId,
+        to: PortId,
+        len_max: usize,
+        flow: Option<&Headers>,
+        mut frame: Frame,
+        pool: &mut P,
+    ) {
+        let Some(caps) = self.tables.ports.get(to).map(|p| p.caps) else {
+            return self.drop_frame(from, frame, DropReason::EgressNotLive, pool);
+        };
+        if wire_len(pool.bytes(&frame), frame.offload) > len_max {
+            return self.drop_frame(from, frame, DropReason::TooBig, pool);
+        }
+        let kind = frame.offload.gso_kind;
+        if !takes_whole(caps, kind) {
+            return self.cut_to_port(from, to, caps, frame, pool);
+        }
+        if kind == GsoKind::None
+            && let Err(reason) = super::fit(pool, &mut frame, caps)
+        {
+            return self.drop_frame(from, frame, reason, pool);
+        }
+        self.enqueue_flow(to, flow, frame, pool);
+    }
+
+    fn cut_to_port<P: FramePool>(
+        &mut self,
+        from: PortId,
+        to: PortId,
+        caps: PortCaps,
+        frame: Frame,
+        pool: &mut P,
+    ) {
+        let Some(cut) = Cut::new(pool.bytes(&frame), frame.offload) else {
+            return self.drop_frame(from, frame, DropReason::OffloadInvalid, pool);
+        };
+        self.counters.segmented += cut.count() as u64 - 1;
+        for index in 0..cut.count() {
+            let left = (cut.count() - index) as u64;
+            if self.queue_is_full(to) {
+                self.count_drops(to, DropReason::TxQueueFull, left);
+                break;
+            }
+            let Some(mut part) = pool.alloc(SlotSize::for_len(cut.len(index))) else {
+                self.count_drops(from, DropReason::PoolExhausted, left);
+                break;
+            };
+            part.len = cut.len(index) as u32;
+            let (super_frame, bytes) = pool.pair(&frame, &mut part);
+            cut.write(super_frame, index, bytes, caps.tx_csum);
+            if caps.tx_csum {
+                part.offload = cut.partial();
+            }
+            self.enqueue(to, part, pool);
+        }
+        pool.free(frame);
+    }
+
+    /// Hands the segments of a super-frame to the kernel, which has to find the next hop first.
+    #[cold]
+    pub(in crate::forward) fn cut_to_host<P: FramePool>(&mut self, id: PortId, frame: Frame, pool: &mut P) {
+        let Some(cut) = Cut::new(pool.bytes(&frame), frame.offload) else {
+            return self.drop_frame(id, frame, DropReason::OffloadInvalid, pool);
+        };
+        self.counters.segmented += cut.count() as u64 - 1;
+        for index in 0..cut.count() {
+            let left = (cut.count() - index) as u64;
+            if self.punted.len() == self.punted.capacity() {
+                self.count_drops(id, DropReason::NeighborUnresolved, left);
+                break;
+            }
+            let Some(mut part) = pool.alloc(SlotSize::for_len(cut.len(index))) else {
+                self.count_drops(id, DropReason::PoolExhausted, left);
+                break;
+            };
+            part.len = cut.len(index) as u32;
+            let (super_frame, bytes) = pool.pair(&frame, &mut part);
+            cut.write(super_frame, index, bytes, false);
+            self.counters.queued += 1;
+            self.punted.push(part);
+        }
+        pool.free(frame);
+    }
+
+    /// Encapsulates a super-frame: in tunnel super-frames if the uplink takes those, else one packet per segment.
+    /// Returns the number of frames that went on the uplink's queue.
+    #[allow(clippy::too_many_arguments, reason = "the facts of one frame")]
+    pub(in crate::forward) fn cut_to_peer<P: FramePool>(
+        &mut self,
+        from: PortId,
+        uplink: PortId,
+        outer: &OuterHeader,
+        vni: Vni,
+        tunnel: TunnelFacts,
+        frame: Frame,
+        pool: &mut P,
+    ) -> u64 {
+        let Some(cut) = Cut::new(pool.bytes(&frame), frame.offload) else {
+            self.drop_frame(from, frame, DropReason::OffloadInvalid, pool);
+            return 0;
+        };
+        let takes = self.tables.ports.get(uplink).is_some_and(|p| p.caps.tx_uso);
+        let per = if takes { tunnel::datagrams_per_frame(&cut, outer).max(1) } else { 1 };
+        let frames = cut.count().div_ceil(per);
+        self.counters.segmented += frames as u64 - 1;
+        let mut sent = 0;
+        for number in 0..frames {
+            let segments = number * per..cut.count().min((number + 1) * per);
+            let left = (frames - number) as u64;
+            if self.queue_is_full(uplink) {
+                self.count_drops(uplink, DropReason::TxQueueFull, left);
+                break;
+            }
+            let len = tunnel::len(&cut, segments.clone(), outer);
+            let Some(mut part) = pool.alloc(SlotSize::for_len(len)) else {
+                self.count_drops(from, DropReason::PoolExhausted, left);
+                break;
+            };
+            part.len = len as u32;
+            let several = segments.len() > 1;
+            let (super_frame, bytes) = pool.pair(&frame, &mut part);
+            tunnel::write(&cut, super_frame, segments, outer, vni, bytes);
+            if several {
+                part.offload = Offload {
+                    gso_size: (cut.len(0) + crate::wire::vxlan::HEADER_LEN) as u16,
+                    ..outer.stamp_super(bytes, vni, tunnel.entropy, tunnel.ecn, tunnel.ttl)
+                };
+            } else {
+                outer.stamp(bytes, vni, tunnel.entropy, tunnel.ecn, tunnel.ttl);
+            }
+            self.enqueue(uplink, part, pool);
+            sent += 1;
+        }
+        pool.free(frame);
+        sent
+    }
+
+    /// Puts a frame on a port's queue, or into the frame there that it continues. `flow` is what was parsed of it;
+    /// without, the flow is not known and nothing on the queue may be continued past it.
+    #[inline]
+    pub(in crate::forward) fn enqueue_flow<P: FramePool>(
+        &mut self,
+        to: PortId,
+        flow: Option<&Headers>,
+        frame: Frame,
+        pool: &mut P,
+    ) {
+        match flow {
+            Some(h) if h.proto != l4::TCP => self.enqueue(to, frame, pool),
+            Some(h) if h.part == Part::Whole => self.enqueue_tcp(to, h.hash, frame, pool),
+            _ => {
+                self.end_merges(to);
+                self.enqueue(to, frame, pool);
+            }
+        }
+    }
+
+    fn enqueue_tcp<P: FramePool>(&mut self, to: PortId, hash: u32, frame: Frame, pool: &mut P) {
+        let Some(port) = self.tables.ports.get_mut(to) else { return self.enqueue(to, frame, pool) };
+        if let Some(at) = self.merges.iter().position(|m| m.hash == hash && m.port == to) {
+            let merge = &mut self.merges[at];
+            if let Some(head) = port.queue.get_mut(merge.index)
+                && merge.run.merge(pool, head, &frame)
+            {
+                if !merge.run.open() {
+                    self.merges.remove(at);
+                }
+                self.counters.coalesced += 1;
+                return pool.free(frame);
+            }
+            self.merges.remove(at);
+        }
+        if port.queue.len() < TX_QUEUE_LEN
+            && let Some(run) = Run::start(pool.bytes(&frame), frame.offload)
+            && run.open()
+        {
+            if self.merges.is_full() {
+                self.merges.remove(0);
+            }
+            self.merges.push(Merge { port: to, hash, index: port.queue.len(), run });
+        }
+        self.enqueue(to, frame, pool);
+    }
+
+    /// From here on nothing that is on the port's queue is continued.
+    pub(in crate::forward) fn end_merges(&mut self, to: PortId) {
+        self.merges.retain(|m| m.port != to);
+    }
+
+    /// Whether the queue takes no more; notes when it should be flushed before more comes.
+    fn queue_is_full(&mut self, to: PortId) -> bool {
+        let len = self.tables.ports.get(to).map_or(TX_QUEUE_LEN, |p| p.queue.len());
+        self.crowded |= len >= CROWDED_QUEUE_LEN;
+        len >= TX_QUEUE_LEN
+    }
+
+    /// Whether segments have filled a queue so far that it should be flushed before the next batch. Told once.
+    pub fn take_crowded(&mut self) -> bool {
+        core::mem::take(&mut self.crowded)
+    }
+
+    fn count_drops(&mut self, id: PortId, reason: DropReason, count: u64) {
+        self.counters.dropped += count;
+        if let Some(port) = self.tables.ports.get_mut(id) {
+            port.counters.drops[reason as usize] += count;
+        }
+    }
+}
+
+fn bytes_in(frames: &[Frame]) -> u64 {
+    frames.iter().map(|frame| u64::from(frame.len)).sum()
+}
+
+/// Whether a port may bring tunnel super-frames: an uplink that also takes them.
+#[must_use]
+pub fn brings_tunnels(role: Role, caps: PortCaps) -> bool {
+    role == Role::Uplink && caps.tx_uso
+}
