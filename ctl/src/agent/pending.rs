@@ -228,14 +228,7 @@ impl Found {
             Answer::Counters { switch, ports, fdb_by_network, .. } => {
                 self.switch += switch;
                 for (id, c) in ports {
-                    let sum = self.ports.entry(id).or_default();
-                    sum.rx_frames += c.rx_frames;
-                    sum.rx_bytes += c.rx_bytes;
-                    sum.tx_frames += c.tx_frames;
-                    sum.tx_bytes += c.tx_bytes;
-                    for (sum, n) in sum.drops.iter_mut().zip(c.drops) {
-                        *sum += n;
-                    }
+                    *self.ports.entry(id).or_default() += &c;
                 }
                 for (vni, count) in fdb_by_network {
                     // Workers may know the same addresses: the most one knows, not the sum.

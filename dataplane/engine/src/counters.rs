@@ -4,6 +4,9 @@
 //! A super-frame is one frame. Cut into n, it has made n - 1 (`segmented`), whether they are then sent or dropped for
 //! want of slots or queue; of n that are merged, n - 1 are gone (`coalesced`). A tunnel super-frame that is opened into
 //! n packets, of which some runs are merged again, counts the same way.
+//!
+//! Between workers, what one hands off another takes over; each side counts, so that the law holds for
+//! every worker and for their sum, whenever they are asked.
 
 use core::fmt;
 
@@ -145,6 +148,17 @@ impl Default for PortCounters {
     }
 }
 
+impl core::ops::AddAssign<&Self> for PortCounters {
+    fn add_assign(&mut self, other: &Self) {
+        let Self { rx_frames, rx_bytes, tx_frames, tx_bytes, drops } = other;
+        self.rx_frames += rx_frames;
+        self.rx_bytes += rx_bytes;
+        self.tx_frames += tx_frames;
+        self.tx_bytes += tx_bytes;
+        self.drops.iter_mut().zip(drops).for_each(|(sum, n)| *sum += n);
+    }
+}
+
 impl PortCounters {
     /// Frames dropped, all reasons.
     #[must_use]
@@ -176,12 +190,28 @@ pub struct SwitchCounters {
     pub coalesced: u64,
     /// Frames waiting in transmit queues now.
     pub queued: u64,
+    /// Frames given to another worker, which owns the port they leave by.
+    pub handed_off: u64,
+    /// Frames taken from another worker, to be sent.
+    pub taken_over: u64,
 }
 
 impl core::ops::AddAssign for SwitchCounters {
     fn add_assign(&mut self, other: Self) {
-        let Self { rx, replicated, originated, segmented, tx, dropped, punted, consumed, coalesced, queued } =
-            other;
+        let Self {
+            rx,
+            replicated,
+            originated,
+            segmented,
+            tx,
+            dropped,
+            punted,
+            consumed,
+            coalesced,
+            queued,
+            handed_off,
+            taken_over,
+        } = other;
         self.rx += rx;
         self.replicated += replicated;
         self.originated += originated;
@@ -192,6 +222,8 @@ impl core::ops::AddAssign for SwitchCounters {
         self.consumed += consumed;
         self.coalesced += coalesced;
         self.queued += queued;
+        self.handed_off += handed_off;
+        self.taken_over += taken_over;
     }
 }
 
@@ -199,7 +231,13 @@ impl SwitchCounters {
     /// The conservation law. False means a frame was lost or counted twice.
     #[must_use]
     pub const fn conserved(&self) -> bool {
-        self.rx + self.replicated + self.originated + self.segmented
-            == self.tx + self.dropped + self.punted + self.consumed + self.coalesced + self.queued
+        self.rx + self.replicated + self.originated + self.segmented + self.taken_over
+            == self.tx
+                + self.dropped
+                + self.punted
+                + self.consumed
+                + self.coalesced
+                + self.queued
+                + self.handed_off
     }
 }

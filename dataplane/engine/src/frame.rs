@@ -5,6 +5,7 @@
 //! `Copy`: whoever holds it sends it, frees it or punts it. Slots are contiguous and leave room in
 //! front, so encapsulation and decapsulation move `head` and never the payload.
 
+use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::ops::Range;
@@ -117,6 +118,25 @@ pub trait FramePool {
     /// Number of slots now held by frames and ports, and the number of slots in all.
     fn usage(&self) -> PoolUsage;
 
+    /// Makes a frame ready to go to another worker's pool. It is no longer this pool's.
+    fn pack(&mut self, frame: Frame) -> Parcel {
+        let parcel = Parcel::Copy(self.bytes(&frame).into(), frame.offload);
+        self.free(frame);
+        parcel
+    }
+
+    /// Takes a frame that another worker's pool has packed. `None` when there is no slot for it.
+    fn unpack(&mut self, parcel: Parcel) -> Option<Frame> {
+        match parcel {
+            Parcel::Slot(frame) => Some(frame),
+            Parcel::Copy(bytes, offload) => {
+                let mut frame = self.alloc_from(&bytes)?;
+                frame.offload = offload;
+                Some(frame)
+            }
+        }
+    }
+
     /// A new frame with these bytes.
     fn alloc_from(&mut self, bytes: &[u8]) -> Option<Frame> {
         let mut frame = self.alloc(SlotSize::for_len(bytes.len()))?;
@@ -137,6 +157,15 @@ pub struct PoolUsage {
     pub used: usize,
     /// Slots in all.
     pub total: usize,
+}
+
+/// A frame on its way to another worker's pool.
+#[derive(Debug)]
+pub enum Parcel {
+    /// Both pools share their memory: the slot changes hands.
+    Slot(Frame),
+    /// A copy.
+    Copy(Box<[u8]>, Offload),
 }
 
 /// Up to [`BATCH_LEN`] frames from one port.

@@ -13,6 +13,7 @@ pub mod command;
 pub mod counters;
 pub mod forward;
 pub mod frame;
+pub mod handoff;
 pub mod limits;
 pub mod mailbox;
 pub mod port;

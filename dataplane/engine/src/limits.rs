@@ -51,6 +51,29 @@ pub const CROWDED_QUEUE_LEN: usize = TX_QUEUE_LEN / 2;
 /// Commands waiting for a worker, and events and replies waiting for the agent.
 pub const MAILBOX_LEN: usize = 4096;
 
+/// Workers at most. One switch on more cores than this is several switches.
+pub const WORKERS_MAX: usize = 64;
+
+/// Frames on their way from one worker to another: what two flushes of one port may leave.
+pub const HANDOFF_FRAMES: usize = 2 * TX_QUEUE_LEN;
+
+/// Frames a worker takes over from another per poll: one batch in, one batch out, twice.
+pub const HANDOFF_FRAMES_PER_POLL: usize = 2 * BATCH_LEN;
+
+/// News on its way from one worker to another: what a worker that does not run for a tick may miss.
+pub const HANDOFF_NEWS: usize = 8192;
+
+/// News a worker takes from another at once, so that a flood of addresses at one costs the other little: as
+/// many as one batch of frames can teach.
+pub const HANDOFF_NEWS_PER_POLL: usize = BATCH_LEN;
+
+/// Stations a worker tells the others of per tick, at once. The rest is told by the walk.
+pub const CLAIMS_PER_TICK: u32 = 4096;
+
+/// Stations repeated to the other workers per tick: a table of a million that are all heard is walked in two
+/// minutes, well within the usual ageing time.
+pub const SIGHTINGS_PER_TICK: u32 = 2048;
+
 /// Commands a worker takes per poll, so that a burst of configuration cannot stall forwarding.
 pub const COMMANDS_PER_POLL: usize = 64;
 

@@ -284,6 +284,22 @@ impl ParsedIp {
     }
 }
 
+/// What a NIC spreads flows over its queues by: addresses and ports, or MAC addresses where there is no IP.
+#[must_use]
+pub fn flow_hash(f: &[u8]) -> u64 {
+    let ip = parse(f).and_then(|p| p.ip);
+    let bytes: Vec<u8> = match ip {
+        Some(ip) => {
+            let ports = if ip.is_fragment() { None } else { f.get(ip.l4..ip.l4 + 4) };
+            let text = format!("{} {} {}", ip.src, ip.dst, ip.proto);
+            text.into_bytes().into_iter().chain(ports.unwrap_or_default().iter().copied()).collect()
+        }
+        None => f.get(..12).unwrap_or_default().to_vec(),
+    };
+    let fnv = |h: u64, &b: &u8| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3);
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, fnv) >> 16
+}
+
 /// Takes a frame apart; `None` when it is shorter than an Ethernet header.
 #[must_use]
 pub fn parse(f: &[u8]) -> Option<Parsed> {

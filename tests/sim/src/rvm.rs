@@ -12,6 +12,7 @@ use engine::command::{
 };
 use engine::counters::{DropReason, PortCounters, SwitchCounters};
 use engine::frame::{Batch, Frame, FramePool, HeapPool, Offload};
+use engine::handoff::{Spread, mesh};
 use engine::mailbox::{MailboxHandle, mailbox};
 use engine::port::{Port, PortCaps};
 use engine::time::Instant;
@@ -20,6 +21,7 @@ use engine::worker::Worker;
 
 use crate::checks;
 use crate::node::{Ctx, Wire};
+use crate::prng::Prng;
 use crate::{packet, steer};
 
 /// The interface number of the uplink.
@@ -85,6 +87,23 @@ impl Port<HeapPool> for MemoryPort {
     }
 }
 
+/// Some queues of an interface.
+struct MultiPort(Vec<MemoryPort>);
+
+impl Port<HeapPool> for MultiPort {
+    fn rx(&mut self, now: Instant, pool: &mut HeapPool, batch: &mut Batch) {
+        self.0.iter_mut().for_each(|port| port.rx(now, pool, batch));
+    }
+
+    fn tx(&mut self, now: Instant, pool: &mut HeapPool, frames: &mut Vec<Frame>) {
+        self.0[0].tx(now, pool, frames);
+    }
+
+    fn caps(&self) -> PortCaps {
+        self.0[0].caps()
+    }
+}
+
 /// A network interface of the rVM.
 #[derive(Debug)]
 pub struct Interface {
@@ -96,7 +115,19 @@ pub struct Interface {
     /// The switch port that opened it.
     open: Option<PortId>,
     caps: PortCaps,
-    queues: Shared,
+    /// One for each queue; flows are spread over them as a NIC does.
+    queues: Vec<Shared>,
+    /// How many it is to have; `None`: one for each worker.
+    queue_count: Option<usize>,
+    workers: usize,
+}
+
+impl Interface {
+    /// New, empty queues.
+    fn renew(&mut self) {
+        let count = self.queue_count.unwrap_or(self.workers);
+        self.queues = (0..count).map(|_| Shared::default()).collect();
+    }
 }
 
 /// What the tests may want to know of an rVM's history.
@@ -118,12 +149,17 @@ pub struct Journal {
 
 struct Life {
     agent: Agent,
-    worker: Worker<HeapPool>,
-    mailbox: MailboxHandle,
-    backlog: VecDeque<EngineInput>,
+    workers: Vec<Laborer>,
     host: Shared,
     plan: SteerPlan,
     watching: bool,
+}
+
+/// A worker and the agent's way to it.
+struct Laborer {
+    worker: Worker<HeapPool>,
+    mailbox: MailboxHandle,
+    backlog: VecDeque<EngineInput>,
 }
 
 /// The node.
@@ -145,6 +181,10 @@ pub struct Rvm {
     pub asked: Vec<IpAddr>,
     /// Frames gather into batches instead of being polled one by one.
     pub batching: bool,
+    /// Workers, from its next start on.
+    pub workers: usize,
+    /// Workers are polled in a random order and now and then left out.
+    chance: Prng,
     /// Small slots of its pool.
     pub pool_slots: u32,
     /// Checksums of what it sends are checked.
@@ -189,6 +229,8 @@ impl Rvm {
             unresolved: BTreeMap::new(),
             asked: Vec::new(),
             batching: false,
+            workers: 1,
+            chance: Prng::new(seed),
             pool_slots: 512,
             check_checksums: true,
             ports: BTreeMap::new(),
@@ -222,7 +264,9 @@ impl Rvm {
             present,
             open: None,
             caps: PortCaps { rx_csum_unmarked: true, ..PortCaps::default() },
-            queues: Shared::default(),
+            queues: Vec::new(),
+            queue_count: None,
+            workers: self.workers,
         };
         self.interfaces.insert(name.into(), interface);
         number
@@ -264,26 +308,25 @@ impl Rvm {
             hostname: self.name.clone(),
             config_text: Some(self.config.clone()),
             persist: true,
+            workers: self.workers,
             ..Options::default()
         };
         let agent = Agent::new(now, options)
             .unwrap_or_else(|e| panic!("{}: configuration refused: {e:?}\n{}", self.name, self.config));
         self.tunnel_port = agent.config().uplink.as_ref().map_or(4789, |u| u.port);
-        let (worker_end, handle) = mailbox();
-        let pool = HeapPool::new(self.pool_slots, 4);
-        let mut worker = Worker::new(pool, worker_end, self.seed);
         let host = Shared::default();
-        worker.attach_host(Box::new(MemoryPort { queues: host.clone(), caps: PortCaps::default() }));
+        let laborer = |(me, links)| {
+            let (worker_end, mailbox) = mailbox();
+            let pool = HeapPool::new(self.pool_slots, 4);
+            let mut worker = Worker::new(pool, worker_end, self.seed);
+            worker.join(me, links);
+            worker.attach_host(Box::new(MemoryPort { queues: host.clone(), caps: PortCaps::default() }));
+            Laborer { worker, mailbox, backlog: VecDeque::new() }
+        };
+        let workers = mesh(self.workers).into_iter().enumerate().map(laborer).collect();
         self.ports.clear();
-        self.life = Some(Life {
-            agent,
-            worker,
-            mailbox: handle,
-            backlog: VecDeque::new(),
-            host,
-            plan: SteerPlan::default(),
-            watching: false,
-        });
+        self.interfaces.values_mut().for_each(|i| i.workers = self.workers);
+        self.life = Some(Life { agent, workers, host, plan: SteerPlan::default(), watching: false });
         let facts: Vec<LinkFacts> =
             self.interfaces.values().filter(|i| i.present).map(|i| i.facts.clone()).collect();
         for f in facts {
@@ -297,7 +340,7 @@ impl Rvm {
         self.ports.clear();
         for i in self.interfaces.values_mut() {
             i.open = None;
-            i.queues = Shared::default();
+            i.renew();
         }
     }
 
@@ -318,7 +361,7 @@ impl Rvm {
     pub fn remove_interface(&mut self, now_ns: u64, name: &str) {
         let Some(i) = self.interfaces.get_mut(name) else { return };
         i.present = false;
-        lock(&i.queues).rx.clear();
+        i.queues.iter().for_each(|q| lock(q).rx.clear());
         self.tell(now_ns, Input::LinkGone(name.into()));
     }
 
@@ -350,7 +393,7 @@ impl Rvm {
     /// Lets the interface take only this many frames per poll.
     pub fn slow_down(&mut self, name: &str, room: Option<usize>) {
         if let Some(i) = self.interfaces.get(name) {
-            lock(&i.queues).room = room;
+            i.queues.iter().for_each(|q| lock(q).room = room);
         }
     }
 
@@ -383,7 +426,9 @@ impl Rvm {
             return;
         }
         self.hops = wire.hops + 1;
-        lock(&i.queues).rx.push_back(wire);
+        let at =
+            if i.queues.len() > 1 { packet::flow_hash(&wire.bytes) as usize % i.queues.len() } else { 0 };
+        lock(&i.queues[at]).rx.push_back(wire);
         if self.batching {
             ctx.wake_at(ctx.now_ns + BATCH_NS);
         } else {
@@ -435,22 +480,34 @@ impl Rvm {
                 self.carry_out(output, ctx);
                 continue;
             }
-            while let Some(input) = life.backlog.pop_front() {
-                if let Err(input) = life.mailbox.send(input) {
-                    life.backlog.push_front(input);
-                    break;
+            let count = life.workers.len();
+            let first = self.chance.below(count as u64) as usize;
+            let mut deadline = None;
+            for at in (0..count).map(|at| (first + at) % count) {
+                // One may be slower than the others.
+                if count > 1 && self.chance.below(4) == 0 {
+                    busy = true;
+                    continue;
                 }
-                busy = true;
-            }
-            let progress = life.worker.poll(now);
-            busy |= progress.frames != 0 || progress.inputs != 0;
-            while let Some(event) = life.mailbox.recv() {
-                busy = true;
-                life.agent.handle(now, Input::Event(0, event));
+                let Laborer { worker, mailbox, backlog } = &mut life.workers[at];
+                while let Some(input) = backlog.pop_front() {
+                    if let Err(input) = mailbox.send(input) {
+                        backlog.push_front(input);
+                        break;
+                    }
+                    busy = true;
+                }
+                let progress = worker.poll(now);
+                busy |= progress.frames != 0 || progress.inputs != 0 || progress.wake != 0;
+                deadline = deadline.into_iter().chain(progress.deadline).min();
+                while let Some(event) = mailbox.recv() {
+                    busy = true;
+                    life.agent.handle(now, Input::Event(at, event));
+                }
             }
             self.flush(ctx);
             if !busy {
-                if let Some(deadline) = progress.deadline {
+                if let Some(deadline) = deadline {
                     ctx.wake_at(deadline.as_nanos().max(ctx.now_ns + 1000));
                 }
                 quiet = true;
@@ -471,7 +528,7 @@ impl Rvm {
         let Some(life) = &self.life else { return };
         let mut problems = Vec::new();
         for (name, i) in &self.interfaces {
-            for (bytes, offload) in std::mem::take(&mut lock(&i.queues).tx) {
+            for (bytes, offload) in i.queues.iter().flat_map(|q| std::mem::take(&mut lock(q).tx)) {
                 if !i.present {
                     continue;
                 }
@@ -533,7 +590,9 @@ impl Rvm {
     fn carry_out(&mut self, output: Output, ctx: &mut Ctx<'_>) {
         let Some(life) = &mut self.life else { return };
         match output {
-            Output::Worker(input) => life.backlog.push_back(input),
+            Output::Worker(input) => {
+                life.workers.iter_mut().for_each(|w| w.backlog.push_back(input.clone()));
+            }
             Output::CreateDoor(_, spec) => {
                 for (name, mac, addresses) in [
                     (&spec.name, spec.mac, spec.addresses.clone()),
@@ -566,19 +625,31 @@ impl Rvm {
                     return;
                 };
                 i.open = Some(id);
-                *lock(&i.queues) = Queues::default();
-                life.worker.attach(id, Box::new(MemoryPort { queues: i.queues.clone(), caps: i.caps }));
+                i.renew();
+                let queues = i.queues.len() as u32;
+                let spread = Spread { port: id, queues, workers: life.workers.len() };
+                for (me, w) in life.workers.iter_mut().enumerate() {
+                    let mine: Vec<Shared> =
+                        spread.queues_of(me).map(|q| i.queues[q as usize].clone()).collect();
+                    if mine.is_empty() {
+                        w.worker.attach_at(id, spread.sender_for(me), i.caps);
+                    } else {
+                        let ports = mine.into_iter().map(|queues| MemoryPort { queues, caps: i.caps });
+                        let port = Box::new(MultiPort(ports.collect()));
+                        w.worker.attach_share(id, port, spread.share_of(me));
+                    }
+                }
                 self.ports.insert(id, open.interface.clone());
                 self.journal.opened.push(open.interface);
-                let facts = PortFacts { mode: "memory".into(), reason: String::new(), queues: 1 };
+                let facts = PortFacts { mode: "memory".into(), reason: String::new(), queues };
                 self.tell(ctx.now_ns, Input::PortOpened(id, facts));
             }
             Output::ClosePort(id) => {
-                drop(life.worker.detach(id));
+                life.workers.iter_mut().for_each(|w| drop(w.worker.detach(id)));
                 self.ports.remove(&id);
                 for i in self.interfaces.values_mut().filter(|i| i.open == Some(id)) {
                     i.open = None;
-                    *lock(&i.queues) = Queues::default();
+                    i.renew();
                 }
             }
             Output::Steer(plan) => life.plan = plan,
@@ -606,16 +677,30 @@ impl Rvm {
 
     fn check(&mut self, ctx: &mut Ctx<'_>) {
         let Some(life) = &mut self.life else { return };
-        let counters = life.worker.counters();
-        if !counters.conserved() {
-            ctx.problems.push(format!("{}: frames not conserved: {counters:?}", self.name));
+        let mut sum = SwitchCounters::default();
+        for w in &mut life.workers {
+            let counters = w.worker.counters();
+            if !counters.conserved() {
+                ctx.problems.push(format!("{}: frames not conserved: {counters:?}", self.name));
+            }
+            let used = w.worker.pool_mut().usage().used as u64;
+            if used != counters.queued {
+                ctx.problems.push(format!(
+                    "{}: {used} slots in use, {} frames queued: a slot leaked",
+                    self.name, counters.queued
+                ));
+            }
+            sum += counters;
         }
-        let used = life.worker.pool_mut().usage().used as u64;
-        if used != counters.queued {
-            ctx.problems.push(format!(
-                "{}: {used} slots in use, {} frames queued: a slot leaked",
-                self.name, counters.queued
-            ));
+        if !sum.conserved() || sum.handed_off != sum.taken_over {
+            ctx.problems.push(format!("{}: frames lost between workers: {sum:?}", self.name));
+        }
+    }
+
+    /// Gives the interface so many queues, from the next time it is opened. Otherwise it has one for each worker.
+    pub fn set_queues(&mut self, interface: &str, count: usize) {
+        if let Some(i) = self.interfaces.get_mut(interface) {
+            i.queue_count = Some(count);
         }
     }
 
@@ -632,7 +717,19 @@ impl Rvm {
     /// When it does not run.
     #[must_use]
     pub fn counters(&self) -> SwitchCounters {
-        self.life.as_ref().expect("the switch runs").worker.counters()
+        let life = self.life.as_ref().expect("the switch runs");
+        let mut sum = SwitchCounters::default();
+        life.workers.iter().for_each(|w| sum += w.worker.counters());
+        sum
+    }
+
+    /// Counters of one worker.
+    ///
+    /// # Panics
+    /// When it does not run.
+    #[must_use]
+    pub fn worker_counters(&self, worker: usize) -> SwitchCounters {
+        self.life.as_ref().expect("the switch runs").workers[worker].worker.counters()
     }
 
     /// Counters of the port on `interface`.
@@ -643,7 +740,14 @@ impl Rvm {
     pub fn port(&self, interface: &str) -> PortCounters {
         let life = self.life.as_ref().expect("the switch runs");
         let id = self.port_id(interface).unwrap_or_else(|| panic!("{}: no port on {interface}", self.name));
-        life.worker.port_counters(id).unwrap_or_else(|| panic!("{}: no counters of {interface}", self.name))
+        let mut sum: Option<PortCounters> = None;
+        for c in life.workers.iter().filter_map(|w| w.worker.port_counters(id)) {
+            match &mut sum {
+                Some(sum) => *sum += &c,
+                None => sum = Some(c),
+            }
+        }
+        sum.unwrap_or_else(|| panic!("{}: no counters of {interface}", self.name))
     }
 
     /// The switch port on `interface`.
@@ -679,36 +783,53 @@ impl Rvm {
         self.life.as_ref().map(|l| &l.plan)
     }
 
-    /// Asks the worker.
+    /// Asks the first worker.
     ///
     /// # Panics
     /// When the switch does not run or does not answer.
     pub fn query(&mut self, now_ns: u64, query: Query) -> Answer {
+        self.query_worker(0, now_ns, query)
+    }
+
+    /// Asks one worker.
+    ///
+    /// # Panics
+    /// When the switch does not run or does not answer.
+    pub fn query_worker(&mut self, worker: usize, now_ns: u64, query: Query) -> Answer {
         let now = Instant::from_nanos(now_ns);
         let token = self.next_token;
         self.next_token += 1;
         let life = self.life.as_mut().expect("the switch runs");
-        life.mailbox.send(EngineInput::Query(token, query)).expect("room in the mailbox");
+        let w = &mut life.workers[worker];
+        w.mailbox.send(EngineInput::Query(token, query)).expect("room in the mailbox");
         for _ in 0..64 {
-            let _ = life.worker.poll(now);
-            while let Some(event) = life.mailbox.recv() {
+            let _ = w.worker.poll(now);
+            while let Some(event) = w.mailbox.recv() {
                 match event {
                     Event::Reply(t, answer) if t == token => return answer,
-                    other => life.agent.handle(now, Input::Event(0, other)),
+                    other => life.agent.handle(now, Input::Event(worker, other)),
                 }
             }
         }
         panic!("{}: a query was not answered", self.name);
     }
 
-    /// The whole FDB.
+    /// The whole FDB of the first worker.
     ///
     /// # Panics
     /// When the switch does not run.
     pub fn fdb(&mut self, now_ns: u64) -> Vec<FdbRow> {
+        self.worker_fdb(0, now_ns)
+    }
+
+    /// The whole FDB of one worker.
+    ///
+    /// # Panics
+    /// When the switch does not run.
+    pub fn worker_fdb(&mut self, worker: usize, now_ns: u64) -> Vec<FdbRow> {
         let (mut rows, mut cursor) = (Vec::new(), 0);
         loop {
-            let Answer::Fdb(page, next) = self.query(now_ns, Query::Fdb(cursor)) else {
+            let Answer::Fdb(page, next) = self.query_worker(worker, now_ns, Query::Fdb(cursor)) else {
                 panic!("an FDB page")
             };
             rows.extend(page);
@@ -724,8 +845,28 @@ impl Rvm {
     /// # Panics
     /// When the switch does not run.
     pub fn floating(&mut self, now_ns: u64) -> Vec<FloatingRow> {
-        let Answer::Floating(rows) = self.query(now_ns, Query::Floating) else { panic!("floating IPs") };
-        rows
+        let mut all: Vec<FloatingRow> = Vec::new();
+        for worker in 0..self.worker_count() {
+            let Answer::Floating(rows) = self.query_worker(worker, now_ns, Query::Floating) else {
+                panic!("floating IPs")
+            };
+            for row in rows {
+                match all.iter_mut().find(|r| r.id == row.id) {
+                    Some(r) => {
+                        r.packets_in += row.packets_in;
+                        r.packets_out += row.packets_out;
+                    }
+                    None => all.push(row),
+                }
+            }
+        }
+        all
+    }
+
+    /// Workers that run.
+    #[must_use]
+    pub fn worker_count(&self) -> usize {
+        self.life.as_ref().map_or(0, |l| l.workers.len())
     }
 
     /// Checks that tables are within their bounds.
@@ -736,11 +877,12 @@ impl Rvm {
     /// # Panics
     /// When the switch does not answer.
     pub fn check_tables(&mut self, now_ns: u64) -> Result<(), String> {
-        if self.life.is_none() {
-            return Ok(());
-        }
+        (0..self.worker_count()).try_for_each(|worker| self.check_tables_of(worker, now_ns))
+    }
+
+    fn check_tables_of(&mut self, worker: usize, now_ns: u64) -> Result<(), String> {
         let Answer::Counters { switch, ports, fdb_by_network, fdb_entries, .. } =
-            self.query(now_ns, Query::Counters)
+            self.query_worker(worker, now_ns, Query::Counters)
         else {
             return Err(format!("{}: not the counters that were asked for", self.name));
         };

@@ -20,6 +20,7 @@ use crate::wire::ip::Ip;
 impl Switch {
     /// Applies a command.
     pub fn apply<P: FramePool>(&mut self, now: Instant, command: Command, pool: &mut P) {
+        self.share_command(&command);
         let t = &mut self.tables;
         t.changed();
         match command {
@@ -262,10 +263,13 @@ impl Switch {
         for (vni, ip) in lost {
             self.tables.floating.resolve(vni, ip, None, None);
         }
-        for (vni, ip) in due {
-            self.ask(vni, ip, pool);
+        if self.is_speaker() {
+            for (vni, ip) in due {
+                self.ask(vni, ip, pool);
+            }
+            self.resolve_underlay(now);
         }
-        self.resolve_underlay(now);
+        self.share_sightings(now, TICK);
     }
 
     /// The way to some station may have opened: questions that were lost are asked at once.
@@ -281,6 +285,9 @@ impl Switch {
 
     /// Tells the network where floating IPs are that moved here, a few times, since nobody confirms.
     fn announce<P: FramePool>(&mut self, now: Instant, pool: &mut P) {
+        if !self.is_speaker() {
+            self.announcing.clear();
+        }
         if self.announcing.is_empty() || now < self.next_announce {
             return;
         }
@@ -426,6 +433,39 @@ impl Switch {
         }
         if let Some(port) = self.tables.ports.get_mut(id) {
             port.queue = queue;
+        }
+    }
+
+    /// As [`Switch::flush`] for a port that another worker owns: what `send` takes is that worker's to send and count.
+    pub fn hand_off<P: FramePool>(
+        &mut self,
+        id: PortId,
+        pool: &mut P,
+        send: impl FnOnce(&mut P, &mut Vec<Frame>),
+    ) {
+        let Some(port) = self.tables.ports.get_mut(id).filter(|p| !p.queue.is_empty()) else { return };
+        let mut queue = core::mem::take(&mut port.queue);
+        let before = queue.len() as u64;
+        send(pool, &mut queue);
+        let left = queue.len() as u64;
+        port.counters.drops[DropReason::TxQueueFull as usize] += left;
+        self.counters.queued -= before;
+        self.counters.handed_off += before - left;
+        self.counters.dropped += left;
+        for frame in queue.drain(..) {
+            pool.free(frame);
+        }
+        if let Some(port) = self.tables.ports.get_mut(id) {
+            port.queue = queue;
+        }
+    }
+
+    /// Takes a finished frame from another worker, for a port that this one owns. `None`: there was no slot for it.
+    pub fn take_over<P: FramePool>(&mut self, id: PortId, frame: Option<Frame>, pool: &mut P) {
+        self.counters.taken_over += 1;
+        match frame {
+            Some(frame) => self.enqueue(id, frame, pool),
+            None => self.count_drop(id, DropReason::PoolExhausted),
         }
     }
 

@@ -5,6 +5,7 @@ pub mod classify;
 pub mod fit;
 pub mod learn;
 pub mod parse;
+pub mod share;
 pub mod trail;
 pub mod verdict;
 
@@ -18,7 +19,7 @@ use self::fit::send::{Merges, brings_tunnels};
 use self::output::{FloodTarget, TunnelFacts};
 use self::parse::Headers;
 use self::verdict::{Out, Verdict};
-use crate::command::{DropSample, Event, PortId, Role, UplinkConfig, Vni};
+use crate::command::{DropSample, Event, Location, PortId, Role, UplinkConfig, Vni};
 use crate::counters::{DROP_REASONS, DropReason, SwitchCounters};
 use crate::frame::{Batch, Frame, FramePool, GsoKind, Offload};
 use crate::limits::{BATCH_LEN, ICMP_ERRORS_PPS, LEARNED_EVENTS, TUNNEL_DATAGRAMS_IN_MAX};
@@ -118,6 +119,8 @@ pub struct Switch {
     next_tick: Instant,
     next_resolve: Instant,
     next_refresh: Instant,
+    /// It is one of several workers.
+    sharing: Option<share::Sharing>,
 }
 
 /// A frame after the first stages. Filled in place, for it is large.
@@ -159,6 +162,7 @@ impl Switch {
             next_tick: Instant::ZERO,
             next_resolve: Instant::ZERO,
             next_refresh: Instant::ZERO,
+            sharing: None,
         }
     }
 
@@ -253,11 +257,8 @@ impl Switch {
         pool: &mut P,
     ) {
         let bytes = pool.bytes(&frame);
-        if let Some(location) = learn::learn(&mut self.tables, now, adm, h, probe, bytes)
-            && self.learned_told < LEARNED_EVENTS
-        {
-            self.learned_told += 1;
-            self.events.push(Event::Learned(adm.vni, adm.vid, h.eth_src, location));
+        if let Some(location) = learn::learn(&mut self.tables, now, adm, h, probe, bytes) {
+            self.learned(now, adm, h, location);
         }
         let verdict = classify::classify(&self.tables, adm, h, probe, bytes, &mut ());
         if let From::Peer(peer, _) = adm.from
@@ -266,6 +267,16 @@ impl Switch {
             peer.rx += 1;
         }
         self.carry_out(now, id, adm, h, &verdict, frame, pool);
+    }
+
+    /// A station appeared or moved.
+    #[cold]
+    fn learned(&mut self, now: Instant, adm: &Admission, h: &Headers, location: Location) {
+        if self.learned_told < LEARNED_EVENTS {
+            self.learned_told += 1;
+            self.events.push(Event::Learned(adm.vni, adm.vid, h.eth_src, location));
+        }
+        self.claim(now, adm.vni, adm.vid, h.eth_src, location);
     }
 
     /// Stages three and on: change the bytes and put the frame where it goes.

@@ -669,5 +669,6 @@ fn mac_of(mac_vid: u64) -> MacAddr {
     MacAddr([b[2], b[3], b[4], b[5], b[6], b[7]])
 }
 
+pub mod share;
 #[cfg(test)]
 mod tests;

@@ -17,7 +17,12 @@ pub struct Neighbors {
     map: Map<(Vni, Ip), Neighbor>,
     /// Unanswered questions may have been lost: all of them are due.
     again: bool,
+    /// What other workers must know; `None`: there are none.
+    told: Option<Vec<(Vni, Ip, MacAddr)>>,
 }
+
+/// Answers told to other workers per poll.
+const TOLD_MAX: usize = 64;
 
 #[derive(Clone, Copy, Debug)]
 struct Neighbor {
@@ -31,7 +36,7 @@ impl Neighbors {
     /// An empty table whose hash is keyed by `seed`.
     #[must_use]
     pub fn new(seed: u64) -> Self {
-        Self { map: Map::with_hasher(hasher(seed)), again: false }
+        Self { map: Map::with_hasher(hasher(seed)), again: false, told: None }
     }
 
     /// Asks for an address from now on. Each call needs its [`Neighbors::unwant`].
@@ -56,10 +61,33 @@ impl Neighbors {
     #[inline]
     pub fn heard(&mut self, now: Instant, vni: Vni, ip: Ip, mac: MacAddr) -> bool {
         let Some(neighbor) = self.map.get_mut(&(vni, ip)) else { return false };
+        let again = now.since(neighbor.heard) >= RESOLVE_INTERVAL;
         neighbor.heard = now;
         let news = neighbor.mac != Some(mac);
         neighbor.mac = Some(mac);
+        if (news || again)
+            && let Some(told) = self.told.as_mut().filter(|told| told.len() < TOLD_MAX)
+        {
+            told.push((vni, ip, mac));
+        }
         news
+    }
+
+    /// The same, from another worker.
+    pub fn heard_by_other(&mut self, now: Instant, vni: Vni, ip: Ip, mac: MacAddr) -> bool {
+        let Some(neighbor) = self.map.get_mut(&(vni, ip)) else { return false };
+        neighbor.heard = now;
+        neighbor.mac.replace(mac) != Some(mac)
+    }
+
+    /// Other workers are to know what is heard here.
+    pub fn share(&mut self) {
+        self.told = Some(Vec::with_capacity(TOLD_MAX));
+    }
+
+    /// What other workers must know.
+    pub fn take_told(&mut self) -> impl Iterator<Item = (Vni, Ip, MacAddr)> + '_ {
+        self.told.iter_mut().flat_map(|told| told.drain(..))
     }
 
     /// Its MAC address, once known.
