@@ -582,6 +582,9 @@ pub struct WorkerRow {
     pub busy: f64,
     /// Times it went to sleep since start.
     pub sleeps: u64,
+    /// Frames it received since start, from ports and from other workers.
+    #[serde(default)]
+    pub frames: u64,
 }
 
 /// Answer to `status`.
@@ -645,4 +648,10 @@ pub struct Frames {
     pub coalesced: u64,
     /// Waiting in transmit queues.
     pub queued: u64,
+    /// Given by one worker to another, which sends them.
+    #[serde(default)]
+    pub handed_off: u64,
+    /// Taken by one worker from another; those between the two are on their way.
+    #[serde(default)]
+    pub taken_over: u64,
 }

@@ -104,6 +104,8 @@ pub struct WorkerStats {
     pub busy: f64,
     /// Times it went to sleep since start.
     pub sleeps: u64,
+    /// Frames it received since start, from ports and from other workers.
+    pub frames: u64,
 }
 
 /// How a port was opened.
@@ -156,6 +158,8 @@ pub struct DoorSpec {
     pub mac: MacAddr,
     /// MTU of both ends.
     pub mtu: u16,
+    /// Queues of each end, each way: one for each worker.
+    pub queues: u32,
     /// Addresses to put on the CMS's end, if any.
     pub addresses: Vec<IpPrefix>,
 }

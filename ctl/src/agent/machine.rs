@@ -230,6 +230,7 @@ impl Agent {
             peer: door_peer(&p.name),
             mac: reconcile::door_mac(&self.facts.name, &p.name),
             mtu: reconcile::port_mtu(p, None, &self.facts),
+            queues: self.options.workers as u32,
             addresses: p.address.iter().map(|&a| model::prefix(a)).collect(),
         }
     }

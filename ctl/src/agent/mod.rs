@@ -65,6 +65,8 @@ pub struct Agent {
     options: Options,
     started: Instant,
     now: Instant,
+    /// As they were at the start, which is when they are read.
+    workers: model::Workers,
     /// What is wanted, and the text that says so, but for the edits since when it is `stale`.
     config: Config,
     text: String,
@@ -117,6 +119,7 @@ impl Agent {
             options: Options { hostname, config_text: None, ..options },
             started: now,
             now,
+            workers: config.workers.clone(),
             config: Config::default(),
             text: String::new(),
             stale: false,

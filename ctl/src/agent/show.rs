@@ -93,7 +93,11 @@ impl Agent {
             networks: self.network_rows(found),
             peers: self.peer_rows(found),
             floating: self.floating_rows(found, &api::WhichFloating::default()),
-            workers: self.stats.iter().map(|w| WorkerRow { busy: w.busy, sleeps: w.sleeps }).collect(),
+            workers: self
+                .stats
+                .iter()
+                .map(|w| WorkerRow { busy: w.busy, sleeps: w.sleeps, frames: w.frames })
+                .collect(),
             frames: Frames {
                 rx: s.rx,
                 replicated: s.replicated,
@@ -105,6 +109,8 @@ impl Agent {
                 consumed: s.consumed,
                 coalesced: s.coalesced,
                 queued: s.queued,
+                handed_off: s.handed_off,
+                taken_over: s.taken_over,
             },
             drops,
             warnings,
@@ -147,6 +153,12 @@ impl Agent {
             }
         } else if !self.config.peer.is_empty() {
             warnings.push("there are peers but no [uplink]: nothing reaches them".to_owned());
+        }
+        if self.config.workers != self.workers {
+            warnings.push(format!(
+                "[workers] was changed: {} run until the daemon is started again",
+                self.options.workers
+            ));
         }
         if let Some(why) = &self.persist.failure {
             warnings.push(format!(

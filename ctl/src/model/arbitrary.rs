@@ -143,14 +143,21 @@ fn uplink() -> impl Strategy<Value = Uplink> {
     )
 }
 
+fn workers() -> impl Strategy<Value = Workers> {
+    let count =
+        prop_oneof![Just(WorkerCount::Named(AutoCount::Auto)), (0..66_usize).prop_map(WorkerCount::Number)];
+    (count, vec(0..9_usize, 0..3)).prop_map(|(count, cpus)| Workers { count, cpus })
+}
+
 /// Any configuration, most of them wrong in several ways.
 pub(crate) fn messy_config() -> impl Strategy<Value = Config> {
     let lists = (vec(network(), 0..7), vec(port(), 0..10), vec(peer(), 0..7));
     let more = (vec(floating(), 0..6), vec(route(), 0..5), vec(fdb(), 0..5));
-    (of(Just("me".to_owned())), of(uplink()), lists, more).prop_map(
-        |(name, uplink, (network, port, peer), (floating, route, fdb))| Config {
+    (of(Just("me".to_owned())), of(uplink()), workers(), lists, more).prop_map(
+        |(name, uplink, workers, (network, port, peer), (floating, route, fdb))| Config {
             name,
             uplink,
+            workers,
             network,
             port,
             peer,
@@ -175,6 +182,7 @@ pub(crate) fn config() -> impl Strategy<Value = Config> {
                 match place {
                     Place::Top => c.name = None,
                     Place::Uplink => c.uplink = None,
+                    Place::Workers => c.workers = Workers::default(),
                     Place::Entry(Section::Network, i) => drop(c.network.remove(i)),
                     Place::Entry(Section::Port, i) => drop(c.port.remove(i)),
                     Place::Entry(Section::Peer, i) => drop(c.peer.remove(i)),

@@ -38,6 +38,9 @@ pub struct Config {
     /// Where the underlay is met. Default: nowhere, a switch without tunnels.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub uplink: Option<Uplink>,
+    /// The threads that forward. Read at the start only.
+    #[serde(skip_serializing_if = "is_default")]
+    pub workers: Workers,
     /// The networks, isolated from each other.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub network: Vec<Network>,
@@ -117,6 +120,54 @@ impl Uplink {
             xdp: XdpMode::Auto,
             guard: None,
         }
+    }
+}
+
+/// The threads that forward.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Workers {
+    /// How many. Default: 1.
+    #[serde(skip_serializing_if = "is_default")]
+    pub count: WorkerCount,
+    /// The cores they may run on: one for each if there are as many, else any of them for all. Default: any core.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub cpus: Vec<usize>,
+}
+
+/// How many workers there are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(untagged, expecting = "a number from 1 to 64, or \"auto\"")]
+pub enum WorkerCount {
+    /// This many.
+    Number(usize),
+    /// `"auto"`.
+    Named(AutoCount),
+}
+
+/// The word for as many as there are cores.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AutoCount {
+    /// One for each core that the daemon may run on.
+    Auto,
+}
+
+impl Default for WorkerCount {
+    fn default() -> Self {
+        Self::Number(1)
+    }
+}
+
+impl WorkerCount {
+    /// How many that is on a machine of so many cores.
+    #[must_use]
+    pub fn of(self, cores: usize) -> usize {
+        match self {
+            Self::Number(count) => count,
+            Self::Named(AutoCount::Auto) => cores,
+        }
+        .clamp(1, limits::WORKERS_MAX)
     }
 }
 
@@ -454,6 +505,8 @@ pub(crate) enum Place {
     Top,
     /// `[uplink]`.
     Uplink,
+    /// `[workers]`.
+    Workers,
     /// An entry of the list of this kind.
     Entry(Section, usize),
 }

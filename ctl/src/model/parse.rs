@@ -89,6 +89,10 @@ impl Reader<'_> {
                     self.places.push((Place::Uplink, start));
                     config.uplink = self.read("uplink", "uplink", value);
                 }
+                "workers" => {
+                    self.places.push((Place::Workers, start));
+                    config.workers = self.read("workers", "workers", value).unwrap_or_default();
+                }
                 "network" => config.network = self.list(Section::Network, value),
                 "port" => config.port = self.list(Section::Port, value),
                 "peer" => config.peer = self.list(Section::Peer, value),
@@ -96,8 +100,10 @@ impl Reader<'_> {
                 "route" => config.route = self.list(Section::Route, value),
                 "fdb" => config.fdb = self.list(Section::Fdb, value),
                 other => {
-                    let known: Vec<_> =
-                        ["name", "uplink"].into_iter().chain(Section::ALL.map(Section::key)).collect();
+                    let known: Vec<_> = ["name", "uplink", "workers"]
+                        .into_iter()
+                        .chain(Section::ALL.map(Section::key))
+                        .collect();
                     self.errors.push(ConfigError {
                         fault: Fault::Syntax,
                         object: "configuration".to_owned(),

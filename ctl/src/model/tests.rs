@@ -15,6 +15,9 @@ port = 4789
 checksum = false
 xdp = "auto"
 guard = ["10.0.0.0/16"]
+[workers]
+count = 2
+cpus = [0, 1]
 [[network]]
 name = "private"
 vni = 100
@@ -194,6 +197,12 @@ const BAD: &[Bad] = &[
         "this rVM",
         "set `name`",
     ),
+    // Workers.
+    (&["[workers]\ncount = 0"], Invalid, "workers", "count 0", "\"auto\""),
+    (&["[workers]\ncount = 65"], Invalid, "workers", "count 65", "1 to 64"),
+    (&["[workers]\ncount = \"all\""], Syntax, "workers", "from 1 to 64", ""),
+    (&["[workers]\ncpus = [0, 0]"], Conflict, "workers", "core 0 is named twice", "remove one"),
+    (&["[workers]\ncpus = [4096]"], Invalid, "workers", "no core 4096", "from 0"),
     // Networks.
     (&["[[network]]\nname = \"n\"\nvni = 0"], Invalid, "network \"n\"", "vni 0", "1 to 16777215"),
     (&["[[network]]\nname = \"n\"\nvni = 16777216"], Invalid, "network \"n\"", "16777216", "1 to 16777215"),

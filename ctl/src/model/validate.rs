@@ -9,7 +9,8 @@ use ipnet::IpNet;
 
 use super::parse::{clean, suggest};
 use super::{
-    Config, ConfigError, Fault, Floating, Peer, Place, Port, PortRole, PortSet, Section, Vlan, door_peer,
+    Config, ConfigError, Fault, Floating, Peer, Place, Port, PortRole, PortSet, Section, Vlan, WorkerCount,
+    door_peer,
 };
 
 /// Errors reported at once. Nobody reads more.
@@ -30,6 +31,8 @@ const NAME_LEN_MAX: usize = 15;
 const RVM_NAME_LEN_MAX: usize = 63;
 /// Seconds: past eleven days an age is no age.
 const FDB_AGE_MAX: u64 = 1_000_000;
+/// Highest number of a core (what a `cpu_set_t` holds).
+const CPU_MAX: usize = 1023;
 /// Smallest MTU of IPv4 hosts (RFC 791).
 const MTU_MIN: u16 = 576;
 /// Smallest MTU of IPv6 links (RFC 8200 §5).
@@ -86,6 +89,7 @@ pub(crate) fn check(config: &Config, hostname: Option<&str>) -> Vec<Finding> {
     };
     checker.top();
     checker.uplink();
+    checker.workers();
     checker.networks();
     checker.ports();
     checker.peers();
@@ -132,6 +136,27 @@ impl<'c> Checker<'c> {
         self.error(place, Fault::NotFound, object, cause, remedy);
         if let Some(finding) = self.errors.get_mut(before) {
             finding.missing_in = section;
+        }
+    }
+
+    fn workers(&mut self) {
+        let workers = &self.config.workers;
+        if let WorkerCount::Number(count) = workers.count
+            && !(1..=limits::WORKERS_MAX).contains(&count)
+        {
+            let cause = format!("count {count} is out of range");
+            let remedy = format!("use 1 to {}, or \"auto\" for one per core", limits::WORKERS_MAX);
+            self.error(Place::Workers, Invalid, "workers", cause, remedy);
+        }
+        if let Some(cpu) = workers.cpus.iter().find(|&&cpu| cpu > CPU_MAX) {
+            let cause = format!("cpus: there is no core {cpu}");
+            self.error(Place::Workers, Invalid, "workers", cause, "use numbers as in /proc/cpuinfo, from 0");
+        }
+        self.list_len(Place::Workers, "workers", "cpus", workers.cpus.len());
+        let mut seen = BTreeSet::new();
+        if let Some(cpu) = workers.cpus.iter().find(|&&cpu| !seen.insert(cpu)) {
+            let cause = format!("cpus: core {cpu} is named twice");
+            self.error(Place::Workers, Conflict, "workers", cause, "remove one");
         }
     }
 

@@ -108,13 +108,17 @@ impl Share {
 /// The links of `count` workers: element `i` is for worker `i`, and has nothing at its own place.
 #[must_use]
 pub fn mesh(count: usize) -> Vec<Vec<Option<Link>>> {
-    let mut all: Vec<Vec<Option<Link>>> = (0..count).map(|_| (0..count).map(|_| None).collect()).collect();
-    for a in 0..count {
-        for b in a + 1..count {
+    let mut all: Vec<Vec<Option<Link>>> = Vec::with_capacity(count);
+    for b in 0..count {
+        let mut links: Vec<Option<Link>> = Vec::with_capacity(count);
+        for others in &mut all {
             let (from_a, from_b) = Link::pair();
-            all[a][b] = Some(from_a);
-            all[b][a] = Some(from_b);
+            debug_assert_eq!(others.len(), b, "its links to those before b are there");
+            others.push(Some(from_a));
+            links.push(Some(from_b));
         }
+        links.push(None);
+        all.push(links);
     }
     all
 }

@@ -48,7 +48,7 @@ struct Arguments {
     #[arg(long, value_name = "PATH", env = "IVS_SOCKET", default_value = api::SOCKET)]
     socket: PathBuf,
 
-    /// Cores that the worker may run on, such as 1 or 0,2-3 (default: any)
+    /// Cores that the workers may run on, such as 1 or 0,2-3; one for each if there are as many (default: [workers] cpus, or any)
     #[arg(long, value_name = "LIST", value_parser = cores)]
     cpu: Option<Cores>,
 
@@ -99,11 +99,16 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         }
         Err(error) => return Err(error).context(arguments.config.display().to_string()),
     };
+    let name = model::name_of_host(&hostname());
+    let config = model::parse_as(text.as_deref().unwrap_or_default(), Some(&name))
+        .map_err(|errors| complain(&arguments.config, &errors))?;
+    let cpus = arguments.cpu.clone().map_or(config.workers.cpus, |cores| cores.0);
+    let count = config.workers.count.of(cores_allowed());
     let options = Options {
         hostname: hostname(),
         config_text: text,
         persist: true,
-        workers: 1,
+        workers: count,
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
     let agent = Agent::new(clock::now(), options).map_err(|errors| complain(&arguments.config, &errors))?;
@@ -112,21 +117,31 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let umem = pool.handle();
     privileges::keep_only_what_is_needed()?;
     abort_on_panic();
-    let (mailbox, handle) = engine::mailbox::mailbox();
-    // Attackers choose MAC addresses, so every start hashes them differently.
-    let seed = RandomState::new().build_hasher().finish();
-    let mut worker = Worker::new(pool, mailbox, seed);
-    worker.attach_host(Box::new(HostPort::open()?));
+    let mut machines = Vec::new();
+    for (me, links) in engine::handoff::mesh(count).into_iter().enumerate() {
+        let (mailbox, handle) = engine::mailbox::mailbox();
+        // Attackers choose MAC addresses, so every start hashes them differently.
+        let seed = RandomState::new().build_hasher().finish();
+        let mut worker = Worker::new(pool.sibling(), mailbox, seed);
+        worker.join(me, links);
+        worker.attach_host(Box::new(HostPort::open()?));
+        machines.push((worker, handle));
+    }
+    drop(pool);
     let control = Control::start(Setup {
         agent,
-        machine: worker,
-        mailbox: handle,
+        machines,
         umem,
         socket: arguments.socket.clone(),
         config: arguments.config.clone(),
-        cpus: arguments.cpu.clone().map(|cores| cores.0).unwrap_or_default(),
+        cpus,
     })?;
     control.run()
+}
+
+/// Cores that this process may run on.
+fn cores_allowed() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
 /// Everything that is wrong, one line each.

@@ -3,20 +3,22 @@
 //! Share nothing, tell each other: ports come and go through a channel, commands and events through
 //! the engine's mailbox, and an eventfd wakes whoever sleeps. While there is traffic the thread never
 //! sleeps, for a wake-up costs 30-50 us; a while after the last frame it waits in epoll for the next.
+//! Workers wake each other, but only those that sleep: each has a [`Bell`].
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::RawFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender, unbounded};
 use engine::command::{Event, Input, PortId};
 use engine::frame::FramePool;
+use engine::handoff::Share;
 use engine::mailbox::MailboxHandle;
-use engine::port::Port;
+use engine::port::{Port, PortCaps};
 use engine::time::Instant;
 use engine::worker::{Progress, Worker};
 use mio::unix::SourceFd;
@@ -54,8 +56,12 @@ pub trait Machine: Send + 'static {
     type Pool: FramePool + 'static;
     /// Does what there is to do.
     fn poll(&mut self, now: Instant) -> Progress;
-    /// Takes a port. Its number is free.
-    fn attach(&mut self, id: PortId, port: BoxPort<Self::Pool>);
+    /// Takes its part of a port. Its number is free.
+    fn attach(&mut self, id: PortId, port: BoxPort<Self::Pool>, share: Share);
+    /// Another worker sends for this port, which has these abilities.
+    fn attach_at(&mut self, id: PortId, owner: usize, caps: PortCaps);
+    /// Whether another worker sent something that was not taken yet.
+    fn is_waiting(&self) -> bool;
     /// Gives a port back; its frames are back in the pool.
     fn detach(&mut self, id: PortId) -> Option<BoxPort<Self::Pool>>;
 }
@@ -65,8 +71,14 @@ impl<P: FramePool + Send + 'static> Machine for Worker<P> {
     fn poll(&mut self, now: Instant) -> Progress {
         Self::poll(self, now)
     }
-    fn attach(&mut self, id: PortId, port: BoxPort<P>) {
-        Self::attach(self, id, port);
+    fn attach(&mut self, id: PortId, port: BoxPort<P>, share: Share) {
+        Self::attach_share(self, id, port, share);
+    }
+    fn attach_at(&mut self, id: PortId, owner: usize, caps: PortCaps) {
+        Self::attach_at(self, id, owner, caps);
+    }
+    fn is_waiting(&self) -> bool {
+        Self::is_waiting(self)
     }
     fn detach(&mut self, id: PortId) -> Option<BoxPort<P>> {
         Self::detach(self, id)
@@ -76,10 +88,64 @@ impl<P: FramePool + Send + 'static> Machine for Worker<P> {
 /// Tells whether frames wait in a port's transmit ring for another kick.
 pub type TxPending = Box<dyn Fn() -> bool + Send>;
 
+/// One worker's part of a port.
+pub struct Part<P: FramePool> {
+    /// Its queues.
+    pub port: BoxPort<P>,
+    /// What becomes readable when frames have arrived.
+    pub fds: Vec<RawFd>,
+    /// See [`TxPending`].
+    pub pending: TxPending,
+    /// How much of the port it is.
+    pub share: Share,
+}
+
 enum Order<P: FramePool> {
-    Attach(PortId, BoxPort<P>, Vec<RawFd>, TxPending),
+    Attach(PortId, Part<P>),
+    AttachAt(PortId, usize, PortCaps),
     Detach(PortId),
     Stop,
+}
+
+/// How a worker is woken by another.
+struct Bell {
+    waker: Waker,
+    asleep: AtomicBool,
+}
+
+impl Bell {
+    /// Wakes the worker if it sleeps. What it is woken for was written before.
+    fn ring(&self) {
+        // Pairs with the fence in `go_to_sleep`: either we see that it sleeps, or it sees what we wrote.
+        fence(Ordering::SeqCst);
+        if self.asleep.load(Ordering::Relaxed)
+            && self.asleep.swap(false, Ordering::Relaxed)
+            && let Err(error) = self.waker.wake()
+        {
+            tracing::warn!("cannot wake a worker's thread: {error}");
+        }
+    }
+
+    /// Says that the worker is about to sleep. Afterwards it looks once more whether there is work.
+    fn go_to_sleep(&self) {
+        self.asleep.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+    }
+
+    fn awake(&self) {
+        self.asleep.store(false, Ordering::Relaxed);
+    }
+}
+
+/// What a worker's thread did since its start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Usage {
+    /// Nanoseconds spent moving frames.
+    pub busy_ns: u64,
+    /// Times gone to sleep.
+    pub sleeps: u64,
+    /// Frames received, from ports and from other workers.
+    pub frames: u64,
 }
 
 /// What both threads look at. Each value is written by one of them only, but `told`.
@@ -87,6 +153,7 @@ enum Order<P: FramePool> {
 struct Shared {
     busy_ns: AtomicU64,
     sleeps: AtomicU64,
+    frames: AtomicU64,
     /// The control thread was woken for events and has not looked yet.
     told: AtomicBool,
 }
@@ -98,25 +165,49 @@ pub struct WorkerThread<P: FramePool + 'static> {
     backlog: VecDeque<Input>,
     orders: Sender<Order<P>>,
     closed: Receiver<(PortId, Option<BoxPort<P>>)>,
-    waker: Arc<Waker>,
+    bells: Arc<[Bell]>,
+    me: usize,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
 }
 
+/// Starts a thread for each machine. `control` wakes the control thread; `cpus`, when not empty, are the cores that
+/// they may run on: one for each if there are as many, else any of them for all.
+///
+/// # Errors
+/// No thread or no epoll to be had, or a core that is not there.
+pub fn start<M: Machine>(
+    machines: Vec<(M, MailboxHandle)>,
+    control: &Arc<Waker>,
+    cpus: &[usize],
+) -> io::Result<Vec<WorkerThread<M::Pool>>> {
+    let mut polls = Vec::new();
+    let mut bells = Vec::new();
+    for _ in &machines {
+        let poll = Poll::new()?;
+        bells.push(Bell { waker: Waker::new(poll.registry(), WAKER)?, asleep: AtomicBool::new(false) });
+        polls.push(poll);
+    }
+    let bells: Arc<[Bell]> = bells.into();
+    let count = machines.len();
+    let mut threads = Vec::new();
+    for (me, ((machine, mailbox), poll)) in machines.into_iter().zip(polls).enumerate() {
+        let own = if count > 1 && cpus.len() >= count { &cpus[me..=me] } else { cpus };
+        threads.push(WorkerThread::start(machine, mailbox, control.clone(), own, poll, bells.clone(), me)?);
+    }
+    Ok(threads)
+}
+
 impl<P: FramePool + 'static> WorkerThread<P> {
-    /// Starts the thread. `control` wakes the control thread; `cpus`, when not empty, are the cores that the
-    /// thread may run on.
-    ///
-    /// # Errors
-    /// No thread or no epoll to be had, or a core that is not there.
-    pub fn start<M: Machine<Pool = P>>(
+    fn start<M: Machine<Pool = P>>(
         machine: M,
         mailbox: MailboxHandle,
         control: Arc<Waker>,
         cpus: &[usize],
+        poll: Poll,
+        bells: Arc<[Bell]>,
+        me: usize,
     ) -> io::Result<Self> {
-        let poll = Poll::new()?;
-        let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
         let (orders, inbox) = unbounded();
         let (outbox, closed) = unbounded();
         let shared = Arc::new(Shared::default());
@@ -128,6 +219,8 @@ impl<P: FramePool + 'static> WorkerThread<P> {
             outbox,
             mailbox: mailbox.clone(),
             control,
+            bells: bells.clone(),
+            me,
             shared: shared.clone(),
         };
         let mut set = CpuSet::new();
@@ -138,7 +231,7 @@ impl<P: FramePool + 'static> WorkerThread<P> {
             set.set(cpu);
         }
         let (ready, pinned) = crossbeam::channel::bounded(1);
-        let thread = std::thread::Builder::new().name("ivs-worker0".into()).spawn(move || {
+        let thread = std::thread::Builder::new().name(format!("ivs-worker{me}")).spawn(move || {
             let result = if set.count() > 0 { sched_setaffinity(None, &set) } else { Ok(()) };
             let go = result.is_ok();
             // The other end waits for exactly this one message.
@@ -148,7 +241,8 @@ impl<P: FramePool + 'static> WorkerThread<P> {
             }
         })?;
         pinned.recv().map_err(io::Error::other)??;
-        Ok(Self { mailbox, backlog: VecDeque::new(), orders, closed, waker, shared, thread: Some(thread) })
+        let (backlog, thread) = (VecDeque::new(), Some(thread));
+        Ok(Self { mailbox, backlog, orders, closed, bells, me, shared, thread })
     }
 
     /// Sends an input; what does not fit now is kept and sent later, in order.
@@ -171,9 +265,14 @@ impl<P: FramePool + 'static> WorkerThread<P> {
         self.backlog.is_empty()
     }
 
-    /// Gives the worker a port, to be looked at whenever one of `fds` is readable.
-    pub fn attach(&self, id: PortId, port: BoxPort<P>, fds: Vec<RawFd>, pending: TxPending) {
-        self.order(Order::Attach(id, port, fds, pending));
+    /// Gives the worker its part of a port, to be looked at whenever one of its descriptors is readable.
+    pub fn attach(&self, id: PortId, part: Part<P>) {
+        self.order(Order::Attach(id, part));
+    }
+
+    /// Tells the worker that another one sends for this port.
+    pub fn attach_at(&self, id: PortId, owner: usize, caps: PortCaps) {
+        self.order(Order::AttachAt(id, owner, caps));
     }
 
     /// Takes a port away and closes it. Waits for the worker, which answers within one look at its ports.
@@ -202,9 +301,11 @@ impl<P: FramePool + 'static> WorkerThread<P> {
         std::iter::from_fn(|| self.mailbox.recv())
     }
 
-    /// Nanoseconds spent moving frames, and times gone to sleep, since the start.
-    pub fn usage(&self) -> (u64, u64) {
-        (self.shared.busy_ns.load(Ordering::Relaxed), self.shared.sleeps.load(Ordering::Relaxed))
+    /// What the thread did since the start.
+    pub fn usage(&self) -> Usage {
+        let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let Shared { busy_ns, sleeps, frames, .. } = &*self.shared;
+        Usage { busy_ns: of(busy_ns), sleeps: of(sleeps), frames: of(frames) }
     }
 
     /// Ends the thread; its ports close with it.
@@ -224,7 +325,7 @@ impl<P: FramePool + 'static> WorkerThread<P> {
     }
 
     fn wake(&self) {
-        if let Err(error) = self.waker.wake() {
+        if let Err(error) = self.bells[self.me].waker.wake() {
             tracing::warn!("cannot wake the worker's thread: {error}");
         }
     }
@@ -245,6 +346,8 @@ struct Body<M: Machine> {
     outbox: Sender<(PortId, Option<BoxPort<M::Pool>>)>,
     mailbox: MailboxHandle,
     control: Arc<Waker>,
+    bells: Arc<[Bell]>,
+    me: usize,
     shared: Arc<Shared>,
 }
 
@@ -252,18 +355,21 @@ impl<M: Machine> Body<M> {
     fn run(mut self) {
         let mut ready = Events::with_capacity(64);
         let mut active = clock::now();
-        let mut busy_ns = 0;
-        let mut sleeps = 0;
+        let (mut busy_ns, mut sleeps, mut frames) = (0, 0, 0);
         loop {
-            let before = clock::now();
-            let progress = self.machine.poll(before);
-            if self.mailbox.has_events() && !self.shared.told.swap(true, Ordering::SeqCst) {
-                self.wake_control();
-            }
+            // Before commands are taken, which may be about the port that an order brings.
             if !self.inbox.is_empty() && !self.take_orders() {
                 return;
             }
+            let before = clock::now();
+            let progress = self.machine.poll(before);
+            self.wake_others(progress.wake);
+            if self.mailbox.has_events() && !self.shared.told.swap(true, Ordering::SeqCst) {
+                self.wake_control();
+            }
             if progress.frames > 0 {
+                frames += progress.frames as u64;
+                self.shared.frames.store(frames, Ordering::Relaxed);
                 active = clock::now();
                 busy_ns += nanos(active.since(before));
                 self.shared.busy_ns.store(busy_ns, Ordering::Relaxed);
@@ -281,6 +387,11 @@ impl<M: Machine> Body<M> {
                 }
                 continue;
             }
+            self.bells[self.me].go_to_sleep();
+            if self.machine.is_waiting() {
+                self.bells[self.me].awake();
+                continue;
+            }
             sleeps += 1;
             self.shared.sleeps.store(sleeps, Ordering::Relaxed);
             let mut timeout = progress.deadline.map(|deadline| deadline.since(clock::now()));
@@ -294,6 +405,7 @@ impl<M: Machine> Body<M> {
                 }
                 _ => {}
             }
+            self.bells[self.me].awake();
             // A frame is here: its answer may be near. A deadline or a command alone is no traffic.
             if ready.iter().any(|event| event.token() != WAKER) {
                 active = clock::now();
@@ -305,7 +417,7 @@ impl<M: Machine> Body<M> {
     fn take_orders(&mut self) -> bool {
         while let Ok(order) = self.inbox.try_recv() {
             match order {
-                Order::Attach(id, port, fds, pending) => {
+                Order::Attach(id, Part { port, fds, pending, share }) => {
                     drop(self.close(id));
                     for fd in &fds {
                         let mut source = SourceFd(fd);
@@ -318,7 +430,11 @@ impl<M: Machine> Body<M> {
                         }
                     }
                     self.fds.insert(id, (fds, pending));
-                    self.machine.attach(id, port);
+                    self.machine.attach(id, port, share);
+                }
+                Order::AttachAt(id, owner, caps) => {
+                    drop(self.close(id));
+                    self.machine.attach_at(id, owner, caps);
                 }
                 Order::Detach(id) => {
                     let port = self.close(id);
@@ -337,6 +453,14 @@ impl<M: Machine> Body<M> {
             let _ = self.poll.registry().deregister(&mut SourceFd(&fd));
         }
         self.machine.detach(id)
+    }
+
+    /// Rings for those workers whose bit is set.
+    fn wake_others(&self, mut wake: u64) {
+        while wake != 0 {
+            self.bells[wake.trailing_zeros() as usize].ring();
+            wake &= wake - 1;
+        }
     }
 
     fn wake_control(&self) {
@@ -405,11 +529,15 @@ mod tests {
                 self.pool.free(frame);
             }
             self.frames.fetch_add(frames as u64, Ordering::SeqCst);
-            Progress { frames, inputs, deadline: self.deadline }
+            Progress { frames, inputs, deadline: self.deadline, wake: 0 }
         }
-        fn attach(&mut self, id: PortId, port: BoxPort<HeapPool>) {
+        fn attach(&mut self, id: PortId, port: BoxPort<HeapPool>, _share: Share) {
             assert!(self.port.is_none());
             self.port = Some((id, port));
+        }
+        fn attach_at(&mut self, _: PortId, _: usize, _: PortCaps) {}
+        fn is_waiting(&self) -> bool {
+            false
         }
         fn detach(&mut self, id: PortId) -> Option<BoxPort<HeapPool>> {
             self.port.take_if(|(known, _)| *known == id).map(|(_, port)| port)
@@ -437,7 +565,7 @@ mod tests {
             inputs: inputs.clone(),
             deadline: None,
         };
-        let thread = WorkerThread::start(machine, handle, control, cpus).unwrap();
+        let thread = start(vec![(machine, handle)], &control, cpus).unwrap().pop().unwrap();
         World { poll, thread, frames, inputs }
     }
 
@@ -469,14 +597,20 @@ mod tests {
         let mut world = world(&[0]);
         let (read, write) = pipe();
         let fd = read.as_raw_fd();
-        world.thread.attach(PortId(3), Box::new(PipePort(read)), vec![fd], Box::new(|| false));
-        until(|| world.thread.usage().1 > 0);
+        let part = Part {
+            port: Box::new(PipePort(read)),
+            fds: vec![fd],
+            pending: Box::new(|| false),
+            share: Share::WHOLE,
+        };
+        world.thread.attach(PortId(3), part);
+        until(|| world.thread.usage().sleeps > 0);
         for n in 1..=3 {
             // Read before the frame that wakes it: how soon after it the thread sleeps again is its affair.
-            let slept = world.thread.usage().1;
+            let slept = world.thread.usage().sleeps;
             rustix::io::write(&write, &[1, 2]).unwrap();
             until(|| world.frames.load(Ordering::SeqCst) == 2 * n);
-            until(|| world.thread.usage().1 > slept);
+            until(|| world.thread.usage().sleeps > slept);
         }
         world.thread.detach(PortId(3));
         assert!(rustix::io::write(&write, &[1]).is_err(), "the port's end of the pipe is closed");
@@ -505,10 +639,11 @@ mod tests {
     #[test]
     fn idle_means_asleep() {
         let world = world(&[]);
-        until(|| world.thread.usage().1 > 0);
-        let (_, before) = world.thread.usage();
+        until(|| world.thread.usage().sleeps > 0);
+        let before = world.thread.usage();
         std::thread::sleep(Duration::from_millis(50));
-        assert_eq!(world.thread.usage(), (0, before));
+        assert_eq!(world.thread.usage(), before);
+        assert_eq!(before.busy_ns, 0);
     }
 
     /// A core that is not there is refused with its number.
@@ -525,6 +660,6 @@ mod tests {
             inputs: Arc::default(),
             deadline: None,
         };
-        assert!(WorkerThread::start(machine, handle, control, &[1_000_000]).is_err());
+        assert!(start(vec![(machine, handle)], &control, &[1_000_000]).is_err());
     }
 }

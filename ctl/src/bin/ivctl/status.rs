@@ -50,7 +50,13 @@ pub fn render(s: &Status, paint: Paint) -> String {
         (None, _) => text.push_str("no uplink: a switch without tunnels\n"),
     }
     for (i, w) in s.workers.iter().enumerate() {
-        let _ = writeln!(text, "worker {i}: {:.1} % busy", w.busy * 100.0);
+        let _ = writeln!(
+            text,
+            "worker {i}: {:.1} % busy, {} frames received, slept {} times",
+            w.busy * 100.0,
+            w.frames,
+            w.sleeps
+        );
     }
     section(&mut text, paint, port::table, &s.ports);
     section(&mut text, paint, network::table, &s.networks);

@@ -16,6 +16,7 @@ use anyhow::Context;
 use ctl::agent::Agent;
 use ctl::io::{ClientId, Input, KernelDrops, OpenPort, Output, SteerPlan, WorkerStats};
 use engine::command::PortId;
+use engine::handoff::Share;
 use engine::time::Instant;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
@@ -25,9 +26,9 @@ use signal_hook_mio::v1_0::Signals;
 
 use crate::clock;
 use crate::links::Links;
-use crate::ports::afxdp::{self, AfxdpControl};
+use crate::ports::afxdp::{self, AfxdpControl, AfxdpPort};
 use crate::ports::umem::{UmemHandle, UmemPool};
-use crate::thread::{Machine, WorkerThread};
+use crate::thread::{self, Machine, Part, Usage, WorkerThread};
 use hold::PortHold;
 use socket::ControlSocket;
 
@@ -35,7 +36,7 @@ const LINKS: Token = Token(0);
 const SIGNALS: Token = Token(1);
 const WORKER: Token = Token(2);
 
-/// How often the load of the worker is measured, and ports are looked after.
+/// How often the load of the workers is measured, and ports are looked after.
 const TICK: Duration = Duration::from_secs(1);
 
 /// How soon inputs that did not fit a worker's mailbox are tried again.
@@ -48,17 +49,15 @@ const OURSELVES: ClientId = ClientId(0);
 pub struct Setup<M> {
     /// The agent, with its configuration.
     pub agent: Agent,
-    /// The worker, ready to run.
-    pub machine: M,
-    /// The agent's end of the worker's mailbox.
-    pub mailbox: engine::mailbox::MailboxHandle,
-    /// The worker's frame memory.
+    /// The workers, ready to run, each with the agent's end of its mailbox.
+    pub machines: Vec<(M, engine::mailbox::MailboxHandle)>,
+    /// Their frame memory.
     pub umem: UmemHandle,
     /// Where to listen.
     pub socket: PathBuf,
     /// Where edits are written to.
     pub config: PathBuf,
-    /// Cores for the worker; empty: any.
+    /// Cores for the workers; empty: any.
     pub cpus: Vec<usize>,
 }
 
@@ -82,19 +81,19 @@ pub struct Control {
     inbox: VecDeque<Input>,
     umem: UmemHandle,
     ports: BTreeMap<PortId, OpenedPort>,
-    worker: WorkerThread<UmemPool>,
+    workers: Vec<WorkerThread<UmemPool>>,
     plan: SteerPlan,
     hold: Option<PortHold>,
     config: PathBuf,
     tick: Instant,
-    /// Nanoseconds the worker was busy, at the last tick.
-    busy_before: u64,
-    stats: WorkerStats,
+    /// What the workers had done at the last tick.
+    usage: Vec<Usage>,
+    stats: Vec<WorkerStats>,
     watchdog: Option<(Duration, Instant)>,
 }
 
 impl Control {
-    /// Opens everything and starts the worker.
+    /// Opens everything and starts the workers.
     ///
     /// # Errors
     /// What could not be opened, and what to do about it.
@@ -112,8 +111,8 @@ impl Control {
         registry
             .register(&mut SourceFd(&links.as_raw_fd()), LINKS, Interest::READABLE)
             .context("rtnetlink")?;
-        let worker = WorkerThread::start(setup.machine, setup.mailbox, waker, &setup.cpus)
-            .context("the worker's thread; correct --cpu")?;
+        let workers = thread::start(setup.machines, &waker, &setup.cpus)
+            .context("the workers' threads; correct [workers] cpus, or --cpu")?;
         let now = clock::now();
         let watchdog = sd_notify::watchdog_enabled().map(|limit| (limit / 2, now));
         Ok(Self {
@@ -126,13 +125,13 @@ impl Control {
             inbox: first.into(),
             umem: setup.umem,
             ports: BTreeMap::new(),
-            worker,
+            usage: vec![Usage::default(); workers.len()],
+            workers,
             plan: SteerPlan::default(),
             hold: None,
             config: setup.config,
             tick: now + TICK,
-            busy_before: 0,
-            stats: WorkerStats::default(),
+            stats: Vec::new(),
             watchdog,
         })
     }
@@ -180,7 +179,11 @@ impl Control {
                         }
                     }
                 }
-                WORKER => out.extend(self.worker.events().map(|event| Input::Event(0, event))),
+                WORKER => {
+                    for (n, worker) in self.workers.iter().enumerate() {
+                        out.extend(worker.events().map(|event| Input::Event(n, event)));
+                    }
+                }
                 _ if ControlSocket::owns(event) => self.socket.ready(event, self.poll.registry(), &mut out),
                 _ => {}
             }
@@ -219,7 +222,7 @@ impl Control {
         let due = [Some(self.tick), self.agent.next_deadline(), self.watchdog.map(|(_, due)| due)];
         let due = due.into_iter().flatten().min().expect("there is always the tick");
         let patience = due.since(now);
-        if self.worker.flush() { patience } else { patience.min(BACKLOG_RETRY) }
+        if self.flush() { patience } else { patience.min(BACKLOG_RETRY) }
     }
 
     /// Tells the agent everything, and carries out what it wants, until both have nothing more to say.
@@ -229,7 +232,12 @@ impl Control {
             self.agent.handle(clock::now(), input);
             self.outputs();
         }
-        self.worker.flush();
+        self.flush();
+    }
+
+    /// Sends the workers what is kept for them, as far as it fits. False when some is left.
+    fn flush(&mut self) -> bool {
+        self.workers.iter_mut().fold(true, |done, worker| worker.flush() && done)
     }
 
     fn outputs(&mut self) {
@@ -241,7 +249,12 @@ impl Control {
     fn carry_out(&mut self, output: Output) {
         let mut out = Vec::new();
         match output {
-            Output::Worker(input) => self.worker.send(input),
+            Output::Worker(input) => {
+                // The same to each, in the same order: that is what their news to each other relies on.
+                for worker in &mut self.workers {
+                    worker.send(input.clone());
+                }
+            }
             Output::CreateDoor(id, spec) => {
                 if let Err(error) = self.links.create_door(&spec) {
                     out.push(Input::DoorFailed(id, error.to_string()));
@@ -276,13 +289,18 @@ impl Control {
 
     fn open(&mut self, id: PortId, spec: OpenPort) -> Input {
         self.close_port(id);
-        let opened = match afxdp::open(&spec, &self.umem, id) {
+        let opened = match afxdp::open_parts(&spec, &self.umem, id, self.workers.len()) {
             Ok(opened) => opened,
             Err(error) => return Input::PortFailed(id, error.to_string()),
         };
-        let fds = opened.port.fds().collect();
-        let pending = opened.port.tx_pending();
-        self.worker.attach(id, Box::new(opened.port), fds, Box::new(pending));
+        let queues = opened.facts.queues;
+        let part = |port: AfxdpPort| Part {
+            fds: port.fds().collect(),
+            pending: Box::new(port.tx_pending()),
+            share: Share { queues: port.queue_count(), of: queues },
+            port: Box::new(port),
+        };
+        self.attach(id, opened.parts.into_iter().map(|(worker, port)| (worker, part(port))).collect());
         let shared = spec.shared;
         self.ports.insert(id, OpenedPort { control: opened.control, drops: KernelDrops::default(), spec });
         if shared && let Err(why) = self.apply_plan() {
@@ -292,12 +310,25 @@ impl Control {
         Input::PortOpened(id, opened.facts)
     }
 
+    /// Gives the workers their parts of a port. Those that have none send through one that has.
+    fn attach(&self, id: PortId, parts: Vec<(usize, Part<UmemPool>)>) {
+        let Some((_, first)) = parts.first() else { return };
+        let caps = first.port.caps();
+        let owners: Vec<usize> = parts.iter().map(|(worker, _)| *worker).collect();
+        for (worker, part) in parts {
+            self.workers[worker].attach(id, part);
+        }
+        for (n, worker) in self.workers.iter().enumerate().filter(|(n, _)| !owners.contains(n)) {
+            worker.attach_at(id, owners[n % owners.len()], caps);
+        }
+    }
+
     fn close_port(&mut self, id: PortId) {
         if let Some(port) = self.ports.remove(&id) {
             // The program first: from here on the kernel has the traffic, and nothing arrives any more.
             drop(port.control);
             // Then the sockets; what was lent to them is back when this returns.
-            self.worker.detach(id);
+            self.workers.iter().for_each(|worker| worker.detach(id));
         }
     }
 
@@ -355,13 +386,16 @@ impl Control {
     }
 
     fn measure(&mut self) {
-        let (busy, sleeps) = self.worker.usage();
-        let share = (busy - self.busy_before) as f64 / TICK.as_nanos() as f64;
-        self.busy_before = busy;
-        let stats = WorkerStats { busy: share.min(1.0), sleeps };
+        let mut stats = Vec::new();
+        for (worker, before) in self.workers.iter().zip(&mut self.usage) {
+            let now = worker.usage();
+            let share = (now.busy_ns - before.busy_ns) as f64 / TICK.as_nanos() as f64;
+            stats.push(WorkerStats { busy: share.min(1.0), sleeps: now.sleeps, frames: now.frames });
+            *before = now;
+        }
         if stats != self.stats {
-            self.stats = stats.clone();
-            self.inbox.push_back(Input::WorkerStats(vec![stats]));
+            self.stats.clone_from(&stats);
+            self.inbox.push_back(Input::WorkerStats(stats));
         }
         for (&id, port) in &mut self.ports {
             let Some(stats) = port.control.stats() else { continue };
@@ -395,7 +429,7 @@ impl Control {
         for id in self.ports.keys().copied().collect::<Vec<_>>() {
             self.close_port(id);
         }
-        self.worker.stop();
+        self.workers.iter_mut().for_each(WorkerThread::stop);
         self.socket.remove();
     }
 }

@@ -134,12 +134,18 @@ pub fn delete(requester: &mut Requester, name: &str) -> Result<(), DoorError> {
 /// A new pair, down, ours marked as unfinished.
 fn make(requester: &mut Requester, spec: &DoorSpec) -> Result<(), DoorError> {
     let mut peer = LinkMessage::default();
+    // The kernel spreads flows over their queues, each of which is another worker's with us. Native XDP needs at
+    // least as many receive queues here as there are transmit queues there.
+    let queues = [LinkAttribute::NumTxQueues(spec.queues), LinkAttribute::NumRxQueues(spec.queues)];
     peer.attributes = vec![LinkAttribute::IfName(spec.peer.clone()), LinkAttribute::Mtu(spec.mtu.into())];
+    peer.attributes.extend(queues.clone());
     let mut message = LinkMessage::default();
     message.attributes = vec![
         LinkAttribute::IfName(spec.name.clone()),
         LinkAttribute::Mtu(spec.mtu.into()),
         LinkAttribute::Address(spec.mac.0.to_vec()),
+        queues[0].clone(),
+        queues[1].clone(),
         LinkAttribute::LinkInfo(vec![
             LinkInfo::Kind(InfoKind::Veth),
             LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),

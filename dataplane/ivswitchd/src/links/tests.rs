@@ -61,6 +61,7 @@ fn spec() -> DoorSpec {
         peer: "eth1p".into(),
         mac: MacAddr([2, 0x69, 0x76, 1, 2, 3]),
         mtu: 1450,
+        queues: 2,
         addresses: vec![prefix("10.2.0.12/16")],
     }
 }

@@ -1,4 +1,4 @@
-//! Frame memory: one mapping for all ports of a worker, cut into slots.
+//! Frame memory: one mapping for all ports of all workers, cut into slots.
 //!
 //! The mapping is a memfd. Its first part is cut into small slots, which are AF_XDP chunks; *every*
 //! AF_XDP socket registers that same part as a UMEM of its own (`XDP_UMEM_REG`, not
@@ -13,6 +13,9 @@
 //! - in a [`Frame`];
 //! - lent to a port: in its fill ring, its transmit ring, or somewhere inside the kernel between them.
 //!
+//! Workers have a pool each on the one mapping: a cache of their own, the stock in common. So a frame that one
+//! hands to another is not copied; its slot changes hands with it.
+//!
 //! Only the last is written down, one tag per slot, because only then does nobody in this process
 //! hold it: when a port closes, whatever bears its tag comes back to the stock.
 
@@ -22,7 +25,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crossbeam::queue::ArrayQueue;
-use engine::frame::{Frame, FramePool, Offload, PoolUsage, SlotSize};
+use engine::frame::{Frame, FramePool, Offload, Parcel, PoolUsage, SlotSize};
 use engine::limits::{HEADROOM, SLOT_LARGE_LEN, SLOT_SMALL_LEN};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, munmap};
@@ -67,6 +70,8 @@ struct Umem {
     large_count: u32,
     /// Small slots that nobody holds, except those in the pool's cache.
     stock: ArrayQueue<u32>,
+    /// Large slots that nobody holds.
+    stock_large: ArrayQueue<u32>,
     /// By small slot: the tag of the port that has it, or [`NOT_LENT`]. Written only by the slot's
     /// present holder, so plain relaxed stores do.
     lent: Box<[AtomicU16]>,
@@ -75,7 +80,9 @@ struct Umem {
 }
 
 // SAFETY: `base` points to a mapping that lives as long as `Umem`. The bytes behind it are reached
-// only through `UmemPool`, which hands out a slot's bytes only for the `Frame` that holds the slot;
+// only through a `UmemPool`, which hands out a slot's bytes only for the `Frame` that holds the slot. Only pools
+// and ports make frames, of slots that they took from the stock or got back from the kernel, so no slot is in two
+// frames, whichever pool they are in;
 // everything else in here is `Sync` by itself.
 unsafe impl Send for Umem {}
 // SAFETY: as above.
@@ -96,7 +103,7 @@ impl Drop for Umem {
     }
 }
 
-/// A worker's frame memory, as seen by those who open and close ports. Cheap to clone.
+/// The frame memory, as seen by those who open and close ports. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct UmemHandle(Arc<Umem>);
 
@@ -198,12 +205,11 @@ impl Drop for Lease {
     }
 }
 
-/// A worker's frame pool. The only one that reads and writes its mapping.
+/// A worker's frame pool.
 #[derive(Debug)]
 pub struct UmemPool {
     umem: UmemHandle,
     cache: Vec<u32>,
-    free_large: Vec<u32>,
 }
 
 impl UmemPool {
@@ -237,20 +243,27 @@ impl UmemPool {
         for slot in 0..small {
             stock.push(slot).expect("the stock has room for every slot");
         }
+        let stock_large = ArrayQueue::new(large.max(1) as usize);
+        for slot in small..small + large {
+            stock_large.push(slot).expect("the stock has room for every slot");
+        }
         let umem = Umem {
             base: NonNull::new(base.cast()).expect("mmap does not return null"),
             len,
             small_count: small,
             large_count: large,
             stock,
+            stock_large,
             lent: (0..small).map(|_| AtomicU16::new(NOT_LENT)).collect(),
             tags: Mutex::new((1..u16::MAX).rev().filter_map(NonZeroU16::new).collect()),
         };
-        Ok(Self {
-            umem: UmemHandle(Arc::new(umem)),
-            cache: Vec::with_capacity(CACHE_LEN + 1),
-            free_large: (small..small + large).rev().collect(),
-        })
+        Ok(Self { umem: UmemHandle(Arc::new(umem)), cache: Vec::with_capacity(CACHE_LEN + 1) })
+    }
+
+    /// Another worker's pool on the same memory.
+    #[must_use]
+    pub fn sibling(&self) -> Self {
+        Self { umem: self.handle(), cache: Vec::with_capacity(CACHE_LEN + 1) }
     }
 
     /// What ports are opened with; may be sent to another thread.
@@ -335,7 +348,7 @@ impl FramePool for UmemPool {
     fn alloc(&mut self, size: SlotSize) -> Option<Frame> {
         let slot = match size {
             SlotSize::Small => self.take_slot()?,
-            SlotSize::Large => self.free_large.pop()?,
+            SlotSize::Large => self.umem.0.stock_large.pop()?,
         };
         Some(Frame { slot, head: HEADROOM as u16, len: 0, offload: Offload::NONE })
     }
@@ -344,7 +357,8 @@ impl FramePool for UmemPool {
         if frame.slot < self.umem.0.small_count {
             self.put_slot(frame.slot);
         } else {
-            self.free_large.push(frame.slot);
+            let full = self.umem.0.stock_large.push(frame.slot).is_err();
+            assert!(!full, "frame memory: slot {} came back twice", frame.slot);
         }
     }
 
@@ -352,14 +366,14 @@ impl FramePool for UmemPool {
     fn bytes(&self, frame: &Frame) -> &[u8] {
         let (start, len) = self.span(frame);
         // SAFETY: `span` checked that the range lies in one slot of the mapping. The frame holds that
-        // slot: it is not lent to the kernel, and writing goes through `&mut self`.
+        // slot: it is not lent to the kernel, and no other frame has it. Writing takes `&mut Frame`.
         unsafe { std::slice::from_raw_parts(self.umem.0.base.as_ptr().add(start), len) }
     }
 
     #[inline]
     fn bytes_mut(&mut self, frame: &mut Frame) -> &mut [u8] {
         let (start, len) = self.span(frame);
-        // SAFETY: as in `bytes`; `&mut self` makes this the only slice into the mapping.
+        // SAFETY: as in `bytes`; `&mut` on the frame makes this the only slice into its slot.
         unsafe { std::slice::from_raw_parts_mut(self.umem.0.base.as_ptr().add(start), len) }
     }
 
@@ -381,9 +395,14 @@ impl FramePool for UmemPool {
         self.place(frame).1
     }
 
+    fn pack(&mut self, frame: Frame) -> Parcel {
+        Parcel::Slot(frame)
+    }
+
+    /// As of this pool: what siblings keep in their caches counts as used.
     fn usage(&self) -> PoolUsage {
         let total = self.umem.0.small_count as usize + self.umem.0.large_count as usize;
-        let free = self.cache.len() + self.umem.0.stock.len() + self.free_large.len();
+        let free = self.cache.len() + self.umem.0.stock.len() + self.umem.0.stock_large.len();
         PoolUsage { used: total.saturating_sub(free), total }
     }
 }
@@ -475,6 +494,29 @@ mod tests {
         assert_eq!(pool.usage().used, 10);
         drop(other);
         assert_eq!(pool.usage().used, 0);
+    }
+
+    /// What one worker's pool packs another's unpacks: the same bytes in the same slot, and it comes back there.
+    #[test]
+    fn a_slot_changes_hands_with_its_frame() {
+        let mut ours = UmemPool::new(2048, 1).unwrap();
+        let mut theirs = ours.sibling();
+        for len in [60, 65_000] {
+            let frame = ours.alloc_from(&vec![7; len]).unwrap();
+            let (slot, at) = (frame.slot, ours.bytes(&frame).as_ptr());
+            let parcel = ours.pack(frame);
+            let frame = theirs.unpack(parcel).unwrap();
+            assert_eq!((frame.slot, theirs.bytes(&frame).as_ptr()), (slot, at));
+            assert_eq!(theirs.bytes(&frame), vec![7; len]);
+            theirs.free(frame);
+        }
+        // One always receives, the other always sends: the slots find their way back through the stock.
+        for _ in 0..20_000 {
+            let frame = ours.alloc_from(&[1; 60]).expect("what the other frees is for both");
+            let parcel = ours.pack(frame);
+            let frame = theirs.unpack(parcel).unwrap();
+            theirs.free(frame);
+        }
     }
 
     #[test]

@@ -28,6 +28,7 @@ use afxdp::socket::{Socket, SocketNewError, SocketOptions, SocketRx, SocketTx};
 use afxdp::umem::{Umem, UmemCompletionQueue, UmemFillQueue, UmemNewError};
 use arraydeque::{ArrayDeque, Wrapping};
 use engine::frame::{Batch, Frame, FramePool};
+use engine::handoff::Spread;
 use engine::limits::{BATCH_LEN, SLOT_SMALL_LEN};
 use engine::port::{Port, PortCaps};
 use engine::time::Instant;
@@ -36,7 +37,7 @@ use super::program::Program;
 use super::socket::{RING_LEN, kick_tx, raise_limits};
 use super::sockets::Sockets;
 use super::{Failure, Opening, PortError};
-use crate::ports::umem::{Lease, UmemPool};
+use crate::ports::umem::{Lease, UmemHandle, UmemPool};
 
 /// Buffers of one queue: a full fill ring and a full transmit ring.
 const BUFFERS: usize = 2 * RING_LEN as usize;
@@ -122,7 +123,7 @@ fn positive(cause: &io::Error) -> io::Error {
     io::Error::from_raw_os_error(cause.raw_os_error().map_or(libc::EIO, i32::abs))
 }
 
-/// An AF_XDP port: all queues of one interface.
+/// An AF_XDP port: one worker's queues of one interface.
 pub struct AfxdpPort {
     queues: Vec<CrateQueue>,
     sockets: Arc<Sockets>,
@@ -137,13 +138,13 @@ impl std::fmt::Debug for AfxdpPort {
 }
 
 impl AfxdpPort {
-    /// Attaches the program and opens all queues.
+    /// Attaches the program and opens all queues, each worker's for itself.
     pub(super) fn open(
         opening: &Opening<'_>,
-        count: u32,
-        lease: Lease,
+        umem: &UmemHandle,
+        spread: Spread,
         mut program: Program,
-    ) -> Result<(Self, Program), Failure> {
+    ) -> Result<(Vec<(usize, Self)>, Program), Failure> {
         let interface = &opening.spec.interface;
         if opening.multi_buffer() {
             return Err(Failure::Final(PortError::NoMode {
@@ -155,10 +156,27 @@ impl AfxdpPort {
             }));
         }
         opening.attach(&mut program)?;
+        let mut parts = Vec::new();
+        for worker in 0..spread.workers {
+            let mut indexes = spread.queues_of(worker).peekable();
+            if indexes.peek().is_some() {
+                let lease = umem.lease().ok_or_else(|| opening.no_slots(spread.queues))?;
+                parts.push((worker, Self::open_part(opening, indexes, lease)?));
+            }
+        }
+        Ok((parts, program))
+    }
+
+    fn open_part(
+        opening: &Opening<'_>,
+        indexes: impl Iterator<Item = u32>,
+        lease: Lease,
+    ) -> Result<Self, Failure> {
+        let interface = &opening.spec.interface;
         let mut sockets = Sockets::new(lease, opening.interface.index);
         let mut queues = Vec::new();
         let zero_copy = opening.mode.zero_copy;
-        for index in 0..count {
+        for index in indexes {
             let queue = opening.patiently(index, || CrateQueue::open(interface, index, zero_copy))?;
             let fd = queue.fd().expect("the crate's Debug output shows the descriptor");
             // SAFETY: the socket is open: `queue` owns it.
@@ -166,10 +184,11 @@ impl AfxdpPort {
             let fd = borrowed.try_clone_to_owned().map_err(|cause| opening.bind_failure(index, &cause))?;
             raise_limits(&fd);
             sockets.fds.push(fd);
+            sockets.indexes.push(index);
             queues.push(queue);
             sockets.zero_copy = zero_copy;
         }
-        Ok((Self { queues, sockets: Arc::new(sockets), turn: 0, down_until: None }, program))
+        Ok(Self { queues, sockets: Arc::new(sockets), turn: 0, down_until: None })
     }
 
     pub(super) fn sockets(&self) -> &Arc<Sockets> {

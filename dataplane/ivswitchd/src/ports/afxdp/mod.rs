@@ -1,7 +1,7 @@
 //! A network interface through AF_XDP.
 //!
-//! [`open`] is called by the control thread. What it returns comes apart: the [`AfxdpPort`] (sockets
-//! and rings) goes to the worker, the [`AfxdpControl`] (the XDP program, its maps and its link) stays.
+//! [`open_parts`] is called by the control thread. What it returns comes apart: each [`AfxdpPort`] (sockets
+//! and rings) goes to its worker, the [`AfxdpControl`] (the XDP program, its maps and its link) stays.
 //! They close in any order; closing waits for the kernel, so drop neither on the worker's path.
 //!
 //! `ring` is the arithmetic of rings, `socket` the system calls, `program` the XDP side, `steer` a plan
@@ -33,6 +33,7 @@ use aya::EbpfError;
 use aya::maps::MapError;
 use ctl::io::{OpenPort, PortFacts, SteerPlan, XdpMode};
 use engine::command::PortId;
+use engine::handoff::Spread;
 use engine::limits::{HEADROOM, SLOT_SMALL_LEN};
 use engine::wire::mac::MacAddr;
 
@@ -147,11 +148,23 @@ pub enum PortError {
     },
 }
 
-/// A port, opened: its parts for the worker, for the control thread, and for people.
+/// A port, opened for one worker.
 #[derive(Debug)]
+#[allow(dead_code, reason = "the daemon opens for several; tests and examples are one")]
 pub struct Opened {
     /// For the worker.
     pub port: AfxdpPort,
+    /// See [`OpenedParts`].
+    pub control: AfxdpControl,
+    /// For `ivctl status`.
+    pub facts: PortFacts,
+}
+
+/// A port, opened: its parts for the workers, for the control thread, and for people.
+#[derive(Debug)]
+pub struct OpenedParts {
+    /// For the workers that have queues of it, by their number.
+    pub parts: Vec<(usize, AfxdpPort)>,
     /// For the control thread: keeps the XDP program attached as long as it lives.
     pub control: AfxdpControl,
     /// For `ivctl status`.
@@ -188,7 +201,8 @@ pub struct AfxdpControl {
     interface: String,
     shared: bool,
     program: Program,
-    sockets: Weak<Sockets>,
+    /// Of each worker that has a part.
+    sockets: Vec<Weak<Sockets>>,
 }
 
 /// One way to open an interface.
@@ -231,13 +245,30 @@ enum Failure {
     Final(PortError),
 }
 
-/// Opens the interface in the best mode that works. Blocks for some milliseconds.
+/// As [`open_parts`] with all queues for one worker.
+///
+/// # Errors
+/// See there.
+#[allow(dead_code, reason = "the daemon opens for several; tests and examples are one")]
+pub fn open(spec: &OpenPort, umem: &UmemHandle, owner: PortId) -> Result<Opened, PortError> {
+    let OpenedParts { mut parts, control, facts } = open_parts(spec, umem, owner, 1)?;
+    let (_, port) = parts.pop().expect("the one worker has all queues");
+    Ok(Opened { port, control, facts })
+}
+
+/// Opens the interface in the best mode that works, its queues spread over `workers`. Blocks for some
+/// milliseconds.
 ///
 /// The fill rings are full before the program is attached, so not a frame is lost to opening.
 ///
 /// # Errors
 /// When no mode that `spec` allows works; the text names object, cause and remedy.
-pub fn open(spec: &OpenPort, umem: &UmemHandle, owner: PortId) -> Result<Opened, PortError> {
+pub fn open_parts(
+    spec: &OpenPort,
+    umem: &UmemHandle,
+    owner: PortId,
+    workers: usize,
+) -> Result<OpenedParts, PortError> {
     let missing = |_| PortError::NoInterface { interface: spec.interface.clone() };
     let interface = InterfaceFacts::of(&spec.interface).map_err(missing)?;
     if interface.index != spec.index {
@@ -245,12 +276,12 @@ pub fn open(spec: &OpenPort, umem: &UmemHandle, owner: PortId) -> Result<Opened,
     }
     let mut reasons = Vec::new();
     for mode in Mode::allowed(spec.xdp) {
-        match (Opening { spec, interface: &interface, mode: *mode }).run(umem) {
-            Ok((port, control)) => {
+        match (Opening { spec, interface: &interface, mode: *mode }).run(umem, owner, workers) {
+            Ok((parts, control)) => {
                 let facts = PortFacts {
                     mode: mode.name().to_owned(),
                     reason: reasons.join("; "),
-                    queues: port.queue_count(),
+                    queues: parts.iter().map(|(_, port)| port.queue_count()).sum(),
                 };
                 tracing::info!(
                     port = owner.0,
@@ -260,7 +291,7 @@ pub fn open(spec: &OpenPort, umem: &UmemHandle, owner: PortId) -> Result<Opened,
                     facts.queues,
                     facts.reason
                 );
-                return Ok(Opened { port, control, facts });
+                return Ok(OpenedParts { parts, control, facts });
             }
             Err(Failure::Mode(reason)) => reasons.push(format!("{}: {reason}", mode.name())),
             Err(Failure::Final(error)) => return Err(error),
@@ -278,18 +309,23 @@ struct Opening<'a> {
 
 #[cfg_attr(feature = "xsk-afxdp", allow(dead_code, reason = "the crate reports errors in fewer words"))]
 impl Opening<'_> {
-    fn run(&self, umem: &UmemHandle) -> Result<(AfxdpPort, AfxdpControl), Failure> {
+    fn run(
+        &self,
+        umem: &UmemHandle,
+        port: PortId,
+        workers: usize,
+    ) -> Result<(Vec<(usize, AfxdpPort)>, AfxdpControl), Failure> {
         let count = self.interface.rx_queues.min(QUEUES_MAX);
         let program = Program::load(self.spec.shared, count).map_err(|e| self.load_failure(&e))?;
-        let lease = umem.lease().ok_or_else(|| self.no_slots(count))?;
-        let (port, program) = AfxdpPort::open(self, count, lease, program)?;
+        let spread = Spread { port, queues: count, workers };
+        let (parts, program) = AfxdpPort::open(self, umem, spread, program)?;
         let control = AfxdpControl {
             interface: self.spec.interface.clone(),
             shared: self.spec.shared,
             program,
-            sockets: Arc::downgrade(port.sockets()),
+            sockets: parts.iter().map(|(_, port)| Arc::downgrade(port.sockets())).collect(),
         };
-        Ok((port, control))
+        Ok((parts, control))
     }
 
     fn attach(&self, program: &mut Program) -> Result<(), Failure> {
@@ -460,10 +496,19 @@ impl AfxdpControl {
             .map_err(|cause| PortError::Steering { interface, cause })
     }
 
-    /// The kernel's counters, all queues; `None` once the worker's part is closed.
+    /// The kernel's counters, all queues; `None` once a worker's part is closed.
     #[must_use]
     pub fn stats(&self) -> Option<XskStats> {
-        self.sockets.upgrade().map(|sockets| sockets.stats())
+        let mut sum = XskStats::default();
+        for sockets in &self.sockets {
+            let XskStats { rx_dropped, rx_ring_full, fill_ring_empty, tx_invalid } =
+                sockets.upgrade()?.stats();
+            sum.rx_dropped += rx_dropped;
+            sum.rx_ring_full += rx_ring_full;
+            sum.fill_ring_empty += fill_ring_empty;
+            sum.tx_invalid += tx_invalid;
+        }
+        Some(sum)
     }
 
     /// What the uplink's XDP program did; `None` for a port that is not shared.
@@ -472,10 +517,10 @@ impl AfxdpControl {
         if self.shared { self.program.counters().ok() } else { None }
     }
 
-    /// True once the worker has noticed that the interface is gone for the kernel.
+    /// True once a worker has noticed that the interface is gone for the kernel.
     #[must_use]
     pub fn is_dead(&self) -> bool {
-        self.sockets.upgrade().is_none_or(|sockets| sockets.is_dead())
+        self.sockets.iter().any(|part| part.upgrade().is_none_or(|sockets| sockets.is_dead()))
     }
 }
 

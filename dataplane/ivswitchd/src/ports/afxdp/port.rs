@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use engine::frame::{Batch, Frame, FramePool, Offload, SlotSize};
+use engine::handoff::Spread;
 use engine::limits::{BATCH_LEN, HEADROOM, SLOT_LARGE_LEN, SLOT_SMALL_LEN};
 use engine::port::{Port, PortCaps};
 use engine::time::Instant;
@@ -15,7 +16,7 @@ use super::program::Program;
 use super::socket::{BindMode, Queue, RING_LEN};
 use super::sockets::Sockets;
 use super::{Failure, Opening};
-use crate::ports::umem::{Lease, UmemPool};
+use crate::ports::umem::{Lease, UmemHandle, UmemPool};
 
 /// The packet goes on in the next descriptor.
 const PKT_CONTD: u32 = libc::XDP_PKT_CONTD;
@@ -163,8 +164,8 @@ fn append(pool: &mut UmemPool, whole: &mut Frame, piece: &Frame) {
     pool.bytes_mut(whole)[before..].copy_from_slice(buffer);
 }
 
-/// An AF_XDP port: all queues of one interface. Received frames come from all of them, frames to send
-/// go through the first.
+/// An AF_XDP port: one worker's queues of one interface. Received frames come from all of them, frames to
+/// send go through the first.
 #[derive(Debug)]
 pub struct AfxdpPort {
     // Dropped in this order: rings, then sockets, then the books (see `Sockets`).
@@ -180,40 +181,59 @@ pub struct AfxdpPort {
 }
 
 impl AfxdpPort {
-    /// Opens all queues and attaches the program, whose fill rings are full by then.
+    /// Opens all queues, each worker's for itself, and attaches the program, whose fill rings are full by then.
+    /// Returns the workers that have a part, with it.
     pub(super) fn open(
         opening: &Opening<'_>,
-        count: u32,
-        lease: Lease,
+        umem: &UmemHandle,
+        spread: Spread,
         mut program: Program,
-    ) -> Result<(Self, Program), Failure> {
+    ) -> Result<(Vec<(usize, Self)>, Program), Failure> {
         // A port may borrow half of what is left, so that there is always something for the next.
-        let share = u32::try_from(lease.umem().stock()).unwrap_or(u32::MAX) / 2 / count;
+        let share = u32::try_from(umem.stock()).unwrap_or(u32::MAX) / 2 / spread.queues;
         let target = share.min(RING_LEN);
         if target < REFILL_STEP {
-            return Err(opening.no_slots(count));
+            return Err(opening.no_slots(spread.queues));
         }
+        let mut parts = Vec::new();
+        for worker in 0..spread.workers {
+            let mut indexes = spread.queues_of(worker).peekable();
+            if indexes.peek().is_some() {
+                let lease = umem.lease().ok_or_else(|| opening.no_slots(spread.queues))?;
+                parts.push((worker, Self::open_part(opening, indexes, target, lease, &mut program)?));
+            }
+        }
+        opening.attach(&mut program)?;
+        Ok((parts, program))
+    }
+
+    fn open_part(
+        opening: &Opening<'_>,
+        indexes: impl Iterator<Item = u32>,
+        target: u32,
+        lease: Lease,
+        program: &mut Program,
+    ) -> Result<Self, Failure> {
         // Declared in this order so that on every way out the rings go before the sockets.
         let mut sockets = Sockets::new(lease, opening.interface.index);
         let mut queues: Vec<QueueState> = Vec::new();
         let (zero_copy, multi_buffer) = (opening.mode.zero_copy, opening.multi_buffer());
-        for index in 0..count {
+        for index in indexes {
             let opened = Queue::new(sockets.lease.umem());
             let (queue, fd) = opened.map_err(|error| opening.socket_failure(error))?;
             program.set_socket(index, fd.as_raw_fd()).map_err(|cause| opening.map_failure(&cause))?;
             sockets.fds.push(fd);
+            sockets.indexes.push(index);
             let mut queue = QueueState::new(queue, target);
             queue.fill_from_stock(&sockets.lease);
-            queues.push(queue);
-            let queue = &queues[index as usize].queue;
             let mode = BindMode { zero_copy, multi_buffer };
+            queues.push(queue);
+            let queue = &queues.last().expect("the one just pushed").queue;
             opening.patiently(index, || queue.bind(opening.interface.index, index, mode))?;
             sockets.zero_copy = zero_copy;
         }
-        opening.attach(&mut program)?;
         let sockets = Arc::new(sockets);
-        let port = Self { queues, sockets, multi_buffer, turn: 0, tx_lent: 0, down_until: None };
-        Ok((port, program))
+        Ok(Self { queues, sockets, multi_buffer, turn: 0, tx_lent: 0, down_until: None })
     }
 
     pub(super) fn sockets(&self) -> &Arc<Sockets> {

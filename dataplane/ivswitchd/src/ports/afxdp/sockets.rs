@@ -12,6 +12,8 @@ use crate::ports::umem::Lease;
 #[derive(Debug)]
 pub struct Sockets {
     pub(super) fds: Vec<OwnedFd>,
+    /// Their queues.
+    pub(super) indexes: Vec<u32>,
     pub(super) lease: Lease,
     pub(super) interface: u32,
     /// The driver was given the memory: see `driver_let_go`.
@@ -26,6 +28,7 @@ impl Sockets {
     pub(super) fn new(lease: Lease, interface: u32) -> Self {
         Self {
             fds: Vec::new(),
+            indexes: Vec::new(),
             lease,
             interface,
             zero_copy: false,
@@ -62,8 +65,8 @@ impl Sockets {
 
     /// Whether the driver has let go of all queues. In copy mode closing a socket is enough; with zero
     /// copy the driver is told later, and until then a queue cannot be bound again.
-    fn driver_let_go(&self, queues: usize) -> bool {
-        (0..queues as u32).all(|index| {
+    fn driver_let_go(&self) -> bool {
+        self.indexes.iter().all(|&index| {
             let free = || match Queue::new(self.lease.umem()) {
                 Ok((queue, _fd)) => {
                     let mode = BindMode { zero_copy: false, multi_buffer: false };
@@ -85,9 +88,8 @@ impl Sockets {
 
 impl Drop for Sockets {
     fn drop(&mut self) {
-        let queues = self.fds.len();
         self.fds.clear();
-        if self.zero_copy && !self.driver_let_go(queues) {
+        if self.zero_copy && !self.driver_let_go() {
             tracing::warn!("interface {}: the driver keeps its buffers; they stay lost", self.interface);
             self.lease.forfeit();
         }
