@@ -237,7 +237,8 @@ impl Control {
 
     /// Sends the workers what is kept for them, as far as it fits. False when some is left.
     fn flush(&mut self) -> bool {
-        self.workers.iter_mut().fold(true, |done, worker| worker.flush() && done)
+        let behind = self.workers.iter_mut().filter_map(|worker| (!worker.flush()).then_some(())).count();
+        behind == 0
     }
 
     fn outputs(&mut self) {
