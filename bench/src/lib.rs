@@ -276,6 +276,8 @@ impl Walk {
                 batch.push(entry.0.take().expect("restored after its last walk"));
             }
             self.now = self.now + Duration::from_micros(5);
+            // Stores of the restoring must not be waited for in the time that is measured.
+            std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
             let start = WallClock::now();
             self.switch.forward(self.now, self.ingress, &mut batch, &mut self.pool);
             spent += start.elapsed();

@@ -73,6 +73,13 @@ impl Offload {
     /// Nothing is unfinished.
     pub const NONE: Self = Self { csum_start: 0, csum_offset: 0, gso_kind: GsoKind::None, gso_size: 0 };
 
+    /// Whether nothing is unfinished.
+    #[inline]
+    #[must_use]
+    pub const fn is_none(&self) -> bool {
+        self.csum_start == 0 && matches!(self.gso_kind, GsoKind::None)
+    }
+
     /// Whether the transport checksum is still partial (holds only the pseudo-header's sum).
     #[must_use]
     pub const fn csum_partial(&self) -> bool {
@@ -174,8 +181,8 @@ pub type Batch = ArrayVec<Frame, BATCH_LEN>;
 /// A pool on the heap, for tests, simulation and benchmarks.
 #[derive(Debug)]
 pub struct HeapPool {
-    small: Vec<u8>,
-    large: Vec<u8>,
+    /// All small slots, then all large ones.
+    memory: Vec<u8>,
     free_small: Vec<u32>,
     free_large: Vec<u32>,
     small_count: u32,
@@ -187,28 +194,33 @@ impl HeapPool {
     #[must_use]
     pub fn new(small: u32, large: u32) -> Self {
         Self {
-            small: vec![0; small as usize * SLOT_SMALL_LEN],
-            large: vec![0; large as usize * SLOT_LARGE_LEN],
+            memory: vec![0; small as usize * SLOT_SMALL_LEN + large as usize * SLOT_LARGE_LEN],
             free_small: (0..small).rev().collect(),
             free_large: (small..small + large).rev().collect(),
             small_count: small,
             total: small as usize + large as usize,
         }
     }
-}
 
-impl HeapPool {
-    /// Where the frame's bytes are in the memory of its kind of slot.
+    /// Where the frame's first byte is.
+    #[inline]
+    fn start(&self, frame: &Frame) -> usize {
+        let slot = if frame.slot < self.small_count {
+            frame.slot as usize * SLOT_SMALL_LEN
+        } else {
+            let smalls = self.small_count as usize;
+            smalls * SLOT_SMALL_LEN + (frame.slot as usize - smalls) * SLOT_LARGE_LEN
+        };
+        slot + usize::from(frame.head)
+    }
+
+    /// Where the frame's bytes are.
     #[inline]
     fn range(&self, frame: &Frame) -> Range<usize> {
-        let (slot, len) = if frame.slot < self.small_count {
-            (frame.slot, SLOT_SMALL_LEN)
-        } else {
-            (frame.slot - self.small_count, SLOT_LARGE_LEN)
-        };
-        let (head, end) = (usize::from(frame.head), usize::from(frame.head) + frame.len as usize);
-        assert!(end <= len, "a frame ends within its slot");
-        slot as usize * len + head..slot as usize * len + end
+        let end = usize::from(frame.head) + frame.len as usize;
+        debug_assert!(end <= self.slot_len(frame), "a frame ends within its slot");
+        let start = self.start(frame);
+        start..start + frame.len as usize
     }
 }
 
@@ -224,9 +236,9 @@ fn apart(bytes: &mut [u8], read: Range<usize>, write: Range<usize>) -> (&[u8], &
 }
 
 impl FramePool for HeapPool {
+    #[inline]
     fn prefetch(&self, frame: &Frame) {
-        let at = frame.slot as usize * SLOT_SMALL_LEN + usize::from(frame.head);
-        if let Some(byte) = self.small.get(at) {
+        if let Some(byte) = self.memory.get(self.start(frame)) {
             prefetch::read(byte);
         }
     }
@@ -247,25 +259,21 @@ impl FramePool for HeapPool {
         }
     }
 
+    #[inline]
     fn bytes(&self, frame: &Frame) -> &[u8] {
-        let range = self.range(frame);
-        if frame.slot < self.small_count { &self.small[range] } else { &self.large[range] }
+        &self.memory[self.range(frame)]
     }
 
+    #[inline]
     fn bytes_mut(&mut self, frame: &mut Frame) -> &mut [u8] {
         let range = self.range(frame);
-        if frame.slot < self.small_count { &mut self.small[range] } else { &mut self.large[range] }
+        &mut self.memory[range]
     }
 
     fn pair(&mut self, from: &Frame, to: &mut Frame) -> (&[u8], &mut [u8]) {
         assert_ne!(from.slot, to.slot, "two frames are in two slots");
         let (read, write) = (self.range(from), self.range(to));
-        match (from.slot < self.small_count, to.slot < self.small_count) {
-            (true, true) => apart(&mut self.small, read, write),
-            (false, false) => apart(&mut self.large, read, write),
-            (true, false) => (&self.small[read], &mut self.large[write]),
-            (false, true) => (&self.large[read], &mut self.small[write]),
-        }
+        apart(&mut self.memory, read, write)
     }
 
     fn slot_len(&self, frame: &Frame) -> usize {

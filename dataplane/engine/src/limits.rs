@@ -126,3 +126,7 @@ pub const AGE_SLICE_MAX: u32 = 32_768;
 /// Gratuitous ARP requests or neighbor solicitations per floating IP that moved here, a second apart (what
 /// RFC 5227 §2.3 asks of a host, and one more for a tunnel that is not up yet).
 pub const ANNOUNCEMENTS: u8 = 3;
+
+/// Verdicts one worker remembers: 8 MiB, touched only as far as there are flows. Busy rVMs have thousands of
+/// flows at a time; beyond this many the long way, a few times longer, is still the fast path.
+pub const MEMO_ENTRIES: usize = 1 << 16;

@@ -1,7 +1,8 @@
 //! Applying a verdict to the bytes, in one fixed order: decapsulate, ECN, translate, route, tag.
 
 use super::fit;
-use super::parse::{Headers, Net, Part, quoted};
+use super::memo::{self, Entry, Rewrite};
+use super::parse::{Headers, Net, Part, flow_hash_v4, quoted};
 use super::verdict::{NatRewrite, Responder, Verdict};
 use crate::frame::{Frame, FramePool, SlotSize};
 use crate::table::port::TagEdit;
@@ -52,6 +53,44 @@ pub fn act<P: FramePool>(pool: &mut P, frame: &mut Frame, h: &Headers, verdict: 
         }
     }
     tag(pool, frame, edits.tag)
+}
+
+/// What an outer header is told of the flow under it: its hash and its ECN field.
+#[derive(Clone, Copy, Debug)]
+pub struct FlowFacts {
+    /// [`Headers::hash`].
+    pub hash: u32,
+    /// The ECN field.
+    pub ecn: u8,
+}
+
+/// Changes a plain packet's frame as its remembered verdict says: what [`act`] does, at fixed offsets.
+#[inline]
+pub fn replay(bytes: &mut [u8], proto: u8, entry: &Entry, rewrite: &Rewrite) -> FlowFacts {
+    let mut facts = FlowFacts { hash: 0, ecn: 0 };
+    // A plain frame is as long; the compiler need not believe it.
+    let Some((head, rest)) = bytes.split_first_chunk_mut::<{ memo::PLAIN_LEN }>() else { return facts };
+    let number = |at: usize| u32::from_be_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+    if entry.is(memo::TO_PEER) {
+        facts.hash = flow_hash_v4(number(26), number(30), proto, number(34));
+        facts.ecn = head[15] & 3;
+    }
+    if entry.is(memo::ROUTE) {
+        head[..12].copy_from_slice(&rewrite.macs);
+        head[22] -= 1;
+        if entry.is(memo::NAT_SRC | memo::NAT_DST) {
+            let at = 14 + if entry.is(memo::NAT_SRC) { IPV4_SRC } else { IPV4_DST };
+            head[at..at + 4].copy_from_slice(&rewrite.nat);
+            if proto == l4::UDP {
+                update_transport(head, 34 + l4::UDP_CHECKSUM_AT, l4::UDP, rewrite.l4_delta, false);
+            } else {
+                let at = 34 + l4::TCP_CHECKSUM_AT - memo::PLAIN_LEN;
+                update_transport(rest, at, l4::TCP, rewrite.l4_delta, false);
+            }
+        }
+        update(head, 14 + ipv4::CHECKSUM_AT, rewrite.ip_delta);
+    }
+    facts
 }
 
 /// Puts a tag on, takes it off, or names its VLAN. False when there was no room.

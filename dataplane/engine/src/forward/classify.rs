@@ -200,7 +200,7 @@ fn guard_guest(port: &PortEntry, h: &Headers, bytes: &[u8]) -> Result<(), DropRe
                 return Err(DropReason::SpoofedIp);
             }
             let server = match h.net {
-                Net::V4 => 67,
+                Net::V4 => l4::DHCP_SERVER_PORT,
                 _ => 547,
             };
             if h.proto == l4::UDP && h.l4 != 0 && h.sport == server {

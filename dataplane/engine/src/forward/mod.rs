@@ -4,6 +4,7 @@ pub mod act;
 pub mod classify;
 pub mod fit;
 pub mod learn;
+pub mod memo;
 pub mod parse;
 pub mod share;
 pub mod trail;
@@ -16,19 +17,20 @@ use alloc::vec::Vec;
 
 use self::classify::{Admission, From, Probe};
 use self::fit::send::{Merges, brings_tunnels};
+use self::memo::{Look, Memo, Side};
 use self::output::{FloodTarget, TunnelFacts};
 use self::parse::Headers;
 use self::verdict::{Out, Verdict};
-use crate::command::{DropSample, Event, Location, PortId, Role, UplinkConfig, Vni};
+use crate::command::{DropSample, Event, FloatingId, Location, PeerId, PortId, Role, UplinkConfig, Vni};
 use crate::counters::{DROP_REASONS, DropReason, SwitchCounters};
 use crate::frame::{Batch, Frame, FramePool, GsoKind, Offload};
-use crate::limits::{BATCH_LEN, ICMP_ERRORS_PPS, LEARNED_EVENTS, TUNNEL_DATAGRAMS_IN_MAX};
-use crate::table::fdb::Fdb;
+use crate::limits::{BATCH_LEN, ICMP_ERRORS_PPS, LEARNED_EVENTS, OUTER_TTL, TUNNEL_DATAGRAMS_IN_MAX};
+use crate::table::fdb::{self, Fdb};
 use crate::table::floating_ip::FloatingIps;
 use crate::table::neighbor::Neighbors;
 use crate::table::network::Networks;
 use crate::table::peer::PeerTable;
-use crate::table::port::{PortTable, TokenBucket};
+use crate::table::port::{PortEntry, PortTable, TokenBucket};
 use crate::table::source_route::SourceRoutes;
 use crate::table::underlay::{Guard, Underlay};
 use crate::time::{Duration, Instant};
@@ -99,6 +101,8 @@ impl Tables {
 pub struct Switch {
     tables: Tables,
     counters: SwitchCounters,
+    memo: Memo,
+    looks: Vec<Look>,
     parsed: Vec<Parsed>,
     targets: Vec<FloodTarget>,
     punted: Vec<Frame>,
@@ -133,6 +137,59 @@ struct Parsed {
     refused: Option<DropReason>,
 }
 
+/// Where a batch comes in: what the first stages need for each of its frames.
+struct Ingress<'a> {
+    tables: &'a Tables,
+    id: PortId,
+    port: Option<&'a PortEntry>,
+    uplink: Option<&'a UplinkConfig>,
+    vtep: Ip,
+}
+
+impl<'a> Ingress<'a> {
+    fn new(tables: &'a Tables, id: PortId) -> Self {
+        let port = tables.ports.get(id);
+        let is_uplink = port.is_some_and(|p| p.config.role == Role::Uplink);
+        let uplink = tables.uplink.as_ref().filter(|u| u.port == id && is_uplink);
+        Self { tables, id, port, uplink, vtep: uplink.map_or(Ip::default(), |u| u.vtep.into()) }
+    }
+
+    #[inline]
+    fn parse<P: FramePool>(&self, frame: &mut Frame, pool: &P, parsed: &mut Parsed) {
+        parsed.refused = self.admit(frame, pool, parsed).err();
+    }
+
+    #[inline]
+    fn admit<P: FramePool>(
+        &self,
+        frame: &mut Frame,
+        pool: &P,
+        parsed: &mut Parsed,
+    ) -> Result<(), DropReason> {
+        let port = self.port.ok_or(DropReason::PortNotLive)?;
+        let bytes = pool.bytes(frame);
+        let h = &mut parsed.h;
+        match (self.uplink, port.config.role) {
+            (Some(uplink), _) => parse::uplink(bytes, uplink, self.vtep, h)?,
+            (None, Role::Uplink) => return Err(DropReason::PortNotLive),
+            (None, _) => parse::ethernet(bytes, 0, h)?,
+        }
+        if port.caps.rx_csum_unmarked
+            && !frame.offload.csum_partial()
+            && let Some(offload) = fit::unmarked_partial(bytes, h)
+        {
+            frame.offload = offload;
+        }
+        if !frame.offload.is_none() {
+            fit::check(bytes, h, &mut frame.offload)?;
+        }
+        parsed.adm = classify::admit(self.tables, self.id, port, h, bytes)?;
+        parsed.probe = Probe::new(self.tables, &parsed.adm, h);
+        parsed.probe.touch(self.tables);
+        Ok(())
+    }
+}
+
 /// How often tables are aged and questions asked.
 const TICK: Duration = Duration::from_millis(250);
 
@@ -146,6 +203,8 @@ impl Switch {
         Self {
             tables: Tables::new(seed),
             counters: SwitchCounters::default(),
+            memo: Memo::new(seed),
+            looks: alloc::vec![Look::default(); BATCH_LEN],
             parsed: alloc::vec![Parsed::default(); BATCH_LEN],
             targets: Vec::new(),
             punted: Vec::with_capacity(BATCH_LEN),
@@ -178,80 +237,130 @@ impl Switch {
     }
 
     fn forward_batch<P: FramePool>(&mut self, now: Instant, port: PortId, batch: &mut Batch, pool: &mut P) {
-        self.parse_batch(port, batch, pool);
-        let parsed = core::mem::take(&mut self.parsed);
-        for (frame, parsed) in batch.drain(..).zip(&parsed) {
-            match parsed.refused {
-                None => self.forward_one(now, port, parsed, frame, pool),
+        let known = self.look_batch(port, batch, pool);
+        let all_known = known == batch.len();
+        if !all_known {
+            self.parse_batch(port, batch, pool);
+        }
+        let (looks, mut parsed) = (core::mem::take(&mut self.looks), core::mem::take(&mut self.parsed));
+        for (at, mut frame) in batch.drain(..).enumerate() {
+            let look = &looks[at];
+            if look.found != 0 {
+                if all_known || self.memo.entry(look).0.holds(&self.tables) {
+                    self.forward_known(now, port, look, frame, pool);
+                    continue;
+                }
+                // A frame of this batch that went the long way has changed what this one rests on.
+                Ingress::new(&self.tables, port).parse(&mut frame, pool, &mut parsed[at]);
+            }
+            match parsed[at].refused {
+                None => self.forward_one(now, port, look, &parsed[at], frame, pool),
                 Some(reason) => self.drop_frame(port, frame, reason, pool),
             }
         }
-        self.parsed = parsed;
+        (self.looks, self.parsed) = (looks, parsed);
     }
 
-    /// The first stages for the whole batch: parse, admit, and touch what the next stages will read, so that
-    /// the misses of many frames overlap.
-    fn parse_batch<P: FramePool>(&mut self, id: PortId, batch: &mut Batch, pool: &P) {
-        for frame in batch.iter() {
+    /// Counts a batch in and looks its frames up in the memo; all of them touch before the first is compared, so
+    /// that the misses of many frames overlap. Returns how many were found.
+    #[inline(never)]
+    fn look_batch<P: FramePool>(&mut self, id: PortId, batch: &Batch, pool: &P) -> usize {
+        for frame in batch {
             pool.prefetch(frame);
         }
         self.counters.rx += batch.len() as u64;
         let tables = &self.tables;
-        let Some(port) = tables.ports.get(id) else {
-            for parsed in &mut self.parsed {
-                parsed.refused = Some(DropReason::PortNotLive);
-            }
-            return;
-        };
-        let uplink = tables.uplink.as_ref().filter(|u| u.port == id && port.config.role == Role::Uplink);
-        let vtep = uplink.map_or(Ip::default(), |u| u.vtep.into());
-        let (unmarked, frames) = (port.caps.rx_csum_unmarked, batch.len() as u64);
+        let mut side = tables.ports.get(id).and_then(|port| Side::new(tables, id, port));
         let mut rx_bytes = 0;
-        for (frame, parsed) in batch.iter_mut().zip(&mut self.parsed) {
+        for (frame, look) in batch.iter().zip(&mut self.looks) {
             let bytes = pool.bytes(frame);
             rx_bytes += bytes.len() as u64;
-            let Parsed { h, adm, probe, refused } = parsed;
-            let read = match (uplink, port.config.role) {
-                (Some(uplink), _) => parse::uplink(bytes, uplink, vtep, h),
-                (None, Role::Uplink) => Err(DropReason::PortNotLive),
-                (None, _) => parse::ethernet(bytes, 0, h),
-            };
-            *refused = read.err();
-            if refused.is_some() {
-                continue;
-            }
-            if unmarked
-                && !frame.offload.csum_partial()
-                && let Some(offload) = fit::unmarked_partial(bytes, h)
+            (look.plain, look.found) = (false, 0);
+            if let Some(side) = &mut side
+                && frame.offload.is_none()
             {
-                frame.offload = offload;
-            }
-            if frame.offload != Offload::NONE
-                && let Err(reason) = fit::check(bytes, h, &mut frame.offload)
-            {
-                *refused = Some(reason);
-                continue;
-            }
-            match classify::admit(tables, id, port, h, bytes) {
-                Ok(admission) => {
-                    *adm = admission;
-                    *probe = Probe::new(tables, adm, h);
-                    probe.touch(tables);
+                side.look(tables, bytes, look);
+                if look.plain {
+                    self.memo.touch(look);
                 }
-                Err(reason) => *refused = Some(reason),
             }
         }
+        let mut known = 0;
+        for look in &mut self.looks[..batch.len()] {
+            known += usize::from(look.plain && self.memo.find(tables, look));
+        }
         if let Some(port) = self.tables.ports.get_mut(id) {
-            port.counters.rx_frames += frames;
+            port.counters.rx_frames += batch.len() as u64;
             port.counters.rx_bytes += rx_bytes;
+        }
+        known
+    }
+
+    /// The first stages for the frames that were not found: parse, admit, and touch what the next stages will read.
+    #[inline(never)]
+    fn parse_batch<P: FramePool>(&mut self, id: PortId, batch: &mut Batch, pool: &P) {
+        let ingress = Ingress::new(&self.tables, id);
+        for ((frame, look), parsed) in batch.iter_mut().zip(&self.looks).zip(&mut self.parsed) {
+            if look.found == 0 {
+                ingress.parse(frame, pool, parsed);
+            }
         }
     }
 
+    /// All stages of a frame whose verdict is remembered.
     #[inline]
+    fn forward_known<P: FramePool>(
+        &mut self,
+        now: Instant,
+        id: PortId,
+        look: &Look,
+        mut frame: Frame,
+        pool: &mut P,
+    ) {
+        let (entry, rewrite) = self.memo.entry(look);
+        let tables = &mut self.tables;
+        entry.hits = entry.hits.wrapping_add(1);
+        entry.refresh(rewrite, &mut tables.fdb, fdb::tick(now));
+        if entry.is(memo::FROM_PEER)
+            && let Some(peer) = tables.peers.get_mut(PeerId(entry.from_peer))
+        {
+            peer.rx += 1;
+        }
+        if entry.is(memo::COUNT_IN | memo::COUNT_OUT) {
+            tables.floating.hit(FloatingId(rewrite.mapping), entry.is(memo::COUNT_OUT));
+        }
+        let (mut head, mut len) = (frame.head + u16::from(look.eth), u32::from(look.len));
+        let to = PortId(entry.out);
+        if !entry.is(memo::TO_PEER | memo::ROUTE) {
+            return self.enqueue_as(to, frame, head, len, pool);
+        }
+        let mut edited = Frame { slot: frame.slot, head, len, offload: Offload::NONE };
+        let flow = act::replay(pool.bytes_mut(&mut edited), look.proto, entry, rewrite);
+        if !entry.is(memo::TO_PEER) {
+            return self.enqueue_as(to, frame, head, len, pool);
+        }
+        let vni = entry.vni();
+        let uplink = tables.uplink.as_ref().map(|u| u.port);
+        let (Some(uplink), Some(peer)) = (uplink, tables.peers.get_mut(PeerId(entry.out))) else {
+            return self.drop_frame(id, frame, DropReason::PeerGone, pool);
+        };
+        (frame.head, frame.len) = (head, len);
+        if !act::grow_head(pool, &mut frame, peer.outer.len) {
+            return self.drop_frame(id, frame, DropReason::PoolExhausted, pool);
+        }
+        (head, len) = (frame.head, frame.len);
+        peer.tx += 1;
+        let entropy = TunnelFacts::port(flow.hash);
+        peer.outer.stamp(pool.bytes_mut(&mut frame), vni, entropy, flow.ecn, OUTER_TTL);
+        self.enqueue_as(uplink, frame, head, len, pool);
+    }
+
+    #[inline(never)]
     fn forward_one<P: FramePool>(
         &mut self,
         now: Instant,
         id: PortId,
+        look: &Look,
         Parsed { h, adm, probe, .. }: &Parsed,
         frame: Frame,
         pool: &mut P,
@@ -261,6 +370,9 @@ impl Switch {
             self.learned(now, adm, h, location);
         }
         let verdict = classify::classify(&self.tables, adm, h, probe, bytes, &mut ());
+        if look.plain {
+            self.memo.remember(&self.tables, look, adm, h, probe, &verdict);
+        }
         if let From::Peer(peer, _) = adm.from
             && let Some(peer) = self.tables.peers.get_mut(peer)
         {

@@ -256,10 +256,28 @@ impl Switch {
     }
 
     pub(super) fn enqueue<P: FramePool>(&mut self, to: PortId, frame: Frame, pool: &mut P) {
+        let (head, len) = (frame.head, frame.len);
+        self.enqueue_as(to, frame, head, len, pool);
+    }
+
+    /// Puts a frame on a port's queue with this head and length. They are set where the frame then lies: a struct
+    /// that was just changed in parts and is copied as a whole stalls the processor (store-to-load forwarding).
+    #[inline]
+    pub(super) fn enqueue_as<P: FramePool>(
+        &mut self,
+        to: PortId,
+        frame: Frame,
+        head: u16,
+        len: u32,
+        pool: &mut P,
+    ) {
         match self.tables.ports.get_mut(to) {
             Some(port) if port.queue.len() < TX_QUEUE_LEN => {
                 self.counters.queued += 1;
                 port.queue.push(frame);
+                if let Some(frame) = port.queue.last_mut() {
+                    (frame.head, frame.len) = (head, len);
+                }
             }
             _ => self.drop_frame(to, frame, DropReason::TxQueueFull, pool),
         }
@@ -317,7 +335,7 @@ impl TunnelFacts {
         Self { entropy: Self::port(h.hash), ecn, ttl }
     }
 
-    fn port(hash: u32) -> u16 {
+    pub(super) const fn port(hash: u32) -> u16 {
         0xc000 | (hash & 0x3fff) as u16
     }
 }

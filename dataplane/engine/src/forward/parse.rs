@@ -400,18 +400,28 @@ fn arp(bytes: &[u8], at: usize, h: &mut Headers) {
 /// Spreads flows over source ports and queues. Not a table's hash, so it need not be keyed.
 #[inline]
 fn flow_hash(h: &Headers) -> u32 {
-    const K: u64 = 0x9e37_79b9_7f4a_7c15;
     let fold = |x: u128| x as u64 ^ (x >> 64) as u64;
-    let mut x = match h.net {
-        Net::V4 | Net::V6 => fold(h.src.0).wrapping_mul(K) ^ fold(h.dst.0).rotate_left(32),
-        _ => h.eth_src.to_u64().wrapping_mul(K) ^ h.eth_dst.to_u64(),
+    let (src, dst) = match h.net {
+        Net::V4 | Net::V6 => (fold(h.src.0), fold(h.dst.0).rotate_left(32)),
+        _ => (h.eth_src.to_u64(), h.eth_dst.to_u64()),
     };
-    x ^= u64::from(h.proto) << 56;
-    if h.part == Part::Whole && matches!(h.proto, l4::TCP | l4::UDP) {
-        x ^= u64::from(h.sport) << 16 | u64::from(h.dport);
-    }
-    let x = (x ^ x >> 32).wrapping_mul(K);
-    (x >> 32) as u32
+    let has_ports = h.part == Part::Whole && matches!(h.proto, l4::TCP | l4::UDP);
+    mix(src, dst, h.proto, if has_ports { u32::from(h.sport) << 16 | u32::from(h.dport) } else { 0 })
+}
+
+/// The [`Headers::hash`] of a whole TCP or UDP packet over IPv4, from its fields as numbers.
+#[inline]
+#[must_use]
+pub fn flow_hash_v4(src: u32, dst: u32, proto: u8, ports: u32) -> u32 {
+    const MAPPED: u64 = 0xffff << 32;
+    mix(MAPPED | u64::from(src), (MAPPED | u64::from(dst)).rotate_left(32), proto, ports)
+}
+
+#[inline]
+fn mix(src: u64, dst: u64, proto: u8, ports: u32) -> u32 {
+    const K: u64 = 0x9e37_79b9_7f4a_7c15;
+    let x = src.wrapping_mul(K) ^ dst ^ u64::from(proto) << 56 ^ u64::from(ports);
+    ((x ^ x >> 32).wrapping_mul(K) >> 32) as u32
 }
 
 #[cfg(test)]

@@ -132,7 +132,9 @@ struct NetworkUse {
 /// Coarse time of `last_seen`: about 0.13 s, which keeps a refresh from writing on every frame.
 const TICK_SHIFT: u32 = 27;
 
-const fn tick(now: Instant) -> u32 {
+/// The coarse time of ages in the table.
+#[must_use]
+pub const fn tick(now: Instant) -> u32 {
     (now.as_nanos() >> TICK_SHIFT) as u32
 }
 
@@ -262,6 +264,22 @@ impl Fdb {
     #[must_use]
     pub fn lookup(&self, hash: u64, key: FdbKey) -> Option<Location> {
         Some(unpack(self.entry(self.find(hash, key)?).location))
+    }
+
+    /// Where the address is, and its place in the table, which it keeps as long as its version.
+    #[must_use]
+    pub fn slot(&self, hash: u64, key: FdbKey) -> Option<(u32, Location)> {
+        let at = self.find(hash, key)?;
+        Some((at, unpack(self.entry(at).location)))
+    }
+
+    /// Confirms the entry at a place, as learning it again would.
+    #[inline]
+    pub fn refresh(&mut self, at: u32, tick: u32) {
+        let slots = self.slots();
+        if at < slots {
+            self.entry_mut(at).last_seen = tick;
+        }
     }
 
     /// Where the address is, for those that have no hash at hand.

@@ -83,7 +83,7 @@ pub fn pseudo(src: Ip, dst: Ip, protocol: u8, len: u32) -> u16 {
 }
 
 /// The difference that replaced words make to a one's complement sum.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, zerocopy::FromZeros)]
 pub struct Delta(u32);
 
 impl Delta {

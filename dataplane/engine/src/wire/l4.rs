@@ -10,6 +10,9 @@ pub const UDP: u8 = 17;
 /// ICMP for IPv6.
 pub const ICMPV6: u8 = 58;
 
+/// The port DHCP servers answer from.
+pub const DHCP_SERVER_PORT: u16 = 67;
+
 /// Bytes of a UDP header.
 pub const UDP_HEADER_LEN: usize = 8;
 /// Bytes of a TCP header without options.

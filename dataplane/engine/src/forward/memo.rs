@@ -1,0 +1,545 @@
+//! A memo of `classify`: what was decided about a flow, found again by the first bytes of its next packet.
+//!
+//! Most packets are plain: untagged IPv4, TCP or UDP, whole, no options. Of such a packet everything that
+//! `classify` reads stands at fixed offsets and makes a key of five words, and what it decides makes one or two cache
+//! lines. A packet whose key is known is not parsed, admitted or classified again: its edits are applied and
+//! it is queued. Every other packet takes the long way, and may leave an entry behind.
+//!
+//! The memo is never a second policy. An entry is composed from a [`Verdict`] and holds only while nothing it
+//! rests on has changed (its stamp: [`Tables::version`] and the versions of both stations); what a key does
+//! not hold (length, hop limit, ECN, an unfinished checksum) is checked per packet, and what fails the check
+//! takes the long way. `tests/memo.rs` proves it: with and without, the same bytes leave by the same ports.
+
+use alloc::boxed::Box;
+
+use zerocopy::FromZeros;
+
+use super::Tables;
+use super::classify::{Admission, From, Probe};
+use super::parse::Headers;
+use super::verdict::{Out, Verdict};
+use crate::command::{FloatingId, Location, PortId, Role, UplinkConfig, Vni};
+use crate::limits::MEMO_ENTRIES;
+use crate::table::fdb::{Fdb, FdbKey};
+use crate::table::port::{PortEntry, TagEdit};
+use crate::wire::checksum::{self, Delta};
+use crate::wire::mac::MacAddr;
+use crate::wire::{ethernet, ipv4, l4, vxlan, word};
+
+/// Bytes from the start of a plain packet's frame to the end of its ports and UDP checksum.
+pub const PLAIN_LEN: usize = 42;
+/// Bytes of an outer header over IPv4.
+const OUTER_LEN: usize = 50;
+
+/// What decides about a plain packet, as it stands in the frame: MAC addresses and ingress; IP addresses;
+/// ports, protocol and class; outer source and VNI.
+pub type Key = [u64; 5];
+
+/// A frame's key and where its parts are.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Look {
+    /// Whether there is a key: the packet is plain.
+    pub plain: bool,
+    /// Where the (inner) Ethernet header starts.
+    pub eth: u8,
+    /// Transport protocol.
+    pub proto: u8,
+    /// Frame bytes from the (inner) Ethernet header on.
+    pub len: u16,
+    /// The entry found, one more than its place; 0: none.
+    pub found: u32,
+    /// Which two entries may hold it, and by which tag.
+    set: u32,
+    tag: u16,
+    key: Key,
+}
+
+/// What is the same for every frame of a batch.
+#[derive(Debug)]
+pub struct Side<'a> {
+    ingress: u64,
+    own: u64,
+    /// The virtual gateway's address on the network last seen, and that network.
+    router: (u64, u32),
+    /// Only these source addresses may be used here: they belong to the key.
+    bound: bool,
+    /// Partial checksums come without saying so.
+    unmarked: bool,
+    uplink: Option<(&'a UplinkConfig, [u8; 4])>,
+}
+
+/// Remembered verdicts. Two-way set associative; no entry is ever sought elsewhere.
+#[derive(Debug)]
+pub struct Memo {
+    /// A part of each entry's hash, so that only the line of the right one is fetched.
+    tags: Box<[[u16; 2]; SETS]>,
+    entries: Box<[Entry; MEMO_ENTRIES]>,
+    rewrites: Box<[Rewrite; MEMO_ENTRIES]>,
+    seed: [u64; 5],
+    /// Decides which newcomers displace a flow that is still valid: one in [`PATIENCE`].
+    newcomers: u32,
+}
+
+/// Newcomers that a full set turns away before it takes one: flows of one packet displace few.
+const PATIENCE: u32 = 16;
+
+/// One flow: what is compared, and what every packet of it needs.
+#[derive(Clone, Copy, Debug, FromZeros)]
+#[repr(C, align(64))]
+pub struct Entry {
+    key: Key,
+    stamp: u32,
+    src_cell: u16,
+    dst_cell: u16,
+    /// Longest frame that fits both ways.
+    max_len: u16,
+    /// The port or peer it goes to, by `kind`.
+    pub out: u16,
+    /// 0: vacant. See the constants.
+    pub kind: u8,
+    /// When the sender's place was last confirmed: low bits of the FDB's tick.
+    tick: u8,
+    /// The peer it comes from.
+    pub from_peer: u16,
+    /// The network to encapsulate for.
+    vni: u32,
+    /// Packets since it was made.
+    pub hits: u32,
+}
+
+/// The rest of a flow: what only routed packets need, and its sender once per tick.
+#[derive(Clone, Copy, Debug, FromZeros)]
+#[repr(C, align(64))]
+pub struct Rewrite {
+    /// Difference that the edits make to the IP header's checksum.
+    pub ip_delta: Delta,
+    /// And to the transport's.
+    pub l4_delta: Delta,
+    /// The address written.
+    pub nat: [u8; 4],
+    /// MAC addresses written, destination first.
+    pub macs: [u8; 12],
+    /// The mapping to count.
+    pub mapping: u32,
+    /// The sender's place in the FDB.
+    fdb_slot: u32,
+}
+
+const _: () = assert!(size_of::<Entry>() == 64 && size_of::<Rewrite>() == 64);
+
+/// It is in use.
+pub const VALID: u8 = 1;
+/// It goes to a peer, else to a port.
+pub const TO_PEER: u8 = 2;
+/// It comes from a peer.
+pub const FROM_PEER: u8 = 4;
+/// New MAC addresses and one hop less.
+pub const ROUTE: u8 = 8;
+/// A new source address.
+pub const NAT_SRC: u8 = 16;
+/// A new destination address.
+pub const NAT_DST: u8 = 32;
+/// A mapping counts it, as outbound.
+pub const COUNT_OUT: u8 = 64;
+/// A mapping counts it, as inbound.
+pub const COUNT_IN: u8 = 128;
+
+/// Pairs of entries.
+const SETS: usize = MEMO_ENTRIES / 2;
+const NO_SLOT: u32 = u32::MAX;
+/// In a key: all of it counts, because the packet is routed. Else only the Ethernet header does.
+const ROUTED: u64 = 1 << 40;
+const MAC_MASK: u64 = 0x0000_ffff_ffff_ffff;
+
+const fn mac_word(mac: MacAddr) -> u64 {
+    let m = mac.0;
+    u64::from_le_bytes([m[0], m[1], m[2], m[3], m[4], m[5], 0, 0])
+}
+
+#[inline]
+fn u64_at<const N: usize>(bytes: &[u8; N], at: usize) -> u64 {
+    u64::from_le_bytes([
+        bytes[at],
+        bytes[at + 1],
+        bytes[at + 2],
+        bytes[at + 3],
+        bytes[at + 4],
+        bytes[at + 5],
+        bytes[at + 6],
+        bytes[at + 7],
+    ])
+}
+
+#[inline]
+fn u32_at<const N: usize>(bytes: &[u8; N], at: usize) -> u32 {
+    u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}
+
+#[inline]
+const fn be16<const N: usize>(bytes: &[u8; N], at: usize) -> u16 {
+    u16::from_be_bytes([bytes[at], bytes[at + 1]])
+}
+
+impl<'a> Side<'a> {
+    /// The facts of a batch from this port; `None` when nothing from it is remembered.
+    #[must_use]
+    pub fn new(tables: &'a Tables, id: PortId, port: &PortEntry) -> Option<Self> {
+        let uplink = match (port.config.role, &tables.uplink) {
+            (Role::Uplink, Some(uplink)) if uplink.port == id => match uplink.vtep {
+                core::net::IpAddr::V4(vtep) => Some((uplink, vtep.octets())),
+                core::net::IpAddr::V6(_) => return None,
+            },
+            (Role::Uplink, _) => return None,
+            _ => None,
+        };
+        let router =
+            port.net.and_then(|net| tables.networks.at(net)).map_or(0, |n| mac_word(n.config.router_mac));
+        Some(Self {
+            ingress: u64::from(id.0) << 32,
+            own: mac_word(tables.switch_mac()),
+            router: (router, 0),
+            bound: port.config.role == Role::Guest,
+            unmarked: port.caps.rx_csum_unmarked,
+            uplink,
+        })
+    }
+
+    /// Reads a frame's key into `look`.
+    #[inline]
+    pub fn look(&mut self, tables: &Tables, bytes: &[u8], look: &mut Look) {
+        look.plain = false;
+        let Some((uplink, vtep)) = self.uplink else {
+            return self.plain(bytes, 0, 0, false, look);
+        };
+        let Some(head) = bytes.first_chunk::<{ OUTER_LEN + PLAIN_LEN }>() else {
+            return self.reality(bytes, vtep, uplink.tunnel_port, look);
+        };
+        let tunnel = be16(head, 12) == ethernet::TYPE_IPV4
+            && head[14] == 0x45
+            && be16(head, 20) & ipv4::FRAGMENT_MASK == 0
+            && head[23] == l4::UDP
+            && head[30..34] == vtep
+            && be16(head, 36) == uplink.tunnel_port;
+        if !tunnel {
+            return self.reality(bytes, vtep, uplink.tunnel_port, look);
+        }
+        // ECT(1) and CE may change the inner field (RFC 6040 §4.2).
+        let l4_len = usize::from(be16(head, 16)).wrapping_sub(ipv4::HEADER_LEN);
+        let udp_len = usize::from(be16(head, 38));
+        let vxlan = u64_at(head, 42);
+        let sound = head[15] & 1 == 0
+            && udp_len <= l4_len
+            && ethernet::HEADER_LEN + ipv4::HEADER_LEN + l4_len <= bytes.len()
+            && udp_len >= l4::UDP_HEADER_LEN + vxlan::HEADER_LEN + PLAIN_LEN
+            && vxlan as u32 == 0x0800_0000u32.swap_bytes()
+            && head[49] == 0
+            && u64_at(head, 0) & MAC_MASK == mac_word(uplink.mac);
+        if !sound {
+            return;
+        }
+        let vni = u32::from_be((vxlan >> 32) as u32) >> 8;
+        if vni != self.router.1 || self.router.0 == 0 {
+            let network = Vni::new(vni).and_then(|vni| tables.networks.get(vni));
+            let Some(network) = network else { return };
+            self.router = (mac_word(network.config.router_mac), vni);
+        }
+        let source = u64::from(u32_at(head, 26));
+        let end = ethernet::HEADER_LEN + ipv4::HEADER_LEN + udp_len;
+        self.plain(&bytes[OUTER_LEN..end], source | u64::from(vni) << 32, OUTER_LEN as u8, false, look);
+    }
+
+    /// A packet of the underlay that is not for the tunnel.
+    fn reality(&mut self, bytes: &[u8], vtep: [u8; 4], tunnel_port: u16, look: &mut Look) {
+        let Some(head) = bytes.first_chunk::<PLAIN_LEN>() else { return };
+        if head[30..34] == vtep && be16(head, 36) == tunnel_port && head[23] == l4::UDP {
+            return;
+        }
+        self.plain(bytes, u64::MAX, 0, true, look);
+    }
+
+    /// The key of a plain packet's frame.
+    #[inline(always)]
+    fn plain(&self, bytes: &[u8], tunnel: u64, eth: u8, reality: bool, look: &mut Look) {
+        let Some(head) = bytes.first_chunk::<PLAIN_LEN>() else { return };
+        let len = bytes.len();
+        let total_len = usize::from(be16(head, 16));
+        let proto = head[23];
+        let l4_min = if proto == l4::UDP { l4::UDP_HEADER_LEN } else { l4::TCP_HEADER_LEN };
+        let plain = be16(head, 12) == ethernet::TYPE_IPV4
+            && head[14] == 0x45
+            && be16(head, 20) & ipv4::FRAGMENT_MASK == 0
+            && (proto == l4::UDP || proto == l4::TCP)
+            && total_len >= ipv4::HEADER_LEN + l4_min
+            && ethernet::HEADER_LEN + total_len <= len
+            && len <= usize::from(u16::MAX);
+        if !plain {
+            return;
+        }
+        let macs = u64_at(head, 0);
+        let dst = macs & MAC_MASK;
+        let (mut addresses, mut rest) = (u64_at(head, 26), u64::from(u32_at(head, 34)));
+        if reality || dst == self.router.0 || dst == self.own {
+            if head[22] <= 1 {
+                return;
+            }
+            rest |= u64::from(proto) << 32 | ROUTED;
+        } else {
+            if self.bound && proto == l4::UDP && be16(head, 34) == l4::DHCP_SERVER_PORT {
+                return;
+            }
+            addresses = if self.bound { addresses & 0xffff_ffff } else { 0 };
+            rest = 0;
+        }
+        if self.unmarked && may_be_partial(head, bytes, total_len - ipv4::HEADER_LEN) {
+            return;
+        }
+        look.key = [macs, u64::from(u32_at(head, 8)) | self.ingress, addresses, rest, tunnel];
+        (look.plain, look.eth, look.proto, look.len, look.found) = (true, eth, proto, len as u16, 0);
+    }
+}
+
+/// Whether the transport checksum holds just the pseudo-header's sum: see [`super::fit::unmarked_partial`].
+#[inline]
+fn may_be_partial(head: &[u8; PLAIN_LEN], bytes: &[u8], l4_len: usize) -> bool {
+    let addresses: u32 = (26..34).step_by(2).map(|at| u32::from(be16(head, at))).sum();
+    let pseudo = checksum::fold(addresses + u32::from(head[23]) + l4_len as u32);
+    let field = match head[23] {
+        l4::UDP => be16(head, 40),
+        _ => word(bytes, 50),
+    };
+    field == pseudo
+}
+
+impl Memo {
+    /// An empty memo whose hash is keyed by `seed`.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        let word = |n: u64| seed.wrapping_add(n).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        Self {
+            tags: FromZeros::new_box_zeroed().expect("memory for remembered verdicts"),
+            entries: FromZeros::new_box_zeroed().expect("memory for remembered verdicts"),
+            rewrites: FromZeros::new_box_zeroed().expect("memory for remembered verdicts"),
+            seed: [word(1), word(2), word(3), word(4), word(5)],
+            newcomers: 0,
+        }
+    }
+
+    /// Finds the place of a key, and brings it near.
+    #[inline]
+    pub fn touch(&self, look: &mut Look) {
+        let fold = |a: u64, b: u64| {
+            let x = u128::from(a) * u128::from(b);
+            x as u64 ^ (x >> 64) as u64
+        };
+        let ([a, b, c, d, e], k) = (look.key, &self.seed);
+        let hash = fold(fold(a ^ k[0], b ^ k[1]) ^ e, fold(c ^ k[2], d ^ k[3]) ^ k[4]);
+        look.set = hash as u32 & (SETS as u32 - 1);
+        look.tag = (hash >> 48) as u16 | 1;
+        let at = look.set as usize % SETS;
+        // Both or none may match; a wrong guess costs no more than a miss.
+        let way = usize::from(self.tags[at][1] == look.tag);
+        prefetch::read(&self.entries[at * 2 + way]);
+    }
+
+    /// Finds the entry of a key, if what it rests on has not changed and the frame is not too long for it.
+    #[inline]
+    pub fn find(&self, tables: &Tables, look: &mut Look) -> bool {
+        let at = look.set as usize % SETS;
+        for way in 0..2 {
+            if self.tags[at][way] != look.tag {
+                continue;
+            }
+            let entry = &self.entries[at * 2 + way];
+            if entry.is_for(&look.key) && entry.holds(tables) && look.len <= entry.max_len {
+                look.found = (at * 2 + way + 1) as u32;
+                if entry.is(ROUTE) {
+                    prefetch::read(&self.rewrites[at * 2 + way]);
+                }
+                return true;
+            }
+        }
+        false
+    }
+
+    /// The entry that [`Memo::find`] found.
+    #[inline]
+    pub fn entry(&mut self, look: &Look) -> (&mut Entry, &Rewrite) {
+        let at = (look.found as usize).wrapping_sub(1) % MEMO_ENTRIES;
+        (&mut self.entries[at], &self.rewrites[at])
+    }
+
+    /// Remembers what was decided about a frame, if that can be.
+    pub fn remember(
+        &mut self,
+        tables: &Tables,
+        look: &Look,
+        adm: &Admission,
+        h: &Headers,
+        probe: &Probe,
+        verdict: &Verdict,
+    ) {
+        let at = look.set as usize % SETS;
+        let is_stale = |way: usize| {
+            let entry = &self.entries[at * 2 + way];
+            entry.kind == 0 || entry.key == look.key || !entry.holds(tables)
+        };
+        let way = match (is_stale(0), is_stale(1)) {
+            (true, _) => 0,
+            (_, true) => 1,
+            _ => {
+                self.newcomers = self.newcomers.wrapping_add(1);
+                if self.newcomers % PATIENCE != 0 {
+                    return;
+                }
+                (self.newcomers / PATIENCE) as usize & 1
+            }
+        };
+        if let Some((entry, rewrite)) = compose(tables, adm, h, probe, verdict) {
+            self.tags[at][way] = look.tag;
+            self.entries[at * 2 + way] = Entry { key: look.key, ..entry };
+            self.rewrites[at * 2 + way] = rewrite;
+        }
+    }
+}
+
+impl Entry {
+    #[inline]
+    fn current(&self, tables: &Tables) -> u32 {
+        let (src, dst) = (tables.fdb.version(self.src_cell), tables.fdb.version(self.dst_cell));
+        tables.version.wrapping_add(src).wrapping_add(dst)
+    }
+
+    /// Whether the keys are equal: word by word, which is faster than a call to `memcmp`.
+    #[inline]
+    fn is_for(&self, key: &Key) -> bool {
+        self.key.iter().zip(key).fold(0, |differences, (a, b)| differences | (a ^ b)) == 0
+    }
+
+    /// Whether the entry still holds.
+    #[inline]
+    #[must_use]
+    pub fn holds(&self, tables: &Tables) -> bool {
+        self.stamp == self.current(tables)
+    }
+
+    /// Whether all of `bits` are set.
+    #[inline]
+    #[must_use]
+    pub const fn is(&self, bits: u8) -> bool {
+        self.kind & bits != 0
+    }
+
+    /// The network to encapsulate for.
+    #[inline]
+    #[must_use]
+    pub fn vni(&self) -> Vni {
+        Vni::new(self.vni).unwrap_or(const { Vni::new(0).unwrap() })
+    }
+
+    /// Confirms the sender's place, once per tick of the FDB.
+    #[inline]
+    pub fn refresh(&mut self, rewrite: &Rewrite, fdb: &mut Fdb, tick: u32) {
+        if self.tick != tick as u8 {
+            self.tick = tick as u8;
+            if rewrite.fdb_slot != NO_SLOT {
+                fdb.refresh(rewrite.fdb_slot, tick);
+            }
+        }
+    }
+}
+
+/// What to remember of a verdict. `None` when it is not for every packet with the same key.
+fn compose(
+    tables: &Tables,
+    adm: &Admission,
+    h: &Headers,
+    probe: &Probe,
+    verdict: &Verdict,
+) -> Option<(Entry, Rewrite)> {
+    let edits = &verdict.edits;
+    if edits.tag != TagEdit::Keep || edits.ecn.is_some() || adm.vid != 0 || verdict.vid != 0 {
+        return None;
+    }
+    let (mut entry, mut rewrite) = (Entry::new_zeroed(), Rewrite::new_zeroed());
+    entry.kind = VALID;
+    let mut room = usize::from(u16::MAX);
+    rewrite.fdb_slot = NO_SLOT;
+    let here = match adm.from {
+        From::Port(id) => {
+            room =
+                usize::from(tables.ports.get(id)?.config.mtu) + ethernet::HEADER_LEN + 2 * ethernet::TAG_LEN;
+            Some(Location::Port(id))
+        }
+        From::Peer(id, _) => {
+            entry.kind |= FROM_PEER;
+            entry.from_peer = id.0;
+            adm.station.then_some(Location::Peer(id))
+        }
+        From::Underlay => None,
+    };
+    if let Some(here) = here {
+        // A sender whose place could not be learned is asked about again.
+        let (slot, location) = tables.fdb.slot(probe.src.0, probe.src.1)?;
+        if location != here {
+            return None;
+        }
+        rewrite.fdb_slot = slot;
+    }
+    let fits = match verdict.out {
+        Out::Port(to) => {
+            let port = tables.ports.get(to)?;
+            let uplink = port.config.role == Role::Uplink;
+            let member = uplink || port.config.vni == Some(verdict.vni);
+            // Such a port's segments are merged, which takes more than a verdict.
+            if port.caps.tx_tso
+                || !port.config.live
+                || !member
+                || !uplink && port.vlan.egress(0) != Some(TagEdit::Keep)
+            {
+                return None;
+            }
+            entry.out = to.0;
+            usize::from(port.config.mtu)
+        }
+        Out::Peer(to) => {
+            // A relayed frame keeps what is left of its outer hop limit.
+            if entry.is(FROM_PEER) && edits.route.is_none() {
+                return None;
+            }
+            let direct = tables.peers.get(to)?.direct?;
+            let peer = tables.peers.get(direct)?;
+            let live = tables.ports.get(tables.uplink.as_ref()?.port)?.config.live;
+            if peer.outer.len == 0 || peer.next_mac.is_none() || !live {
+                return None;
+            }
+            entry.kind |= TO_PEER;
+            entry.out = direct.0;
+            entry.vni = verdict.vni.get();
+            usize::from(peer.outer.mtu).checked_sub(peer.outer.len)?
+        }
+        _ => return None,
+    };
+    entry.max_len = room.min(fits + ethernet::HEADER_LEN) as u16;
+    if let Some(route) = &edits.route {
+        entry.kind |= ROUTE;
+        rewrite.macs[..6].copy_from_slice(&route.dst.0);
+        rewrite.macs[6..].copy_from_slice(&route.src.0);
+        rewrite.ip_delta = Delta::ZERO.word(0x100, 0);
+        if let Some(FloatingId(id)) = route.id {
+            entry.kind |= COUNT_OUT;
+            rewrite.mapping = id;
+        }
+    }
+    if let Some(nat) = &edits.nat {
+        entry.kind |= if nat.source { NAT_SRC | COUNT_OUT } else { NAT_DST | COUNT_IN };
+        rewrite.mapping = nat.id.0;
+        rewrite.nat = nat.address.v4_bytes();
+        rewrite.ip_delta = rewrite.ip_delta.and(nat.delta);
+        rewrite.l4_delta = nat.delta;
+    }
+    entry.src_cell = Fdb::version_cell(probe.src.0);
+    let next = edits.route.map_or(h.eth_dst, |r| r.dst);
+    entry.dst_cell = Fdb::version_cell(tables.fdb.hash(FdbKey::new(verdict.vni, 0, next)));
+    entry.stamp = entry.current(tables);
+    Some((entry, rewrite))
+}
