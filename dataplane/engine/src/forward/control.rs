@@ -381,6 +381,17 @@ impl Switch {
         self.tables.ports.get(id).map(|p| &p.counters)
     }
 
+    /// Frames that were forwarded by a remembered verdict.
+    #[must_use]
+    pub const fn remembered(&self) -> u64 {
+        self.remembered
+    }
+
+    /// Makes every remembered verdict stale: what comes next is classified anew.
+    pub fn forget(&mut self) {
+        self.tables.changed();
+    }
+
     /// The tables, to read.
     #[must_use]
     pub const fn tables(&self) -> &super::Tables {

@@ -103,6 +103,8 @@ pub struct Switch {
     counters: SwitchCounters,
     memo: Memo,
     looks: Vec<Look>,
+    /// Frames forwarded by a remembered verdict.
+    remembered: u64,
     parsed: Vec<Parsed>,
     targets: Vec<FloodTarget>,
     punted: Vec<Frame>,
@@ -205,6 +207,7 @@ impl Switch {
             counters: SwitchCounters::default(),
             memo: Memo::new(seed),
             looks: alloc::vec![Look::default(); BATCH_LEN],
+            remembered: 0,
             parsed: alloc::vec![Parsed::default(); BATCH_LEN],
             targets: Vec::new(),
             punted: Vec::with_capacity(BATCH_LEN),
@@ -247,6 +250,7 @@ impl Switch {
             let look = &looks[at];
             if look.found != 0 {
                 if all_known || self.memo.entry(look).0.holds(&self.tables) {
+                    self.remembered += 1;
                     self.forward_known(now, port, look, frame, pool);
                     continue;
                 }
