@@ -473,7 +473,7 @@ fn a_conversation_is_remembered() {
     };
     let bytes = frame(&one).1;
     for n in 0..5 {
-        rvm.batch(DOOR1, &[bytes.clone()]);
+        rvm.batch(DOOR1, core::slice::from_ref(&bytes));
         assert_eq!(rvm.switch.remembered(), n);
         assert_eq!(rvm.account().0, [(DOOR3.0, bytes.clone())]);
     }

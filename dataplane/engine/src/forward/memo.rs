@@ -388,7 +388,7 @@ impl Memo {
             (_, true) => 1,
             _ => {
                 self.newcomers = self.newcomers.wrapping_add(1);
-                if self.newcomers % PATIENCE != 0 {
+                if !self.newcomers.is_multiple_of(PATIENCE) {
                     return;
                 }
                 (self.newcomers / PATIENCE) as usize & 1
