@@ -54,8 +54,9 @@ pub const MAILBOX_LEN: usize = 4096;
 /// Workers at most. One switch on more cores than this is several switches.
 pub const WORKERS_MAX: usize = 64;
 
-/// Frames on their way from one worker to another: what two flushes of one port may leave.
-pub const HANDOFF_FRAMES: usize = 2 * TX_QUEUE_LEN;
+/// Frames on their way from one worker to another: as many as a port's own rings hold, for the other worker may be in
+/// the middle of a long send.
+pub const HANDOFF_FRAMES: usize = 4 * TX_QUEUE_LEN;
 
 /// Frames a worker takes over from another per poll: one batch in, one batch out, twice.
 pub const HANDOFF_FRAMES_PER_POLL: usize = 2 * BATCH_LEN;

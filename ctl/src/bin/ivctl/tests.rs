@@ -60,7 +60,7 @@ fn the_status_screen() {
     let expected = "\
 rvm1  ivswitchd 0.1.0  up 2 h 3 min
 VTEP 10.0.0.11 port 4789 on eth0: live, native, copy (virtio_net has no zero-copy here); the tunnel carries MTU 1450
-worker 0: 3.1 % busy
+worker 0: 3.1 % busy, 0 frames received, slept 40 times
 
 PORT    ROLE    NETWORK  STATE    LINK    MTU    RX    TX  DROPPED  MODE
 uplink  uplink  -        live     eth0   1500  1200   980        3  native, copy (virtio_net has no zero-copy here)

@@ -454,6 +454,7 @@ impl Switch {
         pool: &mut P,
         send: impl FnOnce(&mut P, &mut Vec<Frame>),
     ) {
+        self.end_merges(id);
         let Some(port) = self.tables.ports.get_mut(id).filter(|p| !p.queue.is_empty()) else { return };
         let mut queue = core::mem::take(&mut port.queue);
         let before = queue.len() as u64;

@@ -12,3 +12,4 @@ mod privileges;
 mod topology;
 mod uplink;
 mod vxlan;
+mod workers;

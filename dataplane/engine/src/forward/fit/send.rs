@@ -107,7 +107,8 @@ impl Switch {
         {
             return self.drop_frame(from, frame, reason, pool);
         }
-        self.enqueue_flow(to, flow, frame, pool);
+        // A port that does not take super-frames must not be made one.
+        if caps.tx_tso { self.enqueue_flow(to, flow, frame, pool) } else { self.enqueue(to, frame, pool) }
     }
 
     fn cut_to_port<P: FramePool>(
