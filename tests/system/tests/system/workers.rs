@@ -125,7 +125,7 @@ fn two_workers_are_one_switch() {
     assert!(switch.terminate().success());
     switch.start_again();
     switch.wait_live(&ports);
-    assert_eq!(switch.json("status")["workers"].as_array().map(Vec::len), Some(1));
+    wait_for("one worker", || switch.json("status")["workers"].as_array().map(Vec::len) == Some(1));
     h1.reaches("10.1.0.3");
 }
 
