@@ -4,6 +4,8 @@
 //! Needs no root to build. What needs root runs through `sudo` when there is one.
 
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
@@ -19,8 +21,13 @@ enum Task {
     Test,
     /// Formatting, lints, then every test
     Ci,
-    /// Measure the switch beside the kernel's and Open vSwitch
-    Peers(Peers),
+    /// Measure the switch beside the kernel's and Open vSwitch: `--quick` for under five minutes, `--help` for more
+    #[command(disable_help_flag = true)]
+    Bench {
+        /// Arguments of the benchmark
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// The XDP program
     Bpf {
         /// Compile it again and compare with the committed object
@@ -40,35 +47,13 @@ enum Task {
 /// The fuzz targets, each a file of `fuzz/fuzz_targets`.
 const FUZZ_TARGETS: &[&str] = &["parse", "forward", "config", "api"];
 
-#[derive(clap::Args)]
-struct Peers {
-    /// The folder of the peers harness (its README says what a peer is)
-    #[arg(long, env = "IVS_PEERS")]
-    folder: PathBuf,
-    /// Where the figures are written, as JSON lines [default: TARGET/peers/results.jsonl]
-    #[arg(long)]
-    output: Option<PathBuf>,
-    /// Runs of every case
-    #[arg(long, default_value_t = 3)]
-    repeats: u32,
-    /// Scenarios
-    #[arg(long, default_value = "l2 vxlan fip")]
-    scenarios: String,
-    /// Metrics
-    #[arg(long, default_value = "rtt tcp pps")]
-    metrics: String,
-    /// Peers to run, in this order
-    #[arg(default_values = ["kernel", "ovs-afxdp", "ivswitch"])]
-    peers: Vec<String>,
-}
-
 fn main() -> ExitCode {
     let outcome = match Task::parse() {
         Task::Fuzz { minutes, target } => fuzz(minutes, target.as_deref()),
         Task::Demo => demo(),
         Task::Test => test(),
         Task::Ci => ci(),
-        Task::Peers(peers) => measure(&peers),
+        Task::Bench { arguments } => bench(&arguments),
         Task::Bpf { check: _ } => check_bpf(),
     };
     match outcome {
@@ -96,16 +81,24 @@ const FOR_THE_BACKENDS: &[(&str, &str)] = &[
     ("/usr/include/libelf.h", "libelf-dev"),
     ("/usr/include/zlib.h", "zlib1g-dev"),
 ];
-/// What the peers harness needs beyond that.
-const FOR_THE_PEERS: &[(&str, &str)] = &[
-    ("jq", "jq"),
-    ("iperf3", "iperf3"),
-    ("sockperf", "sockperf"),
+/// What the benchmark needs on real interfaces.
+const FOR_THE_BENCH: &[(&str, &str)] = &[
     ("ethtool", "ethtool"),
     ("make", "make"),
+    ("cc", "gcc"),
     ("clang", "clang"),
-    ("python3", "python3"),
+    ("/usr/include/bpf/bpf_helpers.h", "libbpf-dev"),
+    ("/usr/include/xdp/xsk.h", "libxdp-dev"),
+    ("iperf3", "iperf3"),
+    ("sockperf", "sockperf"),
+];
+/// What only some of its figures need: without it, those are left out and the report says so.
+const FOR_SOME_FIGURES: &[(&str, &str)] = &[
+    ("valgrind", "valgrind"),
     ("ovs-vswitchd", "openvswitch-switch"),
+    ("/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk", "openvswitch-switch-dpdk"),
+    ("/usr/lib/x86_64-linux-gnu/dpdk/pmds-23.0/librte_net_null.so.23", "librte-net-null23"),
+    ("/usr/lib/x86_64-linux-gnu/dpdk/pmds-23.0/librte_net_pcap.so.23", "librte-net-pcap23"),
 ];
 
 /// Packages whose tests make network namespaces; those that do so are ignored without root.
@@ -181,35 +174,41 @@ fn ci() -> Result<()> {
     test()
 }
 
-/// Copies the harness, adds our entry, runs it, and prints the medians. The folder itself is not touched.
-fn measure(peers: &Peers) -> Result<()> {
-    let folder = std::path::absolute(&peers.folder)?;
-    if !folder.join("run-all.sh").exists() {
-        bail!("no run-all.sh in {}: --folder names the folder of the peers harness", folder.display());
+/// Builds the switch and the benchmark, and runs the benchmark as root. What it cannot measure it leaves out, and
+/// says so.
+fn bench(arguments: &[String]) -> Result<()> {
+    let asks = arguments.iter().any(|a| a == "--help" || a == "-h");
+    if !asks {
+        let lists = [FOR_THE_DEMO, FOR_THE_BENCH].into_iter().chain(FOR_SOME_FIGURES.chunks(1));
+        for list in lists {
+            if let Err(why) = install(&[list]) {
+                eprintln!("warning: {why:#}; going on without");
+            }
+        }
     }
-    if !is_root() {
-        bail!("the peers make network namespaces: run this as root");
-    }
-    install(&[FOR_THE_DEMO, FOR_THE_PEERS])?;
     let binaries = build(true)?;
-    let output = match &peers.output {
-        Some(output) => std::path::absolute(output)?,
-        None => target_dir()?.join("peers/results.jsonl"),
+    run(cargo().args(["build", "--quiet", "--release", "--package", "bench", "--bin", "bench"]))?;
+    let out = target_dir()?.join("bench");
+    let told = |command: &mut Command| {
+        command.current_dir(workspace());
+        command.args(arguments).arg("--out").arg(&out).arg("--source").arg(workspace());
     };
-    std::fs::create_dir_all(output.parent().context("the output is a file")?)?;
-    let copy = std::env::temp_dir().join(format!("ivs-peers-{}", std::process::id()));
-    let outcome = (|| {
-        run(Command::new("cp").arg("-r").arg(&folder).arg(&copy))?;
-        std::fs::copy(workspace().join("bench/peers/ivswitch.sh"), copy.join("peers.d/ivswitch.sh"))?;
-        let mut all = Command::new("bash");
-        all.arg(copy.join("run-all.sh")).args(["-n", &peers.repeats.to_string(), "-o"]).arg(&output);
-        all.args(&peers.peers).env("IVS_BIN_DIR", binaries).env("STATE", copy.join("state"));
-        all.env("SCENARIOS", &peers.scenarios).env("METRICS", &peers.metrics);
-        run(&mut all)?;
-        run(Command::new("python3").arg(copy.join("summarize.py")).arg(&output))
-    })();
-    std::fs::remove_dir_all(&copy).ok();
-    println!("\nfigures: {}", output.display());
+    if asks || is_root() {
+        // It takes our place, so that Ctrl-C ends nothing but it, and it removes what it made.
+        let mut bench = Command::new(binaries.join("bench"));
+        told(&mut bench);
+        return Err(bench.env("IVS_BIN_DIR", &binaries).exec()).context("running the benchmark");
+    }
+    // Through sudo, which keeps no environment.
+    let mut bench = as_root(Path::new("env"))?;
+    bench.arg(format!("IVS_BIN_DIR={}", binaries.display())).arg(binaries.join("bench"));
+    told(&mut bench);
+    let outcome = run(&mut bench);
+    // What root wrote is ours.
+    let owner = std::fs::metadata(workspace().join("Cargo.toml"))?;
+    let mut chown = as_root(Path::new("chown"))?;
+    chown.arg("-R").arg(format!("{}:{}", owner.uid(), owner.gid()));
+    run(chown.arg(&out).arg(workspace().join("bench")))?;
     outcome
 }
 
