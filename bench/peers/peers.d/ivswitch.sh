@@ -4,7 +4,7 @@
 #   IVS_XDP          auto (default), native, copy or generic
 #   IVS_KIND         kind of the doors: afxdp (default), packet or tap
 #   IVS_UPLINK_KIND  kind of the uplink: afxdp (default), packet or udp
-#   IVS_CACHE        off: without the XDP verdict cache
+#   IVS_CACHE        on or off: with or without the XDP verdict cache, whatever the default is
 #   IVS_WORKERS      workers of a daemon (default: 1); with more it may use every core
 set -euo pipefail
 . "$(dirname "$0")/../env.sh"
@@ -27,9 +27,8 @@ start() { # start RVM CORE: runs the daemon on a core, with the configuration on
   cat "$dir/log" >&2; die "ivswitchd on $r did not come up"
 }
 
-line() { if [ -n "$2" ]; then printf '%s = %s\n' "$1" "$2"; fi; }
 quoted() { if [ -n "$2" ]; then printf '%s = "%s"\n' "$1" "$2"; fi; }
-rvm() { quoted name "$1"; line workers "$IVS_WORKERS"; [ "$IVS_CACHE" != off ] || line xdp_cache false; }
+rvm() { quoted name "$1"; quoted cache "$IVS_CACHE"; if [ -n "$IVS_WORKERS" ]; then printf '[workers]\ncount = %s\n' "$IVS_WORKERS"; fi; }
 uplink() { rvm "$1"; printf '[uplink]\ninterface = "under"\naddress = "%s"\nport = %s\n' "$2" "$VXLAN_PORT"
            if [ -n "$IVS_UPLINK_KIND" ]; then quoted kind "$IVS_UPLINK_KIND"; else quoted xdp "$IVS_XDP"; fi; }
 network() { printf '[[network]]\nname = "%s"\nvni = %s\n' "$1" "$2"; }
