@@ -115,7 +115,7 @@ fn mitigations() -> BTreeMap<String, String> {
     };
     let one = |entry: std::io::Result<std::fs::DirEntry>| {
         let entry = entry.ok()?;
-        let state = read(&entry.path());
+        let state = read(entry.path());
         let state = state.trim().strip_prefix("Mitigation: ")?.to_string();
         Some((entry.file_name().to_string_lossy().into_owned(), state))
     };

@@ -13,7 +13,7 @@ use crate::wire::PEERS;
 #[must_use]
 pub fn figure(value: f64) -> String {
     match value.abs() {
-        v if v == 0.0 => "0".into(),
+        0.0 => "0".into(),
         v if v >= 1e6 => format!("{:.2} M", value / 1e6),
         v if v >= 10_000.0 => format!("{:.0} k", value / 1e3),
         v if v >= 100.0 => format!("{value:.0}"),

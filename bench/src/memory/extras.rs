@@ -37,9 +37,12 @@ pub mod keys {
     }
 }
 
+/// One of them: whether the run is quick, and where its figures go.
+type Extra = fn(bool, &mut Results);
+
 /// Runs each once.
 pub fn run(quick: bool, limit: &Limit, results: &mut Results) {
-    let steps: [(&str, fn(bool, &mut Results)); 4] =
+    let steps: [(&str, Extra); 4] =
         [("workers", workers), ("floods", floods), ("control operations", control), ("trail", trail)];
     for (name, step) in steps {
         match limit.spare(Duration::from_secs(5)) {

@@ -203,7 +203,8 @@ fn one(
     let up = lab.up(scenario, peer.script, peer.environment)?;
     up.reach(limit)?;
     for &what in peer.what {
-        if plan.quick && what == LossFree || what == LossFree && round > 1 || limit.interrupted() {
+        let once = what == LossFree && (plan.quick || round > 1);
+        if once || limit.interrupted() {
             continue;
         }
         let bench = traffic::Bench { up: &up, peer: peer.name, quick: plan.quick, round, limit };
