@@ -478,3 +478,39 @@ fn a_conversation_is_remembered() {
         assert_eq!(rvm.account().0, [(DOOR3.0, bytes.clone())]);
     }
 }
+
+/// Outer lengths that contradict each other or the frame make no key: whatever they say, nothing is read
+/// beyond the frame.
+#[test]
+fn outer_lengths_that_lie() {
+    let packet = Packet {
+        at: 0,
+        dst: 1,
+        src: 2,
+        from: 0,
+        to: 1,
+        tcp: false,
+        sport: 0,
+        dport: 0,
+        ttl: 64,
+        tos: 0,
+        len: 20,
+        padding: 0,
+        tunnel: Some((0, true, 0)),
+        partial: false,
+        edit: None,
+    };
+    let whole = frame(&packet).1;
+    let mut rvm = Rvm::new(true);
+    for total_len in [0, 4, 19, 20, 36, 90, 9000, u16::MAX] {
+        for udp_len in [0, 8, 16, 58, 70, 9000, u16::MAX] {
+            let mut bytes = whole.clone();
+            bytes[16..18].copy_from_slice(&u16::to_be_bytes(total_len));
+            bytes[38..40].copy_from_slice(&u16::to_be_bytes(udp_len));
+            for _ in 0..2 {
+                rvm.batch(UPLINK, core::slice::from_ref(&bytes));
+                rvm.account();
+            }
+        }
+    }
+}

@@ -224,12 +224,12 @@ impl<'a> Side<'a> {
             return self.reality(bytes, vtep, uplink.tunnel_port, look);
         }
         // ECT(1) and CE may change the inner field (RFC 6040 §4.2).
-        let l4_len = usize::from(be16(head, 16)).wrapping_sub(ipv4::HEADER_LEN);
+        let total_len = usize::from(be16(head, 16));
         let udp_len = usize::from(be16(head, 38));
         let vxlan = u64_at(head, 42);
         let sound = head[15] & 1 == 0
-            && udp_len <= l4_len
-            && ethernet::HEADER_LEN + ipv4::HEADER_LEN + l4_len <= bytes.len()
+            && ipv4::HEADER_LEN + udp_len <= total_len
+            && ethernet::HEADER_LEN + total_len <= bytes.len()
             && udp_len >= l4::UDP_HEADER_LEN + vxlan::HEADER_LEN + PLAIN_LEN
             && vxlan as u32 == 0x0800_0000u32.swap_bytes()
             && head[49] == 0
