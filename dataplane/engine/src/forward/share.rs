@@ -160,6 +160,7 @@ impl Switch {
         );
         if forgets {
             s.forgot = s.epoch;
+            s.claims.0.fill(None);
         }
     }
 
@@ -167,13 +168,18 @@ impl Switch {
     #[cold]
     pub(super) fn claim(&mut self, now: Instant, vni: Vni, vid: u16, mac: MacAddr, location: Location) {
         let Some(s) = &mut self.sharing else { return };
-        s.stamp = (s.stamp + 1).max(now.as_nanos());
-        let station = Station { vni, vid, mac, location };
+        let stamp = (s.stamp + 1).max(now.as_nanos());
+        self.tell_claim(Station { vni, vid, mac, location }, stamp);
+    }
+
+    fn tell_claim(&mut self, station: Station, stamp: u64) {
+        let Some(s) = &mut self.sharing else { return };
+        s.stamp = s.stamp.max(stamp);
         let key = station.key();
-        s.claims.remember(self.tables.fdb.hash(key), key, s.stamp, s.me);
+        s.claims.remember(self.tables.fdb.hash(key), key, stamp, s.me);
         if s.claims_left > 0 {
             s.claims_left -= 1;
-            s.out.push(News { epoch: s.epoch, what: What::Claim(station, s.stamp) });
+            s.out.push(News { epoch: s.epoch, what: What::Claim(station, stamp) });
         }
     }
 
@@ -191,14 +197,14 @@ impl Switch {
         if news.epoch > s.epoch {
             return false;
         }
+        if let What::Claim(_, stamp) = news.what {
+            s.stamp = s.stamp.max(stamp);
+        }
         if news.epoch < s.forgot {
             return true;
         }
         match news.what {
-            What::Claim(station, stamp) => {
-                s.stamp = s.stamp.max(stamp);
-                self.hear_claim(now, from, &station, stamp);
-            }
+            What::Claim(station, stamp) => self.hear_claim(now, from, &station, stamp),
             What::Sighting(station, seen) => self.hear_sighting(now, &station, seen),
             What::Neighbor(vni, ip, mac) => {
                 let t = &mut self.tables;
@@ -223,9 +229,10 @@ impl Switch {
         let claimed = Instant::from_nanos(stamp);
         match self.tables.fdb.sighting(hash, key) {
             Some(known) if known.is_static => {}
-            // It was heard here since, at the place where it was: so it moved back, and that is news to the other.
+            // It was heard here since, at the place where it was: so it moved back then, which is news to the other.
             Some(known) if known.location != station.location && known.seen > claimed => {
-                self.claim(now, station.vni, station.vid, station.mac, known.location);
+                let back = Station { location: known.location, ..*station };
+                self.tell_claim(back, known.seen.as_nanos().max(stamp + 1));
             }
             Some(known) => self.settle(now.min(claimed).max(known.seen), station),
             None => self.settle(now.min(claimed), station),

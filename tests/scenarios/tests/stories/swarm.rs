@@ -41,6 +41,8 @@ struct Swarm {
 /// Draws the world of a seed. Everything follows from `rng`; nothing else may decide.
 fn draw(seed: u64) -> Swarm {
     let mut rng = Prng::new(seed ^ 0x5eed);
+    // Drawn apart, so that a seed is the same cloud whatever its switches are made of.
+    let mut inside = Prng::new(seed ^ 0x3047);
     let mut w = World::new(seed);
     let count = if rng.below(8) == 0 { rng.range(6, 9) } else { rng.range(2, 5) } as usize;
     let networks = rng.range(1, 4) as usize;
@@ -127,6 +129,10 @@ fn draw(seed: u64) -> Swarm {
         let own: Vec<&str> = own.iter().map(String::as_str).collect();
         let rvm = w.rvm(site, &format!("rvm{n}"), &own, &t);
         w.r(rvm).batching = batching;
+        let workers = inside.range(1, 3) as usize;
+        w.r(rvm).workers = workers;
+        let _ = write!(story, ", {workers} workers");
+        few_queues(&mut w, rvm, "eth0", &mut inside);
         for (_, _, public, private) in fips.iter().filter(|f| f.1 == n) {
             w.public_ip(rvm, private, public);
         }
@@ -144,6 +150,7 @@ fn draw(seed: u64) -> Swarm {
             spec = spec.tagged(packet::ETH_VLAN, 100 + *network as u16);
         }
         let node = w.guest(rvms[*rvm], &format!("h{id}"), spec);
+        few_queues(&mut w, rvms[*rvm], &format!("h{id}"), &mut inside);
         let public = fips.iter().find(|f| f.0 == m).map(|f| f.2.clone());
         if let Some(public) = &public {
             allow_internet(&mut w, vni(*network), ip, "8.8.8.8");
@@ -180,6 +187,13 @@ fn draw(seed: u64) -> Swarm {
     }
     w.start_all();
     Swarm { w, rvms, machines: nodes, host, story }
+}
+
+/// Now and then an interface has fewer queues than there are workers.
+fn few_queues(w: &mut World, rvm: NodeId, interface: &str, inside: &mut Prng) {
+    if inside.below(2) == 0 {
+        w.r(rvm).set_queues(interface, inside.range(1, 3) as usize);
+    }
 }
 
 /// Machines send what no stack would: real frames with a few bytes of their headers changed, or cut short.
