@@ -2,16 +2,22 @@
 //! same stations at the same places once news has arrived; and stations live and die together.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use engine::command::{
-    Answer, Binding, Command, FdbRow, Location, NetworkConfig, PortConfig, PortId, Query, Role, VlanPolicy,
-    Vni,
+    Answer, Binding, Command, FdbRow, Input, Location, NetworkConfig, PortConfig, PortId, Query, Role,
+    VlanPolicy, Vni,
 };
 use engine::forward::Switch;
 use engine::forward::share::News;
-use engine::frame::{Batch, FramePool, HeapPool};
+use engine::frame::{Batch, Frame, FramePool, HeapPool};
+use engine::handoff::mesh;
+use engine::mailbox::mailbox;
+use engine::port::{Port, PortCaps};
 use engine::time::{Duration, Instant};
 use engine::wire::mac::MacAddr;
+use engine::worker::Worker;
 use proptest::prelude::*;
 
 const PORTS: u16 = 3;
@@ -297,4 +303,84 @@ fn a_flood_is_told_within_bounds() {
         w.deliver_all();
     }
     assert_eq!((w.entries(0), w.entries(1)), (6000, 6000));
+}
+
+/// A port that receives one frame, just after something else has happened, and counts what it sends.
+struct Script {
+    first: Box<dyn FnMut(Instant) + Send>,
+    frame: Option<Vec<u8>>,
+    sent: Arc<AtomicUsize>,
+}
+
+impl Port<HeapPool> for Script {
+    fn rx(&mut self, now: Instant, pool: &mut HeapPool, batch: &mut Batch) {
+        if let Some(bytes) = self.frame.take() {
+            (self.first)(now);
+            batch.push(pool.alloc_from(&bytes).unwrap());
+        }
+    }
+
+    fn tx(&mut self, _: Instant, pool: &mut HeapPool, frames: &mut Vec<Frame>) {
+        self.sent.fetch_add(frames.len(), Ordering::Relaxed);
+        frames.drain(..).for_each(|frame| pool.free(frame));
+    }
+
+    fn caps(&self) -> PortCaps {
+        PortCaps::default()
+    }
+}
+
+fn frame(to: u16, from: u16) -> Vec<u8> {
+    [&mac(to).0[..], &mac(from).0, &[0x88, 0xb5], &[0; 46]].concat()
+}
+
+/// In the middle of one worker's turn, when it has taken all news, another learns a station and sends its
+/// frame, and the answer is what the first worker receives next. It knows where the answer has to go.
+#[test]
+fn who_answers_finds_every_worker_informed() {
+    let now = Instant::from_millis(1_000_000);
+    let sent: [Arc<AtomicUsize>; 3] = Default::default();
+    let mut workers = Vec::new();
+    for (me, links) in mesh(2).into_iter().enumerate() {
+        let (end, handle) = mailbox();
+        let mut worker = Worker::new(HeapPool::new(64, 0), end, 1);
+        worker.join(me, links);
+        let network = NetworkConfig {
+            vni: vni(),
+            gateways: vec![],
+            router_mac: MacAddr([2, 0x69, 0x76, 0, 0, 7]),
+            fdb_max: 100,
+            fdb_age: AGE,
+        };
+        handle.send(Input::Command(Command::SetNetwork(network))).unwrap();
+        handle.send(Input::Command(Command::AddFdb(vni(), 0, mac(2), Location::Port(PortId(1))))).unwrap();
+        for port in 0..PORTS {
+            handle.send(Input::Command(Command::SetPort(PortId(port), config()))).unwrap();
+        }
+        worker.poll(now);
+        workers.push(worker);
+    }
+    let (mut second, mut first) = (workers.pop().unwrap(), workers.pop().unwrap());
+    let port = |worker: &mut Worker<HeapPool>, id: u16, frame, first: Box<dyn FnMut(Instant) + Send>| {
+        worker.attach(PortId(id), Box::new(Script { first, frame, sent: sent[usize::from(id)].clone() }));
+    };
+    // The second hears the question of station 1, which nobody knows yet, to station 2.
+    port(&mut second, 0, Some(frame(2, 1)), Box::new(|_| {}));
+    port(&mut second, 1, None, Box::new(|_| {}));
+    let second = Arc::new(Mutex::new(second));
+    port(&mut first, 0, None, Box::new(|_| {}));
+    let question = second.clone();
+    port(
+        &mut first,
+        1,
+        Some(frame(1, 2)),
+        Box::new(move |now| {
+            question.lock().unwrap().poll(now);
+        }),
+    );
+    port(&mut first, 2, None, Box::new(|_| {}));
+    first.poll(now);
+    let sent = sent.map(|count| count.load(Ordering::Relaxed));
+    assert_eq!(sent, [1, 1, 0], "the answer at its port, the question at its, and nothing at any other");
+    assert!(first.counters().conserved() && second.lock().unwrap().counters().conserved());
 }

@@ -10,3 +10,4 @@ mod networks;
 mod swarm;
 mod underlay;
 mod vlan;
+mod workers;
