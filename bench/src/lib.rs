@@ -9,6 +9,7 @@ pub mod goals;
 pub mod machine;
 pub mod memory;
 pub mod plot;
+pub mod pool;
 pub mod process;
 pub mod report;
 pub mod results;

@@ -11,10 +11,12 @@ use engine::forward::Switch;
 use engine::forward::classify::{self, Probe};
 use engine::forward::parse::{self, Headers};
 use engine::forward::trail::Trail;
-use engine::frame::{Batch, Frame, FramePool, HeapPool, Offload, SlotSize};
+use engine::frame::{Batch, Frame, FramePool, Offload, SlotSize};
 use engine::limits::{BATCH_LEN, FDB_AGE, HEADROOM};
 use engine::time::Instant;
 use engine::wire::mac::MacAddr;
+
+use crate::pool::MappedPool;
 
 /// What happens to the frames.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -53,6 +55,16 @@ impl Kind {
         Self::Drop,
     ];
 
+    /// Most stations that a walk of this kind may have: floating IPs are sent to neighbours, which are bounded
+    /// ([`engine::limits::NEIGHBORS_MAX`]).
+    #[must_use]
+    pub const fn stations_max(self) -> u32 {
+        match self {
+            Self::FipInGateway | Self::FipInOwner | Self::FipOutOwner | Self::FipOutGateway => 10_000,
+            _ => u32::MAX,
+        }
+    }
+
     /// Its name in reports.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -80,7 +92,7 @@ const PEER: PeerId = PeerId(0);
 #[derive(Debug)]
 pub struct Walk {
     switch: Switch,
-    pool: HeapPool,
+    pool: MappedPool,
     ingress: PortId,
     /// The frames, each with the bytes that forwarding changes.
     frames: Vec<(Option<Frame>, Saved)>,
@@ -129,7 +141,7 @@ impl Walk {
     /// many flows every header and every table line is cold.
     #[must_use]
     pub fn new(kind: Kind, flows: u32, len: usize) -> Self {
-        Self::with_stations(kind, flows, flows, len)
+        Self::with_stations(kind, flows, flows.min(kind.stations_max()), len)
     }
 
     /// The same with a number of stations of its own, dealt out over the flows.
@@ -138,7 +150,7 @@ impl Walk {
         let count = flows.max(BATCH_LEN as u32 * 8);
         let mut walk = Self {
             switch: Switch::new(42),
-            pool: HeapPool::new(count + 1024, 0),
+            pool: MappedPool::new(count + 1024),
             ingress: UPLINK,
             frames: Vec::with_capacity(count as usize),
             order: (0..count).collect(),
@@ -485,12 +497,12 @@ pub(crate) fn newcomer(n: u32) -> Vec<u8> {
 
 /// The walk itself, in a function of its own so that instruction counts can be taken of it alone.
 #[inline(never)]
-fn forward_batch(switch: &mut Switch, now: Instant, port: PortId, batch: &mut Batch, pool: &mut HeapPool) {
+fn forward_batch(switch: &mut Switch, now: Instant, port: PortId, batch: &mut Batch, pool: &mut MappedPool) {
     switch.forward(now, port, batch, pool);
 }
 
 /// A slot for the next frame: the pool hands out the one freed last.
-fn restore(pool: &mut HeapPool) -> Frame {
+fn restore(pool: &mut MappedPool) -> Frame {
     let mut frame = pool.alloc(SlotSize::Small).expect("as many as were freed");
     frame.head = HEADROOM as u16;
     frame.offload = Offload::NONE;
