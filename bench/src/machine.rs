@@ -65,7 +65,7 @@ impl Facts {
         }
         Self {
             cpu: field("model name"),
-            cpus: std::thread::available_parallelism().map_or(1, usize::from),
+            cpus: processors(),
             siblings: format!("cpu0 with {}", siblings.trim()),
             memory_mib: memory.unwrap_or(0) / 1024,
             hypervisor: field("flags").split(' ').any(|flag| flag == "hypervisor"),
@@ -130,14 +130,28 @@ fn said(command: &mut Command) -> String {
     command.output().map(|out| String::from_utf8_lossy(&out.stdout).into_owned()).unwrap_or_default()
 }
 
-/// Keeps this thread on one processor.
-///
-/// # Errors
-/// The kernel refuses, as where there is no such processor.
-pub fn pin(cpu: usize) -> Result<(), rustix::io::Errno> {
+/// Processors of this machine, whichever of them we may use.
+#[must_use]
+pub fn processors() -> usize {
+    read("/proc/cpuinfo").lines().filter(|line| line.starts_with("processor")).count().max(1)
+}
+
+/// Keeps this thread on one processor, or on the first where there is no such one.
+pub fn pin(cpu: usize) {
     let mut set = rustix::thread::CpuSet::new();
-    set.set(cpu);
-    rustix::thread::sched_setaffinity(None, &set)
+    set.set(if cpu < processors() { cpu } else { 0 });
+    // Where the kernel refuses, the figures scatter more, and the spread says so.
+    rustix::thread::sched_setaffinity(None, &set).ok();
+}
+
+/// Does `work` in a thread on the second processor, which the generator leaves alone; what comes after is not bound
+/// to it.
+pub fn pinned<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    let bound = || {
+        pin(1);
+        work()
+    };
+    std::thread::scope(|scope| scope.spawn(bound).join().unwrap_or_else(|why| std::panic::resume_unwind(why)))
 }
 
 #[cfg(test)]

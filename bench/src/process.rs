@@ -194,7 +194,8 @@ pub fn run(command: &mut Command, bound: Duration, limit: &Limit) -> Result<Stri
 /// # Errors
 /// It failed, with the last line it complained in, or took longer than `bound`.
 pub fn run_leaving(command: &mut Command, log: &std::path::Path, bound: Duration) -> Result<()> {
-    let name = command.get_args().next().unwrap_or_default().display().to_string();
+    let script = std::path::Path::new(command.get_args().next().unwrap_or_default());
+    let name = script.file_name().unwrap_or_default().display().to_string();
     let file = File::create(log).with_context(|| format!("writing {}", log.display()))?;
     command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).process_group(0);
     let mut child = command.spawn().with_context(|| format!("starting {name}"))?;

@@ -204,13 +204,13 @@ fn wire(text: &mut String, results: &Results) {
 
 /// What has no table of its own.
 fn others(text: &mut String, results: &Results) {
-    let shown = ["workers", "flood", "control", "trail", "fdb"];
+    let shown = ["workers", "strangers", "control", "trail", "fdb"];
     if !results.iter().any(|(key, _)| shown.contains(&key.scenario.as_str())) {
         return;
     }
     *text += "## Workers, floods, control, memory\n\n";
     *text += "Workers share nothing but the processor: the row `additions` is what two threads that only add are worth \
-              on it. A flood is one frame of strangers for each established one, through another door; the rate kept \
+              on it. Strangers flood: one frame of theirs for each established one, through another door; the rate kept \
               is that of the established frames, by the time they take and by how many arrive.\n\n";
     table(text, results, "", &["".to_string()], |key| {
         let found = shown.contains(&key.scenario.as_str());

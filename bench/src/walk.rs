@@ -499,6 +499,8 @@ pub(crate) fn newcomer(n: u32) -> Vec<u8> {
 #[inline(never)]
 fn forward_batch(switch: &mut Switch, now: Instant, port: PortId, batch: &mut Batch, pool: &mut MappedPool) {
     switch.forward(now, port, batch, pool);
+    // So that it is a call, and not a jump that callgrind takes for our end.
+    black_box(batch);
 }
 
 /// A slot for the next frame: the pool hands out the one freed last.
@@ -542,7 +544,12 @@ fn frame_bytes(kind: Kind, flow: u32, station: u32, len: usize) -> Vec<u8> {
     bytes.extend(to.to_be_bytes());
     let sum = !engine::wire::checksum::sum(&bytes[14..34]);
     bytes[24..26].copy_from_slice(&sum.to_be_bytes());
-    bytes.extend((1024 + (flow % 60_000) as u16).to_be_bytes());
+    // Packets from the tunnel's own port may not leave by NAT.
+    let sport = match 1024 + (flow % 60_000) as u16 {
+        4789 => 62_000,
+        port => port,
+    };
+    bytes.extend(sport.to_be_bytes());
     bytes.extend(80u16.to_be_bytes());
     bytes.extend(((len - 34) as u16).to_be_bytes());
     bytes.extend([0x12, 0x34]);
@@ -585,16 +592,16 @@ mod tests {
     #[test]
     fn walks_walk() {
         for kind in Kind::ALL {
-            for flows in [1, 1000] {
+            for flows in [1, 1000, 10_000] {
                 let mut walk = Walk::new(kind, flows, 64);
                 let before = walk.tally();
-                walk.run(10);
+                walk.run(200);
                 let after = walk.tally();
                 let (tx, dropped) = (after.0 - before.0, after.1 - before.1);
                 let want = match kind {
-                    Kind::Drop => (0, 640),
-                    Kind::Flood => (2560, 0),
-                    _ => (640, 0),
+                    Kind::Drop => (0, 12_800),
+                    Kind::Flood => (51_200, 0),
+                    _ => (12_800, 0),
                 };
                 assert_eq!((tx, dropped), want, "{} {flows}: {:?}", kind.name(), walk.reasons());
             }

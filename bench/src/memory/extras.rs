@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use engine::command::PortId;
 use engine::forward::trail::Step;
 
-use crate::machine::pin;
+use crate::machine::{pin, pinned, processors};
 use crate::process::Limit;
 use crate::results::{Key, Metric, OURS, Results};
 use crate::stats::median;
@@ -33,7 +33,7 @@ pub mod keys {
     /// Share of the established traffic's rate that is left beside a flood of `what`.
     #[must_use]
     pub fn kept(what: &str) -> Key {
-        Key::memory("flood", format!("established traffic beside random {what}"), OURS, Metric::Share)
+        Key::memory("strangers", format!("established traffic beside random {what}"), OURS, Metric::Share)
     }
 }
 
@@ -46,7 +46,7 @@ pub fn run(quick: bool, limit: &Limit, results: &mut Results) {
         [("workers", workers), ("floods", floods), ("control operations", control), ("trail", trail)];
     for (name, step) in steps {
         match limit.spare(Duration::from_secs(5)) {
-            Ok(()) => step(quick, results),
+            Ok(()) => pinned(|| step(quick, results)),
             Err(why) => results.skip(format!("in memory: {name}"), why),
         }
     }
@@ -57,7 +57,7 @@ fn together(count: usize, time: Duration, work: impl Fn(usize) -> Box<dyn FnMut(
     let start = Barrier::new(count);
     let one = |n: usize| {
         // The first worker has the processor that a single one would have.
-        pin(count - 1 - n + usize::from(count == 1)).or_else(|_| pin(0)).ok();
+        pin(count - 1 - n + usize::from(count == 1));
         let mut step = work(n);
         step();
         start.wait();
@@ -84,7 +84,7 @@ fn workers(quick: bool, results: &mut Results) {
     let time = Duration::from_millis(if quick { 250 } else { 1000 });
     let walks: &[Kind] = if quick { &[Kind::L2] } else { &[Kind::L2, Kind::Encap, Kind::FipInGateway] };
     for count in [1, 2] {
-        if std::thread::available_parallelism().map_or(1, usize::from) < count {
+        if processors() < count {
             return results.skip("two workers in memory", "this machine has one processor");
         }
         let additions = together(count, time, |_| {
@@ -117,7 +117,6 @@ const MOVED: PortId = PortId(10);
 /// random MACs (which learning must bound), and random flows of one station. The rate kept is by the time that
 /// the established frames take; all of them must arrive.
 fn floods(quick: bool, results: &mut Results) {
-    pin(1).or_else(|_| pin(0)).ok();
     let batches = if quick { 2_000 } else { 10_000 };
     for what in ["MACs", "flows"] {
         let mut walk = Walk::with_stations(Kind::L2, 10_000, 1_000, 64);
@@ -150,7 +149,7 @@ fn floods(quick: bool, results: &mut Results) {
         let lost = walk.drops_at_ingress();
         let arrived = 1.0 - lost as f64 / (2 * batches * 64) as f64;
         results.add(keys::kept(what), arrived * middle(&alone) / middle(&beside));
-        let key = |case: String| Key::memory("flood", case, OURS, Metric::Ns);
+        let key = |case: String| Key::memory("strangers", case, OURS, Metric::Ns);
         results.add(key(format!("established frame, alone ({what})")), middle(&alone));
         results.add(key(format!("established frame, beside random {what}")), middle(&beside));
         results.add(key(format!("frame of the flood, random {what}")), middle(&flood));
@@ -159,7 +158,6 @@ fn floods(quick: bool, results: &mut Results) {
 
 /// Operations that change tables, each followed by a batch of ordinary traffic.
 fn control(quick: bool, results: &mut Results) {
-    pin(1).or_else(|_| pin(0)).ok();
     let stations = if quick { 64 * 400 } else { 64 * 1600 };
     let mut walk = Walk::new(Kind::L2, 1_000, 64);
     walk.add_door(FLOODED, u32::MAX, None);
@@ -194,7 +192,6 @@ fn control(quick: bool, results: &mut Results) {
 
 /// `classify` alone, with nobody listening and with a list of steps.
 fn trail(quick: bool, results: &mut Results) {
-    pin(1).or_else(|_| pin(0)).ok();
     let rounds = if quick { 5_000 } else { 50_000 };
     let mut walk = Walk::new(Kind::FipInGateway, 64, 64);
     let key = |case: &str| Key::memory("trail", case, OURS, Metric::Ns);

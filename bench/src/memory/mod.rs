@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
+use crate::machine::pinned;
 use crate::process::Limit;
 use crate::results::{Key, Metric, OURS, Results};
 use crate::stats::median;
@@ -97,7 +98,7 @@ impl Plan {
 pub fn run(plan: &Plan, scripts: &Path, state: &Path, limit: &Limit, results: &mut Results) -> Result<()> {
     for round in 1..=plan.rounds {
         eprintln!("== in memory, round {round} of {}", plan.rounds);
-        walks(plan, limit, results)?;
+        pinned(|| walks(plan, limit, results))?;
         ovs::run(plan.quick, scripts, state, limit, results);
     }
     for round in 1..=plan.rounds {
@@ -109,7 +110,6 @@ pub fn run(plan: &Plan, scripts: &Path, state: &Path, limit: &Limit, results: &m
 }
 
 fn walks(plan: &Plan, limit: &Limit, results: &mut Results) -> Result<()> {
-    crate::machine::pin(1).or_else(|_| crate::machine::pin(0)).ok();
     let mut told = None;
     for case in plan.cases() {
         if let Err(why) = limit.spare(Duration::from_secs(5)) {

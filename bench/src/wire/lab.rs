@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 
 use crate::process::{Limit, find, run, run_leaving};
 
@@ -56,7 +56,7 @@ impl Lab {
 
     /// Tells a command where everything is.
     fn told<'a>(&self, command: &'a mut Command) -> &'a mut Command {
-        let one = std::thread::available_parallelism().is_ok_and(|n| n.get() == 1);
+        let one = crate::machine::processors() == 1;
         command.env("STATE", &self.state).env("TOOLS", &self.tools);
         command.env("GEN_CPU", "0").env("SW_CPU", if one { "0" } else { "1" });
         for name in ["gen", "sink"] {
@@ -119,7 +119,9 @@ impl Up<'_> {
         script.arg(self.lab.scripts.join(format!("peers.d/{}.sh", self.script))).arg(verb);
         script.arg(self.scenario).envs(self.environment.iter().copied());
         let log = self.lab.state.join(format!("peer-{verb}.log"));
-        run_leaving(self.lab.told(&mut script), &log, Duration::from_secs(40))
+        run_leaving(self.lab.told(&mut script), &log, Duration::from_secs(40)).map_err(|why| {
+            anyhow!("{}", why.to_string().replace(&format!("{}/", self.lab.state.display()), ""))
+        })
     }
 
     /// A value of the addressing plan.
