@@ -179,8 +179,8 @@ proptest! {
             while bytes[at..at + 2] == [0x81, 0] {
                 at += 4;
             }
-            let l4 = at + 2 + if bytes[at..at + 2] == [8, 0] { 20 } else { 40 };
-            (bytes[..at].to_vec(), bytes[at + 10..l4].to_vec(), bytes[l4..l4 + 2].to_vec())
+            let (l4, addresses) = if bytes[at..at + 2] == [8, 0] { (at + 22, 8) } else { (at + 42, 32) };
+            (bytes[..at].to_vec(), bytes[l4 - addresses..l4 + 2].to_vec())
         };
         got.sort_by_key(flow);
         want.sort_by_key(flow);
@@ -340,15 +340,18 @@ fn small_tunnel_packets_are_merged() {
 #[test]
 fn a_bad_checksum_is_not_merged() {
     let given = Packet { dst_mac: mac(3), ..Packet::tcp(false, 14_000, 1400) }.given();
-    let mut small = plain(&[given]);
-    small[4].0[200] ^= 1;
-    let (mut rvm, _) = pair(false, false, PLAIN, WHOLE, PLAIN);
-    let out = rvm.forward(DOOR, &small);
-    let shape: Vec<_> = out.iter().map(|(_, bytes, o)| (bytes.len(), o.gso_kind)).collect();
-    let headers = small[0].0.len() - 1400;
-    let run = |n: usize| (headers + n * 1400, if n > 1 { GsoKind::TcpV4 } else { GsoKind::None });
-    assert_eq!(shape, [run(4), run(1), run(5)]);
-    assert_eq!(out[1].1, small[4].0);
+    // In the payload, in the IPv4 header's checksum.
+    for at in [200, 24] {
+        let mut small = plain(std::slice::from_ref(&given));
+        small[4].0[at] ^= 1;
+        let (mut rvm, _) = pair(false, false, PLAIN, WHOLE, PLAIN);
+        let out = rvm.forward(DOOR, &small);
+        let shape: Vec<_> = out.iter().map(|(_, bytes, o)| (bytes.len(), o.gso_kind)).collect();
+        let headers = small[0].0.len() - 1400;
+        let run = |n: usize| (headers + n * 1400, if n > 1 { GsoKind::TcpV4 } else { GsoKind::None });
+        assert_eq!(shape, [run(4), run(1), run(5)]);
+        assert_eq!(out[1].1, small[4].0);
+    }
 }
 
 /// The MTU is that of the segments: a super-frame of segments that fit passes, one of longer ones is told so.
@@ -426,4 +429,58 @@ fn the_queue_counts_segments() {
     assert_eq!(out.len(), 512);
     assert_eq!(rvm.drops(OTHER, DropReason::TxQueueFull), 1000 - 512);
     assert!(rvm.switch.take_crowded() && !rvm.switch.take_crowded());
+}
+
+/// Every bit of the headers counts: a segment that differs in one (its checksums made right again) is not merged
+/// unless cutting brings that bit back.
+#[test]
+fn every_header_bit_counts() {
+    for v6 in [false, true] {
+        let given = Packet { dst_mac: mac(3), flags: 0x10, ..Packet::tcp(v6, 3000, 1000) }.given();
+        let good = plain(&[given]);
+        let l4 = if v6 { 54 } else { 34 };
+        for bit in 14 * 8..(l4 + 32) * 8 {
+            let mut frames = good.clone();
+            let bytes = &mut frames[1].0;
+            bytes[bit / 8] ^= 0x80 >> (bit % 8);
+            let sum = |parts: &[&[u8]]| !smoltcp::wire::checksum::data(&parts.concat());
+            if !v6 {
+                let value = sum(&[&bytes[14..24], &bytes[26..34]]);
+                bytes[24..26].copy_from_slice(&value.to_be_bytes());
+            }
+            let len = (bytes.len() - l4) as u16;
+            let addresses = if v6 { 22..54 } else { 26..34 };
+            let value = sum(&[
+                &bytes[addresses],
+                &[0, 6],
+                &len.to_be_bytes(),
+                &bytes[l4..l4 + 16],
+                &bytes[l4 + 18..],
+            ]);
+            bytes[l4 + 16..l4 + 18].copy_from_slice(&value.to_be_bytes());
+            let (mut rvm, _) = pair(false, false, PLAIN, WHOLE, PLAIN);
+            let out = rvm.forward(DOOR, &frames);
+            let cut: Vec<Vec<u8>> =
+                out.into_iter().flat_map(|(_, bytes, offload)| segments(&bytes, offload).unwrap()).collect();
+            let sent: Vec<Vec<u8>> = frames.into_iter().map(|(bytes, _)| bytes).collect();
+            assert!(cut == sent, "byte {} bit {} (IPv6: {v6})", bit / 8, bit % 8);
+        }
+    }
+}
+
+/// A UDP checksum that comes to zero is sent as all ones: zero would mean that there is none (RFC 768).
+#[test]
+fn a_udp_checksum_is_never_zero() {
+    for (v6, csum_at) in [(false, 40), (true, 60)] {
+        for size in [0, 700] {
+            let mut p = Packet { dst_mac: mac(3), tcp: false, size, ..Packet::tcp(v6, 1400, 0) };
+            p.payload[..2].fill(0);
+            // The checksum over a zero word, put in its place, makes the sum all ones.
+            let first = plain(&[p.given()]).remove(0).0;
+            p.payload[..2].copy_from_slice(&first[csum_at..csum_at + 2]);
+            let (mut rvm, _) = pair(false, false, WHOLE, PLAIN, PLAIN);
+            let out = rvm.forward(DOOR, &[p.given()]);
+            assert_eq!(out[0].1[csum_at..csum_at + 2], [0xff, 0xff], "size {size}, IPv6: {v6}");
+        }
+    }
 }

@@ -37,8 +37,9 @@ impl Run {
         let (v4, l4_at, proto, end) = match ethertype {
             ethernet::TYPE_IPV4 => {
                 let ip = frame.get(l3..l3 + ipv4::HEADER_LEN)?;
-                // No options, no fragment.
-                if ip[0] != 0x45 || word(ip, ipv4::FLAGS_OFFSET_AT) & !ipv4::DONT_FRAGMENT != 0 {
+                // No options, no fragment, nothing that its receiver would drop.
+                let plain = ip[0] == 0x45 && word(ip, ipv4::FLAGS_OFFSET_AT) & !ipv4::DONT_FRAGMENT == 0;
+                if !plain || sum(ip) != 0xffff {
                     return None;
                 }
                 let end = l3 + usize::from(word(ip, ipv4::TOTAL_LEN_AT));
