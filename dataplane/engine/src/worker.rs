@@ -115,7 +115,7 @@ impl<P: FramePool> Worker<P> {
     pub fn poll(&mut self, now: Instant) -> Progress {
         let mut inputs = self.take_inputs(now) + self.hear(now);
         self.switch.tick(now, &mut self.pool);
-        let mut frames = self.take_over();
+        let (mut frames, mut wake) = (self.take_over(), 0);
         for at in 0..self.ports.len() {
             let PortIo::Here(port, _) = &mut self.ports[at] else { continue };
             port.rx(now, &mut self.pool, &mut self.batch);
@@ -125,12 +125,12 @@ impl<P: FramePool> Worker<P> {
                 inputs += self.hear(now);
                 self.switch.forward(now, PortId(at as u16), &mut self.batch, &mut self.pool);
                 if self.switch.take_crowded() {
-                    self.flush(now);
+                    wake |= self.tell() | self.flush(now);
                 }
             }
         }
         // In this order, for the same reason.
-        let wake = self.tell() | self.flush(now);
+        wake |= self.tell() | self.flush(now);
         for event in self.switch.take_events() {
             // A full mailbox loses the event; what is needed is asked for again.
             let _ = self.mailbox.events.push(event);

@@ -667,3 +667,14 @@ fn t12_tunnel_takes_only_from_peers() {
     assert_eq!(b.forward(UPLINK, &outer, Offload::NONE), vec![(DOOR1, bytes)]);
     const { assert!(HEADROOM >= 74) };
 }
+
+/// An outer IPv4 header that is shorter than itself says nothing of what follows it.
+#[test]
+fn an_outer_length_that_wraps() {
+    let (mut a, mut b) = (Rvm::new(11, false, false), Rvm::new(12, false, false));
+    let bytes = packet((mac(1), mac(2)), ip("192.168.1.2"), ip("192.168.1.3"), Kind::Udp, b"x");
+    let mut outer = a.forward(DOOR1, &bytes, Offload::NONE)[0].1.clone();
+    outer[16..18].copy_from_slice(&[0, 0]);
+    outer[38..40].copy_from_slice(&[0xff, 0xff]);
+    assert_eq!(b.forward(UPLINK, &outer, Offload::NONE), vec![]);
+}

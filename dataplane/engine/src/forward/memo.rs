@@ -490,12 +490,7 @@ fn compose(
             let port = tables.ports.get(to)?;
             let uplink = port.config.role == Role::Uplink;
             let member = uplink || port.config.vni == Some(verdict.vni);
-            // Such a port's segments are merged, which takes more than a verdict.
-            if port.caps.tx_tso
-                || !port.config.live
-                || !member
-                || !uplink && port.vlan.egress(0) != Some(TagEdit::Keep)
-            {
+            if !port.config.live || !member || !uplink && port.vlan.egress(0) != Some(TagEdit::Keep) {
                 return None;
             }
             entry.out = to.0;

@@ -430,7 +430,7 @@ impl Switch {
         }
         self.count_mapping(verdict);
         match verdict.out {
-            Out::Port(to) => self.send_to_port(id, to, verdict, Some(h), frame, pool),
+            Out::Port(to) => self.send_to_port(id, to, verdict, frame, pool),
             Out::Peer(to) => {
                 let tunnel = TunnelFacts::new(adm, h, verdict);
                 self.send_to_peer(id, to, verdict.vni, tunnel, frame, pool);

@@ -66,13 +66,12 @@ impl Switch {
         }
     }
 
-    /// Puts a frame on a port's transmit queue. `flow` is what was parsed of it, if it is still that.
+    /// Puts a frame on a port's transmit queue.
     pub(super) fn send_to_port<P: FramePool>(
         &mut self,
         from: PortId,
         to: PortId,
         verdict: &Verdict,
-        flow: Option<&Headers>,
         mut frame: Frame,
         pool: &mut P,
     ) {
@@ -80,7 +79,7 @@ impl Switch {
             return self.drop_frame(from, frame, DropReason::EgressNotLive, pool);
         };
         let is_uplink = port.config.role == Role::Uplink;
-        let (mtu, caps) = (usize::from(port.config.mtu), port.caps);
+        let mtu = usize::from(port.config.mtu);
         if !port.config.live || !is_uplink && port.config.vni != Some(verdict.vni) {
             return self.drop_frame(from, frame, DropReason::EgressNotLive, pool);
         }
@@ -93,12 +92,12 @@ impl Switch {
         let tags = if verdict.vid == 0 && !is_uplink { 2 * ethernet::TAG_LEN } else { ethernet::TAG_LEN };
         let len_max = mtu + ethernet::HEADER_LEN + tags;
         if frame.offload != Offload::NONE {
-            return self.fit_to_port(from, to, len_max, flow, frame, pool);
+            return self.fit_to_port(from, to, len_max, frame, pool);
         }
         if frame.len as usize > len_max {
             return self.drop_frame(from, frame, DropReason::TooBig, pool);
         }
-        if caps.tx_tso { self.enqueue_flow(to, flow, frame, pool) } else { self.enqueue(to, frame, pool) }
+        self.enqueue(to, frame, pool);
     }
 
     /// Encapsulates a frame and puts it on the uplink's queue.
@@ -208,7 +207,7 @@ impl Switch {
         pool: &mut P,
     ) {
         match target {
-            FloodTarget::Port(port) => self.send_to_port(id, port, verdict, None, frame, pool),
+            FloodTarget::Port(port) => self.send_to_port(id, port, verdict, frame, pool),
             FloodTarget::Peer(peer) => self.send_to_peer(id, peer, verdict.vni, tunnel, frame, pool),
         }
     }
@@ -229,7 +228,7 @@ impl Switch {
             return self.drop_frame(id, frame, DropReason::PoolExhausted, pool);
         }
         match adm.from {
-            From::Port(port) => self.send_to_port(id, port, verdict, None, frame, pool),
+            From::Port(port) => self.send_to_port(id, port, verdict, frame, pool),
             From::Peer(peer, _) => {
                 let tunnel = TunnelFacts { entropy: TunnelFacts::port(h.hash), ecn: 0, ttl: OUTER_TTL };
                 self.send_to_peer(id, peer, verdict.vni, tunnel, frame, pool);
@@ -266,12 +265,16 @@ impl Switch {
     pub(super) fn enqueue_as<P: FramePool>(
         &mut self,
         to: PortId,
-        frame: Frame,
+        mut frame: Frame,
         head: u16,
         len: u32,
         pool: &mut P,
     ) {
         match self.tables.ports.get_mut(to) {
+            Some(port) if port.caps.tx_tso => {
+                (frame.head, frame.len) = (head, len);
+                self.enqueue_or_merge(to, frame, pool);
+            }
             Some(port) if port.queue.len() < TX_QUEUE_LEN => {
                 self.counters.queued += 1;
                 port.queue.push(frame);

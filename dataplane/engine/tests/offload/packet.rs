@@ -103,7 +103,7 @@ impl Packet {
             let (from, to): (std::net::Ipv6Addr, std::net::Ipv6Addr) =
                 (self.from.parse().unwrap(), self.to.parse().unwrap());
             Ipv6Header {
-                traffic_class: self.tos.try_into().unwrap_or_default(),
+                traffic_class: self.tos,
                 payload_length: len as u16,
                 next_header: proto,
                 hop_limit: 64,

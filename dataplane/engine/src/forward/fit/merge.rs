@@ -12,6 +12,50 @@ use crate::limits::SEGMENTS_MAX;
 use crate::wire::checksum::{copy_sum, fold, sum};
 use crate::wire::{ethernet, ipv4, ipv6, l4, set_word, word};
 
+/// To which TCP flow a frame belongs, so that no segment is put before another of its flow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Flow {
+    /// To this one; two flows may share a number.
+    Tcp(u64),
+    /// To none.
+    Other,
+    /// Perhaps to one: its headers are not where they usually are.
+    Unclear,
+}
+
+/// The flow of a frame that is ready to leave.
+#[inline]
+#[must_use]
+pub fn flow(frame: &[u8]) -> Flow {
+    let Some((l3, ethertype)) = network_layer(frame) else { return Flow::Unclear };
+    let (addresses, l4_at) = match ethertype {
+        ethernet::TYPE_IPV4 => {
+            let Some(ip) = frame.get(l3..l3 + ipv4::HEADER_LEN) else { return Flow::Unclear };
+            match ip[ipv4::PROTOCOL_AT] {
+                l4::TCP if ip[0] == 0x45 && word(ip, ipv4::FLAGS_OFFSET_AT) & ipv4::FRAGMENT_MASK == 0 => {}
+                l4::TCP => return Flow::Unclear,
+                _ => return Flow::Other,
+            }
+            (&ip[12..20], l3 + ipv4::HEADER_LEN)
+        }
+        ethernet::TYPE_IPV6 => {
+            let Some(ip) = frame.get(l3..l3 + ipv6::HEADER_LEN) else { return Flow::Unclear };
+            match ip[ipv6::NEXT_HEADER_AT] {
+                l4::TCP => {}
+                l4::UDP | l4::ICMPV6 => return Flow::Other,
+                _ => return Flow::Unclear,
+            }
+            (&ip[8..40], l3 + ipv6::HEADER_LEN)
+        }
+        _ => return Flow::Other,
+    };
+    let Some(ports) = frame.get(l4_at..).and_then(|tcp| tcp.first_chunk::<4>()) else { return Flow::Unclear };
+    let (words, _) = addresses.as_chunks::<8>();
+    Flow::Tcp(words.iter().fold(u64::from(u32::from_ne_bytes(*ports)), |flow, word| {
+        flow.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ u64::from_ne_bytes(*word)
+    }))
+}
+
 /// A frame that others may continue, and what those have to look like.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Run {

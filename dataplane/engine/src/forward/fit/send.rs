@@ -2,20 +2,18 @@
 
 use arrayvec::ArrayVec;
 
-use super::merge::Run;
+use super::merge::{Flow, Run, flow};
 use super::segment::Cut;
 use super::{takes_whole, tunnel, wire_len};
 use crate::command::{PortId, Role, Vni};
 use crate::counters::DropReason;
 use crate::forward::Switch;
 use crate::forward::output::TunnelFacts;
-use crate::forward::parse::{Headers, Part};
 use crate::frame::{Batch, Frame, FramePool, GsoKind, Offload, SlotSize};
 use crate::limits::{CROWDED_QUEUE_LEN, MERGES_MAX, TX_QUEUE_LEN};
 use crate::port::PortCaps;
 use crate::table::peer::OuterHeader;
 use crate::time::Instant;
-use crate::wire::l4;
 
 /// Flows on transmit queues whose last frame another segment may still continue.
 ///
@@ -28,8 +26,7 @@ pub type Merges = ArrayVec<Merge, MERGES_MAX>;
 pub struct Merge {
     /// Whose queue.
     port: PortId,
-    /// Of the flow.
-    hash: u32,
+    flow: u64,
     /// Of the frame, in the queue.
     index: usize,
     run: Run,
@@ -88,7 +85,6 @@ impl Switch {
         from: PortId,
         to: PortId,
         len_max: usize,
-        flow: Option<&Headers>,
         mut frame: Frame,
         pool: &mut P,
     ) {
@@ -107,8 +103,7 @@ impl Switch {
         {
             return self.drop_frame(from, frame, reason, pool);
         }
-        // A port that does not take super-frames must not be made one.
-        if caps.tx_tso { self.enqueue_flow(to, flow, frame, pool) } else { self.enqueue(to, frame, pool) }
+        self.enqueue(to, frame, pool);
     }
 
     fn cut_to_port<P: FramePool>(
@@ -223,51 +218,49 @@ impl Switch {
         sent
     }
 
-    /// Puts a frame on a port's queue, or into the frame there that it continues. `flow` is what was parsed of it;
-    /// without, the flow is not known and nothing on the queue may be continued past it.
-    #[inline]
-    pub(in crate::forward) fn enqueue_flow<P: FramePool>(
+    /// Puts a frame on the queue of a port that takes TCP super-frames, or into the frame there that it continues.
+    #[inline(never)]
+    pub(in crate::forward) fn enqueue_or_merge<P: FramePool>(
         &mut self,
         to: PortId,
-        flow: Option<&Headers>,
         frame: Frame,
         pool: &mut P,
     ) {
-        match flow {
-            Some(h) if h.proto != l4::TCP => self.enqueue(to, frame, pool),
-            Some(h) if h.part == Part::Whole => self.enqueue_tcp(to, h.hash, frame, pool),
-            _ => {
-                self.end_merges(to);
-                self.enqueue(to, frame, pool);
-            }
-        }
-    }
-
-    fn enqueue_tcp<P: FramePool>(&mut self, to: PortId, hash: u32, frame: Frame, pool: &mut P) {
-        let Some(port) = self.tables.ports.get_mut(to) else { return self.enqueue(to, frame, pool) };
-        if let Some(at) = self.merges.iter().position(|m| m.hash == hash && m.port == to) {
-            let merge = &mut self.merges[at];
-            if let Some(head) = port.queue.get_mut(merge.index)
-                && merge.run.merge(pool, head, &frame)
-            {
-                if !merge.run.open() {
+        let Some(port) = self.tables.ports.get_mut(to) else {
+            return self.drop_frame(to, frame, DropReason::TxQueueFull, pool);
+        };
+        let mut run = None;
+        match flow(pool.bytes(&frame)) {
+            Flow::Other => {}
+            Flow::Unclear => self.merges.retain(|m| m.port != to),
+            Flow::Tcp(flow) => {
+                if let Some(at) = self.merges.iter().position(|m| m.flow == flow && m.port == to) {
+                    let merge = &mut self.merges[at];
+                    if let Some(head) = port.queue.get_mut(merge.index)
+                        && merge.run.merge(pool, head, &frame)
+                    {
+                        if !merge.run.open() {
+                            self.merges.remove(at);
+                        }
+                        self.counters.coalesced += 1;
+                        return pool.free(frame);
+                    }
                     self.merges.remove(at);
                 }
-                self.counters.coalesced += 1;
-                return pool.free(frame);
+                run = Run::start(pool.bytes(&frame), frame.offload).filter(Run::open).map(|run| (flow, run));
             }
-            self.merges.remove(at);
         }
-        if port.queue.len() < TX_QUEUE_LEN
-            && let Some(run) = Run::start(pool.bytes(&frame), frame.offload)
-            && run.open()
-        {
+        if port.queue.len() >= TX_QUEUE_LEN {
+            return self.drop_frame(to, frame, DropReason::TxQueueFull, pool);
+        }
+        if let Some((flow, run)) = run {
             if self.merges.is_full() {
                 self.merges.remove(0);
             }
-            self.merges.push(Merge { port: to, hash, index: port.queue.len(), run });
+            self.merges.push(Merge { port: to, flow, index: port.queue.len(), run });
         }
-        self.enqueue(to, frame, pool);
+        self.counters.queued += 1;
+        port.queue.push(frame);
     }
 
     /// From here on nothing that is on the port's queue is continued.
