@@ -118,8 +118,8 @@ fn the_last_move_wins_everywhere() {
     }
     w.r(rvm).batching = true;
     for step in 0..300u16 {
-        for port in 0..4 {
-            w.inject(hosts[port], datagram(50, 60, step * 4 + port as u16));
+        for (port, &host) in hosts.iter().enumerate() {
+            w.inject(host, datagram(50, 60, step * 4 + port as u16));
         }
         w.run_for(MS);
         let all = places(&mut w, rvm, 50);
