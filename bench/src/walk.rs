@@ -207,6 +207,7 @@ impl Walk {
             router_mac: ROUTER,
             fdb_max: u32::MAX,
             fdb_age: FDB_AGE,
+            mss_clamp: true,
         }));
         let doors = if kind == Kind::Flood { 5 } else { 2 };
         for n in 0..doors {
@@ -216,7 +217,14 @@ impl Walk {
             let vnis = vec![vni(NET)];
             self.apply(Command::SetPeer(
                 PEER,
-                PeerConfig { address: v4(PEER_VTEP), vnis, via: None, spoke: false, mtu: 1600 },
+                PeerConfig {
+                    address: v4(PEER_VTEP),
+                    vnis,
+                    via: None,
+                    spoke: false,
+                    mtu: 1600,
+                    fragment: false,
+                },
             ));
         }
         self.apply(Command::SetUnderlayRoutes(vec![

@@ -3,6 +3,8 @@
 //! Where iproute2 prints the same thing as JSON (`bridge -j fdb`, `ip -j -s link`, `ip -j neigh`), the keys are
 //! iproute2's. `socat - UNIX-CONNECT:/run/ivswitch/control.sock` speaks it too.
 
+mod mtu;
+
 use std::fmt;
 use std::net::IpAddr;
 
@@ -10,6 +12,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::model::{ConfigError, Fault, Inside, Ports};
+
+pub use mtu::{MtuNetwork, MtuPaste, MtuPeer, MtuPort, MtuProblem, MtuReport, MtuUplink};
 
 /// Version of this interface. Raised when something old stops working.
 pub const API: u32 = 1;

@@ -160,6 +160,8 @@ pub struct DoorSpec {
     pub mtu: u16,
     /// Queues of each end, each way: one for each worker.
     pub queues: u32,
+    /// The MTU is a guess until the paths to the peers are known: a pair that is there keeps its own.
+    pub mtu_is_guess: bool,
     /// Addresses to put on the CMS's end, if any.
     pub addresses: Vec<IpPrefix>,
 }

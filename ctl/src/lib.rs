@@ -5,4 +5,5 @@ pub mod agent;
 pub mod api;
 pub mod io;
 pub mod model;
+pub mod path;
 pub mod reconcile;

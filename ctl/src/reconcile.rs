@@ -169,6 +169,10 @@ pub struct Facts {
     pub underlay: Option<Underlay>,
     /// Every port that may forward, or whose interface is known.
     pub ports: BTreeMap<PortId, PortFact>,
+    /// Path MTUs of peers, as measured.
+    pub paths: BTreeMap<PeerId, u16>,
+    /// What each network carries between rVMs: [`network_mtus`] of all this.
+    pub network_mtus: BTreeMap<String, u16>,
 }
 
 /// What is known of one port's interface.
@@ -203,6 +207,21 @@ impl Facts {
             None => 1500 - OVERHEAD_V4,
         }
     }
+
+    /// What the tunnel adds.
+    #[must_use]
+    pub fn overhead(&self) -> u16 {
+        match &self.underlay {
+            Some(u) if u.vtep.is_ipv6() => OVERHEAD_V6,
+            _ => OVERHEAD_V4,
+        }
+    }
+
+    /// The largest IP packet that every peer of the network can be sent.
+    #[must_use]
+    pub fn network_mtu(&self, network: &str) -> u16 {
+        self.network_mtus.get(network).copied().unwrap_or_else(|| self.overlay_mtu())
+    }
 }
 
 /// The content of the engine's configured tables, with the names behind the numbers.
@@ -227,8 +246,7 @@ pub struct State {
 /// What the engine's tables have to hold for `config`, which is valid and has its numbers.
 #[must_use]
 pub fn compile(config: &Config, ids: &Ids, facts: &Facts) -> State {
-    let vnis =
-        Vnis(config.network.iter().filter_map(|n| Some((n.name.as_str(), Vni::new(n.vni)?))).collect());
+    let vnis = Vnis::new(config);
     let mut state = State { uplink: uplink(config, facts), ..State::default() };
     state
         .networks
@@ -243,7 +261,7 @@ pub fn compile(config: &Config, ids: &Ids, facts: &Facts) -> State {
     }
     for p in &config.peer {
         if let Some(id) = ids.peer(&p.name) {
-            state.peers.insert(id, (p.name.clone(), peer(p, &vnis, ids, facts)));
+            state.peers.insert(id, (p.name.clone(), peer(p, config, &vnis, ids, facts)));
         }
     }
     for f in &config.floating {
@@ -279,7 +297,11 @@ pub fn truncate(p: IpPrefix) -> IpPrefix {
 
 struct Vnis<'c>(BTreeMap<&'c str, Vni>);
 
-impl Vnis<'_> {
+impl<'c> Vnis<'c> {
+    fn new(config: &'c Config) -> Self {
+        Self(config.network.iter().filter_map(|n| Some((n.name.as_str(), Vni::new(n.vni)?))).collect())
+    }
+
     fn of(&self, network: &str) -> Option<Vni> {
         self.0.get(network).copied()
     }
@@ -313,6 +335,7 @@ fn network(n: &Network) -> Option<NetworkConfig> {
         router_mac: n.router_mac.map_or_else(|| router_mac(n.vni), |Mac(mac)| mac),
         fdb_max: n.fdb_max,
         fdb_age: Duration::from_secs(n.fdb_age),
+        mss_clamp: n.mss_clamp,
     })
 }
 
@@ -361,11 +384,61 @@ pub fn port_mtu(p: &Port, link: Option<u16>, facts: &Facts) -> u16 {
     match (p.mtu, p.makes_door(), link) {
         (Some(mtu), ..) => mtu,
         (None, false, Some(mtu)) => mtu,
-        _ => facts.overlay_mtu(),
+        _ => facts.network_mtu(&p.network),
     }
 }
 
-fn peer(p: &Peer, vnis: &Vnis<'_>, ids: &Ids, facts: &Facts) -> PeerConfig {
+/// Largest underlay packet that reaches a peer: as written, else as measured, else the uplink's MTU. Behind a relay it
+/// is the relay's, which tells senders itself when its own way on is smaller.
+#[must_use]
+pub fn path_mtu(p: &Peer, config: &Config, ids: &Ids, facts: &Facts) -> u16 {
+    let uplink = facts.underlay.as_ref().map_or(1500, |u| u.mtu);
+    let mut direct = p;
+    for _ in 0..8 {
+        match direct.via.as_deref().and_then(|via| config.peer(via)) {
+            Some(via) => direct = via,
+            None => break,
+        }
+    }
+    let measured = || ids.peer(&direct.name).and_then(|id| facts.paths.get(&id)).copied();
+    p.mtu.or(direct.mtu).or_else(measured).unwrap_or(uplink).min(uplink.max(p.mtu.unwrap_or(0)))
+}
+
+/// Whether tunnel packets that are too large for the path go to this peer in fragments.
+#[must_use]
+pub fn fragments(p: &Peer, config: &Config) -> bool {
+    p.fragment.unwrap_or_else(|| config.uplink.as_ref().is_some_and(|u| u.fragment))
+}
+
+/// Whether the peer takes part in the network.
+#[must_use]
+pub fn takes_part(p: &Peer, network: &str) -> bool {
+    p.networks.as_ref().is_none_or(|list| list.iter().any(|n| n == network))
+}
+
+/// What each network carries to all of its peers. Those that larger packets go to in fragments do not count.
+#[must_use]
+pub fn network_mtus(config: &Config, ids: &Ids, facts: &Facts) -> BTreeMap<String, u16> {
+    let most = facts.overlay_mtu();
+    let mut mtus: BTreeMap<String, u16> = config.network.iter().map(|n| (n.name.clone(), most)).collect();
+    for p in config.peer.iter().filter(|p| !fragments(p, config)) {
+        let mtu = path_mtu(p, config, ids, facts).saturating_sub(facts.overhead());
+        for (network, least) in &mut mtus {
+            if mtu < *least && takes_part(p, network) {
+                *least = mtu;
+            }
+        }
+    }
+    mtus
+}
+
+/// What the engine has to hold for one peer of `config`.
+#[must_use]
+pub fn compile_peer(p: &Peer, config: &Config, ids: &Ids, facts: &Facts) -> PeerConfig {
+    peer(p, config, &Vnis::new(config), ids, facts)
+}
+
+fn peer(p: &Peer, config: &Config, vnis: &Vnis<'_>, ids: &Ids, facts: &Facts) -> PeerConfig {
     let mut vnis: Vec<Vni> = match &p.networks {
         Some(networks) => networks.iter().filter_map(|n| vnis.of(n)).collect(),
         None => vnis.0.values().copied().collect(),
@@ -376,7 +449,8 @@ fn peer(p: &Peer, vnis: &Vnis<'_>, ids: &Ids, facts: &Facts) -> PeerConfig {
         vnis,
         via: p.via.as_deref().and_then(|via| ids.peer(via)),
         spoke: p.relay,
-        mtu: p.mtu.unwrap_or_else(|| facts.underlay.as_ref().map_or(1500, |u| u.mtu)),
+        mtu: path_mtu(p, config, ids, facts),
+        fragment: fragments(p, config),
     }
 }
 

@@ -37,6 +37,11 @@ name = "rvm2"
 address = "10.0.0.12"
 "#;
 
+/// Of an agent that has nothing to do by itself.
+fn without_probes() -> String {
+    CONFIG.replace("[uplink]", "[uplink]\nprobe = false")
+}
+
 const CLIENT: ClientId = ClientId(7);
 
 /// An agent, the machine and the workers around it. Everything it asks for is kept in `seen`.
@@ -682,7 +687,7 @@ fn the_answers_of_all_workers_are_put_together() {
 /// A worker that does not answer: the asker hears what there is, in time.
 #[test]
 fn a_silent_worker_blocks_nobody() {
-    let mut w = World::up(CONFIG);
+    let mut w = World::up(&without_probes());
     w.answering = false;
     let status = w.send("status", json!({ "timeout_ms": 500 }));
     let edit = w.send("network.add", json!({ "object": { "name": "n", "vni": 5 }, "timeout_ms": 500 }));
@@ -882,7 +887,7 @@ proptest! {
     /// Whatever happens, only attached ports are live; and when all troubles are over, every enabled port is.
     #[test]
     fn in_the_end_every_port_is_live(happenings in prop::collection::vec(happening(), 0..60)) {
-        let mut w = World::new(CONFIG);
+        let mut w = World::new(&without_probes());
         let mut m = Machine::default();
         let door = |i: usize| json!({ "object": { "name": PORTS[i], "network": "private" }, "timeout_ms": 0 });
         for happening in happenings {

@@ -65,11 +65,12 @@ fn setup(switch: &mut Switch, pool: &mut HeapPool, now: Instant) {
             router_mac: MacAddr([2, 0x69, 0x76, 0, 0, n]),
             fdb_max: 16,
             fdb_age: Duration::from_secs(5),
+            mss_clamp: true,
         }));
     }
     apply(Command::SetPeer(
         PeerId(0),
-        PeerConfig { address: v4(12), vnis: vec![vni(1), vni(2)], via: None, spoke: true, mtu: 1600 },
+        PeerConfig { address: v4(12), vnis: vec![vni(1), vni(2)], via: None, spoke: true, mtu: 1600, fragment: false },
     ));
     apply(Command::SetUnderlayRoutes(vec![UnderlayRoute {
         to: IpPrefix { addr: [0, 0, 0, 0].into(), len: 0 },

@@ -127,6 +127,7 @@ impl Agent {
         for (id, was) in before {
             leave(id, &was, &mut afterwards);
         }
+        self.sync_paths();
         self.gather_facts();
         self.tell();
         self.outputs.extend(afterwards);
@@ -165,6 +166,8 @@ impl Agent {
     /// What the links and attachments say, for [`reconcile::compile`].
     fn gather_facts(&mut self) {
         self.facts.underlay = self.underlay();
+        self.facts.paths = self.paths.measured();
+        self.facts.network_mtus = reconcile::network_mtus(&self.config, &self.ids, &self.facts);
         self.facts.ports = self.attachments.iter().map(|(&id, a)| (id, self.port_fact(a))).collect();
     }
 
@@ -174,7 +177,7 @@ impl Agent {
     }
 
     /// The uplink as known. While its interface is away, what was known of it last.
-    fn underlay(&self) -> Option<Underlay> {
+    pub(super) fn underlay(&self) -> Option<Underlay> {
         let uplink = self.config.uplink.as_ref()?;
         let before = self.facts.underlay.as_ref();
         let Some(link) = self.links.get(&uplink.interface) else {
@@ -231,6 +234,7 @@ impl Agent {
             mac: reconcile::door_mac(&self.facts.name, &p.name),
             mtu: reconcile::port_mtu(p, None, &self.facts),
             queues: self.options.workers as u32,
+            mtu_is_guess: p.mtu.is_none() && !self.paths_decided(&p.network),
             addresses: p.address.iter().map(|&a| model::prefix(a)).collect(),
         }
     }
@@ -259,7 +263,13 @@ impl Agent {
         let Some(spec) = self.config.port(&a.name).map(|p| self.door_spec(p)) else { return };
         let due = a.deadline().is_none_or(|at| at <= self.now);
         let lost = !there && matches!(a.phase, Phase::Failed { .. });
-        if due && (lost || a.door.as_ref() != Some(&spec)) {
+        // Certainty alone changes nothing, unless the pair is not as it should be.
+        let is = self.links.get(&a.interface).map(mtu_of);
+        let same = |door: &DoorSpec| {
+            let certain = DoorSpec { mtu_is_guess: spec.mtu_is_guess, ..door.clone() };
+            certain == spec && (*door == spec || spec.mtu_is_guess || is.is_none_or(|is| is == spec.mtu))
+        };
+        if due && (lost || !a.door.as_ref().is_some_and(same)) {
             a.door = Some(spec.clone());
             if !there {
                 a.phase = Phase::Waiting;
@@ -342,6 +352,8 @@ impl Agent {
         if self.config.uplink.as_ref().is_some_and(|u| u.interface == name) {
             let underlay = self.underlay();
             if underlay != self.facts.underlay {
+                self.facts.underlay = underlay;
+                self.sync_paths();
                 self.gather_facts();
                 self.tell();
                 // The MTU of doors follows the uplink's.
@@ -376,6 +388,7 @@ impl Agent {
         self.log("info", text);
         self.tell_port(id);
         if id == UPLINK_PORT {
+            self.restart_paths();
             self.outputs.push_back(Output::Steer(self.steered.clone()));
         }
         self.notify("port", serde_json::json!({ "ifname": name, "state": "live" }));
@@ -428,6 +441,6 @@ fn leave(id: PortId, was: &Attachment, outputs: &mut Vec<Output>) {
     }
 }
 
-fn mtu_of(link: &LinkFacts) -> u16 {
+pub(super) fn mtu_of(link: &LinkFacts) -> u16 {
     u16::try_from(link.mtu).unwrap_or(u16::MAX)
 }

@@ -5,6 +5,9 @@
 //! It never sees a frame, and whatever happens to it or to one interface leaves the forwarding of all others alone.
 
 mod machine;
+mod mtu;
+
+mod paths;
 mod pending;
 mod request;
 mod show;
@@ -20,6 +23,7 @@ use crate::io::{ClientId, Input, LinkFacts, Output, SteerPlan, WorkerStats};
 use crate::model::{self, Config, ConfigError};
 use crate::reconcile::{self, Facts, Ids, State};
 use machine::Attachment;
+use paths::Paths;
 use pending::Pending;
 
 /// Interfaces remembered. A host has hundreds; this only bounds memory against a runaway.
@@ -44,6 +48,8 @@ pub struct Options {
     pub workers: usize,
     /// Version of the daemon, for `ivctl status`.
     pub version: String,
+    /// Nobody else can guess it: what answers to path probes must contain follows from it.
+    pub secret: u64,
 }
 
 impl Default for Options {
@@ -55,6 +61,7 @@ impl Default for Options {
             persist: false,
             workers: 1,
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            secret: 0,
         }
     }
 }
@@ -82,6 +89,7 @@ pub struct Agent {
     routes: Vec<UnderlayRoute>,
     neighbors: BTreeMap<IpAddr, MacAddr>,
     resolving: BTreeMap<IpAddr, Instant>,
+    paths: Paths,
     stats: Vec<WorkerStats>,
     subscribers: BTreeSet<ClientId>,
     pending: BTreeMap<u64, Pending>,
@@ -133,6 +141,7 @@ impl Agent {
             routes: Vec::new(),
             neighbors: BTreeMap::new(),
             resolving: BTreeMap::new(),
+            paths: Paths::default(),
             stats: Vec::new(),
             subscribers: BTreeSet::new(),
             pending: BTreeMap::new(),
@@ -191,7 +200,7 @@ impl Agent {
     pub fn next_deadline(&self) -> Option<Instant> {
         let retries = self.attachments.values().filter_map(Attachment::deadline);
         let waits = self.pending.values().map(|p| p.deadline);
-        retries.chain(waits).chain(self.persist.retry).min()
+        retries.chain(waits).chain(self.persist.retry).chain(self.paths.next_deadline()).min()
     }
 
     /// The configuration in force.
@@ -229,6 +238,7 @@ impl Agent {
         for id in due {
             self.step(id);
         }
+        self.step_paths();
         if self.persist.retry.is_some_and(|at| at <= self.now) {
             self.persist.retry = None;
             self.save();
@@ -325,6 +335,8 @@ impl Agent {
                     self.notify("learned", fields);
                 }
             }
+            Event::PathAnswered(peer, size, nonce) => self.path_answered(peer, size, nonce),
+            Event::PathAsked(peer) => self.path_asked(peer),
             Event::Reply(token, answer) => self.answer(worker, token, answer),
         }
     }

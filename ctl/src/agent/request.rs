@@ -156,6 +156,10 @@ impl Agent {
                 Ok(Done::Now(json!(version)))
             }
             "status" => params(method, p).map(|p: api::Nothing| Done::Ask(Ask::Status, p.timeout_ms)),
+            "mtu" => {
+                let _: api::Nothing = params(method, p)?;
+                Ok(Done::Now(json!(self.mtu_report())))
+            }
             "subscribe" => {
                 let _: api::Nothing = params(method, p)?;
                 if self.subscribers.len() >= SUBSCRIBERS_MAX && !self.subscribers.contains(&client) {

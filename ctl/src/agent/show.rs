@@ -137,20 +137,7 @@ impl Agent {
                 None => {}
                 Some(underlay) => self.warn_of_addresses(&uplink.interface, underlay.vtep, warnings),
             }
-            let carried = self.facts.overlay_mtu();
-            let too_large = |p: &&crate::model::Port| {
-                let link = self.links.get(&p.attached_to());
-                p.mtu.is_none() && p.interface.is_some() && link.is_some_and(|l| l.mtu > u32::from(carried))
-            };
-            let names: Vec<&str> =
-                self.config.port.iter().filter(too_large).map(|p| p.name.as_str()).collect();
-            if !names.is_empty() {
-                let more = if names.len() > 5 { ", ..." } else { "" };
-                let names = names[..names.len().min(5)].join(", ");
-                warnings.push(format!(
-                    "MTU of {names}{more}: larger than the {carried} that the tunnel carries; lower it on both ends"
-                ));
-            }
+            warnings.extend(self.mtu_warnings());
         } else if !self.config.peer.is_empty() {
             warnings.push("there are peers but no [uplink]: nothing reaches them".to_owned());
         }

@@ -55,14 +55,15 @@ fn vlan() -> impl Strategy<Value = Vlan> {
 }
 
 fn network() -> impl Strategy<Value = Network> {
-    (pick("n", 6), 0u32..9, vec(ip(1), 0..3), of(mac()), 0u32..4, 0u64..900).prop_map(
-        |(name, vni, gateway, router_mac, fdb_max, fdb_age)| Network {
+    (pick("n", 6), 0u32..9, vec(ip(1), 0..3), of(mac()), 0u32..4, 0u64..900, any::<bool>()).prop_map(
+        |(name, vni, gateway, router_mac, fdb_max, fdb_age, mss_clamp)| Network {
             // Few VNIs, so that networks swap theirs.
             vni: if vni == 8 { 0xff_ffff } else { vni },
             gateway,
             router_mac,
             fdb_max: fdb_max * 4096,
             fdb_age,
+            mss_clamp,
             ..Network::new(name, 1)
         },
     )
@@ -89,12 +90,21 @@ fn port() -> impl Strategy<Value = Port> {
 }
 
 fn peer() -> impl Strategy<Value = Peer> {
-    (pick("r", 6), ip(0), of(vec(pick("n", 6), 0..4)), of(pick("r", 6)), any::<bool>(), of(570u16..1600))
-        .prop_map(|(name, address, networks, via, relay, mtu)| Peer {
+    (
+        pick("r", 6),
+        ip(0),
+        of(vec(pick("n", 6), 0..4)),
+        of(pick("r", 6)),
+        any::<bool>(),
+        of(570u16..1600),
+        of(any::<bool>()),
+    )
+        .prop_map(|(name, address, networks, via, relay, mtu, fragment)| Peer {
             networks,
             via,
             relay,
             mtu,
+            fragment,
             ..Peer::new(name, address)
         })
 }
@@ -131,11 +141,13 @@ fn fdb() -> impl Strategy<Value = StaticFdb> {
 }
 
 fn uplink() -> impl Strategy<Value = Uplink> {
-    (of(ip(0)), 0u16..3, any::<bool>(), xdp(), of(vec(net(8), 0..3))).prop_map(
-        |(address, port, checksum, xdp, guard)| Uplink {
+    (of(ip(0)), 0u16..3, any::<[bool; 3]>(), xdp(), of(vec(net(8), 0..3))).prop_map(
+        |(address, port, [checksum, probe, fragment], xdp, guard)| Uplink {
             address,
             port: port * 4789,
             checksum,
+            probe,
+            fragment,
             xdp,
             guard,
             ..Uplink::new("eth0")

@@ -102,6 +102,13 @@ pub struct Uplink {
     /// Which XDP modes may be tried. Default: `auto`.
     #[serde(default, skip_serializing_if = "is_default")]
     pub xdp: XdpMode,
+    /// Whether peers' path MTUs are probed. Default: true.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub probe: bool,
+    /// Whether tunnel packets larger than the path go out as IP fragments. Only for peers that put fragments
+    /// together: kernels do, this switch does not. Default: false, their senders are told.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub fragment: bool,
     /// Destinations guests may not reach through NAT. Default: the uplink's connected prefixes. Peers'
     /// VTEPs, own addresses, the tunnel port and the metadata addresses are always added.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -118,6 +125,8 @@ impl Uplink {
             port: tunnel_port(),
             checksum: false,
             xdp: XdpMode::Auto,
+            probe: true,
+            fragment: false,
             guard: None,
         }
     }
@@ -191,6 +200,9 @@ pub struct Network {
     /// Seconds a learned MAC stays without traffic. Default: 300.
     #[serde(default = "network_fdb_age", skip_serializing_if = "is_network_fdb_age")]
     pub fdb_age: u64,
+    /// Whether the MSS of TCP connections that open is lowered to what their path carries. Default: true.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub mss_clamp: bool,
 }
 
 impl Network {
@@ -204,6 +216,7 @@ impl Network {
             router_mac: None,
             fdb_max: network_fdb_max(),
             fdb_age: network_fdb_age(),
+            mss_clamp: true,
         }
     }
 }
@@ -334,16 +347,27 @@ pub struct Peer {
     /// We relay for it. Default: false.
     #[serde(default, skip_serializing_if = "is_default")]
     pub relay: bool,
-    /// Largest underlay IP packet that reaches it. Default: the uplink's MTU.
+    /// Largest underlay IP packet that reaches it. Default: as probed, else the uplink's MTU.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u16>,
+    /// Whether larger tunnel packets go to it as IP fragments. Default: as `[uplink]` says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fragment: Option<bool>,
 }
 
 impl Peer {
     /// The peer `name` at `address`, everything else at its default.
     #[must_use]
     pub fn new(name: impl Into<String>, address: IpAddr) -> Self {
-        Self { name: name.into(), address, networks: None, via: None, relay: false, mtu: None }
+        Self {
+            name: name.into(),
+            address,
+            networks: None,
+            via: None,
+            relay: false,
+            mtu: None,
+            fragment: None,
+        }
     }
 }
 

@@ -66,6 +66,7 @@ fn facts(config: &Config, ids: &Ids, hole: usize) -> Facts {
         name: "me".to_owned(),
         underlay: config.uplink.is_some().then(underlay),
         ports: ports.chain(uplink).collect(),
+        ..Facts::default()
     }
 }
 

@@ -157,6 +157,8 @@ pub struct NetworkConfig {
     pub fdb_max: u32,
     /// How long a learned MAC stays without traffic.
     pub fdb_age: Duration,
+    /// Whether the MSS of TCP connections that open is lowered to what their path carries.
+    pub mss_clamp: bool,
 }
 
 /// A switch port. It forwards nothing while not `live`.
@@ -194,6 +196,9 @@ pub struct PeerConfig {
     pub spoke: bool,
     /// Largest underlay IP packet that reaches it.
     pub mtu: u16,
+    /// Larger ones go out as IP fragments, which it must be able to put together; otherwise they are refused,
+    /// and their senders told.
+    pub fragment: bool,
 }
 
 /// A transport protocol that has ports.
@@ -332,6 +337,9 @@ pub enum Command {
     AddFdb(Vni, u16, MacAddr, Location),
     /// Removes an FDB entry, static or learned.
     RemoveFdb(Vni, u16, MacAddr),
+    /// Sends a probe of so many bytes (an underlay IP packet) to a peer that is reached directly; the peer's
+    /// answer brings the nonce back ([`Event::PathAnswered`]).
+    ProbePath(PeerId, u16, u64),
     /// Removes learned entries: of one network, of one location, or (both `None`) all.
     FlushFdb(Option<Vni>, Option<Location>),
 }
@@ -468,6 +476,10 @@ pub enum Event {
     Resolve(IpAddr),
     /// A station appeared or moved. At most [`crate::limits::LEARNED_EVENTS`] per tick are told.
     Learned(Vni, u16, MacAddr, Location),
+    /// A probe of so many bytes reached the peer: size and nonce of [`Command::ProbePath`].
+    PathAnswered(PeerId, u16, u64),
+    /// The peer sent us a probe: it is there, and speaks as we do. Told at most once per tick.
+    PathAsked(PeerId),
     /// The answer to a query.
     Reply(u64, Answer),
 }

@@ -38,6 +38,10 @@ pub const MERGES_MAX: usize = 16;
 /// per flow and ten minutes.
 pub const ICMP_ERRORS_PPS: u32 = 1000;
 
+/// Path-MTU probes of peers that are answered per second. A peer asks a few dozen when its path changed; an
+/// answer is never larger than the question.
+pub const PATH_ANSWERS_PPS: u32 = 2000;
+
 /// Stations told of per tick: people want to see them come and go, and a flood of MAC addresses must not
 /// crowd answers out of the mailbox.
 pub const LEARNED_EVENTS: u32 = 64;

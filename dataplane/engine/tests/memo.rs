@@ -239,6 +239,7 @@ impl Rvm {
                 router_mac: router_mac(n),
                 fdb_max: 100,
                 fdb_age: FDB_AGE,
+                mss_clamp: true,
             }));
         }
         rvm.peer(false, false);
@@ -308,7 +309,8 @@ impl Rvm {
         let vnis = vec![vni(PRIVATE), vni(PUBLIC)];
         for (id, last) in [(PeerId(0), "10.0.0.12"), (PeerId(1), "10.0.0.13")] {
             let via = (behind && id == PeerId(1)).then_some(PeerId(0));
-            let config = PeerConfig { address: ip(last), vnis: vnis.clone(), via, spoke, mtu: 1500 };
+            let config =
+                PeerConfig { address: ip(last), vnis: vnis.clone(), via, spoke, mtu: 1500, fragment: false };
             self.apply(Command::SetPeer(id, config));
         }
     }

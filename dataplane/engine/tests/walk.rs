@@ -72,6 +72,7 @@ impl Rvm {
                 router_mac: router_mac(v),
                 fdb_max: 100,
                 fdb_age: FDB_AGE,
+                mss_clamp: true,
             }));
         }
         rvm.apply(Command::SetPort(DOOR1, port(Some(vni(PRIVATE)), Role::Door, 1500)));
@@ -84,6 +85,7 @@ impl Rvm {
                 via: None,
                 spoke: false,
                 mtu: 1600,
+                fragment: false,
             },
         ));
         let on_link = if v6 { "fd00::/64" } else { "10.0.0.0/16" };
@@ -657,8 +659,14 @@ fn t12_tunnel_takes_only_from_peers() {
         assert_eq!(b.forward(UPLINK, &bad, Offload::NONE), vec![]);
         assert_eq!(b.drops(UPLINK, reason), if at == 49 { 2 } else { 1 }, "{reason}");
     }
-    let mut peer =
-        PeerConfig { address: ip("10.0.0.11"), vnis: vec![vni(PUBLIC)], via: None, spoke: false, mtu: 1600 };
+    let mut peer = PeerConfig {
+        address: ip("10.0.0.11"),
+        vnis: vec![vni(PUBLIC)],
+        via: None,
+        spoke: false,
+        mtu: 1600,
+        fragment: false,
+    };
     b.apply(Command::SetPeer(PeerId(0), peer.clone()));
     assert_eq!(b.forward(UPLINK, &outer, Offload::NONE), vec![]);
     assert_eq!(b.drops(UPLINK, DropReason::PeerNotInVni), 1);

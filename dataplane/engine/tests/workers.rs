@@ -57,6 +57,7 @@ impl Workers {
             router_mac: MacAddr([2, 0x69, 0x76, 0, 0, 7]),
             fdb_max: 8192,
             fdb_age: AGE,
+            mss_clamp: true,
         }));
         for port in 0..PORTS {
             all.command(&Command::SetPort(PortId(port), config()));
@@ -351,6 +352,7 @@ fn who_answers_finds_every_worker_informed() {
             router_mac: MacAddr([2, 0x69, 0x76, 0, 0, 7]),
             fdb_max: 100,
             fdb_age: AGE,
+            mss_clamp: true,
         };
         handle.send(Input::Command(Command::SetNetwork(network))).unwrap();
         handle.send(Input::Command(Command::AddFdb(vni(), 0, mac(2), Location::Port(PortId(1))))).unwrap();

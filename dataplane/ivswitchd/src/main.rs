@@ -109,6 +109,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         config_text: text,
         persist: true,
         workers: count,
+        secret: RandomState::new().build_hasher().finish(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
     let agent = Agent::new(clock::now(), options).map_err(|errors| complain(&arguments.config, &errors))?;

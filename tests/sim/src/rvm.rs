@@ -187,6 +187,8 @@ pub struct Rvm {
     chance: Prng,
     /// Small slots of its pool.
     pub pool_slots: u32,
+    /// Large slots of its pool.
+    pub pool_large_slots: u32,
     /// Checksums of what it sends are checked.
     pub check_checksums: bool,
     ports: BTreeMap<PortId, String>,
@@ -232,6 +234,7 @@ impl Rvm {
             workers: 1,
             chance: Prng::new(seed),
             pool_slots: 512,
+            pool_large_slots: 4,
             check_checksums: true,
             ports: BTreeMap::new(),
             journal: Journal::default(),
@@ -309,6 +312,7 @@ impl Rvm {
             config_text: Some(self.config.clone()),
             persist: true,
             workers: self.workers,
+            secret: self.seed,
             ..Options::default()
         };
         let agent = Agent::new(now, options)
@@ -317,7 +321,7 @@ impl Rvm {
         let host = Shared::default();
         let laborer = |(me, links)| {
             let (worker_end, mailbox) = mailbox();
-            let pool = HeapPool::new(self.pool_slots, 4);
+            let pool = HeapPool::new(self.pool_slots, self.pool_large_slots);
             let mut worker = Worker::new(pool, worker_end, self.seed);
             worker.join(me, links);
             worker.attach_host(Box::new(MemoryPort { queues: host.clone(), caps: PortCaps::default() }));
@@ -601,13 +605,16 @@ impl Rvm {
                     self.interface(name, false);
                     let index = self.next_index;
                     let Some(i) = self.interfaces.get_mut(name) else { continue };
-                    if !i.present {
+                    let found = i.present;
+                    if !found {
                         i.present = true;
                         i.facts.index = index;
                         i.facts.mac = mac;
                         self.next_index += 1;
                     }
-                    i.facts.mtu = u32::from(spec.mtu);
+                    if !(found && spec.mtu_is_guess) {
+                        i.facts.mtu = u32::from(spec.mtu);
+                    }
                     i.facts.addresses = addresses;
                     let facts = i.facts.clone();
                     self.tell(ctx.now_ns, Input::Link(facts));

@@ -73,6 +73,8 @@ pub struct World {
     pub events: u64,
     /// How links are made from now on.
     pub link: LinkConfig,
+    /// MTU of rVMs' NICs made from now on.
+    pub underlay_mtu: u16,
 }
 
 impl World {
@@ -95,6 +97,7 @@ impl World {
             hash: RunHash::default(),
             events: 0,
             link: LinkConfig::default(),
+            underlay_mtu: 1500,
         }
     }
 
@@ -143,18 +146,49 @@ impl World {
     /// # Panics
     /// When an address cannot be read.
     pub fn rvm(&mut self, site: SiteId, name: &str, addresses: &[&str], config: &str) -> NodeId {
+        let (id, nic) = self.unplugged_rvm(site, name, addresses, config);
+        self.connect(&format!("{name}-eth0"), (id, 0), (NodeId(0), nic));
+        id
+    }
+
+    /// An rVM that is itself an iVM: its NIC is plugged into the interface `interface` of another one. The cloud
+    /// answers for its neighbours in `site`, but carries nothing there.
+    pub fn nested_rvm(
+        &mut self,
+        host: (NodeId, &str),
+        site: SiteId,
+        name: &str,
+        address: &str,
+        config: &str,
+    ) -> NodeId {
+        let number = self.r(host.0).interface(host.1, true);
+        let (id, _) = self.unplugged_rvm(site, name, &[address], config);
+        self.connect(&format!("{name}-eth0"), (id, 0), (host.0, number));
+        id
+    }
+
+    fn unplugged_rvm(
+        &mut self,
+        site: SiteId,
+        name: &str,
+        addresses: &[&str],
+        config: &str,
+    ) -> (NodeId, usize) {
         let nic = self.cloud().nics.len();
         let mac = MacAddr([0x06, 0, 0, 0, (nic >> 8) as u8, nic as u8]);
         let addresses: Vec<IpAddr> = addresses.iter().map(|a| a.parse().expect("an IP address")).collect();
-        self.cloud().nics.push(Nic { site: Some(site.0), mac, addresses, public: Vec::new(), mtu: 1500 });
-        let facts =
-            UplinkFacts { name: "eth0".into(), mac, mtu: 1500, addresses: self.cloud().prefixes(nic) };
+        let mtu = usize::from(self.underlay_mtu);
+        self.cloud().nics.push(Nic { site: Some(site.0), mac, addresses, public: Vec::new(), mtu });
+        let facts = UplinkFacts {
+            name: "eth0".into(),
+            mac,
+            mtu: u32::from(self.underlay_mtu),
+            addresses: self.cloud().prefixes(nic),
+        };
         let seed = self.rng.next_u64();
         let mut rvm = Rvm::new(name, nic, facts, config, seed);
         rvm.routes = self.cloud().routes(nic);
-        let id = self.add(Node::Rvm(Box::new(rvm)));
-        self.connect(&format!("{name}-eth0"), (id, 0), (NodeId(0), nic));
-        id
+        (self.add(Node::Rvm(Box::new(rvm))), nic)
     }
 
     /// The provider maps `public` to `private`, an address of this rVM's NIC.

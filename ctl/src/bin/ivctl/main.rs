@@ -6,6 +6,7 @@ mod demo;
 mod drops;
 mod fdb;
 mod fip;
+mod mtu;
 mod neigh;
 mod network;
 mod output;
@@ -101,6 +102,8 @@ enum Command {
     },
     /// IP neighbours that the switch itself knows on the networks
     Neigh(neigh::Args),
+    /// MTUs from the underlay to every port: where each comes from, what does not fit, lines for the CMS
+    Mtu,
     /// Dropped frames: how many, where, and what each reason means
     Drops(drops::Args),
     /// The configuration as a whole
@@ -155,6 +158,7 @@ fn run(command: Command, global: &Global, printer: &Printer) -> Result<u8, Failu
         Command::Route { verb } => route::run(verb.unwrap_or_default(), &mut client()?, printer),
         Command::Fdb { verb } => fdb::run(verb.unwrap_or_default(), &mut client()?, printer),
         Command::Neigh(args) => neigh::run(&args, &mut client()?, printer),
+        Command::Mtu => mtu::run(&mut client()?, printer),
         Command::Drops(args) => drops::run(&args, &mut client()?, printer),
         Command::Config { verb } => config::run(&verb, &mut client, printer),
         Command::Monitor => client()?.monitor(printer),

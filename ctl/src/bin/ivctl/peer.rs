@@ -71,6 +71,9 @@ pub struct Flags {
     /// Largest underlay IP packet that reaches it
     #[arg(long, value_name = "BYTES")]
     mtu: Option<u16>,
+    /// Whether larger tunnel packets go to it as IP fragments
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    fragment: Option<bool>,
 }
 
 impl Flags {
@@ -80,6 +83,7 @@ impl Flags {
             .put("via", self.via)
             .put("relay", self.relay)
             .put("mtu", self.mtu)
+            .put("fragment", self.fragment)
     }
 }
 

@@ -28,6 +28,8 @@ use crate::wire::{ethernet, ipv4, l4, vxlan, word};
 
 /// Bytes from the start of a plain packet's frame to the end of its ports and UDP checksum.
 pub const PLAIN_LEN: usize = 42;
+/// Where the flags of a plain TCP packet are.
+const TCP_FLAGS_AT: usize = ethernet::HEADER_LEN + ipv4::HEADER_LEN + l4::TCP_FLAGS_AT;
 /// Bytes of an outer header over IPv4.
 const OUTER_LEN: usize = 50;
 
@@ -273,6 +275,10 @@ impl<'a> Side<'a> {
             && ethernet::HEADER_LEN + total_len <= len
             && len <= usize::from(u16::MAX);
         if !plain {
+            return;
+        }
+        // A connection that opens has its MSS looked at.
+        if proto == l4::TCP && bytes[TCP_FLAGS_AT] & l4::TCP_SYN != 0 {
             return;
         }
         let macs = u64_at(head, 0);

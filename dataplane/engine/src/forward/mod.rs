@@ -11,7 +11,10 @@ pub mod trail;
 pub mod verdict;
 
 mod control;
+mod fragment;
+mod mss;
 mod output;
+mod path;
 
 use alloc::vec::Vec;
 
@@ -24,7 +27,9 @@ use self::verdict::{Out, Verdict};
 use crate::command::{DropSample, Event, FloatingId, Location, PeerId, PortId, Role, UplinkConfig, Vni};
 use crate::counters::{DROP_REASONS, DropReason, SwitchCounters};
 use crate::frame::{Batch, Frame, FramePool, GsoKind, Offload};
-use crate::limits::{BATCH_LEN, ICMP_ERRORS_PPS, LEARNED_EVENTS, OUTER_TTL, TUNNEL_DATAGRAMS_IN_MAX};
+use crate::limits::{
+    BATCH_LEN, ICMP_ERRORS_PPS, LEARNED_EVENTS, OUTER_TTL, PATH_ANSWERS_PPS, TUNNEL_DATAGRAMS_IN_MAX,
+};
 use crate::table::fdb::{self, Fdb};
 use crate::table::floating_ip::FloatingIps;
 use crate::table::neighbor::Neighbors;
@@ -115,6 +120,11 @@ pub struct Switch {
     crowded: bool,
     events: Vec<Event>,
     icmp_errors: TokenBucket,
+    path_answers: TokenBucket,
+    /// Probes and answers told of since the last tick.
+    path_told: u32,
+    /// Of the last outer packet that was cut.
+    fragment_id: u32,
     /// Stations told of since the last tick.
     learned_told: u32,
     samples: Vec<Option<DropSample>>,
@@ -216,6 +226,9 @@ impl Switch {
             crowded: false,
             events: Vec::with_capacity(2 * LEARNED_EVENTS as usize),
             icmp_errors: TokenBucket::new(Instant::ZERO, Some(ICMP_ERRORS_PPS)),
+            path_answers: TokenBucket::new(Instant::ZERO, Some(PATH_ANSWERS_PPS)),
+            path_told: 0,
+            fragment_id: seed as u32,
             learned_told: 0,
             samples: (0..DROP_REASONS).map(|_| None).collect(),
             sampled: [false; DROP_REASONS],
@@ -259,7 +272,7 @@ impl Switch {
             }
             match parsed[at].refused {
                 None => self.forward_one(now, port, look, &parsed[at], frame, pool),
-                Some(reason) => self.drop_frame(port, frame, reason, pool),
+                Some(reason) => self.refuse(now, port, &parsed[at].h, frame, reason, pool),
             }
         }
         (self.looks, self.parsed) = (looks, parsed);
@@ -420,6 +433,9 @@ impl Switch {
                 }
             }
             _ => {}
+        }
+        if mss::opens(h, pool.bytes(&frame)) {
+            self.clamp_mss(adm, h, verdict, &mut frame, pool);
         }
         if let Some(mtu) = self.exceeded_mtu(h, verdict) {
             self.tell_too_big(now, id, adm, h, mtu, &frame, pool);

@@ -25,12 +25,8 @@ impl Switch {
         }
         let mtu = match verdict.out {
             Out::Port(to) => self.tables.ports.get(to)?.config.mtu,
-            Out::Peer(to) => {
-                let direct = self.tables.peers.get(to)?.direct?;
-                let outer = &self.tables.peers.get(direct)?.outer;
-                // Unresolved peers have no outer header; they are refused later, with their own reason.
-                outer.mtu.checked_sub(outer.len as u16).filter(|_| outer.len > 0)?
-            }
+            // Unresolved peers have none; they are refused later, with their own reason.
+            Out::Peer(to) => self.tunnel_mtu(to)?,
             _ => return None,
         };
         (h.wire_end - u32::from(h.l3) > u32::from(mtu)).then_some(mtu)
@@ -124,13 +120,14 @@ impl Switch {
         let finished = frame.offload == Offload::NONE;
         let wire_len =
             if finished { frame.len as usize } else { fit::wire_len(pool.bytes(&frame), frame.offload) };
+        let too_big = wire_len + outer.len - ethernet::HEADER_LEN > usize::from(outer.mtu);
         let reason = if outer.len == 0 {
             Some(DropReason::PeerGone)
         } else if peer.next_mac.is_none() {
             Some(DropReason::NeighborUnresolved)
         } else if tunnel.ttl == 0 {
             Some(DropReason::RelayLoop)
-        } else if wire_len + outer.len - ethernet::HEADER_LEN > usize::from(outer.mtu) {
+        } else if too_big && !peer.config.fragment {
             Some(DropReason::TooBig)
         } else if frame.offload.gso_kind != GsoKind::None {
             None
@@ -154,6 +151,9 @@ impl Switch {
         outer.stamp(pool.bytes_mut(&mut frame), vni, tunnel.entropy, tunnel.ecn, tunnel.ttl);
         if let Some(peer) = direct.and_then(|id| self.tables.peers.get_mut(id)) {
             peer.tx += 1;
+        }
+        if too_big {
+            return self.send_fragments(from, uplink, frame, outer.mtu, pool);
         }
         self.enqueue(uplink, frame, pool);
     }

@@ -25,6 +25,8 @@ pub const TCP_SEQ_AT: usize = 4;
 pub const TCP_DATA_OFFSET_AT: usize = 12;
 /// Where the flags are in a TCP header.
 pub const TCP_FLAGS_AT: usize = 13;
+/// A connection opens.
+pub const TCP_SYN: u8 = 0x02;
 /// The sender is done.
 pub const TCP_FIN: u8 = 0x01;
 /// Hand it to the application now.

@@ -384,7 +384,14 @@ fn the_mtu_is_the_segments() {
     assert_eq!(a.forward(DOOR, &[tagged.given()]).len(), 7);
     a.apply(Command::SetPeer(
         PeerId(0),
-        PeerConfig { address: ip("10.0.0.12"), vnis: vec![vni(PRIVATE)], via: None, spoke: false, mtu: 1450 },
+        PeerConfig {
+            address: ip("10.0.0.12"),
+            vnis: vec![vni(PRIVATE)],
+            via: None,
+            spoke: false,
+            mtu: 1450,
+            fragment: false,
+        },
     ));
     let over = Packet { timestamps: false, ..Packet::tcp(true, 9000, 1400) };
     let told = a.forward(DOOR, &[over.given()]);

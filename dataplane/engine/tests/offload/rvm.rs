@@ -78,6 +78,7 @@ impl Rvm {
                 router_mac: router_mac(v),
                 fdb_max: 100,
                 fdb_age: FDB_AGE,
+                mss_clamp: true,
             }));
         }
         for (id, v) in [(DOOR, PRIVATE), (OTHER, PRIVATE), (PUBLIC_DOOR, PUBLIC)] {
@@ -91,6 +92,7 @@ impl Rvm {
                 via: None,
                 spoke: false,
                 mtu: 1600,
+                fragment: false,
             },
         ));
         let on_link = if v6 { "fd00::" } else { "10.0.0.0" };

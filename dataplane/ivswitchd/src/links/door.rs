@@ -172,12 +172,17 @@ fn correct(
     let before = mark_of(ours).and_then(|(_, addresses)| addresses);
     let fresh = before.is_none();
 
-    set_mtu(requester, ours, spec.mtu)?;
+    let mtu_is_wanted = fresh || !spec.mtu_is_guess;
+    if mtu_is_wanted {
+        set_mtu(requester, ours, spec.mtu)?;
+    }
     if fresh {
         quiet_ipv6(requester, ours, true)?;
     }
     if let Some(theirs) = theirs {
-        set_mtu(requester, theirs, spec.mtu)?;
+        if mtu_is_wanted {
+            set_mtu(requester, theirs, spec.mtu)?;
+        }
         if theirs.mac != Some(spec.mac) {
             set(requester, theirs, "set its MAC address", vec![LinkAttribute::Address(spec.mac.0.to_vec())])?;
         }

@@ -62,6 +62,7 @@ fn spec() -> DoorSpec {
         mac: MacAddr([2, 0x69, 0x76, 1, 2, 3]),
         mtu: 1450,
         queues: 2,
+        mtu_is_guess: false,
         addresses: vec![prefix("10.2.0.12/16")],
     }
 }

@@ -6,6 +6,7 @@ mod floating;
 mod guard;
 mod l2;
 mod live;
+mod mtu;
 mod networks;
 mod swarm;
 mod underlay;

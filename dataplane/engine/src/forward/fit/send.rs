@@ -14,6 +14,7 @@ use crate::limits::{CROWDED_QUEUE_LEN, MERGES_MAX, TX_QUEUE_LEN};
 use crate::port::PortCaps;
 use crate::table::peer::OuterHeader;
 use crate::time::Instant;
+use crate::wire::ethernet;
 
 /// Flows on transmit queues whose last frame another segment may still continue.
 ///
@@ -183,7 +184,9 @@ impl Switch {
             return 0;
         };
         let takes = self.tables.ports.get(uplink).is_some_and(|p| p.caps.tx_uso);
-        let per = if takes { tunnel::datagrams_per_frame(&cut, outer).max(1) } else { 1 };
+        // Only to peers that take fragments: others were refused before.
+        let large = tunnel::len(&cut, 0..1, outer) - ethernet::HEADER_LEN > usize::from(outer.mtu);
+        let per = if takes && !large { tunnel::datagrams_per_frame(&cut, outer).max(1) } else { 1 };
         let frames = cut.count().div_ceil(per);
         self.counters.segmented += frames as u64 - 1;
         let mut sent = 0;
@@ -211,7 +214,11 @@ impl Switch {
             } else {
                 outer.stamp(bytes, vni, tunnel.entropy, tunnel.ecn, tunnel.ttl);
             }
-            self.enqueue(uplink, part, pool);
+            if large && part.len as usize - ethernet::HEADER_LEN > usize::from(outer.mtu) {
+                self.send_fragments(from, uplink, part, outer.mtu, pool);
+            } else {
+                self.enqueue(uplink, part, pool);
+            }
             sent += 1;
         }
         pool.free(frame);

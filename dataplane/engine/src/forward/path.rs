@@ -1,0 +1,122 @@
+//! Path-MTU probes: sent when the agent says so, answered when a peer asks. What they mean is the agent's
+//! business (`ctl::path`).
+//!
+//! A probe is a packet like those it speaks for: the same outer header, an unusual source port, never
+//! fragmented. Only peers are answered, with less than they sent, and only a bounded number per second.
+
+use super::Switch;
+use super::parse::Headers;
+use crate::command::{Event, PeerId, PortId};
+use crate::counters::DropReason;
+use crate::frame::{Frame, FramePool, SlotSize};
+use crate::limits::{LEARNED_EVENTS, OUTER_TTL};
+use crate::time::Instant;
+use crate::wire::path_probe::{self, Kind, PathProbe};
+use crate::wire::{ethernet, ipv4, ipv6, l4, view, view_mut, vxlan};
+
+impl Switch {
+    /// Asks a peer whether an underlay packet of `size` bytes reaches it. Nothing happens when it cannot be sent:
+    /// a probe without an answer is what whoever asks has to expect anyway. Of several workers, which are all told,
+    /// one sends it.
+    pub(super) fn ask_path<P: FramePool>(&mut self, to: PeerId, size: u16, nonce: u64, pool: &mut P) {
+        if self.is_speaker() && self.tables.uplink.as_ref().is_some_and(|u| size <= u.mtu) {
+            self.send_probe(to, Kind::Ask, size, usize::from(size), nonce, pool);
+        }
+    }
+
+    fn send_probe<P: FramePool>(
+        &mut self,
+        to: PeerId,
+        kind: Kind,
+        size: u16,
+        packet_len: usize,
+        nonce: u64,
+        pool: &mut P,
+    ) {
+        let t = &self.tables;
+        let Some(uplink) = &t.uplink else { return };
+        let Some(peer) = t.peers.get(to) else { return };
+        let (port, src, outer) = (uplink.port, uplink.switch_mac, peer.outer);
+        let live = t.ports.get(port).is_some_and(|p| p.config.live);
+        let len = (ethernet::HEADER_LEN + packet_len).max(outer.len + path_probe::LEN);
+        if !live || outer.len == 0 || peer.next_mac.is_none() {
+            return;
+        }
+        let Some(mut frame) = pool.alloc(SlotSize::for_len(len)) else { return };
+        if usize::from(frame.head) + len > pool.slot_len(&frame) {
+            return pool.free(frame);
+        }
+        frame.len = len as u32;
+        let bytes = pool.bytes_mut(&mut frame);
+        bytes.fill(0);
+        if let Some(probe) = view_mut(bytes, outer.len) {
+            *probe = PathProbe::new(src, kind, size, nonce);
+        }
+        // Another source port for every probe: another way, where the underlay has several.
+        let entropy = 0xc000 | (nonce & 0x3fff) as u16;
+        outer.stamp(bytes, path_probe::VNI, entropy, 0, OUTER_TTL);
+        self.counters.originated += 1;
+        self.enqueue(port, frame, pool);
+    }
+
+    /// Ends a frame that may not enter: it is a probe, or it is dropped.
+    #[cold]
+    pub(super) fn refuse<P: FramePool>(
+        &mut self,
+        now: Instant,
+        id: PortId,
+        h: &Headers,
+        frame: Frame,
+        reason: DropReason,
+        pool: &mut P,
+    ) {
+        if reason == DropReason::UnknownVni
+            && let Some((peer, kind, size, nonce)) = self.probe_in(h, pool.bytes(&frame))
+        {
+            self.counters.consumed += 1;
+            pool.free(frame);
+            return self.take_probe(now, peer, kind, size, nonce, pool);
+        }
+        self.drop_frame(id, frame, reason, pool);
+    }
+
+    /// The probe in a tunnel packet that came from a peer, whole.
+    fn probe_in(&self, h: &Headers, bytes: &[u8]) -> Option<(PeerId, Kind, u16, u64)> {
+        let outer = h.outer.filter(|o| o.vni == path_probe::VNI)?;
+        let peer = self.tables.peers.by_address(outer.src)?;
+        let probe: &PathProbe = view(bytes, usize::from(h.eth))?;
+        let kind = probe.kind()?;
+        let ip_len = if outer.src.is_v4() { ipv4::HEADER_LEN } else { ipv6::HEADER_LEN };
+        let in_front = ip_len + l4::UDP_HEADER_LEN + vxlan::HEADER_LEN;
+        let came = h.end as usize - usize::from(h.eth) + in_front;
+        (kind == Kind::Answer || came == usize::from(probe.size()))
+            .then(|| (peer, kind, probe.size(), probe.nonce()))
+    }
+
+    fn take_probe<P: FramePool>(
+        &mut self,
+        now: Instant,
+        peer: PeerId,
+        kind: Kind,
+        size: u16,
+        nonce: u64,
+        pool: &mut P,
+    ) {
+        match kind {
+            Kind::Ask if self.path_answers.take(now) => {
+                self.send_probe(peer, Kind::Answer, size, 0, nonce, pool);
+                self.tell_of_path(Event::PathAsked(peer));
+            }
+            Kind::Ask => {}
+            Kind::Answer => self.tell_of_path(Event::PathAnswered(peer, size, nonce)),
+        }
+    }
+
+    /// A bounded number per tick: what is lost is asked again.
+    fn tell_of_path(&mut self, event: Event) {
+        if self.path_told < 8 * LEARNED_EVENTS {
+            self.path_told += 1;
+            self.events.push(event);
+        }
+    }
+}

@@ -1,0 +1,292 @@
+//! MTU in the switch, frame by frame: probes and their answers, the MSS of connections that open, outer fragments.
+
+use std::net::IpAddr;
+
+use engine::command::*;
+use engine::counters::DropReason;
+use engine::forward::Switch;
+use engine::frame::{Batch, FramePool, HeapPool, Offload};
+use engine::limits::FDB_AGE;
+use engine::time::Instant;
+use engine::wire::mac::MacAddr;
+use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TcpOptionElement, TransportSlice};
+
+const UPLINK: PortId = PortId(0);
+const DOOR: PortId = PortId(1);
+const PEER: PeerId = PeerId(0);
+
+struct Rvm {
+    switch: Switch,
+    pool: HeapPool,
+    now: Instant,
+}
+
+fn mac(n: u8) -> MacAddr {
+    MacAddr([2, 0, 0, 0, 0, n])
+}
+
+fn address(n: u8, v6: bool) -> IpAddr {
+    if v6 { format!("fd00::{n}").parse().unwrap() } else { IpAddr::from([10, 0, 0, n]) }
+}
+
+impl Rvm {
+    /// rVM `n` of 11 and 12, whose path carries `path` bytes; the door takes anything.
+    fn new(n: u8, v6: bool, path: u16, fragment: bool, mss_clamp: bool) -> Self {
+        let mut rvm = Self {
+            switch: Switch::new(u64::from(n)),
+            pool: HeapPool::new(64, 8),
+            now: Instant::from_millis(1000),
+        };
+        let port = |vni, role| PortConfig {
+            vni,
+            role,
+            live: true,
+            mtu: 9000,
+            vlan: VlanPolicy::Transparent,
+            binding: Binding::default(),
+            bum_pps: None,
+            fdb_max: 100,
+        };
+        let vni = Vni::new(100).unwrap();
+        let other = if n == 11 { 12 } else { 11 };
+        rvm.apply(Command::SetPort(UPLINK, port(None, Role::Uplink)));
+        rvm.apply(Command::SetUplink(UplinkConfig {
+            port: UPLINK,
+            mac: mac(n),
+            vtep: address(n, v6),
+            tunnel_port: 4789,
+            checksum: false,
+            mtu: 9000,
+            guard: vec![],
+            switch_mac: MacAddr([2, 0x69, 0x77, 0, 0, n]),
+        }));
+        rvm.apply(Command::SetNetwork(NetworkConfig {
+            vni,
+            gateways: vec![],
+            router_mac: MacAddr([2, 0x69, 0x76, 0, 0, 100]),
+            fdb_max: 100,
+            fdb_age: FDB_AGE,
+            mss_clamp,
+        }));
+        rvm.apply(Command::SetPort(DOOR, port(Some(vni), Role::Door)));
+        let peer = PeerConfig {
+            address: address(other, v6),
+            vnis: vec![vni],
+            via: None,
+            spoke: false,
+            mtu: path,
+            fragment,
+        };
+        rvm.apply(Command::SetPeer(PEER, peer));
+        let (addr, len) = if v6 { (address(0, true), 64) } else { (address(0, false), 24) };
+        rvm.apply(Command::SetUnderlayRoutes(vec![UnderlayRoute { to: IpPrefix { addr, len }, via: None }]));
+        rvm.apply(Command::SetUnderlayNeighbor(address(other, v6), mac(other)));
+        rvm.apply(Command::AddFdb(vni, 0, mac(100 + other), Location::Peer(PEER)));
+        rvm
+    }
+
+    fn apply(&mut self, command: Command) {
+        self.switch.apply(self.now, command, &mut self.pool);
+    }
+
+    fn forward(&mut self, at: PortId, bytes: &[u8]) -> Vec<(PortId, Vec<u8>)> {
+        let mut frame = self.pool.alloc_from(bytes).unwrap();
+        frame.offload = Offload::NONE;
+        let mut batch = Batch::new();
+        batch.push(frame);
+        self.switch.forward(self.now, at, &mut batch, &mut self.pool);
+        self.sent()
+    }
+
+    fn sent(&mut self) -> Vec<(PortId, Vec<u8>)> {
+        let mut out = Vec::new();
+        for id in [UPLINK, DOOR] {
+            self.switch.flush(id, &mut self.pool, |pool, queue| {
+                for frame in queue.drain(..) {
+                    out.push((id, pool.bytes(&frame).to_vec()));
+                    pool.free(frame);
+                }
+                Ok(())
+            });
+        }
+        assert!(self.switch.counters().conserved(), "{:?}", self.switch.counters());
+        assert_eq!(self.pool.usage().used, 0);
+        out
+    }
+
+    fn events(&mut self) -> Vec<Event> {
+        self.switch
+            .take_events()
+            .filter(|e| matches!(e, Event::PathAnswered(..) | Event::PathAsked(_)))
+            .collect()
+    }
+
+    fn drops(&self, reason: DropReason) -> u64 {
+        self.switch.port_counters(UPLINK).unwrap().drops[reason as usize]
+    }
+}
+
+fn tcp(syn: bool, mss: u16, payload: usize) -> Vec<u8> {
+    let b = PacketBuilder::ethernet2(mac(111).0, mac(112).0).ipv4([192, 168, 1, 1], [192, 168, 1, 2], 64);
+    let b = b.tcp(40_000, 80, 1, 1000);
+    let mut bytes = Vec::new();
+    if syn {
+        b.syn()
+            .options(&[TcpOptionElement::MaximumSegmentSize(mss)])
+            .unwrap()
+            .write(&mut bytes, &[])
+            .unwrap();
+    } else {
+        b.ack(7).write(&mut bytes, &vec![7; payload]).unwrap();
+    }
+    bytes
+}
+
+/// The MSS of a SYN, whose checksum is right by a reader that is not ours.
+fn mss(frame: &[u8]) -> u16 {
+    let p = SlicedPacket::from_ethernet(frame).unwrap();
+    let (Some(NetSlice::Ipv4(ip)), Some(TransportSlice::Tcp(tcp))) = (&p.net, &p.transport) else {
+        panic!("no TCP")
+    };
+    assert_eq!(
+        tcp.to_header().calc_checksum_ipv4(&ip.header().to_header(), tcp.payload()).unwrap(),
+        tcp.checksum()
+    );
+    match tcp.options_iterator().next() {
+        Some(Ok(TcpOptionElement::MaximumSegmentSize(mss))) => mss,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// On the way in and on the way out; also when the flow is remembered, which is by MAC address only.
+#[test]
+fn mss_is_clamped_both_ways() {
+    let (mut a, mut b) = (Rvm::new(11, false, 1400, false, true), Rvm::new(12, false, 1450, false, true));
+    for _ in 0..4 {
+        let out = a.forward(DOOR, &tcp(false, 0, 10));
+        assert_eq!(out.len(), 1);
+        b.forward(UPLINK, &out[0].1);
+    }
+    let out = a.forward(DOOR, &tcp(true, 8960, 0));
+    assert_eq!(mss(&out[0].1[50..]), 1400 - 50 - 40);
+    // One that its sender's switch left alone is lowered where it arrives.
+    let mut lax = Rvm::new(11, false, 9000, false, false);
+    let out = lax.forward(DOOR, &tcp(true, 8960, 0));
+    assert_eq!(mss(&out[0].1[50..]), 8960);
+    let out = b.forward(UPLINK, &out[0].1);
+    assert_eq!(out.last().unwrap().0, DOOR);
+    assert_eq!(mss(&out.last().unwrap().1), 1450 - 50 - 40);
+}
+
+#[test]
+fn probes_are_answered() {
+    for v6 in [false, true] {
+        let (mut a, mut b) = (Rvm::new(11, v6, 1400, false, true), Rvm::new(12, v6, 1400, false, true));
+        for size in [576, 1500, 9000] {
+            a.apply(Command::ProbePath(PEER, size, 0x1234_5678_9abc_def0));
+            let asked = a.sent();
+            assert_eq!(asked.len(), 1);
+            assert_eq!(asked[0].1.len(), usize::from(size) + 14, "whatever the path is said to carry");
+            if !v6 {
+                assert_eq!(asked[0].1[20] & 0x60, 0x40, "not to be fragmented");
+            }
+            let answer = b.forward(UPLINK, &asked[0].1);
+            assert_eq!(b.events(), [Event::PathAsked(PEER)]);
+            assert!(answer.len() == 1 && answer[0].1.len() < 120);
+            assert_eq!(a.forward(UPLINK, &answer[0].1), vec![]);
+            assert_eq!(a.events(), [Event::PathAnswered(PEER, size, 0x1234_5678_9abc_def0)]);
+        }
+        a.apply(Command::ProbePath(PEER, 9001, 1));
+        assert_eq!(a.sent(), vec![], "larger than the uplink");
+
+        // One that came shorter than it says, one from a stranger, one of another version: dropped, counted.
+        a.apply(Command::ProbePath(PEER, 600, 1));
+        let asked = a.sent().remove(0).1;
+        let inner = if v6 { 70 } else { 50 };
+        let mut lies = asked.clone();
+        lies[inner + 21] = 0xff;
+        let mut newer = asked.clone();
+        newer[inner + 18] = 2;
+        for (n, bad) in [lies, newer].iter().enumerate() {
+            assert_eq!(b.forward(UPLINK, bad), vec![]);
+            assert_eq!(b.drops(DropReason::UnknownVni), n as u64 + 1);
+        }
+        b.apply(Command::RemovePeer(PEER));
+        assert_eq!(b.forward(UPLINK, &asked), vec![]);
+        assert_eq!(b.drops(DropReason::UnknownPeer), 1);
+        assert_eq!(b.events(), vec![]);
+    }
+}
+
+/// Every worker is told to probe; one does. Each answers what it hears.
+#[test]
+fn of_several_workers_one_probes() {
+    let mut workers = [0, 1, 2].map(|me| {
+        let mut worker = Rvm::new(11, false, 1400, false, true);
+        worker.switch.share(me);
+        worker
+    });
+    let sent: Vec<_> = workers
+        .iter_mut()
+        .flat_map(|w| {
+            w.apply(Command::ProbePath(PEER, 1500, 7));
+            w.sent()
+        })
+        .collect();
+    assert_eq!(sent.len(), 1);
+    let answer = Rvm::new(12, false, 1400, false, true).forward(UPLINK, &sent[0].1).remove(0).1;
+    for worker in &mut workers {
+        assert_eq!(worker.forward(UPLINK, &answer), vec![]);
+        assert_eq!(worker.events(), [Event::PathAnswered(PEER, 1500, 7)]);
+    }
+}
+
+/// What arrives when the fragments are put together by someone else is the packet as it would have gone out whole.
+#[test]
+fn fragments_where_chosen() {
+    for v6 in [false, true] {
+        let (mut whole, mut cut) = (Rvm::new(11, v6, 9000, false, true), Rvm::new(11, v6, 1400, true, true));
+        let frame = tcp(false, 0, 4000);
+        let expected = whole.forward(DOOR, &frame).remove(0).1;
+        let pieces = cut.forward(DOOR, &frame);
+        assert_eq!(
+            pieces.len(),
+            4 - usize::from(!v6) + usize::from(!v6 && expected.len() > 14 + 20 + 3 * 1376)
+        );
+        let (mut together, mut id) = (Vec::new(), None);
+        for (n, (_, piece)) in pieces.iter().enumerate() {
+            assert!(piece.len() <= 1414);
+            let last = n + 1 == pieces.len();
+            let word = |at: usize| u16::from_be_bytes([piece[at], piece[at + 1]]);
+            let (offset, more, number, payload) = if v6 {
+                assert_eq!((piece[20], piece[54]), (44, 17));
+                assert_eq!(usize::from(word(18)), piece.len() - 54);
+                (
+                    word(56) & !7,
+                    word(56) & 1 == 1,
+                    u32::from_be_bytes(piece[58..62].try_into().unwrap()),
+                    &piece[62..],
+                )
+            } else {
+                let p = etherparse::Ipv4HeaderSlice::from_slice(&piece[14..]).unwrap();
+                assert_eq!(p.to_header().calc_header_checksum(), p.header_checksum());
+                assert!(!p.dont_fragment());
+                assert_eq!(usize::from(p.total_len()), piece.len() - 14);
+                (
+                    p.fragments_offset().value() * 8,
+                    p.more_fragments(),
+                    u32::from(p.identification()),
+                    &piece[34..],
+                )
+            };
+            assert_eq!(usize::from(offset), together.len());
+            assert_eq!(more, !last);
+            assert_eq!(*id.get_or_insert(number), number);
+            together.extend_from_slice(payload);
+        }
+        assert_eq!(together, expected[if v6 { 54 } else { 34 }..]);
+        // Without the choice it is refused, and nobody is told: the packet does not forbid fragments.
+        let mut refused = Rvm::new(11, v6, 1400, false, true);
+        assert_eq!(refused.forward(DOOR, &frame).iter().filter(|(id, _)| *id == UPLINK).count(), 0);
+    }
+}
