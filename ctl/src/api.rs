@@ -400,7 +400,11 @@ pub struct PortRow {
     /// Why it is not live.
     #[serde(default)]
     pub why: String,
-    /// How it is opened: `native, zero-copy`, `native, copy`, `generic, copy`.
+    /// By which means frames come and go: `afxdp`, `packet`, `tap`, `udp`.
+    #[serde(default)]
+    pub kind: String,
+    /// How it is opened: `native, zero-copy`, `native, copy`, `generic, copy`, or what may be left unfinished in
+    /// frames: `checksum tso uso`.
     #[serde(default)]
     pub mode: String,
     /// Why not better.

@@ -111,7 +111,7 @@ pub struct WorkerStats {
 /// How a port was opened.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct PortFacts {
-    /// For people: `native, zero-copy`, `native, copy`, `generic, copy`.
+    /// For people: `native, zero-copy`, `native, copy`, `generic, copy`; of other kinds than `afxdp` the offloads.
     pub mode: String,
     /// Why not better, for people; empty when it is the best.
     pub reason: String,
@@ -130,6 +130,40 @@ pub struct OpenPort {
     pub shared: bool,
     /// Which XDP modes may be tried.
     pub xdp: XdpMode,
+    /// By which means.
+    pub kind: IoKind,
+    /// The interface is one that we made.
+    pub ours: bool,
+    /// Where tunnel packets are heard: for [`IoKind::Udp`], which opens nothing else.
+    pub tunnel: Option<(IpAddr, u16)>,
+}
+
+/// By which means frames come and go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum IoKind {
+    /// An AF_XDP socket on each queue.
+    #[default]
+    Afxdp,
+    /// A packet socket with virtio-net headers.
+    Packet,
+    /// A TAP interface with virtio-net headers.
+    Tap,
+    /// UDP sockets: the uplink's tunnel packets only.
+    Udp,
+}
+
+impl IoKind {
+    /// Its name in the configuration.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Afxdp => "afxdp",
+            Self::Packet => "packet",
+            Self::Tap => "tap",
+            Self::Udp => "udp",
+        }
+    }
 }
 
 /// Which XDP modes may be tried.
@@ -147,16 +181,18 @@ pub enum XdpMode {
     Generic,
 }
 
-/// A veth pair given to a CMS: `name` is theirs, `peer` is ours.
+/// An interface given to a CMS. Of a veth pair `name` is theirs and `peer` is ours; a TAP interface is one for both.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DoorSpec {
+    /// How we attach to it: what it is, and what may be unfinished in the frames the CMS sends.
+    pub kind: IoKind,
     /// The CMS's end.
     pub name: String,
     /// Our end.
     pub peer: String,
     /// MAC address of the CMS's end: stable across restarts and machines.
     pub mac: MacAddr,
-    /// MTU of both ends.
+    /// MTU of all ends.
     pub mtu: u16,
     /// Queues of each end, each way: one for each worker.
     pub queues: u32,
@@ -193,9 +229,9 @@ pub struct SteerReality {
 pub enum Output {
     /// For every worker.
     Worker(engine::command::Input),
-    /// Make this pair, or correct it if it is there already (then report the links as usual).
+    /// Make this interface or pair, or correct it if it is there already (then report the links as usual).
     CreateDoor(PortId, DoorSpec),
-    /// Remove the pair whose CMS end has this name.
+    /// Remove the door whose CMS end has this name.
     DeleteDoor(String),
     /// Open a port's I/O and attach it to the worker.
     OpenPort(PortId, OpenPort),

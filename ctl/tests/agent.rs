@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use ctl::agent::{Agent, Options};
 use ctl::api::Code;
-use ctl::io::{ClientId, DoorSpec, Input, LinkFacts, OpenPort, Output, PortFacts, XdpMode};
+use ctl::io::{ClientId, DoorSpec, Input, IoKind, LinkFacts, OpenPort, Output, PortFacts, XdpMode};
 use engine::command::Input as WorkerInput;
 use engine::command::{
     Answer, Command, Event, FdbRow, IpPrefix, Location, PeerRow, PortConfig, PortId, Query, Vni,
@@ -278,7 +278,15 @@ fn a_door_is_made_then_opened_and_only_then_live() {
     w.tell(Input::Link(link("eth1", 5)));
     assert_eq!(w.opened(), [], "the CMS's end is not ours");
     w.tell(Input::Link(link("eth1p", 6)));
-    let open = OpenPort { interface: "eth1p".into(), index: 6, shared: false, xdp: XdpMode::Auto };
+    let open = OpenPort {
+        interface: "eth1p".into(),
+        index: 6,
+        shared: false,
+        xdp: XdpMode::Auto,
+        kind: IoKind::Afxdp,
+        ours: true,
+        tunnel: None,
+    };
     assert_eq!(w.opened(), [(eth1, open)]);
     assert!(!w.ports[&eth1].live, "asked for is not opened");
 

@@ -1,10 +1,12 @@
 //! Interfaces: doors are made, ports opened when their interface is there, opened again when it returns.
 
+use std::net::IpAddr;
+
 use engine::command::{Command, IpPrefix, PortId};
 use engine::time::{Duration, Instant};
 
 use super::{Agent, LINKS_MAX};
-use crate::io::{DoorSpec, KernelDrops, LinkFacts, OpenPort, Output, PortFacts, XdpMode};
+use crate::io::{DoorSpec, IoKind, KernelDrops, LinkFacts, OpenPort, Output, PortFacts, XdpMode};
 use crate::model::{self, Port, clean, door_peer};
 use crate::reconcile::{self, PortFact, UPLINK_PORT, Underlay};
 
@@ -23,7 +25,7 @@ pub(super) struct Attachment {
     /// The interface to attach to.
     pub(super) interface: String,
     shared: bool,
-    xdp: XdpMode,
+    pub(super) means: Means,
     enabled: bool,
     pub(super) phase: Phase,
     /// How it was opened last.
@@ -39,6 +41,16 @@ pub(super) struct Attachment {
     pause: Duration,
     /// Said in the log last.
     last_failure: Option<String>,
+}
+
+/// By which means a port is opened: what makes it another port when it changes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Means {
+    /// By which means.
+    pub(super) kind: IoKind,
+    xdp: XdpMode,
+    /// Where tunnel packets are heard, for the kind that opens nothing else.
+    tunnel: Option<(IpAddr, u16)>,
 }
 
 /// Where a port is on its way to forwarding.
@@ -83,7 +95,7 @@ impl Attachment {
         match &self.phase {
             Phase::Disabled => ("disabled", "it is not enabled".to_owned()),
             Phase::Waiting if self.makes_door => {
-                ("waiting", format!("making the pair of {}", self.interface))
+                ("waiting", format!("making the interface {}", self.interface))
             }
             Phase::Waiting => ("waiting", format!("waiting for interface {}", self.interface)),
             Phase::Opening(_) => ("opening", format!("opening {}", self.interface)),
@@ -105,16 +117,16 @@ impl Agent {
         for (id, wanted) in self.wanted() {
             let attachment = match before.remove(&id) {
                 Some(mut was) if was.interface == wanted.interface && was.makes_door == wanted.makes_door => {
-                    if was.attached() && (was.xdp != wanted.xdp || !wanted.enabled) {
+                    if was.attached() && (was.means != wanted.means || !wanted.enabled) {
                         afterwards.push(Output::ClosePort(id));
                         was.phase = Phase::Waiting;
                     }
                     if !was.enabled && wanted.enabled {
                         was.phase = Phase::Waiting;
-                        // While nobody looked, the pair may have gone.
+                        // While nobody looked, it may have gone.
                         was.door = None;
                     }
-                    Attachment { name: wanted.name, xdp: wanted.xdp, enabled: wanted.enabled, ..was }
+                    Attachment { name: wanted.name, means: wanted.means, enabled: wanted.enabled, ..was }
                 }
                 Some(was) => {
                     leave(id, &was, &mut afterwards);
@@ -136,11 +148,11 @@ impl Agent {
 
     /// The attachments that the configuration asks for, as new.
     fn wanted(&self) -> Vec<(PortId, Attachment)> {
-        let new = |name: &str, interface: String, shared, xdp, enabled, makes_door| Attachment {
+        let new = |name: &str, interface: String, shared, means, enabled, makes_door| Attachment {
             name: name.to_owned(),
             interface,
             shared,
-            xdp,
+            means,
             enabled,
             phase: Phase::Waiting,
             facts: PortFacts::default(),
@@ -151,13 +163,15 @@ impl Agent {
             kernel_drops: KernelDrops::default(),
             last_failure: None,
         };
-        let uplink = self
-            .config
-            .uplink
-            .iter()
-            .map(|u| (UPLINK_PORT, new("uplink", u.interface.clone(), true, u.xdp, true, false)));
+        let uplink = self.config.uplink.iter().map(|u| {
+            let kind = IoKind::from(u.kind);
+            let vtep = self.underlay().map(|underlay| (underlay.vtep, u.port));
+            let means = Means { kind, xdp: u.xdp, tunnel: vtep.filter(|_| kind == IoKind::Udp) };
+            (UPLINK_PORT, new("uplink", u.interface.clone(), true, means, true, false))
+        });
         let ports = self.config.port.iter().filter_map(|p| {
-            let attachment = new(&p.name, p.attached_to(), false, p.xdp, p.enabled, p.makes_door());
+            let means = Means { kind: p.kind.into(), xdp: p.xdp, tunnel: None };
+            let attachment = new(&p.name, p.attached_to(), false, means, p.enabled, p.makes_door());
             Some((self.ids.port(&p.name)?, attachment))
         });
         uplink.chain(ports).collect()
@@ -229,6 +243,7 @@ impl Agent {
     /// What we ask of the door of this port.
     fn door_spec(&self, p: &Port) -> DoorSpec {
         DoorSpec {
+            kind: p.kind.into(),
             name: p.name.clone(),
             peer: door_peer(&p.name),
             mac: reconcile::door_mac(&self.facts.name, &p.name),
@@ -292,7 +307,7 @@ impl Agent {
                 let why = format!("interface {} is gone", a.interface);
                 self.log("warn", format!("port \"{}\": {why}", a.name));
                 if a.makes_door {
-                    // Somebody removed the pair. It is made again, but not in a tight loop.
+                    // Somebody removed it. It is made again, but not in a tight loop.
                     a.phase = Phase::Failed { why, retry: now + PAUSE_MIN };
                 }
             } else if !a.makes_door {
@@ -319,7 +334,9 @@ impl Agent {
         }
         a.opened_at = Some(now);
         a.phase = Phase::Opening(index);
-        let open = OpenPort { interface: a.interface.clone(), index, shared: a.shared, xdp: a.xdp };
+        let Means { kind, xdp, tunnel } = a.means;
+        let (interface, shared, ours) = (a.interface.clone(), a.shared, a.makes_door);
+        let open = OpenPort { interface, index, shared, xdp, kind, ours, tunnel };
         self.outputs.push_back(Output::OpenPort(id, open));
     }
 
@@ -352,6 +369,7 @@ impl Agent {
         if self.config.uplink.as_ref().is_some_and(|u| u.interface == name) {
             let underlay = self.underlay();
             if underlay != self.facts.underlay {
+                self.follow_vtep(underlay.as_ref());
                 self.facts.underlay = underlay;
                 self.sync_paths();
                 self.gather_facts();
@@ -365,6 +383,20 @@ impl Agent {
             self.attachments.iter().filter(|(_, a)| a.interface == name).map(|(&id, _)| id).collect();
         for id in ids {
             self.step(id);
+        }
+    }
+
+    /// An uplink that is bound to our VTEP address is opened anew when that is another.
+    fn follow_vtep(&mut self, underlay: Option<&Underlay>) {
+        let Some(port) = self.config.uplink.as_ref().map(|u| u.port) else { return };
+        let Some(a) = self.attachments.get_mut(&UPLINK_PORT) else { return };
+        let tunnel = underlay.map(|u| (u.vtep, port));
+        if a.means.kind == IoKind::Udp && a.means.tunnel != tunnel {
+            a.means.tunnel = tunnel;
+            if a.attached() {
+                self.outputs.push_back(Output::ClosePort(UPLINK_PORT));
+            }
+            a.phase = Phase::Waiting;
         }
     }
 

@@ -224,6 +224,7 @@ impl Agent {
                     .to_owned(),
                 state: state.to_owned(),
                 why,
+                kind: a.means.kind.name().to_owned(),
                 mode: if live { a.facts.mode.clone() } else { String::new() },
                 reason: if live { a.facts.reason.clone() } else { String::new() },
                 queues: if live { a.facts.queues } else { 0 },

@@ -72,8 +72,9 @@ fn network() -> impl Strategy<Value = Network> {
 fn port() -> impl Strategy<Value = Port> {
     let names = (pick("p", 8), pick("n", 6), any::<bool>(), of(pick("if", 8)));
     let lists = (vec(net(2), 0..3), vec(mac(), 0..3), vec(net(3), 0..3), of(vlan()));
-    let numbers = (0u32..3, 0u32..3, of(570u16..1600), xdp(), any::<bool>());
-    (names, lists, numbers).prop_map(|(names, lists, (bum_pps, fdb_max, mtu, xdp, enabled))| {
+    let kind = prop_oneof![4 => Just(PortKind::Afxdp), 1 => Just(PortKind::Packet), 1 => Just(PortKind::Tap)];
+    let numbers = (0u32..3, 0u32..3, of(570u16..1600), xdp(), any::<bool>(), kind);
+    (names, lists, numbers).prop_map(|(names, lists, (bum_pps, fdb_max, mtu, xdp, enabled, kind))| {
         let (name, network, guest, interface) = names;
         let (address, mac, ip, vlan) = lists;
         let mut p = Port::new(name, network);
@@ -85,7 +86,7 @@ fn port() -> impl Strategy<Value = Port> {
             p.address = address;
         }
         p.interface = interface;
-        Port { vlan, bum_pps: bum_pps * 5000, fdb_max: fdb_max * 512, mtu, xdp, enabled, ..p }
+        Port { vlan, bum_pps: bum_pps * 5000, fdb_max: fdb_max * 512, mtu, kind, xdp, enabled, ..p }
     })
 }
 
@@ -141,13 +142,16 @@ fn fdb() -> impl Strategy<Value = StaticFdb> {
 }
 
 fn uplink() -> impl Strategy<Value = Uplink> {
-    (of(ip(0)), 0u16..3, any::<[bool; 3]>(), xdp(), of(vec(net(8), 0..3))).prop_map(
-        |(address, port, [checksum, probe, fragment], xdp, guard)| Uplink {
+    let kind =
+        prop_oneof![4 => Just(UplinkKind::Afxdp), 1 => Just(UplinkKind::Packet), 1 => Just(UplinkKind::Udp)];
+    (of(ip(0)), 0u16..3, any::<[bool; 3]>(), xdp(), of(vec(net(8), 0..3)), kind).prop_map(
+        |(address, port, [checksum, probe, fragment], xdp, guard, kind)| Uplink {
             address,
             port: port * 4789,
             checksum,
             probe,
             fragment,
+            kind,
             xdp,
             guard,
             ..Uplink::new("eth0")

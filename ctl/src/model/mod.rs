@@ -26,7 +26,7 @@ pub use ports::PortSet;
 pub use text::{AddressOrPrefix, Mac, Ports, prefix};
 pub use validate::{FDB_STATIC_MAX, FLOATINGS_MAX, LIST_LEN_MAX, ROUTES_MAX, name_fault, validate};
 
-use crate::io::XdpMode;
+use crate::io::{IoKind, XdpMode};
 
 /// One rVM, whole. Every list keeps the order of the file.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -99,6 +99,9 @@ pub struct Uplink {
     /// Whether outer UDP checksums are filled in. Default: false.
     #[serde(default, skip_serializing_if = "is_default")]
     pub checksum: bool,
+    /// By which means. Default: `afxdp`.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub kind: UplinkKind,
     /// Which XDP modes may be tried. Default: `auto`.
     #[serde(default, skip_serializing_if = "is_default")]
     pub xdp: XdpMode,
@@ -124,6 +127,7 @@ impl Uplink {
             address: None,
             port: tunnel_port(),
             checksum: false,
+            kind: UplinkKind::default(),
             xdp: XdpMode::Auto,
             probe: true,
             fragment: false,
@@ -177,6 +181,52 @@ impl WorkerCount {
             Self::Named(AutoCount::Auto) => cores,
         }
         .clamp(1, limits::WORKERS_MAX)
+    }
+}
+
+/// By which means the uplink's frames come and go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UplinkKind {
+    /// AF_XDP sockets: the most small frames.
+    #[default]
+    Afxdp,
+    /// A packet socket with virtio-net headers: super-frames.
+    Packet,
+    /// UDP sockets: super-frames, on every kernel; tunnel packets only.
+    Udp,
+}
+
+impl From<UplinkKind> for IoKind {
+    fn from(kind: UplinkKind) -> Self {
+        match kind {
+            UplinkKind::Afxdp => Self::Afxdp,
+            UplinkKind::Packet => Self::Packet,
+            UplinkKind::Udp => Self::Udp,
+        }
+    }
+}
+
+/// By which means a port's frames come and go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PortKind {
+    /// AF_XDP sockets: the most small frames.
+    #[default]
+    Afxdp,
+    /// A packet socket with virtio-net headers: super-frames.
+    Packet,
+    /// A TAP interface with virtio-net headers: super-frames; for doors that we make.
+    Tap,
+}
+
+impl From<PortKind> for IoKind {
+    fn from(kind: PortKind) -> Self {
+        match kind {
+            PortKind::Afxdp => Self::Afxdp,
+            PortKind::Packet => Self::Packet,
+            PortKind::Tap => Self::Tap,
+        }
     }
 }
 
@@ -251,7 +301,7 @@ pub struct Vlan {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Port {
-    /// Its name. A door without `interface` makes an interface of this name (and our end, name + `p`).
+    /// Its name. A door without `interface` makes an interface of this name (and, but for a TAP, our end, name + `p`).
     pub name: String,
     /// The network it joins.
     pub network: String,
@@ -282,6 +332,9 @@ pub struct Port {
     /// Largest IP packet. Default: what the tunnel carries for a door we make, else the interface's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u16>,
+    /// By which means. Default: `afxdp`.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub kind: PortKind,
     /// Which XDP modes may be tried. Default: `auto`.
     #[serde(default, skip_serializing_if = "is_default")]
     pub xdp: XdpMode,
@@ -306,18 +359,23 @@ impl Port {
             bum_pps: bum_pps(),
             fdb_max: port_fdb_max(),
             mtu: None,
+            kind: PortKind::default(),
             xdp: XdpMode::Auto,
             enabled: true,
         }
     }
 
-    /// The interface it is attached to: the given one, or our end of the pair we make.
+    /// The interface it is attached to: the given one, our end of the pair we make, or the TAP.
     #[must_use]
     pub fn attached_to(&self) -> String {
-        self.interface.clone().unwrap_or_else(|| door_peer(&self.name))
+        match (&self.interface, self.kind) {
+            (Some(interface), _) => interface.clone(),
+            (None, PortKind::Tap) => self.name.clone(),
+            (None, _) => door_peer(&self.name),
+        }
     }
 
-    /// Whether we make its interface pair.
+    /// Whether we make its interface.
     #[must_use]
     pub fn makes_door(&self) -> bool {
         self.role == PortRole::Door && self.interface.is_none()

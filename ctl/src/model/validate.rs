@@ -9,9 +9,10 @@ use ipnet::IpNet;
 
 use super::parse::{clean, suggest};
 use super::{
-    Config, ConfigError, Fault, Floating, Peer, Place, Port, PortRole, PortSet, Section, Vlan, WorkerCount,
-    door_peer,
+    Config, ConfigError, Fault, Floating, Peer, Place, Port, PortKind, PortRole, PortSet, Section, UplinkKind,
+    Vlan, WorkerCount, door_peer,
 };
+use crate::io::{IoKind, XdpMode};
 
 /// Errors reported at once. Nobody reads more.
 pub(crate) const ERRORS_MAX: usize = 200;
@@ -285,7 +286,15 @@ impl<'c> Checker<'c> {
                 "use port = 4789, or another up to 65535",
             );
         }
+        self.xdp(place, object, uplink.xdp, uplink.kind == UplinkKind::Afxdp, IoKind::from(uplink.kind));
         self.list_len(place, object, "guard", uplink.guard.as_ref().map_or(0, Vec::len));
+    }
+
+    fn xdp(&mut self, place: Place, object: &str, mode: XdpMode, meant: bool, kind: IoKind) {
+        if mode != XdpMode::Auto && !meant {
+            let cause = format!("`xdp` chooses among ways of AF_XDP, and kind is \"{}\"", kind.name());
+            self.error(place, Invalid, object, cause, "remove `xdp`, or `kind`");
+        }
     }
 
     fn networks(&mut self) {
@@ -375,6 +384,7 @@ impl<'c> Checker<'c> {
             }
             let used = match &p.interface {
                 Some(interface) => vec![interface.clone()],
+                None if p.makes_door() && p.kind == PortKind::Tap => vec![p.name.clone()],
                 None if p.makes_door() => vec![p.name.clone(), door_peer(&p.name)],
                 None => Vec::new(),
             };
@@ -429,13 +439,19 @@ impl<'c> Checker<'c> {
                     let cause = "`mac` and `ip` bind a guest, this is a door";
                     self.error(place, Invalid, object, cause, "remove them, or write role = \"guest\"");
                 }
-                if p.makes_door() && p.name.len() == NAME_LEN_MAX {
+                if p.makes_door() && p.kind != PortKind::Tap && p.name.len() == NAME_LEN_MAX {
                     let cause =
                         format!("our end would be {}, longer than an interface name", door_peer(&p.name));
                     self.error(place, Invalid, object, cause, "use a name of at most 14 characters");
                 }
             }
         }
+        if p.kind == PortKind::Tap && !p.makes_door() {
+            let cause = "kind \"tap\" makes its own interface, this port is to take one that is there";
+            let remedy = "remove `interface` (a door only), or use kind = \"packet\"";
+            self.error(place, Invalid, object, cause, remedy);
+        }
+        self.xdp(place, object, p.xdp, p.kind == PortKind::Afxdp, IoKind::from(p.kind));
         for (key, count) in [("mac", p.mac.len()), ("ip", p.ip.len()), ("address", p.address.len())] {
             self.list_len(place, object, key, count);
         }
@@ -700,6 +716,11 @@ impl<'c> Checker<'c> {
             let cause = "its gateway is this rVM, but `reality` is missing";
             let remedy = "add reality = \"...\", the NIC address that the provider maps to it";
             self.error(place, Invalid, object, cause, remedy);
+        }
+        if self.config.uplink.as_ref().is_some_and(|uplink| uplink.kind == UplinkKind::Udp) {
+            let cause = "its gateway is this rVM, whose uplink of kind \"udp\" carries tunnel packets only";
+            let remedy = "use kind = \"packet\" or \"afxdp\" in [uplink], or another gateway";
+            self.error(place, Conflict, object, cause, remedy);
         }
         if self.config.uplink.is_none() {
             let cause = "its gateway is this rVM, which has no [uplink]";

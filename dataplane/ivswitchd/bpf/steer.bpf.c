@@ -8,6 +8,9 @@
 //               tunnel packets and what the `steering` map says; all else passes, as does everything
 //               when there is no socket: a dead daemon must not cut the rVM off.
 //
+// packet.bpf.c includes this file to apply the very same rules where there is no XDP (an AF_PACKET socket and the
+// tc hook beside it): what differs is only how a packet's bytes are read.
+//
 // The object is committed; bpf/build.sh rebuilds and compares it.
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
@@ -39,12 +42,16 @@ struct steering_key {
 #define BITS_PROTO 136
 #define BITS_PORT 160
 
+#ifndef CONTEXT
+#define CONTEXT struct xdp_md
+#define load_bytes bpf_xdp_load_bytes
 struct {
 	__uint(type, BPF_MAP_TYPE_XSKMAP);
 	__uint(max_entries, 64);
 	__type(key, __u32);
 	__type(value, __u32);
 } xsks_map SEC(".maps");   // by this name the crate afxdp finds it
+#endif
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -97,7 +104,7 @@ static __always_inline void map_v4(__u8 *to, __be32 addr)
 //
 // What has no fixed place in the frame is read through the helper: computing with packet pointers would
 // take CAP_PERFMON to load.
-static __always_inline int read_ip(struct xdp_md *ctx, __u32 off, int v6, struct packet *p, __u8 *source,
+static __always_inline int read_ip(CONTEXT *ctx, __u32 off, int v6, struct packet *p, __u8 *source,
 				   __u8 *dest)
 {
 	p->fragment = 0;
@@ -105,7 +112,7 @@ static __always_inline int read_ip(struct xdp_md *ctx, __u32 off, int v6, struct
 	p->v6 = v6;
 	if (!v6) {
 		struct iphdr ip;
-		if (bpf_xdp_load_bytes(ctx, off, &ip, sizeof ip) || ip.version != 4 || ip.ihl < 5)
+		if (load_bytes(ctx, off, &ip, sizeof ip) || ip.version != 4 || ip.ihl < 5)
 			return 0;
 		__u16 frag = bpf_ntohs(ip.frag_off);
 		p->fragment = (frag & 0x3fff) != 0;
@@ -117,7 +124,7 @@ static __always_inline int read_ip(struct xdp_md *ctx, __u32 off, int v6, struct
 		return 1;
 	}
 	struct ipv6hdr ip;
-	if (bpf_xdp_load_bytes(ctx, off, &ip, sizeof ip) || ip.version != 6)
+	if (load_bytes(ctx, off, &ip, sizeof ip) || ip.version != 6)
 		return 0;
 	__builtin_memcpy(source, &ip.saddr, 16);
 	__builtin_memcpy(dest, &ip.daddr, 16);
@@ -128,7 +135,7 @@ static __always_inline int read_ip(struct xdp_md *ctx, __u32 off, int v6, struct
 		    p->proto != IPPROTO_DSTOPTS && p->proto != IPPROTO_FRAGMENT)
 			break;
 		__u8 ext[8];
-		if (i == EXTENSIONS_MAX || bpf_xdp_load_bytes(ctx, off, ext, sizeof ext))
+		if (i == EXTENSIONS_MAX || load_bytes(ctx, off, ext, sizeof ext))
 			return 0;
 		if (p->proto == IPPROTO_FRAGMENT) {
 			__u16 frag = (__u16)ext[2] << 8 | ext[3];
@@ -185,9 +192,9 @@ static __always_inline int is_icmp_error(const struct packet *p, __u8 type)
 	return p->v6 ? type >= 1 && type <= 4 : type == 3 || type == 4 || type == 5 || type == 11 || type == 12;
 }
 
-static __always_inline int classify(struct xdp_md *ctx, const struct config *c)
+// The frame's first bytes are from `data` to `end`.
+static __always_inline int classify_at(CONTEXT *ctx, void *data, void *end, const struct config *c)
 {
-	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
 	struct ethhdr *eth = data;
 	if ((void *)(eth + 1) > end)
 		return PASSED;
@@ -211,7 +218,7 @@ static __always_inline int classify(struct xdp_md *ctx, const struct config *c)
 	key.prefixlen = BITS_PROTO;
 	key.proto = p.proto;
 	struct ports ports = {};
-	int ports_known = has_ports(&p) && p.first && !bpf_xdp_load_bytes(ctx, p.l4, &ports, sizeof ports);
+	int ports_known = has_ports(&p) && p.first && !load_bytes(ctx, p.l4, &ports, sizeof ports);
 
 	if (p.proto == IPPROTO_UDP && ports_known) {
 		// The first fragment of a tunnel packet goes up, where it is counted; the others follow the rule
@@ -230,7 +237,7 @@ static __always_inline int classify(struct xdp_md *ctx, const struct config *c)
 		key.prefixlen = BITS_PORT;
 	} else if (p.proto == (v6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP)) {
 		__u8 type;
-		if (bpf_xdp_load_bytes(ctx, p.l4, &type, 1))
+		if (load_bytes(ctx, p.l4, &type, 1))
 			return PASSED;
 		// Neighbour and multicast listener discovery keep the address itself reachable.
 		if (v6 && ((type >= 130 && type <= 137) || type == 143))
@@ -243,7 +250,7 @@ static __always_inline int classify(struct xdp_md *ctx, const struct config *c)
 				return PASSED;
 			key.proto = quoted.proto;
 			if (has_ports(&quoted) && quoted.first &&
-			    !bpf_xdp_load_bytes(ctx, quoted.l4, &ports, sizeof ports)) {
+			    !load_bytes(ctx, quoted.l4, &ports, sizeof ports)) {
 				// About our tunnel: path MTU and unreachable peers are the kernel's to know.
 				if (quoted.proto == IPPROTO_UDP && ports.dest == c->tunnel_port)
 					return PASSED;
@@ -254,6 +261,12 @@ static __always_inline int classify(struct xdp_md *ctx, const struct config *c)
 	}
 	__u32 *up = bpf_map_lookup_elem(&steering, &key);
 	return up && *up ? UP_REALITY : PASSED;
+}
+
+#ifndef STEER_RULES_ONLY
+static __always_inline int classify(struct xdp_md *ctx, const struct config *c)
+{
+	return classify_at(ctx, (void *)(long)ctx->data, (void *)(long)ctx->data_end, c);
 }
 
 SEC("xdp.frags")
@@ -277,5 +290,7 @@ int steer_shared(struct xdp_md *ctx)
 		return XDP_PASS;
 	return bpf_redirect_map(&xsks_map, ctx->rx_queue_index, XDP_PASS);
 }
+
+#endif
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

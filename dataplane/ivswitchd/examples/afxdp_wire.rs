@@ -10,7 +10,7 @@ mod ports;
 use std::os::fd::RawFd;
 use std::time::{Duration, Instant as Clock};
 
-use ctl::io::{OpenPort, XdpMode};
+use ctl::io::{IoKind, OpenPort, XdpMode};
 use engine::command::PortId;
 use engine::frame::{Batch, Frame, FramePool};
 use engine::port::Port;
@@ -58,7 +58,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let name = std::ffi::CString::new(interface)?;
         // SAFETY: the pointer is to a terminated string.
         let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
-        let spec = OpenPort { interface: interface.into(), index, shared: false, xdp };
+        let spec = OpenPort {
+            interface: interface.into(),
+            index,
+            shared: false,
+            xdp,
+            kind: IoKind::Afxdp,
+            ours: false,
+            tunnel: None,
+        };
         Ok::<Opened, Box<dyn std::error::Error>>(afxdp::open(&spec, &pool.handle(), PortId(0))?)
     };
     let (mut a, mut b) = (open(first)?, open(second)?);

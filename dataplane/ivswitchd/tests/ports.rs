@@ -13,7 +13,7 @@ use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant as Clock};
 
-use ctl::io::{OpenPort, SteerPlan, SteerReality, XdpMode};
+use ctl::io::{IoKind, OpenPort, SteerPlan, SteerReality, XdpMode};
 use engine::command::{L4Proto, L4Range, PortId};
 use engine::frame::{Batch, Frame, FramePool};
 use engine::port::Port;
@@ -27,7 +27,15 @@ use ports::umem::UmemPool;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn spec(interface: &str, xdp: XdpMode, shared: bool) -> OpenPort {
-    OpenPort { interface: interface.into(), index: index_of(interface), shared, xdp }
+    OpenPort {
+        interface: interface.into(),
+        index: index_of(interface),
+        shared,
+        xdp,
+        kind: IoKind::Afxdp,
+        ours: false,
+        tunnel: None,
+    }
 }
 
 fn open(interface: &str, xdp: XdpMode, pool: &UmemPool) -> Opened {
@@ -378,7 +386,15 @@ fn what_cannot_be_opened_says_why() {
         veth("u1", "p1", "", "");
         let pool = pool();
         let handle = pool.handle();
-        let missing = OpenPort { interface: "p9".into(), index: 9, shared: false, xdp: XdpMode::Auto };
+        let missing = OpenPort {
+            interface: "p9".into(),
+            index: 9,
+            shared: false,
+            xdp: XdpMode::Auto,
+            kind: IoKind::Afxdp,
+            ours: false,
+            tunnel: None,
+        };
         let error = afxdp::open(&missing, &handle, PortId(1)).unwrap_err();
         assert!(matches!(error, PortError::NoInterface { .. }), "{error}");
         let stale = OpenPort { index: 4711, ..spec("p1", XdpMode::Auto, false) };

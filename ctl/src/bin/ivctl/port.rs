@@ -75,6 +75,17 @@ enum Xdp {
     Generic,
 }
 
+/// By which means frames come and go.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Kind {
+    /// AF_XDP sockets: the most small frames
+    Afxdp,
+    /// A packet socket: super-frames
+    Packet,
+    /// A TAP interface, of a door that we make: super-frames
+    Tap,
+}
+
 /// What a port can have.
 #[derive(clap::Args, Debug)]
 pub struct Flags {
@@ -111,6 +122,9 @@ pub struct Flags {
     /// Largest IP packet
     #[arg(long, value_name = "BYTES")]
     mtu: Option<u16>,
+    /// By which means frames come and go
+    #[arg(long, value_enum)]
+    kind: Option<Kind>,
     /// Which XDP modes may be tried
     #[arg(long, value_enum)]
     xdp: Option<Xdp>,
@@ -140,6 +154,7 @@ impl Flags {
             .put("bum_pps", self.bum_pps)
             .put("fdb_max", self.fdb_max)
             .put("mtu", self.mtu)
+            .put("kind", self.kind.and_then(|k| k.to_possible_value()).map(word))
             .put("xdp", self.xdp.and_then(|x| x.to_possible_value()).map(word))
             .put("enabled", self.enabled)
     }
@@ -166,7 +181,8 @@ pub fn run(verb: Verb, client: &mut Client, printer: &Printer) -> Result<u8, Fai
 
 /// The table of ports.
 pub fn table(rows: &[PortRow]) -> Table {
-    let heads = ["PORT", "ROLE", "NETWORK", "STATE", "LINK", ">MTU", ">RX", ">TX", ">DROPPED", "MODE"];
+    let heads =
+        ["PORT", "ROLE", "NETWORK", "STATE", "LINK", ">MTU", ">RX", ">TX", ">DROPPED", "KIND", "MODE"];
     let mut table = Table::new(&heads);
     for r in rows {
         table.row([
@@ -179,6 +195,7 @@ pub fn table(rows: &[PortRow]) -> Table {
             r.stats64.rx.packets.to_string(),
             r.stats64.tx.packets.to_string(),
             (r.stats64.rx.dropped + r.stats64.tx.dropped).to_string(),
+            r.kind.clone(),
             note(r),
         ]);
     }

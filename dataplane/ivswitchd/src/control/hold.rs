@@ -2,12 +2,11 @@
 //!
 //! Without it the kernel would answer a peer's packets with "port unreachable" whenever our XDP program
 //! is not attached (yet, or any more), and might give the port to somebody else.
-//!
-//! Unsafe for one `setsockopt`: a socket filter, which `rustix` has no safe call for.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::os::fd::AsRawFd;
+
+use crate::ports::lane::deafen;
 
 /// Holds one address and port.
 pub struct PortHold {
@@ -25,7 +24,7 @@ impl PortHold {
         let address = SocketAddr::new(ip, port);
         let hold = || -> io::Result<Self> {
             let socket = UdpSocket::bind(address)?;
-            drop_everything(&socket)?;
+            deafen(&socket)?;
             Ok(Self { address, _socket: socket })
         };
         hold().map_err(|error| {
@@ -44,24 +43,6 @@ impl PortHold {
     pub fn is(&self, ip: IpAddr, port: u16) -> bool {
         self.address == SocketAddr::new(ip, port)
     }
-}
-
-/// A filter that accepts nothing, so that nothing ever waits in the socket.
-fn drop_everything(socket: &UdpSocket) -> io::Result<()> {
-    // BPF_RET | BPF_K, 0 bytes.
-    let mut filter = [libc::sock_filter { code: 0x06, jt: 0, jf: 0, k: 0 }];
-    let program = libc::sock_fprog { len: 1, filter: filter.as_mut_ptr() };
-    // SAFETY: `program` and the one instruction it points to live through the call, which copies them.
-    let done = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_ATTACH_FILTER,
-            (&raw const program).cast(),
-            size_of::<libc::sock_fprog>() as libc::socklen_t,
-        )
-    };
-    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 #[cfg(test)]

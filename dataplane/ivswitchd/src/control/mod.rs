@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use ctl::agent::Agent;
-use ctl::io::{ClientId, Input, KernelDrops, OpenPort, Output, SteerPlan, WorkerStats};
+use ctl::io::{ClientId, Input, IoKind, KernelDrops, OpenPort, Output, SteerPlan, WorkerStats};
 use engine::command::PortId;
 use engine::handoff::Share;
 use engine::time::Instant;
@@ -26,8 +26,8 @@ use signal_hook_mio::v1_0::Signals;
 
 use crate::clock;
 use crate::links::Links;
-use crate::ports::afxdp::{self, AfxdpControl, AfxdpPort};
 use crate::ports::umem::{UmemHandle, UmemPool};
+use crate::ports::{self, PortControl};
 use crate::thread::{self, Machine, Part, Usage, WorkerThread};
 use hold::PortHold;
 use socket::ControlSocket;
@@ -63,9 +63,11 @@ pub struct Setup<M> {
 
 /// An open port, as far as it is the control thread's.
 struct OpenedPort {
-    control: AfxdpControl,
+    control: PortControl,
     /// What the kernel had dropped when the agent was told last.
     drops: KernelDrops,
+    /// Its interface is in another namespace; nobody will tell when it goes.
+    moved: bool,
     spec: OpenPort,
 }
 
@@ -228,6 +230,9 @@ impl Control {
     /// Tells the agent everything, and carries out what it wants, until both have nothing more to say.
     fn settle(&mut self) {
         while let Some(input) = self.inbox.pop_front() {
+            if self.only_moved(&input) {
+                continue;
+            }
             self.follow_uplink(&input);
             self.agent.handle(clock::now(), input);
             self.outputs();
@@ -239,6 +244,18 @@ impl Control {
     fn flush(&mut self) -> bool {
         let behind = self.workers.iter_mut().filter_map(|worker| (!worker.flush()).then_some(())).count();
         behind == 0
+    }
+
+    /// An interface that is gone from here, though its port works on.
+    fn only_moved(&mut self, input: &Input) -> bool {
+        let Input::LinkGone(name) = input else { return false };
+        let moved =
+            self.ports.values_mut().find(|port| port.spec.interface == *name && port.control.is_elsewhere());
+        moved.is_some_and(|port| {
+            tracing::info!("door \"{name}\": moved to another namespace, where it works on");
+            port.moved = true;
+            true
+        })
     }
 
     fn outputs(&mut self) {
@@ -290,20 +307,29 @@ impl Control {
 
     fn open(&mut self, id: PortId, spec: OpenPort) -> Input {
         self.close_port(id);
-        let opened = match afxdp::open_parts(&spec, &self.umem, id, self.workers.len()) {
+        if spec.kind == IoKind::Udp {
+            // Its socket is to have the port that we only held.
+            self.hold = None;
+        }
+        let mac = self.links.by_name(&spec.interface).map(|link| link.mac).unwrap_or_default();
+        let opened = match ports::open(&spec, mac, &self.umem, id, self.workers.len()) {
             Ok(opened) => opened,
-            Err(error) => return Input::PortFailed(id, error.to_string()),
+            Err(error) => return Input::PortFailed(id, error),
         };
-        let queues = opened.facts.queues;
-        let part = |port: AfxdpPort| Part {
-            fds: port.fds().collect(),
-            pending: Box::new(port.tx_pending()),
-            share: Share { queues: port.queue_count(), of: queues },
-            port: Box::new(port),
+        tracing::info!("{}: {}, {}", spec.interface, spec.kind.name(), opened.facts.mode);
+        let of = opened.facts.queues;
+        let part = |part: ports::OpenedPart| Part {
+            fds: part.fds,
+            pending: part.pending,
+            share: Share { queues: part.queues, of },
+            port: part.port,
         };
-        self.attach(id, opened.parts.into_iter().map(|(worker, port)| (worker, part(port))).collect());
+        self.attach(id, opened.parts.into_iter().map(|(worker, opened)| (worker, part(opened))).collect());
         let shared = spec.shared;
-        self.ports.insert(id, OpenedPort { control: opened.control, drops: KernelDrops::default(), spec });
+        self.ports.insert(
+            id,
+            OpenedPort { control: opened.control, drops: KernelDrops::default(), moved: false, spec },
+        );
         if shared && let Err(why) = self.apply_plan() {
             self.close_port(id);
             return Input::PortFailed(id, why);
@@ -335,6 +361,7 @@ impl Control {
 
     fn steer(&mut self, plan: SteerPlan) {
         match plan.tunnel {
+            Some(_) if self.ports.values().any(|port| port.spec.kind == IoKind::Udp) => self.hold = None,
             Some((ip, port)) if self.hold.as_ref().is_some_and(|hold| hold.is(ip, port)) => {}
             Some((ip, port)) => {
                 self.hold = None;
@@ -383,7 +410,7 @@ impl Control {
     fn apply_plan(&mut self) -> Result<(), String> {
         let Some(uplink) = self.ports.values_mut().find(|port| port.spec.shared) else { return Ok(()) };
         let Some(link) = self.links.by_name(&uplink.spec.interface) else { return Ok(()) };
-        uplink.control.steer(&self.plan, link.mac).map_err(|error| error.to_string())
+        uplink.control.steer(&self.plan, link.mac)
     }
 
     fn measure(&mut self) {
@@ -399,13 +426,7 @@ impl Control {
             self.inbox.push_back(Input::WorkerStats(stats));
         }
         for (&id, port) in &mut self.ports {
-            let Some(stats) = port.control.stats() else { continue };
-            let drops = KernelDrops {
-                rx_ring_full: stats.rx_ring_full,
-                fill_ring_empty: stats.fill_ring_empty,
-                rx_other: stats.rx_dropped,
-                tx_invalid: stats.tx_invalid,
-            };
+            let Some(drops) = port.control.drops() else { continue };
             if drops != port.drops {
                 port.drops = drops;
                 self.inbox.push_back(Input::KernelDrops(id, drops));
@@ -419,6 +440,9 @@ impl Control {
             self.ports.iter().filter(|(_, port)| port.control.is_dead()).map(|(id, _)| *id).collect();
         for id in dead {
             let interface = self.ports[&id].spec.interface.clone();
+            if self.ports[&id].moved {
+                self.inbox.push_back(Input::LinkGone(interface.clone()));
+            }
             self.close_port(id);
             let why = format!("port {interface:?}: the kernel took its sockets away; it is opened again");
             self.inbox.push_back(Input::PortFailed(id, why));

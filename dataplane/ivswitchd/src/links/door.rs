@@ -1,4 +1,4 @@
-//! Doors: veth pairs of which one end is the CMS's and the other ours.
+//! Doors: veth pairs of which one end is the CMS's and the other ours, or TAP interfaces (`tap`).
 //!
 //! A pair outlives the daemon, so that the CMS never loses its interface; the next daemon finds it and
 //! corrects only what differs. Our end carries an alias that says whose it is, which addresses we put
@@ -10,7 +10,7 @@ use std::fs;
 use std::io;
 use std::net::IpAddr;
 
-use ctl::io::DoorSpec;
+use ctl::io::{DoorSpec, IoKind};
 use engine::command::IpPrefix;
 use engine::wire::mac::MacAddr;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
@@ -24,6 +24,8 @@ use thiserror::Error;
 
 use super::ethtool;
 use super::netlink::Requester;
+
+mod tap;
 
 /// How our end's alias begins.
 const ALIAS: &str = "ivswitch door ";
@@ -67,24 +69,32 @@ struct End {
     mac: Option<MacAddr>,
     mtu: u32,
     up: bool,
-    veth: bool,
+    kind: Option<InfoKind>,
     alias: Option<String>,
     /// Index of the other end, and whether it is in another namespace.
     other: Option<(u32, bool)>,
 }
 
-/// Makes the pair, or corrects it.
+/// Makes the door, or corrects it.
 ///
 /// # Errors
 /// A name is taken, or the kernel refused a step. What was made is left for the next try.
 pub fn create(requester: &mut Requester, spec: &DoorSpec) -> Result<(), DoorError> {
+    if spec.kind == IoKind::Tap {
+        return tap::create(requester, spec);
+    }
+    let theirs = get(requester, &spec.name)?;
+    if theirs.as_ref().is_some_and(|end| tap::is_ours(end, &spec.name)) {
+        // The door was of that kind before.
+        delete(requester, &spec.name)?;
+    }
     let ours = get(requester, &spec.peer)?;
     let theirs = get(requester, &spec.name)?;
     let ours = match ours {
         Some(ours) => {
             let pair = theirs.as_ref().is_some_and(|theirs| ours.other == Some((theirs.index, false)));
             let marked = mark_of(&ours).is_some_and(|(door, _)| door == spec.name);
-            if !ours.veth || !(pair || marked) {
+            if ours.kind != Some(InfoKind::Veth) || !(pair || marked) {
                 return Err(DoorError::Taken(spec.peer.clone()));
             }
             if theirs.is_some() && !pair {
@@ -106,7 +116,7 @@ pub fn create(requester: &mut Requester, spec: &DoorSpec) -> Result<(), DoorErro
     correct(requester, spec, &ours, theirs.as_ref())
 }
 
-/// Removes the pair whose CMS end has, or had at first, this name. Nothing to remove is fine.
+/// Removes the door whose CMS end has, or had at first, this name. Nothing to remove is fine.
 ///
 /// # Errors
 /// The kernel refused.
@@ -116,7 +126,7 @@ pub fn delete(requester: &mut Requester, name: &str) -> Result<(), DoorError> {
     for message in all {
         if let RouteNetlinkMessage::NewLink(m) = message {
             let end = end_of(&m);
-            if end.veth && mark_of(&end).is_some_and(|(door, _)| door == name) {
+            if mark_of(&end).is_some_and(|(door, _)| door == name) {
                 let mut message = LinkMessage::default();
                 message.header.index = end.index;
                 match requester.change(RouteNetlinkMessage::DelLink(message), 0) {
@@ -189,9 +199,13 @@ fn correct(
         if fresh {
             quiet_ipv6(requester, theirs, spec.addresses.iter().all(|a| a.addr.is_ipv4()))?;
         }
-        if step(&theirs.name, "read its offload settings", || ethtool::tx_checksum(&theirs.name))? {
-            step(&theirs.name, "switch its transmit checksum offload off", || {
-                ethtool::set_tx_checksum(&theirs.name, false)
+        // AF_XDP does not say that a checksum is unfinished; where it is said, finishing it is a waste.
+        let unfinished = spec.kind == IoKind::Packet;
+        if step(&theirs.name, "read its offload settings", || ethtool::tx_checksum(&theirs.name))?
+            != unfinished
+        {
+            step(&theirs.name, "switch its transmit checksum offload", || {
+                ethtool::set_tx_checksum(&theirs.name, unfinished)
             })?;
         }
         step(&theirs.name, "have VLAN tags put into its frames", || {
@@ -200,14 +214,7 @@ fn correct(
         if fresh {
             set_up(requester, theirs)?;
         }
-        let had = before.clone().unwrap_or_default();
-        let want: BTreeSet<String> = spec.addresses.iter().map(IpPrefix::to_string).collect();
-        for prefix in spec.addresses.iter().filter(|prefix| !had.contains(&prefix.to_string())) {
-            address(requester, theirs, *prefix, true)?;
-        }
-        for prefix in had.difference(&want).filter_map(|text| parse_prefix(text)) {
-            address(requester, theirs, prefix, false)?;
-        }
+        addresses(requester, spec, theirs, before.clone().unwrap_or_default())?;
     } else {
         tracing::info!("door \"{}\": its CMS end is in another namespace and is left as it is", spec.name);
     }
@@ -217,6 +224,23 @@ fn correct(
     let alias = alias_of(spec);
     if theirs.is_some() && ours.alias.as_ref() != Some(&alias) {
         set(requester, ours, "mark it", vec![LinkAttribute::IfAlias(alias)])?;
+    }
+    Ok(())
+}
+
+/// Puts the addresses on the CMS's end that we have not put there yet, and takes away those no longer wanted.
+fn addresses(
+    requester: &mut Requester,
+    spec: &DoorSpec,
+    theirs: &End,
+    had: BTreeSet<String>,
+) -> Result<(), DoorError> {
+    let want: BTreeSet<String> = spec.addresses.iter().map(IpPrefix::to_string).collect();
+    for prefix in spec.addresses.iter().filter(|prefix| !had.contains(&prefix.to_string())) {
+        address(requester, theirs, *prefix, true)?;
+    }
+    for prefix in had.difference(&want).filter_map(|text| parse_prefix(text)) {
+        address(requester, theirs, prefix, false)?;
     }
     Ok(())
 }
@@ -383,7 +407,7 @@ fn end_of(m: &LinkMessage) -> End {
         mac: None,
         mtu: 0,
         up: m.header.flags.contains(LinkFlags::Up),
-        veth: false,
+        kind: None,
         alias: None,
         other: None,
     };
@@ -397,7 +421,12 @@ fn end_of(m: &LinkMessage) -> End {
             LinkAttribute::IfAlias(alias) => end.alias = Some(alias.clone()),
             LinkAttribute::Link(index) => other = Some(*index),
             LinkAttribute::LinkNetNsId(_) => elsewhere = true,
-            LinkAttribute::LinkInfo(infos) => end.veth |= infos.contains(&LinkInfo::Kind(InfoKind::Veth)),
+            LinkAttribute::LinkInfo(infos) => {
+                end.kind = infos.iter().find_map(|info| match info {
+                    LinkInfo::Kind(kind) => Some(kind.clone()),
+                    _ => None,
+                });
+            }
             _ => {}
         }
     }

@@ -4,7 +4,7 @@ use std::fs;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use ctl::io::{DoorSpec, Input};
+use ctl::io::{DoorSpec, Input, IoKind};
 use engine::command::{IpPrefix, UnderlayRoute};
 use engine::wire::mac::MacAddr;
 
@@ -57,6 +57,7 @@ fn open() -> (Links, Vec<Input>) {
 
 fn spec() -> DoorSpec {
     DoorSpec {
+        kind: IoKind::Afxdp,
         name: "eth1".into(),
         peer: "eth1p".into(),
         mac: MacAddr([2, 0x69, 0x76, 1, 2, 3]),

@@ -216,8 +216,9 @@ impl UmemPool {
     /// Small slots when nothing else is said: 32 MiB, enough for seven queues with full rings.
     pub const SMALL_DEFAULT: u32 = 16_384;
 
-    /// Large slots when nothing else is said.
-    pub const LARGE_DEFAULT: u32 = 64;
+    /// Large slots when nothing else is said: 33 MiB, as much as a full transmit queue of super-frames. Memory is
+    /// only touched as far as they are used.
+    pub const LARGE_DEFAULT: u32 = 512;
 
     /// Maps memory for `small` slots of 2 KiB and `large` slots of 64 KiB.
     ///
@@ -319,6 +320,15 @@ impl UmemPool {
         }
         #[cfg(not(target_arch = "x86_64"))]
         let _ = frame;
+    }
+
+    /// Where byte `at` of the frame's slot is in memory, with `len` bytes of the slot behind it: for the kernel to
+    /// write to while nobody reads.
+    pub fn place_at(&mut self, frame: &Frame, at: usize, len: usize) -> *mut u8 {
+        let (start, slot_len) = self.place(frame);
+        assert!(at + len <= slot_len, "the place reaches beyond its slot");
+        // SAFETY: the assertion and `place` say that this is inside the mapping.
+        unsafe { self.umem.0.base.as_ptr().add(start + at) }
     }
 
     /// Start of the frame's slot in the mapping, and its length.

@@ -41,6 +41,7 @@ use super::umem::UmemHandle;
 pub use port::AfxdpPort;
 use probe::InterfaceFacts;
 use program::Program;
+pub use program::SteerTable;
 use socket::SocketError;
 use sockets::Sockets;
 
@@ -491,9 +492,7 @@ impl AfxdpControl {
         if !self.shared {
             return Err(PortError::NotShared { interface });
         }
-        self.program
-            .steer(steer::config(plan, mac), &steer::entries(plan))
-            .map_err(|cause| PortError::Steering { interface, cause })
+        self.program.steer(plan, mac).map_err(|cause| PortError::Steering { interface, cause })
     }
 
     /// The kernel's counters, all queues; `None` once a worker's part is closed.

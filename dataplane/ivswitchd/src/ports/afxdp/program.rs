@@ -13,7 +13,9 @@ use aya::programs::Xdp;
 use aya::{Ebpf, EbpfError, EbpfLoader};
 
 use super::SteerCounters;
-use super::steer::{SteerEntries, SteerKey};
+use super::steer::{self, SteerEntries, SteerKey};
+use ctl::io::SteerPlan;
+use engine::wire::mac::MacAddr;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/bpf/steer.bpf.o"));
 
@@ -27,8 +29,7 @@ pub struct Program {
     ebpf: Ebpf,
     name: &'static str,
     link: Option<OwnedFd>,
-    /// What is in the steering table now.
-    entries: SteerEntries,
+    table: SteerTable,
 }
 
 impl std::fmt::Debug for Program {
@@ -47,7 +48,7 @@ impl Program {
         let mut ebpf = EbpfLoader::new().btf(None).map_max_entries("xsks_map", queues).load(OBJECT)?;
         let name = if shared { "steer_shared" } else { "steer_all" };
         xdp(&mut ebpf, name).load()?;
-        Ok(Self { ebpf, name, link: None, entries: SteerEntries::new() })
+        Ok(Self { ebpf, name, link: None, table: SteerTable::default() })
     }
 
     /// Sends what arrives on queue `index` to this socket, if the program takes it up.
@@ -90,13 +91,39 @@ impl Program {
 
     /// Replaces the steering.
     ///
+    /// # Errors
+    /// When the table is full. What was changed stays changed; the next call goes on from there.
+    pub fn steer(&mut self, plan: &SteerPlan, mac: MacAddr) -> Result<(), MapError> {
+        self.table.replace(&mut self.ebpf, plan, mac)
+    }
+
+    /// What the program did so far.
+    ///
+    /// # Errors
+    /// What the kernel refuses.
+    pub fn counters(&self) -> Result<SteerCounters, MapError> {
+        SteerTable::counters(&self.ebpf)
+    }
+}
+
+/// The steering as the maps of an object have it, whatever its programs are attached to.
+#[derive(Debug, Default)]
+pub struct SteerTable {
+    /// What is in the table now.
+    entries: SteerEntries,
+}
+
+impl SteerTable {
+    /// Replaces the steering. `mac` is the interface's own address.
+    ///
     /// While it changes, single packets may still go the old way, and none goes a way that is in
     /// neither plan: entries that leave packets to the kernel come first, obsolete ones go last.
     ///
     /// # Errors
     /// When the table is full. What was changed stays changed; the next call goes on from there.
-    pub fn steer(&mut self, config: [u8; 24], wanted: &SteerEntries) -> Result<(), MapError> {
-        let map = self.ebpf.map_mut("steering").expect("the object has this map");
+    pub fn replace(&mut self, ebpf: &mut Ebpf, plan: &SteerPlan, mac: MacAddr) -> Result<(), MapError> {
+        let (config, wanted) = (steer::config(plan, mac), steer::entries(plan));
+        let map = ebpf.map_mut("steering").expect("the object has this map");
         let mut table = LpmTrie::<_, [u8; 20], u32>::try_from(map)?;
         for up in [false, true] {
             for (key, _) in wanted.iter().filter(|(_, wanted)| **wanted == up) {
@@ -106,9 +133,9 @@ impl Program {
                 }
             }
         }
-        let map = self.ebpf.map_mut("config").expect("the object has this map");
+        let map = ebpf.map_mut("config").expect("the object has this map");
         Array::<_, [u8; 24]>::try_from(map)?.set(0, config, 0)?;
-        let map = self.ebpf.map_mut("steering").expect("the object has this map");
+        let map = ebpf.map_mut("steering").expect("the object has this map");
         let mut table = LpmTrie::<_, [u8; 20], u32>::try_from(map)?;
         // Longest last: a packet must not be taken up because only its exception is gone already.
         let mut obsolete: Vec<(SteerKey, bool)> = self.entries.iter().map(|(key, up)| (*key, *up)).collect();
@@ -121,12 +148,12 @@ impl Program {
         Ok(())
     }
 
-    /// What the program did so far, all processors together.
+    /// What the programs did so far, all processors together.
     ///
     /// # Errors
     /// What the kernel refuses.
-    pub fn counters(&self) -> Result<SteerCounters, MapError> {
-        let map = self.ebpf.map("counters").expect("the object has this map");
+    pub fn counters(ebpf: &Ebpf) -> Result<SteerCounters, MapError> {
+        let map = ebpf.map("counters").expect("the object has this map");
         let counters = PerCpuArray::<_, u64>::try_from(map)?;
         let sum = |index: u32| Ok::<u64, MapError>(counters.get(&index, 0)?.iter().sum());
         Ok(SteerCounters { passed: sum(0)?, tunnel: sum(1)?, reality: sum(2)? })

@@ -11,7 +11,6 @@ use engine::wire::mac::MacAddr;
 
 use super::program::Program;
 use super::socket::Queue;
-use super::steer::{config, entries};
 use crate::ports::umem::UmemPool;
 
 const MAC: MacAddr = MacAddr([2, 0, 0x0a, 0, 0, 0x0b]);
@@ -208,7 +207,7 @@ const ONLY: &str = "10.0.0.13";
 #[test]
 fn ipv4_verdicts() {
     let Some(mut bench) = Bench::new(true) else { return };
-    bench.program.steer(config(&plan(), MAC), &entries(&plan())).unwrap();
+    bench.program.steer(&plan(), MAC).unwrap();
     let tunnel = || L4::Ports(UDP, 50_000, 4789);
     let tcp = |to| L4::Ports(TCP, 40_000, to);
     // What an ICMP error quotes: a packet that went out from `from`.
@@ -275,7 +274,7 @@ fn ipv6_verdicts() {
     let Some(mut bench) = Bench::new(true) else { return };
     let mut plan = plan();
     plan.tunnel = Some((FIP6.parse().unwrap(), 4789));
-    bench.program.steer(config(&plan, MAC), &entries(&plan)).unwrap();
+    bench.program.steer(&plan, MAC).unwrap();
     let tunnel = || L4::Ports(UDP, 50_000, 4789);
     let tcp = |to| L4::Ports(TCP, 40_000, to);
     let quoting = |kind, from: &str, l4: L4| L4::Icmp(kind, packet(from, EXT6, 0, &l4));
@@ -314,7 +313,7 @@ fn ipv6_verdicts() {
 #[test]
 fn cut_and_random_frames() {
     let Some(mut bench) = Bench::new(true) else { return };
-    bench.program.steer(config(&plan(), MAC), &entries(&plan())).unwrap();
+    bench.program.steer(&plan(), MAC).unwrap();
     let whole = frame(EXT, FIP, L4::Ports(UDP, 1, 4789));
     // The kernel's test runs take nothing shorter than an Ethernet header.
     for len in 14..34 {
@@ -343,7 +342,7 @@ fn plans_replace_each_other() {
     let web = frame(EXT, FIP, L4::Ports(TCP, 1, 80));
     let ssh = frame(EXT, FIP, L4::Ports(TCP, 1, 22));
     bench.expect(&[("no plan: tunnel", false, tunnel.clone()), ("no plan: web", false, web.clone())]);
-    bench.program.steer(config(&plan(), MAC), &entries(&plan())).unwrap();
+    bench.program.steer(&plan(), MAC).unwrap();
     bench.expect(&[
         ("tunnel", true, tunnel.clone()),
         ("web", true, web.clone()),
@@ -351,10 +350,10 @@ fn plans_replace_each_other() {
     ]);
     let mut without = plan();
     without.reality[0].except.clear();
-    bench.program.steer(config(&without, MAC), &entries(&without)).unwrap();
+    bench.program.steer(&without, MAC).unwrap();
     bench.expect(&[("no exceptions any more", true, ssh.clone()), ("still", true, web.clone())]);
     let nothing = SteerPlan::default();
-    bench.program.steer(config(&nothing, MAC), &entries(&nothing)).unwrap();
+    bench.program.steer(&nothing, MAC).unwrap();
     bench.expect(&[("nothing: tunnel", false, tunnel), ("nothing: web", false, web), ("SSH", false, ssh)]);
     let counters = bench.program.counters().unwrap();
     assert_eq!((counters.tunnel, counters.reality, counters.passed), (1, 3, 6));
@@ -369,7 +368,7 @@ fn a_dedicated_port_takes_everything() {
     let mut without_socket = Program::load(false, 1).unwrap();
     assert_eq!(run(without_socket.fd().unwrap(), &noise), 1, "XDP_DROP");
     let mut shared = Program::load(true, 1).unwrap();
-    shared.steer(config(&plan(), MAC), &entries(&plan())).unwrap();
+    shared.steer(&plan(), MAC).unwrap();
     let tunnel = frame(EXT, FIP, L4::Ports(UDP, 50_000, 4789));
     assert_eq!(run(shared.fd().unwrap(), &tunnel), XDP_PASS, "no socket: to the kernel");
 }

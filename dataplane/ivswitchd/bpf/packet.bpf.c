@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+//
+// Steering for AF_PACKET ports, by the rules of steer.bpf.c. A packet socket only listens in, so each port has two
+// programs, which share their maps and so never disagree: one chooses what the socket hears, the other takes the very
+// same frames from the kernel.
+//
+// packet_all      tc ingress of a port that is all ours: the kernel gets nothing, whether we live or not.
+// packet_shared   tc ingress of the uplink: the kernel gets what is not ours, and everything when we are gone.
+// packet_socket   socket filter of the uplink: we get what is ours.
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+
+#define CONTEXT struct __sk_buff
+#define load_bytes bpf_skb_load_bytes
+#define STEER_RULES_ONLY
+#include "steer.bpf.c"
+
+#define TC_UNSPEC -1           // go on as if we were not here
+#define TC_SHOT 2
+
+// Enough for Ethernet, an IP header without options and the ports.
+#define FIRST_BYTES 58
+
+static __always_inline __u32 classify(struct __sk_buff *skb)
+{
+	__u32 zero = 0;
+	struct config *c = bpf_map_lookup_elem(&config, &zero);
+	// The IP header behind the Ethernet header is aligned, which the verifier asks of the stack.
+	struct { __u16 pad; __u8 bytes[FIRST_BYTES]; } __attribute__((aligned(8))) first = {};
+	// A tag beside the frame is a tag: the underlay is untagged as we see it.
+	if (!c || skb->vlan_present)
+		return PASSED;
+	// The shortest packet that could be ours is an IPv4 header and eight bytes.
+	if (load_bytes(skb, 0, first.bytes, FIRST_BYTES) && load_bytes(skb, 0, first.bytes, 42))
+		return PASSED;
+	return classify_at(skb, first.bytes, first.bytes + FIRST_BYTES, c);
+}
+
+SEC("classifier")
+int packet_all(struct __sk_buff *skb)
+{
+	return TC_SHOT;
+}
+
+SEC("classifier")
+int packet_shared(struct __sk_buff *skb)
+{
+	return classify(skb) == PASSED ? TC_UNSPEC : TC_SHOT;
+}
+
+SEC("socket")
+int packet_socket(struct __sk_buff *skb)
+{
+	__u32 verdict = classify(skb);
+	__u64 *count = bpf_map_lookup_elem(&counters, &verdict);
+	if (count)
+		*count += 1;
+	return verdict == PASSED ? 0 : -1;
+}

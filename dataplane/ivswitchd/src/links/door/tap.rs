@@ -1,0 +1,61 @@
+//! Doors that are TAP interfaces: the CMS gets the interface, we attach to its file.
+//!
+//! Persistent, so that name, MAC address, addresses and bridge membership outlive the daemon. The interface bears
+//! the same mark as our end of a pair. Its file is opened by `ports::tap`; here only to make it.
+
+use netlink_packet_route::link::{InfoKind, LinkAttribute};
+
+use super::{
+    ALIAS, DoorError, DoorSpec, End, addresses, alias_of, delete, get, gone, mark_of, quiet_ipv6, set,
+    set_mtu, set_up, step,
+};
+use crate::links::netlink::Requester;
+use crate::ports::tap;
+
+/// Whether the interface is a TAP door of this name.
+pub fn is_ours(end: &End, name: &str) -> bool {
+    end.kind == Some(InfoKind::Other("tun".into())) && mark_of(end).is_some_and(|(door, _)| door == name)
+}
+
+/// Makes the interface, or corrects it.
+///
+/// # Errors
+/// The name is taken, or the kernel refused a step. What was made is left for the next try.
+pub fn create(requester: &mut Requester, spec: &DoorSpec) -> Result<(), DoorError> {
+    let mut end = get(requester, &spec.name)?;
+    if end.as_ref().is_some_and(|end| !is_ours(end, &spec.name)) {
+        // Unless the door was a pair before, it is somebody else's.
+        let pair = get(requester, &spec.peer)?;
+        if !pair.is_some_and(|ours| mark_of(&ours).is_some_and(|(door, _)| door == spec.name)) {
+            return Err(DoorError::Taken(spec.name.clone()));
+        }
+        delete(requester, &spec.name)?;
+        end = None;
+    }
+    let end = match end {
+        Some(end) => end,
+        None => {
+            let queue = step(&spec.name, "make the TAP interface", || tap::queue(&spec.name))?;
+            step(&spec.name, "make it persistent", || tap::persist(&queue))?;
+            let end = get(requester, &spec.name)?.ok_or_else(|| gone(&spec.name))?;
+            set(requester, &end, "mark it", vec![LinkAttribute::IfAlias(format!("{ALIAS}{}", spec.name))])?;
+            get(requester, &spec.name)?.ok_or_else(|| gone(&spec.name))?
+        }
+    };
+    let before = mark_of(&end).and_then(|(_, addresses)| addresses);
+    let fresh = before.is_none();
+    if end.mac != Some(spec.mac) {
+        set(requester, &end, "set its MAC address", vec![LinkAttribute::Address(spec.mac.0.to_vec())])?;
+    }
+    set_mtu(requester, &end, spec.mtu)?;
+    if fresh {
+        quiet_ipv6(requester, &end, spec.addresses.iter().all(|a| a.addr.is_ipv4()))?;
+        set_up(requester, &end)?;
+    }
+    addresses(requester, spec, &end, before.unwrap_or_default())?;
+    let alias = alias_of(spec);
+    if end.alias.as_ref() != Some(&alias) {
+        set(requester, &end, "mark it", vec![LinkAttribute::IfAlias(alias)])?;
+    }
+    Ok(())
+}

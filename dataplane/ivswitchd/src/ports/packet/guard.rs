@@ -1,0 +1,136 @@
+//! Keeps from the kernel what a packet socket only listens in on: two programs by the rules of `steer.bpf.c`.
+//!
+//! A port that is all ours is closed to the kernel by a filter that stays when we die: until the next start nothing
+//! of a guest's reaches the rVM's own stack. The uplink's goes with us, so that the rVM stays reachable.
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use aya::maps::MapError;
+use aya::programs::links::LinkOrder;
+use aya::programs::tc::{self, NlOptions, TcAttachOptions, TcAttachType, TcHandle};
+use aya::programs::{SchedClassifier, SocketFilter};
+use aya::{Ebpf, EbpfLoader};
+use ctl::io::{OpenPort, SteerPlan};
+use engine::wire::mac::MacAddr;
+
+use crate::ports::afxdp::{SteerCounters, SteerTable};
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/bpf/packet.bpf.o"));
+
+const ALL: &str = "packet_all";
+const SHARED: &str = "packet_shared";
+const SOCKET: &str = "packet_socket";
+
+/// Where our filter is among others that somebody may have there. Its number spells "iv".
+const PRIORITY: u16 = 1;
+const HANDLE: TcHandle = TcHandle::new(0, 0x6976);
+
+/// The programs of one port.
+pub struct Guard {
+    ebpf: Ebpf,
+    interface: String,
+    shared: bool,
+    /// The interface is one we made: nobody else has a use for it.
+    ours: bool,
+    table: SteerTable,
+}
+
+impl std::fmt::Debug for Guard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Guard").field("interface", &self.interface).finish_non_exhaustive()
+    }
+}
+
+impl Guard {
+    /// Closes the interface to the kernel, as far as it is ours, and lets the sockets hear just that.
+    ///
+    /// # Errors
+    /// What the kernel refuses.
+    pub fn attach(spec: &OpenPort, sockets: &[OwnedFd]) -> io::Result<Self> {
+        let mut ebpf = EbpfLoader::new().btf(None).load(OBJECT).map_err(reason)?;
+        if spec.shared {
+            let filter: &mut SocketFilter = program(&mut ebpf, SOCKET)?;
+            filter.load().map_err(reason)?;
+            for socket in sockets {
+                filter.attach(socket).map_err(reason)?;
+            }
+        }
+        let name = if spec.shared { SHARED } else { ALL };
+        let classifier: &mut SchedClassifier = program(&mut ebpf, name)?;
+        classifier.load().map_err(reason)?;
+        if !spec.shared || !super::super::kernel_at_least(6, 6) {
+            // What a process before us left there; and a qdisc that is there already is as good as a new one.
+            let _ = tc::qdisc_add_clsact(&spec.interface);
+            let _ = tc::qdisc_detach_program(&spec.interface, TcAttachType::Ingress, name);
+            let options = NlOptions { priority: PRIORITY, handle: HANDLE, ..NlOptions::default() };
+            let link = classifier
+                .attach_with_options(
+                    &spec.interface,
+                    TcAttachType::Ingress,
+                    TcAttachOptions::Netlink(options),
+                )
+                .map_err(reason)?;
+            // Not undone by dropping: `Drop` below knows better whether it should be.
+            std::mem::forget(classifier.take_link(link).map_err(reason)?);
+        } else {
+            let options = TcAttachOptions::TcxOrder(LinkOrder::default());
+            classifier
+                .attach_with_options(&spec.interface, TcAttachType::Ingress, options)
+                .map_err(reason)?;
+        }
+        Ok(Self {
+            ebpf,
+            interface: spec.interface.clone(),
+            shared: spec.shared,
+            ours: spec.ours,
+            table: SteerTable::default(),
+        })
+    }
+
+    /// Replaces what is ours.
+    ///
+    /// # Errors
+    /// The kernel's table refused an entry.
+    pub fn steer(&mut self, plan: &SteerPlan, mac: MacAddr) -> Result<(), MapError> {
+        self.table.replace(&mut self.ebpf, plan, mac)
+    }
+
+    /// What the socket's filter did; `None` where there is none.
+    pub fn counters(&self) -> Option<SteerCounters> {
+        if self.shared { SteerTable::counters(&self.ebpf).ok() } else { None }
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if self.ours && !self.shared {
+            return;
+        }
+        let name = if self.shared { SHARED } else { ALL };
+        // By name, which finds nothing when it went with the interface, or will go with its link.
+        let _ = tc::qdisc_detach_program(&self.interface, TcAttachType::Ingress, name);
+    }
+}
+
+fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> io::Result<&'a mut P>
+where
+    &'a mut P: TryFrom<&'a mut aya::programs::Program>,
+{
+    let program = ebpf.program_mut(name).ok_or_else(|| io::Error::other(format!("no program {name}")))?;
+    program.try_into().map_err(|_| io::Error::other(format!("{name} is of another kind")))
+}
+
+/// What the system said, which is at the bottom of what aya says.
+fn reason(error: impl std::error::Error + 'static) -> io::Error {
+    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(&error);
+    let mut text = String::new();
+    while let Some(error) = source {
+        if let Some(code) = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error) {
+            return io::Error::from_raw_os_error(code);
+        }
+        text = error.to_string();
+        source = error.source();
+    }
+    io::Error::other(text)
+}

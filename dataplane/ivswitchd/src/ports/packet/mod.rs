@@ -1,0 +1,429 @@
+//! A network interface through AF_PACKET with virtio-net headers: super-frames and partial checksums go through as
+//! they are.
+//!
+//! For veths whose far end is a local stack, and for NICs that segment by themselves. A packet socket only listens in,
+//! so `guard` keeps from the kernel what is ours. Frames come and go in batches by `recvmmsg` and `sendmmsg`, straight
+//! into and out of slots. Neither of the kernel's mapped rings is used: a received super-frame would be copied once
+//! more, and a frame sent from a ring is handed out by reference and the ring's slot said to be free as soon as
+//! a veth has passed it on, long before the receiver has read it.
+
+mod guard;
+
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+
+use ctl::io::{KernelDrops, OpenPort, PortFacts, SteerPlan};
+use engine::frame::{Batch, Frame, FramePool};
+use engine::limits::BATCH_LEN;
+use engine::port::{Port, PortCaps};
+use engine::time::Instant;
+use engine::wire::mac::MacAddr;
+use engine::wire::virtio_net::{self, HEADER_LEN};
+
+use super::afxdp::SteerCounters;
+use super::landing::Landing;
+use super::lane::{Lane, LaneError, LaneShared, Refusal, refusal, set};
+use super::messages::Messages;
+use super::umem::UmemPool;
+use guard::Guard;
+
+/// Bytes that may wait in the socket, each way. Some two hundred super-frames: what a few TCP streams have under way.
+const BUFFER_LEN: i32 = 16 << 20;
+
+/// Messages asked for when none waited the last time.
+const APPETITE_MIN: usize = 4;
+
+/// `struct tpacket_auxdata`: status, length, captured length, MAC and network offsets, VLAN tag and its EtherType.
+const AUX_LEN: usize = 20;
+const AUX_TCI_AT: usize = 16;
+const AUX_TPID_AT: usize = 18;
+
+/// Not in libc yet (linux/if_packet.h).
+const PACKET_IGNORE_OUTGOING: i32 = 23;
+
+/// Kinds and flags of a fanout group (linux/if_packet.h).
+const FANOUT_HASH: i32 = 0;
+const FANOUT_UNIQUE_ID: i32 = 0x2000;
+const FANOUT_IGNORE_OUTGOING: i32 = 0x4000;
+
+/// An AF_PACKET port: one socket.
+#[derive(Debug)]
+pub struct PacketPort {
+    socket: Arc<OwnedFd>,
+    shared: Arc<LaneShared>,
+    messages: Messages,
+    landings: Vec<Landing>,
+    appetite: usize,
+    uso: bool,
+}
+
+/// The control thread's part. While it lives the kernel is kept from what is ours.
+#[derive(Debug)]
+pub struct PacketControl {
+    interface: String,
+    sockets: Vec<Weak<OwnedFd>>,
+    shared: Weak<LaneShared>,
+    guard: Guard,
+    /// Frames that did not fit the socket's buffer; asking the kernel resets its own count.
+    overruns: AtomicU64,
+}
+
+/// Opens the interface: a socket for each worker, among which the kernel spreads flows.
+///
+/// # Errors
+/// What the kernel refuses, and what to do about it.
+pub fn open(
+    spec: &OpenPort,
+    workers: usize,
+) -> Result<(Vec<PacketPort>, PacketControl, PortFacts), LaneError> {
+    let failed = |what, remedy| {
+        let interface = spec.interface.clone();
+        move |cause| LaneError { interface, what, cause, remedy }
+    };
+    let mut sockets = Vec::with_capacity(workers);
+    for _ in 0..workers {
+        sockets.push(prepared(spec)?);
+    }
+    // First the kernel is kept away, then we listen: in between a frame is lost, and none is dealt with twice.
+    let guard = Guard::attach(spec, &sockets).map_err(failed(
+        "the kernel cannot be kept from its frames",
+        "the kernel needs CONFIG_NET_CLS_BPF or version 6.6; or use kind = \"afxdp\"",
+    ))?;
+    let mut group = None;
+    for socket in &sockets {
+        bind(socket, spec.index).map_err(failed("cannot bind", "look at the interface"))?;
+        if workers > 1 {
+            spread(socket, &mut group)
+                .map_err(failed("flows cannot be spread over the workers", "set [workers] count = 1"))?;
+        }
+    }
+    let sockets: Vec<Arc<OwnedFd>> = sockets.into_iter().map(Arc::new).collect();
+    let shared = Arc::new(LaneShared::default());
+    let uso = super::kernel_at_least(6, 2);
+    let facts = PortFacts {
+        mode: offloads(uso).into(),
+        reason: if uso { String::new() } else { "Linux 6.2 or newer takes UDP super-frames".into() },
+        queues: workers as u32,
+    };
+    let control = PacketControl {
+        interface: spec.interface.clone(),
+        sockets: sockets.iter().map(Arc::downgrade).collect(),
+        shared: Arc::downgrade(&shared),
+        guard,
+        overruns: AtomicU64::new(0),
+    };
+    let port = |socket| PacketPort {
+        socket,
+        shared: shared.clone(),
+        messages: Messages::new(),
+        landings: Vec::with_capacity(BATCH_LEN),
+        appetite: APPETITE_MIN,
+        uso,
+    };
+    Ok((sockets.into_iter().map(port).collect(), control, facts))
+}
+
+/// A socket with everything set, not yet bound.
+fn prepared(spec: &OpenPort) -> Result<OwnedFd, LaneError> {
+    let failed = |what, remedy| {
+        let interface = spec.interface.clone();
+        move |cause| LaneError { interface, what, cause, remedy }
+    };
+    let socket = packet_socket().map_err(failed("no packet socket", "the kernel needs CONFIG_PACKET"))?;
+    let option = |option, value| set(&socket, libc::SOL_PACKET, option, value);
+    option(libc::PACKET_VNET_HDR, 1).map_err(failed("no virtio-net headers", "use kind = \"afxdp\""))?;
+    option(libc::PACKET_AUXDATA, 1).map_err(failed("no auxiliary data", "use kind = \"afxdp\""))?;
+    option(PACKET_IGNORE_OUTGOING, 1)
+        .map_err(failed("it would hear its own frames", "Linux 4.20 or newer is needed"))?;
+    if !spec.shared {
+        // A port that is all ours has no other traffic for a queueing discipline to be fair to.
+        option(libc::PACKET_QDISC_BYPASS, 1).map_err(failed("no way around the qdisc", "use a newer kernel"))?;
+    }
+    for buffer in [libc::SO_RCVBUFFORCE, libc::SO_SNDBUFFORCE] {
+        set(&socket, libc::SOL_SOCKET, buffer, BUFFER_LEN).map_err(failed("no buffers", "free memory"))?;
+    }
+    Ok(socket)
+}
+
+/// Makes a bound socket one of a group, to each of which the kernel gives whole flows. The first founds the group.
+fn spread(socket: &OwnedFd, group: &mut Option<i32>) -> io::Result<()> {
+    let flags = FANOUT_IGNORE_OUTGOING | if group.is_none() { FANOUT_UNIQUE_ID } else { 0 };
+    let id = group.unwrap_or(0);
+    set(socket, libc::SOL_PACKET, libc::PACKET_FANOUT, id | (FANOUT_HASH | flags) << 16)?;
+    if group.is_none() {
+        let (mut value, mut len) = (0_i32, size_of::<i32>() as libc::socklen_t);
+        // SAFETY: the pointers are to `value`, and to its length.
+        let done = unsafe {
+            libc::getsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_PACKET,
+                libc::PACKET_FANOUT,
+                (&raw mut value).cast(),
+                &raw mut len,
+            )
+        };
+        if done < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        *group = Some(value & 0xffff);
+    }
+    Ok(())
+}
+
+/// The offloads of a lane, for people.
+pub fn offloads(uso: bool) -> &'static str {
+    if uso { "checksum tso uso" } else { "checksum tso" }
+}
+
+fn packet_socket() -> io::Result<OwnedFd> {
+    let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    // Protocol 0: nothing arrives before it is bound.
+    // SAFETY: no memory is passed.
+    let fd = unsafe { libc::socket(libc::AF_PACKET, kind, 0) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor was just made and belongs to nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn bind(socket: &OwnedFd, index: u32) -> io::Result<()> {
+    // SAFETY: plain data for which all zeroes is valid.
+    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    address.sll_family = libc::AF_PACKET as u16;
+    address.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
+    address.sll_ifindex = index as i32;
+    let len = size_of::<libc::sockaddr_ll>() as u32;
+    // SAFETY: the pointer and length describe `address`.
+    let done = unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), len) };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+impl PacketPort {
+    /// Slots for up to `want` messages. False: there was not even one.
+    fn make_room(&mut self, pool: &mut UmemPool, want: usize) -> bool {
+        self.messages.clear();
+        for _ in 0..want {
+            let Some(mut landing) = Landing::new(pool) else { break };
+            self.messages.push_receive(landing.places(pool, HEADER_LEN), false);
+            self.landings.push(landing);
+        }
+        !self.landings.is_empty()
+    }
+
+    /// The frame of message `at`. `None`: it is dropped.
+    fn take(&mut self, pool: &mut UmemPool, at: usize, mut landing: Landing) -> Option<Frame> {
+        let len = self.messages.len(at).checked_sub(HEADER_LEN).filter(|_| !self.messages.is_cut(at));
+        let Some(len) = len else {
+            landing.discard(pool);
+            return None;
+        };
+        let header = landing.lead::<HEADER_LEN>(pool);
+        let Ok(offload) = virtio_net::read(&header) else {
+            landing.discard(pool);
+            return None;
+        };
+        let mut frame = landing.settle(pool, len)?;
+        frame.offload = offload;
+        let auxiliary = self.messages.control(at, libc::SOL_PACKET, libc::PACKET_AUXDATA);
+        if let Some(tag) = auxiliary.and_then(vlan_tag) {
+            put_tag(pool, &mut frame, tag);
+        }
+        Some(frame)
+    }
+}
+
+/// The VLAN tag that the kernel took out of the frame: EtherType and TCI, as they were on the wire.
+fn vlan_tag(auxiliary: &[u8]) -> Option<[u8; 4]> {
+    if auxiliary.len() < AUX_LEN {
+        return None;
+    }
+    let word = |at: usize| u16::from_ne_bytes([auxiliary[at], auxiliary[at + 1]]);
+    let status = u32::from_ne_bytes(auxiliary[..4].try_into().ok()?);
+    if status & libc::TP_STATUS_VLAN_VALID == 0 {
+        return None;
+    }
+    let tpid = if status & libc::TP_STATUS_VLAN_TPID_VALID != 0 { word(AUX_TPID_AT) } else { 0x8100 };
+    let ([a, b], [c, d]) = (tpid.to_be_bytes(), word(AUX_TCI_AT).to_be_bytes());
+    Some([a, b, c, d])
+}
+
+/// Puts a tag back where it was: behind the MAC addresses.
+fn put_tag(pool: &mut UmemPool, frame: &mut Frame, tag: [u8; 4]) {
+    const MACS_LEN: usize = 12;
+    if (frame.len as usize) < MACS_LEN {
+        return; // A runt stays one, and is dropped as such.
+    }
+    frame.head -= 4;
+    frame.len += 4;
+    let bytes = pool.bytes_mut(frame);
+    bytes.copy_within(4..4 + MACS_LEN, 0);
+    bytes[MACS_LEN..MACS_LEN + 4].copy_from_slice(&tag);
+    if frame.offload.csum_partial() {
+        frame.offload.csum_start += 4;
+    }
+}
+
+impl Lane for PacketPort {
+    fn fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
+    }
+
+    fn shared(&self) -> &Arc<LaneShared> {
+        &self.shared
+    }
+}
+
+impl Port<UmemPool> for PacketPort {
+    fn rx(&mut self, _now: Instant, pool: &mut UmemPool, batch: &mut Batch) {
+        while !batch.is_full() {
+            let want = self.appetite.min(batch.remaining_capacity());
+            if !self.make_room(pool, want) {
+                self.shared.starved(true);
+                return;
+            }
+            self.shared.starved(false);
+            let got = match self.messages.receive(&self.socket) {
+                Ok(got) => got,
+                Err(error) => {
+                    if refusal(&error) == Refusal::Gone {
+                        self.shared.dead.store(true, Ordering::Relaxed);
+                    }
+                    0
+                }
+            };
+            let asked = self.landings.len();
+            let mut landings = std::mem::take(&mut self.landings);
+            for (at, landing) in landings.drain(..).enumerate() {
+                if at >= got {
+                    landing.discard(pool);
+                } else if let Some(frame) = self.take(pool, at, landing) {
+                    pool.prefetch(&frame);
+                    batch.push(frame);
+                } else {
+                    LaneShared::count(&self.shared.rx_dropped);
+                }
+            }
+            self.landings = landings;
+            if got < asked {
+                self.appetite = (self.appetite / 2).max(APPETITE_MIN).max(got);
+                return;
+            }
+            self.appetite = (self.appetite * 2).min(BATCH_LEN);
+        }
+    }
+
+    fn tx(&mut self, _now: Instant, pool: &mut UmemPool, frames: &mut Vec<Frame>) {
+        let mut done = 0;
+        while done < frames.len() {
+            self.messages.clear();
+            for frame in frames[done..].iter().take(BATCH_LEN) {
+                let bytes = pool.bytes(frame);
+                let mut header = [0; HEADER_LEN];
+                virtio_net::write(&mut header, frame.offload, bytes);
+                self.messages.push_send(header, bytes);
+            }
+            match self.messages.send(&self.socket, 0) {
+                Ok(sent) => done += sent,
+                Err(error) => match refusal(&error) {
+                    Refusal::Later => break,
+                    Refusal::Frame => {
+                        LaneShared::count(&self.shared.tx_invalid);
+                        done += 1;
+                    }
+                    Refusal::Gone => {
+                        self.shared.dead.store(true, Ordering::Relaxed);
+                        break;
+                    }
+                },
+            }
+        }
+        for frame in frames.drain(..done) {
+            pool.free(frame);
+        }
+    }
+
+    fn caps(&self) -> PortCaps {
+        PortCaps { tx_csum: true, tx_tso: true, tx_uso: self.uso, rx_csum_unmarked: false }
+    }
+}
+
+impl PacketControl {
+    /// Replaces what the uplink takes up. `mac` is the interface's own address.
+    ///
+    /// # Errors
+    /// The plan has more entries than the kernel's tables take.
+    pub fn steer(&mut self, plan: &SteerPlan, mac: MacAddr) -> Result<(), String> {
+        self.guard.steer(plan, mac).map_err(|cause| {
+            format!("port {:?}: steering: {cause}; name fewer ports in `only` and `except`", self.interface)
+        })
+    }
+
+    /// What was dropped; `None` once the worker's part is closed.
+    #[must_use]
+    pub fn drops(&self) -> Option<KernelDrops> {
+        let shared = self.shared.upgrade()?;
+        let sockets = self.sockets.iter().filter_map(Weak::upgrade);
+        let overruns: u64 = sockets.filter_map(|socket| overruns(&socket).ok()).sum();
+        let before = self.overruns.fetch_add(overruns, Ordering::Relaxed);
+        Some(shared.drops(before + overruns))
+    }
+
+    /// What the steering did; `None` for a port that is not shared.
+    #[must_use]
+    pub fn steer_counters(&self) -> Option<SteerCounters> {
+        self.guard.counters()
+    }
+
+    /// True once the worker has noticed that the interface is gone.
+    #[must_use]
+    pub fn is_dead(&self) -> bool {
+        self.shared.upgrade().is_none_or(|shared| shared.dead.load(Ordering::Relaxed))
+    }
+}
+
+/// Frames that did not fit the socket's buffer since the last time it was asked.
+fn overruns(socket: &OwnedFd) -> io::Result<u64> {
+    let mut stats = [0_u32; 2];
+    let mut len = size_of_val(&stats) as libc::socklen_t;
+    // SAFETY: the pointers are to `stats`, and to its length.
+    let done = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_PACKET,
+            libc::PACKET_STATISTICS,
+            stats.as_mut_ptr().cast(),
+            &raw mut len,
+        )
+    };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(stats[1].into()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use engine::frame::Offload;
+
+    #[test]
+    fn a_tag_goes_back_where_it_was() {
+        let mut pool = UmemPool::new(64, 0).unwrap();
+        let bytes: Vec<u8> = (0..60).collect();
+        let mut frame = pool.alloc_from(&bytes).unwrap();
+        frame.offload = Offload { csum_start: 34, csum_offset: 6, ..Offload::NONE };
+        let mut auxiliary = [0; AUX_LEN];
+        assert_eq!(vlan_tag(&auxiliary), None);
+        let status = libc::TP_STATUS_VLAN_VALID | libc::TP_STATUS_VLAN_TPID_VALID;
+        auxiliary[..4].copy_from_slice(&status.to_ne_bytes());
+        auxiliary[AUX_TCI_AT..AUX_TCI_AT + 2].copy_from_slice(&0x2005_u16.to_ne_bytes());
+        auxiliary[AUX_TPID_AT..].copy_from_slice(&0x88a8_u16.to_ne_bytes());
+        let tag = vlan_tag(&auxiliary).unwrap();
+        put_tag(&mut pool, &mut frame, tag);
+        let expected = [&bytes[..12], &[0x88, 0xa8, 0x20, 5], &bytes[12..]].concat();
+        assert_eq!(pool.bytes(&frame), expected);
+        assert_eq!(frame.offload.csum_start, 38);
+        pool.free(frame);
+        assert_eq!(vlan_tag(&auxiliary[..19]), None);
+    }
+}

@@ -1,0 +1,944 @@
+//! The lanes that keep offloads (`packet`, `tap`, `udp`) on real interfaces: what `ports.rs` proves of AF_XDP, and
+//! that super-frames, unfinished checksums and VLAN tags go through whole. Needs root; see `lab`.
+#![allow(dead_code, reason = "the room under test has a wider face than its tests use")]
+
+#[path = "../src/ports/mod.rs"]
+mod ports;
+
+mod lab;
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant as Clock};
+
+use ctl::io::{IoKind, OpenPort, SteerPlan, SteerReality, XdpMode};
+use engine::command::{L4Proto, L4Range, PortId};
+use engine::frame::{Batch, Frame, FramePool, GsoKind, Offload};
+use engine::port::Port;
+use engine::time::Instant;
+use engine::wire::mac::MacAddr;
+use lab::{Namespace, PacketSocket, alone, index_of, ip, mac_of, root, veth, wait_until_up};
+use ports::umem::UmemPool;
+use ports::PortControl;
+
+/// No step of any test takes longer on a machine that works.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn pool() -> UmemPool {
+    UmemPool::new(8192, 128).unwrap()
+}
+
+fn spec(interface: &str, kind: IoKind, shared: bool) -> OpenPort {
+    let index = index_of(interface);
+    OpenPort {
+        interface: interface.into(),
+        index,
+        shared,
+        xdp: XdpMode::Auto,
+        kind,
+        ours: false,
+        tunnel: None,
+    }
+}
+
+/// A port, opened for one worker.
+struct Opened {
+    port: Box<dyn Port<UmemPool> + Send>,
+    fds: Vec<RawFd>,
+    pending: Box<dyn Fn() -> bool + Send>,
+    control: PortControl,
+    facts: ctl::io::PortFacts,
+}
+
+fn try_open(spec: &OpenPort, mac: MacAddr, pool: &UmemPool, id: PortId) -> Result<Opened, String> {
+    let mut opened = ports::open(spec, mac, &pool.handle(), id, 1)?;
+    let (worker, part) = opened.parts.pop().expect("one part");
+    assert!(worker == 0 && opened.parts.is_empty());
+    let ports::OpenedPart { port, fds, pending, .. } = part;
+    Ok(Opened { port, fds, pending, control: opened.control, facts: opened.facts })
+}
+
+fn open(interface: &str, kind: IoKind, pool: &UmemPool) -> Opened {
+    try_open(&spec(interface, kind, false), MacAddr::default(), &pool, PortId(1))
+        .unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// Makes the user's interface `u{n}`, opens the port at its other end, and gives the user a socket.
+fn lane(kind: IoKind, n: u32, pool: &UmemPool) -> (Opened, PacketSocket) {
+    let user = format!("u{n}");
+    let opened = if kind == IoKind::Tap {
+        let queue = ports::tap::queue(&user).unwrap();
+        ports::tap::persist(&queue).unwrap();
+        drop(queue);
+        ip(&format!("link set {user} up"));
+        let opened = open(&user, kind, pool);
+        wait_until_up_or_unknown(&user);
+        opened
+    } else {
+        veth(&user, &format!("p{n}"), "", "");
+        open(&format!("p{n}"), kind, pool)
+    };
+    (opened, PacketSocket::on(&user))
+}
+
+fn wait_until_up_or_unknown(interface: &str) {
+    let deadline = Clock::now() + PATIENCE;
+    while !lab::output("ip", &format!("-o link show dev {interface}")).contains("LOWER_UP") {
+        assert!(Clock::now() < deadline, "{interface} does not come up");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn sleep_on(fds: &[RawFd], at_most: Duration) -> bool {
+    let mut fds: Vec<libc::pollfd> =
+        fds.iter().map(|&fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 }).collect();
+    // SAFETY: the pointer and length describe `fds`.
+    let ready = unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as u64, at_most.as_millis() as i32) };
+    ready > 0
+}
+
+/// A frame of the local experimental EtherType whose every byte depends on its number.
+fn numbered(number: u32, len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    bytes[..6].copy_from_slice(&[2, 0, 0, 0, 0, 2]);
+    bytes[6..12].copy_from_slice(&[2, 0, 0, 0, 0, 1]);
+    bytes[12..14].copy_from_slice(&[0x88, 0xb5]);
+    for (at, byte) in bytes[14..].iter_mut().enumerate() {
+        *byte = (number.wrapping_mul(31).wrapping_add(at as u32) >> (at % 4)) as u8;
+    }
+    bytes[14..18].copy_from_slice(&number.to_be_bytes());
+    bytes
+}
+
+/// Takes frames for which `wanted` says yes until `count` are there; others are freed.
+fn receive_if(
+    opened: &mut Opened,
+    pool: &mut UmemPool,
+    count: usize,
+    wanted: impl Fn(&[u8]) -> bool,
+) -> Vec<Frame> {
+    let deadline = Clock::now() + PATIENCE;
+    let mut frames = Vec::new();
+    let mut batch = Batch::new();
+    while frames.len() < count && Clock::now() < deadline {
+        opened.port.rx(Instant::ZERO, pool, &mut batch);
+        if batch.is_empty() {
+            sleep_on(&opened.fds, Duration::from_millis(100));
+        }
+        for frame in batch.drain(..) {
+            if wanted(pool.bytes(&frame)) { frames.push(frame) } else { pool.free(frame) }
+        }
+    }
+    frames
+}
+
+fn is_ours(bytes: &[u8]) -> bool {
+    bytes[12..14] == [0x88, 0xb5]
+}
+
+fn receive(opened: &mut Opened, pool: &mut UmemPool, count: usize) -> Vec<Frame> {
+    receive_if(opened, pool, count, is_ours)
+}
+
+fn free_all(pool: &mut UmemPool, frames: Vec<Frame>) {
+    for frame in frames {
+        pool.free(frame);
+    }
+}
+
+/// What goes in at one end comes out of the other, byte by byte, and back; then no slot is missing.
+fn receives_and_transmits(kind: IoKind) {
+    let mut pool = pool();
+    let (mut opened, user) = lane(kind, 1, &pool);
+    assert!(opened.facts.mode.contains("tso"), "{}", opened.facts.mode);
+    for (number, len) in [(1, 60), (2, 61), (3, 1514), (4, 18)] {
+        user.send(&numbered(number, len));
+        let frames = receive(&mut opened, &mut pool, 1);
+        assert_eq!(frames.len(), 1, "frame {number} is lost: {:?}", opened.control.drops());
+        assert_eq!(pool.bytes(&frames[0]), numbered(number, len));
+        assert_eq!(frames[0].offload, Offload::NONE);
+        free_all(&mut pool, frames);
+    }
+    let mut frames: Vec<Frame> =
+        (0..500).map(|n| pool.alloc_from(&numbered(n, 60 + n as usize)).unwrap()).collect();
+    // As after decapsulation, and as after encapsulation: the head elsewhere in the slot.
+    for (number, head) in [(7, 300), (8, 0)] {
+        frames[number].head = head;
+        pool.bytes_mut(&mut frames[number]).copy_from_slice(&numbered(number as u32, 60 + number));
+    }
+    for start in (0..500).step_by(100) {
+        let mut step: Vec<Frame> = frames.drain(..100).collect();
+        opened.port.tx(Instant::ZERO, &mut pool, &mut step);
+        assert!(step.is_empty(), "it takes 100 frames");
+        for number in start..start + 100 {
+            let expected = numbered(number, 60 + number as usize);
+            assert_eq!(user.receive(PATIENCE).expect("a frame is lost"), expected, "frame {number}");
+        }
+    }
+    let mut batch = Batch::new();
+    opened.port.rx(Instant::ZERO, &mut pool, &mut batch);
+    free_all(&mut pool, batch.drain(..).collect());
+    assert!(!(opened.pending)() && !opened.control.is_dead());
+    assert_eq!(opened.control.drops().unwrap().tx_invalid, 0);
+    assert_eq!(pool.usage().used, 0, "between calls a lane holds nothing");
+    drop(opened.port);
+    assert_eq!(opened.control.drops(), None);
+}
+
+#[test]
+fn packet_receives_and_transmits() {
+    alone(|| receives_and_transmits(IoKind::Packet));
+}
+
+#[test]
+fn tap_receives_and_transmits() {
+    alone(|| receives_and_transmits(IoKind::Tap));
+}
+
+/// Ten thousand frames each way between two ports, in order and intact; then no slot is missing.
+fn forwards_both_ways(kinds: [IoKind; 2]) {
+    const COUNT: u32 = 10_000;
+    const BURST: u32 = 50;
+    let mut pool = pool();
+    let ((first, one), (second, two)) = (lane(kinds[0], 1, &pool), lane(kinds[1], 2, &pool));
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let (done, pool) = (&done, &mut pool);
+        let fds = [&first.fds[..], &second.fds[..]].concat();
+        let mut ports = [first.port, second.port];
+        let switch = scope.spawn(move || {
+            let mut batch = Batch::new();
+            let mut frames = Vec::new();
+            while !done.load(Ordering::Relaxed) {
+                let mut idle = true;
+                for from in [0, 1] {
+                    ports[from].rx(Instant::ZERO, pool, &mut batch);
+                    idle &= batch.is_empty();
+                    frames.extend(batch.drain(..));
+                    if !frames.is_empty() {
+                        ports[1 - from].tx(Instant::ZERO, pool, &mut frames);
+                    }
+                    free_all(pool, std::mem::take(&mut frames));
+                }
+                if idle {
+                    sleep_on(&fds, Duration::from_millis(20));
+                }
+            }
+        });
+        let mut result = Ok(());
+        'all: for start in (0..COUNT).step_by(BURST as usize) {
+            for number in start..start + BURST {
+                one.send(&numbered(number, 60 + number as usize % 1400));
+                two.send(&numbered(number ^ 0x8000_0000, 60 + number as usize % 999));
+            }
+            for number in start..start + BURST {
+                let there = two.receive(PATIENCE);
+                let back = one.receive(PATIENCE);
+                if there != Some(numbered(number, 60 + number as usize % 1400))
+                    || back != Some(numbered(number ^ 0x8000_0000, 60 + number as usize % 999))
+                {
+                    result = Err(number);
+                    break 'all;
+                }
+            }
+        }
+        done.store(true, Ordering::Relaxed);
+        switch.join().unwrap();
+        let drops = [first.control.drops(), second.control.drops()];
+        assert_eq!(result, Ok(()), "frame lost or changed; {drops:?}");
+    });
+    assert_eq!(pool.usage().used, 0, "every slot is back");
+}
+
+#[test]
+fn packet_forwards_both_ways() {
+    alone(|| forwards_both_ways([IoKind::Packet; 2]));
+}
+
+#[test]
+fn tap_forwards_both_ways() {
+    alone(|| forwards_both_ways([IoKind::Tap; 2]));
+}
+
+#[test]
+fn afxdp_and_tap_forward_to_each_other() {
+    alone(|| forwards_both_ways([IoKind::Afxdp, IoKind::Tap]));
+}
+
+/// The interface is removed while frames pass. The port is dead without a panic and its slots are back.
+fn goes_away_under_traffic(kind: IoKind) {
+    let mut pool = pool();
+    let (mut doomed, user) = lane(kind, 1, &pool);
+    let (mut other, bystander) = lane(kind, 2, &pool);
+    for number in 0..100 {
+        user.send(&numbered(number, 500));
+    }
+    let mut frames = receive(&mut doomed, &mut pool, 50);
+    assert!(frames.len() >= 50);
+    doomed.port.tx(Instant::ZERO, &mut pool, &mut frames);
+    ip("link del u1");
+    let deadline = Clock::now() + PATIENCE;
+    let mut batch = Batch::new();
+    while !doomed.control.is_dead() && Clock::now() < deadline {
+        doomed.port.rx(Instant::ZERO, &mut pool, &mut batch);
+        free_all(&mut pool, batch.drain(..).collect());
+        frames.extend(pool.alloc_from(&numbered(1, 60)));
+        doomed.port.tx(Instant::ZERO, &mut pool, &mut frames);
+    }
+    assert!(doomed.control.is_dead());
+    free_all(&mut pool, frames);
+    drop(doomed);
+    bystander.send(&numbered(7, 70));
+    let frames = receive(&mut other, &mut pool, 1);
+    assert_eq!(pool.bytes(&frames[0]), numbered(7, 70));
+    free_all(&mut pool, frames);
+    assert_eq!(pool.usage().used, 0);
+    // It comes back under its old name, and so does the port.
+    let (mut again, user) = lane(kind, 1, &pool);
+    user.send(&numbered(9, 90));
+    let frames = receive(&mut again, &mut pool, 1);
+    assert_eq!(pool.bytes(&frames[0]), numbered(9, 90));
+    free_all(&mut pool, frames);
+}
+
+#[test]
+fn packet_interface_goes_away_under_traffic() {
+    alone(|| goes_away_under_traffic(IoKind::Packet));
+}
+
+#[test]
+fn tap_interface_goes_away_under_traffic() {
+    alone(|| goes_away_under_traffic(IoKind::Tap));
+}
+
+/// A worker asleep in poll() is woken by a frame.
+fn wakes_a_sleeper(kind: IoKind) {
+    let mut pool = pool();
+    let (mut opened, user) = lane(kind, 1, &pool);
+    let mut batch = Batch::new();
+    loop {
+        opened.port.rx(Instant::ZERO, &mut pool, &mut batch);
+        if batch.is_empty() {
+            break;
+        }
+        free_all(&mut pool, batch.drain(..).collect());
+    }
+    std::thread::scope(|scope| {
+        let fds = &opened.fds;
+        let sleeper = scope.spawn(move || sleep_on(fds, PATIENCE));
+        user.send(&numbered(1, 60));
+        assert!(sleeper.join().unwrap(), "it slept through");
+    });
+    let frames = receive(&mut opened, &mut pool, 1);
+    assert_eq!(frames.len(), 1);
+    free_all(&mut pool, frames);
+}
+
+#[test]
+fn a_frame_wakes_a_sleeping_worker() {
+    for kind in [IoKind::Packet, IoKind::Tap] {
+        alone(move || wakes_a_sleeper(kind));
+    }
+}
+
+/// Without slots nothing is received, the port asks to be asked again, and what waited is not lost.
+fn waits_for_slots(kind: IoKind) {
+    let mut pool = pool();
+    let (mut opened, user) = lane(kind, 1, &pool);
+    let held: Vec<Frame> = std::iter::from_fn(|| pool.alloc(engine::frame::SlotSize::Small)).collect();
+    user.send(&numbered(1, 60));
+    let mut batch = Batch::new();
+    opened.port.rx(Instant::ZERO, &mut pool, &mut batch);
+    assert!(batch.is_empty() && (opened.pending)());
+    assert!(opened.control.drops().unwrap().fill_ring_empty > 0);
+    free_all(&mut pool, held);
+    let frames = receive(&mut opened, &mut pool, 1);
+    assert_eq!(pool.bytes(&frames[0]), numbered(1, 60));
+    assert!(!(opened.pending)());
+    free_all(&mut pool, frames);
+}
+
+#[test]
+fn without_slots_frames_wait() {
+    for kind in [IoKind::Packet, IoKind::Tap] {
+        alone(move || waits_for_slots(kind));
+    }
+}
+
+/// The address on the user's interface, that of whom it talks to, and that one's MAC.
+const USER: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 1);
+const OTHER: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 2);
+const OTHER_MAC: &str = "02:00:00:00:00:99";
+
+/// Sums 16-bit words, as every Internet checksum does.
+fn sum(start: u32, bytes: &[u8]) -> u32 {
+    bytes
+        .chunks(2)
+        .fold(start, |sum, pair| sum + u32::from(u16::from_be_bytes([pair[0], *pair.get(1).unwrap_or(&0)])))
+}
+
+fn fold(mut sum: u32) -> u16 {
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    sum as u16
+}
+
+fn pseudo(packet: &[u8], proto: u8, l4_len: usize) -> u32 {
+    sum(u32::from(proto) + l4_len as u32, &packet[12..20])
+}
+
+/// The user's stack sends UDP datagrams by one `UDP_SEGMENT` call: they arrive as one super-frame, with a
+/// checksum still to be done. Sent back the same way they reach a socket as so many datagrams, every one right.
+fn super_frames_go_through_whole(kind: IoKind) {
+    const SEGMENT: usize = 1000;
+    const COUNT: usize = 20;
+    let mut pool = pool();
+    let (mut opened, _user) = lane(kind, 1, &pool);
+    ip(&format!("addr add {USER}/24 dev u1"));
+    ip(&format!("neigh add {OTHER} lladdr {OTHER_MAC} dev u1"));
+    let socket = UdpSocket::bind((USER, 7000)).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let segment = SEGMENT as i32;
+    // SAFETY: the pointer and length describe `segment`.
+    let done = unsafe {
+        use std::os::fd::AsRawFd;
+        libc::setsockopt(socket.as_raw_fd(), 17, 103, (&raw const segment).cast(), 4)
+    };
+    assert_eq!(done, 0);
+    let payload: Vec<u8> = (0..SEGMENT * COUNT - 300).map(|n| (n % 251) as u8).collect();
+    socket.send_to(&payload, (OTHER, 7001)).unwrap();
+    let to_port = |bytes: &[u8]| bytes.len() > 42 && bytes[36..38] == 7001_u16.to_be_bytes();
+    let mut frames = receive_if(&mut opened, &mut pool, 1, to_port);
+    assert_eq!(frames.len(), 1);
+    let facts = Offload { csum_start: 34, csum_offset: 6, gso_kind: GsoKind::Udp, gso_size: SEGMENT as u16 };
+    assert_eq!(frames[0].offload, facts);
+    assert_eq!(pool.bytes(&frames[0])[42..], payload);
+    // Back, addresses and ports exchanged: sums do not change by that.
+    let bytes = pool.bytes_mut(&mut frames[0]);
+    for (a, b, len) in [(0, 6, 6), (26, 30, 4), (34, 36, 2)] {
+        for n in 0..len {
+            bytes.swap(a + n, b + n);
+        }
+    }
+    opened.port.tx(Instant::ZERO, &mut pool, &mut frames);
+    assert!(frames.is_empty());
+    assert_eq!(opened.control.drops().unwrap().tx_invalid, 0);
+    let mut got: Vec<u8> = Vec::new();
+    let mut buffer = [0; 2000];
+    while got.len() < payload.len() {
+        let (len, from) = socket.recv_from(&mut buffer).expect("a datagram is lost");
+        assert_eq!(from, (OTHER, 7001).into());
+        assert!(len == SEGMENT || got.len() + len == payload.len(), "{len}");
+        got.extend(&buffer[..len]);
+    }
+    assert_eq!(got, payload);
+    assert_eq!(pool.usage().used, 0);
+}
+
+#[test]
+fn packet_super_frames_go_through_whole() {
+    alone(|| super_frames_go_through_whole(IoKind::Packet));
+}
+
+#[test]
+fn tap_super_frames_go_through_whole() {
+    alone(|| super_frames_go_through_whole(IoKind::Tap));
+}
+
+/// A TCP connection between two stacks through two lanes: data intact, carried in frames larger than any wire's,
+/// with every received checksum either marked as unfinished or right.
+fn tcp_keeps_its_super_frames(kinds: [IoKind; 2]) {
+    const BYTES: usize = 20_000_000;
+    if !root() {
+        return;
+    }
+    let (ours, theirs) = (Namespace::new("a"), Namespace::new("b"));
+    let hub = Namespace::new("hub");
+    let mut pool = pool();
+    let opened: Vec<Opened> = hub.within(|| {
+        let open = |n: usize, namespace: &Namespace| {
+            let (opened, _) = lane(kinds[n], n as u32 + 1, &pool);
+            ip(&format!("link set u{} netns {} name eth0", n + 1, namespace.name()));
+            opened
+        };
+        vec![open(0, &ours), open(1, &theirs)]
+    });
+    for (namespace, address) in [(&ours, USER), (&theirs, OTHER)] {
+        namespace.within(|| {
+            ip(&format!("addr add {address}/24 dev eth0"));
+            ip("link set eth0 up");
+            wait_until_up_or_unknown("eth0");
+        });
+    }
+    let done = AtomicBool::new(false);
+    let (frames, super_frames) = std::thread::scope(|scope| {
+        let (done, pool) = (&done, &mut pool);
+        let fds = [&opened[0].fds[..], &opened[1].fds[..]].concat();
+        let mut ports: Vec<_> = opened.into_iter().map(|opened| opened.port).collect();
+        let switch = scope.spawn(move || {
+            let (mut batch, mut queue) = (Batch::new(), Vec::new());
+            let (mut frames, mut super_frames) = (0, 0);
+            while !done.load(Ordering::Relaxed) {
+                let mut idle = true;
+                for from in [0, 1] {
+                    ports[from].rx(Instant::ZERO, pool, &mut batch);
+                    idle &= batch.is_empty();
+                    for frame in &batch {
+                        frames += 1;
+                        super_frames += usize::from(frame.offload.gso_kind == GsoKind::TcpV4);
+                        let bytes = pool.bytes(frame);
+                        let offload = frame.offload;
+                        if bytes.get(23) == Some(&6)
+                            && !offload.csum_partial()
+                            && offload.gso_kind == GsoKind::None
+                        {
+                            let len = usize::from(u16::from_be_bytes([bytes[16], bytes[17]]));
+                            let packet = &bytes[14..14 + len];
+                            assert_eq!(fold(sum(pseudo(packet, 6, len - 20), &packet[20..])), 0xffff);
+                        }
+                    }
+                    queue.extend(batch.drain(..));
+                    if !queue.is_empty() {
+                        ports[1 - from].tx(Instant::ZERO, pool, &mut queue);
+                    }
+                    free_all(pool, std::mem::take(&mut queue));
+                }
+                if idle {
+                    sleep_on(&fds, Duration::from_millis(20));
+                }
+            }
+            (frames, super_frames)
+        });
+        let server = theirs.within(|| TcpListener::bind((OTHER, 9000)).unwrap());
+        let receiver = scope.spawn(move || {
+            let (mut stream, _) = server.accept().unwrap();
+            let mut got: Vec<u8> = Vec::new();
+            stream.read_to_end(&mut got).unwrap();
+            got
+        });
+        let sent: Vec<u8> = (0..BYTES as u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        let mut stream = ours.within(|| TcpStream::connect((OTHER, 9000)).unwrap());
+        stream.write_all(&sent).unwrap();
+        drop(stream);
+        let intact = receiver.join().unwrap() == sent;
+        done.store(true, Ordering::Relaxed);
+        let counts = switch.join().unwrap();
+        assert!(intact, "the data changed on its way");
+        counts
+    });
+    // 20 MB in wire-sized frames would be 13800 of them, and half as many acknowledgements.
+    assert!(super_frames > 100 && frames < 8000, "{super_frames} super-frames of {frames} frames");
+    assert_eq!(pool.usage().used, 0);
+}
+
+#[test]
+fn tcp_keeps_its_super_frames_between_packet_ports() {
+    tcp_keeps_its_super_frames([IoKind::Packet; 2]);
+}
+
+#[test]
+fn tcp_keeps_its_super_frames_between_taps() {
+    tcp_keeps_its_super_frames([IoKind::Tap; 2]);
+}
+
+#[test]
+fn tcp_keeps_its_super_frames_between_packet_and_tap() {
+    tcp_keeps_its_super_frames([IoKind::Packet, IoKind::Tap]);
+}
+
+/// A tag that the kernel takes out of the frame is in it again when we get it, 802.1Q and 802.1ad.
+fn tags_are_put_back(kind: IoKind) {
+    let mut pool = pool();
+    let (mut opened, user) = lane(kind, 1, &pool);
+    for (number, tag) in [(1, [0x81, 0, 0x20, 5]), (2, [0x88, 0xa8, 0, 7])] {
+        let plain = numbered(number, 200);
+        let tagged = [&plain[..12], &tag, &plain[12..]].concat();
+        user.send(&tagged);
+        let frames = receive_if(&mut opened, &mut pool, 1, |bytes| {
+            bytes[14..] == plain[10..] || bytes[16..] == plain[12..]
+        });
+        assert_eq!(pool.bytes(&frames[0]), tagged);
+        free_all(&mut pool, frames);
+    }
+}
+
+#[test]
+fn vlan_tags_are_put_back() {
+    for kind in [IoKind::Packet, IoKind::Tap] {
+        alone(move || tags_are_put_back(kind));
+    }
+}
+
+/// The rVM's own stack answers nothing at a port that is all ours, not even after we were killed; once the
+/// port is closed in order it does again.
+#[test]
+fn a_packet_port_is_closed_to_the_kernel() {
+    alone(|| {
+        veth("u1", "p1", "", "");
+        ip(&format!("addr add {OTHER}/24 dev p1"));
+        let guest = Namespace::new("guest");
+        ip(&format!("link set u1 netns {}", guest.name()));
+        guest.within(|| {
+            ip(&format!("addr add {USER}/24 dev u1"));
+            ip("link set u1 up");
+            wait_until_up("u1");
+        });
+        let answers = || guest.within(|| lab::succeeds("ping", &format!("-c 1 -W 1 -q {OTHER}")));
+        assert!(answers(), "before");
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--ignored", "--exact", "child_takes_p1", "--nocapture"])
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let ready = until_ready(&mut child);
+        let closed = !answers();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(ready && closed);
+        assert!(!answers(), "it stays closed");
+        let pool = pool();
+        let opened = open("p1", IoKind::Packet, &pool);
+        assert!(!answers());
+        drop(opened);
+        assert!(answers(), "it is given back");
+    });
+}
+
+/// Run by another test in a process of its own.
+#[test]
+#[ignore = "another test runs it"]
+fn child_takes_p1() {
+    let pool = pool();
+    let _opened = open("p1", IoKind::Packet, &pool);
+    println!("ready");
+    std::thread::sleep(Duration::from_secs(60));
+}
+
+fn until_ready(child: &mut std::process::Child) -> bool {
+    let mut output = child.stdout.take().unwrap();
+    let mut seen = String::new();
+    let mut byte = [0];
+    while !seen.contains("ready") && output.read(&mut byte).unwrap() == 1 {
+        seen.push(byte[0] as char);
+    }
+    seen.contains("ready")
+}
+
+/// Two namespaces: `ours` with the uplink `eth0` at 10.0.0.11, and another host at 10.0.0.99.
+struct Underlay {
+    ours: Namespace,
+    host: Namespace,
+}
+
+const OUR_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 11);
+const HOST: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 99);
+
+impl Underlay {
+    fn new() -> Self {
+        let (ours, host) = (Namespace::new("ours"), Namespace::new("host"));
+        ip(&format!("link add eth0 netns {} type veth peer name eth0 netns {}", ours.name(), host.name()));
+        for (namespace, last) in [(&ours, 11), (&host, 99)] {
+            namespace.within(|| {
+                ip(&format!("addr add 10.0.0.{last}/24 dev eth0"));
+                ip(&format!("addr add fd00::{last}/64 dev eth0 nodad"));
+                ip("link set eth0 up");
+                ip("link set lo up");
+            });
+        }
+        ours.within(|| wait_until_up("eth0"));
+        host.within(|| wait_until_up("eth0"));
+        Self { ours, host }
+    }
+
+    fn tcp_works(&self) -> bool {
+        let address = SocketAddrV4::new(OUR_ADDRESS, 22).into();
+        let server = self.ours.within(|| TcpListener::bind(address).expect("bind"));
+        let connected =
+            self.host.within(|| TcpStream::connect_timeout(&address, Duration::from_secs(2)).is_ok());
+        drop(server);
+        connected
+    }
+
+    fn ping_works(&self) -> bool {
+        self.host.within(|| lab::succeeds("ping", "-c 1 -W 1 -q 10.0.0.11"))
+    }
+
+    fn open(&self, kind: IoKind, tunnel: Option<IpAddr>, pool: &UmemPool) -> Opened {
+        self.ours.within(|| {
+            let tunnel = tunnel.map(|ip| (ip, 4789));
+            let spec = OpenPort { tunnel, ..spec("eth0", kind, true) };
+            try_open(&spec, MacAddr(mac_of("eth0")), &pool, PortId(0))
+                .unwrap_or_else(|error| panic!("{error}"))
+        })
+    }
+}
+
+fn tunnel_plan() -> SteerPlan {
+    SteerPlan { tunnel: Some((OUR_ADDRESS.into(), 4789)), reality: vec![] }
+}
+
+/// The kernel and the switch share the uplink: tunnel packets go up and only up, everything else stays, and taking a
+/// whole address up leaves the exceptions to the kernel.
+#[test]
+fn the_packet_uplink_is_shared_with_the_kernel() {
+    if !root() {
+        return;
+    }
+    let underlay = Underlay::new();
+    let mut pool = pool();
+    let mut opened = underlay.open(IoKind::Packet, None, &pool);
+    let mac = underlay.ours.within(|| MacAddr(mac_of("eth0")));
+    assert!(underlay.ping_works(), "before any plan");
+    opened.control.steer(&tunnel_plan(), mac).unwrap();
+    assert!(underlay.ping_works() && underlay.tcp_works());
+    let sender = underlay.host.within(|| UdpSocket::bind("10.0.0.99:5555").unwrap());
+    sender.connect((OUR_ADDRESS, 4789)).unwrap();
+    sender.send(b"up").unwrap();
+    let frames = receive_if(&mut opened, &mut pool, 1, |bytes| bytes.len() >= 44);
+    assert_eq!(frames.len(), 1, "{:?}", opened.control.steer_counters());
+    assert_eq!(&pool.bytes(&frames[0])[42..44], b"up");
+    free_all(&mut pool, frames);
+    // The kernel, where nobody listens on that port, would have told the sender.
+    assert!(sender.send(b"up").is_ok() && sender.send(b"up").is_ok());
+    let mut batch = Batch::new();
+    opened.port.rx(Instant::ZERO, &mut pool, &mut batch);
+    free_all(&mut pool, batch.drain(..).collect());
+    let counters = opened.control.steer_counters().unwrap();
+    assert_eq!((counters.tunnel, counters.reality), (3, 0));
+    assert!(counters.passed > 5);
+
+    let except = vec![L4Range { proto: L4Proto::Tcp, first: 22, last: 22 }];
+    let mut plan = tunnel_plan();
+    plan.reality.push(SteerReality { address: OUR_ADDRESS.into(), all: true, ports: vec![], except });
+    opened.control.steer(&plan, mac).unwrap();
+    assert!(!underlay.ping_works() && underlay.tcp_works());
+    assert!(opened.control.steer_counters().unwrap().reality >= 1);
+    opened.control.steer(&tunnel_plan(), mac).unwrap();
+    assert!(underlay.ping_works() && underlay.tcp_works(), "the plan is taken back");
+    drop(opened);
+    assert!(underlay.ping_works() && underlay.tcp_works(), "the programs are gone");
+    sender.send(b"who is there?").unwrap();
+    assert!(sender.send(b"nobody").is_err(), "the kernel says so again");
+}
+
+/// The daemon is killed. The kernel gets every packet of the uplink.
+#[test]
+fn a_killed_process_leaves_the_uplink_to_the_kernel() {
+    if !root() {
+        return;
+    }
+    let underlay = Underlay::new();
+    let mut child = underlay.ours.within(|| {
+        std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--ignored", "--exact", "child_takes_the_uplink", "--nocapture"])
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap()
+    });
+    let worked = until_ready(&mut child) && !underlay.ping_works();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(worked, "the child took the echo requests");
+    assert!(underlay.ping_works() && underlay.tcp_works());
+}
+
+/// Run by another test in a process of its own.
+#[test]
+#[ignore = "another test runs it"]
+fn child_takes_the_uplink() {
+    let pool = pool();
+    let mut opened =
+        try_open(&spec("eth0", IoKind::Packet, true), MacAddr::default(), &pool, PortId(0))
+            .unwrap_or_else(|error| panic!("{error}"));
+    let address = OUR_ADDRESS.into();
+    let reality = vec![SteerReality { address, all: true, ports: vec![], except: vec![] }];
+    opened.control.steer(&SteerPlan { tunnel: None, reality }, MacAddr(mac_of("eth0"))).unwrap();
+    println!("ready");
+    std::thread::sleep(Duration::from_secs(60));
+}
+
+/// An outer frame as the engine makes it: Ethernet, IP, UDP; then `payload`.
+fn outer(from: IpAddr, to: IpAddr, source_port: u16, class: u8, hops: u8, payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![0; 12];
+    let udp_len = (payload.len() + 8) as u16;
+    match (from, to) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => {
+            frame.extend([8, 0, 0x45, class, 0, 0, 0, 0, 0x40, 0, hops, 17, 0, 0]);
+            frame[16..18].copy_from_slice(&(udp_len + 20).to_be_bytes());
+            frame.extend(from.octets());
+            frame.extend(to.octets());
+        }
+        (IpAddr::V6(from), IpAddr::V6(to)) => {
+            frame.extend([0x86, 0xdd, 0x60 | class >> 4, class << 4, 0, 0]);
+            frame.extend(udp_len.to_be_bytes());
+            frame.extend([17, hops]);
+            frame.extend(from.octets());
+            frame.extend(to.octets());
+        }
+        _ => unreachable!("one family"),
+    }
+    for word in [source_port, 4789, udp_len, 0] {
+        frame.extend(word.to_be_bytes());
+    }
+    frame.extend(payload);
+    frame
+}
+
+/// Compares outer headers but for the sender's MAC, IPv4's checksum (which must be right), the source port and the UDP
+/// checksum. What is behind them.
+fn check_outer(bytes: &[u8], header_len: usize, expected: impl Fn(&[u8]) -> Vec<u8>) -> Vec<u8> {
+    let body = bytes[header_len..].to_vec();
+    let expected = expected(&body);
+    assert_eq!(bytes[..6], [2, 0, 0, 0, 0, 7]);
+    assert_eq!(bytes[12..24], expected[12..24]);
+    assert_eq!(bytes[26..header_len - 8], expected[26..header_len - 8]);
+    assert_eq!(bytes[header_len - 6..header_len - 2], expected[header_len - 6..header_len - 2]);
+    if header_len == 42 {
+        assert_eq!(fold(sum(0, &bytes[14..34])), 0xffff, "the header's checksum");
+    }
+    body
+}
+
+/// Two `udp` uplinks and a tunnel between them: what one is given the other has, byte by byte but for the checksum and
+/// the source port; single packets, super-frames, and a super-frame of more datagrams than the kernel cuts at once.
+fn udp_carries_tunnel_packets(from: IpAddr, to: IpAddr) {
+    if !root() {
+        return;
+    }
+    let underlay = Underlay::new();
+    let mut pool = pool();
+    let mut here = underlay.open(IoKind::Udp, Some(from), &pool);
+    let mut there = underlay.host.within(|| {
+        let spec = OpenPort { tunnel: Some((to, 4789)), ..spec("eth0", IoKind::Udp, true) };
+        try_open(&spec, MacAddr([2, 0, 0, 0, 0, 7]), &pool, PortId(0))
+            .unwrap_or_else(|e| panic!("{e}"))
+    });
+    let header_len = if from.is_ipv4() { 42 } else { 62 };
+    let start = header_len as u16 - 8;
+    for (len, segment) in [(100, 0), (1400, 0), (30_000, 1400), (1400, 1400), (65_000, 1300), (20_000, 100)] {
+        let payload: Vec<u8> = (0..len).map(|n| (n % 253) as u8).collect();
+        let mut frame = pool.alloc_from(&outer(from, to, 50_000 + segment, 0x03, 17, &payload)).unwrap();
+        if segment > 0 {
+            frame.offload =
+                Offload { csum_start: start, csum_offset: 6, gso_kind: GsoKind::Udp, gso_size: segment };
+        }
+        let mut frames = vec![frame];
+        here.port.tx(Instant::ZERO, &mut pool, &mut frames);
+        assert!(frames.is_empty() && here.control.drops().unwrap().tx_invalid == 0, "{len} by {segment}");
+        let mut got: Vec<u8> = Vec::new();
+        while got.len() < payload.len() {
+            let frames = receive_if(&mut there, &mut pool, 1, |_| true);
+            assert!(!frames.is_empty(), "{len} by {segment}: {} of it arrived", got.len());
+            for frame in &frames {
+                let expected = |body: &[u8]| outer(from, to, 0, 0x03, 17, body);
+                got.extend(check_outer(pool.bytes(frame), header_len, expected));
+                let facts = if frame.len as usize - header_len > usize::from(segment) && segment > 0 {
+                    Offload { csum_start: start, csum_offset: 6, gso_kind: GsoKind::Udp, gso_size: segment }
+                } else {
+                    Offload::NONE
+                };
+                assert_eq!(frame.offload, facts);
+            }
+            free_all(&mut pool, frames);
+        }
+        assert_eq!(got, payload, "{len} by {segment}");
+    }
+    // What is no tunnel packet is refused and counted.
+    let mut frames = vec![pool.alloc_from(&numbered(1, 60)).unwrap()];
+    here.port.tx(Instant::ZERO, &mut pool, &mut frames);
+    assert!(frames.is_empty() && here.control.drops().unwrap().tx_invalid == 1);
+    assert_eq!(pool.usage().used, 0);
+    assert!(underlay.ping_works(), "the uplink is the kernel's");
+}
+
+#[test]
+fn udp_carries_tunnel_packets_v4() {
+    udp_carries_tunnel_packets(OUR_ADDRESS.into(), HOST.into());
+}
+
+#[test]
+fn udp_carries_tunnel_packets_v6() {
+    udp_carries_tunnel_packets("fd00::11".parse().unwrap(), "fd00::99".parse().unwrap());
+}
+
+/// Flows leave from different source ports, each always from the same.
+#[test]
+fn udp_keeps_the_entropy_of_source_ports() {
+    if !root() {
+        return;
+    }
+    let underlay = Underlay::new();
+    let mut pool = pool();
+    let mut here = underlay.open(IoKind::Udp, Some(OUR_ADDRESS.into()), &pool);
+    let peer = underlay.host.within(|| UdpSocket::bind((HOST, 4789)).unwrap());
+    peer.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut seen = std::collections::BTreeMap::new();
+    for _ in 0..2 {
+        for flow in 0..64_u16 {
+            let bytes = outer(OUR_ADDRESS.into(), HOST.into(), 49_152 + flow * 7, 0, 64, &flow.to_be_bytes());
+            let mut frames = vec![pool.alloc_from(&bytes).unwrap()];
+            here.port.tx(Instant::ZERO, &mut pool, &mut frames);
+            let mut payload = [0; 2];
+            let (_, from) = peer.recv_from(&mut payload).expect("it arrives");
+            assert_eq!(payload, flow.to_be_bytes());
+            assert_eq!(*seen.entry(flow).or_insert(from.port()), from.port());
+        }
+    }
+    let ports: std::collections::BTreeSet<u16> = seen.values().copied().collect();
+    assert!(ports.len() >= 8, "{ports:?}");
+}
+
+/// Errors name the object, the cause and the remedy.
+#[test]
+fn what_cannot_be_opened_says_why() {
+    alone(|| {
+        veth("u1", "p1", "", "");
+        ip("link set lo up");
+        let pool = pool();
+        let open = |spec: OpenPort| {
+            let opened = try_open(&spec, MacAddr::default(), &pool, PortId(1));
+            opened.err().expect("it does not open")
+        };
+        let stale = |kind| OpenPort { index: 4711, ..spec("p1", kind, false) };
+        for kind in [IoKind::Packet, IoKind::Tap] {
+            let error = open(stale(kind));
+            assert!(error.contains("\"p1\"") && error.contains("as soon as it appears"), "{error}");
+        }
+        let error = open(spec("p1", IoKind::Tap, false));
+        assert!(error.contains("must be a TAP"), "{error}");
+        let error = open(spec("p1", IoKind::Udp, true));
+        assert!(error.contains("no VTEP address"), "{error}");
+        let _taken = UdpSocket::bind("127.0.0.1:4789").unwrap();
+        let tunnel = Some((Ipv4Addr::LOCALHOST.into(), 4789));
+        let error = open(OpenPort { tunnel, ..spec("p1", IoKind::Udp, true) });
+        assert!(error.contains("vxlan device"), "{error}");
+    });
+}
+
+/// A TAP whose interface was moved to another namespace works on, and says so.
+#[test]
+fn a_tap_is_moved_to_a_namespace() {
+    if !root() {
+        return;
+    }
+    let (hub, guest) = (Namespace::new("hub"), Namespace::new("guest"));
+    let mut pool = pool();
+    let (mut opened, _) = hub.within(|| lane(IoKind::Tap, 1, &pool));
+    assert!(opened.control.is_elsewhere());
+    hub.within(|| ip(&format!("link set u1 netns {}", guest.name())));
+    let user = guest.within(|| {
+        ip("link set u1 up");
+        wait_until_up_or_unknown("u1");
+        PacketSocket::on("u1")
+    });
+    assert!(matches!(opened.control, PortControl::Tap(_)) && opened.control.is_elsewhere());
+    user.send(&numbered(1, 60));
+    let mut frames = receive(&mut opened, &mut pool, 1);
+    opened.port.tx(Instant::ZERO, &mut pool, &mut frames);
+    assert_eq!(user.receive(PATIENCE).unwrap(), numbered(1, 60));
+    guest.within(|| ip("link del u1"));
+    assert!(!opened.control.is_elsewhere());
+}
