@@ -9,8 +9,8 @@ use ipnet::IpNet;
 
 use super::parse::{clean, suggest};
 use super::{
-    Config, ConfigError, Fault, Floating, Peer, Place, Port, PortKind, PortRole, PortSet, Section, UplinkKind,
-    Vlan, WorkerCount, door_peer,
+    Config, ConfigError, Fault, Floating, Peer, Place, Port, PortKind, PortRole, PortSet, Section,
+    UplinkKind, Vlan, WorkerCount, door_peer,
 };
 use crate::io::{IoKind, XdpMode};
 

@@ -20,8 +20,8 @@ use engine::port::Port;
 use engine::time::Instant;
 use engine::wire::mac::MacAddr;
 use lab::{Namespace, PacketSocket, alone, index_of, ip, mac_of, root, veth, wait_until_up};
-use ports::umem::UmemPool;
 use ports::PortControl;
+use ports::umem::UmemPool;
 
 /// No step of any test takes longer on a machine that works.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -750,9 +750,8 @@ fn a_killed_process_leaves_the_uplink_to_the_kernel() {
 #[ignore = "another test runs it"]
 fn child_takes_the_uplink() {
     let pool = pool();
-    let mut opened =
-        try_open(&spec("eth0", IoKind::Packet, true), MacAddr::default(), &pool, PortId(0))
-            .unwrap_or_else(|error| panic!("{error}"));
+    let mut opened = try_open(&spec("eth0", IoKind::Packet, true), MacAddr::default(), &pool, PortId(0))
+        .unwrap_or_else(|error| panic!("{error}"));
     let address = OUR_ADDRESS.into();
     let reality = vec![SteerReality { address, all: true, ports: vec![], except: vec![] }];
     opened.control.steer(&SteerPlan { tunnel: None, reality }, MacAddr(mac_of("eth0"))).unwrap();
@@ -813,8 +812,7 @@ fn udp_carries_tunnel_packets(from: IpAddr, to: IpAddr) {
     let mut here = underlay.open(IoKind::Udp, Some(from), &pool);
     let mut there = underlay.host.within(|| {
         let spec = OpenPort { tunnel: Some((to, 4789)), ..spec("eth0", IoKind::Udp, true) };
-        try_open(&spec, MacAddr([2, 0, 0, 0, 0, 7]), &pool, PortId(0))
-            .unwrap_or_else(|e| panic!("{e}"))
+        try_open(&spec, MacAddr([2, 0, 0, 0, 0, 7]), &pool, PortId(0)).unwrap_or_else(|e| panic!("{e}"))
     });
     let header_len = if from.is_ipv4() { 42 } else { 62 };
     let start = header_len as u16 - 8;

@@ -29,7 +29,7 @@ use engine::command::PortId;
 use engine::port::Port;
 use engine::wire::mac::MacAddr;
 
-use afxdp::{AfxdpControl, AfxdpPort, SteerCounters};
+use afxdp::{AfxdpControl, AfxdpPort};
 use lane::LaneError;
 use packet::PacketControl;
 use tap::TapControl;
@@ -152,8 +152,9 @@ impl PortControl {
     }
 
     /// What the uplink's steering did; `None` where there is none.
-    #[must_use]
-    pub fn steer_counters(&self) -> Option<SteerCounters> {
+    #[cfg(test)]
+    #[allow(dead_code, reason = "for the tests on real interfaces")]
+    pub fn steer_counters(&self) -> Option<afxdp::SteerCounters> {
         match self {
             Self::Afxdp(control) => control.steer_counters(),
             Self::Packet(control) => control.steer_counters(),

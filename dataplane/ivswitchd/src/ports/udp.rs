@@ -117,8 +117,7 @@ pub fn open(
             appetite: APPETITE_MIN,
         });
     }
-    let facts =
-        PortFacts { mode: "segment gro".into(), reason: String::new(), queues: workers as u32 };
+    let facts = PortFacts { mode: "segment gro".into(), reason: String::new(), queues: workers as u32 };
     Ok((ports, UdpControl { shared: Arc::downgrade(&shared) }, facts))
 }
 

@@ -139,7 +139,8 @@ fn prepared(spec: &OpenPort) -> Result<OwnedFd, LaneError> {
         .map_err(failed("it would hear its own frames", "Linux 4.20 or newer is needed"))?;
     if !spec.shared {
         // A port that is all ours has no other traffic for a queueing discipline to be fair to.
-        option(libc::PACKET_QDISC_BYPASS, 1).map_err(failed("no way around the qdisc", "use a newer kernel"))?;
+        option(libc::PACKET_QDISC_BYPASS, 1)
+            .map_err(failed("no way around the qdisc", "use a newer kernel"))?;
     }
     for buffer in [libc::SO_RCVBUFFORCE, libc::SO_SNDBUFFORCE] {
         set(&socket, libc::SOL_SOCKET, buffer, BUFFER_LEN).map_err(failed("no buffers", "free memory"))?;
@@ -347,6 +348,29 @@ impl Port<UmemPool> for PacketPort {
 
     fn caps(&self) -> PortCaps {
         PortCaps { tx_csum: true, tx_tso: true, tx_uso: self.uso, rx_csum_unmarked: false }
+    }
+}
+
+impl Drop for PacketControl {
+    /// Leaves a last word on what was counted.
+    fn drop(&mut self) {
+        let Some(drops) = self.drops() else { return };
+        tracing::info!(
+            "{}: closing; dropped {} (socket full), {} (cut off or impossible), {} could not be sent",
+            self.interface,
+            drops.rx_ring_full,
+            drops.rx_other,
+            drops.tx_invalid
+        );
+        if let Some(steered) = self.steer_counters() {
+            tracing::info!(
+                "{}: steered up {} tunnel packets and {} for reality addresses, left {} to the kernel",
+                self.interface,
+                steered.tunnel,
+                steered.reality,
+                steered.passed
+            );
+        }
     }
 }
 
