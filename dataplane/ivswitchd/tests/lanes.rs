@@ -61,7 +61,7 @@ fn try_open(spec: &OpenPort, mac: MacAddr, pool: &UmemPool, id: PortId) -> Resul
 }
 
 fn open(interface: &str, kind: IoKind, pool: &UmemPool) -> Opened {
-    try_open(&spec(interface, kind, false), MacAddr::default(), &pool, PortId(1))
+    try_open(&spec(interface, kind, false), MacAddr::default(), pool, PortId(1))
         .unwrap_or_else(|error| panic!("{error}"))
 }
 
@@ -670,7 +670,7 @@ impl Underlay {
         self.ours.within(|| {
             let tunnel = tunnel.map(|ip| (ip, 4789));
             let spec = OpenPort { tunnel, ..spec("eth0", kind, true) };
-            try_open(&spec, MacAddr(mac_of("eth0")), &pool, PortId(0))
+            try_open(&spec, MacAddr(mac_of("eth0")), pool, PortId(0))
                 .unwrap_or_else(|error| panic!("{error}"))
         })
     }

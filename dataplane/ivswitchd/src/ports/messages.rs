@@ -171,7 +171,7 @@ impl Messages {
     /// The control data of this kind that came with a message.
     pub fn control(&self, at: usize, level: c_int, kind: c_int) -> Option<&[u8]> {
         let buffer = &self.control[at].0;
-        let end = (self.headers[at].msg_hdr.msg_controllen as usize).min(CONTROL_LEN);
+        let end = self.headers[at].msg_hdr.msg_controllen.min(CONTROL_LEN);
         let mut from = 0;
         while from + CMSG_HEADER <= end {
             let word = |at: usize| c_int::from_ne_bytes(buffer[at..at + 4].try_into().expect("four bytes"));

@@ -10,7 +10,7 @@
 //! Not for floating IPs held here: their packets are no datagrams of ours. The configuration is refused.
 
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
@@ -302,7 +302,7 @@ fn write_outer(to: &mut [u8], port: &UdpPort, sender: SocketAddr, class: u8, hop
         (from, ours) => {
             let octets = |ip| match ip {
                 IpAddr::V6(ip) => ip.octets(),
-                IpAddr::V4(ip) => Ipv6Addr::from(ip.to_ipv6_mapped()).octets(),
+                IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
             };
             to[12..18].copy_from_slice(&[0x86, 0xdd, 0x60 | class >> 4, class << 4, 0, 0]);
             to[18..20].copy_from_slice(&length(udp_len));
