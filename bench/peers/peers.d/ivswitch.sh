@@ -33,7 +33,7 @@ uplink() { rvm "$1"; printf '[uplink]\ninterface = "under"\naddress = "%s"\nport
            if [ -n "$IVS_UPLINK_KIND" ]; then quoted kind "$IVS_UPLINK_KIND"; else quoted xdp "$IVS_XDP"; fi; }
 network() { printf '[[network]]\nname = "%s"\nvni = %s\n' "$1" "$2"; }
 port() { printf '[[port]]\nname = "%s"\nnetwork = "%s"\nrole = "door"\nbum_pps = 0\n' "$1" "$2"
-         [ "$IVS_KIND" = tap ] || quoted interface "$1"
+         if [ "$IVS_KIND" = tap ]; then echo "mtu = ${IVM_MTU:-1450}"; else quoted interface "$1"; fi
          if [ -n "$IVS_KIND" ]; then quoted kind "$IVS_KIND"; else quoted xdp "$IVS_XDP"; fi; }
 peer() { printf '[[peer]]\nname = "%s"\naddress = "%s"\n' "$1" "$2"; }
 static() { printf '[[fdb]]\nnetwork = "overlay"\nmac = "%s"\n%s = "%s"\n' "$1" "$2" "$3"; }
@@ -51,6 +51,7 @@ up() {
   : > "$STATE/sw.pids"
   [ "$IVS_KIND" != tap ] || free_names
   [ -z "$IVS_KIND" ] || echo pkt > "$STATE/modes"      # no NAPI context for frames made in the kernel
+  [ "$1" != l2 ] || IVM_MTU=1500
   # Two busy threads on one core ruin each other, so with two rVMs they take one core each.
   case "$1" in
   l2)    { rvm r1; network overlay $VNI; port p-h1 overlay; port p-h3 overlay; } | start r1 "$SW_CPU" ;;

@@ -28,8 +28,6 @@ const TUNSETIFF: u64 = 0x4004_54ca;
 const TUNGETIFF: u64 = 0x8004_54d2;
 const TUNSETOFFLOAD: u64 = 0x4004_54d0;
 const TUNSETPERSIST: u64 = 0x4004_54cb;
-const TUNSETQUEUE: u64 = 0x4004_54d9;
-const IFF_DETACH_QUEUE: i32 = 0x0400;
 
 const TUN_F_CSUM: u64 = 0x01;
 const TUN_F_TSO4: u64 = 0x02;
@@ -72,19 +70,6 @@ pub fn queue(name: &str) -> io::Result<OwnedFd> {
 /// What the kernel refuses.
 pub fn persist(queue: &OwnedFd) -> io::Result<()> {
     ioctl(queue, TUNSETPERSIST, 1)
-}
-
-/// Takes a queue out of service. While somebody holds it so, the interface keeps its carrier.
-///
-/// # Errors
-/// What the kernel refuses.
-pub fn park(queue: &OwnedFd) -> io::Result<()> {
-    // SAFETY: plain data for which all zeroes is valid.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    request.ifr_ifru.ifru_flags = IFF_DETACH_QUEUE as i16;
-    // SAFETY: TUNSETQUEUE reads an `ifreq`, which outlives the call.
-    let done = unsafe { libc::ioctl(queue.as_raw_fd(), TUNSETQUEUE as _, &raw mut request) };
-    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 fn ioctl(queue: &OwnedFd, request: u64, value: u64) -> io::Result<()> {
