@@ -26,7 +26,7 @@ pub fn create(requester: &mut Requester, spec: &DoorSpec) -> Result<(), DoorErro
     if end.as_ref().is_some_and(|end| !is_ours(end, &spec.name)) {
         // Unless the door was a pair before, it is somebody else's.
         let pair = get(requester, &spec.peer)?;
-        if !pair.is_some_and(|ours| mark_of(&ours).is_some_and(|(door, _)| door == spec.name)) {
+        if pair.is_none_or(|ours| mark_of(&ours).is_none_or(|(door, _)| door != spec.name)) {
             return Err(DoorError::Taken(spec.name.clone()));
         }
         delete(requester, &spec.name)?;
