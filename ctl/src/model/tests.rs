@@ -144,6 +144,9 @@ const BAD: &[Bad] = &[
     (&[PORT, "mac = [\"02:00\"]"], Syntax, "port \"p\"", "six hexadecimal octets", "correct the value"),
     (&[PORT, "mtu = 70000"], Syntax, "port \"p\"", "70000", "0 to 65535"),
     (&[PORT, "xdp = \"fast\""], Syntax, "port \"p\"", "`fast`", "use one of: auto, native, copy, generic"),
+    (&[PORT, "kind = \"sockets\""], Syntax, "port \"p\"", "`sockets`", "use one of: afxdp, packet, tap"),
+    (&[PORT, "kind = \"tap\"\ninterface = \"v\""], Invalid, "port \"p\"", "its own interface", "\"packet\""),
+    (&[PORT, "kind = \"packet\"\nxdp = \"copy\""], Invalid, "port \"p\"", "ways of AF_XDP", "remove `xdp`"),
     (&[PORT, "enabled = 1"], Syntax, "port \"p\"", "integer", "true or false"),
     (&[PORT, "vlan = { acess = 4 }"], Syntax, "port \"p\"", "`acess`", "did you mean `access`?"),
     (&["[[peer]]\nname = \"r\"\naddress = \"10.0.0.300\""], Syntax, "peer \"r\"", "10.0.0.300", "10.0.0.11"),
@@ -477,6 +480,20 @@ fn mistakes_of_the_uplink() {
         ("[uplink]\ninterface = \"e\"\naddress = \"224.0.0.1\"", Invalid, "multicast"),
         ("[uplink]\ninterface = \"e\"\naddress = \"x\"", Syntax, "not an IP address"),
         ("[uplink]\ninterface = \"e\"\nguard = [\"10.0.0.0/33\"]", Syntax, "10.0.0.0/33"),
+        ("[uplink]\ninterface = \"e\"\nkind = \"tap\"", Syntax, "`tap`"),
+        ("[uplink]\ninterface = \"e\"\nkind = \"udp\"\nxdp = \"copy\"", Invalid, "ways of AF_XDP"),
+        ("[uplink]\ninterface = \"e\"\nkind = \"udp\"\nfragment = true", Conflict, "sends no fragments"),
+        (
+            "[uplink]\ninterface = \"e\"\nkind = \"udp\"\n[[peer]]\nname = \"p\"\naddress = \"10.0.0.9\"\nfragment = true",
+            Conflict,
+            "sends no fragments",
+        ),
+        (
+            "name = \"a\"\n[uplink]\ninterface = \"e\"\nkind = \"udp\"\n[[network]]\nname = \"n\"\nvni = 1\n[[floating]]\n\
+             ip = \"56.0.0.1\"\nnetwork = \"n\"\ngateway = \"a\"\nreality = \"10.0.0.1\"",
+            Conflict,
+            "tunnel packets only",
+        ),
         ("name = \"R V M\"", Invalid, "begin"),
         ("name = 5", Syntax, "5"),
         (

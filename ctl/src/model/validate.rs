@@ -287,6 +287,18 @@ impl<'c> Checker<'c> {
             );
         }
         self.xdp(place, object, uplink.xdp, uplink.kind == UplinkKind::Afxdp, IoKind::from(uplink.kind));
+        if uplink.kind == UplinkKind::Udp
+            && (uplink.fragment || self.config.peer.iter().any(|p| p.fragment == Some(true)))
+        {
+            let cause = "`fragment` is on, and an uplink of kind \"udp\" sends no fragments";
+            self.error(
+                place,
+                Conflict,
+                object,
+                cause,
+                "use kind = \"packet\" or \"afxdp\", or remove `fragment`",
+            );
+        }
         self.list_len(place, object, "guard", uplink.guard.as_ref().map_or(0, Vec::len));
     }
 

@@ -48,6 +48,9 @@ const V6_LEN: usize = ETH_LEN + 40 + UDP_LEN;
 const UDP_CHECKSUM_AT: u16 = 6;
 const PROTO_UDP: u8 = 17;
 
+/// More fragments, and the fragment's offset: what is here of a whole packet is zero.
+const FRAGMENT_MASK: u16 = 0x3fff;
+
 /// linux/udp.h; not in libc for every target.
 const SOL_UDP: i32 = 17;
 const UDP_SEGMENT: i32 = 103;
@@ -171,13 +174,18 @@ struct Outer {
 
 /// Reads the outer headers that the engine has written. `None`: it is no tunnel packet of ours.
 fn outer_of(frame: &[u8]) -> Option<Outer> {
-    let port = |at: usize| Some(u16::from_be_bytes([*frame.get(at)?, *frame.get(at + 1)?]));
-    match port(12)? {
-        0x0800 if frame.len() >= V4_LEN && frame[14] == 0x45 && frame[23] == PROTO_UDP => {
+    let word = |at: usize| Some(u16::from_be_bytes([*frame.get(at)?, *frame.get(at + 1)?]));
+    match word(12)? {
+        0x0800
+            if frame.len() >= V4_LEN
+                && frame[14] == 0x45
+                && frame[23] == PROTO_UDP
+                && word(20)? & FRAGMENT_MASK == 0 =>
+        {
             let to: [u8; 4] = frame[30..34].try_into().ok()?;
             Some(Outer {
-                to: (to, port(36)?).into(),
-                source_port: port(34)?,
+                to: (to, word(36)?).into(),
+                source_port: word(34)?,
                 traffic_class: frame[15],
                 hop_limit: frame[22],
                 payload: V4_LEN,
@@ -186,8 +194,8 @@ fn outer_of(frame: &[u8]) -> Option<Outer> {
         0x86dd if frame.len() >= V6_LEN && frame[14] >> 4 == 6 && frame[20] == PROTO_UDP => {
             let to: [u8; 16] = frame[38..54].try_into().ok()?;
             Some(Outer {
-                to: (to, port(56)?).into(),
-                source_port: port(54)?,
+                to: (to, word(56)?).into(),
+                source_port: word(54)?,
                 traffic_class: frame[14] << 4 | frame[15] >> 4,
                 hop_limit: frame[21],
                 payload: V6_LEN,
@@ -446,5 +454,29 @@ impl UdpControl {
     #[must_use]
     pub fn is_dead(&self) -> bool {
         self.shared.upgrade().is_none_or(|shared| shared.dead.load(Ordering::Relaxed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_whole_tunnel_packets_are_sent() {
+        let mut frame = vec![0; V4_LEN];
+        frame[12..15].copy_from_slice(&[8, 0, 0x45]);
+        (frame[20], frame[22], frame[23]) = (0x40, 64, PROTO_UDP);
+        frame[30..34].copy_from_slice(&[10, 0, 0, 12]);
+        frame[36..38].copy_from_slice(&4789_u16.to_be_bytes());
+        let outer = outer_of(&frame).expect("it is whole");
+        assert_eq!((outer.to, outer.hop_limit), ("10.0.0.12:4789".parse().unwrap(), 64));
+        for flags in [[0x20, 0], [0, 1], [0x1f, 0xff]] {
+            frame[20..22].copy_from_slice(&flags);
+            assert!(outer_of(&frame).is_none(), "a fragment has no ports of its own");
+        }
+        frame[20..22].fill(0);
+        assert!(outer_of(&frame[..V4_LEN - 1]).is_none());
+        frame[23] = 6;
+        assert!(outer_of(&frame).is_none());
     }
 }
