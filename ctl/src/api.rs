@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::model::{ConfigError, Fault, Inside, Ports};
+use crate::model::{Change, ConfigError, Fault, Inside, Ports};
 
 pub use mtu::{MtuNetwork, MtuPaste, MtuPeer, MtuPort, MtuProblem, MtuReport, MtuUplink};
 
@@ -202,7 +202,7 @@ fn is_default<T: Default + PartialEq>(t: &T) -> bool {
 }
 
 params! {
-    /// Of methods without parameters: `version`, `status`, `config.show`, `subscribe`.
+    /// Of methods without parameters: `version`, `status`, `subscribe`, `config.show`, `config.confirm`, `config.rollback`.
     Nothing [] {}
 
     /// Of `network.list`, `port.list`, `peer.list`.
@@ -295,11 +295,20 @@ params! {
         port: Option<String>,
     }
 
-    /// Of `config.check`, `config.apply`.
+    /// Of `config.check`, `config.diff`.
     ConfigText [
-        /// The whole configuration, as TOML.
+        /// The whole configuration, as TOML; the daemon's drop-ins are added.
         text: String,
     ] {}
+
+    /// Of `config.apply`.
+    ConfigApply [
+        /// The whole configuration, as TOML; the daemon's drop-ins are added.
+        text: String,
+    ] {
+        /// On trial: taken back unless `config.confirm` comes within so many seconds.
+        confirm_s: Option<u64>,
+    }
 }
 
 /// Answer to `version`.
@@ -326,10 +335,23 @@ pub struct Edited {
 /// Answer to `config.show`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ConfigShown {
-    /// The configuration in force, as TOML.
+    /// The configuration in force but for its drop-ins, as TOML.
     pub text: String,
     /// Whether the file holds it.
     pub saved: bool,
+    /// Files that add to it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub drop_ins: Vec<String>,
+    /// It is on trial, for so many seconds more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trial_s: Option<u64>,
+}
+
+/// Answer to `config.diff`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct ConfigDiffers {
+    /// What would change; nothing when it says the same.
+    pub changes: Vec<Change>,
 }
 
 /// Answer to `config.check`.

@@ -5,7 +5,10 @@ use std::net::IpAddr;
 
 use engine::command::{IpPrefix, L4Range, PortId, UnderlayRoute};
 use engine::wire::mac::MacAddr;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use crate::model::{ConfigError, DropIn};
 
 /// A connection to the control socket. Chosen by the daemon; never reused while open.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
@@ -56,6 +59,13 @@ pub enum Input {
     Event(usize, engine::command::Event),
     /// The answer to [`Output::Persist`]: `Err` says why the file could not be written.
     Persisted(Result<(), String>),
+    /// The configuration's files were read again: the main one (empty when there is none), and drop-ins in order.
+    Reload {
+        /// The main file.
+        text: String,
+        /// What adds to it.
+        drop_ins: Vec<DropIn>,
+    },
     /// Measured by the daemon for `ivctl status`: how each worker is doing.
     WorkerStats(Vec<WorkerStats>),
     /// What the kernel dropped at a port since it was opened.
@@ -167,7 +177,7 @@ impl IoKind {
 }
 
 /// Which XDP modes may be tried.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum XdpMode {
     /// Native with zero-copy, native with copy, generic: the first that works.
@@ -247,6 +257,8 @@ pub enum Output {
     Reply(ClientId, String),
     /// Replace the configuration file by this text, crash-safely.
     Persist(String),
+    /// What became of [`Input::Reload`]: whether anything changed, or everything that is wrong with the files.
+    Reloaded(Result<bool, Vec<ConfigError>>),
     /// For the log, at this level: `info`, `warn`, `error`.
     Log(&'static str, String),
 }

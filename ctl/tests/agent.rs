@@ -969,7 +969,7 @@ proptest! {
     }
 }
 
-const METHODS: [&str; 32] = [
+const METHODS: [&str; 35] = [
     "version",
     "status",
     "subscribe",
@@ -1002,6 +1002,9 @@ const METHODS: [&str; 32] = [
     "drops",
     "config.apply",
     "config.check",
+    "config.diff",
+    "config.confirm",
+    "config.rollback",
 ];
 
 /// Parameters under the names that there are, with values that fit often enough.
@@ -1059,6 +1062,7 @@ fn params() -> impl Strategy<Value = Value> {
         "timeout_ms",
         "limit",
         "text",
+        "confirm_s",
         "role",
     ]);
     leaf.prop_recursive(3, 24, 6, move |inner| {

@@ -4,6 +4,7 @@
 //!
 //! It never sees a frame, and whatever happens to it or to one interface leaves the forwarding of all others alone.
 
+mod configure;
 mod machine;
 mod mtu;
 
@@ -20,7 +21,7 @@ use engine::time::{Duration, Instant};
 use engine::wire::mac::MacAddr;
 
 use crate::io::{ClientId, Input, LinkFacts, Output, SteerPlan, WorkerStats};
-use crate::model::{self, Config, ConfigError};
+use crate::model::{self, Config, ConfigError, DropIn, Layered};
 use crate::reconcile::{self, Facts, Ids, State};
 use machine::Attachment;
 use paths::Paths;
@@ -42,6 +43,8 @@ pub struct Options {
     pub hostname: String,
     /// The configuration as it was read; `None` for an empty start.
     pub config_text: Option<String>,
+    /// The files that add to it.
+    pub drop_ins: Vec<DropIn>,
     /// Whether edits are written back through [`Output::Persist`].
     pub persist: bool,
     /// How many workers carry out [`Output::Worker`]; each one answers a query.
@@ -58,6 +61,7 @@ impl Default for Options {
         Self {
             hostname: "rvm".to_owned(),
             config_text: None,
+            drop_ins: Vec::new(),
             persist: false,
             workers: 1,
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -74,10 +78,14 @@ pub struct Agent {
     now: Instant,
     /// As they were at the start, which is when they are read.
     workers: model::Workers,
-    /// What is wanted, and the text that says so, but for the edits since when it is `stale`.
+    /// What is wanted, by all files together.
     config: Config,
+    /// What the main file says of it, and its text, but for the edits since when it is `stale`.
+    main: Config,
     text: String,
     stale: bool,
+    drop_ins: Vec<DropIn>,
+    trial: Option<configure::Trial>,
     ids: Ids,
     /// What the machine says, and what the workers were told.
     facts: Facts,
@@ -122,15 +130,18 @@ impl Agent {
     pub fn new(now: Instant, options: Options) -> Result<Self, Vec<ConfigError>> {
         let hostname = model::name_of_host(&options.hostname);
         let text = options.config_text.clone().unwrap_or_default();
-        let config = model::parse_as(&text, Some(&hostname))?;
+        let layers = model::parse_layers(&text, &options.drop_ins, Some(&hostname))?;
         let mut agent = Self {
-            options: Options { hostname, config_text: None, ..options },
+            drop_ins: options.drop_ins,
+            options: Options { hostname, config_text: None, drop_ins: Vec::new(), ..options },
             started: now,
             now,
-            workers: config.workers.clone(),
+            workers: layers.whole.workers.clone(),
             config: Config::default(),
+            main: Config::default(),
             text: String::new(),
             stale: false,
+            trial: None,
             ids: Ids::default(),
             facts: Facts::default(),
             told: State::default(),
@@ -150,7 +161,7 @@ impl Agent {
             persist: Persist::default(),
             outputs: VecDeque::new(),
         };
-        agent.install(config, text);
+        agent.install(layers, text);
         Ok(agent)
     }
 
@@ -174,6 +185,7 @@ impl Agent {
             Input::DoorFailed(id, why) => self.door_failed(id, &why),
             Input::Event(worker, event) => self.event(worker, event),
             Input::Persisted(result) => self.persisted(result),
+            Input::Reload { text, drop_ins } => self.reload(text, drop_ins),
             Input::WorkerStats(stats) => self.stats = stats,
             Input::KernelDrops(id, drops) => {
                 if let Some(attachment) = self.attachments.get_mut(&id) {
@@ -200,7 +212,8 @@ impl Agent {
     pub fn next_deadline(&self) -> Option<Instant> {
         let retries = self.attachments.values().filter_map(Attachment::deadline);
         let waits = self.pending.values().map(|p| p.deadline);
-        retries.chain(waits).chain(self.persist.retry).chain(self.paths.next_deadline()).min()
+        let trial = self.trial.as_ref().map(configure::Trial::until);
+        retries.chain(waits).chain(self.persist.retry).chain(self.paths.next_deadline()).chain(trial).min()
     }
 
     /// The configuration in force.
@@ -243,11 +256,12 @@ impl Agent {
             self.persist.retry = None;
             self.save();
         }
+        self.check_trial();
     }
 
-    /// Puts a valid configuration in force, which `text` says.
-    fn install(&mut self, config: Config, text: String) {
-        self.install_edit(config);
+    /// Puts a valid configuration in force, of which `text` is the main file.
+    fn install(&mut self, layers: Layered, text: String) {
+        self.install_edit(layers);
         self.text = text;
         self.stale = false;
     }
@@ -255,13 +269,15 @@ impl Agent {
     /// The text of the configuration. Comments of the operator's survive edits where possible.
     fn current_text(&mut self) -> &str {
         if std::mem::take(&mut self.stale) {
-            self.text = model::rewrite(&self.text, &self.config);
+            self.text = model::rewrite(&self.text, &self.main);
         }
         &self.text
     }
 
     /// Puts a valid configuration in force, which differs from what the text says.
-    fn install_edit(&mut self, config: Config) {
+    fn install_edit(&mut self, layers: Layered) {
+        let Layered { whole: config, main } = layers;
+        self.main = main;
         let name = config.name.clone().unwrap_or_else(|| self.options.hostname.clone());
         self.ids.assign(&config);
         self.config = config;
@@ -368,7 +384,11 @@ impl Agent {
             self.persist.tried = self.persist.edit;
         } else if self.persist.writing.is_none() {
             self.persist.writing = Some(self.persist.edit);
-            let text = self.current_text().to_owned();
+            // What is on trial is not saved before it is confirmed.
+            let text = match &self.trial {
+                Some(trial) => trial.text_before().to_owned(),
+                None => self.current_text().to_owned(),
+            };
             self.outputs.push_back(Output::Persist(text));
         }
     }

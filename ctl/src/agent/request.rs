@@ -60,7 +60,7 @@ impl Ask {
 }
 
 /// What became of a request.
-enum Done {
+pub(super) enum Done {
     /// Its answer.
     Now(Value),
     /// An edit: answered when it is in force and these ports are settled.
@@ -276,43 +276,9 @@ impl Agent {
                 Ok(Done::Ask(Ask::Drops(port), p.timeout_ms))
             }
 
-            "config.show" => {
-                let _: api::Nothing = params(method, p)?;
-                let saved = self.options.persist
-                    && self.persist.failure.is_none()
-                    && self.persist.tried == self.persist.edit;
-                let text = self.current_text().to_owned();
-                Ok(Done::Now(json!(api::ConfigShown { text, saved })))
-            }
-            "config.check" => {
-                let p: api::ConfigText = params(method, p)?;
-                let errors = model::parse_as(&p.text, Some(&self.options.hostname)).err().unwrap_or_default();
-                Ok(Done::Now(json!(api::ConfigChecked { ok: errors.is_empty(), errors })))
-            }
-            "config.apply" => {
-                let p: api::ConfigText = params(method, p)?;
-                self.apply(p)
-            }
-            _ => Err(Error::new(
-                Code::Method,
-                clean(&format!("`{method}`")),
-                "there is no such method",
-                "ivctl and ivswitchd may differ in version: `ivctl status` shows the daemon's",
-            )),
+            config if config.starts_with("config.") => self.configure(method, p),
+            _ => Err(no_such_method(method)),
         }
-    }
-
-    fn apply(&mut self, p: api::ConfigText) -> Result<Done, Error> {
-        let config = model::parse_as(&p.text, Some(&self.options.hostname)).map_err(|errors| {
-            Error::of_config("the configuration is refused, what was in force goes on", errors)
-        })?;
-        if config == self.config && p.text == self.current_text() {
-            return Ok(Done::Edit(Edited::default(), Vec::new(), p.timeout_ms));
-        }
-        self.install(config, p.text);
-        self.edited();
-        let ports = self.attachments.keys().copied().collect();
-        Ok(Done::Edit(Edited { changed: true, warnings: Vec::new() }, ports, p.timeout_ms))
     }
 
     /// Puts `config` in force if it is valid and different.
@@ -320,9 +286,11 @@ impl Agent {
         if config == self.config {
             return Ok(Edited::default());
         }
+        self.refuse_during_trial(&what)?;
         model::validate(&config, Some(&self.options.hostname))
-            .map_err(|errors| Error::of_config(what, errors))?;
-        self.install_edit(config);
+            .map_err(|errors| Error::of_config(what.clone(), errors))?;
+        let layers = self.layers_of(&what, config)?;
+        self.install_edit(layers);
         self.edited();
         Ok(Edited { changed: true, warnings: Vec::new() })
     }
@@ -592,11 +560,20 @@ fn read(line: &str) -> Result<(Option<Value>, String, Value), Unreadable> {
     }
 }
 
-fn params<T: DeserializeOwned>(method: &str, params: Value) -> Result<T, Error> {
+pub(super) fn params<T: DeserializeOwned>(method: &str, params: Value) -> Result<T, Error> {
     serde_json::from_value(params).map_err(|e| {
         let (why, how) = explain(&e.to_string(), None);
         Error::new(Code::Params, clean(method), why, how)
     })
+}
+
+pub(super) fn no_such_method(method: &str) -> Error {
+    Error::new(
+        Code::Method,
+        clean(&format!("`{method}`")),
+        "there is no such method",
+        "ivctl and ivswitchd may differ in version: `ivctl status` shows the daemon's",
+    )
 }
 
 /// An entry from what a client sent.

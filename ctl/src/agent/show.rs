@@ -147,6 +147,12 @@ impl Agent {
                 self.options.workers
             ));
         }
+        if let Some(trial) = &self.trial {
+            let left = trial.until().since(self.now).as_secs();
+            warnings.push(format!(
+                "the configuration is on trial and taken back in {left} s; `ivctl config confirm` keeps it"
+            ));
+        }
         if let Some(why) = &self.persist.failure {
             warnings.push(format!(
                 "the configuration is not saved: {why}; a restart would lose the last changes"

@@ -6,9 +6,12 @@
 
 #[cfg(test)]
 pub(crate) mod arbitrary;
+mod diff;
 mod edit;
+mod layers;
 mod parse;
 mod ports;
+mod schema;
 mod text;
 mod validate;
 
@@ -17,19 +20,23 @@ use std::net::IpAddr;
 
 use engine::limits;
 use ipnet::IpNet;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use diff::{Change, diff};
 pub use edit::{print, rewrite};
-pub use parse::{TEXT_LEN_MAX, parse, parse_as};
+pub use layers::{DROP_INS_MAX, DropIn, Layered, drop_in_directory, read_files};
+pub use parse::{TEXT_LEN_MAX, parse, parse_as, parse_layers};
 pub(crate) use parse::{clean, explain};
 pub use ports::PortSet;
+pub use schema::schema;
 pub use text::{AddressOrPrefix, Mac, Ports, prefix};
 pub use validate::{FDB_STATIC_MAX, FLOATINGS_MAX, LIST_LEN_MAX, ROUTES_MAX, name_fault, validate};
 
 use crate::io::{IoKind, XdpMode};
 
 /// One rVM, whole. Every list keeps the order of the file.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// Name of this rVM, as its peers call it. Default: the host name.
@@ -85,7 +92,7 @@ defaults! {
 pub const PORT_FDB_DEFAULT: u32 = 1024;
 
 /// Where the underlay is met.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Uplink {
     /// The NIC, shared with the kernel.
@@ -115,6 +122,7 @@ pub struct Uplink {
     /// Destinations guests may not reach through NAT. Default: the uplink's connected prefixes. Peers'
     /// VTEPs, own addresses, the tunnel port and the metadata addresses are always added.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Vec<schema::Prefix>>")]
     pub guard: Option<Vec<IpNet>>,
 }
 
@@ -137,7 +145,7 @@ impl Uplink {
 }
 
 /// The threads that forward.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Workers {
     /// How many. Default: 1.
@@ -149,7 +157,7 @@ pub struct Workers {
 }
 
 /// How many workers there are.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged, expecting = "a number from 1 to 64, or \"auto\"")]
 pub enum WorkerCount {
     /// This many.
@@ -159,7 +167,7 @@ pub enum WorkerCount {
 }
 
 /// The word for as many as there are cores.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum AutoCount {
     /// One for each core that the daemon may run on.
@@ -185,7 +193,7 @@ impl WorkerCount {
 }
 
 /// By which means the uplink's frames come and go.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum UplinkKind {
     /// AF_XDP sockets: the most small frames.
@@ -208,7 +216,7 @@ impl From<UplinkKind> for IoKind {
 }
 
 /// By which means a port's frames come and go.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum PortKind {
     /// AF_XDP sockets: the most small frames.
@@ -231,7 +239,7 @@ impl From<PortKind> for IoKind {
 }
 
 /// One isolated L2 segment.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Network {
     /// Its name, on this rVM only.
@@ -272,7 +280,7 @@ impl Network {
 }
 
 /// What a port is for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum PortRole {
     /// An interface given to a CMS as if it were a NIC.
@@ -283,7 +291,7 @@ pub enum PortRole {
 }
 
 /// Which VLAN tags a port speaks.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Vlan {
     /// Untagged outside, this VLAN inside.
@@ -298,7 +306,7 @@ pub struct Vlan {
 }
 
 /// A port of this rVM on one network.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Port {
     /// Its name. A door without `interface` makes an interface of this name (and, but for a TAP, our end, name + `p`).
@@ -313,6 +321,7 @@ pub struct Port {
     pub interface: Option<String>,
     /// Addresses put on the CMS's end of a door we make. Default: none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<schema::Prefix>")]
     pub address: Vec<IpNet>,
     /// Source MACs of a guest; required there.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -389,7 +398,7 @@ pub fn door_peer(name: &str) -> String {
 }
 
 /// Another rVM.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Peer {
     /// Its name.
@@ -430,7 +439,7 @@ impl Peer {
 }
 
 /// Where the owner of a floating IP is, when no CMS translates for it.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Inside {
     /// Its private network.
@@ -440,7 +449,7 @@ pub struct Inside {
 }
 
 /// One mapping of a floating IP.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Floating {
     /// The public address.
@@ -509,19 +518,20 @@ pub struct FloatingKey {
 }
 
 /// Packets of `network` from `from`, sent to the virtual gateway, go to `via`.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Route {
     /// The network.
     pub network: String,
     /// Source prefix, longest wins.
+    #[schemars(with = "schema::Prefix")]
     pub from: IpNet,
     /// Name of a peer, or address of a router on the network.
     pub via: String,
 }
 
 /// A static FDB entry.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct StaticFdb {
     /// The network.

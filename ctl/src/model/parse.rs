@@ -8,7 +8,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::validate::{ERRORS_MAX, Finding, check};
-use super::{Config, ConfigError, Fault, Place, Section};
+use super::{Config, ConfigError, DropIn, Fault, Layered, Place, Section};
 
 /// Bytes of a configuration text: 65536 floating IPs fit with room to spare.
 pub const TEXT_LEN_MAX: usize = 16 << 20;
@@ -28,120 +28,175 @@ pub fn parse(text: &str) -> Result<Config, Vec<ConfigError>> {
 /// # Errors
 /// Everything that is wrong, in the order of the file.
 pub fn parse_as(text: &str, hostname: Option<&str>) -> Result<Config, Vec<ConfigError>> {
-    if text.len() > TEXT_LEN_MAX {
+    parse_layers(text, &[], hostname).map(|read| read.whole)
+}
+
+/// As [`parse_as`], with drop-ins.
+///
+/// # Errors
+/// Everything that is wrong, in the order of the files; an object in a drop-in has the file's name before it.
+pub fn parse_layers(
+    text: &str,
+    drop_ins: &[DropIn],
+    hostname: Option<&str>,
+) -> Result<Layered, Vec<ConfigError>> {
+    let len = text.len() + drop_ins.iter().map(|d| d.text.len()).sum::<usize>();
+    if len > TEXT_LEN_MAX {
         return Err(vec![ConfigError {
             fault: Fault::Syntax,
             object: "configuration".to_owned(),
-            cause: format!("it has {} bytes, more than {TEXT_LEN_MAX}", text.len()),
+            cause: format!("it has {len} bytes, more than {TEXT_LEN_MAX}"),
             remedy: "split the work over several rVMs".to_owned(),
             position: None,
         }]);
     }
-    let lines = Lines::new(text);
-    let (table, syntax) = DeTable::parse_recoverable(text);
-    if !syntax.is_empty() {
-        let error = |e: &toml::de::Error| ConfigError {
+    let files = std::iter::once((String::new(), text))
+        .chain(drop_ins.iter().map(|d| (format!("{}: ", clean(&d.name)), d.text.as_str())));
+    let files: Vec<_> = files.map(|(prefix, text)| (prefix, Lines::new(text))).collect();
+    let mut tables = Vec::new();
+    let mut errors = Vec::new();
+    for (prefix, lines) in &files {
+        let (table, syntax) = DeTable::parse_recoverable(lines.text);
+        tables.push(table.into_inner());
+        errors.extend(syntax.iter().take(ERRORS_MAX).map(|e| ConfigError {
             fault: Fault::Syntax,
-            object: "configuration".to_owned(),
+            object: format!("{prefix}configuration"),
             cause: clean(e.message()),
-            remedy: "correct the TOML (strings in quotes, [section] once, [[section]] for each entry)"
-                .to_owned(),
+            remedy:
+                "correct the TOML (strings in quotes, [section] once, [[section]] for each entry)".to_owned(),
             position: e.span().map(|s| lines.position(s.start)),
-        };
-        return Err(syntax.iter().take(ERRORS_MAX).map(error).collect());
+        }));
     }
-    let mut reader = Reader { text, lines, errors: Vec::new(), places: Vec::new(), broken: BTreeSet::new() };
-    let config = reader.config(table.into_inner());
-    for Finding { place, missing_in, mut error } in check(&config, hostname) {
+    if !errors.is_empty() {
+        errors.truncate(ERRORS_MAX);
+        return Err(errors);
+    }
+    let mut reader =
+        Reader { files, file: 0, errors: Vec::new(), places: Vec::new(), broken: BTreeSet::new() };
+    let mut whole = Config::default();
+    let mut main = None;
+    for (file, table) in tables.into_iter().enumerate() {
+        reader.file = file;
+        reader.config(table, &mut whole);
+        // Only drop-ins make a difference between the two.
+        main.get_or_insert_with(|| whole.clone());
+    }
+    reader.places.sort_unstable();
+    for Finding { place, missing_in, mut error } in check(&whole, hostname) {
         // What an unreadable object was called is not known: a reference may well be to it.
         if error.fault == Fault::NotFound && reader.broken.contains(missing_in) {
             continue;
         }
-        let found = reader.places.binary_search_by_key(&place, |&(p, _)| p);
-        error.position = found.ok().map(|i| reader.lines.position(reader.places[i].1));
-        reader.errors.push(error);
+        let found = reader.places.binary_search_by_key(&place, |&(p, ..)| p).ok();
+        let (file, position) = match found.map(|i| reader.places[i]) {
+            Some((_, file, at)) => (file, Some(reader.files[file].1.position(at))),
+            None => (0, None),
+        };
+        error.position = position;
+        reader.file = file;
+        reader.complain(error);
     }
     if reader.errors.is_empty() {
-        return Ok(config);
+        return Ok(Layered { whole, main: main.unwrap_or_default() });
     }
-    reader.errors.sort_by_key(|e| e.position);
+    reader.errors.sort_by_key(|(file, e)| (*file, e.position));
     reader.errors.truncate(ERRORS_MAX);
-    Err(reader.errors)
+    Err(reader.errors.into_iter().map(|(_, e)| e).collect())
 }
 
 struct Reader<'t> {
-    text: &'t str,
-    lines: Lines<'t>,
-    errors: Vec<ConfigError>,
-    places: Vec<(Place, usize)>,
+    /// Each file: what goes before its objects in errors, and its text.
+    files: Vec<(String, Lines<'t>)>,
+    /// The one being read.
+    file: usize,
+    errors: Vec<(usize, ConfigError)>,
+    /// Where each object is: in which file, at which byte.
+    places: Vec<(Place, usize, usize)>,
     /// Sections with something unreadable in them.
     broken: BTreeSet<&'static str>,
 }
 
 impl Reader<'_> {
-    fn config(&mut self, table: DeTable<'_>) -> Config {
-        let mut config = Config::default();
+    /// Adds what a file says to `config`.
+    fn config(&mut self, table: DeTable<'_>, config: &mut Config) {
         for (key, value) in table {
             let start = key.span().start;
             match key.get_ref().as_ref() {
                 "name" => config.name = self.read("name", "configuration", value),
                 "uplink" => {
-                    self.places.push((Place::Uplink, start));
+                    self.place(Place::Uplink, start);
                     config.uplink = self.read("uplink", "uplink", value);
                 }
                 "workers" => {
-                    self.places.push((Place::Workers, start));
+                    self.place(Place::Workers, start);
                     config.workers = self.read("workers", "workers", value).unwrap_or_default();
                 }
-                "network" => config.network = self.list(Section::Network, value),
-                "port" => config.port = self.list(Section::Port, value),
-                "peer" => config.peer = self.list(Section::Peer, value),
-                "floating" => config.floating = self.list(Section::Floating, value),
-                "route" => config.route = self.list(Section::Route, value),
-                "fdb" => config.fdb = self.list(Section::Fdb, value),
+                "network" => self.list(Section::Network, value, &mut config.network),
+                "port" => self.list(Section::Port, value, &mut config.port),
+                "peer" => self.list(Section::Peer, value, &mut config.peer),
+                "floating" => self.list(Section::Floating, value, &mut config.floating),
+                "route" => self.list(Section::Route, value, &mut config.route),
+                "fdb" => self.list(Section::Fdb, value, &mut config.fdb),
                 other => {
                     let known: Vec<_> = ["name", "uplink", "workers"]
                         .into_iter()
                         .chain(Section::ALL.map(Section::key))
                         .collect();
-                    self.errors.push(ConfigError {
+                    self.complain(ConfigError {
                         fault: Fault::Syntax,
                         object: "configuration".to_owned(),
                         cause: clean(&format!("there is no section or key `{other}`")),
                         remedy: suggest(other, &known),
-                        position: Some(self.lines.position(start)),
+                        position: Some(self.lines().position(start)),
                     });
                 }
             }
         }
-        self.places.sort_unstable();
-        config
     }
 
-    fn list<T: DeserializeOwned>(&mut self, section: Section, value: Spanned<DeValue<'_>>) -> Vec<T> {
+    fn lines(&self) -> &Lines<'_> {
+        &self.files[self.file].1
+    }
+
+    /// Something is wrong in the file being read.
+    fn complain(&mut self, mut error: ConfigError) {
+        error.object.insert_str(0, &self.files[self.file].0);
+        self.errors.push((self.file, error));
+    }
+
+    /// A section that a later file says again is the later one's.
+    fn place(&mut self, place: Place, at: usize) {
+        self.places.retain(|&(there, ..)| there != place);
+        self.places.push((place, self.file, at));
+    }
+
+    fn list<T: DeserializeOwned>(
+        &mut self,
+        section: Section,
+        value: Spanned<DeValue<'_>>,
+        list: &mut Vec<T>,
+    ) {
         let at = value.span().start;
         let DeValue::Array(entries) = value.into_inner() else {
             let key = section.key();
             self.broken.insert(key);
-            self.errors.push(ConfigError {
+            self.complain(ConfigError {
                 fault: Fault::Syntax,
                 object: key.to_owned(),
                 cause: "it is not a list of entries".to_owned(),
                 remedy: format!("write [[{key}]] with two brackets, once for each"),
-                position: Some(self.lines.position(at)),
+                position: Some(self.lines().position(at)),
             });
-            return Vec::new();
+            return;
         };
-        let mut list = Vec::new();
         for entry in entries {
             let at = entry.span().start;
             let object = object_of(section, entry.get_ref());
             if let Some(entry) = self.read(section.key(), &object, entry) {
-                self.places.push((Place::Entry(section, list.len()), at));
+                self.places.push((Place::Entry(section, list.len()), self.file, at));
                 list.push(entry);
             }
         }
-        list
     }
 
     fn read<T: for<'a> Deserialize<'a>>(
@@ -156,10 +211,11 @@ impl Reader<'_> {
             Err(e) => {
                 self.broken.insert(section);
                 let span = e.span().unwrap_or(at);
-                let written = self.text.get(span.clone()).filter(|w| !w.contains('\n') && !w.is_empty());
+                let text = self.lines().text;
+                let written = text.get(span.clone()).filter(|w| !w.contains('\n') && !w.is_empty());
                 let (cause, remedy) = explain(e.message(), written);
-                let position = Some(self.lines.position(span.start));
-                self.errors.push(ConfigError {
+                let position = Some(self.lines().position(span.start));
+                self.complain(ConfigError {
                     fault: Fault::Syntax,
                     object: object.to_owned(),
                     cause,

@@ -36,11 +36,11 @@ use control::{Control, Setup};
 ///
 /// SIGTERM or SIGINT ends it and removes what it made, except for doors: the interfaces given to a
 /// cloud management system stay, with their addresses and bridge membership, and the next start takes
-/// them up again. `ivctl port del` removes one. SIGHUP takes a changed file. What is not switched goes on to the kernel the whole time.
+/// them up again. `ivctl port del` removes one. SIGHUP reads the files again. What is not switched goes on to the kernel the whole time.
 #[derive(Parser, Debug)]
 #[command(name = "ivswitchd", version)]
 struct Arguments {
-    /// The configuration file; edits by ivctl are written back to it
+    /// The configuration file; edits by ivctl are written back to it. FILE.d/*.toml add to it
     #[arg(long, value_name = "FILE", env = "IVS_CONFIG", default_value = api::CONFIG)]
     config: PathBuf,
 
@@ -82,8 +82,9 @@ fn main() -> ExitCode {
 }
 
 fn check(file: &Path) -> anyhow::Result<()> {
-    let text = fs::read_to_string(file).with_context(|| file.display().to_string())?;
-    let config = model::parse_as(&text, Some(&model::name_of_host(&hostname())));
+    let (text, drop_ins) = model::read_files(file).map_err(anyhow::Error::msg)?;
+    let text = text.with_context(|| format!("{}: there is no such file", file.display()))?;
+    let config = model::parse_layers(&text, &drop_ins, Some(&model::name_of_host(&hostname())));
     config.map_err(|errors| complain(file, &errors))?;
     println!("{}: fine", file.display());
     Ok(())
@@ -91,22 +92,20 @@ fn check(file: &Path) -> anyhow::Result<()> {
 
 fn run(arguments: &Arguments) -> anyhow::Result<()> {
     start_log(&arguments.log_level)?;
-    let text = match fs::read_to_string(&arguments.config) {
-        Ok(text) => Some(text),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            tracing::info!("{}: not there; starting empty", arguments.config.display());
-            None
-        }
-        Err(error) => return Err(error).context(arguments.config.display().to_string()),
-    };
+    let (text, drop_ins) = model::read_files(&arguments.config).map_err(anyhow::Error::msg)?;
+    if text.is_none() {
+        tracing::info!("{}: not there; starting empty", arguments.config.display());
+    }
     let name = model::name_of_host(&hostname());
-    let config = model::parse_as(text.as_deref().unwrap_or_default(), Some(&name))
-        .map_err(|errors| complain(&arguments.config, &errors))?;
+    let config = model::parse_layers(text.as_deref().unwrap_or_default(), &drop_ins, Some(&name))
+        .map_err(|errors| complain(&arguments.config, &errors))?
+        .whole;
     let cpus = arguments.cpu.clone().map_or(config.workers.cpus, |cores| cores.0);
     let count = config.workers.count.of(cores_allowed());
     let options = Options {
         hostname: hostname(),
         config_text: text,
+        drop_ins,
         persist: true,
         workers: count,
         secret: RandomState::new().build_hasher().finish(),

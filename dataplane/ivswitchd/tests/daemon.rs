@@ -110,12 +110,14 @@ struct Daemon {
 }
 
 impl Daemon {
-    fn wait_notified(&self, what: &str) {
+    /// Gives the whole message.
+    fn wait_notified(&self, what: &str) -> String {
         let mut buffer = [0; 512];
         loop {
             let len = self.notify.recv(&mut buffer).unwrap_or_else(|_| panic!("it never said {what}"));
-            if String::from_utf8_lossy(&buffer[..len]).lines().any(|line| line == what) {
-                return;
+            let message = String::from_utf8_lossy(&buffer[..len]).into_owned();
+            if message.lines().any(|line| line == what) {
+                return message;
             }
         }
     }
@@ -167,7 +169,8 @@ fn ready_reload_and_a_clean_end() {
     let text = fs::read_to_string(rvm.config()).unwrap();
     fs::write(rvm.config(), format!("{text}[[network]]\nname = \"public\"\nvni = 200\n")).unwrap();
     daemon.signal("HUP");
-    daemon.wait_notified("RELOADING=1");
+    let reloading = daemon.wait_notified("RELOADING=1");
+    assert!(reloading.contains("MONOTONIC_USEC="), "Type=notify-reload asks for it: {reloading}");
     daemon.wait_notified("READY=1");
     let networks = rvm.ask(r#"{"jsonrpc":"2.0","id":2,"method":"network.list"}"#);
     assert!(networks.contains("public"), "{networks}");

@@ -145,6 +145,8 @@ pub struct Journal {
     pub opened: Vec<String>,
     /// Times the configuration file was replaced.
     pub persisted: u32,
+    /// What became of reloads.
+    pub reloads: Vec<Result<bool, Vec<ctl::model::ConfigError>>>,
 }
 
 struct Life {
@@ -668,6 +670,7 @@ impl Rvm {
                 self.journal.persisted += 1;
                 self.tell(ctx.now_ns, Input::Persisted(Ok(())));
             }
+            Output::Reloaded(result) => self.journal.reloads.push(result),
             Output::Log(level, text) => self.journal.log.push((level, text)),
         }
     }

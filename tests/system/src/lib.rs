@@ -9,11 +9,13 @@
 mod capture;
 mod lab;
 mod raw;
+mod stream;
 mod switch;
 mod traffic;
 
 pub use capture::Capture;
 pub use lab::{Lab, Namespace, wait_for, wait_until};
 pub use raw::{RawSocket, udp_frame, vxlan};
+pub use stream::{Report, Stream};
 pub use switch::{Answer, Switch, binaries};
 pub use traffic::{Session, transfer};

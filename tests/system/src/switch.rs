@@ -108,6 +108,17 @@ impl Switch {
         status.expect("it ended")
     }
 
+    /// SIGHUP: the files are read again.
+    pub fn reload(&self) {
+        self.signal(Signal::HUP);
+    }
+
+    /// Its process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(self.child.id().cast_signed()).expect("a process");
         rustix::process::kill_process(pid, signal).expect("signalling a child of ours");

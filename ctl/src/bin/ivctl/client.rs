@@ -39,8 +39,10 @@ impl Client {
 
     /// Sends one request and waits for its answer.
     pub fn call<T: DeserializeOwned>(&mut self, method: &str, mut params: Value) -> Result<T, Failure> {
-        let is_question =
-            matches!(method.rsplit('.').next(), Some("list" | "status" | "drops" | "show" | "check"));
+        let is_question = matches!(
+            method.rsplit('.').next(),
+            Some("list" | "status" | "drops" | "show" | "check" | "diff")
+        );
         if !matches!(method, "version" | "subscribe") {
             let ms = if self.no_wait && !is_question { 0 } else { self.timeout.as_millis() as u64 };
             params["timeout_ms"] = json!(ms);

@@ -4,7 +4,7 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
-use ctl::api::{ConfigShown, Error};
+use ctl::api::{ConfigDiffers, ConfigShown, Error};
 use ctl::model;
 use serde_json::json;
 
@@ -15,18 +15,49 @@ use crate::output::{Failure, Printer};
 /// What can be done with the configuration as a whole.
 #[derive(Subcommand, Debug)]
 pub enum Verb {
-    /// Check a file without a daemon; everything that is wrong is shown
+    /// Check a file and its drop-ins (FILE.d/*.toml) without a daemon; everything that is wrong is shown
     Check {
         /// The file, `-` for standard input
         file: PathBuf,
     },
     /// Show the configuration in force
     Show,
+    /// What applying a file would change; exit code 1 when that is anything
+    Diff {
+        /// The file, `-` for standard input
+        #[arg(default_value = ctl::api::CONFIG)]
+        file: PathBuf,
+    },
     /// Put a file in force, all of it or nothing
     Apply {
         /// The file, `-` for standard input
         file: PathBuf,
+        /// On trial: taken back after this time unless `ivctl config confirm` comes first, from here or anywhere
+        #[arg(long, value_name = "TIME", value_parser = trial)]
+        confirm: Option<u64>,
     },
+    /// Keep what is on trial
+    Confirm,
+    /// Take back what is on trial, now
+    Rollback,
+    /// Print the JSON Schema of the file, for editors and CI
+    Schema,
+}
+
+/// A time such as `60s`, `10m`, `1h` or `90`, in seconds.
+fn trial(text: &str) -> Result<u64, String> {
+    let (number, unit) = match text.char_indices().find(|(_, c)| !c.is_ascii_digit()) {
+        Some((at, _)) => text.split_at(at),
+        None => (text, "s"),
+    };
+    let unit = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        _ => 0,
+    };
+    let seconds = number.parse::<u64>().ok().and_then(|n| n.checked_mul(unit)).filter(|&s| s > 0);
+    seconds.ok_or_else(|| "a time looks like 60s, 10m or 1h".to_owned())
 }
 
 /// Runs one of them.
@@ -37,8 +68,9 @@ pub fn run(
 ) -> Result<u8, Failure> {
     match verb {
         Verb::Check { file } => {
-            let text = read(file)?;
-            let config = model::parse(&text)
+            let (text, drop_ins) = read_layers(file)?;
+            let config = model::parse_layers(&text, &drop_ins, None)
+                .map(|read| read.whole)
                 .map_err(|errors| Error::of_config(format!("{} is not valid", file.display()), errors))?;
             if printer.is_json() {
                 printer.json(&json!({ "ok": true, "errors": [] }))?;
@@ -63,11 +95,55 @@ pub fn run(
             }
             Ok(0)
         }
-        Verb::Apply { file } => {
+        Verb::Diff { file } => {
             let text = read(file)?;
-            edit(&mut client()?, printer, "config.apply", json!({ "text": text }))
+            let answer: ConfigDiffers = client()?.call("config.diff", json!({ "text": text }))?;
+            if printer.is_json() {
+                printer.json(&answer.changes)?;
+            } else {
+                let lines: String = answer.changes.iter().map(|change| format!("{change}\n")).collect();
+                printer.text(&lines)?;
+            }
+            Ok(u8::from(!answer.changes.is_empty()))
+        }
+        Verb::Apply { file, confirm } => {
+            let text = read(file)?;
+            let mut params = json!({ "text": text });
+            if let Some(seconds) = confirm {
+                params["confirm_s"] = json!(seconds);
+            }
+            let done = edit(&mut client()?, printer, "config.apply", params)?;
+            if let (Some(seconds), false) = (confirm, printer.is_json()) {
+                printer.text(&format!(
+                    "on trial: taken back in {seconds} s unless `ivctl config confirm` comes first\n"
+                ))?;
+            }
+            Ok(done)
+        }
+        Verb::Confirm => edit(&mut client()?, printer, "config.confirm", json!({})),
+        Verb::Rollback => edit(&mut client()?, printer, "config.rollback", json!({})),
+        Verb::Schema => {
+            printer.bytes(model::schema().as_bytes())?;
+            Ok(0)
         }
     }
+}
+
+/// A file with its drop-ins; standard input has none.
+fn read_layers(file: &Path) -> Result<(String, Vec<model::DropIn>), Failure> {
+    let text = read(file)?;
+    if file == Path::new("-") {
+        return Ok((text, Vec::new()));
+    }
+    let (_, drop_ins) = model::read_files(file).map_err(|why| {
+        Failure::new(
+            1,
+            format!("the drop-ins of {} cannot be read", file.display()),
+            why,
+            "correct the directory",
+        )
+    })?;
+    Ok((text, drop_ins))
 }
 
 fn read(file: &Path) -> Result<String, Failure> {

@@ -14,7 +14,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use ctl::agent::Agent;
-use ctl::io::{ClientId, Input, IoKind, KernelDrops, OpenPort, Output, SteerPlan, WorkerStats};
+use ctl::io::{Input, IoKind, KernelDrops, OpenPort, Output, SteerPlan, WorkerStats};
+use ctl::model::{self, ConfigError};
 use engine::command::PortId;
 use engine::handoff::Share;
 use engine::time::Instant;
@@ -41,9 +42,6 @@ const TICK: Duration = Duration::from_secs(1);
 
 /// How soon inputs that did not fit a worker's mailbox are tried again.
 const BACKLOG_RETRY: Duration = Duration::from_millis(1);
-
-/// Our own requests come from here; the control socket's clients have higher numbers.
-const OURSELVES: ClientId = ClientId(0);
 
 /// What the control thread is given at the start.
 pub struct Setup<M> {
@@ -292,11 +290,8 @@ impl Control {
                 }
             }
             Output::Resolve(ip) => self.links.resolve(ip, &mut out),
-            Output::Reply(OURSELVES, line) => {
-                tracing::info!("reload: {line}");
-                notify(&[NotifyState::Ready]);
-            }
             Output::Reply(client, line) => self.socket.reply(client, &line, self.poll.registry(), &mut out),
+            Output::Reloaded(result) => self.reloaded(result),
             Output::Persist(text) => out.push(Input::Persisted(persist::replace(&self.config, &text))),
             Output::Log("error", text) => tracing::error!("{text}"),
             Output::Log("warn", text) => tracing::warn!("{text}"),
@@ -388,22 +383,32 @@ impl Control {
         }
     }
 
-    /// The file as it is now, as a request like any client's: refused whole when something is wrong with it.
+    /// The files as they are now; the agent refuses them whole when something is wrong with them.
     fn reload(&self) -> Option<Input> {
-        match std::fs::read_to_string(&self.config) {
-            Ok(text) => {
-                notify(&[NotifyState::Reloading]);
-                let params = serde_json::json!({ "text": text, "timeout_ms": 0 });
-                let request = serde_json::json!({
-                    "jsonrpc": "2.0", "id": 1, "method": "config.apply", "params": params
-                });
-                Some(Input::Request(OURSELVES, request.to_string()))
-            }
+        tell_reloading();
+        match model::read_files(&self.config) {
+            Ok((text, drop_ins)) => Some(Input::Reload { text: text.unwrap_or_default(), drop_ins }),
             Err(error) => {
-                tracing::error!("{}: {error}; what was in force goes on", self.config.display());
+                tracing::error!("{error}; what was in force goes on");
+                notify(&[NotifyState::Ready]);
                 None
             }
         }
+    }
+
+    /// A reload is over.
+    fn reloaded(&self, result: Result<bool, Vec<ConfigError>>) {
+        match result {
+            Ok(true) => tracing::info!("reload: the configuration is changed"),
+            Ok(false) => tracing::info!("reload: nothing is different"),
+            Err(errors) => {
+                for error in errors {
+                    tracing::error!("{}: {error}", self.config.display());
+                }
+                tracing::error!("reload: refused; what was in force goes on");
+            }
+        }
+        notify(&[NotifyState::Ready]);
     }
 
     /// Gives the plan to the uplink, if it is open.
@@ -456,6 +461,14 @@ impl Control {
         }
         self.workers.iter_mut().for_each(WorkerThread::stop);
         self.socket.remove();
+    }
+}
+
+/// A reload begins: `Type=notify-reload` waits for the next `READY=1`, and wants to know the time of this.
+fn tell_reloading() {
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => notify(&[NotifyState::Reloading, now]),
+        Err(error) => tracing::debug!("no monotonic time: {error}"),
     }
 }
 

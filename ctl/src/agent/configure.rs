@@ -1,0 +1,189 @@
+//! The configuration as a whole: shown, compared, applied, on trial, taken back, read again.
+//!
+//! A configuration on trial (`apply --confirm`) is in force but not in the file: whatever happens before it is
+//! confirmed - the time runs out, somebody takes it back, the daemon dies - the one before comes back.
+
+use engine::time::{Duration, Instant};
+use serde_json::{Value, json};
+
+use super::Agent;
+use super::request::{Done, params};
+use crate::api::{self, Code, Edited, Error};
+use crate::io::Output;
+use crate::model::{self, Config, ConfigError, DropIn, Layered};
+
+/// The longest trial: a working day.
+const TRIAL_S_MAX: u64 = 8 * 3600;
+
+/// What comes back when a trial is not confirmed.
+#[derive(Debug)]
+pub(super) struct Trial {
+    layers: Layered,
+    text: String,
+    until: Instant,
+}
+
+impl Trial {
+    /// When it is over.
+    pub(super) fn until(&self) -> Instant {
+        self.until
+    }
+
+    /// What the file says meanwhile.
+    pub(super) fn text_before(&self) -> &str {
+        &self.text
+    }
+}
+
+impl Agent {
+    /// Carries out `config.VERB`.
+    pub(super) fn configure(&mut self, method: &str, p: Value) -> Result<Done, Error> {
+        match method {
+            "config.show" => {
+                let _: api::Nothing = params(method, p)?;
+                let shown = api::ConfigShown {
+                    text: self.current_text().to_owned(),
+                    saved: self.is_saved(),
+                    drop_ins: self.drop_ins.iter().map(|d| d.name.clone()).collect(),
+                    trial_s: self.trial.as_ref().map(|t| t.until.since(self.now).as_secs()),
+                };
+                Ok(Done::Now(json!(shown)))
+            }
+            "config.check" => {
+                let p: api::ConfigText = params(method, p)?;
+                let errors = self.read(&p.text).err().unwrap_or_default();
+                Ok(Done::Now(json!(api::ConfigChecked { ok: errors.is_empty(), errors })))
+            }
+            "config.diff" => {
+                let p: api::ConfigText = params(method, p)?;
+                let read = self
+                    .read(&p.text)
+                    .map_err(|errors| Error::of_config("the configuration is not valid", errors))?;
+                let changes = model::diff(&self.config, &read.whole);
+                Ok(Done::Now(json!(api::ConfigDiffers { changes })))
+            }
+            "config.apply" => self.apply(params(method, p)?),
+            "config.confirm" => {
+                let p: api::Nothing = params(method, p)?;
+                self.end_trial("config confirm")?;
+                self.edited();
+                Ok(Done::Edit(Edited { changed: true, warnings: Vec::new() }, Vec::new(), p.timeout_ms))
+            }
+            "config.rollback" => {
+                let p: api::Nothing = params(method, p)?;
+                let trial = self.end_trial("config rollback")?;
+                self.take_back(trial, "it was taken back by hand");
+                let ports = self.attachments.keys().copied().collect();
+                Ok(Done::Edit(Edited { changed: true, warnings: Vec::new() }, ports, p.timeout_ms))
+            }
+            _ => Err(super::request::no_such_method(method)),
+        }
+    }
+
+    /// Whether the file holds what is in force.
+    fn is_saved(&self) -> bool {
+        self.options.persist
+            && self.trial.is_none()
+            && self.persist.failure.is_none()
+            && self.persist.tried == self.persist.edit
+    }
+
+    fn read(&self, text: &str) -> Result<Layered, Vec<ConfigError>> {
+        model::parse_layers(text, &self.drop_ins, Some(&self.options.hostname))
+    }
+
+    fn apply(&mut self, p: api::ConfigApply) -> Result<Done, Error> {
+        self.refuse_during_trial("the configuration is not applied")?;
+        if p.confirm_s.is_some_and(|s| s == 0 || s > TRIAL_S_MAX) {
+            let why = format!("a trial lasts from 1 second to {TRIAL_S_MAX}");
+            return Err(Error::new(Code::Params, "the configuration is not applied", why, "try 60"));
+        }
+        let read = self.read(&p.text).map_err(|errors| {
+            Error::of_config("the configuration is refused, what was in force goes on", errors)
+        })?;
+        if read.whole == self.config && read.main == self.main && p.text == self.current_text() {
+            return Ok(Done::Edit(Edited::default(), Vec::new(), p.timeout_ms));
+        }
+        let before = p.confirm_s.map(|s| Trial {
+            layers: self.layers(),
+            text: self.current_text().to_owned(),
+            until: self.now + Duration::from_secs(s),
+        });
+        self.install(read, p.text);
+        match before {
+            Some(trial) => {
+                let until_s = trial.until.since(self.now).as_secs();
+                self.trial = Some(trial);
+                self.log("info", format!("a configuration is on trial for {until_s} s"));
+                self.notify("config", json!({ "trial_s": until_s }));
+            }
+            None => self.edited(),
+        }
+        let ports = self.attachments.keys().copied().collect();
+        Ok(Done::Edit(Edited { changed: true, warnings: Vec::new() }, ports, p.timeout_ms))
+    }
+
+    /// While something is on trial nothing else is edited: what would come back is otherwise nobody's intention.
+    pub(super) fn refuse_during_trial(&self, what: &str) -> Result<(), Error> {
+        let Some(trial) = &self.trial else { return Ok(()) };
+        let why = format!("a configuration is on trial for {} s more", trial.until.since(self.now).as_secs());
+        let how = "`ivctl config confirm` keeps it, `ivctl config rollback` takes it back";
+        Err(Error::new(Code::Conflict, what, why, how))
+    }
+
+    fn end_trial(&mut self, what: &str) -> Result<Trial, Error> {
+        self.trial.take().ok_or_else(|| {
+            let why = "no configuration is on trial";
+            Error::new(Code::NotFound, what, why, "`ivctl config apply --confirm 60s FILE` begins a trial")
+        })
+    }
+
+    /// Takes a trial back whose time is over.
+    pub(super) fn check_trial(&mut self) {
+        if let Some(trial) = self.trial.take_if(|trial| trial.until <= self.now) {
+            self.take_back(trial, "nobody confirmed it in time");
+        }
+    }
+
+    fn take_back(&mut self, trial: Trial, why: &str) {
+        self.install(trial.layers, trial.text);
+        self.log("warn", format!("the configuration on trial is taken back: {why}"));
+        self.notify("config", json!({ "rolled_back": true, "why": why }));
+    }
+
+    /// The files were read again. What they say is taken, or refused whole.
+    pub(super) fn reload(&mut self, text: String, drop_ins: Vec<DropIn>) {
+        let hostname = &self.options.hostname;
+        match model::parse_layers(&text, &drop_ins, Some(hostname)) {
+            Ok(read) => {
+                self.trial = None;
+                self.drop_ins = drop_ins;
+                let changed = read != self.layers();
+                if changed || text != self.current_text() {
+                    self.install(read, text);
+                }
+                // It is in the file by definition, whatever could not be written before.
+                self.persist.tried = self.persist.edit;
+                self.persist.failure = None;
+                self.persist.retry = None;
+                if changed {
+                    self.notify("config", json!({ "reloaded": true }));
+                }
+                self.outputs.push_back(Output::Reloaded(Ok(changed)));
+            }
+            Err(errors) => self.outputs.push_back(Output::Reloaded(Err(errors))),
+        }
+    }
+
+    fn layers(&self) -> Layered {
+        Layered { whole: self.config.clone(), main: self.main.clone() }
+    }
+
+    /// The whole and the main file's part of it, once `edited` is in force.
+    pub(super) fn layers_of(&self, what: &str, edited: Config) -> Result<Layered, Error> {
+        if self.drop_ins.is_empty() {
+            return Ok(Layered::of_main(edited));
+        }
+        self.layers().edit(edited).map_err(|error| Error::of_config(what, vec![error]))
+    }
+}

@@ -1,0 +1,219 @@
+//! A configuration in several files: the main one, which `ivctl` edits, and drop-ins, which only their authors edit.
+//!
+//! `ivswitch.toml` has its drop-ins in `ivswitch.toml.d/*.toml`, read in the order of their names. Entries of lists
+//! (`[[network]]`, `[[port]]`, ...) add up; a section or key (`[uplink]`, `name`) of a later file replaces the same one
+//! of an earlier file, whole. The result is checked as one: an object named twice is a conflict, wherever it is.
+
+use std::fs;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+
+use super::{Config, ConfigError, Fault, TEXT_LEN_MAX};
+
+/// Most drop-ins; bounds what a start reads.
+pub const DROP_INS_MAX: usize = 256;
+
+/// A file beside the main one that adds to it.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct DropIn {
+    /// Its file name.
+    pub name: String,
+    /// What it says.
+    pub text: String,
+}
+
+/// A configuration that was read: as a whole, and what the main file says of it.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Layered {
+    /// Everything, in force.
+    pub whole: Config,
+    /// What the main file says. Its entries come first in every list of `whole`.
+    pub main: Config,
+}
+
+/// Where the drop-ins of a file are.
+#[must_use]
+pub fn drop_in_directory(file: &Path) -> PathBuf {
+    let mut name = file.file_name().unwrap_or_default().to_os_string();
+    name.push(".d");
+    file.with_file_name(name)
+}
+
+/// Reads a configuration file (`None`: it is not there) and its drop-ins, in the order of their names.
+///
+/// # Errors
+/// A file or the directory cannot be read, or is too much; the text names it.
+pub fn read_files(file: &Path) -> Result<(Option<String>, Vec<DropIn>), String> {
+    let main = read_bounded(file)?;
+    let directory = drop_in_directory(file);
+    let mut names = Vec::new();
+    match fs::read_dir(&directory) {
+        Ok(entries) => {
+            for entry in entries {
+                let entry = entry.map_err(|e| format!("{}: {e}", directory.display()))?;
+                let Ok(name) = entry.file_name().into_string() else { continue };
+                // What editors and package managers leave beside a file ends otherwise, or is hidden.
+                if name.ends_with(".toml") && !name.starts_with('.') {
+                    names.push(name);
+                }
+            }
+        }
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
+        Err(error) => return Err(format!("{}: {error}", directory.display())),
+    }
+    if names.len() > DROP_INS_MAX {
+        let count = names.len();
+        return Err(format!("{}: it has {count} files, more than {DROP_INS_MAX}", directory.display()));
+    }
+    names.sort_unstable();
+    let mut drop_ins = Vec::new();
+    for name in names {
+        // One that went meanwhile is none.
+        if let Some(text) = read_bounded(&directory.join(&name))? {
+            drop_ins.push(DropIn { name, text });
+        }
+    }
+    Ok((main, drop_ins))
+}
+
+fn read_bounded(file: &Path) -> Result<Option<String>, String> {
+    let fail = |e: io::Error| format!("{}: {e}", file.display());
+    let opened = match fs::File::open(file) {
+        Ok(opened) => opened,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(fail(error)),
+    };
+    let mut bytes = Vec::new();
+    opened.take(TEXT_LEN_MAX as u64 + 1).read_to_end(&mut bytes).map_err(fail)?;
+    String::from_utf8(bytes).map(Some).map_err(|e| format!("{}: {e}; TOML is UTF-8 text", file.display()))
+}
+
+/// For each list of a configuration.
+macro_rules! each_list {
+    ($do:ident) => {
+        $do!(network, "network", name);
+        $do!(port, "port", name);
+        $do!(peer, "peer", name);
+        $do!(floating, "floating", ip);
+        $do!(route, "route", from);
+        $do!(fdb, "fdb", mac);
+    };
+}
+
+impl Layered {
+    /// Without drop-ins: all of it is the main file's.
+    #[must_use]
+    pub fn of_main(config: Config) -> Self {
+        Self { whole: config.clone(), main: config }
+    }
+
+    /// Takes an edit of `whole`: what the main file has to say from now on, so that with the drop-ins it is `edited`.
+    ///
+    /// # Errors
+    /// The edit changes or removes what a drop-in says, which only its author may.
+    pub fn edit(&self, edited: Config) -> Result<Self, ConfigError> {
+        let mut next = Self { whole: edited, main: self.main.clone() };
+        macro_rules! take_apart {
+            ($list:ident, $noun:literal, $name:ident) => {
+                let fixed = &self.whole.$list[self.main.$list.len()..];
+                let mut own = std::mem::take(&mut next.whole.$list);
+                for entry in fixed {
+                    // From the end: that is where they are, unless something was added since.
+                    let Some(at) = own.iter().rposition(|e| e == entry) else {
+                        return Err(fixed_elsewhere($noun, &entry.$name.to_string()));
+                    };
+                    own.remove(at);
+                }
+                next.main.$list.clone_from(&own);
+                own.extend_from_slice(fixed);
+                next.whole.$list = own;
+            };
+        }
+        each_list!(take_apart);
+        Ok(next)
+    }
+}
+
+fn fixed_elsewhere(noun: &str, name: &str) -> ConfigError {
+    ConfigError {
+        fault: Fault::Conflict,
+        object: format!("{noun} {name}"),
+        cause: "a drop-in says it, which ivctl does not edit".to_owned(),
+        remedy: "change or remove the file in the .d directory, then reload (systemctl reload ivswitchd)"
+            .to_owned(),
+        position: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Network, parse_layers};
+    use super::*;
+
+    fn drop_in(name: &str, text: &str) -> DropIn {
+        DropIn { name: name.into(), text: text.into() }
+    }
+
+    /// Lists add up, later sections win, and mistakes name the file they are in.
+    #[test]
+    fn files_are_layers() {
+        let main = "name = \"a\"\n[uplink]\ninterface = \"eth0\"\n[[network]]\nname = \"x\"\nvni = 1\n";
+        let one = drop_in("10.toml", "[uplink]\ninterface = \"eth9\"\n[[network]]\nname = \"y\"\nvni = 2\n");
+        let two = drop_in("20.toml", "[[port]]\nname = \"p\"\nnetwork = \"y\"\n");
+        let read = parse_layers(main, &[one.clone(), two.clone()], None).unwrap();
+        assert_eq!(read.whole.uplink.as_ref().unwrap().interface, "eth9");
+        assert_eq!(read.main.uplink.as_ref().unwrap().interface, "eth0");
+        assert_eq!(read.whole.network.iter().map(|n| n.vni).collect::<Vec<_>>(), [1, 2]);
+        assert_eq!((read.main.network.len(), read.main.port.len(), read.whole.port.len()), (1, 0, 1));
+
+        let twice = drop_in("30.toml", "\n[[network]]\nname = \"x\"\nvni = 3\n");
+        let errors = parse_layers(main, &[one.clone(), twice], None).unwrap_err();
+        assert!(errors[0].object.starts_with("30.toml: network"), "{errors:?}");
+        assert_eq!(errors[0].position, Some((2, 1)));
+        let broken = drop_in("40.toml", "[[network]\n");
+        let errors = parse_layers("x = 1\n", &[two, broken], None).unwrap_err();
+        let objects: Vec<_> = errors.iter().map(|e| e.object.as_str()).collect();
+        // Syntax first: what else is wrong is not known before all is read.
+        assert_eq!(objects, ["40.toml: configuration"]);
+    }
+
+    /// An edit keeps to the main file; what a drop-in says is refused, and said where it is.
+    #[test]
+    fn edits_leave_drop_ins_alone() {
+        let main = "[[network]]\nname = \"x\"\nvni = 1\n";
+        let drop_ins = [drop_in("10.toml", "[[network]]\nname = \"y\"\nvni = 2\n")];
+        let read = parse_layers(main, &drop_ins, None).unwrap();
+        let mut edited = read.whole.clone();
+        edited.network.push(Network::new("z", 3));
+        edited.network.remove(0);
+        let next = read.edit(edited).unwrap();
+        assert_eq!(next.main.network, [Network::new("z", 3)]);
+        assert_eq!(next.whole.network, [Network::new("z", 3), Network::new("y", 2)]);
+        assert_eq!(parse_layers(&super::super::print(&next.main), &drop_ins, None).unwrap(), next);
+
+        let mut edited = next.whole.clone();
+        edited.network[1].vni = 5;
+        assert!(next.edit(edited).unwrap_err().cause.contains("drop-in"));
+    }
+
+    /// Only `*.toml`, in the order of names; none at all is fine; what is not text is an error that names the file.
+    #[test]
+    fn drop_ins_are_read_in_order() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("a.toml");
+        assert_eq!(read_files(&file).unwrap(), (None, vec![]));
+        fs::write(&file, "main").unwrap();
+        let drop_ins = drop_in_directory(&file);
+        assert_eq!(drop_ins, directory.path().join("a.toml.d"));
+        fs::create_dir(&drop_ins).unwrap();
+        for name in ["20-b.toml", "10-a.toml", "10-a.toml~", ".hidden.toml", "README"] {
+            fs::write(drop_ins.join(name), name).unwrap();
+        }
+        let (main, found) = read_files(&file).unwrap();
+        assert_eq!(main.as_deref(), Some("main"));
+        let names: Vec<_> = found.iter().map(|d| d.name.as_str()).collect();
+        assert_eq!(names, ["10-a.toml", "20-b.toml"]);
+        fs::write(drop_ins.join("30.toml"), [0xff, 0xfe]).unwrap();
+        assert!(read_files(&file).unwrap_err().contains("30.toml"));
+    }
+}
