@@ -2,6 +2,11 @@
 
 use bench::{Kind, Walk};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use hugepages::HugePages;
+
+/// As the daemon has it.
+#[global_allocator]
+static ALLOCATOR: HugePages<std::alloc::System> = HugePages(std::alloc::System);
 
 fn walks(c: &mut Criterion) {
     for kind in Kind::ALL {

@@ -2,7 +2,14 @@
 //! `cargo run --release -p bench --example walk -- [KIND[:FLOWS]] ...`
 //! Under callgrind, `--toggle-collect='*Switch::forward*'` and `--once` count its instructions.
 
+use std::alloc::System;
+
 use bench::{Kind, Walk};
+use hugepages::HugePages;
+
+/// As the daemon has it.
+#[global_allocator]
+static ALLOCATOR: HugePages<System> = HugePages(System);
 
 fn main() {
     let mut wanted: Vec<String> = std::env::args().skip(1).collect();

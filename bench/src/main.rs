@@ -11,11 +11,12 @@ use bench::process::Limit;
 use bench::results::Results;
 use bench::{Kind, compare, goals, memory, plot, report, wire};
 use clap::Parser;
+use hugepages::HugePages;
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 
-/// Counts allocations, so that none per packet can be shown.
+/// Tables lie as the daemon's do; allocations are counted, so that none per packet can be shown.
 #[global_allocator]
-static ALLOCATOR: &StatsAlloc<std::alloc::System> = &INSTRUMENTED_SYSTEM;
+static ALLOCATOR: HugePages<&StatsAlloc<std::alloc::System>> = HugePages(&INSTRUMENTED_SYSTEM);
 
 /// Measures the switch beside the kernel's and Open vSwitch, and says which targets it meets.
 #[derive(Parser)]

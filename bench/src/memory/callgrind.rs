@@ -43,7 +43,7 @@ pub fn inside(kind: Kind) {
 fn count(kind: Kind, state: &Path, limit: &Limit) -> Result<f64> {
     let file = state.join("callgrind.out");
     let mut valgrind = Command::new("valgrind");
-    valgrind.args(["--tool=callgrind", "--toggle-collect=*forward_batch*"]);
+    valgrind.args(["--tool=callgrind", "--toggle-collect=bench::walk::forward_batch*"]);
     valgrind.arg(format!("--callgrind-out-file={}", file.display()));
     valgrind.arg(std::env::current_exe()?).args(["walk-once", kind.name()]);
     run_bounded(&mut valgrind, Duration::from_secs(60), limit)?;

@@ -29,6 +29,10 @@ use tracing_subscriber::EnvFilter;
 
 use control::{Control, Setup};
 
+/// The tables are large and looked up at random.
+#[global_allocator]
+static ALLOCATOR: hugepages::HugePages<std::alloc::System> = hugepages::HugePages(std::alloc::System);
+
 /// The Inception Switch daemon: an L2 overlay switch for rented virtual machines.
 ///
 /// It reads one TOML file (none is fine: everything can be set by ivctl, which writes the file), opens the
