@@ -56,6 +56,14 @@ pub struct Look {
     key: Key,
 }
 
+impl Look {
+    /// Which of the two entries a newcomer displaces first.
+    #[inline]
+    const fn preferred(&self) -> usize {
+        (self.tag >> 1) as usize & 1
+    }
+}
+
 /// What is the same for every frame of a batch.
 #[derive(Debug)]
 pub struct Side<'a> {
@@ -342,8 +350,9 @@ impl Memo {
         look.set = hash as u32 & (SETS as u32 - 1);
         look.tag = (hash >> 48) as u16 | 1;
         let at = look.set as usize % SETS;
-        // Both or none may match; a wrong guess costs no more than a miss.
-        let way = usize::from(self.tags[at][1] == look.tag);
+        // Both or none may match; a wrong guess costs no more than a miss. Where none does, `remember` looks there.
+        let [first, second] = self.tags[at].map(|tag| tag == look.tag);
+        let way = if first || second { usize::from(second) } else { look.preferred() };
         prefetch::read(&self.entries[at * 2 + way]);
     }
 
@@ -385,14 +394,12 @@ impl Memo {
         verdict: &Verdict,
     ) {
         let at = look.set as usize % SETS;
-        let is_stale = |way: usize| {
-            let entry = &self.entries[at * 2 + way];
-            entry.kind == 0 || entry.key == look.key || !entry.holds(tables)
-        };
-        let way = match (is_stale(0), is_stale(1)) {
-            (true, _) => 0,
-            (_, true) => 1,
-            _ => {
+        let tags = &self.tags[at];
+        let way = match tags.iter().position(|&tag| tag == look.tag || tag == 0) {
+            Some(way) => way,
+            // Only the line that `touch` has fetched is looked at: among a million flows nearly all miss.
+            None if !self.entries[at * 2 + look.preferred()].holds(tables) => look.preferred(),
+            None => {
                 self.newcomers = self.newcomers.wrapping_add(1);
                 if !self.newcomers.is_multiple_of(PATIENCE) {
                     return;
@@ -538,9 +545,9 @@ fn compose(
         rewrite.ip_delta = rewrite.ip_delta.and(nat.delta);
         rewrite.l4_delta = nat.delta;
     }
-    entry.src_cell = Fdb::version_cell(probe.src.0);
-    let next = edits.route.map_or(h.eth_dst, |r| r.dst);
-    entry.dst_cell = Fdb::version_cell(tables.fdb.hash(FdbKey::new(verdict.vni, 0, next)));
+    entry.src_cell = tables.fdb.version_cell(probe.src.0, probe.src.1);
+    let next = FdbKey::new(verdict.vni, 0, edits.route.map_or(h.eth_dst, |r| r.dst));
+    entry.dst_cell = tables.fdb.version_cell(tables.fdb.hash(next), next);
     entry.stamp = entry.current(tables);
     Some((entry, rewrite))
 }

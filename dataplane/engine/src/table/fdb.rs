@@ -69,13 +69,21 @@ pub struct Fdb {
     networks: Map<Vni, NetworkUse>,
     hash: RandomState,
     age_cursor: u32,
-    /// Counts stations that left or moved, by a part of their hash.
+    /// Counts stations that left or moved, by [`cell`].
     versions: Box<[u32; VERSIONS]>,
 }
 
-/// Cells that count departures: few enough to stay in the first-level cache, enough that one station's
-/// seldom touches another's.
+/// Cells that count departures: few enough to stay in the first-level cache.
 const VERSIONS: usize = 1024;
+
+/// Where the departure of a station from a location is counted. Locations seldom share a cell, so who floods one
+/// with addresses makes nobody forget about stations elsewhere. Cell 0 is nobody's.
+#[inline]
+const fn cell(hash: u64, location: u32) -> u16 {
+    let group = location.wrapping_mul(0x9e37_79b1) >> 22 & 0x3e0;
+    let cell = group as u16 | (hash >> 59) as u16;
+    if cell == 0 { 1 } else { cell }
+}
 
 /// Ways of a bucket.
 const WAYS: usize = 4;
@@ -195,11 +203,12 @@ impl Fdb {
         }
     }
 
-    /// The cell of [`Fdb::version`] that counts for the station with this hash.
+    /// The cell of [`Fdb::version`] that counts for this station as long as it stays where it is. For one that is
+    /// not known it is a cell whose version never changes.
     #[inline]
     #[must_use]
-    pub const fn version_cell(hash: u64) -> u16 {
-        (hash >> 48) as u16 % VERSIONS as u16
+    pub fn version_cell(&self, hash: u64, key: FdbKey) -> u16 {
+        self.find(hash, key).map_or(0, |at| cell(hash, self.entry(at).location))
     }
 
     /// A number that grows whenever a station of this cell leaves its place. A verdict about a known
@@ -661,7 +670,7 @@ impl Fdb {
             self.origin_free.push(entry.origin);
         }
         let hash = self.hash(entry.key());
-        let cell = usize::from(Self::version_cell(hash));
+        let cell = usize::from(cell(hash, entry.location));
         self.versions[cell] = self.versions[cell].wrapping_add(1);
         // Those it passed on its way here are no longer passed by it.
         let mut bucket = self.home(hash);
