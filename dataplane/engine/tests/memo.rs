@@ -516,3 +516,59 @@ fn outer_lengths_that_lie() {
         }
     }
 }
+
+/// More flows than places, so that newcomers displace others, some of them found earlier in the same batch: still
+/// every frame goes where its own address says.
+#[test]
+fn displaced_by_a_newcomer_of_the_same_batch() {
+    const SOURCES: u16 = 500;
+    const STATIONS: u16 = 300;
+    let station = |n: u16| MacAddr([2, 7, 0, 0, n.to_be_bytes()[0], n.to_be_bytes()[1]]);
+    let mut rvm = Rvm::new(true);
+    rvm.apply(Command::SetNetwork(NetworkConfig {
+        vni: vni(PRIVATE),
+        gateways: vec![],
+        router_mac: router_mac(PRIVATE),
+        fdb_max: 2000,
+        fdb_age: FDB_AGE,
+        mss_clamp: true,
+    }));
+    for n in 0..SOURCES {
+        rvm.apply(Command::AddFdb(vni(PRIVATE), 0, station(1000 + n), Location::Port(DOOR1)));
+    }
+    let places = [Location::Port(DOOR3), Location::Peer(PeerId(0)), Location::Peer(PeerId(1))];
+    for n in 0..STATIONS {
+        rvm.apply(Command::AddFdb(vni(PRIVATE), 0, station(n), places[usize::from(n) % 3]));
+    }
+    let mut bytes = Vec::new();
+    let packet = PacketBuilder::ethernet2([0; 6], [0; 6]).ipv4([192, 168, 1, 2], [192, 168, 1, 3], 64);
+    packet.udp(1, 2).write(&mut bytes, &[7; 20]).unwrap();
+    let mut noise = 88_172_645_463_325_252_u64;
+    let mut remembered = 0;
+    for _ in 0..20_000 {
+        let mut frames = Vec::new();
+        for _ in 0..64 {
+            noise ^= noise << 13;
+            noise ^= noise >> 7;
+            noise ^= noise << 17;
+            bytes[..6].copy_from_slice(&station((noise % u64::from(STATIONS)) as u16).0);
+            bytes[6..12].copy_from_slice(&station(1000 + (noise >> 32) as u16 % SOURCES).0);
+            frames.push(bytes.clone());
+        }
+        rvm.batch(DOOR1, &frames);
+        let (out, _) = rvm.account();
+        assert_eq!(out.len(), 64);
+        for (port, bytes) in out {
+            let inner = if port == DOOR3.0 { &bytes[..] } else { &bytes[50..] };
+            let n = usize::from(u16::from_be_bytes([inner[4], inner[5]]));
+            match places[n % 3] {
+                Location::Port(to) => assert_eq!(port, to.0, "station {n}"),
+                Location::Peer(to) => {
+                    assert_eq!((port, bytes[33]), (UPLINK.0, 12 + to.0 as u8), "station {n}");
+                }
+            }
+        }
+        remembered = rvm.switch.remembered();
+    }
+    assert!(remembered > 100_000, "{remembered}");
+}

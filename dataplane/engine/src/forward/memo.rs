@@ -48,10 +48,10 @@ pub struct Look {
     pub proto: u8,
     /// Frame bytes from the (inner) Ethernet header on.
     pub len: u16,
-    /// The entry found, one more than its place; 0: none.
-    pub found: u32,
-    /// Which two entries may hold it, and by which tag.
-    set: u32,
+    /// Whether its entry was found.
+    pub found: bool,
+    /// Where its entry is, if anywhere, and by which tag.
+    at: u32,
     tag: u16,
     key: Key,
 }
@@ -160,6 +160,12 @@ const NO_SLOT: u32 = u32::MAX;
 /// In a key: all of it counts, because the packet is routed. Else only the Ethernet header does.
 const ROUTED: u64 = 1 << 40;
 const MAC_MASK: u64 = 0x0000_ffff_ffff_ffff;
+
+/// The bytes from the EtherType on, of IPv4 without options, and what of them counts: not the class.
+const PLAIN: u32 = u32::from_le_bytes([8, 0, 0x45, 0]);
+const PLAIN_MASK: u32 = u32::from_le_bytes([0xff, 0xff, 0xff, 0]);
+/// The bytes from the fragment field on: set in a fragment.
+const WHOLE_MASK: u32 = ipv4::FRAGMENT_MASK.swap_bytes() as u32;
 
 const fn mac_word(mac: MacAddr) -> u64 {
     let m = mac.0;
@@ -272,12 +278,12 @@ impl<'a> Side<'a> {
     fn plain(&self, bytes: &[u8], tunnel: u64, eth: u8, reality: bool, look: &mut Look) {
         let Some(head) = bytes.first_chunk::<PLAIN_LEN>() else { return };
         let len = bytes.len();
+        let (kind, middle) = (u32_at(head, 12), u32_at(head, 20));
         let total_len = usize::from(be16(head, 16));
-        let proto = head[23];
+        let proto = (middle >> 24) as u8;
         let l4_min = if proto == l4::UDP { l4::UDP_HEADER_LEN } else { l4::TCP_HEADER_LEN };
-        let plain = be16(head, 12) == ethernet::TYPE_IPV4
-            && head[14] == 0x45
-            && be16(head, 20) & ipv4::FRAGMENT_MASK == 0
+        let plain = kind & PLAIN_MASK == PLAIN
+            && middle & WHOLE_MASK == 0
             && (proto == l4::UDP || proto == l4::TCP)
             && total_len >= ipv4::HEADER_LEN + l4_min
             && ethernet::HEADER_LEN + total_len <= len
@@ -308,7 +314,7 @@ impl<'a> Side<'a> {
             return;
         }
         look.key = [macs, u64::from(u32_at(head, 8)) | self.ingress, addresses, rest, tunnel];
-        (look.plain, look.eth, look.proto, look.len, look.found) = (true, eth, proto, len as u16, 0);
+        (look.plain, look.eth, look.proto, look.len) = (true, eth, proto, len as u16);
     }
 }
 
@@ -347,39 +353,34 @@ impl Memo {
         };
         let ([a, b, c, d, e], k) = (look.key, &self.seed);
         let hash = fold(fold(a ^ k[0], b ^ k[1]) ^ e, fold(c ^ k[2], d ^ k[3]) ^ k[4]);
-        look.set = hash as u32 & (SETS as u32 - 1);
         look.tag = (hash >> 48) as u16 | 1;
-        let at = look.set as usize % SETS;
-        // Both or none may match; a wrong guess costs no more than a miss. Where none does, `remember` looks there.
-        let [first, second] = self.tags[at].map(|tag| tag == look.tag);
-        let way = if first || second { usize::from(second) } else { look.preferred() };
-        prefetch::read(&self.entries[at * 2 + way]);
+        let set = hash as usize % SETS;
+        let way = match self.tags[set] {
+            [_, second] if second == look.tag => 1,
+            [first, _] if first == look.tag => 0,
+            // Not here; `remember` looks there first.
+            _ => look.preferred(),
+        };
+        look.at = (set * 2 + way) as u32;
+        prefetch::read(&self.entries[set * 2 + way]);
     }
 
     /// Finds the entry of a key, if what it rests on has not changed and the frame is not too long for it.
     #[inline]
     pub fn find(&self, tables: &Tables, look: &mut Look) -> bool {
-        let at = look.set as usize % SETS;
-        for way in 0..2 {
-            if self.tags[at][way] != look.tag {
-                continue;
-            }
-            let entry = &self.entries[at * 2 + way];
-            if entry.is_for(&look.key) && entry.holds(tables) && look.len <= entry.max_len {
-                look.found = (at * 2 + way + 1) as u32;
-                if entry.is(ROUTE) {
-                    prefetch::read(&self.rewrites[at * 2 + way]);
-                }
-                return true;
-            }
+        let at = look.at as usize % MEMO_ENTRIES;
+        let entry = &self.entries[at];
+        look.found = entry.is_for(&look.key) && entry.holds(tables) && look.len <= entry.max_len;
+        if look.found && entry.is(ROUTE) {
+            prefetch::read(&self.rewrites[at]);
         }
-        false
+        look.found
     }
 
     /// The entry that [`Memo::find`] found.
     #[inline]
     pub fn entry(&mut self, look: &Look) -> (&mut Entry, &Rewrite) {
-        let at = (look.found as usize).wrapping_sub(1) % MEMO_ENTRIES;
+        let at = look.at as usize % MEMO_ENTRIES;
         (&mut self.entries[at], &self.rewrites[at])
     }
 
@@ -393,12 +394,13 @@ impl Memo {
         probe: &Probe,
         verdict: &Verdict,
     ) {
-        let at = look.set as usize % SETS;
-        let tags = &self.tags[at];
-        let way = match tags.iter().position(|&tag| tag == look.tag || tag == 0) {
-            Some(way) => way,
+        let (here, set) = (look.at as usize % MEMO_ENTRIES, look.at as usize / 2 % SETS);
+        let tags = &self.tags[set];
+        let way = match tags.iter().position(|&tag| tag == 0) {
+            _ if tags[here % 2] == look.tag => here % 2,
+            Some(vacant) => vacant,
             // Only the line that `touch` has fetched is looked at: among a million flows nearly all miss.
-            None if !self.entries[at * 2 + look.preferred()].holds(tables) => look.preferred(),
+            None if !self.entries[here].holds(tables) => here % 2,
             None => {
                 self.newcomers = self.newcomers.wrapping_add(1);
                 if !self.newcomers.is_multiple_of(PATIENCE) {
@@ -408,9 +410,9 @@ impl Memo {
             }
         };
         if let Some((entry, rewrite)) = compose(tables, adm, h, probe, verdict) {
-            self.tags[at][way] = look.tag;
-            self.entries[at * 2 + way] = Entry { key: look.key, ..entry };
-            self.rewrites[at * 2 + way] = rewrite;
+            self.tags[set][way] = look.tag;
+            self.entries[set * 2 + way] = Entry { key: look.key, ..entry };
+            self.rewrites[set * 2 + way] = rewrite;
         }
     }
 }

@@ -258,16 +258,16 @@ impl Switch {
         if !all_known {
             self.parse_batch(port, batch, pool);
         }
-        let (looks, mut parsed) = (core::mem::take(&mut self.looks), core::mem::take(&mut self.parsed));
+        let (mut looks, mut parsed) = (core::mem::take(&mut self.looks), core::mem::take(&mut self.parsed));
         for (at, mut frame) in batch.drain(..).enumerate() {
-            let look = &looks[at];
-            if look.found != 0 {
-                if all_known || self.memo.entry(look).0.holds(&self.tables) {
+            let look = &mut looks[at];
+            if look.found {
+                if all_known || self.memo.find(&self.tables, look) {
                     self.remembered += 1;
                     self.forward_known(now, port, look, frame, pool);
                     continue;
                 }
-                // A frame of this batch that went the long way has changed what this one rests on.
+                // A frame of this batch that went the long way has changed what this one rests on, or taken its place.
                 Ingress::new(&self.tables, port).parse(&mut frame, pool, &mut parsed[at]);
             }
             match parsed[at].refused {
@@ -292,7 +292,7 @@ impl Switch {
         for (frame, look) in batch.iter().zip(&mut self.looks) {
             let bytes = pool.bytes(frame);
             rx_bytes += bytes.len() as u64;
-            (look.plain, look.found) = (false, 0);
+            (look.plain, look.found) = (false, false);
             if let Some(side) = &mut side
                 && frame.offload.is_none()
             {
@@ -318,7 +318,7 @@ impl Switch {
     fn parse_batch<P: FramePool>(&mut self, id: PortId, batch: &mut Batch, pool: &P) {
         let ingress = Ingress::new(&self.tables, id);
         for ((frame, look), parsed) in batch.iter_mut().zip(&self.looks).zip(&mut self.parsed) {
-            if look.found == 0 {
+            if !look.found {
                 ingress.parse(frame, pool, parsed);
             }
         }
@@ -347,29 +347,28 @@ impl Switch {
             tables.floating.hit(FloatingId(rewrite.mapping), entry.is(memo::COUNT_OUT));
         }
         let (mut head, mut len) = (frame.head + u16::from(look.eth), u32::from(look.len));
-        let to = PortId(entry.out);
-        if !entry.is(memo::TO_PEER | memo::ROUTE) {
-            return self.enqueue_as(to, frame, head, len, pool);
+        let mut to = PortId(entry.out);
+        if entry.is(memo::TO_PEER | memo::ROUTE) {
+            let mut edited = Frame { slot: frame.slot, head, len, offload: Offload::NONE };
+            let flow = act::replay(pool.bytes_mut(&mut edited), look.proto, entry, rewrite);
+            if entry.is(memo::TO_PEER) {
+                let vni = entry.vni();
+                let uplink = tables.uplink.as_ref().map(|u| u.port);
+                let (Some(uplink), Some(peer)) = (uplink, tables.peers.get_mut(PeerId(entry.out))) else {
+                    return self.drop_frame(id, frame, DropReason::PeerGone, pool);
+                };
+                (frame.head, frame.len) = (head, len);
+                if !act::grow_head(pool, &mut frame, peer.outer.len) {
+                    return self.drop_frame(id, frame, DropReason::PoolExhausted, pool);
+                }
+                (head, len) = (frame.head, frame.len);
+                peer.tx += 1;
+                let entropy = TunnelFacts::port(flow.hash);
+                peer.outer.stamp(pool.bytes_mut(&mut frame), vni, entropy, flow.ecn, OUTER_TTL);
+                to = uplink;
+            }
         }
-        let mut edited = Frame { slot: frame.slot, head, len, offload: Offload::NONE };
-        let flow = act::replay(pool.bytes_mut(&mut edited), look.proto, entry, rewrite);
-        if !entry.is(memo::TO_PEER) {
-            return self.enqueue_as(to, frame, head, len, pool);
-        }
-        let vni = entry.vni();
-        let uplink = tables.uplink.as_ref().map(|u| u.port);
-        let (Some(uplink), Some(peer)) = (uplink, tables.peers.get_mut(PeerId(entry.out))) else {
-            return self.drop_frame(id, frame, DropReason::PeerGone, pool);
-        };
-        (frame.head, frame.len) = (head, len);
-        if !act::grow_head(pool, &mut frame, peer.outer.len) {
-            return self.drop_frame(id, frame, DropReason::PoolExhausted, pool);
-        }
-        (head, len) = (frame.head, frame.len);
-        peer.tx += 1;
-        let entropy = TunnelFacts::port(flow.hash);
-        peer.outer.stamp(pool.bytes_mut(&mut frame), vni, entropy, flow.ecn, OUTER_TTL);
-        self.enqueue_as(uplink, frame, head, len, pool);
+        self.enqueue_as(to, frame, head, len, pool);
     }
 
     #[inline(never)]

@@ -254,6 +254,7 @@ impl Switch {
         }
     }
 
+    #[inline(never)]
     pub(super) fn enqueue<P: FramePool>(&mut self, to: PortId, frame: Frame, pool: &mut P) {
         let (head, len) = (frame.head, frame.len);
         self.enqueue_as(to, frame, head, len, pool);
@@ -261,27 +262,31 @@ impl Switch {
 
     /// Puts a frame on a port's queue with this head and length. They are set where the frame then lies: a struct
     /// that was just changed in parts and is copied as a whole stalls the processor (store-to-load forwarding).
-    #[inline]
+    #[inline(always)]
     pub(super) fn enqueue_as<P: FramePool>(
         &mut self,
         to: PortId,
-        mut frame: Frame,
+        frame: Frame,
         head: u16,
         len: u32,
         pool: &mut P,
     ) {
         match self.tables.ports.get_mut(to) {
-            Some(port) if port.caps.tx_tso => {
-                (frame.head, frame.len) = (head, len);
-                self.enqueue_or_merge(to, frame, pool);
-            }
-            Some(port) if port.queue.len() < TX_QUEUE_LEN => {
+            Some(port) if !port.caps.tx_tso && port.queue.len() < TX_QUEUE_LEN => {
                 self.counters.queued += 1;
                 port.queue.push(frame);
                 if let Some(frame) = port.queue.last_mut() {
                     (frame.head, frame.len) = (head, len);
                 }
             }
+            _ => self.enqueue_elsewise(to, Frame { head, len, ..frame }, pool),
+        }
+    }
+
+    #[inline(never)]
+    fn enqueue_elsewise<P: FramePool>(&mut self, to: PortId, frame: Frame, pool: &mut P) {
+        match self.tables.ports.get(to) {
+            Some(port) if port.caps.tx_tso => self.enqueue_or_merge(to, frame, pool),
             _ => self.drop_frame(to, frame, DropReason::TxQueueFull, pool),
         }
     }
