@@ -45,7 +45,7 @@ enum Task {
 }
 
 /// The fuzz targets, each a file of `fuzz/fuzz_targets`.
-const FUZZ_TARGETS: &[&str] = &["parse", "forward", "config", "api"];
+const FUZZ_TARGETS: &[&str] = &["parse", "forward", "offload", "config", "api"];
 
 fn main() -> ExitCode {
     let outcome = match Task::parse() {

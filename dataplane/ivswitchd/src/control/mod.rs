@@ -26,7 +26,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook_mio::v1_0::Signals;
 
 use crate::clock;
-use crate::links::Links;
+use crate::links::{self, Links};
 use crate::ports::umem::{UmemHandle, UmemPool};
 use crate::ports::{self, PortControl};
 use crate::thread::{self, Machine, Part, Usage, WorkerThread};
@@ -305,6 +305,11 @@ impl Control {
         if spec.kind == IoKind::Udp {
             // Its socket is to have the port that we only held.
             self.hold = None;
+        }
+        if spec.kind == IoKind::Packet
+            && let Err(error) = links::keep_unmerged(&spec.interface)
+        {
+            tracing::warn!("{}: cannot switch LRO off ({error}); what it merges is dropped", spec.interface);
         }
         let mac = self.links.by_name(&spec.interface).map(|link| link.mac).unwrap_or_default();
         let opened = match ports::open(&spec, mac, &self.umem, id, self.workers.len()) {

@@ -211,6 +211,11 @@ fn correct(
         step(&theirs.name, "have VLAN tags put into its frames", || {
             ethtool::set_tx_vlan_in_frame(&theirs.name)
         })?;
+        if unfinished {
+            step(&theirs.name, "have finished what virtio-net has no words for", || {
+                ethtool::set_tx_as_virtio(&theirs.name)
+            })?;
+        }
         if fresh {
             set_up(requester, theirs)?;
         }

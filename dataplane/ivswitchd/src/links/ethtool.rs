@@ -49,6 +49,40 @@ pub fn set_tx_checksum(interface: &str, on: bool) -> io::Result<()> {
 /// # Errors
 /// No such interface, or it refuses.
 pub fn set_tx_vlan_in_frame(interface: &str) -> io::Result<()> {
+    switch_off(interface, &["tx-vlan-hw-insert", "tx-vlan-stag-hw-insert"])
+}
+
+/// Makes the kernel finish what it sends here as far as a virtio-net header cannot say what is left to do: checksums of
+/// SCTP, which are no sums, and super-frames inside of tunnels that somebody behind this interface makes.
+///
+/// # Errors
+/// No such interface, or it refuses.
+pub fn set_tx_as_virtio(interface: &str) -> io::Result<()> {
+    let unspeakable = [
+        "tx-checksum-sctp",
+        "tx-sctp-segmentation",
+        "tx-udp_tnl-segmentation",
+        "tx-udp_tnl-csum-segmentation",
+        "tx-gre-segmentation",
+        "tx-gre-csum-segmentation",
+        "tx-ipxip4-segmentation",
+        "tx-ipxip6-segmentation",
+        "tx-esp-segmentation",
+        "tx-gso-list",
+    ];
+    switch_off(interface, &unspeakable)
+}
+
+/// Keeps the interface from merging what it receives (LRO) in ways that cannot be undone and without a sum.
+///
+/// # Errors
+/// No such interface, or it refuses.
+pub fn set_rx_unmerged(interface: &str) -> io::Result<()> {
+    switch_off(interface, &["rx-lro"])
+}
+
+/// Switches these features off, as far as there are such.
+fn switch_off(interface: &str, unwanted: &[&str]) -> io::Result<()> {
     let mut count = SetInfo { cmd: ETHTOOL_GSSET_INFO, reserved: 0, mask: 1 << ETH_SS_FEATURES, len: 0 };
     call(interface, &mut count)?;
     let len = count.len as usize;
@@ -69,7 +103,7 @@ pub fn set_tx_vlan_in_frame(interface: &str) -> io::Result<()> {
     };
     for (bit, name) in names.names.iter().take(len).enumerate() {
         let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
-        if name == b"tx-vlan-hw-insert" || name == b"tx-vlan-stag-hw-insert" {
+        if unwanted.iter().any(|unwanted| name == unwanted.as_bytes()) {
             wanted.features[bit / 32].valid |= 1 << (bit % 32);
         }
     }

@@ -26,6 +26,7 @@ use netlink_packet_route::route::{RouteAttribute, RouteHeader, RouteMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 pub use door::DoorError;
+pub use ethtool::set_rx_unmerged as keep_unmerged;
 use netlink::{Heard, Monitor, Requester};
 use table::Table;
 

@@ -110,6 +110,23 @@ fn links_come_change_and_go() {
     });
 }
 
+/// Of a door for super-frames checksums and segments are left to us, but for those a virtio-net header cannot tell.
+#[test]
+#[ignore = "needs root"]
+fn a_packet_door_sends_what_virtio_can_say() {
+    in_namespace(|| {
+        let (mut links, _) = open();
+        links.create_door(&DoorSpec { kind: IoKind::Packet, ..spec() }).unwrap();
+        let output = std::process::Command::new("ethtool").args(["-k", "eth1"]).output().unwrap();
+        let features = String::from_utf8(output.stdout).unwrap();
+        let is = |feature: &str, state: &str| features.contains(&format!("{feature}: {state}"));
+        assert!(is("tcp-segmentation-offload", "on") && is("tx-udp-segmentation", "on"), "{features}");
+        for feature in ["tx-checksum-sctp", "tx-udp_tnl-segmentation", "tx-gre-segmentation"] {
+            assert!(is(feature, "off") && !is(feature, "off [fixed]"), "{feature}: {features}");
+        }
+    });
+}
+
 /// A new door has the wanted MAC, MTU, address, no checksum offload, no IPv6, and is up.
 #[test]
 #[ignore = "needs root"]

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use ctl::io::KernelDrops;
+use engine::frame::Batch;
+use engine::limits::{BATCH_BYTES, BATCH_LEN};
 use engine::port::Port;
 
 use super::umem::UmemPool;
@@ -91,6 +93,53 @@ pub fn retries(shared: &Arc<LaneShared>) -> impl Fn() -> bool + Send + 'static {
     move || shared.upgrade().is_some_and(|shared| shared.retry.load(Ordering::Relaxed))
 }
 
+/// Messages asked for when none waited the last time.
+const APPETITE_MIN: usize = 4;
+
+/// How many messages to ask for in one system call. Each takes slots that most likely stay empty, so few are asked
+/// for until they come.
+#[derive(Debug)]
+pub struct Appetite {
+    messages: usize,
+    /// Bytes of the largest message of the last call.
+    largest: usize,
+}
+
+impl Default for Appetite {
+    fn default() -> Self {
+        Self { messages: APPETITE_MIN, largest: 0 }
+    }
+}
+
+impl Appetite {
+    /// How many more belong in this batch; 0 when it holds enough. Of super-frames, by those that came last, no more
+    /// than [`BATCH_BYTES`] hold.
+    pub fn of(&self, batch: &Batch) -> usize {
+        let room = room_in(batch);
+        let by_bytes = if room == 0 { 0 } else { (room / self.largest.max(1)).max(1) };
+        self.messages.min(batch.remaining_capacity()).min(by_bytes)
+    }
+
+    /// Learns what came of asking for so many. False: nothing more waits.
+    pub fn fed(&mut self, asked: usize, got: usize, largest: usize) -> bool {
+        if got > 0 {
+            self.largest = largest;
+        }
+        if got < asked {
+            self.messages = (self.messages / 2).max(APPETITE_MIN).max(got);
+            return false;
+        }
+        self.messages = (self.messages * 2).min(BATCH_LEN);
+        true
+    }
+}
+
+/// Bytes that a batch may still take.
+pub fn room_in(batch: &Batch) -> usize {
+    let bytes: usize = batch.iter().map(|frame| frame.len as usize).sum();
+    BATCH_BYTES.saturating_sub(bytes)
+}
+
 /// What a failed send means.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Refusal {
@@ -135,4 +184,36 @@ pub fn deafen(socket: &impl AsRawFd) -> io::Result<()> {
         )
     };
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use engine::frame::{Frame, Offload};
+
+    fn batch(lens: &[u32]) -> Batch {
+        lens.iter().map(|&len| Frame { slot: 0, head: 0, len, offload: Offload::NONE }).collect()
+    }
+
+    /// Small frames are asked for by the batch, super-frames by their bytes.
+    #[test]
+    fn appetite_follows_what_comes() {
+        let mut appetite = Appetite::default();
+        assert_eq!(appetite.of(&batch(&[])), APPETITE_MIN);
+        for _ in 0..5 {
+            let asked = appetite.of(&batch(&[]));
+            assert!(appetite.fed(asked, asked, 60));
+        }
+        assert_eq!(appetite.of(&batch(&[])), BATCH_LEN);
+        assert_eq!(appetite.of(&batch(&[60; 60])), 4);
+        assert!(appetite.fed(64, 64, 65_000));
+        assert_eq!(appetite.of(&batch(&[])), 4);
+        assert_eq!(appetite.of(&batch(&[65_000; 3])), 1);
+        assert_eq!(appetite.of(&batch(&[65_000; 4])), 1);
+        assert_eq!(appetite.of(&batch(&[65_000; 5])), 0);
+        assert!(!appetite.fed(4, 1, 60));
+        assert_eq!(appetite.of(&batch(&[])), BATCH_LEN / 2);
+        assert!(!appetite.fed(4, 0, 0));
+        assert_eq!(appetite.of(&batch(&[60; 64])), 0);
+    }
 }

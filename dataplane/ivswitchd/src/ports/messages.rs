@@ -163,6 +163,11 @@ impl Messages {
         self.headers[at].msg_len as usize
     }
 
+    /// Bytes of the largest of the first `got` received messages.
+    pub fn largest(&self, got: usize) -> usize {
+        self.headers[..got].iter().map(|header| header.msg_len as usize).max().unwrap_or(0)
+    }
+
     /// Whether a received message was cut off.
     pub fn is_cut(&self, at: usize) -> bool {
         self.headers[at].msg_hdr.msg_flags & libc::MSG_TRUNC != 0

@@ -17,7 +17,7 @@ use engine::time::Instant;
 use engine::wire::virtio_net::{self, HEADER_LEN};
 
 use super::landing::Landing;
-use super::lane::{Lane, LaneError, LaneShared, Refusal, refusal};
+use super::lane::{Lane, LaneError, LaneShared, Refusal, refusal, room_in};
 use super::packet::offloads;
 use super::umem::UmemPool;
 
@@ -185,14 +185,18 @@ impl Lane for TapPort {
 
 impl Port<UmemPool> for TapPort {
     fn rx(&mut self, _now: Instant, pool: &mut UmemPool, batch: &mut Batch) {
-        while !batch.is_full() {
+        let mut room = room_in(batch);
+        while !batch.is_full() && room > 0 {
             let Some(landing) = Landing::new(pool) else {
                 self.shared.starved(true);
                 return;
             };
             self.shared.starved(false);
             match self.read(pool, landing) {
-                Heard::Frame(frame) => batch.push(frame),
+                Heard::Frame(frame) => {
+                    room = room.saturating_sub(frame.len as usize);
+                    batch.push(frame);
+                }
                 Heard::Dropped => LaneShared::count(&self.shared.rx_dropped),
                 Heard::Nothing => return,
             }

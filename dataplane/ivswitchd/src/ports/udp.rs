@@ -24,7 +24,7 @@ use engine::time::Instant;
 use engine::wire::mac::MacAddr;
 
 use super::landing::Landing;
-use super::lane::{Lane, LaneError, LaneShared, Refusal, deafen, refusal, set};
+use super::lane::{Appetite, Lane, LaneError, LaneShared, Refusal, deafen, refusal, set};
 use super::messages::Messages;
 use super::umem::UmemPool;
 
@@ -37,9 +37,6 @@ const BUFFER_LEN: i32 = 16 << 20;
 /// Datagrams of one super-frame (UDP_MAX_SEGMENTS of older kernels), and their bytes.
 const SEGMENTS_MAX: usize = 64;
 const PAYLOAD_MAX: usize = 65_000;
-
-/// Messages asked for when none waited the last time.
-const APPETITE_MIN: usize = 4;
 
 const ETH_LEN: usize = 14;
 const UDP_LEN: usize = 8;
@@ -67,7 +64,7 @@ pub struct UdpPort {
     shared: Arc<LaneShared>,
     messages: Messages,
     landings: Vec<Landing>,
-    appetite: usize,
+    appetite: Appetite,
 }
 
 /// The control thread's part.
@@ -117,7 +114,7 @@ pub fn open(
             shared: shared.clone(),
             messages: Messages::new(),
             landings: Vec::with_capacity(BATCH_LEN),
-            appetite: APPETITE_MIN,
+            appetite: Appetite::default(),
         });
     }
     let facts = PortFacts { mode: "segment gro".into(), reason: String::new(), queues: workers as u32 };
@@ -337,9 +334,13 @@ impl Lane for UdpPort {
 
 impl Port<UmemPool> for UdpPort {
     fn rx(&mut self, _now: Instant, pool: &mut UmemPool, batch: &mut Batch) {
-        while !batch.is_full() {
+        loop {
+            let want = self.appetite.of(batch);
+            if want == 0 {
+                return;
+            }
             self.messages.clear();
-            for _ in 0..self.appetite.min(batch.remaining_capacity()) {
+            for _ in 0..want {
                 let Some(mut landing) = Landing::new(pool) else { break };
                 self.messages.push_receive(landing.places(pool, 0), true);
                 self.landings.push(landing);
@@ -361,11 +362,9 @@ impl Port<UmemPool> for UdpPort {
                 }
             }
             self.landings = landings;
-            if got < asked {
-                self.appetite = (self.appetite / 2).max(APPETITE_MIN).max(got);
+            if !self.appetite.fed(asked, got, self.messages.largest(got)) {
                 return;
             }
-            self.appetite = (self.appetite * 2).min(BATCH_LEN);
         }
     }
 

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant as Clock};
 use ctl::io::{IoKind, OpenPort, SteerPlan, SteerReality, XdpMode};
 use engine::command::{L4Proto, L4Range, PortId};
 use engine::frame::{Batch, Frame, FramePool, GsoKind, Offload};
+use engine::limits::BATCH_BYTES;
 use engine::port::Port;
 use engine::time::Instant;
 use engine::wire::mac::MacAddr;
@@ -392,6 +393,53 @@ fn pseudo(packet: &[u8], proto: u8, l4_len: usize) -> u32 {
     sum(u32::from(proto) + l4_len as u32, &packet[12..20])
 }
 
+/// A socket of the user of lane 1 that cuts what it sends into datagrams of this length.
+fn user_socket(segment: usize) -> UdpSocket {
+    ip(&format!("addr add {USER}/24 dev u1"));
+    ip(&format!("neigh add {OTHER} lladdr {OTHER_MAC} dev u1"));
+    let socket = UdpSocket::bind((USER, 7000)).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let segment = segment as i32;
+    // SAFETY: the pointer and length describe `segment`.
+    let done = unsafe {
+        use std::os::fd::AsRawFd;
+        libc::setsockopt(socket.as_raw_fd(), 17, 103, (&raw const segment).cast(), 4)
+    };
+    assert_eq!(done, 0);
+    socket
+}
+
+/// However many super-frames wait, a batch holds no more of them than transmit queues hold segments.
+fn a_batch_ends_with_its_bytes(kind: IoKind) {
+    const LEN: usize = 60_000;
+    let mut pool = pool();
+    let (mut opened, _user) = lane(kind, 1, &pool);
+    let socket = user_socket(1000);
+    for _ in 0..3 {
+        for _ in 0..20 {
+            socket.send_to(&[7; LEN], (OTHER, 7001)).unwrap();
+        }
+        let mut seen = 0;
+        let deadline = Clock::now() + PATIENCE;
+        while seen < 20 * LEN && Clock::now() < deadline {
+            let mut batch = Batch::new();
+            opened.port.rx(Instant::ZERO, &mut pool, &mut batch);
+            let bytes: usize = batch.iter().map(|frame| frame.len as usize).sum();
+            assert!(bytes < BATCH_BYTES + LEN + 100, "{bytes} bytes in a batch");
+            seen += batch.iter().filter(|frame| frame.len as usize > LEN).count() * LEN;
+            free_all(&mut pool, batch.drain(..).collect());
+        }
+        assert_eq!(seen, 20 * LEN, "a super-frame is lost");
+    }
+    assert_eq!(pool.usage().used, 0);
+}
+
+#[test]
+fn batches_end_with_their_bytes() {
+    alone(|| a_batch_ends_with_its_bytes(IoKind::Packet));
+    alone(|| a_batch_ends_with_its_bytes(IoKind::Tap));
+}
+
 /// The user's stack sends UDP datagrams by one `UDP_SEGMENT` call: they arrive as one super-frame, with a
 /// checksum still to be done. Sent back the same way they reach a socket as so many datagrams, every one right.
 fn super_frames_go_through_whole(kind: IoKind) {
@@ -399,17 +447,7 @@ fn super_frames_go_through_whole(kind: IoKind) {
     const COUNT: usize = 20;
     let mut pool = pool();
     let (mut opened, _user) = lane(kind, 1, &pool);
-    ip(&format!("addr add {USER}/24 dev u1"));
-    ip(&format!("neigh add {OTHER} lladdr {OTHER_MAC} dev u1"));
-    let socket = UdpSocket::bind((USER, 7000)).unwrap();
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
-    let segment = SEGMENT as i32;
-    // SAFETY: the pointer and length describe `segment`.
-    let done = unsafe {
-        use std::os::fd::AsRawFd;
-        libc::setsockopt(socket.as_raw_fd(), 17, 103, (&raw const segment).cast(), 4)
-    };
-    assert_eq!(done, 0);
+    let socket = user_socket(SEGMENT);
     let payload: Vec<u8> = (0..SEGMENT * COUNT - 300).map(|n| (n % 251) as u8).collect();
     socket.send_to(&payload, (OTHER, 7001)).unwrap();
     let to_port = |bytes: &[u8]| bytes.len() > 42 && bytes[36..38] == 7001_u16.to_be_bytes();

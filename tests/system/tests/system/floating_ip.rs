@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use system::{Capture, Lab, Namespace, Switch, transfer, wait_for};
 
-use crate::topology::{host, network, port};
+use crate::topology::{finished, host, network, port};
 
 /// How 56.0.0.11 reaches its owner on rVM2.
 #[derive(Clone, Copy, PartialEq)]
@@ -31,30 +31,62 @@ struct Figure4 {
 const PUBLIC: &str = "56.0.0.11";
 const INTERNET_HOST: &str = "203.0.113.9";
 
+/// By which means the rVMs' frames come and go.
+#[derive(Clone, Copy)]
+struct Lanes {
+    uplinks: [&'static str; 2],
+    port: &'static str,
+}
+
+impl Lanes {
+    const AFXDP: Self = Self { uplinks: ["afxdp", "afxdp"], port: "afxdp" };
+
+    /// Whether super-frames pass.
+    fn whole(self) -> bool {
+        self.port != "afxdp"
+    }
+}
+
 impl Figure4 {
-    fn new(lab: &Lab, owner: Owner) -> Self {
+    fn new(lab: &Lab, owner: Owner, lanes: Lanes) -> Self {
         let (inet, net, rvm1, rvm2) = reality(lab);
         let ivm = host(lab, &rvm2, "ivm", &["192.168.1.2/24"]);
         ivm.ip("link set eth0 mtu 1450");
         ivm.ip("route add default via 192.168.1.1");
         let public = network("public", 200) + "gateway = [\"10.2.0.1\"]\n";
         let floating = format!("[[floating]]\nip = \"{PUBLIC}\"\nnetwork = \"public\"\ngateway = \"rvm1\"\n");
-        let one = uplink("rvm1", "10.0.0.11", "rvm2", "10.0.0.12")
+        let [one, two] = lanes.uplinks;
+        let one = uplink("rvm1", "10.0.0.11", one, "rvm2", "10.0.0.12")
             + &public
             + &floating
             + "reality = \"10.0.0.11\"\n";
-        let two = uplink("rvm2", "10.0.0.12", "rvm1", "10.0.0.11") + &public + &floating;
+        let two = uplink("rvm2", "10.0.0.12", two, "rvm1", "10.0.0.11") + &public + &floating;
+        let kind = format!("kind = \"{}\"\n", lanes.port);
         let two = match owner {
             Owner::Cms => {
                 two + "[[port]]\nname = \"eth2\"\nnetwork = \"public\"\naddress = [\"10.2.0.12/16\"]\n"
+                    + &kind
             }
             Owner::Inside => {
                 two + "inside = { network = \"private\", address = \"192.168.1.2\" }\n"
                     + &network("private", 100)
                     + "gateway = [\"192.168.1.1\"]\n"
                     + &port("ivm", "private")
+                    + &kind
             }
         };
+        if lanes.whole() {
+            // Every link a wire, where checksums can be looked at.
+            let wires = [
+                (&rvm1, "eth0"),
+                (&rvm2, "eth0"),
+                (&net, "r1"),
+                (&net, "r2"),
+                (&net, "wan"),
+                (&rvm2, "p-ivm"),
+            ];
+            wires.iter().for_each(|(namespace, interface)| finished(namespace, interface));
+        }
         let one = Switch::start(lab, &rvm1, &one);
         let two = Switch::start(lab, &rvm2, &two);
         if owner == Owner::Cms {
@@ -92,9 +124,9 @@ fn reality(lab: &Lab) -> (Namespace, Namespace, Namespace, Namespace) {
     (inet, net, rvm1, rvm2)
 }
 
-fn uplink(name: &str, address: &str, peer: &str, peer_address: &str) -> String {
+fn uplink(name: &str, address: &str, kind: &str, peer: &str, peer_address: &str) -> String {
     format!(
-        "name = \"{name}\"\n[uplink]\ninterface = \"eth0\"\naddress = \"{address}\"\n\
+        "name = \"{name}\"\n[uplink]\ninterface = \"eth0\"\naddress = \"{address}\"\nkind = \"{kind}\"\n\
          [[peer]]\nname = \"{peer}\"\naddress = \"{peer_address}\"\n"
     )
 }
@@ -163,9 +195,9 @@ fn udp_refused(client: &Namespace, connect: SocketAddr) {
     });
 }
 
-fn everything_through_it(owner: Owner) {
+fn everything_through_it(owner: Owner, lanes: Lanes) {
     let Some(lab) = Lab::new() else { return };
-    let mut f = Figure4::new(&lab, owner);
+    let mut f = Figure4::new(&lab, owner, lanes);
     let (inet, ivm) = (&f.inet, &f.ivm);
 
     // In: TCP, UDP. The iVM sees who asks; we never hide the client.
@@ -177,7 +209,7 @@ fn everything_through_it(owner: Owner) {
     // Out, on the iVM's own initiative: the Internet sees the floating IP.
     let client = transfer(ivm, inet, at(INTERNET_HOST, 80), at(INTERNET_HOST, 80), 60_000);
     assert_eq!(client.to_string(), PUBLIC);
-    if owner == Owner::Inside {
+    if owner == Owner::Inside || lanes.whole() {
         // With a CMS the last hop is its own veth, whose checksums are rightly unfinished.
         at_ivm.stop().assert_checksums_right(20);
         at_inet.stop().assert_checksums_right(20);
@@ -211,12 +243,23 @@ fn everything_through_it(owner: Owner) {
 
 #[test]
 fn i38_floating_ip_with_a_cms() {
-    everything_through_it(Owner::Cms);
+    everything_through_it(Owner::Cms, Lanes::AFXDP);
 }
 
 #[test]
 fn i35_floating_ip_inside_without_a_cms() {
-    everything_through_it(Owner::Inside);
+    everything_through_it(Owner::Inside, Lanes::AFXDP);
+}
+
+/// The same with super-frames: both translations are applied to frames of up to 64 KiB.
+#[test]
+fn floating_ip_with_a_cms_by_tap_and_udp() {
+    everything_through_it(Owner::Cms, Lanes { uplinks: ["packet", "udp"], port: "tap" });
+}
+
+#[test]
+fn floating_ip_inside_by_packet() {
+    everything_through_it(Owner::Inside, Lanes { uplinks: ["packet", "packet"], port: "packet" });
 }
 
 /// One public address for two iVMs: each has its own ports, and everything else stays with the gateway.
@@ -239,11 +282,11 @@ fn n27_one_public_ip_shared_by_port() {
     let private = network("private", 100) + "gateway = [\"192.168.1.1\"]\n";
     let ports = ["\"tcp/80\"", "\"udp/53\", \"tcp/8000-8001\""];
     let inside = |last: u8| format!("inside = {{ network = \"private\", address = \"192.168.1.{last}\" }}");
-    let one = uplink("rvm1", "10.0.0.11", "rvm2", "10.0.0.12")
+    let one = uplink("rvm1", "10.0.0.11", "afxdp", "rvm2", "10.0.0.12")
         + &public
         + &mapping(ports[0], "reality = \"10.0.0.11\"")
         + &mapping(ports[1], "reality = \"10.0.0.11\"");
-    let two = uplink("rvm2", "10.0.0.12", "rvm1", "10.0.0.11")
+    let two = uplink("rvm2", "10.0.0.12", "afxdp", "rvm1", "10.0.0.11")
         + &public
         + &private
         + &port("web", "private")

@@ -8,6 +8,7 @@ mod doors;
 mod floating_ip;
 mod harness;
 mod l2;
+mod lanes;
 mod lifecycle;
 mod privileges;
 mod topology;

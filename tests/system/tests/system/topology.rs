@@ -17,6 +17,20 @@ pub fn port(name: &str, network: &str) -> String {
     format!("[[port]]\nname = \"{name}\"\nnetwork = \"{network}\"\ninterface = \"p-{name}\"\n")
 }
 
+/// Makes the interface send what a wire carries: frames of the MTU at most, with every checksum done. Left alone, a
+/// veth passes on whatever its sender left unfinished.
+pub fn finished(namespace: &Namespace, interface: &str) {
+    for feature in ["tx", "tso", "gso", "tx-udp_tnl-segmentation", "tx-udp-segmentation"] {
+        // Some are gone with the first.
+        let _ = namespace.command("ethtool").args(["-K", interface, feature, "off"]).output();
+    }
+    let features = namespace.command("ethtool").args(["-k", interface]).output().expect("running ethtool");
+    let features = String::from_utf8_lossy(&features.stdout).into_owned();
+    for feature in ["tx-checksumming", "tcp-segmentation-offload", "tx-udp-segmentation"] {
+        assert!(features.contains(&format!("{feature}: off")), "{interface}: {features}");
+    }
+}
+
 /// A network of the configuration.
 pub fn network(name: &str, vni: u32) -> String {
     format!("[[network]]\nname = \"{name}\"\nvni = {vni}\n")

@@ -24,16 +24,13 @@ use engine::wire::virtio_net::{self, HEADER_LEN};
 
 use super::afxdp::SteerCounters;
 use super::landing::Landing;
-use super::lane::{Lane, LaneError, LaneShared, Refusal, refusal, set};
+use super::lane::{Appetite, Lane, LaneError, LaneShared, Refusal, refusal, set};
 use super::messages::Messages;
 use super::umem::UmemPool;
 use guard::Guard;
 
 /// Bytes that may wait in the socket, each way. Some two hundred super-frames: what a few TCP streams have under way.
 const BUFFER_LEN: i32 = 16 << 20;
-
-/// Messages asked for when none waited the last time.
-const APPETITE_MIN: usize = 4;
 
 /// `struct tpacket_auxdata`: status, length, captured length, MAC and network offsets, VLAN tag and its EtherType.
 const AUX_LEN: usize = 20;
@@ -55,7 +52,7 @@ pub struct PacketPort {
     shared: Arc<LaneShared>,
     messages: Messages,
     landings: Vec<Landing>,
-    appetite: usize,
+    appetite: Appetite,
     uso: bool,
 }
 
@@ -119,13 +116,14 @@ pub fn open(
         shared: shared.clone(),
         messages: Messages::new(),
         landings: Vec::with_capacity(BATCH_LEN),
-        appetite: APPETITE_MIN,
+        appetite: Appetite::default(),
         uso,
     };
     Ok((sockets.into_iter().map(port).collect(), control, facts))
 }
 
-/// A socket with everything set, not yet bound.
+/// A socket with everything set, not yet bound. It sends by way of the queueing discipline (PACKET_QDISC_BYPASS is off):
+/// on the way around it the kernel drops what the interface cannot cut or sum by itself.
 fn prepared(spec: &OpenPort) -> Result<OwnedFd, LaneError> {
     let failed = |what, remedy| {
         let interface = spec.interface.clone();
@@ -137,11 +135,6 @@ fn prepared(spec: &OpenPort) -> Result<OwnedFd, LaneError> {
     option(libc::PACKET_AUXDATA, 1).map_err(failed("no auxiliary data", "use kind = \"afxdp\""))?;
     option(PACKET_IGNORE_OUTGOING, 1)
         .map_err(failed("it would hear its own frames", "Linux 4.20 or newer is needed"))?;
-    if !spec.shared {
-        // A port that is all ours has no other traffic for a queueing discipline to be fair to.
-        option(libc::PACKET_QDISC_BYPASS, 1)
-            .map_err(failed("no way around the qdisc", "use a newer kernel"))?;
-    }
     for buffer in [libc::SO_RCVBUFFORCE, libc::SO_SNDBUFFORCE] {
         set(&socket, libc::SOL_SOCKET, buffer, BUFFER_LEN).map_err(failed("no buffers", "free memory"))?;
     }
@@ -279,8 +272,11 @@ impl Lane for PacketPort {
 
 impl Port<UmemPool> for PacketPort {
     fn rx(&mut self, _now: Instant, pool: &mut UmemPool, batch: &mut Batch) {
-        while !batch.is_full() {
-            let want = self.appetite.min(batch.remaining_capacity());
+        loop {
+            let want = self.appetite.of(batch);
+            if want == 0 {
+                return;
+            }
             if !self.make_room(pool, want) {
                 self.shared.starved(true);
                 return;
@@ -308,11 +304,9 @@ impl Port<UmemPool> for PacketPort {
                 }
             }
             self.landings = landings;
-            if got < asked {
-                self.appetite = (self.appetite / 2).max(APPETITE_MIN).max(got);
+            if !self.appetite.fed(asked, got, self.messages.largest(got)) {
                 return;
             }
-            self.appetite = (self.appetite * 2).min(BATCH_LEN);
         }
     }
 

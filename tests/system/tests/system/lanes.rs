@@ -1,0 +1,120 @@
+//! Bulk TCP through the lanes that carry super-frames. Every link outside the switches is a wire: frames of its MTU
+//! with finished checksums, as an independent stack (the kernel's) makes them of what it was given. So whatever the
+//! switches say wrongly about an unfinished frame is seen as a wrong checksum, or as damaged data.
+
+use serde_json::Value;
+use system::{Capture, Lab, Namespace, Switch, transfer, wait_for};
+
+use crate::topology::{V4, finished, host, network, underlay_pair};
+
+/// A host behind a door that the daemon makes, both in the bridge of a CMS.
+fn behind_a_door(lab: &Lab, rvm: &Namespace, name: &str, addresses: &[&str]) -> Namespace {
+    wait_for("the door eth1", || rvm.has_link("eth1"));
+    let host = host(lab, rvm, name, addresses);
+    host.ip("link set eth0 mtu 1450");
+    let wire = format!("p-{name}");
+    finished(rvm, &wire);
+    rvm.ip("link add br1 type bridge");
+    rvm.ip("link set br1 up");
+    for port in ["eth1", &wire] {
+        rvm.ip(&format!("link set {port} master br1"));
+    }
+    host
+}
+
+/// Mean length of the frames that a port received and sent.
+fn mean_len(switch: &Switch, port: &str) -> (u64, u64) {
+    let status = switch.counters_at_rest();
+    let rows = status["ports"].as_array().expect("rows");
+    let row = rows.iter().find(|row| row["ifname"] == port).expect("the port");
+    let mean = |way: &Value| {
+        way["bytes"].as_u64().expect("bytes") / way["packets"].as_u64().expect("packets").max(1)
+    };
+    (mean(&row["stats64"]["rx"]), mean(&row["stats64"]["tx"]))
+}
+
+/// Frames longer than the wire carries.
+fn too_long(text: &str) -> Option<&str> {
+    let len = |line: &str| line.split_once(", length ")?.1.split(':').next()?.parse::<u32>().ok();
+    text.lines().filter(|line| !line.starts_with(char::is_whitespace)).find(|line| len(line) > Some(1514))
+}
+
+fn bulk_through_the_tunnel(door: &str, uplink: &str) {
+    let Some(lab) = Lab::new() else { return };
+    let (rvm, far) = underlay_pair(&lab, V4);
+    finished(&rvm, "eth0");
+    finished(&far, "eth0");
+    let config = |name: &str, ours: &str, other: &str| {
+        format!(
+            "name = \"{name}\"\n[uplink]\ninterface = \"eth0\"\naddress = \"{ours}\"\nkind = \"{uplink}\"\n{}\
+             [[port]]\nname = \"eth1\"\nnetwork = \"private\"\nkind = \"{door}\"\n\
+             [[peer]]\nname = \"peer\"\naddress = \"{other}\"\n",
+            network("private", 100),
+        )
+    };
+    let mut one = Switch::start(&lab, &rvm, &config("one", V4.ours, V4.far));
+    let mut two = Switch::start(&lab, &far, &config("two", V4.far, V4.ours));
+    let h1 = behind_a_door(&lab, &rvm, "h1", &["10.1.0.1/24", "fd01::1/64"]);
+    let h2 = behind_a_door(&lab, &far, "h2", &["10.1.0.2/24", "fd01::2/64"]);
+    one.wait_live(&["eth1", "uplink"]);
+    two.wait_live(&["eth1", "uplink"]);
+    h1.reaches("10.1.0.2");
+    h1.reaches("fd01::2");
+    h1.reaches_with("10.1.0.2", "-M do -s 1422");
+
+    let emitted = Capture::start(&lab, &far, "eth0", "udp port 4789");
+    let (at_h1, at_h2) = (Capture::start(&lab, &h1, "eth0", "tcp"), Capture::start(&lab, &h2, "eth0", "tcp"));
+    let (there, back) = ("10.1.0.2:80".parse().unwrap(), "10.1.0.1:80".parse().unwrap());
+    let six = "[fd01::2]:80".parse().unwrap();
+    transfer(&h1, &h2, there, there, 1_000_000);
+    transfer(&h2, &h1, back, back, 1_000_000);
+    transfer(&h1, &h2, six, six, 1_000_000);
+    for packets in [emitted.stop(), at_h1.stop(), at_h2.stop()] {
+        packets.assert_checksums_right(500);
+        assert_eq!(too_long(packets.text()), None);
+    }
+
+    let there = "10.1.0.2:81".parse().unwrap();
+    transfer(&h1, &h2, there, there, 50_000_000);
+    for switch in [&mut one, &mut two] {
+        switch.assert_running();
+        let (door, uplink) = (mean_len(switch, "eth1"), mean_len(switch, "uplink"));
+        // Acknowledgments are among them, half of all.
+        assert!(door.0 > 3000 && uplink.1 > 3000, "cut too early: door {door:?}, uplink {uplink:?}");
+        assert_eq!(switch.drops("eth1", "offload-invalid"), 0);
+    }
+}
+
+#[test]
+fn bulk_through_the_tunnel_by_packet() {
+    bulk_through_the_tunnel("packet", "packet");
+}
+
+#[test]
+fn bulk_through_the_tunnel_by_tap_and_udp() {
+    bulk_through_the_tunnel("tap", "udp");
+}
+
+/// A NIC that cannot cut: what it is sent whole the kernel cuts for it.
+#[test]
+fn a_packet_port_on_an_interface_without_offloads() {
+    let Some(lab) = Lab::new() else { return };
+    let rvm = lab.namespace("rvm");
+    let hosts = ["h1", "h2"].map(|name| host(&lab, &rvm, name, &[&format!("10.1.0.{}/24", &name[1..])]));
+    let port = |name: &str| crate::topology::port(name, "private") + "kind = \"packet\"\n";
+    finished(&rvm, "p-h2");
+    let config = format!("name = \"rvm\"\n{}{}{}", network("private", 100), port("h1"), port("h2"));
+    let mut switch = Switch::start(&lab, &rvm, &config);
+    switch.wait_live(&["h1", "h2"]);
+    let [h1, h2] = &hosts;
+    h1.reaches("10.1.0.2");
+    let delivered = Capture::start(&lab, h2, "eth0", "tcp");
+    let there = "10.1.0.2:80".parse().unwrap();
+    transfer(h1, h2, there, there, 2_000_000);
+    let delivered = delivered.stop();
+    delivered.assert_checksums_right(1000);
+    assert_eq!(too_long(delivered.text()), None);
+    assert!(mean_len(&switch, "h1").0 > 3000, "it came whole");
+    assert_eq!(switch.drops("h2", "kernel-tx-invalid"), 0);
+    switch.assert_running();
+}
