@@ -35,6 +35,16 @@ pub const TIMEOUT_MS_DEFAULT: u64 = 5_000;
 /// The longest a request may wait.
 pub const TIMEOUT_MS_MAX: u64 = 600_000;
 
+/// Whether a method changes nothing: what a client that may only read may ask. A method that is not known here is none
+/// of these.
+#[must_use]
+pub fn only_reads(method: &str) -> bool {
+    matches!(
+        method,
+        "version" | "status" | "subscribe" | "drops" | "mtu" | "config.show" | "config.check" | "config.diff"
+    ) || method.ends_with(".list")
+}
+
 /// Why a request failed, as a number that stays. What `ivctl` exits with follows from it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Code {
@@ -54,13 +64,15 @@ pub enum Code {
     Conflict,
     /// Too much is waiting already.
     Busy,
+    /// The client may not do that.
+    Permission,
     /// It is done but did not take effect in time.
     Timeout,
 }
 
 impl Code {
     /// Every code.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Parse,
         Self::Request,
         Self::Method,
@@ -69,6 +81,7 @@ impl Code {
         Self::NotFound,
         Self::Conflict,
         Self::Busy,
+        Self::Permission,
         Self::Timeout,
     ];
 
@@ -84,6 +97,7 @@ impl Code {
             Self::NotFound => -32003,
             Self::Conflict => -32004,
             Self::Busy => -32005,
+            Self::Permission => -32006,
             Self::Timeout => -32007,
         }
     }
@@ -102,6 +116,7 @@ impl Code {
             Self::Parse | Self::Request | Self::Method | Self::Params => 2,
             Self::NotFound => 3,
             Self::Conflict => 4,
+            Self::Permission => 6,
             Self::Timeout => 7,
         }
     }

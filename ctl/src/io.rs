@@ -38,6 +38,8 @@ pub struct LinkFacts {
 pub enum Input {
     /// One line (one JSON-RPC request) from a client.
     Request(ClientId, String),
+    /// This client, which was not heard yet, may read but not change anything.
+    ReadOnly(ClientId),
     /// A client went away: forget what it waits for or subscribed to.
     Hangup(ClientId),
     /// An interface appeared or changed.

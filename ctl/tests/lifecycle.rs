@@ -236,3 +236,28 @@ fn differences_are_told() {
     assert_eq!(w.networks(), ["a", "d"]);
     w.refused("config.diff", json!({ "text": "rubbish =" }));
 }
+
+/// Whoever may only read is refused every method that changes something, and any that is not known to only read;
+/// what was asked is not done. After its hang-up the number is anybody's.
+#[test]
+fn t19_a_reader_changes_nothing() {
+    let mut w = World::new(OLD, &[]);
+    w.agent.handle(w.now, Input::ReadOnly(ClientId(1)));
+    const PERMISSION: i64 = -32006;
+    for (method, params) in [
+        ("network.add", json!({ "object": { "name": "c", "vni": 3 } })),
+        ("network.del", json!({ "name": "a" })),
+        ("config.apply", json!({ "text": NEW })),
+        ("config.rollback", json!({})),
+        ("fdb.flush", json!({})),
+        ("no.such.method", json!({})),
+    ] {
+        assert_eq!(w.refused(method, params).0, PERMISSION, "{method}");
+    }
+    assert_eq!((w.networks(), w.saved.len()), (vec!["a"], 0));
+    w.call("config.show", json!({}));
+    w.call("config.diff", json!({ "text": NEW }));
+    w.call("version", json!({}));
+    w.agent.handle(w.now, Input::Hangup(ClientId(1)));
+    w.call("network.del", json!({ "name": "a" }));
+}

@@ -100,6 +100,8 @@ pub struct Agent {
     paths: Paths,
     stats: Vec<WorkerStats>,
     subscribers: BTreeSet<ClientId>,
+    /// Clients that may only read.
+    readers: BTreeSet<ClientId>,
     pending: BTreeMap<u64, Pending>,
     /// Queries under way: token to the pending request.
     tokens: BTreeMap<u64, u64>,
@@ -155,6 +157,7 @@ impl Agent {
             paths: Paths::default(),
             stats: Vec::new(),
             subscribers: BTreeSet::new(),
+            readers: BTreeSet::new(),
             pending: BTreeMap::new(),
             tokens: BTreeMap::new(),
             next_number: 1,
@@ -170,6 +173,7 @@ impl Agent {
         self.advance(now);
         match input {
             Input::Request(client, line) => self.request(client, &line),
+            Input::ReadOnly(client) => drop(self.readers.insert(client)),
             Input::Hangup(client) => self.hangup(client),
             Input::Link(link) => self.link(link),
             Input::LinkGone(name) => self.link_gone(&name),
@@ -315,6 +319,7 @@ impl Agent {
 
     fn hangup(&mut self, client: ClientId) {
         self.subscribers.remove(&client);
+        self.readers.remove(&client);
         self.pending.retain(|_, p| p.client != client);
         let pending = &self.pending;
         self.tokens.retain(|_, number| pending.contains_key(number));

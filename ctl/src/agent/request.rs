@@ -114,7 +114,11 @@ impl Agent {
             Err(unreadable) => return self.respond(client, Some(unreadable.0), Err(unreadable.1)),
         };
         let waiting = self.pending.values().filter(|p| p.client == client).count();
-        let result = if waiting >= PER_CLIENT_MAX || self.pending.len() >= PENDING_MAX {
+        let result = if self.readers.contains(&client) && !api::only_reads(&method) {
+            let why = "you may only read";
+            let how = "be root, or join the admin group (ivswitch-admin)";
+            Err(Error::new(Code::Permission, clean(&method), why, how))
+        } else if waiting >= PER_CLIENT_MAX || self.pending.len() >= PENDING_MAX {
             let why = format!("{} requests are waiting already", self.pending.len());
             Err(Error::new(Code::Busy, clean(&method), why, "wait for their answers first"))
         } else {

@@ -6,6 +6,7 @@
 //! - [`control`]: the control thread, which carries out what the agent wants.
 
 mod clock;
+mod confine;
 mod control;
 mod links;
 mod ports;
@@ -27,6 +28,7 @@ use ports::host::HostPort;
 use ports::umem::UmemPool;
 use tracing_subscriber::EnvFilter;
 
+use confine::Confinement;
 use control::{Control, Setup};
 
 /// The tables are large and looked up at random.
@@ -56,6 +58,23 @@ struct Arguments {
     #[arg(long, value_name = "LIST", value_parser = cores)]
     cpu: Option<Cores>,
 
+    /// Group whose members may change things through the control socket; its own group may only read
+    /// [default: ivswitch-admin, when there is one]
+    #[arg(long, value_name = "GROUP")]
+    admin_group: Option<String>,
+
+    /// Whether workers are held to the system calls that forwarding takes; any other ends the daemon. `off` for debuggers
+    #[arg(long, value_name = "WHEN", value_parser = ["on", "off"], default_value = "on")]
+    confine: String,
+
+    /// Take one system call off the workers' list; for the test that each is needed
+    #[arg(long, value_name = "NAME", hide = true)]
+    without_syscall: Option<String>,
+
+    /// Print the workers' list of system calls; for the same test
+    #[arg(long, hide = true)]
+    list_syscalls: bool,
+
     /// Check this configuration file, say what is wrong with it, and end
     #[arg(long, value_name = "FILE")]
     check: Option<PathBuf>,
@@ -73,6 +92,10 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let result = match &arguments.check {
         Some(file) => check(file),
+        None if arguments.list_syscalls => {
+            confine::Confinement::names().for_each(|name| println!("{name}"));
+            Ok(())
+        }
         None => run(&arguments),
     };
     match result {
@@ -139,6 +162,16 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         socket: arguments.socket.clone(),
         config: arguments.config.clone(),
         cpus,
+        admins: match &arguments.admin_group {
+            Some(name) => Some(control::group_number(name).with_context(|| {
+                format!("--admin-group {name}: there is no such group; make it, or leave the option out")
+            })?),
+            None => control::group_number("ivswitch-admin"),
+        },
+        confinement: match arguments.confine.as_str() {
+            "off" => Confinement::off(),
+            _ => Confinement::new(arguments.without_syscall.as_deref())?,
+        },
     })?;
     control.run()
 }

@@ -5,6 +5,7 @@
 //! sleeps, for a wake-up costs 30-50 us; a while after the last frame it waits in epoll for the next.
 //! Workers wake each other, but only those that sleep: each has a [`Bell`].
 
+use std::any::Any;
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::RawFd;
@@ -26,6 +27,7 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use rustix::thread::{CpuSet, sched_setaffinity, sched_yield};
 
 use crate::clock;
+use crate::confine::Confinement;
 
 /// How long after the last frame the thread goes on asking its ports before it sleeps: about what a
 /// wake-up costs on a rented VM (30-50 us), so that waiting never costs much more than sleeping would.
@@ -168,11 +170,11 @@ pub struct WorkerThread<P: FramePool + 'static> {
     bells: Arc<[Bell]>,
     me: usize,
     shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
+    thread: Option<JoinHandle<Box<dyn Any + Send>>>,
 }
 
 /// Starts a thread for each machine. `control` wakes the control thread; `cpus`, when not empty, are the cores that
-/// they may run on: one for each if there are as many, else any of them for all.
+/// they may run on: one for each if there are as many, else any of them for all. `confinement` is what they lose.
 ///
 /// # Errors
 /// No thread or no epoll to be had, or a core that is not there.
@@ -180,6 +182,7 @@ pub fn start<M: Machine>(
     machines: Vec<(M, MailboxHandle)>,
     control: &Arc<Waker>,
     cpus: &[usize],
+    confinement: Option<&Confinement>,
 ) -> io::Result<Vec<WorkerThread<M::Pool>>> {
     let mut polls = Vec::new();
     let mut bells = Vec::new();
@@ -193,7 +196,8 @@ pub fn start<M: Machine>(
     let mut threads = Vec::new();
     for (me, ((machine, mailbox), poll)) in machines.into_iter().zip(polls).enumerate() {
         let own = if count > 1 && cpus.len() >= count { &cpus[me..=me] } else { cpus };
-        threads.push(WorkerThread::start(machine, mailbox, control.clone(), own, poll, bells.clone(), me)?);
+        let place = (me, own, confinement.cloned());
+        threads.push(WorkerThread::start(machine, mailbox, control.clone(), poll, bells.clone(), place)?);
     }
     Ok(threads)
 }
@@ -203,10 +207,9 @@ impl<P: FramePool + 'static> WorkerThread<P> {
         machine: M,
         mailbox: MailboxHandle,
         control: Arc<Waker>,
-        cpus: &[usize],
         poll: Poll,
         bells: Arc<[Bell]>,
-        me: usize,
+        (me, cpus, confinement): (usize, &[usize], Option<Confinement>),
     ) -> io::Result<Self> {
         let (orders, inbox) = unbounded();
         let (outbox, closed) = unbounded();
@@ -232,13 +235,18 @@ impl<P: FramePool + 'static> WorkerThread<P> {
         }
         let (ready, pinned) = crossbeam::channel::bounded(1);
         let thread = std::thread::Builder::new().name(format!("ivs-worker{me}")).spawn(move || {
-            let result = if set.count() > 0 { sched_setaffinity(None, &set) } else { Ok(()) };
+            let mut body = body;
+            let placed = if set.count() > 0 { sched_setaffinity(None, &set) } else { Ok(()) };
+            let confined = confinement.map_or(Ok(()), |confinement| confinement.apply());
+            let result = placed.map_err(io::Error::from).and(confined);
             let go = result.is_ok();
             // The other end waits for exactly this one message.
             let _ = ready.send(result);
             if go {
                 body.run();
             }
+            // Closed by whoever joins us: this thread may not close anything.
+            Box::new(body) as Box<dyn Any + Send>
         })?;
         pinned.recv().map_err(io::Error::other)??;
         let (backlog, thread) = (VecDeque::new(), Some(thread));
@@ -352,7 +360,7 @@ struct Body<M: Machine> {
 }
 
 impl<M: Machine> Body<M> {
-    fn run(mut self) {
+    fn run(&mut self) {
         let mut ready = Events::with_capacity(64);
         let mut active = clock::now();
         let (mut busy_ns, mut sleeps, mut frames) = (0, 0, 0);
@@ -565,7 +573,7 @@ mod tests {
             inputs: inputs.clone(),
             deadline: None,
         };
-        let thread = start(vec![(machine, handle)], &control, cpus).unwrap().pop().unwrap();
+        let thread = start(vec![(machine, handle)], &control, cpus, None).unwrap().pop().unwrap();
         World { poll, thread, frames, inputs }
     }
 
@@ -660,6 +668,6 @@ mod tests {
             inputs: Arc::default(),
             deadline: None,
         };
-        assert!(start(vec![(machine, handle)], &control, &[1_000_000]).is_err());
+        assert!(start(vec![(machine, handle)], &control, &[1_000_000], None).is_err());
     }
 }

@@ -61,18 +61,52 @@ impl Switch {
         if !wrapper.is_empty() {
             fs::set_permissions(lab.dir(), fs::Permissions::from_mode(0o777)).expect("our own directory");
         }
-        let child = spawn(namespace, &path, &socket, &log, wrapper);
+        let child = spawn(namespace, &path, &socket, &log, wrapper, &[]);
         let mut switch = Self { child, namespace: namespace.clone(), config: path, socket, log };
         switch.wait_answering();
         switch
+    }
+
+    /// Starts the daemon with more options, and waits until it answers or has ended.
+    #[must_use]
+    #[track_caller]
+    pub fn start_with(lab: &Lab, namespace: &Namespace, config: &str, options: &[&str]) -> Self {
+        let file = |extension| lab.dir().join(format!("{}.{extension}", namespace.name()));
+        let (path, socket, log) = (file("toml"), file("sock"), file("log"));
+        fs::write(&path, config).expect("writing the configuration");
+        let child = spawn(namespace, &path, &socket, &log, &[], options);
+        let mut switch = Self { child, namespace: namespace.clone(), config: path, socket, log };
+        wait_until(PATIENCE, || !switch.is_running() || switch.ivctl("config show").code == 0);
+        switch
+    }
+
+    /// Whether it runs.
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("its state").is_none()
+    }
+
+    /// With which exit code or by which signal it ended.
+    pub fn ended_by(&mut self) -> Option<(Option<i32>, Option<i32>)> {
+        let status = self.child.try_wait().expect("its state")?;
+        Some((status.code(), std::os::unix::process::ExitStatusExt::signal(&status)))
     }
 
     /// Starts it again after [`Switch::kill`] or [`Switch::terminate`].
     #[track_caller]
     pub fn start_again(&mut self) {
         assert!(self.child.try_wait().expect("its state").is_some(), "it still runs");
-        self.child = spawn(&self.namespace, &self.config, &self.socket, &self.log, &[]);
+        self.child = spawn(&self.namespace, &self.config, &self.socket, &self.log, &[], &[]);
         self.wait_answering();
+    }
+
+    /// Starts it again where it refuses to start; gives what it says.
+    #[track_caller]
+    pub fn start_refused(&mut self) -> String {
+        let before = self.log().len();
+        self.child = spawn(&self.namespace, &self.config, &self.socket, &self.log, &[], &[]);
+        assert!(wait_until(PATIENCE, || !self.is_running()), "it started");
+        assert_eq!(self.ended_by(), Some((Some(1), None)));
+        self.log().split_off(before)
     }
 
     #[track_caller]
@@ -117,6 +151,12 @@ impl Switch {
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// SIGTERM, however it ends; false when it does not.
+    pub fn try_terminate(&mut self) -> bool {
+        self.signal(Signal::TERM);
+        wait_until(PATIENCE, || !self.is_running())
     }
 
     fn signal(&self, signal: Signal) {
@@ -248,7 +288,14 @@ impl Drop for Switch {
     }
 }
 
-fn spawn(namespace: &Namespace, config: &Path, socket: &Path, log: &Path, wrapper: &[&str]) -> Child {
+fn spawn(
+    namespace: &Namespace,
+    config: &Path,
+    socket: &Path,
+    log: &Path,
+    wrapper: &[&str],
+    options: &[&str],
+) -> Child {
     let log = File::options().create(true).append(true).open(log).expect("a log file");
     let daemon = binaries().join("ivswitchd");
     let mut command = match wrapper.split_first() {
@@ -263,7 +310,7 @@ fn spawn(namespace: &Namespace, config: &Path, socket: &Path, log: &Path, wrappe
         }
         None => namespace.command(daemon),
     };
-    command.arg("--config").arg(config).arg("--socket").arg(socket);
+    command.arg("--config").arg(config).arg("--socket").arg(socket).args(options);
     command.stdin(Stdio::null()).stdout(log.try_clone().expect("a file")).stderr(log);
     command.spawn().expect("running ivswitchd")
 }

@@ -196,7 +196,11 @@ fn guard_guest(port: &PortEntry, h: &Headers, bytes: &[u8]) -> Result<(), DropRe
             }
         }
         Net::V4 | Net::V6 => {
-            if !port.binds_ip(h.src) {
+            // From nowhere comes a DHCP client's search and nothing else.
+            let searches = h.proto == l4::UDP
+                && h.l4 != 0
+                && (h.sport, h.dport) == (l4::DHCP_CLIENT_PORT, l4::DHCP_SERVER_PORT);
+            if !port.binds_ip(h.src) || (port.is_nowhere(h.src) && !searches) {
                 return Err(DropReason::SpoofedIp);
             }
             let server = match h.net {

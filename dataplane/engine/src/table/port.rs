@@ -141,6 +141,12 @@ impl PortEntry {
                 core::net::IpAddr::V6(a) => a.is_unspecified() || a.is_unicast_link_local(),
             }
     }
+
+    /// Whether this is the unspecified IPv4 source, on a port whose iVM's addresses are known.
+    #[must_use]
+    pub fn is_nowhere(&self, ip: Ip) -> bool {
+        !self.config.binding.ips.is_empty() && ip == Ip::v4([0; 4])
+    }
 }
 
 /// A port's VLAN policy, ready to test.

@@ -13,6 +13,9 @@ pub const ICMPV6: u8 = 58;
 /// The port DHCP servers answer from.
 pub const DHCP_SERVER_PORT: u16 = 67;
 
+/// The port DHCP clients ask from.
+pub const DHCP_CLIENT_PORT: u16 = 68;
+
 /// Bytes of a UDP header.
 pub const UDP_HEADER_LEN: usize = 8;
 /// Bytes of a TCP header without options.

@@ -5,6 +5,8 @@ mod hold;
 mod persist;
 mod socket;
 
+pub use socket::group_number;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::AsRawFd;
@@ -26,6 +28,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook_mio::v1_0::Signals;
 
 use crate::clock;
+use crate::confine::Confinement;
 use crate::links::{self, Links};
 use crate::ports::umem::{UmemHandle, UmemPool};
 use crate::ports::{self, PortControl};
@@ -37,8 +40,11 @@ const LINKS: Token = Token(0);
 const SIGNALS: Token = Token(1);
 const WORKER: Token = Token(2);
 
-/// How often the load of the workers is measured, and ports are looked after.
+/// How often the load of the workers is measured.
 const TICK: Duration = Duration::from_secs(1);
+
+/// How often ports are looked after: what took one away is not always told.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// How soon inputs that did not fit a worker's mailbox are tried again.
 const BACKLOG_RETRY: Duration = Duration::from_millis(1);
@@ -57,6 +63,10 @@ pub struct Setup<M> {
     pub config: PathBuf,
     /// Cores for the workers; empty: any.
     pub cpus: Vec<usize>,
+    /// The group whose members may change things, by its number.
+    pub admins: Option<u32>,
+    /// What the workers may not do any more once they run.
+    pub confinement: Confinement,
 }
 
 /// An open port, as far as it is the control thread's.
@@ -86,6 +96,7 @@ pub struct Control {
     hold: Option<PortHold>,
     config: PathBuf,
     tick: Instant,
+    look: Instant,
     /// What the workers had done at the last tick.
     usage: Vec<Usage>,
     stats: Vec<WorkerStats>,
@@ -101,7 +112,7 @@ impl Control {
         let poll = Poll::new().context("epoll")?;
         let registry = poll.registry();
         // First the socket: it is also what keeps two daemons apart.
-        let socket = ControlSocket::bind(&setup.socket, registry)?;
+        let socket = ControlSocket::bind(&setup.socket, setup.admins, registry)?;
         let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).context("signals")?;
         registry.register(&mut signals, SIGNALS, Interest::READABLE).context("signals")?;
         let waker = Arc::new(Waker::new(registry, WORKER).context("eventfd")?);
@@ -111,7 +122,7 @@ impl Control {
         registry
             .register(&mut SourceFd(&links.as_raw_fd()), LINKS, Interest::READABLE)
             .context("rtnetlink")?;
-        let workers = thread::start(setup.machines, &waker, &setup.cpus)
+        let workers = thread::start(setup.machines, &waker, &setup.cpus, Some(&setup.confinement))
             .context("the workers' threads; correct [workers] cpus, or --cpu")?;
         let now = clock::now();
         let watchdog = sd_notify::watchdog_enabled().map(|limit| (limit / 2, now));
@@ -131,6 +142,7 @@ impl Control {
             hold: None,
             config: setup.config,
             tick: now + TICK,
+            look: now + LOOK,
             stats: Vec::new(),
             watchdog,
         })
@@ -197,6 +209,12 @@ impl Control {
         if now >= self.tick {
             self.tick = now + TICK;
             self.measure();
+            let mut late = Vec::new();
+            self.socket.tick(now, self.poll.registry(), &mut late);
+            self.inbox.extend(late);
+        }
+        if now >= self.look {
+            self.look = now + LOOK;
             self.look_after_ports();
         }
         if let Some((period, due)) = &mut self.watchdog
@@ -219,7 +237,8 @@ impl Control {
             return Duration::ZERO;
         }
         let now = clock::now();
-        let due = [Some(self.tick), self.agent.next_deadline(), self.watchdog.map(|(_, due)| due)];
+        let due =
+            [Some(self.tick), Some(self.look), self.agent.next_deadline(), self.watchdog.map(|(_, due)| due)];
         let due = due.into_iter().flatten().min().expect("there is always the tick");
         let patience = due.since(now);
         if self.flush() { patience } else { patience.min(BACKLOG_RETRY) }
@@ -454,7 +473,9 @@ impl Control {
                 self.inbox.push_back(Input::LinkGone(interface.clone()));
             }
             self.close_port(id);
-            let why = format!("port {interface:?}: the kernel took its sockets away; it is opened again");
+            let why = format!(
+                "port {interface:?}: the kernel took its sockets or its program away; it is opened again"
+            );
             self.inbox.push_back(Input::PortFailed(id, why));
         }
     }

@@ -9,9 +9,11 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use ctl::api::{self, Code};
 use ctl::io::{ClientId, Input};
+use engine::time::Instant;
 use mio::event::Event;
 use mio::net::{UnixListener, UnixStream};
 use mio::{Interest, Registry, Token};
@@ -19,11 +21,19 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::net::sockopt::socket_peercred;
 use thiserror::Error;
 
+use crate::clock;
+
 /// Longest request.
 const LINE_LEN_MAX: usize = api::REQUEST_LEN_MAX;
 
 /// Clients at once. A person and some scripts; each may cost us two lines of memory.
 const CLIENTS_MAX: usize = 64;
+
+/// Of these, so many places are kept for clients that may change things: whoever may only read cannot lock them out.
+const ADMIN_PLACES: usize = 16;
+
+/// How long a client may take for a request: from its first byte, or from connecting, to the end of its line.
+const REQUEST_MAX: Duration = Duration::from_secs(10);
 
 /// Bytes of answers that a client may leave unread before it is cut at the next one.
 const UNREAD_LEN_MAX: usize = 1 << 20;
@@ -63,6 +73,8 @@ pub struct ControlSocket {
     /// The directory is ours to remove.
     made_directory: bool,
     clients: BTreeMap<ClientId, Client>,
+    /// Members of this group may change things, too.
+    admins: Option<u32>,
     /// Clients of which more can be read without waiting.
     unfinished: BTreeSet<ClientId>,
     next: u64,
@@ -78,6 +90,9 @@ struct Client {
     unread: VecDeque<u8>,
     /// To be closed as soon as `unread` is.
     last_words: bool,
+    may_change: bool,
+    /// Since when it owes us the rest of a request.
+    owing: Option<Instant>,
 }
 
 impl ControlSocket {
@@ -85,7 +100,7 @@ impl ControlSocket {
     ///
     /// # Errors
     /// A living daemon has it, or the machine refuses.
-    pub fn bind(path: &Path, registry: &Registry) -> Result<Self, SocketError> {
+    pub fn bind(path: &Path, admins: Option<u32>, registry: &Registry) -> Result<Self, SocketError> {
         let fail = |step| move |source| SocketError::Io { path: path.into(), step, source };
         let directory = match path.parent() {
             Some(directory) if !directory.as_os_str().is_empty() => directory,
@@ -122,6 +137,7 @@ impl ControlSocket {
             inode,
             made_directory,
             clients: BTreeMap::new(),
+            admins,
             unfinished: BTreeSet::new(),
             next: 1,
         })
@@ -140,7 +156,7 @@ impl ControlSocket {
     /// Does what an event calls for. Requests and hang-ups are said in `out`.
     pub fn ready(&mut self, event: &Event, registry: &Registry, out: &mut Vec<Input>) {
         if event.token() == Token(LISTENER) {
-            self.accept(registry);
+            self.accept(registry, out);
             return;
         }
         let id = ClientId((event.token().0 - LISTENER) as u64);
@@ -188,7 +204,21 @@ impl ControlSocket {
         }
     }
 
-    fn accept(&mut self, registry: &Registry) {
+    /// Cuts clients that owe the rest of a request for too long.
+    pub fn tick(&mut self, now: Instant, registry: &Registry, out: &mut Vec<Input>) {
+        let late = |client: &Client| client.owing.is_some_and(|since| now.since(since) > REQUEST_MAX);
+        let late: Vec<ClientId> = self.clients.iter().filter(|(_, c)| late(c)).map(|(id, _)| *id).collect();
+        for id in late {
+            if let Some(client) = self.clients.get_mut(&id) {
+                client.owing = None;
+                client.last_words = true;
+            }
+            let line = refusal_line(Code::Timeout, "no whole request came within 10 s", "send one line");
+            self.reply(id, &line, registry, out);
+        }
+    }
+
+    fn accept(&mut self, registry: &Registry, out: &mut Vec<Input>) {
         loop {
             let mut stream = match self.listener.accept() {
                 Ok((stream, _)) => stream,
@@ -200,14 +230,18 @@ impl ControlSocket {
                     return;
                 }
             };
-            let refusal = if self.clients.len() >= CLIENTS_MAX {
-                Some((Code::Busy, "there are 64 connections already", "close one and try again"))
-            } else if !allowed(&stream, &self.path) {
+            let rights = rights(&stream, &self.path, self.admins);
+            let readers = self.clients.values().filter(|client| !client.may_change).count();
+            let full = self.clients.len() >= CLIENTS_MAX
+                || (rights == Some(Rights::Read) && readers >= CLIENTS_MAX - ADMIN_PLACES);
+            let refusal = if rights.is_none() {
                 Some((
-                    Code::Failed,
+                    Code::Permission,
                     "permission denied",
                     "be root, or of the group that owns the control socket",
                 ))
+            } else if full {
+                Some((Code::Busy, "there are 64 connections already", "close one and try again"))
             } else {
                 None
             };
@@ -231,7 +265,12 @@ impl ControlSocket {
                 half_closed: false,
                 unread: VecDeque::new(),
                 last_words: false,
+                may_change: rights == Some(Rights::Change),
+                owing: Some(clock::now()),
             };
+            if !client.may_change {
+                out.push(Input::ReadOnly(id));
+            }
             self.clients.insert(id, client);
         }
     }
@@ -291,6 +330,11 @@ impl ControlSocket {
             }
         }
         client.searched = client.received.len();
+        if client.received.is_empty() {
+            client.owing = None;
+        } else {
+            client.owing.get_or_insert_with(clock::now);
+        }
         if client.received.len() > LINE_LEN_MAX {
             complaint = Some("the request is longer than 1 MiB");
         }
@@ -338,15 +382,41 @@ fn refusal_line(code: Code, why: &str, how: &str) -> String {
     serde_json::json!({ "jsonrpc": "2.0", "id": null, "error": error.to_json() }).to_string()
 }
 
+/// What a client may do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Rights {
+    Read,
+    Change,
+}
+
 /// The kernel already asked the socket's mode; this is the second lock on the door, for when somebody
-/// widened the mode: root, our own user, or a member of the group that owns the socket.
-fn allowed(stream: &UnixStream, path: &Path) -> bool {
-    let Ok(peer) = socket_peercred(stream.as_fd()) else { return false };
+/// widened the mode. Root, our own user and members of the admin group may change things; members of the group
+/// that owns the socket may read; nobody else is heard.
+fn rights(stream: &UnixStream, path: &Path, admins: Option<u32>) -> Option<Rights> {
+    let peer = socket_peercred(stream.as_fd()).ok()?;
     if peer.uid.is_root() || peer.uid == rustix::process::geteuid() {
-        return true;
+        return Some(Rights::Change);
     }
-    let Ok(socket) = fs::metadata(path) else { return false };
-    peer.gid.as_raw() == socket.gid() || peer_groups(stream).contains(&socket.gid())
+    let mut groups = peer_groups(stream);
+    groups.push(peer.gid.as_raw());
+    if admins.is_some_and(|admins| groups.contains(&admins)) {
+        return Some(Rights::Change);
+    }
+    let socket = fs::metadata(path).ok()?;
+    groups.contains(&socket.gid()).then_some(Rights::Read)
+}
+
+/// The number of a group, by its name or as a number.
+pub fn group_number(name: &str) -> Option<u32> {
+    if let Ok(number) = name.parse() {
+        return Some(number);
+    }
+    let groups = fs::read_to_string("/etc/group").ok()?;
+    let fields = |line: &str| {
+        let mut fields = line.split(':');
+        (fields.next() == Some(name)).then(|| fields.nth(1)?.parse().ok()).flatten()
+    };
+    groups.lines().find_map(fields)
 }
 
 /// Supplementary groups of whoever connected, as they were then.
@@ -386,7 +456,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let poll = Poll::new().unwrap();
         let socket =
-            ControlSocket::bind(&directory.path().join("run/control.sock"), poll.registry()).unwrap();
+            ControlSocket::bind(&directory.path().join("run/control.sock"), None, poll.registry()).unwrap();
         World { directory, poll, socket }
     }
 
@@ -567,19 +637,19 @@ mod tests {
         let path = world.path();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o660);
         let poll = Poll::new().unwrap();
-        let second = ControlSocket::bind(&path, poll.registry());
+        let second = ControlSocket::bind(&path, None, poll.registry());
         assert!(matches!(second, Err(SocketError::InUse(_))));
         world.socket.remove();
         assert!(!path.parent().unwrap().exists());
 
         fs::create_dir(path.parent().unwrap()).unwrap();
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-        let third = ControlSocket::bind(&path, poll.registry()).unwrap();
+        let third = ControlSocket::bind(&path, None, poll.registry()).unwrap();
         third.remove();
         assert!(!path.exists() && path.parent().unwrap().exists());
 
         fs::write(&path, "precious").unwrap();
-        assert!(matches!(ControlSocket::bind(&path, poll.registry()), Err(SocketError::NotASocket(_))));
+        assert!(matches!(ControlSocket::bind(&path, None, poll.registry()), Err(SocketError::NotASocket(_))));
         assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
     }
 }

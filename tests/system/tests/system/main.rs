@@ -1,10 +1,12 @@
 //! The system tests: real interfaces, real sockets, the kernel as peer. Root only.
 //! Tests are named after the seed check they prove, where there is one.
 
+mod attacks;
 mod cli;
 mod counters;
 mod demo;
 mod doors;
+mod faults;
 mod floating_ip;
 mod harness;
 mod l2;

@@ -516,10 +516,11 @@ impl AfxdpControl {
         if self.shared { self.program.counters().ok() } else { None }
     }
 
-    /// True once a worker has noticed that the interface is gone for the kernel.
+    /// True once a worker has noticed that the interface is gone for the kernel, or another tool took our program off.
     #[must_use]
     pub fn is_dead(&self) -> bool {
-        self.sockets.iter().any(|part| part.upgrade().is_none_or(|sockets| sockets.is_dead()))
+        self.program.is_detached()
+            || self.sockets.iter().any(|part| part.upgrade().is_none_or(|sockets| sockets.is_dead()))
     }
 }
 

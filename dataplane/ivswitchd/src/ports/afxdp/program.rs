@@ -19,6 +19,7 @@ use engine::wire::mac::MacAddr;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/bpf/steer.bpf.o"));
 
+const BPF_OBJ_GET_INFO_BY_FD: i64 = 15;
 const BPF_LINK_CREATE: i64 = 28;
 const BPF_XDP: u32 = 37;
 const XDP_FLAGS_SKB_MODE: u32 = 1 << 1;
@@ -81,6 +82,28 @@ impl Program {
         // SAFETY: the descriptor was just made and belongs to nobody else.
         self.link = Some(unsafe { OwnedFd::from_raw_fd(link as RawFd) });
         Ok(())
+    }
+
+    /// Whether the program, once attached, no longer is: another tool detached it, or the interface is gone.
+    #[must_use]
+    pub fn is_detached(&self) -> bool {
+        let Some(link) = &self.link else { return false };
+        // `struct bpf_link_info`: type, id, program, padding, and for XDP the interface, which is 0 when detached.
+        let mut info = [0_u32; 16];
+        let mut attributes = [0_u64; 2];
+        attributes[0] = (size_of::<[u32; 16]>() as u64) << 32 | link.as_raw_fd() as u64;
+        attributes[1] = info.as_mut_ptr().addr() as u64;
+        // SAFETY: the attributes are the descriptor, the length of `info`, and its address; the kernel writes at most
+        // so many bytes there.
+        let done = unsafe {
+            libc::syscall(
+                libc::SYS_bpf,
+                BPF_OBJ_GET_INFO_BY_FD,
+                attributes.as_mut_ptr(),
+                size_of::<[u64; 2]>(),
+            )
+        };
+        done == 0 && info[4] == 0
     }
 
     /// The program's descriptor, to run it on given frames.

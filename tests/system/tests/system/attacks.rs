@@ -1,0 +1,572 @@
+//! Attacks of the threat model, on real interfaces, each named after its row and held to the figure the row names (the
+//! counts scaled to what a test may take). Others of these rows are stories in `tests/scenarios`.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::Ipv4Addr;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use system::{
+    Capture, Lab, Namespace, RawSocket, Stream, Switch, binaries, udp_frame, vxlan, wait_for, wait_until,
+};
+
+use crate::topology::{FarKernel, V4, host, network, port};
+
+/// Numbers without a pattern.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    /// A unicast MAC address, locally administered.
+    fn mac(&mut self) -> [u8; 6] {
+        let [a, b, c, d, e, ..] = self.next().to_le_bytes();
+        [0x06, a, b, c, d, e]
+    }
+}
+
+fn text(mac: [u8; 6]) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}
+
+/// A frame of these bytes behind MAC addresses and EtherType, padded.
+fn frame(to: [u8; 6], from: [u8; 6], ethertype: u16, payload: &[u8]) -> Vec<u8> {
+    let mut frame = [&to[..], &from[..], &ethertype.to_be_bytes(), payload].concat();
+    frame.resize(frame.len().max(60), 0);
+    frame
+}
+
+const BROADCAST: [u8; 6] = [0xff; 6];
+
+/// An attacker `h1` (10.1.0.1) and two others, h3 and h5, on one network.
+struct Victims {
+    h1: Namespace,
+    h3: Namespace,
+    h5: Namespace,
+    switch: Switch,
+    raw: RawSocket,
+}
+
+fn victims(lab: &Lab, attacker: impl Fn(&Namespace) -> String, extra: &str) -> Victims {
+    let rvm = lab.namespace("rvm");
+    let [h1, h3, h5] = [("h1", 1), ("h3", 3), ("h5", 5)].map(|(name, last)| {
+        host(lab, &rvm, name, &[&format!("10.1.0.{last}/24"), &format!("fd01::{last}/64")])
+    });
+    let config = network("private", 100)
+        + extra
+        + &port("h1", "private")
+        + &attacker(&h1)
+        + &port("h3", "private")
+        + &port("h5", "private");
+    let switch = Switch::start(lab, &rvm, &config);
+    switch.wait_live(&["h1", "h3", "h5"]);
+    h3.reaches("10.1.0.5");
+    let raw = RawSocket::open(&h1, "eth0");
+    Victims { h1, h3, h5, switch, raw }
+}
+
+fn as_guest(h1: &Namespace) -> String {
+    format!("role = \"guest\"\nmac = [\"{}\"]\nip = [\"10.1.0.1\", \"fd01::1\"]\n", text(h1.mac("eth0")))
+}
+
+/// 40,000 source MACs from one port: not one frame between others is seen there, and theirs is not disturbed.
+#[test]
+fn t01_a_mac_flood_shows_nothing_of_others() {
+    let Some(lab) = Lab::new() else { return };
+    let Victims { h1, h3, h5, switch, raw } = victims(&lab, |_| "fdb_max = 512\n".into(), "");
+    let stream = Stream::start(&h3, &h5, "10.1.0.5:9".parse().unwrap(), 2000);
+    stream.wait_more(100, "at the start");
+    let seen = Capture::start(&lab, &h1, "eth0", "udp port 9");
+    let (mut random, to) = (Random(1), h5.mac("eth0"));
+    for _ in 0..40_000 {
+        let _ = raw.send(&frame(to, random.mac(), 0x88b5, &[]));
+    }
+    let report = stream.finish();
+    println!("t01: 40000 MACs; the victims' stream: {report}");
+    assert_eq!(seen.stop().text(), "", "frames between others at the attacker's port");
+    assert!(report.share() >= 0.98, "{report}");
+    let held = switch.json("fdb list --port h1").as_array().expect("rows").len();
+    assert!(held <= 512, "{held} entries are the attacker's");
+}
+
+/// A guest takes a neighbour's MAC address: the neighbour loses nothing, and every attempt is counted.
+#[test]
+fn t02_stealing_a_mac_address_is_refused() {
+    let Some(lab) = Lab::new() else { return };
+    let Victims { h1, h3, h5, switch, raw } = victims(&lab, as_guest, "");
+    let stream = Stream::start(&h3, &h5, "10.1.0.5:9".parse().unwrap(), 2000);
+    stream.wait_more(100, "at the start");
+    let seen = Capture::start(&lab, &h1, "eth0", "udp port 9");
+    let stolen = frame(BROADCAST, h5.mac("eth0"), 0x88b5, &[]);
+    let sent = (0..20_000).filter(|_| raw.send(&stolen).is_ok()).count() as u64;
+    let report = stream.finish();
+    println!("t02: {sent} frames under a stolen MAC; its owner: {report}");
+    assert!(report.lost() < 10, "{report}");
+    assert_eq!(seen.stop().text(), "");
+    let refused = || switch.drops("h1", "spoofed-mac");
+    assert!(wait_until(Duration::from_secs(5), || refused() >= sent * 9 / 10), "{}", refused());
+}
+
+/// Forged ARP, neighbour discovery, router advertisements, DHCP answers and sources: none is delivered.
+#[test]
+fn t03_forged_frames_of_a_guest_are_not_delivered() {
+    let Some(lab) = Lab::new() else { return };
+    let Victims { h1, h3, h5, switch, raw } = victims(&lab, as_guest, "");
+    let (own, victim, target) = (h1.mac("eth0"), h5.mac("eth0"), h3.mac("eth0"));
+    let arp = |op: u8, sender_mac: [u8; 6], sender: u8, wanted: u8| {
+        let mut arp = vec![0, 1, 8, 0, 6, 4, 0, op];
+        arp.extend([&sender_mac[..], &[10, 1, 0, sender], &[0; 6], &[10, 1, 0, wanted]].concat());
+        arp
+    };
+    let udp = |from: [u8; 6], source: [u8; 4], ports: (u16, u16)| {
+        udp_frame((from, source.into(), ports.0), (BROADCAST, Ipv4Addr::BROADCAST, ports.1), &[], &[0; 300])
+    };
+    // ICMPv6 within IPv6: source, type, target or nothing, option with a link-layer address.
+    let icmpv6 = |source: u8, kind: u8, named: u8, option: [u8; 6]| {
+        let address = |last: u8| [0xfd, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, last];
+        let mut body = vec![kind, 0, 0, 0, 0x20, 0, 0, 0];
+        body.extend(address(named));
+        body.extend([2, 1]);
+        body.extend(option);
+        let mut packet = vec![0x60, 0, 0, 0, 0, body.len() as u8, 58, 255];
+        packet.extend(address(source));
+        packet.extend([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+        packet.extend(body);
+        frame([0x33, 0x33, 0, 0, 0, 1], own, 0x86dd, &packet)
+    };
+    let mut forged = Vec::new();
+    for op in [1, 2] {
+        for (sender_mac, sender) in [(own, 5), (own, 3), (own, 99), (victim, 1), (victim, 5)] {
+            for to in [BROADCAST, target] {
+                forged.push(frame(to, own, 0x0806, &arp(op, sender_mac, sender, 3)));
+            }
+            // Gratuitous.
+            forged.push(frame(BROADCAST, own, 0x0806, &arp(op, sender_mac, sender, sender)));
+        }
+    }
+    for (source, kind, named, option) in
+        [(1, 136, 5, own), (1, 136, 1, victim), (5, 136, 5, own), (1, 134, 1, own), (5, 135, 3, own)]
+    {
+        forged.push(icmpv6(source, kind, named, option));
+    }
+    forged.push(udp(own, [10, 1, 0, 1], (67, 68)));
+    forged.push(udp(own, [10, 1, 0, 5], (9, 9)));
+    forged.push(udp(own, [0, 0, 0, 0], (9, 9)));
+    forged.push(udp(own, [127, 0, 0, 1], (9, 9)));
+    forged.push(udp(victim, [10, 1, 0, 5], (9, 9)));
+    assert!(forged.len() >= 40, "{}", forged.len());
+    // Its kernel is to be silent, for what is seen to be what is forged.
+    h1.sysctl("net/ipv6/conf/eth0/disable_ipv6", "1");
+    let filter = format!("ether src {} or udp", text(own));
+    let seen = [&h3, &h5].map(|victim| Capture::start(&lab, victim, "eth0", &filter));
+    let before = total_drops(&switch, "h1");
+    for (n, frame) in forged.iter().enumerate() {
+        raw.send(frame).expect("sending");
+        let counted = || total_drops(&switch, "h1") > before + n as u64;
+        assert!(wait_until(Duration::from_secs(2), counted), "frame {n} is not refused: {frame:02x?}");
+    }
+    for seen in seen {
+        assert_eq!(seen.stop().text(), "");
+    }
+    println!("t03: {} forged frames, 0 delivered", forged.len());
+    h1.reaches("10.1.0.3");
+}
+
+fn total_drops(switch: &Switch, port: &str) -> u64 {
+    let status = switch.json("status");
+    let rows = status["drops"].as_array().cloned().unwrap_or_default();
+    rows.iter().filter(|row| row["port"] == port).map(|row| row["count"].as_u64().expect("a counter")).sum()
+}
+
+/// Every stack of up to three tags, from an access port: only untagged and priority-tagged frames arrive.
+#[test]
+fn t04_every_stack_of_tags_from_an_access_port() {
+    let Some(lab) = Lab::new() else { return };
+    let Victims { h1, h3: _h3, h5, switch, raw } = victims(&lab, |_| "vlan = { access = 10 }\n".into(), "");
+    let (tpids, vids) = ([0x8100_u16, 0x88a8, 0x9100], [0_u16, 1, 10, 20, 4094, 4095]);
+    let tag = |n: usize| (tpids[n % 3], vids[n / 3 % 6]);
+    let mut stacks: Vec<Vec<(u16, u16)>> = vec![vec![]];
+    for a in 0..18 {
+        stacks.push(vec![tag(a)]);
+        for b in 0..18 {
+            stacks.push(vec![tag(a), tag(b)]);
+            stacks.extend((0..18).step_by(7).map(|c| vec![tag(a), tag(b), tag(c)]));
+        }
+    }
+    // h5 takes all tags as they are: what arrives there came in as VLAN 10.
+    let seen = Capture::start(&lab, &h5, "eth0", &format!("ether src {}", text(h1.mac("eth0"))));
+    let own = h1.mac("eth0");
+    for (number, stack) in stacks.iter().enumerate() {
+        let mut bytes = [&BROADCAST[..], &own].concat();
+        for (tpid, vid) in stack {
+            bytes.extend(tpid.to_be_bytes());
+            bytes.extend(vid.to_be_bytes());
+        }
+        bytes.extend(0x88b5_u16.to_be_bytes());
+        bytes.extend((number as u32).to_be_bytes());
+        bytes.resize(80, 0);
+        raw.send(&bytes).expect("sending");
+    }
+    let refused = || switch.drops("h1", "vlan-not-allowed");
+    wait_for("the refusals to be counted", || refused() > 300);
+    let packets = seen.stop();
+    // The outermost tag of what arrived is the access port's own, always.
+    let outermost =
+        |line: &str| line.split("vlan ").nth(1).and_then(|rest| rest.split(',').next().map(str::to_owned));
+    let tags: std::collections::BTreeSet<_> = packets.text().lines().filter_map(outermost).collect();
+    println!("t04: {} stacks of tags, {} refused; arrived under VLAN {tags:?}", stacks.len(), refused());
+    assert_eq!(tags.iter().map(String::as_str).collect::<Vec<_>>(), ["10"], "{}", packets.text());
+}
+
+/// Bridge, pause, LACP and LLDP frames, at a rate, from a guest and from a door: not one is delivered.
+#[test]
+fn t05_link_local_groups_are_not_forwarded() {
+    let Some(lab) = Lab::new() else { return };
+    let Victims { h1, h3, h5, switch, raw } = victims(&lab, as_guest, "");
+    let seen = [&h3, &h5].map(|h| Capture::start(&lab, h, "eth0", "ether[0:4] = 0x0180c200"));
+    let own = h1.mac("eth0");
+    let superior = [0x42, 0x42, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    for n in 0..4000_u32 {
+        raw.send(&frame([1, 0x80, 0xc2, 0, 0, (n % 16) as u8], own, 0x0026, &superior)).expect("sending");
+    }
+    let counted = || switch.drops("h1", "link-local-group");
+    wait_for("all to be counted", || counted() >= 3900);
+    for seen in seen {
+        assert_eq!(seen.stop().text(), "");
+    }
+    println!("t05: 4000 link-local frames, 0 delivered, {} counted", counted());
+}
+
+/// About 1 Mbit/s of frames that never repeat (addresses, ports, VLANs): others keep 98 % at least.
+#[test]
+fn t08_a_crafted_flood_costs_others_little() {
+    let Some(lab) = Lab::new() else { return };
+    let Victims { h1, h3, h5, switch, raw } = victims(&lab, |_| String::new(), "");
+    let stream = Stream::start(&h3, &h5, "10.1.0.5:9".parse().unwrap(), 5000);
+    stream.wait_more(100, "at the start");
+    let (start, mut random, mut sent) = (Instant::now(), Random(8), 0_u32);
+    while start.elapsed() < Duration::from_secs(2) {
+        let due = (start.elapsed().as_secs_f64() * 2000.0) as u32;
+        while sent < due {
+            let n = random.next();
+            let (from, to) = (Ipv4Addr::from(n as u32), Ipv4Addr::from((n >> 32) as u32));
+            let bytes = udp_frame(
+                (random.mac(), from, n as u16),
+                (random.mac(), to, (n >> 16) as u16),
+                &[(n % 4000 + 1) as u16],
+                &[0; 8],
+            );
+            let _ = raw.send(&bytes);
+            sent += 1;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let report = stream.finish();
+    println!("t08: {sent} frames that never repeat; others: {report}");
+    assert!(report.share() >= 0.98, "{report}");
+    drop((h1, switch));
+}
+
+/// Tunnel packets of strangers, for networks that are not here, with bits set that have to be clear, and what is no
+/// VXLAN at all (GRE, IP in IP, Geneve, Ethernet in UDP): none is delivered, and those for us are counted exactly.
+#[test]
+fn t12_t13_t16_tunnel_packets_that_nobody_asked_for() {
+    let Some(lab) = Lab::new() else { return };
+    let FarKernel { rvm, far, h1, switch, .. } = FarKernel::new(&lab, V4, false);
+    h1.reaches("10.1.0.2");
+    let (ours, theirs) = (rvm.mac("eth0"), far.mac("eth0"));
+    let raw = RawSocket::open(&far, "eth0");
+    let inner = udp_frame(
+        ([2, 0, 0, 0, 0, 2], Ipv4Addr::new(10, 1, 0, 2), 7),
+        (h1.mac("eth0"), Ipv4Addr::new(10, 1, 0, 1), 7),
+        &[],
+        b"injected",
+    );
+    let seen = Capture::start(&lab, &h1, "eth0", "udp port 7");
+    let outer = |from: Ipv4Addr, port: u16, payload: &[u8]| {
+        udp_frame((theirs, from, 50_000), (ours, Ipv4Addr::new(10, 0, 0, 11), port), &[], payload)
+    };
+    let peer = Ipv4Addr::new(10, 0, 0, 12);
+    let (mut random, before) = (Random(12), total_drops(&switch, "uplink"));
+    let count = 20_000_u64;
+    for n in 0..count {
+        let r = random.next();
+        let payload = match n % 4 {
+            // A stranger.
+            0 => vxlan(8, 100, 0, &inner),
+            // Any VNI but the one there is.
+            1 => vxlan(8, [(r as u32) & 0xff_ffff, 101][usize::from(r as u32 & 0xff_ffff == 100)], 0, &inner),
+            // Flags and reserved bits.
+            2 => vxlan((r as u8) & !8, 100, 0, &inner),
+            _ => vxlan(8, 100, (r as u8) | 1, &inner),
+        };
+        let from = if n % 4 == 0 { Ipv4Addr::new(10, 0, 1 + (r % 200) as u8, (r >> 8) as u8) } else { peer };
+        // The queue to a veth is finite: what was not sent is sent again.
+        while raw.send(&outer(from, 4789, &payload)).is_err() {}
+        if n % 64 == 0 {
+            std::thread::sleep(Duration::from_micros(300));
+        }
+    }
+    let counted = || total_drops(&switch, "uplink") - before;
+    wait_until(Duration::from_secs(5), || counted() >= count);
+    println!("t12, t13: {count} tunnel packets injected, {} counted", counted());
+    assert_eq!(counted(), count, "{}", switch.ivctl("drops").stdout);
+    // What is no VXLAN is the kernel's, which has no use for it.
+    for _ in 0..100 {
+        let mut ip = outer(peer, 4789, &inner);
+        for protocol in [4_u8, 47, 41, 97] {
+            ip[23] = protocol;
+            ip[24..26].fill(0);
+            let sum: u32 = ip[14..34].chunks(2).map(|w| u32::from(u16::from_be_bytes([w[0], w[1]]))).sum();
+            ip[24..26].copy_from_slice(&(!((sum & 0xffff) + (sum >> 16)) as u16).to_be_bytes());
+            raw.send(&ip).expect("sending");
+        }
+        for port in [6081, 8472, 4790, 47] {
+            raw.send(&outer(peer, port, &vxlan(8, 100, 0, &inner))).expect("sending");
+        }
+    }
+    h1.reaches("10.1.0.2");
+    assert_eq!(seen.stop().text(), "", "delivered");
+}
+
+/// A port is added and removed 60 times beside a flooder of another network: not one of its frames crosses.
+#[test]
+fn t17_no_window_while_ports_come_and_go() {
+    let Some(lab) = Lab::new() else { return };
+    let Victims { h3, h5, switch, h1: _h1, raw } = victims(&lab, |_| String::new(), &network("other", 200));
+    let again = || {
+        assert_eq!(switch.ivctl("--no-wait port del h5").code, 0);
+        assert_eq!(switch.ivctl("--no-wait port add h5 --network other --interface p-h5").code, 0);
+    };
+    again();
+    switch.wait_live(&["h5"]);
+    let seen = Capture::start(&lab, &h5, "eth0", "ether proto 0x88b5");
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let stopped = stop.clone();
+    let flooder = std::thread::spawn(move || {
+        let (bytes, mut sent) = (frame(BROADCAST, [6, 0, 0, 0, 0, 1], 0x88b5, &[]), 0_u64);
+        while !stopped.load(std::sync::atomic::Ordering::Relaxed) {
+            sent += u64::from(raw.send(&bytes).is_ok());
+            if sent % 16 == 0 {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        sent
+    });
+    (0..60).for_each(|_| again());
+    switch.wait_live(&["h5"]);
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    let sent = flooder.join().unwrap();
+    println!("t17: 60 times removed and added beside {sent} broadcasts of another network");
+    assert_eq!(seen.stop().text(), "", "leaked");
+    drop(h3);
+}
+
+/// One request on the control socket, and how long its answer took.
+fn ask(stream: &mut BufReader<UnixStream>, method: &str) -> Duration {
+    let asked = Instant::now();
+    let request = format!("{{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"{method}\"}}\n");
+    stream.get_mut().write_all(request.as_bytes()).expect("writing to the daemon");
+    let mut line = String::new();
+    stream.read_line(&mut line).expect("an answer");
+    assert!(line.contains("\"result\""), "{line}");
+    asked.elapsed()
+}
+
+fn connect(socket: &Path) -> BufReader<UnixStream> {
+    let stream = UnixStream::connect(socket).expect("the control socket");
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    BufReader::new(stream)
+}
+
+/// The 99th percentile of 300 answers.
+fn p99(socket: &Path) -> Duration {
+    let mut stream = connect(socket);
+    let mut took: Vec<Duration> = (0..300)
+        .map(|_| {
+            std::thread::sleep(Duration::from_millis(3));
+            ask(&mut stream, "version")
+        })
+        .collect();
+    took.sort();
+    took[296]
+}
+
+/// Who may not use the socket is refused with exit code 6; who may only read, reads; a thousand idle clients neither
+/// delay a frame nor lock root out for longer than the deadline of a request.
+#[test]
+fn t19_the_control_socket() {
+    let Some(lab) = Lab::new() else { return };
+    let Victims { h3, h5, switch, .. } = victims(&lab, |_| String::new(), "");
+    std::fs::set_permissions(lab.dir(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let ivctl = lab.dir().join("ivctl");
+    std::fs::copy(binaries().join("ivctl"), &ivctl).unwrap();
+    let as_user = |group: &str, arguments: &[&str]| {
+        let mut command = std::process::Command::new("setpriv");
+        command.args(["--reuid=65534", &format!("--regid={group}"), "--clear-groups"]).arg(&ivctl);
+        command.arg("--socket").arg(switch.socket()).args(arguments).output().expect("running setpriv")
+    };
+    assert_eq!(as_user("65534", &["status"]).status.code(), Some(6), "a stranger");
+    std::os::unix::fs::chown(switch.socket(), None, Some(4711)).unwrap();
+    assert!(as_user("4711", &["status"]).status.success(), "a reader reads");
+    let refused = as_user("4711", &["network", "add", "x", "--vni", "7"]);
+    assert_eq!(refused.status.code(), Some(6), "{}", String::from_utf8_lossy(&refused.stderr));
+
+    let stream = Stream::start(&h3, &h5, "10.1.0.5:9".parse().unwrap(), 2000);
+    let mut idle = Vec::new();
+    for n in 0..1000 {
+        let client = UnixStream::connect(switch.socket()).expect("the control socket");
+        // Some say half a word.
+        if n % 2 == 0 {
+            let _ = (&client).write_all(b"{\"json");
+        }
+        idle.push(client);
+    }
+    wait_for("room again", || switch.ivctl("network list").code == 0);
+    let report = stream.finish();
+    println!("t19: 1000 idle clients; meanwhile {report}");
+    assert_eq!(report.lost(), 0, "{report}");
+}
+
+/// Five hundred configurations that are wrong, by a mistake each: all refused, and what runs goes on.
+#[test]
+fn t18_t20_wrong_configurations_are_refused() {
+    let Some(lab) = Lab::new() else { return };
+    let Victims { h3, h5, switch, .. } = victims(&lab, |_| String::new(), "");
+    let good = std::fs::read_to_string(switch.config()).unwrap();
+    let before = switch.ivctl("config show").stdout;
+    let mut wrong: Vec<String> = Vec::new();
+    for (key, values) in [
+        ("fdb_age", &["0", "-1", "\"x\"", "99999999999"][..]),
+        ("fdb_max", &["0", "-5", "1e9", "4294967296"]),
+        ("vni", &["0", "16777216", "-1", "\"100\""]),
+        ("gateway", &["[\"300.1.1.1\"]", "\"10.1.0.1\"", "[\"0.0.0.0\"]", "[\"224.0.0.1\"]"]),
+        ("router_mac", &["\"01:00:00:00:00:00\"", "\"x\"", "5", "\"00:00:00:00:00:00\""]),
+        ("hub", &["true", "1", "\"\"", "[]"]),
+    ] {
+        for value in values {
+            wrong.push(
+                format!("[[network]]\nname = \"w\"\nvni = 900\n{key} = {value}\n")
+                    .replace("vni = 900\nvni", "vni"),
+            );
+        }
+    }
+    // Names that would be something else to a shell, a log or a path.
+    for name in [
+        "",
+        "a b",
+        "../x",
+        "a/b",
+        "a;b",
+        "$(x)",
+        "a\\nb",
+        "\\u001b[31m",
+        "UPPER",
+        "-x",
+        "averyveryverylongname",
+        "ä",
+    ] {
+        wrong.push(format!("[[network]]\nname = \"{name}\"\nvni = 900\n"));
+        wrong.push(format!("[[port]]\nname = \"{name}\"\nnetwork = \"private\"\n"));
+        wrong.push(format!("[[peer]]\nname = \"{name}\"\naddress = \"not an address\"\n"));
+    }
+    // Every prefix of a valid text that ends within a line, and every line with a character too much.
+    let extra =
+        "[[port]]\nname = \"w\"\nnetwork = \"private\"\n[[peer]]\nname = \"p\"\naddress = \"10.0.0.9\"\n";
+    wrong.extend(
+        (1..extra.len())
+            .map(|at| extra[..at].to_owned())
+            .filter(|t| !t.ends_with('\n') && !t.ends_with('"') && !t.ends_with(']')),
+    );
+    // A character that no text has, anywhere.
+    for c in ['\u{0}', '\u{1}', '\u{8}', '\u{1b}', '\u{7f}'] {
+        for at in 0..extra.len() {
+            let mut text = extra.to_owned();
+            text.insert(at, c);
+            wrong.push(text);
+        }
+    }
+    let mut stream = connect(switch.socket());
+    let mut refused = 0;
+    for mistake in &wrong {
+        let params = serde_json::json!({ "text": good.clone() + mistake, "timeout_ms": 0 });
+        let request =
+            serde_json::json!({ "jsonrpc": "2.0", "id": 1, "method": "config.apply", "params": params });
+        stream.get_mut().write_all(format!("{request}\n").as_bytes()).unwrap();
+        let mut line = String::new();
+        stream.read_line(&mut line).unwrap();
+        assert!(line.contains("\"error\""), "taken: {mistake}\n{line}");
+        refused += 1;
+    }
+    println!("t18, t20: {refused} wrong configurations refused");
+    assert!(refused >= 500);
+    assert_eq!(switch.ivctl("config show").stdout, before);
+    h3.reaches("10.1.0.5");
+    drop(h5);
+}
+
+/// A broadcast storm from a host and a loop of two ports through somebody's bridge: cut to the ports' limits, and the
+/// control socket answers within 20 ms meanwhile.
+#[test]
+fn t22_g12_a_storm_and_a_loop() {
+    let Some(lab) = Lab::new() else { return };
+    let rvm = lab.namespace("rvm");
+    let h3 = host(&lab, &rvm, "h3", &["10.1.0.3/24"]);
+    let looped = lab.namespace("loop");
+    looped.ip("link add br0 type bridge");
+    looped.ip("link set br0 up");
+    for name in ["l1", "l2"] {
+        lab.veth((&looped, name), (&rvm, &format!("p-{name}")));
+        looped.ip(&format!("link set {name} master br0"));
+    }
+    let limit = "bum_pps = 2000\n";
+    let ports = ["h3", "l1", "l2"].map(|name| port(name, "private") + limit).concat();
+    let mut switch = Switch::start(&lab, &rvm, &(network("private", 100) + &ports));
+    switch.wait_live(&["h3", "l1", "l2"]);
+    let quiet = p99(switch.socket());
+    let raw = RawSocket::open(&h3, "eth0");
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let stopped = stop.clone();
+    let storm = std::thread::spawn(move || {
+        let bytes = frame(BROADCAST, [6, 0, 0, 0, 0, 3], 0x88b5, &[]);
+        let mut sent = 0_u64;
+        while !stopped.load(std::sync::atomic::Ordering::Relaxed) {
+            for _ in 0..64 {
+                sent += u64::from(raw.send(&bytes).is_ok());
+            }
+            // A storm, not a benchmark: the machine has two cores for all of it.
+            std::thread::sleep(Duration::from_micros(500));
+        }
+        sent
+    });
+    std::thread::sleep(Duration::from_millis(300));
+    let before = Instant::now();
+    let tx = |switch: &Switch| {
+        switch
+            .json("port list")
+            .as_array()
+            .expect("rows")
+            .iter()
+            .map(|row| row["stats64"]["tx"]["packets"].as_u64().expect("a counter"))
+            .sum::<u64>()
+    };
+    let sent_before = tx(&switch);
+    let p99 = p99(switch.socket());
+    let rate = (tx(&switch) - sent_before) as f64 / before.elapsed().as_secs_f64();
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    let sent = storm.join().unwrap();
+    println!(
+        "t22: {sent} broadcasts and a loop: {rate:.0}/s leave, the socket answers in {p99:?} (p99; quiet {quiet:?})"
+    );
+    assert!(p99 < Duration::from_millis(20), "{p99:?}");
+    // Each port lets 2000 in, which leave at two others.
+    assert!(rate < 3.0 * 2000.0 * 2.0 * 1.2, "{rate}");
+    assert!(switch.drops("h3", "bum-rate-limit") > 0);
+    switch.assert_running();
+}
