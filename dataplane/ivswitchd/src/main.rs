@@ -75,6 +75,10 @@ struct Arguments {
     #[arg(long, hide = true)]
     list_syscalls: bool,
 
+    /// Print the man page
+    #[arg(long, hide = true)]
+    man: bool,
+
     /// Check this configuration file, say what is wrong with it, and end
     #[arg(long, value_name = "FILE")]
     check: Option<PathBuf>,
@@ -92,6 +96,11 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let result = match &arguments.check {
         Some(file) => check(file),
+        None if arguments.man => {
+            use clap::CommandFactory;
+            let page = clap_mangen::Man::new(Arguments::command()).section("8");
+            page.render(&mut io::stdout()).map_err(Into::into)
+        }
         None if arguments.list_syscalls => {
             confine::Confinement::names().for_each(|name| println!("{name}"));
             Ok(())

@@ -3,6 +3,8 @@
 //!
 //! Needs no root to build. What needs root runs through `sudo` when there is one.
 
+mod package;
+
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
@@ -34,6 +36,22 @@ enum Task {
         #[arg(long, required = true)]
         check: bool,
     },
+    /// The Debian package, into `target/package`
+    Package {
+        /// The unoptimised build, to try the package itself
+        #[arg(long)]
+        debug: bool,
+    },
+    /// Install, look at and purge the package in a fresh Debian, as root; what it leaves is an error
+    PackageTest {
+        /// The unoptimised build
+        #[arg(long)]
+        debug: bool,
+    },
+    /// Miri on the engine's tables, parsers and rings of its mailbox (needs the nightly toolchain)
+    Miri,
+    /// Advisories, licences and sources of every dependency, by cargo-deny
+    Deny,
     /// Fuzz every target, or one, from the corpus that earlier runs left
     Fuzz {
         /// Minutes for each target
@@ -50,6 +68,10 @@ const FUZZ_TARGETS: &[&str] = &["parse", "forward", "offload", "config", "api"];
 fn main() -> ExitCode {
     let outcome = match Task::parse() {
         Task::Fuzz { minutes, target } => fuzz(minutes, target.as_deref()),
+        Task::Package { debug } => package::build(debug).map(drop),
+        Task::PackageTest { debug } => package::test(debug),
+        Task::Miri => miri(),
+        Task::Deny => deny(),
         Task::Demo => demo(),
         Task::Test => test(),
         Task::Ci => ci(),
@@ -226,10 +248,40 @@ fn fuzz(minutes: u32, target: Option<&str>) -> Result<()> {
     for &name in FUZZ_TARGETS.iter().filter(|name| target.is_none_or(|t| t == **name)) {
         println!("== fuzzing {name} for {minutes} min");
         let mut fuzz = cargo();
-        fuzz.args(["fuzz", "run", "--fuzz-dir", "fuzz", "--sanitizer", "none", name, "--", &seconds]);
+        fuzz.args(["fuzz", "run", "--fuzz-dir", "fuzz", "--sanitizer", "none", name]);
+        // What it found grows the first; the second is what it starts from.
+        let corpus = format!("fuzz/corpus/{name}");
+        std::fs::create_dir_all(workspace().join(&corpus))?;
+        fuzz.arg(corpus);
+        let seeds = format!("fuzz/seeds/{name}");
+        if workspace().join(&seeds).is_dir() {
+            fuzz.arg(seeds);
+        }
+        fuzz.args(["--", &seconds, "-timeout=10", "-rss_limit_mb=2048"]);
         run(fuzz.env("RUSTC_BOOTSTRAP", "1"))?;
     }
     Ok(())
+}
+
+/// Miri interprets the engine's parsers, tables and queues, and finds what no test can: undefined behaviour.
+fn miri() -> Result<()> {
+    let toolchain = ["component", "add", "--toolchain", "nightly", "miri", "rust-src"];
+    run(Command::new("rustup").args(toolchain))?;
+    let mut miri = Command::new("cargo");
+    // Cargo's own variables name the toolchain that runs us.
+    for variable in ["CARGO", "RUSTUP_TOOLCHAIN", "RUSTC", "RUSTDOC"] {
+        miri.env_remove(variable);
+    }
+    miri.args(["+nightly", "miri", "test", "--package", "engine", "--lib", "--"]);
+    miri.args(["wire::", "mailbox::", "handoff::", "time::", "frame::"]);
+    run(miri.env("MIRIFLAGS", "-Zmiri-disable-isolation").env("PROPTEST_CASES", "4"))
+}
+
+fn deny() -> Result<()> {
+    if find("cargo-deny").is_none() {
+        run(cargo().args(["install", "cargo-deny", "--locked"]))?;
+    }
+    run(cargo().args(["deny", "check", "licenses", "bans", "sources"]))
 }
 
 // ---- what they are made of ----------------------------------------------------------------------
