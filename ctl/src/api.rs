@@ -11,6 +11,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::io::GuestIo;
 use crate::model::{Change, ConfigError, Fault, Inside, Ports};
 
 pub use mtu::{MtuNetwork, MtuPaste, MtuPeer, MtuPort, MtuProblem, MtuReport, MtuUplink};
@@ -432,12 +433,12 @@ pub struct PortRow {
     pub mtu: u16,
     /// `UP` when it forwards and has carrier, else `DOWN`.
     pub operstate: String,
-    /// `live`, `waiting`, `opening`, `failed` or `disabled`.
+    /// `live`, `ready` (open, with nobody at the other end), `waiting`, `opening`, `failed` or `disabled`.
     pub state: String,
     /// Why it is not live.
     #[serde(default)]
     pub why: String,
-    /// By which means frames come and go: `afxdp`, `packet`, `tap`, `udp`.
+    /// By which means frames come and go: `afxdp`, `packet`, `tap`, `udp`, `vhostuser`.
     #[serde(default)]
     pub kind: String,
     /// How it is opened: `native, zero-copy`, `native, copy`, `generic, copy`, or what may be left unfinished in
@@ -450,6 +451,9 @@ pub struct PortRow {
     /// Queues in use.
     #[serde(default)]
     pub queues: u32,
+    /// What passed between us and the guest, for kind `vhostuser`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guest: Option<GuestIo>,
     /// Counters.
     pub stats64: Stats64,
 }

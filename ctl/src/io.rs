@@ -55,6 +55,11 @@ pub enum Input {
     /// It could not be opened (the text names object, cause and remedy), or stopped working. The agent
     /// asks again when the interface changes or a retry is due.
     PortFailed(PortId, String),
+    /// A port that is open has nobody at its other end, or somebody who cannot be worked with. It goes live by itself
+    /// (as [`Input::PortOpened`]) when that changes.
+    PortDown(PortId, PortDown),
+    /// What passed between us and a guest since its port was opened.
+    GuestIo(PortId, GuestIo),
     /// An interface pair asked for by [`Output::CreateDoor`] could not be made.
     DoorFailed(PortId, String),
     /// Something from worker `n`.
@@ -109,6 +114,28 @@ impl KernelDrops {
     }
 }
 
+/// Why nothing passes through an open port.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct PortDown {
+    /// For people.
+    pub why: String,
+    /// Somebody did what nobody should; not just nobody is there.
+    pub faulty: bool,
+}
+
+/// What passed between us and a guest.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct GuestIo {
+    /// Frames from the guest.
+    pub rx: u64,
+    /// Frames to the guest.
+    pub tx: u64,
+    /// Times the guest kicked us.
+    pub kicks: u64,
+    /// Times we called the guest.
+    pub calls: u64,
+}
+
 /// How a worker is doing.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct WorkerStats {
@@ -148,6 +175,8 @@ pub struct OpenPort {
     pub ours: bool,
     /// Where tunnel packets are heard: for [`IoKind::Udp`], which opens nothing else.
     pub tunnel: Option<(IpAddr, u16)>,
+    /// Queue pairs offered to a guest: for [`IoKind::Vhostuser`], whose `interface` is the path of a socket.
+    pub queues: u32,
 }
 
 /// By which means frames come and go.
@@ -163,6 +192,8 @@ pub enum IoKind {
     Tap,
     /// UDP sockets: the uplink's tunnel packets only.
     Udp,
+    /// Memory shared with QEMU: a guest's NIC, without a network interface.
+    Vhostuser,
 }
 
 impl IoKind {
@@ -174,6 +205,7 @@ impl IoKind {
             Self::Packet => "packet",
             Self::Tap => "tap",
             Self::Udp => "udp",
+            Self::Vhostuser => "vhostuser",
         }
     }
 }

@@ -286,6 +286,7 @@ fn a_door_is_made_then_opened_and_only_then_live() {
         kind: IoKind::Afxdp,
         ours: true,
         tunnel: None,
+        queues: 1,
     };
     assert_eq!(w.opened(), [(eth1, open)]);
     assert!(!w.ports[&eth1].live, "asked for is not opened");

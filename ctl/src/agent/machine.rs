@@ -6,7 +6,9 @@ use engine::command::{Command, IpPrefix, PortId};
 use engine::time::{Duration, Instant};
 
 use super::{Agent, LINKS_MAX};
-use crate::io::{DoorSpec, IoKind, KernelDrops, LinkFacts, OpenPort, Output, PortFacts, XdpMode};
+use crate::io::{
+    DoorSpec, GuestIo, IoKind, KernelDrops, LinkFacts, OpenPort, Output, PortDown, PortFacts, XdpMode,
+};
 use crate::model::{self, Port, clean, door_peer};
 use crate::reconcile::{self, PortFact, UPLINK_PORT, Underlay};
 
@@ -16,6 +18,9 @@ const PAUSE_MIN: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
 /// A new interface is opened this long after the one before at the earliest, should they flap.
 const PAUSE_NEW: Duration = Duration::from_millis(100);
+
+/// In place of an interface's index: the port is attached to a socket.
+const NO_INTERFACE: u32 = 0;
 
 /// How one port stands to its interface.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -32,6 +37,8 @@ pub(super) struct Attachment {
     pub(super) facts: PortFacts,
     /// What the kernel dropped at it since then.
     pub(super) kernel_drops: KernelDrops,
+    /// What passed between us and a guest since then.
+    pub(super) guest_io: Option<GuestIo>,
     /// For a door we make: what was asked for last.
     door: Option<DoorSpec>,
     makes_door: bool,
@@ -51,6 +58,8 @@ pub(super) struct Means {
     xdp: XdpMode,
     /// Where tunnel packets are heard, for the kind that opens nothing else.
     tunnel: Option<(IpAddr, u16)>,
+    /// Queue pairs offered to a guest.
+    queues: u32,
 }
 
 /// Where a port is on its way to forwarding.
@@ -62,6 +71,8 @@ pub(super) enum Phase {
     Waiting,
     /// Asked for on the interface of this index.
     Opening(u32),
+    /// Open, but nothing passes: goes live by itself.
+    Ready(PortDown),
     /// Attached to the interface of this index.
     Live(u32),
     /// The door or the port could not be made or opened; tried again then.
@@ -86,7 +97,7 @@ impl Attachment {
         match self.phase {
             Phase::Opening(_) => false,
             Phase::Waiting => !self.makes_door,
-            Phase::Disabled | Phase::Live(_) | Phase::Failed { .. } => true,
+            Phase::Disabled | Phase::Ready(_) | Phase::Live(_) | Phase::Failed { .. } => true,
         }
     }
 
@@ -99,13 +110,15 @@ impl Attachment {
             }
             Phase::Waiting => ("waiting", format!("waiting for interface {}", self.interface)),
             Phase::Opening(_) => ("opening", format!("opening {}", self.interface)),
+            Phase::Ready(down) if down.faulty => ("failed", down.why.clone()),
+            Phase::Ready(down) => ("ready", down.why.clone()),
             Phase::Live(_) => ("live", String::new()),
             Phase::Failed { why, .. } => ("failed", why.clone()),
         }
     }
 
     fn attached(&self) -> bool {
-        matches!(self.phase, Phase::Opening(_) | Phase::Live(_))
+        matches!(self.phase, Phase::Opening(_) | Phase::Ready(_) | Phase::Live(_))
     }
 }
 
@@ -161,16 +174,17 @@ impl Agent {
             opened_at: None,
             pause: PAUSE_MIN,
             kernel_drops: KernelDrops::default(),
+            guest_io: None,
             last_failure: None,
         };
         let uplink = self.config.uplink.iter().map(|u| {
             let kind = IoKind::from(u.kind);
             let vtep = self.underlay().map(|underlay| (underlay.vtep, u.port));
-            let means = Means { kind, xdp: u.xdp, tunnel: vtep.filter(|_| kind == IoKind::Udp) };
+            let means = Means { kind, xdp: u.xdp, tunnel: vtep.filter(|_| kind == IoKind::Udp), queues: 1 };
             (UPLINK_PORT, new("uplink", u.interface.clone(), true, means, true, false))
         });
         let ports = self.config.port.iter().filter_map(|p| {
-            let means = Means { kind: p.kind.into(), xdp: p.xdp, tunnel: None };
+            let means = Means { kind: p.kind.into(), xdp: p.xdp, tunnel: None, queues: p.queues };
             let attachment = new(&p.name, p.attached_to(), false, means, p.enabled, p.makes_door());
             Some((self.ids.port(&p.name)?, attachment))
         });
@@ -265,7 +279,9 @@ impl Agent {
     /// the interface is gone or another. Does nothing when there is nothing to do.
     pub(super) fn step(&mut self, id: PortId) {
         let Some(mut a) = self.attachments.remove(&id) else { return };
-        let index = self.links.get(&a.interface).map(|l| l.index);
+        // A socket is no interface: it is there whenever it is asked for.
+        let link = || self.links.get(&a.interface).map(|l| l.index);
+        let index = if a.means.kind == IoKind::Vhostuser { Some(NO_INTERFACE) } else { link() };
         if a.makes_door {
             self.step_door(id, &mut a, index.is_some());
         }
@@ -317,6 +333,7 @@ impl Agent {
         };
         let not_before = match a.phase {
             Phase::Opening(at) | Phase::Live(at) if at == index => return,
+            Phase::Ready(_) => return,
             Phase::Opening(_) | Phase::Live(_) => {
                 self.outputs.push_back(Output::ClosePort(id));
                 a.opened_at.map(|at| at + PAUSE_NEW)
@@ -334,9 +351,9 @@ impl Agent {
         }
         a.opened_at = Some(now);
         a.phase = Phase::Opening(index);
-        let Means { kind, xdp, tunnel } = a.means;
+        let Means { kind, xdp, tunnel, queues } = a.means;
         let (interface, shared, ours) = (a.interface.clone(), a.shared, a.makes_door);
-        let open = OpenPort { interface, index, shared, xdp, kind, ours, tunnel };
+        let open = OpenPort { interface, index, shared, xdp, kind, ours, tunnel, queues };
         self.outputs.push_back(Output::OpenPort(id, open));
     }
 
@@ -404,6 +421,7 @@ impl Agent {
         let Some(a) = self.attachments.get_mut(&id) else { return };
         let index = match a.phase {
             Phase::Opening(index) | Phase::Live(index) => index,
+            Phase::Ready(_) => NO_INTERFACE,
             // A late answer: it was closed again, or failed since. Only an interface that is there can be live.
             Phase::Failed { .. } => match self.links.get(&a.interface) {
                 Some(link) => link.index,
@@ -415,7 +433,9 @@ impl Agent {
         a.pause = PAUSE_MIN;
         let text = format!("port \"{}\" is live on {} ({})", a.name, a.interface, facts.mode);
         a.facts = facts;
-        a.kernel_drops = KernelDrops::default();
+        if a.means.kind != IoKind::Vhostuser {
+            a.kernel_drops = KernelDrops::default();
+        }
         let name = a.name.clone();
         self.log("info", text);
         self.tell_port(id);
@@ -426,9 +446,23 @@ impl Agent {
         self.notify("port", serde_json::json!({ "ifname": name, "state": "live" }));
     }
 
+    /// An open port whose other end went, or misbehaved.
+    pub(super) fn port_down(&mut self, id: PortId, down: PortDown) {
+        let Some(a) = self.attachments.get_mut(&id).filter(|a| a.attached()) else { return };
+        let down = PortDown { why: clean(&down.why), ..down };
+        let (before, name) = (std::mem::replace(&mut a.phase, Phase::Ready(down.clone())), a.name.clone());
+        if before != a.phase {
+            let level = if down.faulty { "warn" } else { "info" };
+            self.log(level, format!("port \"{name}\": {}", down.why));
+            self.tell_port(id);
+            let state = if down.faulty { "failed" } else { "ready" };
+            self.notify("port", serde_json::json!({ "ifname": name, "state": state, "why": down.why }));
+        }
+    }
+
     pub(super) fn port_failed(&mut self, id: PortId, why: &str) {
         if self.attachments.get(&id).is_some_and(Attachment::attached) {
-            if matches!(self.attachments[&id].phase, Phase::Live(_)) {
+            if matches!(self.attachments[&id].phase, Phase::Live(_) | Phase::Ready(_)) {
                 self.outputs.push_back(Output::ClosePort(id));
             }
             self.failed(id, why);

@@ -186,6 +186,12 @@ impl Agent {
             Input::UnderlayNeighbor(ip, mac) => self.neighbor(ip, mac),
             Input::PortOpened(id, facts) => self.port_opened(id, facts),
             Input::PortFailed(id, why) => self.port_failed(id, &why),
+            Input::PortDown(id, down) => self.port_down(id, down),
+            Input::GuestIo(id, io) => {
+                if let Some(a) = self.attachments.get_mut(&id) {
+                    a.guest_io = Some(io);
+                }
+            }
             Input::DoorFailed(id, why) => self.door_failed(id, &why),
             Input::Event(worker, event) => self.event(worker, event),
             Input::Persisted(result) => self.persisted(result),

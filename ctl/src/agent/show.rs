@@ -122,7 +122,7 @@ impl Agent {
         for a in self.attachments.values() {
             let (state, why) = a.state();
             match state {
-                "live" | "disabled" => {}
+                "live" | "ready" | "disabled" => {}
                 "failed" => warnings.push(format!("port \"{}\": {why}", a.name)),
                 _ => warnings.push(format!("port \"{}\" is {why}", a.name)),
             }
@@ -226,7 +226,7 @@ impl Agent {
                 role: role.to_owned(),
                 network: network.map(str::to_owned),
                 mtu: self.told.ports.get(&id).map_or(0, |(_, p)| p.mtu),
-                operstate: if live && link.is_some_and(|l| l.up && l.carrier) { "UP" } else { "DOWN" }
+                operstate: if live && link.is_none_or(|l| l.up && l.carrier) { "UP" } else { "DOWN" }
                     .to_owned(),
                 state: state.to_owned(),
                 why,
@@ -234,6 +234,7 @@ impl Agent {
                 mode: if live { a.facts.mode.clone() } else { String::new() },
                 reason: if live { a.facts.reason.clone() } else { String::new() },
                 queues: if live { a.facts.queues } else { 0 },
+                guest: a.guest_io,
                 stats64: stats64(found.ports.get(&id).unwrap_or(&none)),
             }
         };

@@ -85,8 +85,15 @@ defaults! {
     network_fdb_age, is_network_fdb_age: u64 = limits::FDB_AGE.as_secs();
     bum_pps, is_bum_pps: u32 = limits::BUM_PPS_DEFAULT;
     port_fdb_max, is_port_fdb_max: u32 = PORT_FDB_DEFAULT;
+    one, is_one: u32 = 1;
     yes, is_yes: bool = true;
 }
+
+/// Where QEMU is expected to listen for us, unless a port says otherwise.
+pub const GUEST_SOCKETS: &str = "/run/ivswitch/guest";
+
+/// Queue pairs of a guest's NIC, at most.
+pub const QUEUES_MAX: u32 = 64;
 
 /// MAC addresses one port may hold by default: enough for the iVMs of one rVM behind a door.
 pub const PORT_FDB_DEFAULT: u32 = 1024;
@@ -226,6 +233,8 @@ pub enum PortKind {
     Packet,
     /// A TAP interface with virtio-net headers: super-frames; for doors that we make.
     Tap,
+    /// Memory shared with QEMU: a guest's NIC, without a network interface.
+    Vhostuser,
 }
 
 impl From<PortKind> for IoKind {
@@ -234,6 +243,7 @@ impl From<PortKind> for IoKind {
             PortKind::Afxdp => Self::Afxdp,
             PortKind::Packet => Self::Packet,
             PortKind::Tap => Self::Tap,
+            PortKind::Vhostuser => Self::Vhostuser,
         }
     }
 }
@@ -319,6 +329,12 @@ pub struct Port {
     /// Attach to this existing interface. Default: a door makes its own pair; a guest needs one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interface: Option<String>,
+    /// Where QEMU listens, for kind `vhostuser`. Default: `/run/ivswitch/guest/NAME.sock`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub socket: Option<String>,
+    /// Queue pairs offered to QEMU, for kind `vhostuser`. Default: 1.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub queues: u32,
     /// Addresses put on the CMS's end of a door we make. Default: none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "Vec<schema::Prefix>")]
@@ -361,6 +377,8 @@ impl Port {
             network: network.into(),
             role: PortRole::Door,
             interface: None,
+            socket: None,
+            queues: one(),
             address: Vec::new(),
             mac: Vec::new(),
             ip: Vec::new(),
@@ -374,10 +392,13 @@ impl Port {
         }
     }
 
-    /// The interface it is attached to: the given one, our end of the pair we make, or the TAP.
+    /// What it is attached to: the given interface, our end of the pair we make, the TAP, or QEMU's socket.
     #[must_use]
     pub fn attached_to(&self) -> String {
         match (&self.interface, self.kind) {
+            (_, PortKind::Vhostuser) => {
+                self.socket.clone().unwrap_or_else(|| format!("{GUEST_SOCKETS}/{}.sock", self.name))
+            }
             (Some(interface), _) => interface.clone(),
             (None, PortKind::Tap) => self.name.clone(),
             (None, _) => door_peer(&self.name),
@@ -387,7 +408,7 @@ impl Port {
     /// Whether we make its interface.
     #[must_use]
     pub fn makes_door(&self) -> bool {
-        self.role == PortRole::Door && self.interface.is_none()
+        self.role == PortRole::Door && self.interface.is_none() && self.kind != PortKind::Vhostuser
     }
 }
 

@@ -9,8 +9,8 @@ use ipnet::IpNet;
 
 use super::parse::{clean, suggest};
 use super::{
-    Config, ConfigError, Fault, Floating, Peer, Place, Port, PortKind, PortRole, PortSet, Section,
-    UplinkKind, Vlan, WorkerCount, door_peer,
+    Config, ConfigError, Fault, Floating, Peer, Place, Port, PortKind, PortRole, PortSet, QUEUES_MAX,
+    Section, UplinkKind, Vlan, WorkerCount, door_peer,
 };
 use crate::io::{IoKind, XdpMode};
 
@@ -25,6 +25,9 @@ pub const ROUTES_MAX: usize = 16_384;
 pub const FDB_STATIC_MAX: usize = 65_536;
 /// Entries of a list inside one object (MACs, addresses, VLANs, ports): bounds what one frame is compared with.
 pub const LIST_LEN_MAX: usize = 1024;
+
+/// Bytes of a socket's path: what the kernel's address has room for.
+const SOCKET_PATH_MAX: usize = 107;
 
 /// Bytes of a network's or port's name: what an interface name may have.
 const NAME_LEN_MAX: usize = 15;
@@ -396,6 +399,7 @@ impl<'c> Checker<'c> {
             }
             let used = match &p.interface {
                 Some(interface) => vec![interface.clone()],
+                None if p.kind == PortKind::Vhostuser => vec![p.attached_to()],
                 None if p.makes_door() && p.kind == PortKind::Tap => vec![p.name.clone()],
                 None if p.makes_door() => vec![p.name.clone(), door_peer(&p.name)],
                 None => Vec::new(),
@@ -426,9 +430,10 @@ impl<'c> Checker<'c> {
         }
         match p.role {
             PortRole::Guest => {
-                if p.interface.is_none() {
+                if p.interface.is_none() && p.kind != PortKind::Vhostuser {
                     let cause = "a guest port has no `interface`";
-                    let remedy = "add interface = \"...\", the host's end of the guest's NIC";
+                    let remedy =
+                        "add interface = \"...\", the host's end of the guest's NIC, or kind = \"vhostuser\"";
                     self.error(place, Invalid, object, cause, remedy);
                 }
                 if p.mac.is_empty() {
@@ -463,6 +468,7 @@ impl<'c> Checker<'c> {
             let remedy = "remove `interface` (a door only), or use kind = \"packet\"";
             self.error(place, Invalid, object, cause, remedy);
         }
+        self.guest_socket(place, object, p);
         self.xdp(place, object, p.xdp, p.kind == PortKind::Afxdp, IoKind::from(p.kind));
         for (key, count) in [("mac", p.mac.len()), ("ip", p.ip.len()), ("address", p.address.len())] {
             self.list_len(place, object, key, count);
@@ -491,6 +497,31 @@ impl<'c> Checker<'c> {
         }
         if let Some(mtu) = p.mtu {
             self.mtu(place, object, mtu, MTU_MIN);
+        }
+    }
+
+    /// What belongs to kind `vhostuser` is there only with it, and the other way round.
+    fn guest_socket(&mut self, place: Place, object: &str, p: &Port) {
+        if p.kind != PortKind::Vhostuser {
+            if p.socket.is_some() || p.queues != 1 {
+                let cause = "`socket` and `queues` are for kind \"vhostuser\"";
+                self.error(place, Invalid, object, cause, "remove them, or write kind = \"vhostuser\"");
+            }
+            return;
+        }
+        if p.interface.is_some() || !p.address.is_empty() {
+            let cause = "kind \"vhostuser\" has no interface in this host";
+            self.error(place, Invalid, object, cause, "remove `interface` and `address`");
+        }
+        let path = p.attached_to();
+        if !path.starts_with('/') || path.len() > SOCKET_PATH_MAX || path.chars().any(char::is_control) {
+            let cause = format!("{path:?} cannot be the path of a socket");
+            let remedy = format_args!("use an absolute path of at most {SOCKET_PATH_MAX} bytes");
+            self.error(place, Invalid, object, cause, remedy);
+        }
+        if !(1..=QUEUES_MAX).contains(&p.queues) {
+            let cause = format!("queues {} is out of range", p.queues);
+            self.error(place, Invalid, object, cause, format_args!("use 1 to {QUEUES_MAX}"));
         }
     }
 

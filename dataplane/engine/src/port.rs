@@ -27,6 +27,14 @@ pub trait Port<P: FramePool> {
     /// when it returns did not fit: the worker drops and counts it.
     fn tx(&mut self, now: Instant, pool: &mut P, frames: &mut Vec<Frame>);
 
-    /// What it can do with unfinished frames. Asked once, when the port is attached.
+    /// What it can do with unfinished frames. Asked when the port is attached, and when it is configured.
     fn caps(&self) -> PortCaps;
+
+    /// Told whether frames may enter and leave. Before they may, a port whose far end can wait leaves them there.
+    fn set_live(&mut self, _live: bool) {}
+
+    /// The worker is about to sleep: whoever sends through this port is asked to wake it. True: frames wait already.
+    fn rest(&mut self) -> bool {
+        false
+    }
 }

@@ -144,6 +144,17 @@ impl<P: FramePool> Worker<P> {
         self.links.iter().flatten().any(Link::is_waiting)
     }
 
+    /// To be called before sleeping: from here on whoever has something wakes the worker. True: somebody has already.
+    pub fn rest(&mut self) -> bool {
+        let mut waits = self.is_waiting();
+        for port in &mut self.ports {
+            if let PortIo::Here(port, _) = port {
+                waits |= port.rest();
+            }
+        }
+        waits
+    }
+
     /// Takes other workers' news.
     fn hear(&mut self, now: Instant) -> usize {
         let mut count = 0;
@@ -198,10 +209,14 @@ impl<P: FramePool> Worker<P> {
             let Some(input) = self.mailbox.inputs.pop() else { return taken };
             match input {
                 Input::Command(mut command) => {
+                    let live = matches!(&command, Command::SetPort(_, config) if config.live);
                     let port = self.share_limits(&mut command);
                     self.switch.apply(now, command, &mut self.pool);
-                    match port.and_then(|id| Some((id, self.ports.get(usize::from(id.0))?))) {
-                        Some((id, PortIo::Here(io, _))) => self.switch.set_caps(id, io.caps()),
+                    match port.and_then(|id| Some((id, self.ports.get_mut(usize::from(id.0))?))) {
+                        Some((id, PortIo::Here(io, _))) => {
+                            io.set_live(live);
+                            self.switch.set_caps(id, io.caps());
+                        }
                         Some((id, PortIo::At(_, caps))) => self.switch.set_caps(id, *caps),
                         Some((_, PortIo::None)) | None => {}
                     }

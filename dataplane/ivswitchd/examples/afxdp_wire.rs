@@ -66,6 +66,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             kind: IoKind::Afxdp,
             ours: false,
             tunnel: None,
+            queues: 1,
         };
         Ok::<Opened, Box<dyn std::error::Error>>(afxdp::open(&spec, &pool.handle(), PortId(0))?)
     };

@@ -51,6 +51,7 @@ const ELSEWHERE: &[Call] = &[
     ("clock_gettime", libc::SYS_clock_gettime, "the time, where the clock source has no vDSO (Xen, Hyper-V)"),
     ("mremap", libc::SYS_mremap, "tables that grow in place"),
     ("brk", libc::SYS_brk, "the memory allocator's first arena"),
+    ("preadv2", libc::SYS_preadv2, "counting a guest's kicks"),
 ];
 
 /// How a worker's thread is confined.

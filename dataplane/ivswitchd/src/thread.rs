@@ -62,8 +62,8 @@ pub trait Machine: Send + 'static {
     fn attach(&mut self, id: PortId, port: BoxPort<Self::Pool>, share: Share);
     /// Another worker sends for this port, which has these abilities.
     fn attach_at(&mut self, id: PortId, owner: usize, caps: PortCaps);
-    /// Whether another worker sent something that was not taken yet.
-    fn is_waiting(&self) -> bool;
+    /// It is about to sleep, and asks to be woken. True: there is work already.
+    fn rest(&mut self) -> bool;
     /// Gives a port back; its frames are back in the pool.
     fn detach(&mut self, id: PortId) -> Option<BoxPort<Self::Pool>>;
 }
@@ -79,8 +79,8 @@ impl<P: FramePool + Send + 'static> Machine for Worker<P> {
     fn attach_at(&mut self, id: PortId, owner: usize, caps: PortCaps) {
         Self::attach_at(self, id, owner, caps);
     }
-    fn is_waiting(&self) -> bool {
-        Self::is_waiting(self)
+    fn rest(&mut self) -> bool {
+        Self::rest(self)
     }
     fn detach(&mut self, id: PortId) -> Option<BoxPort<P>> {
         Self::detach(self, id)
@@ -396,7 +396,7 @@ impl<M: Machine> Body<M> {
                 continue;
             }
             self.bells[self.me].go_to_sleep();
-            if self.machine.is_waiting() {
+            if self.machine.rest() {
                 self.bells[self.me].awake();
                 continue;
             }
@@ -544,7 +544,7 @@ mod tests {
             self.port = Some((id, port));
         }
         fn attach_at(&mut self, _: PortId, _: usize, _: PortCaps) {}
-        fn is_waiting(&self) -> bool {
+        fn rest(&mut self) -> bool {
             false
         }
         fn detach(&mut self, id: PortId) -> Option<BoxPort<HeapPool>> {

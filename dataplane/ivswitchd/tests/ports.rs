@@ -35,6 +35,7 @@ fn spec(interface: &str, xdp: XdpMode, shared: bool) -> OpenPort {
         kind: IoKind::Afxdp,
         ours: false,
         tunnel: None,
+        queues: 1,
     }
 }
 
@@ -394,6 +395,7 @@ fn what_cannot_be_opened_says_why() {
             kind: IoKind::Afxdp,
             ours: false,
             tunnel: None,
+            queues: 1,
         };
         let error = afxdp::open(&missing, &handle, PortId(1)).unwrap_err();
         assert!(matches!(error, PortError::NoInterface { .. }), "{error}");

@@ -7,6 +7,7 @@
 //! The far side of a test is the kernel: its bridge, its `vxlan`, its TCP, its NAT.
 
 mod capture;
+mod guest;
 mod lab;
 mod raw;
 mod stream;
@@ -14,6 +15,7 @@ mod switch;
 mod traffic;
 
 pub use capture::Capture;
+pub use guest::{Guest, GuestSpec, Nic};
 pub use lab::{Lab, Namespace, wait_for, wait_until};
 pub use raw::{RawSocket, udp_frame, vxlan};
 pub use stream::{Report, Stream};

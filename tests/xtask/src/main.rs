@@ -63,7 +63,8 @@ enum Task {
 }
 
 /// The fuzz targets, each a file of `fuzz/fuzz_targets`.
-const FUZZ_TARGETS: &[&str] = &["parse", "forward", "offload", "config", "api"];
+const FUZZ_TARGETS: &[&str] =
+    &["parse", "forward", "offload", "config", "api", "vhost_rings", "vhost_messages"];
 
 fn main() -> ExitCode {
     let outcome = match Task::parse() {
@@ -94,6 +95,9 @@ const FOR_THE_DEMO: &[(&str, &str)] = &[("ip", "iproute2"), ("nft", "nftables"),
 /// What the system tests need beyond that.
 const FOR_THE_TESTS: &[(&str, &str)] =
     &[("tcpdump", "tcpdump"), ("ethtool", "ethtool"), ("setpriv", "util-linux")];
+/// What real guests need. Their kernel is downloaded, not installed.
+const FOR_THE_GUESTS: &[(&str, &str)] =
+    &[("qemu-system-x86_64", "qemu-system-x86"), ("xz", "xz-utils"), ("dpkg-deb", "dpkg")];
 /// What building the XDP program again and the crate `afxdp` needs; headers are named by their path.
 const FOR_THE_BACKENDS: &[(&str, &str)] = &[
     ("clang-16", "clang-16"),
@@ -142,7 +146,7 @@ fn demo() -> Result<()> {
 }
 
 fn test() -> Result<()> {
-    install(&[FOR_THE_DEMO, FOR_THE_TESTS, FOR_THE_BACKENDS])?;
+    install(&[FOR_THE_DEMO, FOR_THE_TESTS, FOR_THE_GUESTS, FOR_THE_BACKENDS])?;
     println!("== the committed XDP program is what its source makes");
     check_bpf()?;
     let mut totals = Totals { green: true, ..Totals::default() };

@@ -84,6 +84,8 @@ enum Kind {
     Packet,
     /// A TAP interface, of a door that we make: super-frames
     Tap,
+    /// Memory shared with QEMU, which listens at --guest-socket
+    Vhostuser,
 }
 
 /// What a port can have.
@@ -95,6 +97,12 @@ pub struct Flags {
     /// Attach to this existing interface
     #[arg(long, value_name = "NAME")]
     interface: Option<String>,
+    /// Where QEMU listens, for --kind vhostuser [default: /run/ivswitch/guest/NAME.sock]
+    #[arg(long, value_name = "PATH")]
+    guest_socket: Option<String>,
+    /// Queue pairs offered to QEMU, for --kind vhostuser [default: 1]
+    #[arg(long, value_name = "COUNT")]
+    queues: Option<u32>,
     /// Address put on the CMS's end of a door we make; may be repeated
     #[arg(long, value_name = "IP/LEN")]
     address: Vec<String>,
@@ -147,6 +155,8 @@ impl Flags {
         Object::default()
             .put("role", self.role.and_then(|r| r.to_possible_value()).map(word))
             .put("interface", self.interface)
+            .put("socket", self.guest_socket)
+            .put("queues", self.queues)
             .list("address", self.address)
             .list("mac", self.mac)
             .list("ip", self.ip)

@@ -7,7 +7,7 @@ mod socket;
 
 pub use socket::group_number;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use ctl::agent::Agent;
-use ctl::io::{Input, IoKind, KernelDrops, OpenPort, Output, SteerPlan, WorkerStats};
+use ctl::io::{GuestIo, Input, IoKind, KernelDrops, OpenPort, Output, SteerPlan, WorkerStats};
 use ctl::model::{self, ConfigError};
 use engine::command::PortId;
 use engine::handoff::Share;
@@ -39,6 +39,9 @@ use socket::ControlSocket;
 const LINKS: Token = Token(0);
 const SIGNALS: Token = Token(1);
 const WORKER: Token = Token(2);
+/// The port of number n has this and n.
+const PORTS: usize = 16;
+const _: () = assert!(PORTS + engine::limits::PORTS_MAX < ControlSocket::TOKENS);
 
 /// How often the load of the workers is measured.
 const TICK: Duration = Duration::from_secs(1);
@@ -74,6 +77,8 @@ struct OpenedPort {
     control: PortControl,
     /// What the kernel had dropped when the agent was told last.
     drops: KernelDrops,
+    /// What had passed between us and its guest then.
+    guest_io: Option<GuestIo>,
     /// Its interface is in another namespace; nobody will tell when it goes.
     moved: bool,
     spec: OpenPort,
@@ -91,6 +96,8 @@ pub struct Control {
     inbox: VecDeque<Input>,
     umem: UmemHandle,
     ports: BTreeMap<PortId, OpenedPort>,
+    /// Ports whose own part has something to do.
+    ports_wait: BTreeSet<PortId>,
     workers: Vec<WorkerThread<UmemPool>>,
     plan: SteerPlan,
     hold: Option<PortHold>,
@@ -136,6 +143,7 @@ impl Control {
             inbox: first.into(),
             umem: setup.umem,
             ports: BTreeMap::new(),
+            ports_wait: BTreeSet::new(),
             usage: vec![Usage::default(); workers.len()],
             workers,
             plan: SteerPlan::default(),
@@ -197,11 +205,18 @@ impl Control {
                     }
                 }
                 _ if ControlSocket::owns(event) => self.socket.ready(event, self.poll.registry(), &mut out),
-                _ => {}
+                Token(number) => {
+                    self.ports_wait.insert(PortId((number - PORTS) as u16));
+                }
             }
         }
         if self.links_wait {
             self.links_wait = !self.links.poll(&mut out).context("rtnetlink")?;
+        }
+        for id in std::mem::take(&mut self.ports_wait) {
+            if self.ports.get_mut(&id).is_some_and(|port| port.control.turn(id, &mut out)) {
+                self.ports_wait.insert(id);
+            }
         }
         self.socket.resume(self.poll.registry(), &mut out);
         self.inbox.extend(out);
@@ -233,7 +248,11 @@ impl Control {
 
     /// How long nothing needs to be done.
     fn patience(&mut self) -> Duration {
-        if self.links_wait || self.socket.has_unfinished() || !self.inbox.is_empty() {
+        if self.links_wait
+            || !self.ports_wait.is_empty()
+            || self.socket.has_unfinished()
+            || !self.inbox.is_empty()
+        {
             return Duration::ZERO;
         }
         let now = clock::now();
@@ -300,7 +319,7 @@ impl Control {
                     tracing::error!("{error}");
                 }
             }
-            Output::OpenPort(id, spec) => out.push(self.open(id, spec)),
+            Output::OpenPort(id, spec) => self.open(id, spec, &mut out),
             Output::ClosePort(id) => self.close_port(id),
             Output::Steer(plan) => self.steer(plan),
             Output::WatchUnderlay(interface) => {
@@ -319,7 +338,7 @@ impl Control {
         self.inbox.extend(out);
     }
 
-    fn open(&mut self, id: PortId, spec: OpenPort) -> Input {
+    fn open(&mut self, id: PortId, spec: OpenPort, out: &mut Vec<Input>) {
         self.close_port(id);
         if spec.kind == IoKind::Udp {
             // Its socket is to have the port that we only held.
@@ -333,9 +352,8 @@ impl Control {
         let mac = self.links.by_name(&spec.interface).map(|link| link.mac).unwrap_or_default();
         let opened = match ports::open(&spec, mac, &self.umem, id, self.workers.len()) {
             Ok(opened) => opened,
-            Err(error) => return Input::PortFailed(id, error),
+            Err(error) => return out.push(Input::PortFailed(id, error)),
         };
-        tracing::info!("{}: {}, {}", spec.interface, spec.kind.name(), opened.facts.mode);
         let of = opened.facts.queues;
         let part = |part: ports::OpenedPart| Part {
             fds: part.fds,
@@ -344,16 +362,28 @@ impl Control {
             port: part.port,
         };
         self.attach(id, opened.parts.into_iter().map(|(worker, opened)| (worker, part(opened))).collect());
+        let mut control = opened.control;
         let shared = spec.shared;
-        self.ports.insert(
-            id,
-            OpenedPort { control: opened.control, drops: KernelDrops::default(), moved: false, spec },
-        );
+        if let Some(fd) = control.fd() {
+            let token = Token(PORTS + usize::from(id.0));
+            if let Err(error) = self.poll.registry().register(&mut SourceFd(&fd), token, Interest::READABLE) {
+                self.workers.iter().for_each(|worker| worker.detach(id));
+                return out.push(Input::PortFailed(id, format!("port {:?}: epoll: {error}", spec.interface)));
+            }
+            // It says itself when it is more than ready.
+            if control.turn(id, out) {
+                self.ports_wait.insert(id);
+            }
+        } else {
+            tracing::info!("{}: {}, {}", spec.interface, spec.kind.name(), opened.facts.mode);
+            out.push(Input::PortOpened(id, opened.facts));
+        }
+        let (drops, guest_io) = (KernelDrops::default(), None);
+        self.ports.insert(id, OpenedPort { control, drops, guest_io, moved: false, spec });
         if shared && let Err(why) = self.apply_plan() {
             self.close_port(id);
-            return Input::PortFailed(id, why);
+            out.push(Input::PortFailed(id, why));
         }
-        Input::PortOpened(id, opened.facts)
     }
 
     /// Gives the workers their parts of a port. Those that have none send through one that has.
@@ -371,6 +401,10 @@ impl Control {
 
     fn close_port(&mut self, id: PortId) {
         if let Some(port) = self.ports.remove(&id) {
+            if let Some(fd) = port.control.fd() {
+                // It is closed next; nobody else has it.
+                let _ = self.poll.registry().deregister(&mut SourceFd(&fd));
+            }
             // The program first: from here on the kernel has the traffic, and nothing arrives any more.
             drop(port.control);
             // Then the sockets; what was lent to them is back when this returns.
@@ -459,6 +493,11 @@ impl Control {
             if drops != port.drops {
                 port.drops = drops;
                 self.inbox.push_back(Input::KernelDrops(id, drops));
+            }
+            let guest_io = port.control.guest_io();
+            if let Some(io) = guest_io.filter(|_| guest_io != port.guest_io) {
+                port.guest_io = guest_io;
+                self.inbox.push_back(Input::GuestIo(id, io));
             }
         }
     }

@@ -42,7 +42,7 @@ const UNREAD_LEN_MAX: usize = 1 << 20;
 const READ_LEN_PER_TURN: usize = 256 << 10;
 
 /// Token of the listener; clients have theirs from here up.
-const LISTENER: usize = 1 << 16;
+const LISTENER: usize = ControlSocket::TOKENS;
 
 /// The socket could not be opened.
 #[derive(Debug, Error)]
@@ -96,6 +96,9 @@ struct Client {
 }
 
 impl ControlSocket {
+    /// Tokens from here on are its own.
+    pub const TOKENS: usize = 1 << 16;
+
     /// Listens at `path`, mode 0660. A socket that a dead daemon left is replaced.
     ///
     /// # Errors

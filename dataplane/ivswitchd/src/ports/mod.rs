@@ -8,6 +8,7 @@
 //! - [`packet`]: a network interface through AF_PACKET, super-frames and partial checksums included;
 //! - [`tap`]: a TAP interface, likewise;
 //! - [`udp`]: tunnel packets through UDP sockets;
+//! - [`vhostuser`]: a guest's NIC, in memory shared with QEMU;
 //! - [`host`]: whole packets handed to the kernel through raw sockets.
 
 pub mod afxdp;
@@ -20,11 +21,12 @@ pub mod tap;
 pub mod udp;
 #[cfg_attr(feature = "xsk-afxdp", allow(dead_code, reason = "the crate borrows no slots"))]
 pub mod umem;
+pub mod vhostuser;
 
 use std::ffi::CString;
 use std::os::fd::RawFd;
 
-use ctl::io::{IoKind, KernelDrops, OpenPort, PortFacts, SteerPlan};
+use ctl::io::{GuestIo, Input, IoKind, KernelDrops, OpenPort, PortFacts, SteerPlan};
 use engine::command::PortId;
 use engine::port::Port;
 use engine::wire::mac::MacAddr;
@@ -35,6 +37,7 @@ use packet::PacketControl;
 use tap::TapControl;
 use udp::UdpControl;
 use umem::{UmemHandle, UmemPool};
+use vhostuser::{VhostControl, VhostPort};
 
 /// A port, opened: its parts for the workers, for the control thread, and for people.
 pub struct Opened {
@@ -69,6 +72,8 @@ pub enum PortControl {
     Tap(TapControl),
     /// UDP sockets.
     Udp(UdpControl),
+    /// Shared memory.
+    Vhostuser(Box<VhostControl>),
 }
 
 /// Opens a port for so many workers. `mac` is the interface's own address. Blocks for some milliseconds.
@@ -107,6 +112,18 @@ pub fn open(
             let (ports, control, facts) = udp::open(spec, mac, workers).map_err(text)?;
             Ok(Opened { parts: parts(ports), control: PortControl::Udp(control), facts })
         }
+        IoKind::Vhostuser => {
+            let (ports, control) = vhostuser::open(spec, workers).map_err(text)?;
+            let part = |port: VhostPort| OpenedPart {
+                fds: vec![port.fd()],
+                pending: Box::new(port.waits()),
+                queues: port.queue_count(),
+                port: Box::new(port),
+            };
+            let parts = ports.into_iter().map(part).enumerate().collect();
+            let facts = PortFacts { queues: spec.queues, ..PortFacts::default() };
+            Ok(Opened { parts, control: PortControl::Vhostuser(Box::new(control)), facts })
+        }
     }
 }
 
@@ -131,7 +148,7 @@ impl PortControl {
             Self::Afxdp(control) => control.steer(plan, mac).map_err(|error| error.to_string()),
             Self::Packet(control) => control.steer(plan, mac),
             // Its sockets hear what they are bound to, and nothing else.
-            Self::Tap(_) | Self::Udp(_) => Ok(()),
+            Self::Tap(_) | Self::Udp(_) | Self::Vhostuser(_) => Ok(()),
         }
     }
 
@@ -148,6 +165,7 @@ impl PortControl {
             Self::Packet(control) => control.drops(),
             Self::Tap(control) => control.drops(),
             Self::Udp(control) => control.drops(),
+            Self::Vhostuser(control) => control.drops(),
         }
     }
 
@@ -158,7 +176,7 @@ impl PortControl {
         match self {
             Self::Afxdp(control) => control.steer_counters(),
             Self::Packet(control) => control.steer_counters(),
-            Self::Tap(_) | Self::Udp(_) => None,
+            Self::Tap(_) | Self::Udp(_) | Self::Vhostuser(_) => None,
         }
     }
 
@@ -169,6 +187,32 @@ impl PortControl {
         matches!(self, Self::Tap(control) if control.is_attached())
     }
 
+    /// Becomes readable, edge-triggered, when [`PortControl::turn`] has something to do. `None`: never.
+    #[must_use]
+    pub fn fd(&self) -> Option<RawFd> {
+        match self {
+            Self::Vhostuser(control) => Some(control.fd()),
+            _ => None,
+        }
+    }
+
+    /// Does what is due, and says what the agent is to know. True: there may be more to do at once.
+    pub fn turn(&mut self, id: PortId, out: &mut Vec<Input>) -> bool {
+        match self {
+            Self::Vhostuser(control) => control.turn(id, out),
+            _ => false,
+        }
+    }
+
+    /// What passed between us and a guest.
+    #[must_use]
+    pub fn guest_io(&self) -> Option<GuestIo> {
+        match self {
+            Self::Vhostuser(control) => Some(control.guest_io()),
+            _ => None,
+        }
+    }
+
     /// True once the worker has noticed that the interface is gone for the kernel.
     #[must_use]
     pub fn is_dead(&self) -> bool {
@@ -177,6 +221,7 @@ impl PortControl {
             Self::Packet(control) => control.is_dead(),
             Self::Tap(control) => control.is_dead(),
             Self::Udp(control) => control.is_dead(),
+            Self::Vhostuser(control) => control.is_dead(),
         }
     }
 }

@@ -43,6 +43,7 @@ fn spec(interface: &str, kind: IoKind, shared: bool) -> OpenPort {
         kind,
         ours: false,
         tunnel: None,
+        queues: 1,
     }
 }
 

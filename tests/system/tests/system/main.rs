@@ -8,6 +8,7 @@ mod demo;
 mod doors;
 mod faults;
 mod floating_ip;
+mod guests;
 mod harness;
 mod l2;
 mod lanes;

@@ -1,0 +1,127 @@
+//! Real guests behind the switch: QEMU, software emulation, a Linux kernel.
+
+use std::time::Instant;
+
+use serde_json::Value;
+use system::{Guest, GuestSpec, Lab, Namespace, Nic, Switch};
+
+use crate::topology::{V4, network, underlay_pair};
+
+const MACS: [&str; 3] = ["52:54:00:00:00:01", "52:54:00:00:00:02", "52:54:00:00:00:03"];
+const ADDRESSES: [&str; 3] = ["10.9.0.1", "10.9.0.2", "10.9.0.3"];
+
+/// A guest port by shared memory, bound to guest `n`'s addresses.
+fn shared_port(lab: &Lab, n: usize) -> String {
+    let socket = lab.dir().join(format!("g{n}.vhost"));
+    format!(
+        "[[port]]\nname = \"g{n}\"\nnetwork = \"private\"\nrole = \"guest\"\nkind = \"vhostuser\"\nsocket = \"{}\"\n\
+         mac = [\"{}\"]\nip = [\"{}\"]\nqueues = 2\n",
+        socket.display(),
+        MACS[n],
+        ADDRESSES[n]
+    )
+}
+
+/// A guest port on the TAP `tap-gN` that QEMU has the other end of.
+fn tap_port(n: usize) -> String {
+    format!(
+        "[[port]]\nname = \"g{n}\"\nnetwork = \"private\"\nrole = \"guest\"\nkind = \"packet\"\ninterface = \"tap-g{n}\"\n\
+         mac = [\"{}\"]\nip = [\"{}\"]\n",
+        MACS[n], ADDRESSES[n]
+    )
+}
+
+fn rvm_config(address: &str, peer: &str, ports: &[String]) -> String {
+    format!(
+        "[uplink]\ninterface = \"eth0\"\naddress = \"{address}\"\n{}{}[[peer]]\nname = \"other\"\naddress = \"{peer}\"\n",
+        network("private", 100),
+        ports.concat()
+    )
+}
+
+fn guest(lab: &Lab, rvm: &Namespace, n: usize, queues: u32) -> Guest {
+    let (name, socket) = (format!("g{n}"), lab.dir().join(format!("g{n}.vhost")));
+    let (mac, address) = (MACS[n], format!("{}/24", ADDRESSES[n]));
+    let nic = Nic::VhostUser(&socket, queues);
+    Guest::start(lab, rvm, GuestSpec { name: &name, nic, mac, address: &address, incoming: None })
+}
+
+/// Sends a file from one guest, whose address is given, to another, and requires that it arrives as it was. While
+/// it is under way, `meanwhile` is done.
+fn send_file((from, to): (&mut Guest, &mut Guest), address: &str, megabytes: u32, meanwhile: impl FnOnce()) {
+    from.run(&format!("dd if=/dev/urandom of=/tmp/sent bs=1M count={megabytes}"));
+    from.run("pidof httpd || httpd -p 5000 -h /tmp");
+    let sent = from.run("sha256sum < /tmp/sent");
+    let start = Instant::now();
+    to.run("rm -f /tmp/got /tmp/code");
+    to.run(&format!("(wget -O /tmp/got http://{address}:5000/sent; echo $? > /tmp/code) > /tmp/said 2>&1 &"));
+    meanwhile();
+    let code =
+        to.run("for n in $(seq 500); do [ -s /tmp/code ] && break; sleep 0.1; done; cat /tmp/code /tmp/said");
+    assert!(code.starts_with("0\n"), "wget: {code}");
+    let took = start.elapsed();
+    assert_eq!(to.run("sha256sum < /tmp/got"), sent);
+    eprintln!("{megabytes} MB from {address}: {:.1} s", took.as_secs_f64());
+}
+
+fn row(switch: &Switch, port: &str) -> Value {
+    let rows = switch.json("port list");
+    let rows = rows.as_array().cloned().unwrap_or_default();
+    rows.into_iter().find(|row| row["ifname"] == port).expect("the port")
+}
+
+/// Two iVMs on one rVM by shared memory, a third on another rVM by a TAP. Each reaches each, here and through the
+/// tunnel, TCP both ways with its data intact. Then the switch of the first two is killed in the middle of a
+/// transfer and started again: the transfer goes on, and the guests' links never dropped.
+#[test]
+fn i02_i06_guests_by_vhost_user_and_tap_and_a_switch_that_dies() {
+    let Some(lab) = Lab::new() else { return };
+    let (rvm, far) = underlay_pair(&lab, V4);
+    let shared = [shared_port(&lab, 0), shared_port(&lab, 1)];
+    let mut switch = Switch::start(&lab, &rvm, &rvm_config(V4.ours, V4.far, &shared));
+    let waits = row(&switch, "g0");
+    assert_eq!((waits["state"].as_str(), waits["operstate"].as_str()), (Some("ready"), Some("DOWN")));
+    let other = Switch::start(&lab, &far, &rvm_config(V4.far, V4.ours, &[tap_port(2)]));
+    let address = format!("{}/24", ADDRESSES[2]);
+    let spec =
+        GuestSpec { name: "g2", nic: Nic::Tap("tap-g2"), mac: MACS[2], address: &address, incoming: None };
+    let mut guests = [guest(&lab, &rvm, 0, 1), guest(&lab, &rvm, 1, 2), Guest::start(&lab, &far, spec)];
+    guests.iter_mut().for_each(Guest::wait_up);
+    switch.wait_live(&["g0", "g1"]);
+    other.wait_live(&["g2"]);
+    let mode = row(&switch, "g0")["mode"].clone();
+    assert_eq!(mode, "checksums, TSO, mergeable, event-idx, virtio 1");
+
+    let [g0, g1, g2] = &mut guests;
+    g0.reaches(ADDRESSES[1]);
+    g1.reaches(ADDRESSES[2]);
+    g2.reaches(ADDRESSES[0]);
+    send_file((g0, g1), ADDRESSES[0], 20, || ());
+    send_file((g1, g0), ADDRESSES[1], 20, || ());
+    send_file((g0, g2), ADDRESSES[0], 10, || ());
+    send_file((g2, g1), ADDRESSES[2], 10, || ());
+
+    let io = row(&switch, "g0");
+    let count = |row: &Value, name: &str| row["guest"][name].as_u64().expect("a counter");
+    let [rx, tx, kicks, calls] = ["rx", "tx", "kicks", "calls"].map(|name| count(&io, name));
+    eprintln!("g0: {rx} frames from it, {tx} to it; {kicks} kicks and {calls} calls");
+    assert!(rx > 100 && tx > 100 && kicks > 0 && calls > 0);
+    assert!(kicks <= rx && calls <= rx + tx, "no more than one for a frame");
+    let bytes = io["stats64"]["rx"]["bytes"].as_u64().unwrap();
+    assert!(bytes / rx > 2000, "super-frames come whole: {bytes} bytes in {rx} frames");
+
+    let carrier =
+        |guest: &mut Guest| guest.run("cat /sys/class/net/eth0/carrier_changes /sys/class/net/eth0/carrier");
+    let before = carrier(g0);
+    send_file((g0, g1), ADDRESSES[0], 30, || {
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        switch.kill();
+        switch.start_again();
+    });
+    g0.reaches(ADDRESSES[1]);
+    g1.reaches(ADDRESSES[2]);
+    assert_eq!(carrier(g0), before, "the guest's link never dropped");
+    switch.wait_live(&["g0", "g1"]);
+    switch.counters_at_rest();
+    other.counters_at_rest();
+}
