@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use engine::command::{Command, IpPrefix, PortId};
+use engine::limits::{HEADROOM, SLOT_SMALL_LEN};
 use engine::time::{Duration, Instant};
 
 use super::{Agent, LINKS_MAX};
@@ -21,6 +22,9 @@ const PAUSE_NEW: Duration = Duration::from_millis(100);
 
 /// In place of an interface's index: the port is attached to a socket.
 const NO_INTERFACE: u32 = 0;
+
+/// The largest MTU whose frames fit into one small slot, with Ethernet and two tags.
+const ONE_SLOT_MTU: u16 = (SLOT_SMALL_LEN - HEADROOM - 22) as u16;
 
 /// How one port stands to its interface.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -44,6 +48,8 @@ pub(super) struct Attachment {
     makes_door: bool,
     /// When it was last asked to be opened.
     opened_at: Option<Instant>,
+    /// The interface's MTU then.
+    opened_mtu: u16,
     /// The pause after the next failure.
     pause: Duration,
     /// Said in the log last.
@@ -172,6 +178,7 @@ impl Agent {
             door: None,
             makes_door,
             opened_at: None,
+            opened_mtu: 0,
             pause: PAUSE_MIN,
             kernel_drops: KernelDrops::default(),
             guest_io: None,
@@ -331,8 +338,11 @@ impl Agent {
             }
             return;
         };
+        let mtu = self.links.get(&a.interface).map_or(0, mtu_of);
+        // What a port takes is decided when it is opened.
+        let outgrown = mtu > ONE_SLOT_MTU && a.opened_mtu <= ONE_SLOT_MTU;
         let not_before = match a.phase {
-            Phase::Opening(at) | Phase::Live(at) if at == index => return,
+            Phase::Opening(at) | Phase::Live(at) if at == index && !outgrown => return,
             Phase::Ready(_) => return,
             Phase::Opening(_) | Phase::Live(_) => {
                 self.outputs.push_back(Output::ClosePort(id));
@@ -350,6 +360,7 @@ impl Agent {
             return;
         }
         a.opened_at = Some(now);
+        a.opened_mtu = mtu;
         a.phase = Phase::Opening(index);
         let Means { kind, xdp, tunnel, queues } = a.means;
         let (interface, shared, ours) = (a.interface.clone(), a.shared, a.makes_door);

@@ -20,4 +20,4 @@ pub use lab::{Lab, Namespace, wait_for, wait_until};
 pub use raw::{RawSocket, udp_frame, vxlan};
 pub use stream::{Report, Stream};
 pub use switch::{Answer, Switch, binaries};
-pub use traffic::{Session, transfer};
+pub use traffic::{Session, transfer, try_transfer};

@@ -23,38 +23,53 @@ pub fn transfer(
     listen: SocketAddr,
     bytes: u64,
 ) -> IpAddr {
+    match try_transfer(client, server, connect, listen, bytes, STALLED) {
+        Ok(from) => from,
+        Err(e) => panic!("TCP to {connect}, {bytes} bytes each way: {e}"),
+    }
+}
+
+/// The same where it may fail: when there is no progress for `patience`, or a byte is wrong.
+///
+/// # Errors
+/// Which side failed, and how.
+#[track_caller]
+pub fn try_transfer(
+    client: &Namespace,
+    server: &Namespace,
+    connect: SocketAddr,
+    listen: SocketAddr,
+    bytes: u64,
+    patience: Duration,
+) -> Result<IpAddr, String> {
     let listener =
         server.run(move || TcpListener::bind(listen)).unwrap_or_else(|e| panic!("listen on {listen}: {e}"));
     let accepting = server.spawn(move || -> io::Result<IpAddr> {
-        let (mut stream, from) = accept(&listener)?;
+        let (mut stream, from) = accept(&listener, patience)?;
         expect(&mut stream, 1, bytes)?;
         produce(&mut stream, 2, bytes)?;
         Ok(from.ip())
     });
     let asked = client.run(move || -> io::Result<()> {
-        let mut stream = TcpStream::connect_timeout(&connect, STALLED)?;
-        timeouts(&stream)?;
+        let mut stream = TcpStream::connect_timeout(&connect, patience)?;
+        timeouts(&stream, patience)?;
         produce(&mut stream, 1, bytes)?;
         expect(&mut stream, 2, bytes)
     });
-    if let Err(e) = asked {
-        panic!("TCP to {connect}, {bytes} bytes each way: client: {e}");
-    }
-    match accepting.join().expect("the server thread") {
-        Ok(from) => from,
-        Err(e) => panic!("TCP to {connect}, {bytes} bytes each way: server: {e}"),
-    }
+    let accepted = accepting.join().expect("the server thread");
+    asked.map_err(|e| format!("client: {e}"))?;
+    accepted.map_err(|e| format!("server: {e}"))
 }
 
 /// Accepts one connection, or fails when nobody comes.
-fn accept(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+fn accept(listener: &TcpListener, patience: Duration) -> io::Result<(TcpStream, SocketAddr)> {
     listener.set_nonblocking(true)?;
-    let deadline = Instant::now() + STALLED;
+    let deadline = Instant::now() + patience;
     loop {
         match listener.accept() {
             Ok((stream, from)) => {
                 stream.set_nonblocking(false)?;
-                timeouts(&stream)?;
+                timeouts(&stream, patience)?;
                 return Ok((stream, from));
             }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock && Instant::now() < deadline => {
@@ -65,9 +80,9 @@ fn accept(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
     }
 }
 
-fn timeouts(stream: &TcpStream) -> io::Result<()> {
-    stream.set_read_timeout(Some(STALLED))?;
-    stream.set_write_timeout(Some(STALLED))
+fn timeouts(stream: &TcpStream, patience: Duration) -> io::Result<()> {
+    stream.set_read_timeout(Some(patience))?;
+    stream.set_write_timeout(Some(patience))
 }
 
 /// Byte `position` of the stream with this seed: a cheap mix without a short period.
@@ -122,7 +137,7 @@ impl Session {
         let listener =
             server.run(move || TcpListener::bind(listen)).expect("a free port in a namespace of ours");
         server.spawn(move || -> io::Result<()> {
-            let (mut stream, _) = accept(&listener)?;
+            let (mut stream, _) = accept(&listener, STALLED)?;
             drop(listener);
             let mut block = [0; 256];
             loop {
@@ -134,7 +149,7 @@ impl Session {
         let (stopped, counted) = (Arc::clone(&stop), Arc::clone(&answers));
         let client = client.spawn(move || {
             let mut stream = TcpStream::connect_timeout(&connect, STALLED)?;
-            timeouts(&stream)?;
+            timeouts(&stream, STALLED)?;
             stream.set_nodelay(true)?;
             let (mut question, mut echo) = ([0; 256], [0; 256]);
             let mut longest = Duration::ZERO;

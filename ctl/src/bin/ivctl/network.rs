@@ -70,6 +70,9 @@ pub struct Flags {
     /// Seconds a learned MAC stays without traffic
     #[arg(long, value_name = "SECONDS")]
     fdb_age: Option<u64>,
+    /// Whether the MSS of TCP connections that open is lowered to what their path carries
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    mss_clamp: Option<bool>,
 }
 
 impl Flags {
@@ -79,6 +82,7 @@ impl Flags {
             .put("router_mac", self.router_mac)
             .put("fdb_max", self.fdb_max)
             .put("fdb_age", self.fdb_age)
+            .put("mss_clamp", self.mss_clamp)
     }
 }
 

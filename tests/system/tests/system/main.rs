@@ -13,6 +13,7 @@ mod harness;
 mod l2;
 mod lanes;
 mod lifecycle;
+mod mtu;
 mod privileges;
 mod topology;
 mod uplink;
