@@ -339,8 +339,8 @@ impl Agent {
             return;
         };
         let mtu = self.links.get(&a.interface).map_or(0, mtu_of);
-        // What a port takes is decided when it is opened.
-        let outgrown = mtu > ONE_SLOT_MTU && a.opened_mtu <= ONE_SLOT_MTU;
+        // What an AF_XDP port takes is decided when it is opened.
+        let outgrown = a.means.kind == IoKind::Afxdp && mtu > ONE_SLOT_MTU && a.opened_mtu <= ONE_SLOT_MTU;
         let not_before = match a.phase {
             Phase::Opening(at) | Phase::Live(at) if at == index && !outgrown => return,
             Phase::Ready(_) => return,

@@ -252,6 +252,15 @@ fn jumbo_frames_take_several_chunks() {
             port.tx(Instant::ZERO, &mut pool, &mut frames);
             assert_eq!(user.receive(PATIENCE).expect("it comes back"), numbered(number, len));
         }
+        // One by one, many times what the transmit ring holds.
+        for number in 6..1500 {
+            user.send(&numbered(number, 9014));
+            let mut frames = receive(&mut port, &mut pool, 1);
+            assert_eq!(frames.len(), 1, "frame {number} is lost: {:?}", attached.stats());
+            port.tx(Instant::ZERO, &mut pool, &mut frames);
+            assert!(frames.is_empty(), "frame {number} is left");
+            assert_eq!(user.receive(PATIENCE).expect("it comes back").len(), 9014);
+        }
         drop(port);
         assert_eq!(pool.usage().used, 0);
     });

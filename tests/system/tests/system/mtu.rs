@@ -52,7 +52,7 @@ fn measured(switch: &Switch, rvm: &Namespace, mtu: u16, patience: Duration) {
     let as_wanted = || {
         path(switch) == (u64::from(mtu), "measured".into())
             && link_mtu(rvm, "eth1") == u64::from(mtu) - 50
-            && link_mtu(rvm, "eth1p") == u64::from(mtu) - 50
+            && (!rvm.has_link("eth1p") || link_mtu(rvm, "eth1p") == u64::from(mtu) - 50)
     };
     assert!(
         wait_until(patience, as_wanted),
@@ -135,6 +135,34 @@ fn lines_for_a_cms(switch: &Switch, mtu: u16) {
     }
     let peer = rows.iter().find(|r| r.first() == Some(&"other")).expect("the peer's row");
     assert_eq!(peer[1..4], [&mtu, "measured", "settled,"], "{text}");
+}
+
+/// The same by other means: packet sockets, UDP sockets, TAP doors. Super-frames are cut to what the path carries.
+#[test]
+fn other_kinds_follow_too() {
+    for (uplink, door_kind, mtu) in
+        [("packet", "packet", 9000), ("udp", "tap", 1400), ("packet", "tap", 1460)]
+    {
+        let Some(lab) = Lab::new() else { return };
+        let (rvm, far) = underlay_pair(&lab, V4);
+        for namespace in [&rvm, &far] {
+            namespace.ip(&format!("link set eth0 mtu {mtu}"));
+        }
+        let start = |rvm, ours, other, last| {
+            let text = config(ours, other, "", &(door(last) + &format!("kind = \"{door_kind}\"\n")))
+                .replace("[uplink]\n", &format!("[uplink]\nkind = \"{uplink}\"\n"));
+            Switch::start(&lab, rvm, &text)
+        };
+        let switches = [start(&rvm, V4.ours, V4.far, 1), start(&far, V4.far, V4.ours, 2)];
+        for (switch, rvm) in switches.iter().zip([&rvm, &far]) {
+            measured(switch, rvm, mtu, Duration::from_secs(15));
+        }
+        carries(&rvm, &far, mtu - 50, 5_000_000);
+        for switch in &switches {
+            let status = switch.counters_at_rest();
+            assert_eq!(switch.drops("eth1", "too-big"), 0, "{uplink}, {door_kind}: {status}");
+        }
+    }
 }
 
 /// The operator makes the underlay a jumbo one under way, and small later. The ports are opened again, for frames
@@ -331,9 +359,7 @@ fn nested_three_levels_deep() {
         let mut inside = Vec::new();
         for (rvm, ours, other) in [(&a, 11, 12), (&b, 12, 11)] {
             let name = format!("l{level}n{ours}");
-            let next = vec![format!("10.{}.0.{ours}/16", 101 + level)];
-            let next: Vec<&str> = next.iter().map(String::as_str).collect();
-            inside.push(host(&lab, rvm, &name, &next));
+            inside.push(host(&lab, rvm, &name, &[&format!("10.{}.0.{ours}/16", 101 + level)]));
             let text = config(&vtep(ours), &vtep(other), "", &port(&name, "private"));
             switches.push(Switch::start(&lab, rvm, &text));
         }

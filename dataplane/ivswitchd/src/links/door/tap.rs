@@ -14,7 +14,7 @@ use crate::ports::tap;
 
 /// Whether the interface is a TAP door of this name.
 pub fn is_ours(end: &End, name: &str) -> bool {
-    end.kind == Some(InfoKind::Other("tun".into())) && mark_of(end).is_some_and(|(door, _)| door == name)
+    end.kind == Some(InfoKind::Tun) && mark_of(end).is_some_and(|(door, _)| door == name)
 }
 
 /// Makes the interface, or corrects it.
@@ -47,7 +47,9 @@ pub fn create(requester: &mut Requester, spec: &DoorSpec) -> Result<(), DoorErro
     if end.mac != Some(spec.mac) {
         set(requester, &end, "set its MAC address", vec![LinkAttribute::Address(spec.mac.0.to_vec())])?;
     }
-    set_mtu(requester, &end, spec.mtu)?;
+    if fresh || !spec.mtu_is_guess {
+        set_mtu(requester, &end, spec.mtu)?;
+    }
     if fresh {
         quiet_ipv6(requester, &end, spec.addresses.iter().all(|a| a.addr.is_ipv4()))?;
         set_up(requester, &end)?;

@@ -402,13 +402,16 @@ impl Port<UmemPool> for AfxdpPort {
     fn tx(&mut self, now: Instant, pool: &mut UmemPool, frames: &mut Vec<Frame>) {
         self.complete(pool);
         let mut room = self.queues[0].queue.tx.room(frames.len() as u32) as usize;
-        let mut taken = 0;
+        let (mut taken, mut used) = (0, 0);
         for frame in frames.iter() {
-            let needed = self.descriptors(pool, frame).unwrap_or(0);
-            if needed > room {
-                break;
+            used += self.descriptors(pool, frame).unwrap_or(0);
+            if used > room {
+                // Large frames take more than was asked for.
+                room = self.queues[0].queue.tx.room(used as u32) as usize;
+                if used > room {
+                    break;
+                }
             }
-            room -= needed;
             taken += 1;
         }
         for frame in frames.drain(..taken) {
