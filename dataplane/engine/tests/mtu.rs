@@ -6,7 +6,7 @@ use engine::command::*;
 use engine::counters::DropReason;
 use engine::forward::Switch;
 use engine::frame::{Batch, FramePool, HeapPool, Offload};
-use engine::limits::FDB_AGE;
+use engine::limits::{FDB_AGE, LEARNED_EVENTS, PATH_ANSWERS_PPS};
 use engine::time::Instant;
 use engine::wire::mac::MacAddr;
 use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TcpOptionElement, TransportSlice};
@@ -216,6 +216,19 @@ fn probes_are_answered() {
         assert_eq!(b.drops(DropReason::UnknownPeer), 1);
         assert_eq!(b.events(), vec![]);
     }
+}
+
+/// A peer that asks without end is answered, and told of, within bounds; every question is accounted for.
+#[test]
+fn questions_without_end() {
+    let (mut a, mut b) = (Rvm::new(11, false, 1400, false, true), Rvm::new(12, false, 1400, false, true));
+    a.apply(Command::ProbePath(PEER, 1500, 7));
+    let asked = a.sent().remove(0).1;
+    let answered: usize = (0..3 * PATH_ANSWERS_PPS).map(|_| b.forward(UPLINK, &asked).len()).sum();
+    assert!((1..=PATH_ANSWERS_PPS as usize).contains(&answered), "{answered} answers at once");
+    assert_eq!(b.switch.counters().consumed, 3 * u64::from(PATH_ANSWERS_PPS));
+    let told = b.events().len();
+    assert!((1..=8 * LEARNED_EVENTS as usize).contains(&told), "{told} events");
 }
 
 /// Every worker is told to probe; one does. Each answers what it hears.
