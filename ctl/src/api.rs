@@ -42,7 +42,15 @@ pub const TIMEOUT_MS_MAX: u64 = 600_000;
 pub fn only_reads(method: &str) -> bool {
     matches!(
         method,
-        "version" | "status" | "subscribe" | "drops" | "mtu" | "config.show" | "config.check" | "config.diff"
+        "version"
+            | "status"
+            | "subscribe"
+            | "drops"
+            | "mtu"
+            | "trace"
+            | "config.show"
+            | "config.check"
+            | "config.diff"
     ) || method.ends_with(".list")
 }
 
@@ -213,12 +221,16 @@ macro_rules! params {
     )+ };
 }
 
+/// [`params!`] is known from here on.
+mod watch;
+pub use watch::*;
+
 fn is_default<T: Default + PartialEq>(t: &T) -> bool {
     *t == T::default()
 }
 
 params! {
-    /// Of methods without parameters: `version`, `status`, `subscribe`, `config.show`, `config.confirm`, `config.rollback`.
+    /// Of methods without parameters: `version`, `status`, `config.show`, `config.confirm`, `config.rollback`.
     Nothing [] {}
 
     /// Of `network.list`, `port.list`, `peer.list`.

@@ -77,6 +77,8 @@ pub enum Input {
     WorkerStats(Vec<WorkerStats>),
     /// What the kernel dropped at a port since it was opened.
     KernelDrops(PortId, KernelDrops),
+    /// The answer to [`Output::LogFilter`]: what is logged now, or why that is no filter.
+    LogFilter(Result<String, String>),
 }
 
 /// Frames that the kernel dropped at a port: before the switch received them, or after it sent them.
@@ -295,4 +297,6 @@ pub enum Output {
     Reloaded(Result<bool, Vec<ConfigError>>),
     /// For the log, at this level: `info`, `warn`, `error`.
     Log(&'static str, String),
+    /// Log by this filter from now on, if there is one; answered by [`Input::LogFilter`].
+    LogFilter(Option<String>),
 }

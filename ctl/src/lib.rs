@@ -3,7 +3,9 @@
 
 pub mod agent;
 pub mod api;
+pub mod filter;
 pub mod io;
+pub mod metrics;
 pub mod model;
 pub mod path;
 pub mod reconcile;

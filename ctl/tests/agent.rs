@@ -150,6 +150,8 @@ impl World {
                 rx: 7,
             }]),
             Query::DropSamples => Answer::DropSamples(vec![]),
+            Query::Seen(..) => Answer::Seen(vec![], 0),
+            Query::Trace(..) => Answer::Trace(engine::watch::Walk::default()),
         }
     }
 
@@ -747,7 +749,8 @@ fn subscribers_hear_of_ports() {
     assert_eq!(
         event,
         json!({ "jsonrpc": "2.0", "method": "event",
-            "params": { "event": "port", "ifname": "g1", "state": "failed", "why": "cable\\u{1b}[2J" } })
+            "params": { "event": "port", "ifname": "g1", "state": "failed", "operstate": "DOWN",
+                "why": "cable\\u{1b}[2J" } })
     );
     w.tell(Input::Hangup(CLIENT));
     let before = w.replies.len();

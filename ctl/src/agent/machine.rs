@@ -447,14 +447,12 @@ impl Agent {
         if a.means.kind != IoKind::Vhostuser {
             a.kernel_drops = KernelDrops::default();
         }
-        let name = a.name.clone();
         self.log("info", text);
         self.tell_port(id);
         if id == UPLINK_PORT {
             self.restart_paths();
             self.outputs.push_back(Output::Steer(self.steered.clone()));
         }
-        self.notify("port", serde_json::json!({ "ifname": name, "state": "live" }));
     }
 
     /// An open port whose other end went, or misbehaved.
@@ -466,8 +464,6 @@ impl Agent {
             let level = if down.faulty { "warn" } else { "info" };
             self.log(level, format!("port \"{name}\": {}", down.why));
             self.tell_port(id);
-            let state = if down.faulty { "failed" } else { "ready" };
-            self.notify("port", serde_json::json!({ "ifname": name, "state": state, "why": down.why }));
         }
     }
 
@@ -504,7 +500,6 @@ impl Agent {
             self.log("warn", format!("port \"{name}\": {why}"));
         }
         self.tell_port(id);
-        self.notify("port", serde_json::json!({ "ifname": name, "state": "failed", "why": why }));
     }
 }
 

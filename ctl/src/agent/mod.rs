@@ -5,6 +5,7 @@
 //! It never sees a frame, and whatever happens to it or to one interface leaves the forwarding of all others alone.
 
 mod configure;
+mod events;
 mod machine;
 mod mtu;
 
@@ -12,14 +13,17 @@ mod paths;
 mod pending;
 mod request;
 mod show;
+mod watch;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 
 use engine::command::{Command, Event, Input as WorkerInput, PortId, UnderlayRoute};
 use engine::time::{Duration, Instant};
+use engine::watch::WatchId;
 use engine::wire::mac::MacAddr;
 
+use crate::api;
 use crate::io::{ClientId, Input, LinkFacts, Output, SteerPlan, WorkerStats};
 use crate::model::{self, Config, ConfigError, DropIn, Layered};
 use crate::reconcile::{self, Facts, Ids, State};
@@ -35,6 +39,9 @@ const NEIGHBORS_MAX: usize = 8_192;
 const RESOLVE_PAUSE: Duration = Duration::from_millis(500);
 /// When saving failed, it is tried again this often.
 const PERSIST_RETRY: Duration = Duration::from_secs(30);
+
+/// Whoever waits for nothing: the agent itself.
+const OURSELVES: ClientId = ClientId(u64::MAX);
 
 /// How an agent starts.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -102,6 +109,10 @@ pub struct Agent {
     subscribers: BTreeSet<ClientId>,
     /// Clients that may only read.
     readers: BTreeSet<ClientId>,
+    heard: events::Told,
+    captures: BTreeMap<WatchId, watch::Capture>,
+    /// Who asked about the log, in the order of the questions.
+    log_asked: VecDeque<(ClientId, Option<serde_json::Value>)>,
     pending: BTreeMap<u64, Pending>,
     /// Queries under way: token to the pending request.
     tokens: BTreeMap<u64, u64>,
@@ -158,6 +169,9 @@ impl Agent {
             stats: Vec::new(),
             subscribers: BTreeSet::new(),
             readers: BTreeSet::new(),
+            heard: events::Told::default(),
+            captures: BTreeMap::new(),
+            log_asked: VecDeque::new(),
             pending: BTreeMap::new(),
             tokens: BTreeMap::new(),
             next_number: 1,
@@ -202,14 +216,17 @@ impl Agent {
                     attachment.kernel_drops = drops;
                 }
             }
+            Input::LogFilter(result) => self.log_filter(result),
         }
         self.finish_pending();
+        self.tell_of_ports();
     }
 
     /// Tells the agent the time, when nothing else happened until [`Agent::next_deadline`].
     pub fn handle_timeout(&mut self, now: Instant) {
         self.advance(now);
         self.finish_pending();
+        self.tell_of_ports();
     }
 
     /// The next thing to do, until `None`.
@@ -223,7 +240,13 @@ impl Agent {
         let retries = self.attachments.values().filter_map(Attachment::deadline);
         let waits = self.pending.values().map(|p| p.deadline);
         let trial = self.trial.as_ref().map(configure::Trial::until);
-        retries.chain(waits).chain(self.persist.retry).chain(self.paths.next_deadline()).chain(trial).min()
+        retries
+            .chain(waits)
+            .chain(self.persist.retry)
+            .chain(self.paths.next_deadline())
+            .chain(trial)
+            .chain(self.heard.due)
+            .min()
     }
 
     /// The configuration in force.
@@ -267,6 +290,7 @@ impl Agent {
             self.save();
         }
         self.check_trial();
+        self.pulse();
     }
 
     /// Puts a valid configuration in force, of which `text` is the main file.
@@ -312,19 +336,35 @@ impl Agent {
     }
 
     /// Tells subscribers.
-    fn notify(&mut self, event: &str, mut fields: serde_json::Value) {
-        if self.subscribers.is_empty() {
+    fn notify(&mut self, event: &str, fields: serde_json::Value) {
+        let all: Vec<ClientId> = self.subscribers.iter().copied().collect();
+        self.notify_some(&all, event, fields);
+    }
+
+    fn notify_some(&mut self, who: &[ClientId], event: &str, mut fields: serde_json::Value) {
+        if who.is_empty() {
             return;
         }
         fields["event"] = event.into();
         let line = serde_json::json!({ "jsonrpc": "2.0", "method": "event", "params": fields }).to_string();
-        for &client in &self.subscribers {
+        for &client in who {
             self.outputs.push_back(Output::Reply(client, line.clone()));
         }
     }
 
+    /// What is logged now, or why a filter was refused.
+    fn log_filter(&mut self, result: Result<String, String>) {
+        let Some((client, id)) = self.log_asked.pop_front() else { return };
+        let answer = result.map(|filter| serde_json::json!(api::LogShown { filter })).map_err(|why| {
+            let how = "give error, warn, info, debug, trace, or a filter such as ivswitchd::links=debug";
+            api::Error::new(api::Code::Failed, "the log stays as it is", model::clean(&why), how)
+        });
+        self.respond(client, id, answer);
+    }
+
     fn hangup(&mut self, client: ClientId) {
-        self.subscribers.remove(&client);
+        self.unsubscribe(client);
+        self.stop_captures(client);
         self.readers.remove(&client);
         self.pending.retain(|_, p| p.client != client);
         let pending = &self.pending;
@@ -353,14 +393,8 @@ impl Agent {
     fn event(&mut self, worker: usize, event: Event) {
         match event {
             Event::Resolve(ip) => self.resolve(ip),
-            Event::Learned(vni, vid, mac, location) => {
-                if !self.subscribers.is_empty() {
-                    let (ifname, peer) = self.place(location);
-                    let fields = serde_json::json!({
-                        "vni": vni.get(), "vlan": vid, "mac": mac.to_string(), "ifname": ifname, "peer": peer,
-                    });
-                    self.notify("learned", fields);
-                }
+            Event::Learned(vni, vid, mac, location, moved) => {
+                self.tell_of_station(vni, vid, mac, location, moved);
             }
             Event::PathAnswered(peer, size, nonce) => self.path_answered(peer, size, nonce),
             Event::PathAsked(peer) => self.path_asked(peer),

@@ -8,6 +8,7 @@ use engine::command::{
 };
 use engine::counters::{PortCounters, SwitchCounters};
 use engine::time::{Duration, Instant};
+use engine::watch::{Seen, Walk};
 use engine::wire::mac::MacAddr;
 use serde_json::{Value, json};
 
@@ -54,6 +55,10 @@ pub(super) struct Found {
     pub(super) floatings: BTreeMap<FloatingId, FloatingRow>,
     pub(super) peers: BTreeMap<PeerId, PeerRow>,
     pub(super) samples: Vec<DropSample>,
+    /// One worker's rehearsal; theirs are all the same.
+    pub(super) walk: Option<Walk>,
+    pub(super) seen: Vec<Seen>,
+    pub(super) seen_lost: u64,
     /// Rows were left out.
     pub(super) cut: bool,
     /// Not every worker answered in time.
@@ -110,7 +115,7 @@ impl Agent {
         self.pending.insert(number, Pending { client, id, deadline, missing, found, kind });
     }
 
-    fn number(&mut self) -> u64 {
+    pub(super) fn number(&mut self) -> u64 {
         self.next_number += 1;
         self.next_number
     }
@@ -299,6 +304,15 @@ impl Found {
             Answer::DropSamples(samples) => {
                 let room = SAMPLES_MAX.saturating_sub(self.samples.len());
                 self.samples.extend(samples.into_iter().take(room));
+                None
+            }
+            Answer::Trace(walk) => {
+                self.walk.get_or_insert(walk);
+                None
+            }
+            Answer::Seen(seen, lost) => {
+                self.seen.extend(seen);
+                self.seen_lost += lost;
                 None
             }
         }

@@ -1,6 +1,7 @@
 //! Requests of clients: read, checked, carried out or refused whole.
 
 use engine::command::{Command, Location, PortId, Query, Vni};
+use engine::watch::WatchId;
 use engine::wire::mac::MacAddr;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -33,6 +34,14 @@ pub(super) enum Ask {
     },
     Neighbors(Option<Vni>),
     Drops(Option<PortId>),
+    /// A frame to rehearse.
+    Trace(PortId, Vec<u8>),
+    /// Do all workers watch?
+    CaptureStarted(WatchId, Option<PortId>),
+    /// What subscribers are told of.
+    Pulse,
+    /// What was seen: frames and bytes at most, of each worker.
+    Captured(WatchId, usize, usize),
 }
 
 /// Which FDB entries.
@@ -55,6 +64,8 @@ impl Ask {
             Self::Fdb(_) | Self::FdbDelete { .. } => vec![Query::Fdb(0)],
             Self::Neighbors(_) => vec![Query::Neighbors(0)],
             Self::Drops(_) => vec![Query::Counters, Query::DropSamples],
+            Self::Pulse => vec![Query::Counters, Query::Peers],
+            Self::Trace(..) | Self::CaptureStarted(..) | Self::Captured(..) => self.watch_queries(),
         }
     }
 }
@@ -67,6 +78,8 @@ pub(super) enum Done {
     Edit(Edited, Vec<PortId>, Option<u64>),
     /// A question: answered by the workers.
     Ask(Ask, Option<u64>),
+    /// A question about the log: answered by who keeps it.
+    Log,
 }
 
 /// An object of the configuration that can be added, set and deleted.
@@ -134,6 +147,7 @@ impl Agent {
                     self.respond(client, id, Ok(json!(edited)));
                 }
             }
+            Ok(Done::Log) => self.log_asked.push_back((client, id)),
             Ok(Done::Ask(ask, timeout_ms)) => self.wait_for_answers(client, id, timeout_ms, ask),
         }
     }
@@ -165,12 +179,12 @@ impl Agent {
                 Ok(Done::Now(json!(self.mtu_report())))
             }
             "subscribe" => {
-                let _: api::Nothing = params(method, p)?;
+                let p: api::Subscribe = params(method, p)?;
                 if self.subscribers.len() >= SUBSCRIBERS_MAX && !self.subscribers.contains(&client) {
                     let why = format!("{SUBSCRIBERS_MAX} clients are subscribed already");
                     return Err(Error::new(Code::Busy, "subscribe", why, "close one of them"));
                 }
-                self.subscribers.insert(client);
+                self.subscribe(client, p.drops_per_second);
                 Ok(Done::Now(json!({})))
             }
 
@@ -278,6 +292,32 @@ impl Agent {
                     None => None,
                 };
                 Ok(Done::Ask(Ask::Drops(port), p.timeout_ms))
+            }
+
+            "trace" => {
+                let p: api::TraceFrame = params(method, p)?;
+                Ok(Done::Ask(self.trace(&p)?, p.timeout_ms))
+            }
+            "capture.start" => {
+                let p: api::StartCapture = params(method, p)?;
+                Ok(Done::Ask(self.start_capture(client, &p)?, p.timeout_ms))
+            }
+            "capture.read" => {
+                let p: api::WhichCapture = params(method, p)?;
+                let id = self.capture_of(client, p.capture)?;
+                Ok(Done::Ask(self.read_capture(id), p.timeout_ms))
+            }
+            "capture.stop" => {
+                let p: api::WhichCapture = params(method, p)?;
+                let id = self.capture_of(client, p.capture)?;
+                self.stop_capture(id);
+                Ok(Done::Now(json!({})))
+            }
+
+            "log.level" => {
+                let p: api::LogLevel = params(method, p)?;
+                self.outputs.push_back(Output::LogFilter(p.filter));
+                Ok(Done::Log)
             }
 
             config if config.starts_with("config.") => self.configure(method, p),
@@ -590,11 +630,11 @@ fn entry<T: Entry>(noun: &str, object: Value) -> Result<T, Error> {
     })
 }
 
-fn quoted(name: &str) -> String {
+pub(super) fn quoted(name: &str) -> String {
     clean(&format!("\"{name}\""))
 }
 
-fn not_found(noun: &str, which: &str) -> Error {
+pub(super) fn not_found(noun: &str, which: &str) -> Error {
     let what = format!("{noun} {which}");
     Error::new(
         Code::NotFound,

@@ -70,6 +70,24 @@ impl Agent {
                 json!(Rows { rows, warnings })
             }
             Ask::Drops(port) => json!(Rows { rows: self.drop_rows(found, port), warnings }),
+            Ask::Pulse => {
+                self.tell_of_pulse(found);
+                Value::Null
+            }
+            Ask::Trace(port, _) => {
+                let walk = found.walk.as_ref().ok_or_else(|| {
+                    let why = "no worker answered in time";
+                    Error::new(
+                        Code::Timeout,
+                        "the frame is not traced",
+                        why,
+                        "try again with a longer --timeout",
+                    )
+                })?;
+                json!(self.walk_row(port, walk))
+            }
+            Ask::CaptureStarted(id, port) => json!(self.capture_started(id, port)),
+            Ask::Captured(id, ..) => json!(self.captured(id, &found.seen, found.seen_lost)),
         })
     }
 
@@ -308,7 +326,7 @@ impl Agent {
         }
     }
 
-    fn network_name(&self, vni: Vni) -> String {
+    pub(super) fn network_name(&self, vni: Vni) -> String {
         self.told.networks.get(&vni).map_or_else(|| format!("vni-{vni}"), |(n, _)| n.clone())
     }
 
@@ -411,7 +429,7 @@ fn neighbor_state(known: bool, idle_s: u64) -> &'static str {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, b| {
         let _ = write!(text, "{b:02x}");
         text

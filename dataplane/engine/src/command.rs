@@ -11,6 +11,7 @@ use core::net::IpAddr;
 use crate::counters::{PortCounters, SwitchCounters};
 use crate::frame::PoolUsage;
 use crate::time::Duration;
+use crate::watch::{Seen, Walk, WatchId, WatchSpec};
 use crate::wire::mac::MacAddr;
 
 /// A VXLAN network identifier: 24 bits (RFC 7348 §4).
@@ -342,6 +343,11 @@ pub enum Command {
     ProbePath(PeerId, u16, u64),
     /// Removes learned entries: of one network, of one location, or (both `None`) all.
     FlushFdb(Option<Vni>, Option<Location>),
+    /// Begins a capture, or the wait for one frame. What was decided before is forgotten, so that nothing passes
+    /// unseen.
+    Watch(WatchId, WatchSpec),
+    /// Ends it.
+    Unwatch(WatchId),
 }
 
 /// A question to a worker. Answered by [`Event::Reply`] with the same token.
@@ -359,6 +365,10 @@ pub enum Query {
     Peers,
     /// One page of the counted drops' sample frames.
     DropSamples,
+    /// What a watch has seen since it was asked last: so many frames and bytes at most.
+    Seen(WatchId, usize, usize),
+    /// What would become of this frame if it came in at this port now. Nothing is learned, sent or counted.
+    Trace(PortId, Vec<u8>),
 }
 
 /// What enters a worker's mailbox.
@@ -467,6 +477,10 @@ pub enum Answer {
     Peers(Vec<PeerRow>),
     /// To [`Query::DropSamples`].
     DropSamples(Vec<DropSample>),
+    /// To [`Query::Seen`], and how many frames were lost since it was asked last.
+    Seen(Vec<Seen>, u64),
+    /// To [`Query::Trace`].
+    Trace(Walk),
 }
 
 /// What leaves a worker.
@@ -474,8 +488,8 @@ pub enum Answer {
 pub enum Event {
     /// A next hop of the underlay is needed: the kernel must resolve it and tell.
     Resolve(IpAddr),
-    /// A station appeared or moved. At most [`crate::limits::LEARNED_EVENTS`] per tick are told.
-    Learned(Vni, u16, MacAddr, Location),
+    /// A station appeared, or moved. At most [`crate::limits::LEARNED_EVENTS`] per tick are told.
+    Learned(Vni, u16, MacAddr, Location, bool),
     /// A probe of so many bytes reached the peer: size and nonce of [`Command::ProbePath`].
     PathAnswered(PeerId, u16, u64),
     /// The peer sent us a probe: it is there, and speaks as we do. Told at most once per tick.

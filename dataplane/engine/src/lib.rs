@@ -19,5 +19,6 @@ pub mod mailbox;
 pub mod port;
 pub mod table;
 pub mod time;
+pub mod watch;
 pub mod wire;
 pub mod worker;

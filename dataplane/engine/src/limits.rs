@@ -135,3 +135,15 @@ pub const ANNOUNCEMENTS: u8 = 3;
 /// Verdicts one worker remembers: 8 MiB, touched only as far as there are flows. Busy rVMs have thousands of
 /// flows at a time; beyond this many the long way, a few times longer, is still the fast path.
 pub const MEMO_ENTRIES: usize = 1 << 16;
+
+/// Captures and waits for a frame at a time; the agent refuses more.
+pub const WATCHES_MAX: usize = 8;
+
+/// Frames a worker keeps for one watch until they are fetched: a few milliseconds at full speed.
+pub const WATCH_FRAMES: usize = 4096;
+
+/// Bytes of them.
+pub const WATCH_BYTES: usize = 4 << 20;
+
+/// Operations of a watch's filter: the answers fit one word.
+pub const WATCH_FILTER_OPS: usize = 64;

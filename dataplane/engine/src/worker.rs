@@ -222,7 +222,7 @@ impl<P: FramePool> Worker<P> {
                     }
                 }
                 Input::Query(token, query) => {
-                    let answer = self.switch.answer_query(now, &query, &self.pool);
+                    let answer = self.switch.answer_query(now, &query, &mut self.pool);
                     let _ = self.mailbox.events.push(Event::Reply(token, answer));
                 }
             }

@@ -1,5 +1,6 @@
 //! A remembered verdict is the verdict: two switches see the same frames, the same changes of tables and the same
 //! clock; one remembers, the other is made to forget before every batch. What leaves, and every count, is equal.
+//! So it is when somebody looks on, and what a rehearsal says of a frame is what then becomes of it.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -10,6 +11,8 @@ use engine::frame::{Batch, Frame, FramePool, HeapPool};
 use engine::limits::FDB_AGE;
 use engine::port::PortCaps;
 use engine::time::Instant;
+use engine::watch::filter::Filter;
+use engine::watch::{Fate, WatchId, WatchSpec};
 use engine::wire::mac::MacAddr;
 use etherparse::PacketBuilder;
 use proptest::prelude::*;
@@ -209,6 +212,7 @@ struct Rvm {
     pool: HeapPool,
     now: Instant,
     remembers: bool,
+    watched: bool,
 }
 
 impl Rvm {
@@ -218,6 +222,7 @@ impl Rvm {
             pool: HeapPool::new(256, 4),
             now: Instant::from_millis(1000),
             remembers,
+            watched: false,
         };
         for port in 0..5 {
             rvm.port(port, true, false);
@@ -343,11 +348,38 @@ impl Rvm {
         if !self.remembers {
             self.switch.forget();
         }
+        if self.watched {
+            return frames.iter().for_each(|bytes| self.watch(at, bytes));
+        }
         let mut batch = Batch::new();
         for bytes in frames {
             batch.push(self.pool.alloc_from(bytes).unwrap());
         }
         self.switch.forward(self.now, at, &mut batch, &mut self.pool);
+    }
+
+    /// A frame that is rehearsed, and then comes in under observation.
+    fn watch(&mut self, at: PortId, bytes: &[u8]) {
+        let before = self.stations();
+        let rehearsed = self.switch.trace(self.now, at, bytes, &mut self.pool);
+        let mut batch = Batch::new();
+        batch.push(self.pool.alloc_from(bytes).unwrap());
+        self.switch.forward(self.now, at, &mut batch, &mut self.pool);
+        let query = Query::Seen(WatchId(1), usize::MAX, usize::MAX);
+        let Answer::Seen(mut seen, 0) = self.switch.answer_query(self.now, &query, &mut self.pool) else {
+            panic!("frames were lost");
+        };
+        seen.retain(|seen| matches!(seen.fate, Fate::Walked(_)));
+        assert_eq!(seen.len(), 1);
+        assert_eq!((seen[0].port, seen[0].bytes.as_slice()), (at, bytes));
+        // A rehearsal learns nothing; where that matters, both may differ.
+        if before == self.stations() {
+            assert_eq!(seen[0].fate, Fate::Walked(rehearsed));
+        }
+    }
+
+    fn stations(&mut self) -> String {
+        format!("{:?}", self.switch.tables().fdb.page(Instant::ZERO, 0).0)
     }
 
     fn run(&mut self, step: &Step, last: &[Packet]) {
@@ -421,9 +453,9 @@ impl Rvm {
         });
         assert!(self.switch.counters().conserved());
         assert_eq!(self.pool.usage().used, 0, "a slot leaked");
-        let query = |q| format!("{:?}", self.switch.answer_query(self.now, &q, &self.pool));
+        let mut query = |q| format!("{:?}", self.switch.answer_query(self.now, &q, &mut self.pool));
         let counts = [Query::Counters, Query::Fdb(0), Query::Floating, Query::Peers, Query::Neighbors(0)];
-        (out, counts.map(query).join("\n"))
+        (out, counts.map(&mut query).join("\n"))
     }
 }
 
@@ -447,6 +479,33 @@ proptest! {
             with.run(step, &last);
             without.run(step, &last);
             prop_assert_eq!(with.account(), without.account());
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(if cfg!(debug_assertions) { 200 } else { 2000 }))]
+    #[test]
+    fn watched_is_classified(steps in prop::collection::vec(step(), 1..40)) {
+        let (mut unseen, mut watched) = (Rvm::new(true), Rvm::new(true));
+        watched.watched = true;
+        let all = WatchSpec {
+            port: None,
+            filter: Filter::default(),
+            snap_len: u32::MAX,
+            count: 0,
+            leaving: true,
+            results: true,
+        };
+        watched.apply(Command::Watch(WatchId(1), all));
+        let mut last = Vec::new();
+        for step in &steps {
+            if let Step::Batch(packets) = step {
+                last.clone_from(packets);
+            }
+            unseen.run(step, &last);
+            watched.run(step, &last);
+            prop_assert_eq!(unseen.account(), watched.account());
         }
     }
 }

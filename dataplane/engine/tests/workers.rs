@@ -123,23 +123,23 @@ impl Workers {
         }
     }
 
-    fn rows(&self, at: usize) -> Vec<FdbRow> {
-        match self.switches[at].answer_query(self.now, &Query::Fdb(0), &self.pool) {
+    fn rows(&mut self, at: usize) -> Vec<FdbRow> {
+        match self.switches[at].answer_query(self.now, &Query::Fdb(0), &mut self.pool) {
             Answer::Fdb(rows, None) => rows,
             _ => panic!("not one page"),
         }
     }
 
     /// How many stations a worker knows.
-    fn entries(&self, at: usize) -> u32 {
-        match self.switches[at].answer_query(self.now, &Query::Counters, &self.pool) {
+    fn entries(&mut self, at: usize) -> u32 {
+        match self.switches[at].answer_query(self.now, &Query::Counters, &mut self.pool) {
             Answer::Counters { fdb_entries, .. } => fdb_entries,
             _ => panic!("not the counters"),
         }
     }
 
     /// Where each station is for a worker.
-    fn places(&self, at: usize) -> Vec<(MacAddr, Location)> {
+    fn places(&mut self, at: usize) -> Vec<(MacAddr, Location)> {
         let mut places: Vec<_> = self.rows(at).iter().map(|row| (row.mac, row.location)).collect();
         places.sort_unstable();
         places

@@ -9,13 +9,14 @@ mod clock;
 mod confine;
 mod control;
 mod links;
+mod log;
+mod metrics;
 mod ports;
 mod privileges;
 mod thread;
 
 use std::fs;
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -26,7 +27,6 @@ use ctl::{api, model};
 use engine::worker::Worker;
 use ports::host::HostPort;
 use ports::umem::UmemPool;
-use tracing_subscriber::EnvFilter;
 
 use confine::Confinement;
 use control::{Control, Setup};
@@ -86,6 +86,14 @@ struct Arguments {
     /// What to log: error, warn, info, debug, trace, or a filter such as ivswitchd::links=debug
     #[arg(long, value_name = "LEVEL", env = "IVS_LOG", default_value = "info")]
     log_level: String,
+
+    /// How the log's lines look
+    #[arg(long, value_name = "FORMAT", env = "IVS_LOG_FORMAT", value_enum, default_value_t = log::Format::Text)]
+    log_format: log::Format,
+
+    /// Serve metrics for Prometheus: unix:PATH, or a loopback address such as 127.0.0.1:9477
+    #[arg(long, value_name = "PLACE", env = "IVS_METRICS")]
+    metrics: Option<metrics::Place>,
 }
 
 /// Cores by number.
@@ -127,7 +135,7 @@ fn check(file: &Path) -> anyhow::Result<()> {
 }
 
 fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    start_log(&arguments.log_level)?;
+    log::start(&arguments.log_level, arguments.log_format)?;
     let (text, drop_ins) = model::read_files(&arguments.config).map_err(anyhow::Error::msg)?;
     if text.is_none() {
         tracing::info!("{}: not there; starting empty", arguments.config.display());
@@ -182,7 +190,15 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
             _ => Confinement::new(arguments.without_syscall.as_deref())?,
         },
     })?;
-    control.run()
+    if let Some(place) = &arguments.metrics {
+        metrics::serve(place, &arguments.socket)?;
+    }
+    let end = control.run();
+    if let Some(metrics::Place::Unix(path)) = &arguments.metrics {
+        // It may be gone already.
+        let _ = fs::remove_file(path);
+    }
+    end
 }
 
 /// Cores that this process may run on.
@@ -194,26 +210,6 @@ fn cores_allowed() -> usize {
 fn complain(file: &Path, errors: &[model::ConfigError]) -> anyhow::Error {
     let lines: Vec<String> = errors.iter().map(|error| format!("{}: {error}", file.display())).collect();
     anyhow::anyhow!(lines.join("\n"))
-}
-
-fn start_log(level: &str) -> anyhow::Result<()> {
-    // A plain level is about us; libraries are asked for by name.
-    let plain = level.parse::<tracing::Level>().is_ok();
-    let directives = if plain { format!("warn,ivswitchd={level}") } else { level.to_owned() };
-    let filter = EnvFilter::try_new(directives)
-        .with_context(|| format!("--log-level {level}: give error, warn, info, debug, trace, or a filter"))?;
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
-        .with_target(false);
-    // The journal has a clock of its own.
-    if std::env::var_os("JOURNAL_STREAM").is_some() {
-        log.without_time().init()
-    } else {
-        log.init()
-    }
-    Ok(())
 }
 
 /// A panic in one thread must not leave the others running half a switch. The kernel then takes our

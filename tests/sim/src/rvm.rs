@@ -671,6 +671,10 @@ impl Rvm {
                 self.tell(ctx.now_ns, Input::Persisted(Ok(())));
             }
             Output::Reloaded(result) => self.journal.reloads.push(result),
+            // The simulator keeps all of the log.
+            Output::LogFilter(filter) => {
+                self.tell(ctx.now_ns, Input::LogFilter(Ok(filter.unwrap_or_else(|| "info".to_owned()))));
+            }
             Output::Log(level, text) => self.journal.log.push((level, text)),
         }
     }

@@ -93,8 +93,13 @@ fn main() -> ExitCode {
 /// Programs that namespaces and NAT need, and the Debian packages they come in.
 const FOR_THE_DEMO: &[(&str, &str)] = &[("ip", "iproute2"), ("nft", "nftables"), ("ping", "iputils-ping")];
 /// What the system tests need beyond that.
-const FOR_THE_TESTS: &[(&str, &str)] =
-    &[("tcpdump", "tcpdump"), ("ethtool", "ethtool"), ("setpriv", "util-linux")];
+const FOR_THE_TESTS: &[(&str, &str)] = &[
+    ("tcpdump", "tcpdump"),
+    ("ethtool", "ethtool"),
+    ("setpriv", "util-linux"),
+    ("promtool", "prometheus"),
+    ("script", "bsdutils"),
+];
 /// What real guests need. Their kernel is downloaded, not installed.
 const FOR_THE_GUESTS: &[(&str, &str)] =
     &[("qemu-system-x86_64", "qemu-system-x86"), ("xz", "xz-utils"), ("dpkg-deb", "dpkg")];

@@ -41,8 +41,8 @@ impl Client {
     pub fn call<T: DeserializeOwned>(&mut self, method: &str, mut params: Value) -> Result<T, Failure> {
         let is_question = matches!(
             method.rsplit('.').next(),
-            Some("list" | "status" | "drops" | "show" | "check" | "diff")
-        );
+            Some("list" | "status" | "drops" | "show" | "check" | "diff" | "trace")
+        ) || method.starts_with("capture.");
         if !matches!(method, "version" | "subscribe") {
             let ms = if self.no_wait && !is_question { 0 } else { self.timeout.as_millis() as u64 };
             params["timeout_ms"] = json!(ms);
@@ -82,8 +82,8 @@ impl Client {
     }
 
     /// Prints events until interrupted.
-    pub fn monitor(mut self, printer: &Printer) -> Result<u8, Failure> {
-        let _: Value = self.call("subscribe", json!({}))?;
+    pub fn monitor(mut self, drops_per_second: u64, printer: &Printer) -> Result<u8, Failure> {
+        let _: Value = self.call("subscribe", json!({ "drops_per_second": drops_per_second }))?;
         loop {
             let line = self.line(None)?;
             if let Ok(event) = serde_json::from_slice::<Value>(&line)

@@ -37,6 +37,14 @@ pub enum Demo {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         command: Vec<String>,
     },
+    /// `ivctl trace` at rvm1 or rvm2, followed through the tunnel to the other
+    Trace {
+        /// rvm1 or rvm2
+        rvm: String,
+        /// What `ivctl trace` takes
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// The web server that `up` starts in ivm2 and inet
     #[command(hide = true)]
     Serve {
@@ -81,6 +89,7 @@ pub fn run(demo: &Demo) -> u8 {
         Demo::Shell { node, command } => {
             need_root().and_then(|()| Cloud::new()).and_then(|cloud| cloud.shell(node, command))
         }
+        Demo::Trace { rvm, arguments } => Cloud::new().and_then(|cloud| cloud.trace(rvm, arguments)),
         Demo::Serve { address } => serve(*address),
         Demo::Fetch { address, seen_as } => fetch(*address, *seen_as),
     };
@@ -299,6 +308,20 @@ impl Cloud {
             process.env("IVS_SOCKET", self.file(node, "sock"));
         }
         Err(process.env("PS1", format!("{node}# ")).exec().into())
+    }
+
+    fn trace(&self, rvm: &str, arguments: &[String]) -> Outcome {
+        if !RVMS.contains(&rvm) || !namespace_exists(rvm) {
+            let text =
+                format!("\"{rvm}\" does not stand; give {}, and `ivctl demo up` before", RVMS.join(" or "));
+            return Err(Failure(3, text));
+        }
+        let mut ivctl = Command::new(std::env::current_exe()?);
+        ivctl.arg("--socket").arg(self.file(rvm, "sock")).arg("trace").args(arguments);
+        for other in RVMS {
+            ivctl.arg("--peer").arg(format!("{other}={}", self.file(other, "sock").display()));
+        }
+        Err(ivctl.exec().into())
     }
 
     // ---- building -----------------------------------------------------------------------------

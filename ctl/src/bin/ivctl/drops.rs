@@ -1,8 +1,14 @@
 //! `ivctl drops`.
 
-use ctl::api::DropRow;
+use std::collections::BTreeMap;
+use std::io::IsTerminal as _;
+use std::time::{Duration, Instant};
+
+use ctl::api::{DropRow, Rows};
+use serde_json::json;
 
 use crate::client::Client;
+use crate::decode;
 use crate::output::{Failure, Printer, Table};
 use crate::{Object, list};
 
@@ -15,12 +21,64 @@ pub struct Args {
     /// Show the last frame dropped for each reason
     #[arg(short, long)]
     samples: bool,
+    /// Show them again and again, with what is dropped per second; ends with Ctrl-C
+    #[arg(short, long)]
+    watch: bool,
+    /// Seconds between two looks
+    #[arg(long, default_value_t = 1.0, value_name = "SECONDS", requires = "watch", value_parser = crate::seconds)]
+    interval: f64,
+    /// End after so many looks
+    #[arg(long, value_name = "N", requires = "watch")]
+    looks: Option<u32>,
 }
 
 /// Shows them.
 pub fn run(args: &Args, client: &mut Client, printer: &Printer) -> Result<u8, Failure> {
     let which = Object::default().put("port", args.port.as_ref()).value();
-    list(client, printer, "drops", which, |rows| table(rows, args.samples))
+    if !args.watch {
+        return list(client, printer, "drops", which, |rows| table(rows, args.samples));
+    }
+    let mut before = BTreeMap::new();
+    let mut looked = Instant::now();
+    for look in 0.. {
+        let answer: Rows<DropRow> = client.call("drops", which.clone())?;
+        let elapsed = looked.elapsed().as_secs_f64();
+        looked = Instant::now();
+        let rate = |r: &DropRow| {
+            let then = before.get(&(r.port.clone(), r.reason.clone())).copied();
+            if look == 0 {
+                0.0
+            } else {
+                (r.count - then.unwrap_or(0).min(r.count)) as f64 / elapsed.max(0.001)
+            }
+        };
+        let rates: Vec<f64> = answer.rows.iter().map(rate).collect();
+        show(printer, &answer.rows, &rates, args.samples)?;
+        before = answer.rows.into_iter().map(|r| ((r.port, r.reason), r.count)).collect();
+        if args.looks.is_some_and(|looks| look + 1 >= looks) {
+            break;
+        }
+        std::thread::sleep(Duration::from_secs_f64(args.interval.max(0.1)));
+    }
+    Ok(0)
+}
+
+/// One look: a line of JSON, or a table, which on a terminal takes the place of the one before.
+fn show(printer: &Printer, rows: &[DropRow], rates: &[f64], samples: bool) -> Result<(), Failure> {
+    if printer.is_json() {
+        let rows: Vec<_> = rows
+            .iter()
+            .zip(rates)
+            .map(|(row, rate)| {
+                let mut row = json!(row);
+                row["per_second"] = json!(rate.round());
+                row
+            })
+            .collect();
+        return printer.json(&rows);
+    }
+    let clear = if std::io::stdout().is_terminal() { "\x1b[H\x1b[2J" } else { "" };
+    printer.text(&format!("{clear}{}", watch_table(rows, rates, samples).render(printer.paint())))
 }
 
 /// The table of drops.
@@ -34,12 +92,30 @@ pub fn table(rows: &[DropRow], samples: bool) -> Table {
         let [port, reason, count, help] =
             [r.port.clone(), r.reason.clone(), r.count.to_string(), r.help.clone()];
         if samples {
-            let sample =
-                r.sample.as_ref().map(|s| format!("{} ({} bytes)", s.bytes, s.len)).unwrap_or_default();
-            table.row([port, reason, count, sample, help]);
+            table.row([port, reason, count, sample(r), help]);
         } else {
             table.row([port, reason, count, help]);
         }
     }
     table
+}
+
+/// The same with rates, what drops most first.
+fn watch_table(rows: &[DropRow], rates: &[f64], samples: bool) -> Table {
+    let last = if samples { "LAST FRAME" } else { "MEANING" };
+    let mut table = Table::new(&["PORT", "REASON", ">COUNT", ">PER SECOND", last]);
+    let mut order: Vec<(&DropRow, f64)> = rows.iter().zip(rates.iter().copied()).collect();
+    order.sort_by(|a, b| b.1.total_cmp(&a.1).then(b.0.count.cmp(&a.0.count)));
+    for (r, rate) in order {
+        let text = if samples { sample(r) } else { r.help.clone() };
+        table.row([r.port.clone(), r.reason.clone(), r.count.to_string(), format!("{rate:.0}"), text]);
+    }
+    table
+}
+
+fn sample(row: &DropRow) -> String {
+    row.sample
+        .as_ref()
+        .map(|s| format!("{} ({} bytes)", decode::hex_line(&s.bytes), s.len))
+        .unwrap_or_default()
 }

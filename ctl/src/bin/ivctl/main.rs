@@ -1,11 +1,15 @@
 //! `ivctl`: the operator's command. One file per noun; [`client`] talks to the daemon, [`output`] prints.
 
+mod capture;
 mod client;
 mod config;
+mod decode;
 mod demo;
+mod doctor;
 mod drops;
 mod fdb;
 mod fip;
+mod log;
 mod mtu;
 mod neigh;
 mod network;
@@ -14,6 +18,9 @@ mod peer;
 mod port;
 mod route;
 mod status;
+mod sysdump;
+mod top;
+mod trace;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -106,13 +113,29 @@ enum Command {
     Mtu,
     /// Dropped frames: how many, where, and what each reason means
     Drops(drops::Args),
+    /// Explain what becomes of a frame, step by step: made up, from a capture file, or the next that comes
+    Trace(Box<trace::Args>),
+    /// Frames of a port as they pass, to read or as pcapng with the verdict as comment
+    Capture(capture::Args),
     /// The configuration as a whole
     Config {
         #[command(subcommand)]
         verb: config::Verb,
     },
-    /// Print events as they happen, one JSON object per line
-    Monitor,
+    /// Print events as they happen, one JSON object per line: port, learned, moved, peer, config, drops
+    Monitor {
+        /// Drops per second for one reason at one port from which on they are told of
+        #[arg(long, value_name = "PER_SECOND", default_value_t = 100)]
+        drops: u64,
+    },
+    /// Live rates and load, in the terminal
+    Top(top::Args),
+    /// What this machine can do, and what is set wrong
+    Doctor,
+    /// Everything a bug report needs, without secrets
+    Sysdump(sysdump::Args),
+    /// What the daemon logs, shown or changed while it runs
+    Log(log::Args),
     /// The paper's cloud in network namespaces, to play with
     Demo {
         #[command(subcommand)]
@@ -160,8 +183,14 @@ fn run(command: Command, global: &Global, printer: &Printer) -> Result<u8, Failu
         Command::Neigh(args) => neigh::run(&args, &mut client()?, printer),
         Command::Mtu => mtu::run(&mut client()?, printer),
         Command::Drops(args) => drops::run(&args, &mut client()?, printer),
+        Command::Trace(args) => trace::run(&args, global, printer),
+        Command::Capture(args) => capture::run(&args, client()?, printer),
         Command::Config { verb } => config::run(&verb, &mut client, printer),
-        Command::Monitor => client()?.monitor(printer),
+        Command::Monitor { drops } => client()?.monitor(drops, printer),
+        Command::Top(args) => top::run(&args, &mut client()?, printer),
+        Command::Doctor => doctor::run(global, printer),
+        Command::Sysdump(args) => sysdump::run(&args, global, printer),
+        Command::Log(args) => log::run(&args, &mut client()?, printer),
         Command::Demo { demo } => Ok(demo::run(&demo)),
         Command::Completion { shell } => {
             let mut script = Vec::new();

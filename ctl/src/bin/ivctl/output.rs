@@ -43,6 +43,11 @@ impl Failure {
         }
     }
 
+    /// Why, with what it is about; and what helps.
+    pub fn words(&self) -> (String, String) {
+        (format!("{}: {}", self.what, self.why), self.how.clone())
+    }
+
     /// The three lines; several errors of a configuration have one each.
     fn text(&self, paint: Paint) -> String {
         let mut text = format!("{} {}\n", paint.red("error:"), plain(&self.what));
@@ -156,6 +161,13 @@ impl Printer {
             for warning in warnings {
                 let _ = writeln!(io::stderr(), "{} {}", self.paint_errors.yellow("warning:"), plain(warning));
             }
+        }
+    }
+
+    /// A remark beside the output, on standard error.
+    pub fn note(&self, text: &str) {
+        if !self.quiet && !self.json {
+            let _ = writeln!(io::stderr(), "{}", plain(text));
         }
     }
 

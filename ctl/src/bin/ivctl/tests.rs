@@ -15,7 +15,7 @@ use crate::output::{Failure, Paint};
 const PLAIN: Paint = Paint(false);
 
 /// A status as the daemon sends it, in its own words.
-fn status() -> Status {
+pub fn status() -> Status {
     let stats = |rx: u64, tx: u64, dropped: u64| {
         json!({ "rx": { "bytes": rx * 100, "packets": rx, "errors": 0, "dropped": dropped },
                 "tx": { "bytes": tx * 100, "packets": tx, "errors": 0, "dropped": 0 } })
@@ -142,11 +142,11 @@ fn the_drops_table() {
         reason: "spoofed-mac".into(),
         count: 9,
         help: "The source MAC is not bound to this guest port.".into(),
-        sample: Some(SampleRow { len: 60, bytes: "ffffffffffff".into() }),
+        sample: Some(SampleRow { len: 60, bytes: "ffffffffffff02000000000188b5".into() }),
     };
     let expected = "\
-PORT  REASON       COUNT  LAST FRAME               MEANING
-g1    spoofed-mac      9  ffffffffffff (60 bytes)  The source MAC is not bound to this guest port.
+PORT  REASON       COUNT  LAST FRAME                                                     MEANING
+g1    spoofed-mac      9  02:00:00:00:00:01 > ff:ff:ff:ff:ff:ff, type 0x88b5 (60 bytes)  The source MAC is not bound to this guest port.
 ";
     assert_eq!(drops::table(&[row], true).render(PLAIN), expected);
 }
@@ -183,6 +183,21 @@ fn the_command_line_is_well_formed() {
         ("ivctl fdb flush --port a --peer b", false),
         ("ivctl --timeout -1 status", false),
         ("ivctl --timeout nan status", false),
+        ("ivctl trace --from eth2 --src 56.0.0.11 --to 203.0.113.9 tcp --dport 80", true),
+        ("ivctl trace --next icmp and host 10.1.0.1", true),
+        ("ivctl trace --to 10.1.0.1", false),
+        ("ivctl trace --from a --next --to 10.1.0.1", false),
+        ("ivctl trace --from a --to nowhere", false),
+        ("ivctl trace --from a --hex 00 --pcap f", false),
+        ("ivctl trace --from a --to 10.1.0.1 --peer rvm1", false),
+        ("ivctl capture all -w - -c 5 tcp port 80 or arp", true),
+        ("ivctl capture", false),
+        ("ivctl capture all -c 0", false),
+        ("ivctl drops --watch --looks 2", true),
+        ("ivctl drops --looks 2", false),
+        ("ivctl top --once", true),
+        ("ivctl monitor --drops 5", true),
+        ("ivctl log debug", true),
         ("ivctl demo up", true),
         ("ivctl", false),
     ] {

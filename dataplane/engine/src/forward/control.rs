@@ -163,6 +163,8 @@ impl Switch {
                 t.fdb.flush(vni, location, false);
                 self.locate_stations();
             }
+            Command::Watch(id, spec) => self.watches.add(id, spec),
+            Command::Unwatch(id) => self.watches.remove(id),
         }
     }
 
@@ -240,6 +242,7 @@ impl Switch {
 
     /// Ages the tables and asks for what is missing. Cheap when called too often.
     pub fn tick<P: FramePool>(&mut self, now: Instant, pool: &mut P) {
+        self.now = now;
         if now < self.next_tick {
             return;
         }
@@ -341,9 +344,14 @@ impl Switch {
 
     /// Answers a question.
     #[must_use]
-    pub fn answer_query<P: FramePool>(&self, now: Instant, query: &Query, pool: &P) -> Answer {
+    pub fn answer_query<P: FramePool>(&mut self, now: Instant, query: &Query, pool: &mut P) -> Answer {
         let t = &self.tables;
         match *query {
+            Query::Seen(id, frames, bytes) => {
+                let (seen, lost) = self.watches.take(id, frames, bytes);
+                Answer::Seen(seen, lost)
+            }
+            Query::Trace(port, ref bytes) => Answer::Trace(self.trace(now, port, bytes, pool)),
             Query::Counters => Answer::Counters {
                 switch: self.counters,
                 ports: t.ports.iter().map(|(id, p)| (id, p.counters.clone())).collect(),
@@ -429,14 +437,21 @@ impl Switch {
         let Some(port) = self.tables.ports.get_mut(id).filter(|p| !p.queue.is_empty()) else { return };
         let mut queue = core::mem::take(&mut port.queue);
         self.end_merges(id);
+        let leaving = if self.watches.is_empty() { None } else { self.leaving(id, &queue, pool) };
         let before = tally(&queue);
         let result = send(pool, &mut queue);
         let after = tally(&queue);
         let sent = before.0 - after.0;
+        let reason = result.err().unwrap_or(DropReason::TxQueueFull);
+        if let Some(leaving) = leaving {
+            self.show_leaving(self.now, id, leaving, sent as usize, reason);
+        }
+        if let Some(frame) = queue.first().filter(|_| !self.sampled[reason as usize]) {
+            self.sample(id, frame, reason, pool);
+        }
         let Some(port) = self.tables.ports.get_mut(id) else { return };
         port.counters.tx_frames += sent;
         port.counters.tx_bytes += before.1 - after.1;
-        let reason = result.err().unwrap_or(DropReason::TxQueueFull);
         port.counters.drops[reason as usize] += after.0;
         self.counters.tx += sent;
         self.counters.queued -= before.0;

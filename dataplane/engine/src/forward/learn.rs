@@ -13,7 +13,8 @@ use crate::wire::l4;
 use crate::wire::mac::MacAddr;
 use crate::wire::view;
 
-/// Notes where the frame's sender is, and what it says of its IP address. Returns its place if that is news.
+/// Notes where the frame's sender is, and what it says of its IP address. Returns its place if that is news, and
+/// whether it was elsewhere before.
 #[inline]
 pub fn learn(
     tables: &mut Tables,
@@ -22,7 +23,7 @@ pub fn learn(
     h: &Headers,
     probe: &Probe,
     bytes: &[u8],
-) -> Option<Location> {
+) -> Option<(Location, bool)> {
     let location = match adm.from {
         From::Port(id) if adm.station => Location::Port(id),
         From::Peer(id, _) if adm.station => Location::Peer(id),
@@ -30,8 +31,9 @@ pub fn learn(
     };
     let learned = tables.fdb.learn(now, probe.src, location, adm.fdb_max);
     let news = matches!(learned, Learned::New | Learned::Moved).then_some(location);
+    let told = news.map(|location| (location, learned == Learned::Moved));
     if adm.vid != 0 {
-        return news;
+        return told;
     }
     if news.is_some() {
         station_moved(tables, adm.vni, h.eth_src, news);
@@ -42,7 +44,7 @@ pub fn learn(
     if h.net == Net::Arp || nd {
         hear(tables, now, adm.vni, h, bytes);
     }
-    news
+    told
 }
 
 /// A station's MAC is known at a new place, or at none: mappings that send to it follow.

@@ -15,6 +15,7 @@ mod fragment;
 mod mss;
 mod output;
 mod path;
+mod watched;
 
 use alloc::vec::Vec;
 
@@ -23,6 +24,7 @@ use self::fit::send::{Merges, brings_tunnels};
 use self::memo::{Look, Memo, Side};
 use self::output::{FloodTarget, TunnelFacts};
 use self::parse::Headers;
+use self::trail::Trail;
 use self::verdict::{Out, Verdict};
 use crate::command::{DropSample, Event, FloatingId, Location, PeerId, PortId, Role, UplinkConfig, Vni};
 use crate::counters::{DROP_REASONS, DropReason, SwitchCounters};
@@ -39,6 +41,7 @@ use crate::table::port::{PortEntry, PortTable, TokenBucket};
 use crate::table::source_route::SourceRoutes;
 use crate::table::underlay::{Guard, Underlay};
 use crate::time::{Duration, Instant};
+use crate::watch::Watches;
 use crate::wire::ip::Ip;
 use crate::wire::mac::MacAddr;
 
@@ -137,6 +140,10 @@ pub struct Switch {
     next_refresh: Instant,
     /// It is one of several workers.
     sharing: Option<share::Sharing>,
+    /// Who looks on.
+    watches: Watches,
+    /// The time of this turn, for what is seen leaving.
+    now: Instant,
 }
 
 /// A frame after the first stages. Filled in place, for it is large.
@@ -238,6 +245,8 @@ impl Switch {
             next_resolve: Instant::ZERO,
             next_refresh: Instant::ZERO,
             sharing: None,
+            watches: Watches::default(),
+            now: Instant::ZERO,
         }
     }
 
@@ -253,6 +262,9 @@ impl Switch {
     }
 
     fn forward_batch<P: FramePool>(&mut self, now: Instant, port: PortId, batch: &mut Batch, pool: &mut P) {
+        if !self.watches.is_empty() && self.watches.covers(port) {
+            return self.forward_watched(now, port, batch, pool);
+        }
         let known = self.look_batch(port, batch, pool);
         let all_known = known == batch.len();
         if !all_known {
@@ -377,15 +389,43 @@ impl Switch {
         now: Instant,
         id: PortId,
         look: &Look,
-        Parsed { h, adm, probe, .. }: &Parsed,
+        parsed: &Parsed,
         frame: Frame,
         pool: &mut P,
     ) {
-        let bytes = pool.bytes(&frame);
-        if let Some(location) = learn::learn(&mut self.tables, now, adm, h, probe, bytes) {
-            self.learned(now, adm, h, location);
+        self.learn(now, parsed, &frame, pool);
+        self.decide(now, id, look, parsed, frame, pool, &mut ());
+    }
+
+    #[inline]
+    fn learn<P: FramePool>(
+        &mut self,
+        now: Instant,
+        Parsed { h, adm, probe, .. }: &Parsed,
+        frame: &Frame,
+        pool: &P,
+    ) {
+        if let Some((location, moved)) = learn::learn(&mut self.tables, now, adm, h, probe, pool.bytes(frame))
+        {
+            self.learned(now, adm, h, location, moved);
         }
-        let verdict = classify::classify(&self.tables, adm, h, probe, bytes, &mut ());
+    }
+
+    /// Decides about a frame that may enter, and carries it out.
+    #[inline]
+    #[allow(clippy::too_many_arguments, reason = "the facts of one frame")]
+    fn decide<P: FramePool, T: Trail>(
+        &mut self,
+        now: Instant,
+        id: PortId,
+        look: &Look,
+        Parsed { h, adm, probe, .. }: &Parsed,
+        frame: Frame,
+        pool: &mut P,
+        trail: &mut T,
+    ) {
+        let verdict = classify::classify(&self.tables, adm, h, probe, pool.bytes(&frame), trail);
+        trail.decided(&verdict);
         if look.plain {
             self.memo.remember(&self.tables, look, adm, h, probe, &verdict);
         }
@@ -399,10 +439,10 @@ impl Switch {
 
     /// A station appeared or moved.
     #[cold]
-    fn learned(&mut self, now: Instant, adm: &Admission, h: &Headers, location: Location) {
+    fn learned(&mut self, now: Instant, adm: &Admission, h: &Headers, location: Location, moved: bool) {
         if self.learned_told < LEARNED_EVENTS {
             self.learned_told += 1;
-            self.events.push(Event::Learned(adm.vni, adm.vid, h.eth_src, location));
+            self.events.push(Event::Learned(adm.vni, adm.vid, h.eth_src, location, moved));
         }
         self.claim(now, adm.vni, adm.vid, h.eth_src, location);
     }

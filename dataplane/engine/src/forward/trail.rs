@@ -2,7 +2,9 @@
 
 use alloc::vec::Vec;
 
+use super::verdict::Verdict;
 use crate::command::{FloatingId, Location, NextHop, PeerId, Vni};
+use crate::watch::Walk;
 use crate::wire::ip::Ip;
 use crate::wire::mac::MacAddr;
 
@@ -31,6 +33,9 @@ pub enum Step {
 pub trait Trail {
     /// Told of a step; the closure makes it only if somebody listens.
     fn step(&mut self, step: impl FnOnce() -> Step);
+
+    /// Told of the end.
+    fn decided(&mut self, _: &Verdict) {}
 }
 
 /// Nobody listens; the compiler removes the calls.
@@ -42,5 +47,15 @@ impl Trail for () {
 impl Trail for Vec<Step> {
     fn step(&mut self, step: impl FnOnce() -> Step) {
         self.push(step());
+    }
+}
+
+impl Trail for Walk {
+    fn step(&mut self, step: impl FnOnce() -> Step) {
+        self.steps.push(step());
+    }
+
+    fn decided(&mut self, verdict: &Verdict) {
+        self.verdict = Some(*verdict);
     }
 }

@@ -241,6 +241,17 @@ impl FloatingIps {
         }
     }
 
+    /// The counts of every mapping, to be put back after a rehearsal.
+    #[must_use]
+    pub fn hits(&self) -> Vec<[u64; 2]> {
+        self.hits.clone()
+    }
+
+    /// Puts the counts back.
+    pub fn set_hits(&mut self, hits: Vec<[u64; 2]>) {
+        self.hits = hits;
+    }
+
     /// Every mapping with its inbound target and its counters, in the order of their numbers.
     #[must_use]
     pub fn rows(&self) -> Vec<crate::command::FloatingRow> {

@@ -221,7 +221,7 @@ impl VlanRules {
 }
 
 /// A token bucket: `pps` frames per second, a quarter of a second's worth at once.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct TokenBucket {
     ns_per_token: u64,
     depth_ns: u64,

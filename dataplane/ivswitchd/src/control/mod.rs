@@ -30,6 +30,7 @@ use signal_hook_mio::v1_0::Signals;
 use crate::clock;
 use crate::confine::Confinement;
 use crate::links::{self, Links};
+use crate::log;
 use crate::ports::umem::{UmemHandle, UmemPool};
 use crate::ports::{self, PortControl};
 use crate::thread::{self, Machine, Part, Usage, WorkerThread};
@@ -224,6 +225,7 @@ impl Control {
         if now >= self.tick {
             self.tick = now + TICK;
             self.measure();
+            log::report_left_out();
             let mut late = Vec::new();
             self.socket.tick(now, self.poll.registry(), &mut late);
             self.inbox.extend(late);
@@ -331,6 +333,7 @@ impl Control {
             Output::Reply(client, line) => self.socket.reply(client, &line, self.poll.registry(), &mut out),
             Output::Reloaded(result) => self.reloaded(result),
             Output::Persist(text) => out.push(Input::Persisted(persist::replace(&self.config, &text))),
+            Output::LogFilter(filter) => out.push(Input::LogFilter(log::set(filter.as_deref()))),
             Output::Log("error", text) => tracing::error!("{text}"),
             Output::Log("warn", text) => tracing::warn!("{text}"),
             Output::Log(_, text) => tracing::info!("{text}"),

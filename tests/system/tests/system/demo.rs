@@ -43,6 +43,33 @@ fn the_demo_goes_up_and_down() {
     }
     assert_code(&demo(&lab, &["shell", "inet", "ping", "-c1", "-W2", "56.0.0.11"]), 0);
     assert_code(&demo(&lab, &["shell", "nowhere"]), 3);
+
+    // A packet from the Internet is followed through both switches; the way back ends at the uplink.
+    let inbound = demo(
+        &lab,
+        &["trace", "rvm1", "--from", "uplink", "--src", "203.0.113.9", "--to", "10.0.0.11", "icmp"],
+    );
+    assert_code(&inbound, 0);
+    let text = String::from_utf8_lossy(&inbound.stdout).into_owned();
+    for part in [
+        "floating IP 56.0.0.11 [floating_ip]",
+        "destination address becomes 56.0.0.11",
+        "to peer rvm2",
+        "rvm2 port uplink:",
+        "through the tunnel from peer rvm1",
+        "sent      eth2: ",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let outbound =
+        demo(&lab, &["trace", "rvm2", "--from", "eth2", "--src", "56.0.0.11", "--to", "203.0.113.9", "tcp"]);
+    assert_code(&outbound, 0);
+    let text = String::from_utf8_lossy(&outbound.stdout).into_owned();
+    for part in
+        ["rvm1 port uplink:", "source address becomes 10.0.0.11", "10.0.0.11:50000 > 203.0.113.9:80 TCP [S]"]
+    {
+        assert!(text.contains(part), "{part}: {text}");
+    }
     for _ in 0..2 {
         assert_code(&demo(&lab, &["down"]), 0);
     }

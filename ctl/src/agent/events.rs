@@ -1,0 +1,166 @@
+//! What subscribers hear: ports, stations, peers, configurations, and drops that come fast. Told when it changes;
+//! what the workers know is asked once a second, while somebody listens.
+
+use std::collections::BTreeMap;
+
+use engine::command::{Location, PeerId, PortId, Vni};
+use engine::counters::DropReason;
+use engine::time::{Duration, Instant};
+use engine::wire::mac::MacAddr;
+use serde_json::json;
+
+use super::Agent;
+use super::machine::Phase;
+use super::pending::Found;
+use super::request::Ask;
+use crate::io::ClientId;
+
+/// How often the workers are asked.
+const PULSE: Duration = Duration::from_secs(1);
+
+/// Drops per second for one reason at one port that are worth a word, unless a subscriber says otherwise.
+pub(super) const DROPS_PER_SECOND: u64 = 100;
+
+/// What subscribers were told last.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    /// State and carrier of each port.
+    ports: BTreeMap<PortId, (String, bool)>,
+    /// Whether each peer's next hop is known.
+    peers: BTreeMap<PeerId, bool>,
+    /// Drops, and when they were counted.
+    drops: BTreeMap<(PortId, DropReason), u64>,
+    asked: Option<Instant>,
+    /// When the workers are asked next.
+    pub(super) due: Option<Instant>,
+    /// Drops per second from which on each subscriber wants to hear of them.
+    thresholds: BTreeMap<ClientId, u64>,
+}
+
+impl Agent {
+    /// Somebody listens from now on: to what changes, not to how things stand.
+    pub(super) fn subscribe(&mut self, client: ClientId, drops_per_second: Option<u64>) {
+        if self.subscribers.is_empty() {
+            self.heard = Told { ports: self.port_states(), due: Some(self.now), ..Told::default() };
+        }
+        self.subscribers.insert(client);
+        self.heard.thresholds.insert(client, drops_per_second.unwrap_or(DROPS_PER_SECOND).max(1));
+    }
+
+    pub(super) fn unsubscribe(&mut self, client: ClientId) {
+        self.subscribers.remove(&client);
+        self.heard.thresholds.remove(&client);
+        if self.subscribers.is_empty() {
+            self.heard = Told::default();
+        }
+    }
+
+    fn port_states(&self) -> BTreeMap<PortId, (String, bool)> {
+        let state = |a: &super::machine::Attachment| {
+            let carrier = self.links.get(&a.interface).is_some_and(|l| l.up && l.carrier);
+            (a.state().0.to_owned(), carrier && matches!(a.phase, Phase::Live(_)))
+        };
+        self.attachments.iter().map(|(&id, a)| (id, state(a))).collect()
+    }
+
+    /// Tells of ports whose state has changed since this was called last.
+    pub(super) fn tell_of_ports(&mut self) {
+        if self.subscribers.is_empty() {
+            return;
+        }
+        let now = self.port_states();
+        let before = std::mem::replace(&mut self.heard.ports, now.clone());
+        for (id, (state, up)) in &now {
+            if before.get(id) == Some(&(state.clone(), *up)) {
+                continue;
+            }
+            let Some(a) = self.attachments.get(id) else { continue };
+            let operstate = if *up { "UP" } else { "DOWN" };
+            let mut fields = json!({ "ifname": a.name, "state": state, "operstate": operstate });
+            let why = a.state().1;
+            if !why.is_empty() {
+                fields["why"] = json!(why);
+            }
+            self.notify("port", fields);
+        }
+        for id in before.keys().filter(|id| !now.contains_key(id)) {
+            // Its name is gone with it; the configuration's event says what happened.
+            self.notify("port", json!({ "port": id.0, "state": "gone", "operstate": "DOWN" }));
+        }
+    }
+
+    pub(super) fn tell_of_station(
+        &mut self,
+        vni: Vni,
+        vid: u16,
+        mac: MacAddr,
+        location: Location,
+        moved: bool,
+    ) {
+        if self.subscribers.is_empty() {
+            return;
+        }
+        let (ifname, peer) = self.place(location);
+        let fields = json!({
+            "vni": vni.get(), "vlan": vid, "mac": mac.to_string(), "ifname": ifname, "peer": peer,
+            "network": self.network_name(vni),
+        });
+        self.notify(if moved { "moved" } else { "learned" }, fields);
+    }
+
+    /// Asks the workers, when it is time.
+    pub(super) fn pulse(&mut self) {
+        if self.subscribers.is_empty() || self.heard.due.is_none_or(|due| self.now < due) {
+            return;
+        }
+        self.heard.due = Some(self.now + PULSE);
+        // Nobody waits for the answer; it is bounded as any question is.
+        self.wait_for_answers(super::OURSELVES, None, None, Ask::Pulse);
+    }
+
+    /// Their answers: tells of peers that came or went, and of drops that come fast.
+    pub(super) fn tell_of_pulse(&mut self, found: &Found) {
+        if found.incomplete || self.subscribers.is_empty() {
+            return;
+        }
+        let peers: BTreeMap<PeerId, bool> =
+            found.peers.iter().map(|(&id, row)| (id, row.next_mac.is_some())).collect();
+        let before = std::mem::replace(&mut self.heard.peers, peers.clone());
+        let first = self.heard.asked.is_none();
+        for (id, resolved) in peers {
+            let Some((name, config)) = self.told.peers.get(&id) else { continue };
+            if !first && before.get(&id) != Some(&resolved) {
+                let state = if resolved { "reachable" } else { "unresolved" };
+                let fields = json!({ "peer": name, "address": config.address, "state": state });
+                self.notify("peer", fields);
+            }
+        }
+        let elapsed = self.heard.asked.map(|at| self.now.since(at).as_millis().max(1) as u64);
+        self.heard.asked = Some(self.now);
+        let counts = found.ports.iter().flat_map(|(&id, counters)| {
+            DropReason::ALL.iter().zip(counters.drops).map(move |(&reason, count)| ((id, reason), count))
+        });
+        let drops: BTreeMap<(PortId, DropReason), u64> = counts.filter(|(_, count)| *count > 0).collect();
+        let before = std::mem::replace(&mut self.heard.drops, drops.clone());
+        let Some(elapsed) = elapsed else { return };
+        for ((id, reason), count) in drops {
+            let more = count.saturating_sub(before.get(&(id, reason)).copied().unwrap_or(0));
+            let rate = more * 1000 / elapsed;
+            let who: Vec<ClientId> = self
+                .heard
+                .thresholds
+                .iter()
+                .filter(|(_, threshold)| more > 0 && rate >= **threshold)
+                .map(|(&client, _)| client)
+                .collect();
+            if who.is_empty() {
+                continue;
+            }
+            let fields = json!({
+                "port": self.place(Location::Port(id)).0, "reason": reason.name(), "count": count,
+                "per_second": rate, "help": reason.help().trim(),
+            });
+            self.notify_some(&who, "drops", fields);
+        }
+    }
+}

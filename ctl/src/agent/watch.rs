@@ -1,0 +1,385 @@
+//! Observation: rehearsed frames and captures, and their walks in words.
+
+use engine::command::{Command, FloatingId, Location, NextHop, PortId, Query, Vni};
+use engine::counters::DropReason;
+use engine::forward::parse::{self, Headers};
+use engine::forward::trail::Step;
+use engine::forward::verdict::{Out, Responder, Verdict};
+use engine::limits::{SLOT_LARGE_LEN, WATCHES_MAX};
+use engine::table::port::TagEdit;
+use engine::watch::{Fate, Seen, Walk, WatchId, WatchSpec};
+use engine::wire::l4;
+
+use super::Agent;
+use super::request::{Ask, not_found, quoted};
+use super::show::hex;
+use crate::api::{self, CaptureStarted, Captured, Code, Error, SeenRow, SentRow, StepRow, WalkDrop, WalkRow};
+use crate::filter;
+use crate::io::ClientId;
+use crate::reconcile::UPLINK_PORT;
+
+/// Frames and bytes in one answer to `capture.read`. In hexadecimal, with their words, they stay well below what a
+/// client may leave unread.
+const ANSWER_FRAMES: usize = 512;
+const ANSWER_BYTES: usize = 256 << 10;
+
+/// Bytes kept of a captured frame, unless said otherwise: any frame whole.
+const SNAP_LEN: u32 = 1 << 18;
+
+/// A capture under way.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Capture {
+    /// It ends with this client.
+    pub(super) client: ClientId,
+    walk: bool,
+}
+
+impl Agent {
+    /// A frame to rehearse.
+    pub(super) fn trace(&self, p: &api::TraceFrame) -> Result<Ask, Error> {
+        let port = self.port_id(&p.port).ok_or_else(|| not_found("port", &quoted(&p.port)))?;
+        let bytes = unhex(&p.frame).filter(|bytes| bytes.len() <= SLOT_LARGE_LEN - 512);
+        let bytes = bytes.ok_or_else(|| {
+            Error::new(
+                Code::Params,
+                "trace",
+                "`frame` is no frame",
+                "send its bytes from the Ethernet header on, in hexadecimal, 65536 at most",
+            )
+        })?;
+        Ok(Ask::Trace(port, bytes))
+    }
+
+    /// Begins a capture, which ends with the client at the latest.
+    pub(super) fn start_capture(&mut self, client: ClientId, p: &api::StartCapture) -> Result<Ask, Error> {
+        let port = match &p.port {
+            Some(name) => Some(self.port_id(name).ok_or_else(|| not_found("port", &quoted(name)))?),
+            None => None,
+        };
+        let filter = filter::parse(&p.filter).map_err(|why| {
+            Error::new(
+                Code::Failed,
+                crate::model::clean(&format!("filter `{}`", p.filter)),
+                why,
+                filter::HELP,
+            )
+        })?;
+        if self.captures.len() >= WATCHES_MAX {
+            let why = format!("{WATCHES_MAX} captures and traces are under way");
+            return Err(Error::new(Code::Busy, "the capture is not started", why, "end one of them"));
+        }
+        let id = WatchId(self.number() as u32);
+        let spec = WatchSpec {
+            port,
+            filter,
+            snap_len: p.snap_len.filter(|&len| len > 0).unwrap_or(SNAP_LEN),
+            count: p.count,
+            leaving: !p.incoming,
+            results: p.walk,
+        };
+        self.captures.insert(id, Capture { client, walk: p.walk });
+        self.command(Command::Watch(id, spec));
+        Ok(Ask::CaptureStarted(id, port))
+    }
+
+    /// The capture of this number, if it is this client's.
+    pub(super) fn capture_of(&self, client: ClientId, number: u32) -> Result<WatchId, Error> {
+        let id = WatchId(number);
+        match self.captures.get(&id) {
+            Some(capture) if capture.client == client => Ok(id),
+            _ => Err(Error::new(
+                Code::NotFound,
+                format!("capture {number}"),
+                "this connection has no such capture",
+                "start one with `capture.start` on the same connection",
+            )),
+        }
+    }
+
+    /// The question that brings what was seen.
+    pub(super) fn read_capture(&self, id: WatchId) -> Ask {
+        let workers = self.options.workers.max(1);
+        Ask::Captured(id, (ANSWER_FRAMES / workers).max(1), ANSWER_BYTES / workers)
+    }
+
+    /// Ends a capture.
+    pub(super) fn stop_capture(&mut self, id: WatchId) {
+        if self.captures.remove(&id).is_some() {
+            self.command(Command::Unwatch(id));
+        }
+    }
+
+    /// A client is gone, and its captures with it.
+    pub(super) fn stop_captures(&mut self, client: ClientId) {
+        let its: Vec<WatchId> =
+            self.captures.iter().filter(|(_, c)| c.client == client).map(|(&id, _)| id).collect();
+        for id in its {
+            self.stop_capture(id);
+        }
+    }
+
+    pub(super) fn capture_started(&self, id: WatchId, port: Option<PortId>) -> CaptureStarted {
+        let ports = match port {
+            Some(id) => vec![id],
+            None => self.attachments.keys().copied().collect(),
+        };
+        CaptureStarted { capture: id.0, ports: ports.into_iter().map(|id| self.port_name(id)).collect() }
+    }
+
+    pub(super) fn captured(&self, id: WatchId, seen: &[Seen], lost: u64) -> Captured {
+        let walk = self.captures.get(&id).is_some_and(|c| c.walk);
+        let mut seen: Vec<&Seen> = seen.iter().collect();
+        seen.sort_by_key(|seen| seen.at);
+        let frames = seen.into_iter().map(|s| self.seen_row(s, walk)).collect();
+        Captured { now: self.now.as_nanos(), frames, lost }
+    }
+
+    fn seen_row(&self, s: &Seen, whole: bool) -> SeenRow {
+        let (leaving, verdict, walk) = match &s.fate {
+            Fate::Walked(walk) => (false, self.verdict(walk), whole.then(|| self.walk_row(s.port, walk))),
+            Fate::Sent => (true, "sent".to_owned(), None),
+            Fate::NotSent(reason) => (true, format!("dropped: {}", reason.name()), None),
+        };
+        SeenRow {
+            at: s.at.as_nanos(),
+            port: self.port_name(s.port),
+            leaving,
+            len: s.len,
+            bytes: hex(&s.bytes),
+            verdict,
+            walk,
+        }
+    }
+
+    /// A walk, step by step.
+    pub(super) fn walk_row(&self, from: PortId, walk: &Walk) -> WalkRow {
+        let mut steps = Vec::new();
+        let mut step = |stage: &str, table: Option<&str>, text: String| {
+            steps.push(StepRow { stage: stage.to_owned(), table: table.map(str::to_owned), text });
+        };
+        if walk.verdict.is_none() {
+            let why =
+                walk.drops.first().map_or_else(String::new, |(_, reason)| format!(": {}", help(*reason)));
+            step("admit", None, format!("port {} does not let it in{why}", self.port_name(from)));
+        }
+        for s in &walk.steps {
+            let (stage, table, text) = self.step_words(s);
+            step(stage, table, text);
+        }
+        if let Some(verdict) = &walk.verdict {
+            for text in edits(verdict) {
+                step("act", None, text);
+            }
+            let (table, text) = self.out_words(verdict, walk);
+            step("output", table, text);
+        }
+        let sent = walk.sent.iter().map(|s| SentRow {
+            port: self.port_name(s.port),
+            peer: self.peer_of(s.port, &s.bytes),
+            len: s.len,
+            bytes: hex(&s.bytes),
+        });
+        let drops = walk.drops.iter().map(|(port, reason)| WalkDrop {
+            port: self.port_name(*port),
+            reason: reason.name().to_owned(),
+            help: help(*reason).to_owned(),
+        });
+        let handled = !walk.sent.is_empty() || walk.punted || walk.consumed || walk.coalesced;
+        WalkRow {
+            sent: sent.collect(),
+            drops: drops.collect(),
+            verdict: self.verdict(walk),
+            delivered: handled && walk.drops.is_empty(),
+            steps,
+        }
+    }
+
+    fn step_words(&self, step: &Step) -> (&'static str, Option<&'static str>, String) {
+        match *step {
+            Step::Admitted(vni, vid) => {
+                let vlan = if vid == 0 { "untagged".to_owned() } else { format!("VLAN {vid}") };
+                ("admit", None, format!("network {} (VNI {vni}), {vlan}", self.network_name(vni)))
+            }
+            Step::Tunnel(peer, vni) => {
+                let name = self.place(Location::Peer(peer)).1.unwrap_or_default();
+                (
+                    "admit",
+                    Some("peer"),
+                    format!("through the tunnel from peer {name}, which takes part in VNI {vni}"),
+                )
+            }
+            Step::Routed => {
+                ("classify", Some("network"), "for the virtual gateway: routed, not switched".to_owned())
+            }
+            Step::Floating(id, ip) => ("classify", Some("floating_ip"), self.floating_words(id, ip.into())),
+            Step::SourceRoute(NextHop::Peer(peer)) => {
+                let name = self.place(Location::Peer(peer)).1.unwrap_or_default();
+                ("classify", Some("source_route"), format!("its source is routed to peer {name}"))
+            }
+            Step::SourceRoute(NextHop::Address(ip)) => {
+                ("classify", Some("source_route"), format!("its source is routed to {ip}"))
+            }
+            Step::Fdb(mac, location) => {
+                let (port, peer) = self.place(location);
+                let place = peer.map_or_else(|| format!("port {port}"), |peer| format!("peer {peer}"));
+                ("classify", Some("fdb"), format!("{mac} is behind {place}"))
+            }
+            Step::FdbMiss(mac) => ("classify", Some("fdb"), format!("{mac} is not known: flooded")),
+            Step::Underlay(ip) => {
+                ("classify", Some("underlay"), format!("it leaves for {ip} by the underlay"))
+            }
+        }
+    }
+
+    fn floating_words(&self, id: FloatingId, address: std::net::IpAddr) -> String {
+        match self.told.floatings.get(&id) {
+            Some(f) if f.ip == address => format!("floating IP {}", f.ip),
+            Some(f) => format!("floating IP {}: translated to {address}", f.ip),
+            None => format!("floating IP mapping {}: {address}", id.0),
+        }
+    }
+
+    fn out_words(&self, verdict: &Verdict, walk: &Walk) -> (Option<&'static str>, String) {
+        let dropped = walk.drops.first().map(|(_, reason)| *reason);
+        let to = match verdict.out {
+            Out::Port(id) => format!("port {}", self.port_name(id)),
+            Out::Peer(id) => {
+                format!("peer {}, encapsulated", self.place(Location::Peer(id)).1.unwrap_or_default())
+            }
+            Out::Flood => format!("everybody on network {}", self.network_name(verdict.vni)),
+            Out::Hairpin(Responder::Arp(mac)) => format!("back, as an ARP reply: it is at {mac}"),
+            Out::Hairpin(Responder::Nd(mac)) => format!("back, as a neighbor advertisement: it is at {mac}"),
+            Out::Hairpin(Responder::Echo) => "back, as an echo reply".to_owned(),
+            Out::Punt => "the kernel, which resolves the next hop".to_owned(),
+            Out::Consume => return (None, "for the switch itself".to_owned()),
+            Out::Drop(reason) => return (None, format!("nowhere: {}", help(reason))),
+        };
+        let end = match (dropped, walk.sent.len()) {
+            (Some(reason), 0) => format!(", but dropped: {}", help(reason)),
+            (Some(reason), n) => format!(": {n} sent, others dropped: {}", help(reason)),
+            (None, _) => String::new(),
+        };
+        (matches!(verdict.out, Out::Flood).then_some("network"), format!("to {to}{end}"))
+    }
+
+    /// The end of a walk, in one line.
+    pub(super) fn verdict(&self, walk: &Walk) -> String {
+        let mut parts = Vec::new();
+        if let Some(verdict) = &walk.verdict {
+            if let Some(network) =
+                self.told.networks.get(&verdict.vni).filter(|_| verdict.vni != Vni::default())
+            {
+                parts.push(format!("network {}", network.0));
+            }
+            if let Some(nat) = &verdict.edits.nat {
+                parts.push(format!(
+                    "{} becomes {}",
+                    if nat.source { "source" } else { "destination" },
+                    nat.address
+                ));
+            }
+            match verdict.out {
+                Out::Peer(id) if !walk.sent.is_empty() => {
+                    parts.push(format!("to peer {}", self.place(Location::Peer(id)).1.unwrap_or_default()));
+                }
+                Out::Hairpin(_) if !walk.sent.is_empty() => parts.push("answered".to_owned()),
+                _ if !walk.sent.is_empty() => {
+                    const NAMED: usize = 4;
+                    let mut names: Vec<String> =
+                        walk.sent.iter().take(NAMED).map(|s| self.port_name(s.port)).collect();
+                    names.dedup();
+                    let more = if walk.sent.len() > NAMED { ", ..." } else { "" };
+                    let flood = if verdict.out == Out::Flood { "flooded to " } else { "to " };
+                    parts.push(format!("{flood}{}{more}", names.join(", ")));
+                }
+                _ => {}
+            }
+        }
+        for (said, is) in [
+            ("to the kernel", walk.punted),
+            ("for the switch itself", walk.consumed),
+            ("merged with others of its flow", walk.coalesced),
+        ] {
+            if is {
+                parts.push(said.to_owned());
+            }
+        }
+        let mut reasons: Vec<&str> = walk.drops.iter().map(|(_, reason)| reason.name()).collect();
+        reasons.dedup();
+        if !reasons.is_empty() {
+            parts.push(format!("dropped: {}", reasons.join(", ")));
+        }
+        parts.join("; ")
+    }
+
+    fn port_name(&self, id: PortId) -> String {
+        match self.attachments.get(&id) {
+            Some(attachment) => attachment.name.clone(),
+            None => self.place(Location::Port(id)).0,
+        }
+    }
+
+    /// The peer that a frame on the uplink is tunnelled to.
+    fn peer_of(&self, port: PortId, bytes: &[u8]) -> Option<String> {
+        let mut h = Headers::default();
+        let tunnel_port = self.config.uplink.as_ref()?.port;
+        let tunnel = port == UPLINK_PORT
+            && parse::ethernet(bytes, 0, &mut h).is_ok()
+            && h.proto == l4::UDP
+            && h.dport == tunnel_port;
+        let to: std::net::IpAddr = h.dst.into();
+        let peer = self.told.peers.values().find(|(_, config)| tunnel && config.address == to)?;
+        Some(peer.0.clone())
+    }
+}
+
+/// What `act` changes, in its order.
+fn edits(verdict: &Verdict) -> Vec<String> {
+    let mut texts = Vec::new();
+    if let Some(ecn) = verdict.edits.ecn {
+        texts.push(format!("ECN field becomes {ecn}"));
+    }
+    if let Some(nat) = &verdict.edits.nat {
+        let end = if nat.source { "source" } else { "destination" };
+        texts.push(format!("{end} address becomes {}", nat.address));
+    }
+    if let Some(route) = &verdict.edits.route {
+        texts.push(format!("MAC addresses become {} > {}, one hop less", route.src, route.dst));
+    }
+    match verdict.edits.tag {
+        TagEdit::Keep => {}
+        TagEdit::Push(vid) => texts.push(format!("VLAN tag {vid} is put on")),
+        TagEdit::Retag(vid) => texts.push(format!("VLAN becomes {vid}")),
+        TagEdit::Pop => texts.push("VLAN tag is taken off".to_owned()),
+    }
+    texts
+}
+
+fn help(reason: DropReason) -> &'static str {
+    reason.help().trim().trim_end_matches('.')
+}
+
+/// Bytes from hexadecimal digits.
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let digits = text.as_bytes();
+    let pairs = digits.chunks(2).map(|pair| match pair {
+        [high, low] => {
+            let digit = |c: u8| char::from(c).to_digit(16);
+            Some((digit(*high)? << 4 | digit(*low)?) as u8)
+        }
+        _ => None,
+    });
+    pairs.collect()
+}
+
+impl Ask {
+    /// What the workers are asked for an observer.
+    pub(super) fn watch_queries(&self) -> Vec<Query> {
+        match self {
+            Self::Trace(port, bytes) => vec![Query::Trace(*port, bytes.clone())],
+            Self::CaptureStarted(id, _) => vec![Query::Seen(*id, 0, 0)],
+            Self::Captured(id, frames, bytes) => vec![Query::Seen(*id, *frames, *bytes)],
+            _ => Vec::new(),
+        }
+    }
+}

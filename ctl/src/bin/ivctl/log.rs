@@ -1,0 +1,27 @@
+//! `ivctl log`.
+
+use ctl::api::LogShown;
+
+use crate::Object;
+use crate::client::Client;
+use crate::output::{Failure, Printer};
+
+/// What to log.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// error, warn, info, debug, trace, or a filter such as ivswitchd::links=debug; without it, the present one is shown
+    #[arg(value_name = "LEVEL")]
+    level: Option<String>,
+}
+
+/// Sets it until the daemon ends, or shows it.
+pub fn run(args: &Args, client: &mut Client, printer: &Printer) -> Result<u8, Failure> {
+    let params = Object::default().put("filter", args.level.as_ref()).value();
+    let shown: LogShown = client.call("log.level", params)?;
+    if printer.is_json() {
+        printer.json(&shown)?;
+    } else if args.level.is_none() {
+        printer.text(&format!("{}\n", shown.filter))?;
+    }
+    Ok(0)
+}

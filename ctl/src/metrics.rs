@@ -1,0 +1,194 @@
+//! What the daemon says about itself, for Prometheus (OpenMetrics text). Made of the answer to `status`, so both say
+//! the same. Labels are names from the configuration and the reasons' own: their number is bounded by it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+
+use crate::api::Status;
+
+/// The content type of [`render`]'s text.
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// The text.
+#[must_use]
+pub fn render(status: &Status) -> String {
+    let mut registry = Registry::with_prefix("ivs");
+    registry.register_collector(Box::new(Snapshot(status.clone())));
+    let mut text = String::new();
+    // Writing to a String cannot fail.
+    let _ = encode(&mut text, &registry);
+    text
+}
+
+#[derive(Debug)]
+struct Snapshot(Status);
+
+/// One metric, its samples still to come.
+struct Family<'a, 'b> {
+    encoder: &'a mut DescriptorEncoder<'b>,
+    name: &'static str,
+    help: &'static str,
+}
+
+type Labels<'l> = Vec<(&'static str, &'l str)>;
+
+impl Family<'_, '_> {
+    fn counters<'l>(&mut self, samples: impl IntoIterator<Item = (Labels<'l>, u64)>) -> fmt::Result {
+        let mut metric = self.encoder.encode_descriptor(self.name, self.help, None, MetricType::Counter)?;
+        for (labels, value) in samples {
+            ConstCounter::new(value).encode(metric.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+
+    fn gauges<'l>(&mut self, samples: impl IntoIterator<Item = (Labels<'l>, f64)>) -> fmt::Result {
+        let mut metric = self.encoder.encode_descriptor(self.name, self.help, None, MetricType::Gauge)?;
+        for (labels, value) in samples {
+            ConstGauge::new(value).encode(metric.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+}
+
+impl Collector for Snapshot {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
+        let s = &self.0;
+        let mut family = |name, help, write: &dyn Fn(Family<'_, '_>) -> fmt::Result| {
+            write(Family { encoder: &mut encoder, name, help })
+        };
+        let truth = |is: bool| f64::from(u8::from(is));
+        family("info", "The daemon; always 1", &|mut f| {
+            f.gauges([(vec![("name", s.name.as_str()), ("version", s.version.as_str())], 1.0)])
+        })?;
+        family("uptime_seconds", "Since the daemon started", &|mut f| f.gauges([(vec![], s.uptime as f64)]))?;
+        family("warnings", "Things that need attention: ivctl status", &|mut f| {
+            f.gauges([(vec![], s.warnings.len() as f64)])
+        })?;
+
+        let port = |p: &'_ crate::api::PortRow| -> (String, String) {
+            (p.ifname.clone(), p.network.clone().unwrap_or_default())
+        };
+        let ports: Vec<((String, String), &crate::api::PortRow)> =
+            s.ports.iter().map(|p| (port(p), p)).collect();
+        let of_ports = |value: fn(&crate::api::PortRow) -> u64| {
+            ports
+                .iter()
+                .map(|((port, network), row)| {
+                    (vec![("port", port.as_str()), ("network", network.as_str())], value(row))
+                })
+                .collect::<Vec<_>>()
+        };
+        family("port_up", "Whether the port forwards and has carrier", &|mut f| {
+            let up = ports.iter().map(|((port, network), row)| {
+                (vec![("port", port.as_str()), ("network", network.as_str())], truth(row.operstate == "UP"))
+            });
+            f.gauges(up.collect::<Vec<_>>())
+        })?;
+        family("port_rx_packets", "Frames taken from the port", &|mut f| {
+            f.counters(of_ports(|p| p.stats64.rx.packets))
+        })?;
+        family("port_rx_bytes", "Bytes taken from the port", &|mut f| {
+            f.counters(of_ports(|p| p.stats64.rx.bytes))
+        })?;
+        family("port_tx_packets", "Frames given to the port", &|mut f| {
+            f.counters(of_ports(|p| p.stats64.tx.packets))
+        })?;
+        family("port_tx_bytes", "Bytes given to the port", &|mut f| {
+            f.counters(of_ports(|p| p.stats64.tx.bytes))
+        })?;
+        family("drops", "Dropped frames by reason: ivctl drops", &|mut f| {
+            f.counters(
+                s.drops
+                    .iter()
+                    .map(|d| (vec![("port", d.port.as_str()), ("reason", d.reason.as_str())], d.count)),
+            )
+        })?;
+
+        let of_networks = |value: fn(&crate::api::NetworkRow) -> f64| {
+            s.networks.iter().map(move |n| (vec![("network", n.name.as_str())], value(n)))
+        };
+        family("fdb_entries", "MAC addresses known on the network", &|mut f| {
+            f.gauges(of_networks(|n| f64::from(n.fdb.unwrap_or(0))))
+        })?;
+        family("fdb_limit", "Most MAC addresses learned on the network", &|mut f| {
+            f.gauges(of_networks(|n| f64::from(n.fdb_max)))
+        })?;
+
+        family("peer_up", "Whether the way to the peer is known", &|mut f| {
+            f.gauges(s.peers.iter().map(|p| (vec![("peer", p.name.as_str())], truth(p.resolved))))
+        })?;
+        family("peer_tx_frames", "Frames sent to the peer", &|mut f| {
+            f.counters(s.peers.iter().map(|p| (vec![("peer", p.name.as_str())], p.tx)))
+        })?;
+        family("peer_rx_frames", "Frames received from the peer", &|mut f| {
+            f.counters(s.peers.iter().map(|p| (vec![("peer", p.name.as_str())], p.rx)))
+        })?;
+
+        // Several mappings may share an address by port: they are one here.
+        let mut floating: BTreeMap<(String, &str), (bool, u64, u64)> = BTreeMap::new();
+        for row in &s.floating {
+            let sum = floating.entry((row.ip.to_string(), row.network.as_str())).or_insert((true, 0, 0));
+            *sum = (sum.0 && row.resolved, sum.1 + row.packets_in, sum.2 + row.packets_out);
+        }
+        family("floating_resolved", "Whether it is known where the floating IP's packets go", &|mut f| {
+            f.gauges(
+                floating
+                    .iter()
+                    .map(|((ip, network), v)| (vec![("ip", ip.as_str()), ("network", *network)], truth(v.0))),
+            )
+        })?;
+        family("floating_in_packets", "Packets to the floating IP", &|mut f| {
+            f.counters(
+                floating
+                    .iter()
+                    .map(|((ip, network), v)| (vec![("ip", ip.as_str()), ("network", *network)], v.1)),
+            )
+        })?;
+        family("floating_out_packets", "Packets from the floating IP", &|mut f| {
+            f.counters(
+                floating
+                    .iter()
+                    .map(|((ip, network), v)| (vec![("ip", ip.as_str()), ("network", *network)], v.2)),
+            )
+        })?;
+
+        let numbers: Vec<String> = (0..s.workers.len()).map(|n| n.to_string()).collect();
+        let of_workers = || numbers.iter().map(|n| vec![("worker", n.as_str())]).zip(&s.workers);
+        family("worker_busy_ratio", "Share of the last second spent moving frames", &|mut f| {
+            f.gauges(of_workers().map(|(labels, w)| (labels, w.busy)))
+        })?;
+        family("worker_frames", "Frames the worker received", &|mut f| {
+            f.counters(of_workers().map(|(labels, w)| (labels, w.frames)))
+        })?;
+        family("worker_sleeps", "Times the worker went to sleep", &|mut f| {
+            f.counters(of_workers().map(|(labels, w)| (labels, w.sleeps)))
+        })?;
+
+        let frames = &s.frames;
+        let kinds = [
+            ("rx", frames.rx),
+            ("replicated", frames.replicated),
+            ("originated", frames.originated),
+            ("segmented", frames.segmented),
+            ("tx", frames.tx),
+            ("dropped", frames.dropped),
+            ("punted", frames.punted),
+            ("consumed", frames.consumed),
+            ("coalesced", frames.coalesced),
+        ];
+        family("frames", "Frames of the switch as a whole, by what became of them", &|mut f| {
+            f.counters(kinds.iter().map(|(kind, n)| (vec![("kind", *kind)], *n)))
+        })?;
+        family("frames_queued", "Frames waiting in transmit queues", &|mut f| {
+            f.gauges([(vec![], frames.queued as f64)])
+        })
+    }
+}

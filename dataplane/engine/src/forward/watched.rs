@@ -1,0 +1,211 @@
+//! The walk with somebody looking on: frames of a watched port one by one, by the long way; what leaves a watched
+//! port; and the rehearsal of one frame, of which nothing remains.
+//!
+//! It is the very walk. A rehearsal really queues what it would send (the queues are empty when commands and
+//! queries are taken), looks, takes it off again, and puts every counter back.
+
+use alloc::vec::Vec;
+
+use super::memo::Look;
+use super::{Ingress, Parsed, Switch};
+use crate::command::{PeerId, PortId};
+use crate::counters::{DROP_REASONS, DropReason, PortCounters, SwitchCounters};
+use crate::frame::{Batch, Frame, FramePool};
+use crate::table::port::TokenBucket;
+use crate::time::Instant;
+use crate::watch::{Fate, Sent, Walk};
+
+/// How things stood before a frame.
+struct Mark {
+    counters: SwitchCounters,
+    punted: usize,
+    /// Of every port: how long its queue was, and what it had dropped.
+    ports: Vec<(PortId, usize, [u64; DROP_REASONS])>,
+}
+
+/// What a rehearsal changes beside the queues.
+struct Before {
+    counters: SwitchCounters,
+    ports: Vec<(PortId, PortCounters, TokenBucket)>,
+    peers: Vec<(PeerId, u64, u64)>,
+    hits: Vec<[u64; 2]>,
+    icmp_errors: TokenBucket,
+    path_answers: TokenBucket,
+    path_told: u32,
+    fragment_id: u32,
+    sampled: [bool; DROP_REASONS],
+    crowded: bool,
+    events: usize,
+}
+
+impl Switch {
+    /// Whether frames of this port are watched, in or out: then every one of them must come by here, and no cache
+    /// in front of the switch may keep one away.
+    #[must_use]
+    pub fn is_watched(&self, port: PortId) -> bool {
+        !self.watches.is_empty() && self.watches.covers(port)
+    }
+
+    /// [`Switch::forward`] for a watched port. Nothing is remembered, so that nothing passes unseen.
+    #[cold]
+    pub(super) fn forward_watched<P: FramePool>(
+        &mut self,
+        now: Instant,
+        id: PortId,
+        batch: &mut Batch,
+        pool: &mut P,
+    ) {
+        // It counts the batch in.
+        self.look_batch(id, batch, pool);
+        for frame in batch.drain(..) {
+            let wanted = self.watches.wants(id, pool.bytes(&frame), false);
+            // It is changed on its way.
+            let bytes = if wanted { pool.bytes(&frame).to_vec() } else { Vec::new() };
+            let results = wanted && self.watches.wants_results(id);
+            let walk = self.walk(now, id, frame, pool, true, results);
+            if wanted {
+                self.watches.show(now, id, bytes.len() as u32, &bytes, &Fate::Walked(walk));
+            }
+        }
+    }
+
+    /// What would become of a frame that came in at this port now.
+    #[must_use]
+    pub fn trace<P: FramePool>(&mut self, now: Instant, id: PortId, bytes: &[u8], pool: &mut P) -> Walk {
+        let Some(frame) = pool.alloc_from(bytes) else {
+            return Walk { drops: alloc::vec![(id, DropReason::PoolExhausted)], ..Walk::default() };
+        };
+        let before = self.before();
+        self.sampled.fill(true);
+        let mark = self.mark();
+        let walk = self.walk(now, id, frame, pool, false, true);
+        self.take_back(&mark, before, pool);
+        walk
+    }
+
+    /// The long way of one frame, and what became of it.
+    fn walk<P: FramePool>(
+        &mut self,
+        now: Instant,
+        id: PortId,
+        mut frame: Frame,
+        pool: &mut P,
+        learn: bool,
+        results: bool,
+    ) -> Walk {
+        let mark = self.mark();
+        let mut walk = Walk::default();
+        let mut parsed = Parsed::default();
+        Ingress::new(&self.tables, id).parse(&mut frame, pool, &mut parsed);
+        match parsed.refused {
+            Some(reason) => self.refuse(now, id, &parsed.h, frame, reason, pool),
+            None => {
+                if learn {
+                    self.learn(now, &parsed, &frame, pool);
+                }
+                self.decide(now, id, &Look::default(), &parsed, frame, pool, &mut walk);
+            }
+        }
+        self.see_results(&mark, &mut walk, results, pool);
+        walk
+    }
+
+    fn mark(&self) -> Mark {
+        let ports = self.tables.ports.iter().map(|(id, p)| (id, p.queue.len(), p.counters.drops));
+        Mark { counters: self.counters, punted: self.punted.len(), ports: ports.collect() }
+    }
+
+    /// What has happened since `mark`.
+    fn see_results<P: FramePool>(&self, mark: &Mark, walk: &mut Walk, results: bool, pool: &P) {
+        for (id, queued, drops) in &mark.ports {
+            let Some(port) = self.tables.ports.get(*id) else { continue };
+            for frame in port.queue.iter().skip(*queued) {
+                let bytes = if results { pool.bytes(frame).to_vec() } else { Vec::new() };
+                walk.sent.push(Sent { port: *id, len: frame.len, bytes });
+            }
+            for (reason, (now, then)) in DropReason::ALL.iter().zip(port.counters.drops.iter().zip(drops)) {
+                walk.drops.extend((*then..*now).map(|_| (*id, *reason)));
+            }
+        }
+        walk.punted = self.punted.len() > mark.punted;
+        walk.consumed = self.counters.consumed > mark.counters.consumed;
+        walk.coalesced = self.counters.coalesced > mark.counters.coalesced;
+    }
+
+    fn before(&self) -> Before {
+        let t = &self.tables;
+        Before {
+            counters: self.counters,
+            ports: t.ports.iter().map(|(id, p)| (id, p.counters.clone(), p.bum.clone())).collect(),
+            peers: t.peers.iter().map(|(id, p)| (id, p.tx, p.rx)).collect(),
+            hits: t.floating.hits(),
+            icmp_errors: self.icmp_errors.clone(),
+            path_answers: self.path_answers.clone(),
+            path_told: self.path_told,
+            fragment_id: self.fragment_id,
+            sampled: self.sampled,
+            crowded: self.crowded,
+            events: self.events.len(),
+        }
+    }
+
+    /// Makes a rehearsal undone.
+    fn take_back<P: FramePool>(&mut self, mark: &Mark, before: Before, pool: &mut P) {
+        for (id, queued, _) in &mark.ports {
+            self.end_merges(*id);
+            if let Some(port) = self.tables.ports.get_mut(*id) {
+                port.queue.drain(*queued..).for_each(|frame| pool.free(frame));
+            }
+        }
+        self.punted.drain(mark.punted..).for_each(|frame| pool.free(frame));
+        for (id, counters, bum) in before.ports {
+            if let Some(port) = self.tables.ports.get_mut(id) {
+                (port.counters, port.bum) = (counters, bum);
+            }
+        }
+        for (id, tx, rx) in before.peers {
+            if let Some(peer) = self.tables.peers.get_mut(id) {
+                (peer.tx, peer.rx) = (tx, rx);
+            }
+        }
+        self.tables.floating.set_hits(before.hits);
+        self.counters = before.counters;
+        self.icmp_errors = before.icmp_errors;
+        self.path_answers = before.path_answers;
+        (self.path_told, self.fragment_id) = (before.path_told, before.fragment_id);
+        self.sampled = before.sampled;
+        self.crowded = before.crowded;
+        self.events.truncate(before.events);
+    }
+
+    /// The frames of a watched port's queue that somebody wants to see leave: place, length, bytes.
+    #[cold]
+    pub(super) fn leaving<P: FramePool>(
+        &self,
+        id: PortId,
+        queue: &[Frame],
+        pool: &P,
+    ) -> Option<Vec<(usize, Vec<u8>)>> {
+        let wanted = queue.iter().enumerate().filter_map(|(at, frame)| {
+            let bytes = pool.bytes(frame);
+            self.watches.wants(id, bytes, true).then(|| (at, bytes.to_vec()))
+        });
+        self.watches.covers(id).then(|| wanted.collect())
+    }
+
+    /// Shows them, now that it is known how many were sent.
+    #[cold]
+    pub(super) fn show_leaving(
+        &mut self,
+        now: Instant,
+        id: PortId,
+        leaving: Vec<(usize, Vec<u8>)>,
+        sent: usize,
+        why_not: DropReason,
+    ) {
+        for (at, bytes) in leaving {
+            let fate = if at < sent { Fate::Sent } else { Fate::NotSent(why_not) };
+            self.watches.show(now, id, bytes.len() as u32, &bytes, &fate);
+        }
+    }
+}
