@@ -17,6 +17,7 @@ mod thread;
 
 use std::fs;
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
