@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::io::GuestIo;
+use crate::io::{CacheMode, GuestIo};
 use crate::model::{Change, ConfigError, Fault, Inside, Ports};
 
 pub use mtu::{MtuNetwork, MtuPaste, MtuPeer, MtuPort, MtuProblem, MtuReport, MtuUplink};
@@ -232,6 +232,12 @@ fn is_default<T: Default + PartialEq>(t: &T) -> bool {
 params! {
     /// Of methods without parameters: `version`, `status`, `config.show`, `config.confirm`, `config.rollback`.
     Nothing [] {}
+
+    /// Of `cache.set`.
+    CacheSet [
+        /// Whether it works.
+        mode: CacheMode,
+    ] {}
 
     /// Of `network.list`, `port.list`, `peer.list`.
     ListNamed [] {
@@ -675,12 +681,41 @@ pub struct Status {
     pub floating: Vec<FloatingRow>,
     /// Workers.
     pub workers: Vec<WorkerRow>,
+    /// The verdict cache.
+    #[serde(default)]
+    pub cache: CacheRow,
     /// Frames of the switch as a whole.
     pub frames: Frames,
     /// Drops by port and reason, most first.
     pub drops: Vec<DropRow>,
     /// What needs attention.
     pub warnings: Vec<String>,
+}
+
+/// The verdict cache: the kernel follows the verdicts of hot flows by itself.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct CacheRow {
+    /// As configured.
+    pub mode: CacheMode,
+    /// It works.
+    pub on: bool,
+    /// Why not; empty when it does.
+    pub reason: String,
+    /// Flows installed.
+    pub flows: u32,
+    /// Frames that followed a verdict in the kernel since the start.
+    pub hits: u64,
+    /// Interfaces that frames are not redirected to, and why not.
+    pub left_out: Vec<LeftOut>,
+}
+
+/// An interface without the verdict cache.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct LeftOut {
+    /// Its name.
+    pub link: String,
+    /// Why.
+    pub reason: String,
 }
 
 /// Frames of the switch as a whole:

@@ -75,6 +75,8 @@ pub enum Input {
     },
     /// Measured by the daemon for `ivctl status`: how each worker is doing.
     WorkerStats(Vec<WorkerStats>),
+    /// How the verdict cache is doing.
+    CacheStats(CacheStats),
     /// What the kernel dropped at a port since it was opened.
     KernelDrops(PortId, KernelDrops),
     /// The answer to [`Output::LogFilter`]: what is logged now, or why that is no filter.
@@ -136,6 +138,34 @@ pub struct GuestIo {
     pub kicks: u64,
     /// Times we called the guest.
     pub calls: u64,
+}
+
+/// How the verdict cache is doing.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct CacheStats {
+    /// Flows may be installed.
+    pub on: bool,
+    /// Why it cannot work here, for people.
+    pub reason: String,
+    /// Flows installed.
+    pub flows: u32,
+    /// Frames that followed a verdict in the kernel.
+    pub hits: u64,
+    /// Interfaces that frames are not redirected to, and why not.
+    pub left_out: Vec<(String, String)>,
+}
+
+/// Whether the kernel follows the verdicts of hot flows by itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum CacheMode {
+    /// Between interfaces where it is proven to work.
+    Auto,
+    /// Between all native XDP interfaces.
+    On,
+    /// Not at all.
+    #[default]
+    Off,
 }
 
 /// How a worker is doing.
@@ -283,6 +313,8 @@ pub enum Output {
     OpenPort(PortId, OpenPort),
     /// Detach a port and close it. No answer.
     ClosePort(PortId),
+    /// Whether verdicts may be cached in the kernel.
+    Cache(CacheMode),
     /// The uplink's steering.
     Steer(SteerPlan),
     /// The interface whose routes and neighbours are the underlay's; `None`: none.

@@ -24,7 +24,7 @@ use engine::watch::WatchId;
 use engine::wire::mac::MacAddr;
 
 use crate::api;
-use crate::io::{ClientId, Input, LinkFacts, Output, SteerPlan, WorkerStats};
+use crate::io::{CacheMode, CacheStats, ClientId, Input, LinkFacts, Output, SteerPlan, WorkerStats};
 use crate::model::{self, Config, ConfigError, DropIn, Layered};
 use crate::reconcile::{self, Facts, Ids, State};
 use machine::Attachment;
@@ -106,6 +106,9 @@ pub struct Agent {
     resolving: BTreeMap<IpAddr, Instant>,
     paths: Paths,
     stats: Vec<WorkerStats>,
+    cache: CacheStats,
+    /// What was said of the cache last.
+    cache_told: Option<CacheMode>,
     subscribers: BTreeSet<ClientId>,
     /// Clients that may only read.
     readers: BTreeSet<ClientId>,
@@ -167,6 +170,8 @@ impl Agent {
             resolving: BTreeMap::new(),
             paths: Paths::default(),
             stats: Vec::new(),
+            cache: CacheStats::default(),
+            cache_told: None,
             subscribers: BTreeSet::new(),
             readers: BTreeSet::new(),
             heard: events::Told::default(),
@@ -211,6 +216,7 @@ impl Agent {
             Input::Persisted(result) => self.persisted(result),
             Input::Reload { text, drop_ins } => self.reload(text, drop_ins),
             Input::WorkerStats(stats) => self.stats = stats,
+            Input::CacheStats(stats) => self.cache = stats,
             Input::KernelDrops(id, drops) => {
                 if let Some(attachment) = self.attachments.get_mut(&id) {
                     attachment.kernel_drops = drops;
@@ -323,6 +329,10 @@ impl Agent {
             // Another NIC: what was known is of the one before.
             self.facts.underlay = None;
             self.outputs.push_back(Output::WatchUnderlay(watch));
+        }
+        let cache = self.config.cache;
+        if self.cache_told.replace(cache) != Some(cache) {
+            self.outputs.push_back(Output::Cache(cache));
         }
         self.attach_all();
     }

@@ -178,6 +178,14 @@ impl Agent {
                 let _: api::Nothing = params(method, p)?;
                 Ok(Done::Now(json!(self.mtu_report())))
             }
+            "cache.set" => {
+                let p: api::CacheSet = params(method, p)?;
+                let edited = self.change(
+                    "the cache is not switched".to_owned(),
+                    Config { cache: p.mode, ..self.config.clone() },
+                )?;
+                Ok(Done::Edit(edited, Vec::new(), p.timeout_ms))
+            }
             "subscribe" => {
                 let p: api::Subscribe = params(method, p)?;
                 if self.subscribers.len() >= SUBSCRIBERS_MAX && !self.subscribers.contains(&client) {

@@ -13,9 +13,10 @@ use super::machine::{Attachment, Phase};
 use super::pending::Found;
 use super::request::{Ask, FdbFilter, is_floating};
 use crate::api::{
-    self, Code, DropRow, Edited, Error, FloatingRow, Frames, NeighRow, NetworkRow, PeerRow, PortRow, Rows,
-    SampleRow, Stats, Stats64, Status, WorkerRow,
+    self, CacheRow, Code, DropRow, Edited, Error, FloatingRow, Frames, LeftOut, NeighRow, NetworkRow,
+    PeerRow, PortRow, Rows, SampleRow, Stats, Stats64, Status, WorkerRow,
 };
+use crate::io::CacheMode;
 use crate::model::{Network, PortRole};
 use crate::reconcile::UPLINK_PORT;
 
@@ -116,6 +117,7 @@ impl Agent {
                 .iter()
                 .map(|w| WorkerRow { busy: w.busy, sleeps: w.sleeps, frames: w.frames })
                 .collect(),
+            cache: self.cache_row(),
             frames: Frames {
                 rx: s.rx,
                 replicated: s.replicated,
@@ -132,6 +134,26 @@ impl Agent {
             },
             drops,
             warnings,
+        }
+    }
+
+    fn cache_row(&self) -> CacheRow {
+        let mode = self.config.cache;
+        let stats = &self.cache;
+        let left_out =
+            |(link, reason): &(String, String)| LeftOut { link: link.clone(), reason: reason.clone() };
+        CacheRow {
+            mode,
+            on: stats.on,
+            reason: match (mode, stats.on) {
+                (_, true) => String::new(),
+                (CacheMode::Off, _) => "switched off".to_owned(),
+                (..) if stats.reason.is_empty() => "starting".to_owned(),
+                (..) => stats.reason.clone(),
+            },
+            flows: stats.flows,
+            hits: stats.hits,
+            left_out: if stats.on { stats.left_out.iter().map(left_out).collect() } else { Vec::new() },
         }
     }
 

@@ -43,6 +43,10 @@ fn xdp() -> impl Strategy<Value = XdpMode> {
     prop_oneof![Just(XdpMode::Auto), Just(XdpMode::Native), Just(XdpMode::Copy), Just(XdpMode::Generic)]
 }
 
+fn cache() -> impl Strategy<Value = CacheMode> {
+    prop_oneof![Just(CacheMode::Auto), Just(CacheMode::On), Just(CacheMode::Off)]
+}
+
 fn vlan() -> impl Strategy<Value = Vlan> {
     prop_oneof![
         (0u16..4096).prop_map(|v| Vlan { access: Some(v), trunk: None, native: None }),
@@ -169,9 +173,10 @@ fn workers() -> impl Strategy<Value = Workers> {
 pub(crate) fn messy_config() -> impl Strategy<Value = Config> {
     let lists = (vec(network(), 0..7), vec(port(), 0..10), vec(peer(), 0..7));
     let more = (vec(floating(), 0..6), vec(route(), 0..5), vec(fdb(), 0..5));
-    (of(Just("me".to_owned())), of(uplink()), workers(), lists, more).prop_map(
-        |(name, uplink, workers, (network, port, peer), (floating, route, fdb))| Config {
+    ((of(Just("me".to_owned())), cache()), of(uplink()), workers(), lists, more).prop_map(
+        |((name, cache), uplink, workers, (network, port, peer), (floating, route, fdb))| Config {
             name,
+            cache,
             uplink,
             workers,
             network,

@@ -33,7 +33,7 @@ pub use schema::schema;
 pub use text::{AddressOrPrefix, Mac, Ports, prefix};
 pub use validate::{FDB_STATIC_MAX, FLOATINGS_MAX, LIST_LEN_MAX, ROUTES_MAX, name_fault, validate};
 
-use crate::io::{IoKind, XdpMode};
+use crate::io::{CacheMode, IoKind, XdpMode};
 
 /// One rVM, whole. Every list keeps the order of the file.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
@@ -42,6 +42,9 @@ pub struct Config {
     /// Name of this rVM, as its peers call it. Default: the host name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
+    /// Whether the kernel follows the verdicts of hot flows by itself. Default: `off`.
+    #[serde(skip_serializing_if = "is_default")]
+    pub cache: CacheMode,
     /// Where the underlay is met. Default: nowhere, a switch without tunnels.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub uplink: Option<Uplink>,

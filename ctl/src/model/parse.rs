@@ -123,6 +123,7 @@ impl Reader<'_> {
             let start = key.span().start;
             match key.get_ref().as_ref() {
                 "name" => config.name = self.read("name", "configuration", value),
+                "cache" => config.cache = self.read("cache", "configuration", value).unwrap_or_default(),
                 "uplink" => {
                     self.place(Place::Uplink, start);
                     config.uplink = self.read("uplink", "uplink", value);
@@ -138,7 +139,7 @@ impl Reader<'_> {
                 "route" => self.list(Section::Route, value, &mut config.route),
                 "fdb" => self.list(Section::Fdb, value, &mut config.fdb),
                 other => {
-                    let known: Vec<_> = ["name", "uplink", "workers"]
+                    let known: Vec<_> = ["name", "cache", "uplink", "workers"]
                         .into_iter()
                         .chain(Section::ALL.map(Section::key))
                         .collect();

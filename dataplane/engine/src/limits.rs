@@ -46,6 +46,21 @@ pub const PATH_ANSWERS_PPS: u32 = 2000;
 /// crowd answers out of the mailbox.
 pub const LEARNED_EVENTS: u32 = 64;
 
+/// Packets within a tick that make a flow worth a place in the verdict cache: a few hundred per second.
+pub const FLOW_HOT_FRAMES: u32 = 32;
+
+/// Of this many packets whose verdict is remembered, one is looked at to find hot flows.
+pub const FLOW_SAMPLE: u32 = 16;
+
+/// Flows installed in the verdict cache per tick, so that installing never crowds out forwarding.
+pub const FLOW_INSTALLS: u32 = 1024;
+
+/// Ticks without a hit after which a cached flow gives up its place (5 s).
+pub const FLOW_IDLE_TICKS: u32 = 20;
+
+/// Ticks that a flow revoked with all others keeps its place, to be installed again as it was (1 s).
+pub const FLOW_STALE_TICKS: u32 = 4;
+
 /// Frames a port's transmit queue holds between two flushes. Beyond it the queue drops and counts.
 pub const TX_QUEUE_LEN: usize = 512;
 

@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 use crate::command::{Command, Event, Input, PortId};
 use crate::counters::{DropReason, PortCounters, SwitchCounters};
 use crate::forward::Switch;
+use crate::forward::cache::FlowCache;
 use crate::frame::{Batch, FramePool};
 use crate::handoff::{Link, Share};
 use crate::limits::{COMMANDS_PER_POLL, HANDOFF_FRAMES_PER_POLL, HANDOFF_NEWS_PER_POLL};
@@ -106,6 +107,11 @@ impl<P: FramePool> Worker<P> {
         }
     }
 
+    /// Gives the worker a cache for the verdicts of hot flows.
+    pub fn attach_cache(&mut self, cache: Box<dyn FlowCache + Send>) {
+        self.switch.attach_cache(cache);
+    }
+
     /// Gives the worker the way to the kernel for punted frames.
     pub fn attach_host(&mut self, port: Box<dyn Port<P> + Send>) {
         self.host = Some(port);
@@ -130,6 +136,7 @@ impl<P: FramePool> Worker<P> {
             }
         }
         // In this order, for the same reason.
+        self.switch.publish();
         wake |= self.tell() | self.flush(now);
         for event in self.switch.take_events() {
             // A full mailbox loses the event; what is needed is asked for again.
@@ -222,6 +229,9 @@ impl<P: FramePool> Worker<P> {
                     }
                 }
                 Input::Query(token, query) => {
+                    // An answer says that what was commanded before it is in force.
+                    self.switch.publish();
+                    self.switch.fold_flows(now);
                     let answer = self.switch.answer_query(now, &query, &mut self.pool);
                     let _ = self.mailbox.events.push(Event::Reply(token, answer));
                 }
@@ -240,6 +250,8 @@ impl<P: FramePool> Worker<P> {
     }
 
     fn flush(&mut self, now: Instant) -> u64 {
+        // Nothing leaves by new tables while the kernel follows verdicts of the old ones.
+        self.switch.publish();
         let mut wake = 0;
         for at in 0..self.switch.port_bound() {
             match self.ports.get_mut(usize::from(at)).unwrap_or(&mut PortIo::None) {

@@ -8,6 +8,8 @@
 //               tunnel packets and what the `steering` map says; all else passes, as does everything
 //               when there is no socket: a dead daemon must not cut the rVM off.
 //
+// Before that, both look whether the switch has decided about the packet's flow already (cache.bpf.h).
+//
 // packet.bpf.c includes this file to apply the very same rules where there is no XDP (an AF_PACKET socket and the
 // tc hook beside it): what differs is only how a packet's bytes are read.
 //
@@ -74,6 +76,10 @@ struct {
 	__type(key, __u32);
 	__type(value, __u64);
 } counters SEC(".maps");
+
+#ifndef STEER_RULES_ONLY
+#include "cache.bpf.h"
+#endif
 
 struct ports { __be16 source, dest; };
 
@@ -264,14 +270,28 @@ static __always_inline int classify_at(CONTEXT *ctx, void *data, void *end, cons
 }
 
 #ifndef STEER_RULES_ONLY
-static __always_inline int classify(struct xdp_md *ctx, const struct config *c)
+// With a stack of its own: where the compiler writes half a word over a pointer it has put away, loading would take
+// CAP_PERFMON.
+static __noinline int classify(struct xdp_md *ctx, const struct config *c)
 {
 	return classify_at(ctx, (void *)(long)ctx->data, (void *)(long)ctx->data_end, c);
+}
+
+// A common tunnel packet over IPv4 to our NIC.
+static __always_inline int is_ours(struct xdp_md *ctx, const struct config *c)
+{
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	const __u16 *mac = (const void *)c->mac, *to = data;
+	return data + sizeof(struct ethhdr) <= end && to[0] == mac[0] && to[1] == mac[1] && to[2] == mac[2] &&
+	       to[6] == bpf_htons(ETH_P_IP) && is_plain_tunnel(data, end, c);
 }
 
 SEC("xdp.frags")
 int steer_all(struct xdp_md *ctx)
 {
+	int done = follow(ctx, 0);
+	if (done != UNDECIDED)
+		return done;
 	return bpf_redirect_map(&xsks_map, ctx->rx_queue_index, XDP_DROP);
 }
 
@@ -282,6 +302,9 @@ int steer_shared(struct xdp_md *ctx)
 	struct config *c = bpf_map_lookup_elem(&config, &zero);
 	if (!c)
 		return XDP_PASS;
+	int done = follow(ctx, is_ours(ctx, c) ? OUTER_LEN : 0);
+	if (done != UNDECIDED)
+		return done;
 	__u32 verdict = classify(ctx, c);
 	__u64 *count = bpf_map_lookup_elem(&counters, &verdict);
 	if (count)
@@ -289,6 +312,17 @@ int steer_shared(struct xdp_md *ctx)
 	if (verdict == PASSED)
 		return XDP_PASS;
 	return bpf_redirect_map(&xsks_map, ctx->rx_queue_index, XDP_PASS);
+}
+
+// Run by hand only (BPF_PROG_TEST_RUN): sends the frame to the output that its first two payload bytes name, to
+// learn whether frames that are redirected there arrive.
+SEC("xdp.frags")
+int probe_output(struct xdp_md *ctx)
+{
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	if (data + 16 > end)
+		return XDP_DROP;
+	return bpf_redirect_map(&outputs, U16(data + 14), XDP_DROP);
 }
 
 #endif

@@ -68,7 +68,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             tunnel: None,
             queues: 1,
         };
-        Ok::<Opened, Box<dyn std::error::Error>>(afxdp::open(&spec, &pool.handle(), PortId(0))?)
+        let cache = std::sync::Arc::new(afxdp::SharedMaps::create()?);
+        Ok::<Opened, Box<dyn std::error::Error>>(afxdp::open(&spec, &pool.handle(), PortId(0), &cache)?)
     };
     let (mut a, mut b) = (open(first)?, open(second)?);
     println!("{first}: {} ({}); {second}: {}", a.facts.mode, a.facts.reason, b.facts.mode);

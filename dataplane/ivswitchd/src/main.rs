@@ -162,13 +162,15 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let umem = pool.handle();
     privileges::keep_only_what_is_needed()?;
     abort_on_panic();
+    let (writers, cache) = ports::afxdp::cache::create(count).context("the maps of the XDP programs")?;
     let mut machines = Vec::new();
-    for (me, links) in engine::handoff::mesh(count).into_iter().enumerate() {
+    for ((me, links), writer) in engine::handoff::mesh(count).into_iter().enumerate().zip(writers) {
         let (mailbox, handle) = engine::mailbox::mailbox();
         // Attackers choose MAC addresses, so every start hashes them differently.
         let seed = RandomState::new().build_hasher().finish();
         let mut worker = Worker::new(pool.sibling(), mailbox, seed);
         worker.join(me, links);
+        worker.attach_cache(Box::new(writer));
         worker.attach_host(Box::new(HostPort::open()?));
         machines.push((worker, handle));
     }
@@ -177,6 +179,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         agent,
         machines,
         umem,
+        cache,
         socket: arguments.socket.clone(),
         config: arguments.config.clone(),
         cpus,

@@ -39,8 +39,13 @@ fn spec(interface: &str, xdp: XdpMode, shared: bool) -> OpenPort {
     }
 }
 
+/// A verdict cache that holds nothing.
+fn maps() -> std::sync::Arc<afxdp::SharedMaps> {
+    std::sync::Arc::new(afxdp::SharedMaps::create().unwrap())
+}
+
 fn open(interface: &str, xdp: XdpMode, pool: &UmemPool) -> Opened {
-    afxdp::open(&spec(interface, xdp, false), &pool.handle(), PortId(1)).expect("the port opens")
+    afxdp::open(&spec(interface, xdp, false), &pool.handle(), PortId(1), &maps()).expect("the port opens")
 }
 
 fn pool() -> UmemPool {
@@ -100,7 +105,7 @@ fn free_all(pool: &mut UmemPool, frames: Vec<Frame>) {
 fn receives_and_transmits(xdp: XdpMode, mode: &str) {
     veth("u1", "p1", "", "");
     let mut pool = pool();
-    let Opened { mut port, control, facts } = open("p1", xdp, &pool);
+    let Opened { mut port, control, facts, .. } = open("p1", xdp, &pool);
     assert_eq!(facts.mode, mode, "{}", facts.reason);
     let user = PacketSocket::on("u1");
     for (number, len) in [(1, 60), (2, 61), (3, 1514), (4, 18)] {
@@ -229,7 +234,8 @@ fn jumbo_frames_are_refused() {
     alone(|| {
         veth("u1", "p1", "mtu 9000", "mtu 9000");
         let pool = pool();
-        let error = afxdp::open(&spec("p1", XdpMode::Auto, false), &pool.handle(), PortId(1)).unwrap_err();
+        let error =
+            afxdp::open(&spec("p1", XdpMode::Auto, false), &pool.handle(), PortId(1), &maps()).unwrap_err();
         assert!(error.to_string().contains("MTU of 9000"), "{error}");
     });
 }
@@ -241,7 +247,7 @@ fn jumbo_frames_take_several_chunks() {
     alone(|| {
         veth("u1", "p1", "mtu 9000", "mtu 9000");
         let mut pool = pool();
-        let Opened { mut port, facts, control: attached } = open("p1", XdpMode::Auto, &pool);
+        let Opened { mut port, facts, control: attached, .. } = open("p1", XdpMode::Auto, &pool);
         assert_eq!(facts.mode, "native, copy", "{}", facts.reason);
         let user = PacketSocket::on("u1");
         for (number, len) in [(1, 1700), (2, 1800), (3, 5000), (4, 9014), (5, 60)] {
@@ -375,7 +381,7 @@ fn every_queue_is_read() {
         let queues = "numtxqueues 4 numrxqueues 4";
         veth("u1", "p1", queues, queues);
         let mut pool = pool();
-        let Opened { mut port, facts, control: attached } = open("p1", XdpMode::Auto, &pool);
+        let Opened { mut port, facts, control: attached, .. } = open("p1", XdpMode::Auto, &pool);
         assert_eq!(facts.queues, 4);
         let user = PacketSocket::on("u1");
         for number in 0..200 {
@@ -406,14 +412,14 @@ fn what_cannot_be_opened_says_why() {
             tunnel: None,
             queues: 1,
         };
-        let error = afxdp::open(&missing, &handle, PortId(1)).unwrap_err();
+        let error = afxdp::open(&missing, &handle, PortId(1), &maps()).unwrap_err();
         assert!(matches!(error, PortError::NoInterface { .. }), "{error}");
         let stale = OpenPort { index: 4711, ..spec("p1", XdpMode::Auto, false) };
-        let error = afxdp::open(&stale, &handle, PortId(1)).unwrap_err();
+        let error = afxdp::open(&stale, &handle, PortId(1), &maps()).unwrap_err();
         assert!(matches!(error, PortError::NoInterface { .. }), "{error}");
 
         let first = open("p1", XdpMode::Auto, &pool);
-        let error = afxdp::open(&spec("p1", XdpMode::Auto, false), &handle, PortId(1)).unwrap_err();
+        let error = afxdp::open(&spec("p1", XdpMode::Auto, false), &handle, PortId(1), &maps()).unwrap_err();
         if cfg!(feature = "xsk-afxdp") {
             // There the program comes before the sockets, so it is in the way first.
             assert!(matches!(error, PortError::ProgramPresent { .. }), "{error}");
@@ -422,14 +428,15 @@ fn what_cannot_be_opened_says_why() {
         }
         // The sockets go, the program stays: now it is the program that is in the way.
         drop(first.port);
-        let error = afxdp::open(&spec("p1", XdpMode::Auto, false), &handle, PortId(1)).unwrap_err();
+        let error = afxdp::open(&spec("p1", XdpMode::Auto, false), &handle, PortId(1), &maps()).unwrap_err();
         assert!(error.to_string().contains("\"steer_all\" (id "), "{error}");
         drop(first.control);
         drop(open("p1", XdpMode::Auto, &pool));
         assert_eq!(pool.usage().used, 0);
 
         ip("link add u2 numtxqueues 4 numrxqueues 1 type veth peer name p2 numrxqueues 1 numtxqueues 1");
-        let error = afxdp::open(&spec("p2", XdpMode::Native, false), &handle, PortId(1)).unwrap_err();
+        let error =
+            afxdp::open(&spec("p2", XdpMode::Native, false), &handle, PortId(1), &maps()).unwrap_err();
         assert!(error.to_string().contains("ethtool -L p2 rx"), "{error}");
         let fallback = open("p2", XdpMode::Auto, &pool);
         assert_eq!(fallback.facts.mode, "generic, copy");
@@ -445,7 +452,7 @@ fn what_cannot_be_opened_says_why() {
 
 fn first_error_of_a_small_pool() -> PortError {
     let pool = UmemPool::new(64, 0).unwrap();
-    afxdp::open(&spec("p1", XdpMode::Auto, false), &pool.handle(), PortId(1)).unwrap_err()
+    afxdp::open(&spec("p1", XdpMode::Auto, false), &pool.handle(), PortId(1), &maps()).unwrap_err()
 }
 
 /// Two namespaces: `ours` with the uplink `eth0` at 10.0.0.11, and another host at 10.0.0.99.
@@ -522,7 +529,7 @@ fn the_uplink_is_shared_with_the_kernel() {
     for xdp in [XdpMode::Auto, XdpMode::Generic] {
         let Opened { mut port, mut control, .. } = underlay
             .ours
-            .within(|| afxdp::open(&spec("eth0", xdp, true), &pool.handle(), PortId(0)).unwrap());
+            .within(|| afxdp::open(&spec("eth0", xdp, true), &pool.handle(), PortId(0), &maps()).unwrap());
         let mac = underlay.ours.within(|| MacAddr(mac_of("eth0")));
         assert!(underlay.ping_works(), "before any plan");
         control.steer(&tunnel_plan(), mac).unwrap();
@@ -595,7 +602,7 @@ fn a_killed_process_leaves_nothing_behind() {
 #[ignore = "another test runs it"]
 fn child_takes_everything() {
     let pool = pool();
-    let opened = afxdp::open(&spec("eth0", XdpMode::Auto, true), &pool.handle(), PortId(0)).unwrap();
+    let opened = afxdp::open(&spec("eth0", XdpMode::Auto, true), &pool.handle(), PortId(0), &maps()).unwrap();
     let mut control = opened.control;
     let address = OUR_ADDRESS.into();
     let plan = SteerPlan {

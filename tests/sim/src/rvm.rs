@@ -661,6 +661,8 @@ impl Rvm {
                     i.renew();
                 }
             }
+            // A simulated rVM has no kernel that could follow verdicts.
+            Output::Cache(_) => {}
             Output::Steer(plan) => life.plan = plan,
             Output::WatchUnderlay(interface) => life.watching = interface.is_some(),
             Output::Resolve(ip) => self.asked.push(ip),

@@ -1,5 +1,6 @@
 //! `ivctl`: the operator's command. One file per noun; [`client`] talks to the daemon, [`output`] prints.
 
+mod cache;
 mod capture;
 mod client;
 mod config;
@@ -77,6 +78,11 @@ struct Global {
 enum Command {
     /// Everything on one screen
     Status,
+    /// The verdict cache: the kernel forwards hot flows by itself
+    Cache {
+        /// Switch it; without this, show it
+        mode: Option<cache::Mode>,
+    },
     /// Networks: isolated L2 segments, one VNI each
     Network {
         #[command(subcommand)]
@@ -172,6 +178,7 @@ fn run(command: Command, global: &Global, printer: &Printer) -> Result<u8, Failu
     let mut client = || Client::connect(&global.socket, global.timeout, global.no_wait);
     match command {
         Command::Status => status::run(&mut client()?, printer),
+        Command::Cache { mode } => cache::run(mode, &mut client()?, printer),
         Command::Network { verb } => {
             network::run(verb.unwrap_or(network::Verb::List), &mut client()?, printer)
         }

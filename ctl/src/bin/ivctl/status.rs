@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::client::Client;
 use crate::output::{Failure, Paint, Printer, Table, plain};
-use crate::{drops, fip, network, peer, port};
+use crate::{cache, drops, fip, network, peer, port};
 
 /// Reasons for drops shown; `ivctl drops` has all.
 const DROPS_SHOWN: usize = 5;
@@ -58,6 +58,7 @@ pub fn render(s: &Status, paint: Paint) -> String {
             w.sleeps
         );
     }
+    text.push_str(&cache::line(&s.cache));
     section(&mut text, paint, port::table, &s.ports);
     section(&mut text, paint, network::table, &s.networks);
     section(&mut text, paint, peer::table, &s.peers);

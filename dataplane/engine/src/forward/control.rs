@@ -1,8 +1,10 @@
 //! The switch off the path: commands, queries, time, and the transmit queues' other end.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use super::act;
+use super::cache::{FlowBook, FlowCache};
 use super::learn::station_moved;
 use super::{Switch, TICK};
 use crate::command::{
@@ -21,6 +23,14 @@ impl Switch {
     /// Applies a command.
     pub fn apply<P: FramePool>(&mut self, now: Instant, command: Command, pool: &mut P) {
         self.share_command(&command);
+        if let Command::RemovePort(_)
+        | Command::RemovePeer(_)
+        | Command::SetFloating(..)
+        | Command::RemoveFloating(_) = command
+        {
+            // What was hit until now counts for what is there now.
+            self.fold_flows(now);
+        }
         let t = &mut self.tables;
         t.changed();
         match command {
@@ -275,6 +285,9 @@ impl Switch {
             self.resolve_underlay(now);
         }
         self.share_sightings(now, TICK);
+        if let Some(flows) = &mut self.flows {
+            flows.tick(now, &mut self.tables, &mut self.counters);
+        }
     }
 
     /// The way to some station may have opened: questions that were lost are asked at once.
@@ -340,6 +353,28 @@ impl Switch {
     #[must_use]
     pub const fn deadline(&self) -> Instant {
         self.next_tick
+    }
+
+    /// Gives the switch a cache for the verdicts of hot flows.
+    pub fn attach_cache(&mut self, cache: Box<dyn FlowCache + Send>) {
+        self.flows = Some(FlowBook::new(cache));
+    }
+
+    /// Revokes cached verdicts that no longer hold. To be called before anything is answered or sent that
+    /// follows from a change.
+    #[inline]
+    pub fn publish(&mut self) {
+        if let Some(flows) = &mut self.flows {
+            flows.set_watched(!self.watches.is_empty());
+            flows.publish(&self.tables);
+        }
+    }
+
+    /// Brings the counters up to date with the cache.
+    pub fn fold_flows(&mut self, now: Instant) {
+        if let Some(flows) = &mut self.flows {
+            flows.fold(now, &mut self.tables, &mut self.counters);
+        }
     }
 
     /// Answers a question.

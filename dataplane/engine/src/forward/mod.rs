@@ -1,8 +1,10 @@
 //! The walk of a frame: `parse → learn → classify → act → fit`, one way, no re-entry.
 
 pub mod act;
+pub mod cache;
 pub mod classify;
 pub mod fit;
+pub mod flow;
 pub mod learn;
 pub mod memo;
 pub mod parse;
@@ -30,7 +32,8 @@ use crate::command::{DropSample, Event, FloatingId, Location, PeerId, PortId, Ro
 use crate::counters::{DROP_REASONS, DropReason, SwitchCounters};
 use crate::frame::{Batch, Frame, FramePool, GsoKind, Offload};
 use crate::limits::{
-    BATCH_LEN, ICMP_ERRORS_PPS, LEARNED_EVENTS, OUTER_TTL, PATH_ANSWERS_PPS, TUNNEL_DATAGRAMS_IN_MAX,
+    BATCH_LEN, FLOW_SAMPLE, ICMP_ERRORS_PPS, LEARNED_EVENTS, OUTER_TTL, PATH_ANSWERS_PPS,
+    TUNNEL_DATAGRAMS_IN_MAX,
 };
 use crate::table::fdb::{self, Fdb};
 use crate::table::floating_ip::FloatingIps;
@@ -134,6 +137,8 @@ pub struct Switch {
     sampled: [bool; DROP_REASONS],
     /// Floating IPs that moved here, and how often their new place is still to be told.
     announcing: Vec<(Vni, Ip, u8)>,
+    /// Verdicts that the kernel may repeat, if there is a cache.
+    flows: Option<cache::FlowBook>,
     next_announce: Instant,
     next_tick: Instant,
     next_resolve: Instant,
@@ -154,6 +159,8 @@ struct Parsed {
     probe: Probe,
     /// It may not enter; the rest means nothing.
     refused: Option<DropReason>,
+    /// Its flow is worth a place in the verdict cache.
+    hot: bool,
 }
 
 /// Where a batch comes in: what the first stages need for each of its frames.
@@ -240,6 +247,7 @@ impl Switch {
             samples: (0..DROP_REASONS).map(|_| None).collect(),
             sampled: [false; DROP_REASONS],
             announcing: Vec::new(),
+            flows: None,
             next_announce: Instant::ZERO,
             next_tick: Instant::ZERO,
             next_resolve: Instant::ZERO,
@@ -271,17 +279,23 @@ impl Switch {
             self.parse_batch(port, batch, pool);
         }
         let (mut looks, mut parsed) = (core::mem::take(&mut self.looks), core::mem::take(&mut self.parsed));
+        let sampling = self.flows.as_ref().is_some_and(cache::FlowBook::is_on);
         for (at, mut frame) in batch.drain(..).enumerate() {
             let look = &mut looks[at];
+            let mut hot = false;
             if look.found {
-                if all_known || self.memo.find(&self.tables, look) {
+                let known = all_known || self.memo.find(&self.tables, look);
+                hot = sampling && known && self.is_sampled(look) && self.is_hot(look, &frame, pool);
+                if known && !hot {
                     self.remembered += 1;
                     self.forward_known(now, port, look, frame, pool);
                     continue;
                 }
-                // A frame of this batch that went the long way has changed what this one rests on, or taken its place.
+                // A frame of this batch that went the long way has changed what this one rests on, or taken its place;
+                // or its flow is worth a place in the verdict cache, which wants to know more of it than the memo does.
                 Ingress::new(&self.tables, port).parse(&mut frame, pool, &mut parsed[at]);
             }
+            parsed[at].hot = hot;
             match parsed[at].refused {
                 None => self.forward_one(now, port, look, &parsed[at], frame, pool),
                 Some(reason) => self.refuse(now, port, &parsed[at].h, frame, reason, pool),
@@ -334,6 +348,20 @@ impl Switch {
                 ingress.parse(frame, pool, parsed);
             }
         }
+    }
+
+    /// Whether a remembered frame is looked at: one in [`FLOW_SAMPLE`] stands for all of them.
+    #[inline]
+    fn is_sampled(&mut self, look: &Look) -> bool {
+        self.memo.entry(look).0.hits % FLOW_SAMPLE == FLOW_SAMPLE - 1
+    }
+
+    /// Whether the flow of a sampled frame is hot. What is remembered together (all flows between two stations) may
+    /// be cached only one by one.
+    #[inline(never)]
+    fn is_hot<P: FramePool>(&mut self, look: &Look, frame: &Frame, pool: &P) -> bool {
+        let hash = parse::plain_hash(&pool.bytes(frame)[usize::from(look.eth)..]);
+        self.flows.as_mut().is_some_and(|flows| flows.is_hot(hash, FLOW_SAMPLE))
     }
 
     /// All stages of a frame whose verdict is remembered.
@@ -419,7 +447,7 @@ impl Switch {
         now: Instant,
         id: PortId,
         look: &Look,
-        Parsed { h, adm, probe, .. }: &Parsed,
+        Parsed { h, adm, probe, hot, .. }: &Parsed,
         frame: Frame,
         pool: &mut P,
         trail: &mut T,
@@ -433,6 +461,12 @@ impl Switch {
             && let Some(peer) = self.tables.peers.get_mut(peer)
         {
             peer.rx += 1;
+        }
+        if let Some(flows) = &mut self.flows
+            && flows.is_on()
+            && (*hot || flows.is_hot(h.hash, 1))
+        {
+            flows.consider(&self.tables, id, (adm, h, probe), &verdict);
         }
         self.carry_out(now, id, adm, h, &verdict, frame, pool);
     }

@@ -343,6 +343,10 @@ impl TunnelFacts {
         Self { entropy: Self::port(h.hash), ecn, ttl }
     }
 
+    pub(super) const fn entropy(&self) -> u16 {
+        self.entropy
+    }
+
     pub(super) const fn port(hash: u32) -> u16 {
         0xc000 | (hash & 0x3fff) as u16
     }

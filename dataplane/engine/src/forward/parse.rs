@@ -417,6 +417,15 @@ pub fn flow_hash_v4(src: u32, dst: u32, proto: u8, ports: u32) -> u32 {
     mix(MAPPED | u64::from(src), (MAPPED | u64::from(dst)).rotate_left(32), proto, ports)
 }
 
+/// The same, of a plain packet (`memo.rs`) that starts with its Ethernet header.
+#[inline]
+#[must_use]
+pub fn plain_hash(bytes: &[u8]) -> u32 {
+    let Some(head) = bytes.first_chunk::<{ super::memo::PLAIN_LEN }>() else { return 0 };
+    let number = |at: usize| u32::from_be_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+    flow_hash_v4(number(26), number(30), head[23], number(34))
+}
+
 #[inline]
 fn mix(src: u64, dst: u64, proto: u8, ports: u32) -> u32 {
     const K: u64 = 0x9e37_79b9_7f4a_7c15;

@@ -71,6 +71,8 @@ pub struct Fdb {
     age_cursor: u32,
     /// Counts stations that left or moved, by [`cell`].
     versions: Box<[u32; VERSIONS]>,
+    /// The sum of them.
+    departures: u32,
 }
 
 /// Cells that count departures: few enough to stay in the first-level cache.
@@ -200,7 +202,15 @@ impl Fdb {
             hash: hasher(seed),
             age_cursor: 0,
             versions: Box::new([0; VERSIONS]),
+            departures: 0,
         }
+    }
+
+    /// A number that grows whenever any station leaves its place.
+    #[inline]
+    #[must_use]
+    pub const fn departures(&self) -> u32 {
+        self.departures
     }
 
     /// The cell of [`Fdb::version`] that counts for this station as long as it stays where it is. For one that is
@@ -672,6 +682,7 @@ impl Fdb {
         let hash = self.hash(entry.key());
         let cell = usize::from(cell(hash, entry.location));
         self.versions[cell] = self.versions[cell].wrapping_add(1);
+        self.departures = self.departures.wrapping_add(1);
         // Those it passed on its way here are no longer passed by it.
         let mut bucket = self.home(hash);
         while bucket != at as usize / WAYS {

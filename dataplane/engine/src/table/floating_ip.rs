@@ -236,8 +236,14 @@ impl FloatingIps {
     /// Counts a packet of a mapping: inbound or outbound.
     #[inline]
     pub fn hit(&mut self, id: FloatingId, outbound: bool) {
+        self.add_hits(id, outbound, 1);
+    }
+
+    /// Counts several.
+    #[inline]
+    pub fn add_hits(&mut self, id: FloatingId, outbound: bool, packets: u64) {
         if let Some(hits) = self.hits.get_mut(id.0 as usize) {
-            hits[usize::from(outbound)] += 1;
+            hits[usize::from(outbound)] += packets;
         }
     }
 

@@ -90,6 +90,13 @@ impl Delta {
     /// Nothing changed.
     pub const ZERO: Self = Self(0);
 
+    /// As one 16-bit word.
+    #[inline]
+    #[must_use]
+    pub const fn folded(self) -> u16 {
+        fold(self.0)
+    }
+
     /// The word `old` became `new`.
     #[inline]
     #[must_use]

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use ctl::agent::Agent;
-use ctl::io::{GuestIo, Input, IoKind, KernelDrops, OpenPort, Output, SteerPlan, WorkerStats};
+use ctl::io::{CacheStats, GuestIo, Input, IoKind, KernelDrops, OpenPort, Output, SteerPlan, WorkerStats};
 use ctl::model::{self, ConfigError};
 use engine::command::PortId;
 use engine::handoff::Share;
@@ -31,6 +31,7 @@ use crate::clock;
 use crate::confine::Confinement;
 use crate::links::{self, Links};
 use crate::log;
+use crate::ports::afxdp::cache::CacheControl;
 use crate::ports::umem::{UmemHandle, UmemPool};
 use crate::ports::{self, PortControl};
 use crate::thread::{self, Machine, Part, Usage, WorkerThread};
@@ -61,6 +62,8 @@ pub struct Setup<M> {
     pub machines: Vec<(M, engine::mailbox::MailboxHandle)>,
     /// Their frame memory.
     pub umem: UmemHandle,
+    /// The verdict cache.
+    pub cache: CacheControl,
     /// Where to listen.
     pub socket: PathBuf,
     /// Where edits are written to.
@@ -96,6 +99,8 @@ pub struct Control {
     agent: Agent,
     inbox: VecDeque<Input>,
     umem: UmemHandle,
+    cache: CacheControl,
+    cache_stats: CacheStats,
     ports: BTreeMap<PortId, OpenedPort>,
     /// Ports whose own part has something to do.
     ports_wait: BTreeSet<PortId>,
@@ -143,6 +148,8 @@ impl Control {
             agent: setup.agent,
             inbox: first.into(),
             umem: setup.umem,
+            cache: setup.cache,
+            cache_stats: CacheStats::default(),
             ports: BTreeMap::new(),
             ports_wait: BTreeSet::new(),
             usage: vec![Usage::default(); workers.len()],
@@ -323,6 +330,7 @@ impl Control {
             }
             Output::OpenPort(id, spec) => self.open(id, spec, &mut out),
             Output::ClosePort(id) => self.close_port(id),
+            Output::Cache(mode) => self.cache.set_mode(mode),
             Output::Steer(plan) => self.steer(plan),
             Output::WatchUnderlay(interface) => {
                 if let Err(error) = self.links.watch_underlay(interface, &mut out) {
@@ -330,7 +338,11 @@ impl Control {
                 }
             }
             Output::Resolve(ip) => self.links.resolve(ip, &mut out),
-            Output::Reply(client, line) => self.socket.reply(client, &line, self.poll.registry(), &mut out),
+            Output::Reply(client, line) => {
+                // What the answer says is in force is so in the kernel too.
+                self.cache.settle();
+                self.socket.reply(client, &line, self.poll.registry(), &mut out);
+            }
             Output::Reloaded(result) => self.reloaded(result),
             Output::Persist(text) => out.push(Input::Persisted(persist::replace(&self.config, &text))),
             Output::LogFilter(filter) => out.push(Input::LogFilter(log::set(filter.as_deref()))),
@@ -353,7 +365,7 @@ impl Control {
             tracing::warn!("{}: cannot switch LRO off ({error}); what it merges is dropped", spec.interface);
         }
         let mac = self.links.by_name(&spec.interface).map(|link| link.mac).unwrap_or_default();
-        let opened = match ports::open(&spec, mac, &self.umem, id, self.workers.len()) {
+        let opened = match ports::open(&spec, mac, &self.umem, id, self.workers.len(), self.cache.maps()) {
             Ok(opened) => opened,
             Err(error) => return out.push(Input::PortFailed(id, error)),
         };
@@ -364,6 +376,9 @@ impl Control {
             share: Share { queues: part.queues, of },
             port: part.port,
         };
+        if let Some(cached) = &opened.cached {
+            self.cache.open_port(id, cached, &spec.interface);
+        }
         self.attach(id, opened.parts.into_iter().map(|(worker, opened)| (worker, part(opened))).collect());
         let mut control = opened.control;
         let shared = spec.shared;
@@ -404,6 +419,7 @@ impl Control {
 
     fn close_port(&mut self, id: PortId) {
         if let Some(port) = self.ports.remove(&id) {
+            self.cache.close_port(id);
             if let Some(fd) = port.control.fd() {
                 // It is closed next; nobody else has it.
                 let _ = self.poll.registry().deregister(&mut SourceFd(&fd));
@@ -490,6 +506,12 @@ impl Control {
         if stats != self.stats {
             self.stats.clone_from(&stats);
             self.inbox.push_back(Input::WorkerStats(stats));
+        }
+        self.cache.tick();
+        let stats = self.cache.stats();
+        if stats != self.cache_stats {
+            self.cache_stats = stats.clone();
+            self.inbox.push_back(Input::CacheStats(stats));
         }
         for (&id, port) in &mut self.ports {
             let Some(drops) = port.control.drops() else { continue };

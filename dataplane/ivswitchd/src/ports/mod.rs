@@ -25,6 +25,7 @@ pub mod vhostuser;
 
 use std::ffi::CString;
 use std::os::fd::RawFd;
+use std::sync::Arc;
 
 use ctl::io::{GuestIo, Input, IoKind, KernelDrops, OpenPort, PortFacts, SteerPlan};
 use engine::command::PortId;
@@ -47,6 +48,8 @@ pub struct Opened {
     pub control: PortControl,
     /// For `ivctl status`.
     pub facts: PortFacts,
+    /// What the verdict cache must know; `None`: it has no part in such ports.
+    pub cached: Option<afxdp::cache::Candidate>,
 }
 
 /// What one worker gets of a port.
@@ -86,11 +89,13 @@ pub fn open(
     umem: &UmemHandle,
     owner: PortId,
     workers: usize,
+    cache: &Arc<afxdp::SharedMaps>,
 ) -> Result<Opened, String> {
     let text = |error: LaneError| error.to_string();
     match spec.kind {
         IoKind::Afxdp => {
-            let opened = afxdp::open_parts(spec, umem, owner, workers).map_err(|error| error.to_string())?;
+            let opened =
+                afxdp::open_parts(spec, umem, owner, workers, cache).map_err(|error| error.to_string())?;
             let part = |port: AfxdpPort| OpenedPart {
                 fds: port.fds().collect(),
                 pending: Box::new(port.tx_pending()),
@@ -98,19 +103,20 @@ pub fn open(
                 port: Box::new(port),
             };
             let parts = opened.parts.into_iter().map(|(worker, port)| (worker, part(port))).collect();
-            Ok(Opened { parts, control: PortControl::Afxdp(opened.control), facts: opened.facts })
+            let cached = Some(opened.candidate);
+            Ok(Opened { parts, control: PortControl::Afxdp(opened.control), facts: opened.facts, cached })
         }
         IoKind::Packet => {
             let (ports, control, facts) = packet::open(spec, workers).map_err(text)?;
-            Ok(Opened { parts: parts(ports), control: PortControl::Packet(control), facts })
+            Ok(Opened { parts: parts(ports), control: PortControl::Packet(control), facts, cached: None })
         }
         IoKind::Tap => {
             let (ports, control, facts) = tap::open(spec, workers).map_err(text)?;
-            Ok(Opened { parts: parts(ports), control: PortControl::Tap(control), facts })
+            Ok(Opened { parts: parts(ports), control: PortControl::Tap(control), facts, cached: None })
         }
         IoKind::Udp => {
             let (ports, control, facts) = udp::open(spec, mac, workers).map_err(text)?;
-            Ok(Opened { parts: parts(ports), control: PortControl::Udp(control), facts })
+            Ok(Opened { parts: parts(ports), control: PortControl::Udp(control), facts, cached: None })
         }
         IoKind::Vhostuser => {
             let (ports, control) = vhostuser::open(spec, workers).map_err(text)?;
@@ -122,7 +128,7 @@ pub fn open(
             };
             let parts = ports.into_iter().map(part).enumerate().collect();
             let facts = PortFacts { queues: spec.queues, ..PortFacts::default() };
-            Ok(Opened { parts, control: PortControl::Vhostuser(Box::new(control)), facts })
+            Ok(Opened { parts, control: PortControl::Vhostuser(Box::new(control)), facts, cached: None })
         }
     }
 }

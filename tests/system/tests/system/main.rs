@@ -2,6 +2,7 @@
 //! Tests are named after the seed check they prove, where there is one.
 
 mod attacks;
+mod cache;
 mod cli;
 mod counters;
 mod demo;

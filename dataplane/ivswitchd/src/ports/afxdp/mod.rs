@@ -4,10 +4,12 @@
 //! and rings) goes to its worker, the [`AfxdpControl`] (the XDP program, its maps and its link) stays.
 //! They close in any order; closing waits for the kernel, so drop neither on the worker's path.
 //!
+//! `cache` is the verdict cache that the programs of all ports share,
 //! `ring` is the arithmetic of rings, `socket` the system calls, `program` the XDP side, `steer` a plan
 //! as table entries, `probe` what is asked of an interface first, `port` the worker's part. With the
 //! feature `xsk-afxdp` the worker's part is `crate_port`, on the crate `afxdp` instead of our own rings.
 
+pub mod cache;
 #[cfg(not(feature = "xsk-afxdp"))]
 mod port;
 #[cfg(feature = "xsk-afxdp")]
@@ -29,7 +31,6 @@ use std::io;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use aya::EbpfError;
 use aya::maps::MapError;
 use ctl::io::{OpenPort, PortFacts, SteerPlan, XdpMode};
 use engine::command::PortId;
@@ -40,8 +41,8 @@ use engine::wire::mac::MacAddr;
 use super::umem::UmemHandle;
 pub use port::AfxdpPort;
 use probe::InterfaceFacts;
-use program::Program;
-pub use program::SteerTable;
+use program::{LoadError, Program};
+pub use program::{SharedMaps, SteerMaps, SteerTable};
 use socket::SocketError;
 use sockets::Sockets;
 
@@ -170,6 +171,8 @@ pub struct OpenedParts {
     pub control: AfxdpControl,
     /// For `ivctl status`.
     pub facts: PortFacts,
+    /// For the verdict cache.
+    pub candidate: cache::Candidate,
 }
 
 /// What the kernel, and we, counted on a port's sockets.
@@ -251,8 +254,13 @@ enum Failure {
 /// # Errors
 /// See there.
 #[allow(dead_code, reason = "the daemon opens for several; tests and examples are one")]
-pub fn open(spec: &OpenPort, umem: &UmemHandle, owner: PortId) -> Result<Opened, PortError> {
-    let OpenedParts { mut parts, control, facts } = open_parts(spec, umem, owner, 1)?;
+pub fn open(
+    spec: &OpenPort,
+    umem: &UmemHandle,
+    owner: PortId,
+    cache: &Arc<SharedMaps>,
+) -> Result<Opened, PortError> {
+    let OpenedParts { mut parts, control, facts, .. } = open_parts(spec, umem, owner, 1, cache)?;
     let (_, port) = parts.pop().expect("the one worker has all queues");
     Ok(Opened { port, control, facts })
 }
@@ -269,6 +277,7 @@ pub fn open_parts(
     umem: &UmemHandle,
     owner: PortId,
     workers: usize,
+    cache: &Arc<SharedMaps>,
 ) -> Result<OpenedParts, PortError> {
     let missing = |_| PortError::NoInterface { interface: spec.interface.clone() };
     let interface = InterfaceFacts::of(&spec.interface).map_err(missing)?;
@@ -277,7 +286,7 @@ pub fn open_parts(
     }
     let mut reasons = Vec::new();
     for mode in Mode::allowed(spec.xdp) {
-        match (Opening { spec, interface: &interface, mode: *mode }).run(umem, owner, workers) {
+        match (Opening { spec, interface: &interface, mode: *mode }).run(umem, owner, workers, cache) {
             Ok((parts, control)) => {
                 let facts = PortFacts {
                     mode: mode.name().to_owned(),
@@ -292,7 +301,8 @@ pub fn open_parts(
                     facts.queues,
                     facts.reason
                 );
-                return Ok(OpenedParts { parts, control, facts });
+                let candidate = cache::Candidate { interface, native: mode.native };
+                return Ok(OpenedParts { parts, control, facts, candidate });
             }
             Err(Failure::Mode(reason)) => reasons.push(format!("{}: {reason}", mode.name())),
             Err(Failure::Final(error)) => return Err(error),
@@ -315,9 +325,10 @@ impl Opening<'_> {
         umem: &UmemHandle,
         port: PortId,
         workers: usize,
+        cache: &Arc<SharedMaps>,
     ) -> Result<(Vec<(usize, AfxdpPort)>, AfxdpControl), Failure> {
         let count = self.interface.rx_queues.min(QUEUES_MAX);
-        let program = Program::load(self.spec.shared, count).map_err(|e| self.load_failure(&e))?;
+        let program = Program::load(self.spec.shared, count, cache).map_err(|e| self.load_failure(&e))?;
         let spread = Spread { port, queues: count, workers };
         let (parts, program) = AfxdpPort::open(self, umem, spread, program)?;
         let control = AfxdpControl {
@@ -394,21 +405,18 @@ impl Opening<'_> {
         }
     }
 
-    fn load_failure(&self, error: &EbpfError) -> Failure {
+    fn load_failure(&self, error: &LoadError) -> Failure {
         let interface = self.spec.interface.clone();
-        // Aya nests its errors; the system's own is at the bottom.
-        let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
-        let mut cause = error.to_string();
-        while let Some(error) = source {
-            if let Some(io) = error.downcast_ref::<io::Error>()
-                && matches!(io.raw_os_error(), Some(libc::EPERM | libc::EACCES))
-            {
-                return Failure::Final(PortError::NotPermitted { interface, what: "load the XDP program" });
+        let refused = |cause: &io::Error| matches!(cause.raw_os_error(), Some(libc::EPERM | libc::EACCES));
+        match error {
+            LoadError::Kernel { cause, log } if log.is_empty() && refused(cause) => {
+                Failure::Final(PortError::NotPermitted { interface, what: "load the XDP program" })
             }
-            cause = error.to_string();
-            source = error.source();
+            LoadError::Map(MapError::CreateError { io_error, .. }) if refused(io_error) => {
+                Failure::Final(PortError::NotPermitted { interface, what: "make a BPF map" })
+            }
+            _ => Failure::Final(PortError::Program { interface, cause: error.to_string() }),
         }
-        Failure::Final(PortError::Program { interface, cause })
     }
 
     fn map_failure(&self, cause: &MapError) -> Failure {

@@ -127,9 +127,82 @@ impl Request {
     /// `T` must be the structure that belongs to the command in its first field.
     fn ethtool<T>(&mut self, value: &mut T) -> io::Result<()> {
         const { assert!(size_of::<DriverInfo>() == 196 && size_of::<Channels>() == 36) };
+        const { assert!(size_of::<Strings>() == 12 + 32 * STATS_MAX && size_of::<Stats>() == 8 + 8 * STATS_MAX) };
         self.ifreq.ifr_ifru.ifru_data = std::ptr::from_mut(value).cast();
         self.call(libc::SIOCETHTOOL as libc::c_ulong)
     }
+}
+
+/// Strings of one set, at most as many as any of our veths has statistics.
+const STATS_MAX: usize = 2048;
+const ETHTOOL_GSTRINGS: u32 = 0x1b;
+const ETHTOOL_GSTATS: u32 = 0x1d;
+const ETHTOOL_GSSET_INFO: u32 = 0x37;
+/// The string set that names the statistics.
+const ETH_SS_STATS: u32 = 1;
+
+/// `struct ethtool_sset_info` with room for one answer.
+#[repr(C)]
+struct SetInfo {
+    cmd: u32,
+    reserved: u32,
+    mask: u64,
+    len: u32,
+}
+
+/// `struct ethtool_gstrings`.
+#[repr(C)]
+struct Strings {
+    cmd: u32,
+    set: u32,
+    len: u32,
+    names: [[u8; 32]; STATS_MAX],
+}
+
+/// `struct ethtool_stats`.
+#[repr(C)]
+struct Stats {
+    cmd: u32,
+    len: u32,
+    values: [u64; STATS_MAX],
+}
+
+/// What became of frames that were redirected to a veth.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Sent {
+    /// Those that its driver sent.
+    pub frames: u64,
+    /// Those that it refused.
+    pub refused: u64,
+}
+
+/// What a veth's driver counted on all queues. `None` when it does not say.
+pub fn xdp_sent(name: &str) -> Option<Sent> {
+    let mut request = Request::new(name).ok()?;
+    let mut info = SetInfo { cmd: ETHTOOL_GSSET_INFO, reserved: 0, mask: 1 << ETH_SS_STATS, len: 0 };
+    request.ethtool(&mut info).ok()?;
+    if info.len as usize > STATS_MAX {
+        return None;
+    }
+    let mut names = Box::new(Strings {
+        cmd: ETHTOOL_GSTRINGS,
+        set: ETH_SS_STATS,
+        len: info.len,
+        names: [[0; 32]; STATS_MAX],
+    });
+    request.ethtool(&mut *names).ok()?;
+    let mut stats = Box::new(Stats { cmd: ETHTOOL_GSTATS, len: info.len, values: [0; STATS_MAX] });
+    request.ethtool(&mut *stats).ok()?;
+    let mut sum = Sent::default();
+    for (name, value) in names.names.iter().zip(stats.values).take(info.len as usize) {
+        let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
+        if name.starts_with(b"tx_queue_") && name.ends_with(b"_xdp_xmit") {
+            sum.frames += value;
+        } else if name.starts_with(b"tx_queue_") && name.ends_with(b"_xdp_xmit_errors") {
+            sum.refused += value;
+        }
+    }
+    Some(sum)
 }
 
 /// The XDP programs on an interface, for people: `"xdp_dispatcher" (id 7)`.

@@ -1,16 +1,19 @@
 //! The XDP program of an interface: loaded from the object that is part of this binary, attached by a
 //! link that goes away with the process however it ends.
+//!
+//! Every interface has a program and maps of its own, but for those of the verdict cache ([`SharedMaps`]), which
+//! belong to all programs of the daemon. Aya's own loader cannot share maps without a BPF file system, so
+//! the object is put together here, from aya's parts. Unsafe for `bpf(2)`.
 
+use std::collections::HashMap;
 use std::io;
 use std::mem::size_of;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, MapError, PerCpuArray, XskMap};
-#[cfg(test)]
-use aya::programs::ProgramError;
-use aya::programs::Xdp;
-use aya::{Ebpf, EbpfError, EbpfLoader};
+use aya::maps::{Array, Map, MapData, MapError, PerCpuArray, XskMap};
+use aya_obj::Object;
 
 use super::SteerCounters;
 use super::steer::{self, SteerEntries, SteerKey};
@@ -19,15 +22,73 @@ use engine::wire::mac::MacAddr;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/bpf/steer.bpf.o"));
 
+const BPF_PROG_LOAD: i64 = 5;
 const BPF_OBJ_GET_INFO_BY_FD: i64 = 15;
 const BPF_LINK_CREATE: i64 = 28;
+const BPF_PROG_TYPE_XDP: u32 = 6;
 const BPF_XDP: u32 = 37;
+const BPF_F_XDP_HAS_FRAGS: u32 = 1 << 5;
 const XDP_FLAGS_SKB_MODE: u32 = 1 << 1;
 const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
 
+/// A program cannot be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The object is not what it should be.
+    #[error("the object: {0}")]
+    Object(String),
+    /// A map cannot be made.
+    #[error(transparent)]
+    Map(#[from] MapError),
+    /// The kernel or its verifier refuses.
+    #[error("{cause}{log}")]
+    Kernel {
+        /// What the kernel said.
+        cause: io::Error,
+        /// The end of what its verifier said.
+        log: String,
+    },
+}
+
+/// The maps of the verdict cache, which all programs share.
+#[derive(Debug)]
+pub struct SharedMaps {
+    /// The epoch and the keys of the hash.
+    pub cache: MapData,
+    /// The flows.
+    pub flows: MapData,
+    /// The devices they may leave by.
+    pub outputs: MapData,
+}
+
+impl SharedMaps {
+    /// New ones.
+    ///
+    /// # Errors
+    /// What the kernel refuses.
+    pub fn create() -> Result<Self, LoadError> {
+        let mut object = parse()?;
+        let mut create = |name: &str| {
+            let map = object.maps.remove(name).expect("the object has this map");
+            create_map(&map, name)
+        };
+        Ok(Self { cache: create("cache")?, flows: create("flows")?, outputs: create("outputs")? })
+    }
+
+    fn get(&self, name: &str) -> Option<&MapData> {
+        match name {
+            "cache" => Some(&self.cache),
+            "flows" => Some(&self.flows),
+            "outputs" => Some(&self.outputs),
+            _ => None,
+        }
+    }
+}
+
 /// A loaded program with its maps, and its link once attached.
 pub struct Program {
-    ebpf: Ebpf,
+    fd: OwnedFd,
+    maps: HashMap<String, Map>,
     name: &'static str,
     link: Option<OwnedFd>,
     table: SteerTable,
@@ -44,12 +105,50 @@ impl Program {
     ///
     /// # Errors
     /// What the kernel or its verifier refuses.
-    pub fn load(shared: bool, queues: u32) -> Result<Self, EbpfError> {
-        // No BTF of the running kernel: the program uses nothing of it, and reading it takes a while.
-        let mut ebpf = EbpfLoader::new().btf(None).map_max_entries("xsks_map", queues).load(OBJECT)?;
-        let name = if shared { "steer_shared" } else { "steer_all" };
-        xdp(&mut ebpf, name).load()?;
-        Ok(Self { ebpf, name, link: None, table: SteerTable::default() })
+    pub fn load(shared: bool, queues: u32, cache: &Arc<SharedMaps>) -> Result<Self, LoadError> {
+        Self::load_named(if shared { "steer_shared" } else { "steer_all" }, queues, cache)
+    }
+
+    /// Loads the program that finds out where frames can be redirected to.
+    ///
+    /// # Errors
+    /// See [`Program::load`].
+    pub fn load_probe(cache: &Arc<SharedMaps>) -> Result<Self, LoadError> {
+        Self::load_named("probe_output", 1, cache)
+    }
+
+    fn load_named(name: &'static str, queues: u32, cache: &Arc<SharedMaps>) -> Result<Self, LoadError> {
+        let broken = |error: &dyn std::fmt::Display| LoadError::Object(error.to_string());
+        let mut object = parse()?;
+        let mut own = HashMap::new();
+        let mut used = Vec::new();
+        for (name, mut map) in object.maps.drain() {
+            if name == "xsks_map" {
+                map.set_max_entries(queues);
+            }
+            let fd = match cache.get(&name) {
+                Some(data) => data.fd().as_fd().as_raw_fd(),
+                None => {
+                    let data = create_map(&map, &name)?;
+                    own.entry(name.clone()).or_insert(data).fd().as_fd().as_raw_fd()
+                }
+            };
+            used.push((name, fd, map));
+        }
+        let text = object.functions.keys().map(|(section, _)| *section).collect();
+        let maps = used.iter().map(|(name, fd, map)| (name.as_str(), *fd, map));
+        object.relocate_maps(maps, &text).map_err(|e| broken(&e))?;
+        object.relocate_calls(&text).map_err(|e| broken(&e))?;
+        let program = object.programs.get(name).expect("the object has this program");
+        let function = object.functions.get(&program.function_key()).expect("it has code");
+        let fd = load(name, &function.instructions)?;
+        let maps = own.into_iter().map(|(name, data)| Ok((name, Map::from_map_data(data)?)));
+        let maps = maps.collect::<Result<_, MapError>>()?;
+        Ok(Self { fd, maps, name, link: None, table: SteerTable::default() })
+    }
+
+    fn map_mut(&mut self, name: &str) -> &mut Map {
+        self.maps.get_mut(name).expect("the object has this map")
     }
 
     /// Sends what arrives on queue `index` to this socket, if the program takes it up.
@@ -57,8 +156,7 @@ impl Program {
     /// # Errors
     /// What the kernel refuses.
     pub fn set_socket(&mut self, index: u32, socket: RawFd) -> Result<(), MapError> {
-        XskMap::try_from(self.ebpf.map_mut("xsks_map").expect("the object has this map"))?
-            .set(index, socket, 0)
+        XskMap::try_from(self.map_mut("xsks_map"))?.set(index, socket, 0)
     }
 
     /// Attaches the program to the interface.
@@ -67,11 +165,10 @@ impl Program {
     /// `EBUSY` or `EEXIST`: another program is there. Else what the driver refuses.
     pub fn attach(&mut self, interface: u32, native: bool) -> io::Result<()> {
         // Not aya's attach: that falls back to netlink, whose programs outlive the process.
-        let program = xdp(&mut self.ebpf, self.name).fd().map_err(io::Error::other)?.as_fd().as_raw_fd();
         let flags = if native { XDP_FLAGS_DRV_MODE } else { XDP_FLAGS_SKB_MODE };
         // The first fields of `union bpf_attr` for this command, the rest zero.
         let mut attributes = [0_u32; 16];
-        attributes[..4].copy_from_slice(&[program as u32, interface, BPF_XDP, flags]);
+        attributes[..4].copy_from_slice(&[self.fd.as_raw_fd() as u32, interface, BPF_XDP, flags]);
         // SAFETY: the pointer and length describe `attributes`; this command reads no other memory.
         let link = unsafe {
             libc::syscall(libc::SYS_bpf, BPF_LINK_CREATE, attributes.as_ptr(), size_of::<[u32; 16]>())
@@ -107,9 +204,8 @@ impl Program {
     }
 
     /// The program's descriptor, to run it on given frames.
-    #[cfg(test)]
-    pub fn fd(&mut self) -> Result<RawFd, ProgramError> {
-        Ok(xdp(&mut self.ebpf, self.name).fd()?.as_fd().as_raw_fd())
+    pub fn fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
     }
 
     /// Replaces the steering.
@@ -117,7 +213,7 @@ impl Program {
     /// # Errors
     /// When the table is full. What was changed stays changed; the next call goes on from there.
     pub fn steer(&mut self, plan: &SteerPlan, mac: MacAddr) -> Result<(), MapError> {
-        self.table.replace(&mut self.ebpf, plan, mac)
+        self.table.replace(&mut self.maps, plan, mac)
     }
 
     /// What the program did so far.
@@ -125,7 +221,33 @@ impl Program {
     /// # Errors
     /// What the kernel refuses.
     pub fn counters(&self) -> Result<SteerCounters, MapError> {
-        SteerTable::counters(&self.ebpf)
+        SteerTable::counters(&self.maps)
+    }
+}
+
+/// Maps by name, whoever loaded them.
+pub trait SteerMaps {
+    /// To read.
+    fn map(&self, name: &str) -> Option<&Map>;
+    /// To change.
+    fn map_mut(&mut self, name: &str) -> Option<&mut Map>;
+}
+
+impl SteerMaps for HashMap<String, Map> {
+    fn map(&self, name: &str) -> Option<&Map> {
+        self.get(name)
+    }
+    fn map_mut(&mut self, name: &str) -> Option<&mut Map> {
+        self.get_mut(name)
+    }
+}
+
+impl SteerMaps for aya::Ebpf {
+    fn map(&self, name: &str) -> Option<&Map> {
+        Self::map(self, name)
+    }
+    fn map_mut(&mut self, name: &str) -> Option<&mut Map> {
+        Self::map_mut(self, name)
     }
 }
 
@@ -144,9 +266,14 @@ impl SteerTable {
     ///
     /// # Errors
     /// When the table is full. What was changed stays changed; the next call goes on from there.
-    pub fn replace(&mut self, ebpf: &mut Ebpf, plan: &SteerPlan, mac: MacAddr) -> Result<(), MapError> {
+    pub fn replace(
+        &mut self,
+        maps: &mut impl SteerMaps,
+        plan: &SteerPlan,
+        mac: MacAddr,
+    ) -> Result<(), MapError> {
         let (config, wanted) = (steer::config(plan, mac), steer::entries(plan));
-        let map = ebpf.map_mut("steering").expect("the object has this map");
+        let map = maps.map_mut("steering").expect("the object has this map");
         let mut table = LpmTrie::<_, [u8; 20], u32>::try_from(map)?;
         for up in [false, true] {
             for (key, _) in wanted.iter().filter(|(_, wanted)| **wanted == up) {
@@ -156,9 +283,9 @@ impl SteerTable {
                 }
             }
         }
-        let map = ebpf.map_mut("config").expect("the object has this map");
+        let map = maps.map_mut("config").expect("the object has this map");
         Array::<_, [u8; 24]>::try_from(map)?.set(0, config, 0)?;
-        let map = ebpf.map_mut("steering").expect("the object has this map");
+        let map = maps.map_mut("steering").expect("the object has this map");
         let mut table = LpmTrie::<_, [u8; 20], u32>::try_from(map)?;
         // Longest last: a packet must not be taken up because only its exception is gone already.
         let mut obsolete: Vec<(SteerKey, bool)> = self.entries.iter().map(|(key, up)| (*key, *up)).collect();
@@ -175,17 +302,91 @@ impl SteerTable {
     ///
     /// # Errors
     /// What the kernel refuses.
-    pub fn counters(ebpf: &Ebpf) -> Result<SteerCounters, MapError> {
-        let map = ebpf.map("counters").expect("the object has this map");
+    pub fn counters(maps: &impl SteerMaps) -> Result<SteerCounters, MapError> {
+        let map = maps.map("counters").expect("the object has this map");
         let counters = PerCpuArray::<_, u64>::try_from(map)?;
         let sum = |index: u32| Ok::<u64, MapError>(counters.get(&index, 0)?.iter().sum());
         Ok(SteerCounters { passed: sum(0)?, tunnel: sum(1)?, reality: sum(2)? })
     }
 }
 
-fn xdp<'a>(ebpf: &'a mut Ebpf, name: &str) -> &'a mut Xdp {
-    let program = ebpf.program_mut(name).expect("the object has this program");
-    program.try_into().expect("it is an XDP program")
+/// A map without BTF, which nothing here uses.
+fn create_map(map: &aya_obj::Map, name: &str) -> Result<MapData, MapError> {
+    let (kind, entries, flags) = (map.map_type(), map.max_entries(), map.map_flags());
+    let plain = aya_obj::Map::new_from_params(kind, map.key_size(), map.value_size(), entries, flags);
+    MapData::create(plain, name, None)
+}
+
+/// The object, without BTF of its own or of the running kernel: the programs use nothing of it.
+fn parse() -> Result<Object, LoadError> {
+    Object::parse(OBJECT).map_err(|error| LoadError::Object(error.to_string()))
+}
+
+/// Loads instructions whose maps are filled in.
+fn load(name: &str, instructions: &[aya_obj::generated::bpf_insn]) -> Result<OwnedFd, LoadError> {
+    /// The fields of `union bpf_attr` for this command.
+    #[repr(C)]
+    #[derive(Default)]
+    struct ProgLoad {
+        prog_type: u32,
+        insn_cnt: u32,
+        insns: u64,
+        license: u64,
+        log_level: u32,
+        log_size: u32,
+        log_buf: u64,
+        kern_version: u32,
+        prog_flags: u32,
+        prog_name: [u8; 16],
+        prog_ifindex: u32,
+        expected_attach_type: u32,
+    }
+    const LOG_LEN: usize = 1 << 20;
+    const LOG_SHOWN: usize = 400;
+    let mut attributes = ProgLoad {
+        prog_type: BPF_PROG_TYPE_XDP,
+        insn_cnt: instructions.len() as u32,
+        insns: instructions.as_ptr() as u64,
+        license: c"Dual BSD/GPL".as_ptr() as u64,
+        prog_flags: BPF_F_XDP_HAS_FRAGS,
+        expected_attach_type: BPF_XDP,
+        ..ProgLoad::default()
+    };
+    attributes.prog_name[..name.len().min(15)].copy_from_slice(&name.as_bytes()[..name.len().min(15)]);
+    let mut try_to = |log: Option<&mut Vec<u8>>| {
+        if let Some(log) = log {
+            (attributes.log_level, attributes.log_size) = (1, log.len() as u32);
+            attributes.log_buf = log.as_mut_ptr() as u64;
+        }
+        // SAFETY: the pointer and length describe `attributes`, whose pointers are to live memory of the lengths
+        // given beside them (the license ends with a zero); the kernel writes to the log only.
+        let fd = unsafe {
+            libc::syscall(
+                libc::SYS_bpf,
+                BPF_PROG_LOAD,
+                std::ptr::from_mut(&mut attributes),
+                size_of::<ProgLoad>(),
+            )
+        };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the descriptor was just made and belongs to nobody else.
+        Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+    };
+    let cause = match try_to(None) {
+        Ok(fd) => return Ok(fd),
+        Err(cause) => cause,
+    };
+    // Once more, to hear why.
+    let mut log = vec![0; LOG_LEN];
+    if let Ok(fd) = try_to(Some(&mut log)) {
+        return Ok(fd);
+    }
+    let len = log.iter().position(|&byte| byte == 0).unwrap_or(log.len());
+    let text = String::from_utf8_lossy(&log[len.saturating_sub(LOG_SHOWN)..len]);
+    let log = if text.is_empty() { String::new() } else { format!(": {}", text.trim().replace('\n', "; ")) };
+    Err(LoadError::Kernel { cause, log })
 }
 
 fn to_key(key: &SteerKey) -> Key<[u8; 20]> {

@@ -9,7 +9,7 @@ use ctl::io::{SteerPlan, SteerReality};
 use engine::command::{L4Proto, L4Range};
 use engine::wire::mac::MacAddr;
 
-use super::program::Program;
+use super::program::{Program, SharedMaps};
 use super::socket::Queue;
 use crate::ports::umem::UmemPool;
 
@@ -108,6 +108,11 @@ fn fragment(from: &str, to: &str, fragment: u16, l4: L4) -> Vec<u8> {
     ethernet(MAC, packet(from, to, fragment, &l4))
 }
 
+/// A cache that holds nothing.
+fn maps() -> std::sync::Arc<SharedMaps> {
+    std::sync::Arc::new(SharedMaps::create().unwrap())
+}
+
 /// Runs the program on a frame and returns its verdict.
 fn run(program: i32, frame: &[u8]) -> u32 {
     /// The fields of `union bpf_attr` for BPF_PROG_TEST_RUN.
@@ -157,13 +162,13 @@ impl Bench {
         use std::os::fd::AsRawFd;
         let pool = UmemPool::new(64, 0).unwrap();
         let socket = Queue::new(&pool.handle()).unwrap();
-        let mut program = Program::load(shared, 1).unwrap();
+        let mut program = Program::load(shared, 1, &maps()).unwrap();
         program.set_socket(0, socket.1.as_raw_fd()).unwrap();
         Some(Self { program, _socket: socket, _pool: pool })
     }
 
     fn is_up(&mut self, frame: &[u8]) -> bool {
-        match run(self.program.fd().unwrap(), frame) {
+        match run(self.program.fd(), frame) {
             XDP_REDIRECT => true,
             XDP_PASS => false,
             other => panic!("verdict {other}"),
@@ -365,12 +370,12 @@ fn a_dedicated_port_takes_everything() {
     let Some(mut bench) = Bench::new(false) else { return };
     let noise = vec![0xff; 60];
     assert!(bench.is_up(&noise));
-    let mut without_socket = Program::load(false, 1).unwrap();
-    assert_eq!(run(without_socket.fd().unwrap(), &noise), 1, "XDP_DROP");
-    let mut shared = Program::load(true, 1).unwrap();
+    let without_socket = Program::load(false, 1, &maps()).unwrap();
+    assert_eq!(run(without_socket.fd(), &noise), 1, "XDP_DROP");
+    let mut shared = Program::load(true, 1, &maps()).unwrap();
     shared.steer(&plan(), MAC).unwrap();
     let tunnel = frame(EXT, FIP, L4::Ports(UDP, 50_000, 4789));
-    assert_eq!(run(shared.fd().unwrap(), &tunnel), XDP_PASS, "no socket: to the kernel");
+    assert_eq!(run(shared.fd(), &tunnel), XDP_PASS, "no socket: to the kernel");
 }
 
 /// CAP_BPF and CAP_NET_ADMIN are enough to load it: no CAP_PERFMON, no CAP_SYS_ADMIN.
@@ -386,8 +391,8 @@ fn the_program_loads_with_named_capabilities() {
         for capability in [Capability::CAP_SYS_ADMIN, Capability::CAP_PERFMON] {
             caps::drop(None, CapSet::Effective, capability).unwrap();
         }
-        Program::load(true, 1).unwrap();
-        Program::load(false, 1).unwrap();
+        Program::load(true, 1, &maps()).unwrap();
+        Program::load(false, 1, &maps()).unwrap();
     });
     thread.join().unwrap();
 }

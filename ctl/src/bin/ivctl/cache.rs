@@ -1,0 +1,54 @@
+//! `ivctl cache`.
+
+use std::fmt::Write as _;
+
+use clap::ValueEnum;
+use ctl::api::{CacheRow, Status};
+use serde_json::json;
+
+use crate::client::Client;
+use crate::edit;
+use crate::output::{Failure, Printer, plain};
+
+/// Whether the kernel follows the verdicts of hot flows by itself.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mode {
+    /// Between interfaces where it is proven to work
+    Auto,
+    /// Between all native XDP interfaces
+    On,
+    /// Not at all
+    Off,
+}
+
+/// Shows or switches it.
+pub fn run(mode: Option<Mode>, client: &mut Client, printer: &Printer) -> Result<u8, Failure> {
+    let Some(mode) = mode else {
+        let status: Status = client.call("status", json!({}))?;
+        if printer.is_json() {
+            printer.json(&status.cache)?;
+        } else {
+            printer.text(&line(&status.cache))?;
+        }
+        return Ok(0);
+    };
+    let mode = match mode {
+        Mode::Auto => "auto",
+        Mode::On => "on",
+        Mode::Off => "off",
+    };
+    edit(client, printer, "cache.set", json!({ "mode": mode }))
+}
+
+/// The cache in `ivctl status`.
+pub fn line(c: &CacheRow) -> String {
+    if !c.on {
+        return format!("verdict cache: off ({})\n", plain(&c.reason));
+    }
+    let mut text =
+        format!("verdict cache: on, {} flows, {} frames followed in the kernel\n", c.flows, c.hits);
+    for out in &c.left_out {
+        let _ = writeln!(text, "  not to {}: {}", plain(&out.link), plain(&out.reason));
+    }
+    text
+}

@@ -1,0 +1,778 @@
+//! The verdict cache in the kernel's memory: what the worker installs here, the XDP programs follow
+//! (`bpf/cache.bpf.h`), and what they hit the worker counts, both through one mapping and without a system call.
+//!
+//! [`Writer`] is a worker's part, [`CacheControl`] the control thread's: it says which ports take part, and
+//! lets grace periods pass. Nobody else writes. A slot belongs to the worker that took it until its last hits
+//! are counted. The epoch is everybody's: whoever's tables change revokes all flows.
+//!
+//! **Why a stale verdict is not followed.** A slot holds while its epoch is the cache's. The worker changes the
+//! cache's epoch, or sets the slot's to zero, before it answers or sends anything by the new state. Programs
+//! that looked before that store may still be under way, and the frames they redirected may wait in the
+//! kernel's bulk queue of that receive round; both end with the round, which the kernel runs with bottom halves
+//! off, and so within a grace period of RCU. `membarrier(2)` waits for one. Two things wait for it, on the
+//! control thread: an answer to a client, when anything was revoked before it ([`CacheControl::settle`]), and
+//! the slot itself, which is written again only after it. Hence a program that saw the right epoch reads one
+//! flow, whole, and its hit is counted for that flow.
+//!
+//! Unsafe for the mappings and one call of `bpf(2)`.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::mem::size_of;
+use std::os::fd::{AsFd, RawFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
+
+use aya::maps::{DevMap, Map, MapData, MapError};
+use ctl::io::{CacheMode, CacheStats};
+use engine::command::PortId;
+use engine::forward::cache::{FlowCache, Hits};
+use engine::forward::flow::{Action, Flow, Key, OUTER_LEN};
+use engine::limits::PORTS_MAX;
+use engine::wire::checksum::Delta;
+use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+
+use super::probe::{self, InterfaceFacts, Sent};
+use super::program::{LoadError, Program, SharedMaps};
+
+/// Words of a slot, and where in it they are: `struct slot` of the program.
+const SLOT_WORDS: usize = 32;
+const EPOCH: usize = 0;
+const KEY: usize = 1;
+const KEY_WORDS: usize = 5;
+const HITS: usize = 24;
+const STRAY: usize = 25;
+
+/// The same in bytes.
+const OUTPUT: usize = 48;
+const LEN_MAX: usize = 50;
+const BITS: usize = 52;
+const PSEUDO: usize = 56;
+const OUTER_SUM: usize = 60;
+const OUTER: usize = 64;
+const IP_DELTA: usize = 114;
+const L4_DELTA: usize = 116;
+const NAT: usize = 120;
+const MACS: usize = 128;
+const _: () = assert!(OUTPUT == (KEY + KEY_WORDS) * 8 && OUTER + OUTER_LEN == IP_DELTA);
+
+const WAYS: usize = 2;
+const SETS: usize = 1 << SETS_BITS;
+const SETS_BITS: u32 = 13;
+const SLOTS: usize = SETS * WAYS;
+
+/// Frames above, bytes below, in a slot's count.
+const HIT_SHIFT: u32 = 38;
+
+const BIT_ROUTED: u32 = 1;
+const BIT_NAT_SOURCE: u32 = 2;
+const BIT_NAT_DEST: u32 = 4;
+const BIT_PUSH: u32 = 8;
+const BIT_RELAYED: u32 = 16;
+const BIT_UNMARKED: u32 = 32;
+
+type Slot = [AtomicU64; SLOT_WORDS];
+
+/// Words of the cache's own map: its epoch, the keys of the hash, and whether it is on.
+const CONTROL_WORDS: usize = 8;
+const MIX: usize = 1;
+const ON: usize = 7;
+
+/// A map's memory as words that both sides may change at any time.
+struct Mapping {
+    base: *mut AtomicU64,
+    words: usize,
+    len: usize,
+}
+
+// SAFETY: it is only ever used as shared words that change atomically, and unmapped when the last user is gone.
+unsafe impl Send for Mapping {}
+// SAFETY: see above.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    fn new(map: &aya::maps::MapData, words: usize) -> io::Result<Self> {
+        let len = (words * size_of::<AtomicU64>()).next_multiple_of(rustix::param::page_size());
+        // SAFETY: a new mapping, wherever the kernel likes, of a map that is at least as long as said.
+        let base = unsafe {
+            mmap(
+                std::ptr::null_mut(),
+                len,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::SHARED,
+                map.fd().as_fd(),
+                0,
+            )
+        }?;
+        Ok(Self { base: base.cast(), words, len })
+    }
+
+    fn words(&self) -> &[AtomicU64] {
+        // SAFETY: the mapping has this many words, page-aligned, as long as `self` is there; all zeroes and
+        // everything else are valid values, and everybody changes them as whole words.
+        unsafe { std::slice::from_raw_parts(self.base, self.words) }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: nobody borrows from it any more, and it is what mmap gave.
+        let _ = unsafe { munmap(self.base.cast(), self.len) };
+    }
+}
+
+/// What both threads look at.
+struct Shared {
+    maps: Arc<SharedMaps>,
+    control: Mapping,
+    flows: Mapping,
+    /// By whom each slot is used: one more than the worker's number, or 0.
+    owners: Vec<AtomicU8>,
+    /// Per port: its interface's index, [`IN`], [`OUT`], [`OPENED_SHIFT`].
+    ports: [AtomicU64; PORTS_MAX],
+    grace_begun: AtomicU64,
+    grace_ended: AtomicU64,
+    /// Counts what was revoked while it may have been followed.
+    revocations: AtomicU64,
+    /// Slots that wait for a grace period.
+    waiting: AtomicU32,
+    installed: AtomicU32,
+    hits: AtomicU64,
+    /// Hits by output.
+    hits_to: [AtomicU64; PORTS_MAX],
+    /// Frames that an output's driver refused.
+    lost: [AtomicU64; PORTS_MAX],
+}
+
+/// Frames from this port may be followed.
+const IN: u64 = 1 << 32;
+/// Frames may be redirected to this port.
+const OUT: u64 = 1 << 33;
+/// Above it: how many ports were opened before this one.
+const OPENED_SHIFT: u32 = 34;
+/// An epoch that never is.
+const STALE: u64 = u64::MAX;
+
+impl Shared {
+    fn slot(&self, at: usize) -> &Slot {
+        self.flows.words()[at * SLOT_WORDS..].first_chunk().expect("the mapping has this slot")
+    }
+
+    fn epoch(&self) -> &AtomicU64 {
+        &self.control.words()[0]
+    }
+
+    fn on(&self) -> &AtomicU64 {
+        &self.control.words()[ON]
+    }
+
+    fn port(&self, id: PortId) -> u64 {
+        self.ports.get(usize::from(id.0)).map_or(0, |port| port.load(Ordering::SeqCst))
+    }
+
+    fn set_port(&self, id: PortId, facts: u64) {
+        if let Some(port) = self.ports.get(usize::from(id.0))
+            && port.swap(facts, Ordering::SeqCst) != facts
+        {
+            self.revoke_all();
+        }
+    }
+
+    /// From now on no flow installed before is followed, whoever installed it.
+    fn revoke_all(&self) {
+        self.epoch().fetch_add(1, Ordering::SeqCst);
+        if self.installed.load(Ordering::Relaxed) > 0 {
+            self.revocations.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+}
+
+/// A worker's part.
+pub struct Writer {
+    shared: Arc<Shared>,
+    /// One more than its number.
+    me: u8,
+    alone: bool,
+    mix: [u64; 6],
+    slots: Vec<State>,
+    retired: VecDeque<(u32, u64)>,
+    /// Whose turn it is in `lost`.
+    lost_turn: usize,
+}
+
+/// What the worker knows of a slot.
+#[derive(Clone, Debug, Default)]
+struct State {
+    /// In it now, or last.
+    flow: Option<Flow>,
+    phase: Phase,
+    /// Which of the ports that have had its output's number.
+    opened: u64,
+    /// The counts that were told last.
+    told: (u64, u64),
+}
+
+/// Where a slot is on its way round.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+enum Phase {
+    /// Not this worker's.
+    #[default]
+    Free,
+    /// Followed while its epoch is the cache's.
+    Live,
+    /// Waits for a grace period.
+    Retired,
+    /// Its last hits are being counted.
+    Counted,
+}
+
+/// A cache, empty and switched off: the parts of so many workers, and the control thread's.
+///
+/// # Errors
+/// What the kernel refuses.
+pub fn create(workers: usize) -> Result<(Vec<Writer>, CacheControl), LoadError> {
+    let maps = Arc::new(SharedMaps::create()?);
+    let mapping = |map, words| {
+        Mapping::new(map, words).map_err(|cause| LoadError::Kernel { cause, log: String::new() })
+    };
+    let control = mapping(&maps.cache, CONTROL_WORDS)?;
+    let flows = mapping(&maps.flows, SLOTS * SLOT_WORDS)?;
+    let mut mix = [0; 6];
+    for (word, mix) in control.words()[MIX..].iter().zip(&mut mix) {
+        // Who sends packets chooses keys, and must not choose collisions.
+        *mix = RandomState::new().hash_one(0) | 1;
+        word.store(*mix, Ordering::Relaxed);
+    }
+    control.words()[0].store(1, Ordering::Relaxed);
+    let zeroes = || std::array::from_fn(|_| AtomicU64::new(0));
+    let shared = Arc::new(Shared {
+        maps,
+        control,
+        flows,
+        owners: (0..SLOTS).map(|_| AtomicU8::new(0)).collect(),
+        ports: zeroes(),
+        grace_begun: AtomicU64::new(0),
+        grace_ended: AtomicU64::new(0),
+        revocations: AtomicU64::new(0),
+        waiting: AtomicU32::new(0),
+        installed: AtomicU32::new(0),
+        hits: AtomicU64::new(0),
+        hits_to: zeroes(),
+        lost: zeroes(),
+    });
+    let writer = |me: usize| Writer {
+        shared: shared.clone(),
+        me: u8::try_from(me + 1).expect("at most WORKERS_MAX workers"),
+        alone: workers == 1,
+        mix,
+        slots: vec![State::default(); SLOTS],
+        retired: VecDeque::new(),
+        lost_turn: 0,
+    };
+    let writers = (0..workers).map(writer).collect();
+    Ok((writers, CacheControl::new(shared)))
+}
+
+/// The words of a key, as the program puts them together from the frame.
+fn key_words(key: &Key, ifindex: u32) -> [u64; KEY_WORDS] {
+    let mut macs = [0; 16];
+    macs[..6].copy_from_slice(&key.eth_dst.0);
+    macs[6..12].copy_from_slice(&key.eth_src.0);
+    macs[12..14].copy_from_slice(&key.sport.to_be_bytes());
+    macs[14..].copy_from_slice(&key.dport.to_be_bytes());
+    let [a, b, c, d] = key.src;
+    let [e, f, g, h] = key.dst;
+    let (tunnel, vni) = key.tunnel.map_or(([0; 4], 0), |(source, vni)| (source, vni.get()));
+    let ingress = u64::from(ifindex) | u64::from((vni << 8 | u32::from(key.proto)).to_be()) << 32;
+    let word = |at: usize| u64::from_ne_bytes(*macs[at..].first_chunk().expect("eight bytes"));
+    [
+        word(0),
+        word(8),
+        u64::from_ne_bytes([a, b, c, d, e, f, g, h]),
+        ingress,
+        u32::from_ne_bytes(tunnel).into(),
+    ]
+}
+
+/// The set that a key belongs to.
+fn set_of(key: &[u64; KEY_WORDS], mix: &[u64; 6]) -> usize {
+    let sum = key.iter().zip(mix).fold(0_u64, |sum, (word, mix)| sum.wrapping_add(word.wrapping_mul(*mix)));
+    ((sum ^ sum >> 32).wrapping_mul(mix[5]) >> (64 - SETS_BITS)) as usize
+}
+
+/// A slot's content behind its epoch, up to its count.
+fn image(key: &[u64; KEY_WORDS], action: &Action) -> [u64; HITS - KEY] {
+    let mut bytes = [0_u8; HITS * 8];
+    let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
+    for (at, word) in key.iter().enumerate() {
+        put((KEY + at) * 8, &word.to_ne_bytes());
+    }
+    let mut bits = 0;
+    put(OUTPUT, &action.out.0.to_ne_bytes());
+    put(LEN_MAX, &u16::try_from(action.len_max).unwrap_or(u16::MAX).to_ne_bytes());
+    if let Some(pseudo) = action.unmarked {
+        bits |= BIT_UNMARKED;
+        put(PSEUDO, &pseudo.to_ne_bytes());
+    }
+    let mut ip_delta = Delta::ZERO;
+    if let Some((source, address, delta)) = action.nat {
+        bits |= if source { BIT_NAT_SOURCE } else { BIT_NAT_DEST };
+        ip_delta = delta;
+        put(L4_DELTA, &delta.folded().to_be_bytes());
+        put(NAT, &address);
+    }
+    if let Some((dst, src)) = action.route {
+        bits |= BIT_ROUTED;
+        // One hop less: the word of hop limit and protocol is 0x100 smaller.
+        ip_delta = ip_delta.word(0x100, 0);
+        put(MACS, &dst.0);
+        put(MACS + 6, &src.0);
+    }
+    put(IP_DELTA, &ip_delta.folded().to_be_bytes());
+    if let Some(outer) = &action.outer {
+        bits |= BIT_PUSH | if outer.relayed { BIT_RELAYED } else { 0 };
+        put(OUTER_SUM, &u32::from((outer.sum as u16).to_be()).to_ne_bytes());
+        put(OUTER, &outer.bytes);
+    }
+    put(BITS, &bits.to_ne_bytes());
+    std::array::from_fn(|at| {
+        let at = (KEY + at) * 8;
+        u64::from_ne_bytes(*bytes[at..].first_chunk().expect("eight bytes"))
+    })
+}
+
+impl Writer {
+    fn holds_key(&self, at: usize, key: &[u64; KEY_WORDS]) -> bool {
+        let words = &self.shared.slot(at)[KEY..KEY + KEY_WORDS];
+        words.iter().zip(key).all(|(word, key)| word.load(Ordering::Relaxed) == *key)
+    }
+
+    /// The slot of a flow just installed. When a port of it was closed meanwhile, the control thread may have revoked
+    /// everything before the flow had its epoch.
+    fn still(&mut self, flow: &Flow, (from, to): (u64, u64), at: usize) -> Option<u32> {
+        if (self.shared.port(flow.key.port), self.shared.port(flow.action.out)) != (from, to) {
+            self.shared.slot(at)[EPOCH].store(STALE, Ordering::SeqCst);
+        }
+        Some(at as u32)
+    }
+}
+
+/// Frames and bytes; strays.
+fn counts(slot: &Slot) -> (u64, u64) {
+    // Strays last: each is counted as a hit before.
+    let stray = slot[STRAY].load(Ordering::Acquire);
+    (slot[HITS].load(Ordering::Relaxed), stray)
+}
+
+impl FlowCache for Writer {
+    fn capacity(&self) -> u32 {
+        SLOTS as u32
+    }
+
+    fn is_on(&self) -> bool {
+        self.shared.on().load(Ordering::Relaxed) != 0
+    }
+
+    fn is_alone(&self) -> bool {
+        self.alone
+    }
+
+    fn revoke_all(&mut self) {
+        self.shared.revoke_all();
+    }
+
+    fn install(&mut self, flow: &Flow) -> Option<u32> {
+        let (from, to) = (self.shared.port(flow.key.port), self.shared.port(flow.action.out));
+        if self.shared.on().load(Ordering::Acquire) == 0 || from & IN == 0 || to & OUT == 0 {
+            return None;
+        }
+        let key = key_words(&flow.key, from as u32);
+        let epoch = self.shared.epoch().load(Ordering::SeqCst);
+        let first = set_of(&key, &self.mix) * WAYS;
+        for at in first..first + WAYS {
+            let slot = self.shared.slot(at);
+            if slot[EPOCH].load(Ordering::Relaxed) == 0 || !self.holds_key(at, &key) {
+                continue;
+            }
+            if self.slots[at].phase != Phase::Live {
+                // Another worker's, which looks after it.
+                return None;
+            }
+            if self.slots[at].flow.as_ref() == Some(flow) {
+                slot[EPOCH].store(epoch, Ordering::SeqCst);
+                return self.still(flow, (from, to), at);
+            }
+            self.revoke(at as u32);
+        }
+        let mine = |&at: &usize| {
+            let owner = &self.shared.owners[at];
+            owner.compare_exchange(0, self.me, Ordering::Acquire, Ordering::Relaxed).is_ok()
+        };
+        let at = (first..first + WAYS).find(mine)?;
+        let slot = self.shared.slot(at);
+        for (word, value) in slot[KEY..HITS].iter().zip(image(&key, &flow.action)) {
+            word.store(value, Ordering::Relaxed);
+        }
+        slot[EPOCH].store(epoch, Ordering::SeqCst);
+        let told = counts(slot);
+        self.slots[at] = State { flow: Some(*flow), phase: Phase::Live, opened: to >> OPENED_SHIFT, told };
+        self.shared.installed.fetch_add(1, Ordering::Relaxed);
+        self.still(flow, (from, to), at)
+    }
+
+    fn revoke(&mut self, slot: u32) {
+        let state = &mut self.slots[slot as usize];
+        if state.phase != Phase::Live {
+            return;
+        }
+        state.phase = Phase::Retired;
+        self.shared.slot(slot as usize)[EPOCH].store(0, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+        self.shared.revocations.fetch_add(1, Ordering::SeqCst);
+        self.retired.push_back((slot, self.shared.grace_begun.load(Ordering::SeqCst)));
+        self.shared.waiting.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn reclaim(&mut self) -> Option<u32> {
+        let &(slot, begun) = self.retired.front()?;
+        // The period has to have begun after the slot was revoked.
+        if self.shared.grace_ended.load(Ordering::SeqCst) <= begun {
+            return None;
+        }
+        self.retired.pop_front();
+        self.slots[slot as usize].phase = Phase::Counted;
+        self.shared.waiting.fetch_sub(1, Ordering::Relaxed);
+        self.shared.installed.fetch_sub(1, Ordering::Relaxed);
+        Some(slot)
+    }
+
+    fn take_hits(&mut self, slot: u32) -> Hits {
+        let count = counts(self.shared.slot(slot as usize));
+        let state = &mut self.slots[slot as usize];
+        let told = std::mem::replace(&mut state.told, count);
+        let (more, stray) = (count.0.wrapping_sub(told.0), count.1.wrapping_sub(told.1));
+        let (frames, bytes) = (more >> HIT_SHIFT, more & ((1 << HIT_SHIFT) - 1));
+        if frames > 0
+            && let Some(flow) = &state.flow
+        {
+            self.shared.hits.fetch_add(frames, Ordering::Relaxed);
+            if let Some(hits) = self.shared.hits_to.get(usize::from(flow.action.out.0))
+                && self.shared.port(flow.action.out) >> OPENED_SHIFT == state.opened
+            {
+                hits.fetch_add(frames - stray, Ordering::Relaxed);
+            }
+        }
+        if state.phase == Phase::Counted {
+            state.phase = Phase::Free;
+            self.shared.owners[slot as usize].store(0, Ordering::Release);
+        }
+        Hits { frames, bytes, stray }
+    }
+
+    fn take_lost(&mut self) -> Option<(PortId, u64)> {
+        while let Some(lost) = self.shared.lost.get(self.lost_turn) {
+            let id = PortId(self.lost_turn as u16);
+            self.lost_turn += 1;
+            if lost.load(Ordering::Relaxed) > 0 {
+                return Some((id, lost.swap(0, Ordering::Relaxed)));
+            }
+        }
+        self.lost_turn = 0;
+        None
+    }
+
+    fn give_back_lost(&mut self, id: PortId, frames: u64) {
+        if let Some(lost) = self.shared.lost.get(usize::from(id.0)) {
+            lost.fetch_add(frames, Ordering::Relaxed);
+        }
+    }
+}
+
+/// What is known of a port that may take part.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Candidate {
+    /// What was asked of its interface.
+    pub interface: InterfaceFacts,
+    /// Its program runs in the driver.
+    pub native: bool,
+}
+
+/// The control thread's part: which ports take part, and grace periods.
+pub struct CacheControl {
+    shared: Arc<Shared>,
+    outputs: Option<DevMap<MapData>>,
+    probe: Option<Program>,
+    mode: CacheMode,
+    /// Why it cannot work here at all.
+    unfit: Option<String>,
+    ports: BTreeMap<PortId, CachePort>,
+    settled: u64,
+    opened: u64,
+}
+
+/// A port as the cache sees it.
+#[derive(Debug)]
+struct CachePort {
+    interface: String,
+    index: u32,
+    native: bool,
+    veth: bool,
+    driver: String,
+    /// Frames redirected to it arrive.
+    proven: bool,
+    /// Why it takes no part; empty when it does.
+    reason: String,
+    opened: u64,
+    /// What its driver had counted when it was opened, and of trials since; what it had when we looked last.
+    before: Sent,
+    sent: Sent,
+    /// Frames redirected to it: before it was opened, and when we looked last.
+    hits_before: u64,
+    hits: u64,
+    /// Of them, lost.
+    lost: u64,
+}
+
+const MEMBARRIER_CMD_QUERY: i32 = 0;
+const MEMBARRIER_CMD_GLOBAL: i32 = 1;
+
+fn membarrier(command: i32) -> i64 {
+    // SAFETY: no memory is passed.
+    unsafe { libc::syscall(libc::SYS_membarrier, command, 0, 0) }
+}
+
+impl CacheControl {
+    fn new(shared: Arc<Shared>) -> Self {
+        let unfit = if !cfg!(target_arch = "x86_64") {
+            // The program reads a slot's epoch before its content; weaker machines may not.
+            Some("this processor may reorder what the XDP program reads".to_owned())
+        } else if membarrier(MEMBARRIER_CMD_QUERY) & i64::from(MEMBARRIER_CMD_GLOBAL) <= 0 {
+            Some("this kernel has no membarrier(2) to wait for programs under way".to_owned())
+        } else {
+            None
+        };
+        let outputs = || {
+            let fd = shared.maps.outputs.fd().as_fd().try_clone_to_owned().map_err(MapError::IoError)?;
+            DevMap::try_from(Map::from_map_data(MapData::from_fd(fd)?)?)
+        };
+        let (outputs, unfit) = match (outputs(), unfit) {
+            (Ok(outputs), unfit) => (Some(outputs), unfit),
+            (Err(error), unfit) => (None, Some(unfit.unwrap_or_else(|| error.to_string()))),
+        };
+        let probe = Program::load_probe(&shared.maps).ok();
+        let ports = BTreeMap::new();
+        Self { shared, outputs, probe, mode: CacheMode::Off, unfit, ports, settled: 0, opened: 0 }
+    }
+
+    /// The maps for the programs of ports.
+    pub fn maps(&self) -> &Arc<SharedMaps> {
+        &self.shared.maps
+    }
+
+    /// Switches it.
+    pub fn set_mode(&mut self, mode: CacheMode) {
+        self.mode = mode;
+        let on = mode != CacheMode::Off && self.unfit.is_none();
+        self.shared.on().store(on.into(), Ordering::SeqCst);
+        for id in self.ports.keys().copied().collect::<Vec<_>>() {
+            self.judge(id);
+        }
+        self.shared.revoke_all();
+    }
+
+    /// A port was opened on this interface.
+    pub fn open_port(&mut self, id: PortId, Candidate { interface, native }: &Candidate, name: &str) {
+        let outputs = self.outputs.as_mut().filter(|_| usize::from(id.0) < PORTS_MAX);
+        let entered =
+            outputs.is_some_and(|outputs| outputs.set(id.0.into(), interface.index, None, 0).is_ok());
+        let veth = interface.driver == "veth";
+        let sent = if veth { probe::xdp_sent(name).unwrap_or_default() } else { Sent::default() };
+        let hits = self.shared.hits_to[usize::from(id.0) % PORTS_MAX].load(Ordering::Relaxed);
+        self.opened += 1;
+        let port = CachePort {
+            interface: name.to_owned(),
+            index: interface.index,
+            native: *native && entered,
+            veth,
+            driver: interface.driver.clone(),
+            proven: false,
+            reason: String::new(),
+            opened: self.opened,
+            before: sent,
+            sent,
+            hits_before: hits,
+            hits,
+            lost: 0,
+        };
+        self.ports.insert(id, port);
+        self.judge(id);
+    }
+
+    /// The port is about to be closed.
+    pub fn close_port(&mut self, id: PortId) {
+        if self.ports.remove(&id).is_none() {
+            return;
+        }
+        self.shared.set_port(id, 0);
+        self.settle();
+        if let Some(outputs) = &mut self.outputs {
+            // Index 0 is no interface: refused by no kernel, and nothing is redirected there.
+            let _ = outputs.set(id.0.into(), 0, None, 0);
+        }
+    }
+
+    /// Whether frames may come from and go to a port, and why not.
+    fn judge(&mut self, id: PortId) {
+        let Some(mut port) = self.ports.remove(&id) else { return };
+        if port.native && port.veth && !port.proven && self.mode != CacheMode::Off {
+            port.proven = self.arrives(id, &mut port);
+        }
+        port.reason = if !port.native {
+            "its XDP program runs in generic mode".to_owned()
+        } else if port.veth && !port.proven {
+            "its other end takes no redirected frames: `ethtool -K ... gro on` there".to_owned()
+        } else if !port.veth && self.mode != CacheMode::On {
+            format!("not proven with driver \"{}\"; cache = \"on\" takes it", port.driver)
+        } else {
+            String::new()
+        };
+        let output = if port.reason.is_empty() { OUT } else { 0 };
+        let now = u64::from(port.index) | IN | output | port.opened << OPENED_SHIFT;
+        let now = if port.native { now } else { 0 };
+        self.shared.set_port(id, now);
+        self.ports.insert(id, port);
+    }
+
+    /// Sends one frame that no bridge forwards and nobody reads, and looks whether the driver took it.
+    fn arrives(&self, id: PortId, port: &mut CachePort) -> bool {
+        /// 802.1Q table 8-1: the nearest bridge.
+        const NEAREST_BRIDGE: [u8; 6] = [1, 0x80, 0xc2, 0, 0, 0x0e];
+        const SOURCE: [u8; 6] = [2, 0x69, 0x76, 0, 0, 0];
+        /// IEEE Std 802, local experimental EtherType 1.
+        const EXPERIMENTAL: [u8; 2] = [0x88, 0xb5];
+        let Some(program) = &self.probe else { return false };
+        let mut frame = [0; 60];
+        frame[..6].copy_from_slice(&NEAREST_BRIDGE);
+        frame[6..12].copy_from_slice(&SOURCE);
+        frame[12..14].copy_from_slice(&EXPERIMENTAL);
+        frame[14..16].copy_from_slice(&id.0.to_ne_bytes());
+        let before = probe::xdp_sent(&port.interface).unwrap_or_default();
+        if let Err(error) = run_live(program.fd(), &frame) {
+            tracing::debug!("{}: the cache cannot try it: {error}", port.interface);
+            return false;
+        }
+        let after = probe::xdp_sent(&port.interface).unwrap_or_default();
+        port.before.frames += after.frames - before.frames;
+        after.frames > before.frames
+    }
+
+    /// Now and then: looks after ports, and lets a grace period pass for slots that wait.
+    pub fn tick(&mut self) {
+        for id in self.ports.keys().copied().collect::<Vec<_>>() {
+            self.watch(id);
+            self.judge(id);
+        }
+        if self.shared.waiting.load(Ordering::Relaxed) > 0 {
+            self.grace();
+        }
+    }
+
+    /// What the driver counted tells what became of redirected frames.
+    fn watch(&mut self, id: PortId) {
+        let Some(port) = self.ports.get_mut(&id).filter(|port| port.veth && port.native) else { return };
+        let Some(sent) = probe::xdp_sent(&port.interface) else { return };
+        // Of what had been redirected when we looked last all has arrived by now, or never will. A driver that
+        // refuses frames counts them; one that cannot take any does not.
+        let arrived = sent.frames.saturating_sub(port.before.frames);
+        let refused = sent.refused.saturating_sub(port.before.refused);
+        let lost = refused.max((port.hits - port.hits_before).saturating_sub(arrived));
+        self.shared.lost[usize::from(id.0)].fetch_add(lost.saturating_sub(port.lost), Ordering::Relaxed);
+        port.lost = port.lost.max(lost);
+        let hits = self.shared.hits_to[usize::from(id.0)].load(Ordering::Relaxed);
+        if hits > port.hits && sent == port.sent {
+            // Nothing of what was redirected was even counted: the other end has no NAPI any more.
+            port.proven = false;
+        }
+        (port.hits, port.sent) = (hits, sent);
+    }
+
+    /// Waits until no program follows what was revoked, if anything was since the last time.
+    pub fn settle(&mut self) {
+        let revocations = self.shared.revocations.load(Ordering::SeqCst);
+        if revocations != self.settled {
+            self.settled = revocations;
+            self.grace();
+        }
+    }
+
+    fn grace(&self) {
+        let begun = self.shared.grace_begun.fetch_add(1, Ordering::SeqCst) + 1;
+        if membarrier(MEMBARRIER_CMD_GLOBAL) == 0 {
+            self.shared.grace_ended.store(begun, Ordering::SeqCst);
+        }
+    }
+
+    /// For `ivctl status`.
+    pub fn stats(&self) -> CacheStats {
+        let off = self.ports.values().filter(|port| !port.reason.is_empty());
+        CacheStats {
+            on: self.shared.on().load(Ordering::Relaxed) != 0,
+            reason: self.unfit.clone().unwrap_or_default(),
+            flows: self.shared.installed.load(Ordering::Relaxed),
+            hits: self.shared.hits.load(Ordering::Relaxed),
+            left_out: off.map(|port| (port.interface.clone(), port.reason.clone())).collect(),
+        }
+    }
+}
+
+/// Runs a program on a frame that then really goes where the program sends it.
+fn run_live(program: RawFd, frame: &[u8]) -> io::Result<()> {
+    const BPF_PROG_TEST_RUN: i64 = 10;
+    const BPF_F_TEST_XDP_LIVE_FRAMES: u32 = 1 << 1;
+    /// The fields of `union bpf_attr` for this command.
+    #[repr(C)]
+    #[derive(Default)]
+    struct TestRun {
+        program: u32,
+        verdict: u32,
+        data_in_len: u32,
+        data_out_len: u32,
+        data_in: u64,
+        data_out: u64,
+        repeat: u32,
+        duration: u32,
+        ctx_in_len: u32,
+        ctx_out_len: u32,
+        ctx_in: u64,
+        ctx_out: u64,
+        flags: u32,
+        cpu: u32,
+        batch_size: u32,
+        padding: u32,
+    }
+    let mut attributes = TestRun {
+        program: program as u32,
+        data_in_len: frame.len() as u32,
+        data_in: frame.as_ptr() as u64,
+        repeat: 1,
+        flags: BPF_F_TEST_XDP_LIVE_FRAMES,
+        batch_size: 1,
+        ..TestRun::default()
+    };
+    // SAFETY: the pointer and length describe `attributes`, and those in it describe `frame`, which the
+    // kernel only reads.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_PROG_TEST_RUN,
+            std::ptr::from_mut(&mut attributes),
+            size_of::<TestRun>(),
+        )
+    };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+#[cfg(test)]
+#[path = "cached.rs"]
+mod tests;
