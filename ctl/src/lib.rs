@@ -3,7 +3,9 @@
 
 pub mod agent;
 pub mod api;
+pub mod cli;
 pub mod filter;
+pub mod guest;
 pub mod io;
 pub mod metrics;
 pub mod model;

@@ -9,6 +9,7 @@
 mod capture;
 mod guest;
 mod lab;
+mod libvirt;
 mod raw;
 mod stream;
 mod switch;
@@ -17,6 +18,7 @@ mod traffic;
 pub use capture::Capture;
 pub use guest::{Guest, GuestSpec, Nic};
 pub use lab::{Lab, Namespace, wait_for, wait_until};
+pub use libvirt::{BOOT, GuestShell, Libvirt, guest_image};
 pub use raw::{RawSocket, udp_frame, vxlan};
 pub use stream::{Report, Stream};
 pub use switch::{Answer, Switch, binaries};

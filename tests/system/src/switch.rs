@@ -23,7 +23,17 @@ pub fn binaries() -> &'static Path {
         let test = std::env::current_exe().expect("the path of this test");
         let dir = test.ancestors().nth(2).expect("TARGET/PROFILE/deps/TEST").to_path_buf();
         let mut cargo = Command::new(env!("CARGO"));
-        cargo.args(["build", "--quiet", "--package", "ivswitchd", "--package", "ctl", "--target-dir"]);
+        cargo.args([
+            "build",
+            "--quiet",
+            "--package",
+            "ivswitchd",
+            "--package",
+            "ctl",
+            "--package",
+            "guests",
+            "--target-dir",
+        ]);
         cargo.arg(dir.parent().expect("TARGET/PROFILE"));
         if dir.ends_with("release") {
             cargo.arg("--release");

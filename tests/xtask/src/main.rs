@@ -100,9 +100,20 @@ const FOR_THE_TESTS: &[(&str, &str)] = &[
     ("promtool", "prometheus"),
     ("script", "bsdutils"),
 ];
-/// What real guests need. Their kernel is downloaded, not installed.
-const FOR_THE_GUESTS: &[(&str, &str)] =
-    &[("qemu-system-x86_64", "qemu-system-x86"), ("xz", "xz-utils"), ("dpkg-deb", "dpkg")];
+/// What real guests need: to be managed, and to run. Their kernel is downloaded, not installed.
+const FOR_THE_GUESTS: &[(&str, &str)] = &[
+    ("/usr/include/libvirt/libvirt.h", "libvirt-dev"),
+    ("pkg-config", "pkg-config"),
+    ("libvirtd", "libvirt-daemon-system"),
+    ("virsh", "libvirt-clients"),
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("qemu-img", "qemu-utils"),
+    ("mkfs.ext4", "e2fsprogs"),
+    ("zstd", "zstd"),
+    ("xz", "xz-utils"),
+    ("lz4", "lz4"),
+    ("dpkg-deb", "dpkg"),
+];
 /// What building the XDP program again and the crate `afxdp` needs; headers are named by their path.
 const FOR_THE_BACKENDS: &[(&str, &str)] = &[
     ("clang-16", "clang-16"),
@@ -164,6 +175,7 @@ fn test() -> Result<()> {
     totals.add(&mut others)?;
     println!("== system part, as root");
     let binaries = build(false)?;
+    run(cargo().args(["build", "--package", "guests"]))?;
     let mut system = cargo();
     system.args(["test", "--no-fail-fast"]);
     for package in PRIVILEGED {
@@ -200,6 +212,7 @@ fn check_bpf() -> Result<()> {
 }
 
 fn ci() -> Result<()> {
+    install(&[FOR_THE_GUESTS])?;
     run(cargo().args(["fmt", "--all", "--check"]))?;
     run(cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
     test()

@@ -1,8 +1,7 @@
-//! `ivctl`: the operator's command. One file per noun; [`client`] talks to the daemon, [`output`] prints.
+//! `ivctl`: the operator's command. One file per noun; [`ctl::cli`] talks to the daemon and prints.
 
 mod cache;
 mod capture;
-mod client;
 mod config;
 mod decode;
 mod demo;
@@ -10,11 +9,11 @@ mod doctor;
 mod drops;
 mod fdb;
 mod fip;
+mod guest;
 mod log;
 mod mtu;
 mod neigh;
 mod network;
-mod output;
 mod peer;
 mod port;
 mod route;
@@ -29,14 +28,8 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser, Subcommand};
 use serde_json::{Value, json};
 
-use client::Client;
-use output::{Color, Failure, Printer};
-
-/// Exit code: done, but something needs attention.
-const DONE_WITH_WARNINGS: u8 = 8;
-
-const AFTER_HELP: &str = "Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 exists or in use, \
-5 daemon not reachable, 6 no permission, 7 timed out (the change goes on), 8 done with warnings.";
+use ctl::cli::{AFTER_HELP, Client, DONE_WITH_WARNINGS, Failure, Global, Printer, client, output, seconds};
+use ctl::guest::verbs;
 
 /// Controls the Inception Switch daemon, ivswitchd.
 #[derive(Parser, Debug)]
@@ -46,32 +39,6 @@ struct Cli {
     global: Global,
     #[command(subcommand)]
     command: Command,
-}
-
-/// Flags of every command.
-#[derive(clap::Args, Debug, Clone)]
-struct Global {
-    /// Print JSON, with iproute2's keys where iproute2 has the command
-    #[arg(short, long, global = true)]
-    json: bool,
-    /// Indent the JSON
-    #[arg(long, global = true)]
-    pretty: bool,
-    /// Control socket of the daemon
-    #[arg(long, global = true, env = "IVS_SOCKET", default_value = ctl::api::SOCKET, value_name = "PATH")]
-    socket: PathBuf,
-    /// Seconds to wait for the answer, and for a change to take effect
-    #[arg(long, global = true, default_value_t = 5.0, value_name = "SECONDS", value_parser = seconds)]
-    timeout: f64,
-    /// Do not wait for a change to take effect
-    #[arg(long, global = true)]
-    no_wait: bool,
-    /// Print errors only
-    #[arg(short, long, global = true)]
-    quiet: bool,
-    /// Colours; NO_COLOR switches them off too
-    #[arg(long, global = true, value_enum, default_value_t = Color::Auto, value_name = "WHEN")]
-    color: Color,
 }
 
 #[derive(Subcommand, Debug)]
@@ -123,6 +90,30 @@ enum Command {
     Trace(Box<trace::Args>),
     /// Frames of a port as they pass, to read or as pcapng with the verdict as comment
     Capture(capture::Args),
+    /// Guests (iVMs): made, moved and deleted by libvirt, with their ports and floating IPs
+    Guest {
+        #[command(flatten)]
+        at: verbs::Where,
+        #[command(subcommand)]
+        verb: Option<verbs::GuestVerb>,
+    },
+    /// Volumes: disks for guests, in libvirt's storage pools
+    Volume {
+        #[command(flatten)]
+        at: verbs::Where,
+        #[command(subcommand)]
+        verb: Option<verbs::VolumeVerb>,
+    },
+    /// What this host can carry: virtualisation, processors, memory
+    Host {
+        #[command(flatten)]
+        at: verbs::Where,
+    },
+    /// Images for guests
+    Image {
+        #[command(subcommand)]
+        verb: verbs::ImageVerb,
+    },
     /// The configuration as a whole
     Config {
         #[command(subcommand)]
@@ -159,23 +150,16 @@ enum Command {
     },
 }
 
-fn seconds(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(s) if (0.0..=600.0).contains(&s) => Ok(s),
-        _ => Err("a number of seconds from 0 to 600".to_owned()),
-    }
-}
-
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let printer = Printer::new(cli.global.json, cli.global.pretty, cli.global.quiet, cli.global.color);
+    let printer = cli.global.printer();
     let result = run(cli.command, &cli.global, &printer);
     ExitCode::from(printer.end(result))
 }
 
 /// Runs a command. The number is the exit code.
 fn run(command: Command, global: &Global, printer: &Printer) -> Result<u8, Failure> {
-    let mut client = || Client::connect(&global.socket, global.timeout, global.no_wait);
+    let mut client = || global.client();
     match command {
         Command::Status => status::run(&mut client()?, printer),
         Command::Cache { mode } => cache::run(mode, &mut client()?, printer),
@@ -198,6 +182,15 @@ fn run(command: Command, global: &Global, printer: &Printer) -> Result<u8, Failu
         Command::Doctor => doctor::run(global, printer),
         Command::Sysdump(args) => sysdump::run(&args, global, printer),
         Command::Log(args) => log::run(&args, &mut client()?, printer),
+        Command::Guest { .. } | Command::Volume { .. } | Command::Host { .. } => Err(guest::hand_over()),
+        Command::Image { verb: verbs::ImageVerb::Build(wish) } => {
+            let dir = ctl::guest::image::build(&wish)?;
+            printer.json_if_asked(&json!({ "dir": dir }))?;
+            if !printer.is_json() {
+                printer.text(&format!("ivctl guest create NAME --image {}\n", dir.display()))?;
+            }
+            Ok(0)
+        }
         Command::Demo { demo } => Ok(demo::run(&demo)),
         Command::Completion { shell } => {
             let mut script = Vec::new();

@@ -10,7 +10,7 @@ use ctl::model::{ConfigError, Fault};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::output::{Failure, Paint};
+use crate::output::{Color, Failure, Paint};
 
 const PLAIN: Paint = Paint(false);
 

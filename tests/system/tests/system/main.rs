@@ -13,6 +13,7 @@ mod guests;
 mod harness;
 mod l2;
 mod lanes;
+mod libvirt;
 mod lifecycle;
 mod mtu;
 mod operate;

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::io::{self, ErrorKind, IsTerminal as _, Write as _};
 
-use ctl::model::ConfigError;
+use crate::model::ConfigError;
 use serde::Serialize;
 
 /// When to use colours.
@@ -48,6 +48,13 @@ impl Failure {
         (format!("{}: {}", self.what, self.why), self.how.clone())
     }
 
+    /// The same, with something more to know.
+    #[must_use]
+    pub fn noting(mut self, more: &str) -> Self {
+        self.why = if self.why.is_empty() { more.to_owned() } else { format!("{}; {more}", self.why) };
+        self
+    }
+
     /// The three lines; several errors of a configuration have one each.
     fn text(&self, paint: Paint) -> String {
         let mut text = format!("{} {}\n", paint.red("error:"), plain(&self.what));
@@ -67,8 +74,17 @@ impl Failure {
     }
 }
 
-impl From<ctl::api::Error> for Failure {
-    fn from(e: ctl::api::Error) -> Self {
+/// On one line, for logs.
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let parts = [&self.what, &self.why, &self.how];
+        let parts: Vec<String> = parts.into_iter().filter(|p| !p.is_empty()).map(|p| plain(p)).collect();
+        f.write_str(&parts.join("; "))
+    }
+}
+
+impl From<crate::api::Error> for Failure {
+    fn from(e: crate::api::Error) -> Self {
         Self { errors: e.errors, ..Self::new(e.code.exit(), e.what, e.why, e.how) }
     }
 }

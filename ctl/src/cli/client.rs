@@ -10,7 +10,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connec
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::output::{Failure, Printer};
+use super::output::{Failure, Printer};
 
 /// What the daemon may take on top of the time it was given.
 const GRACE: Duration = Duration::from_secs(2);
@@ -51,9 +51,9 @@ impl Client {
         self.next_id += 1;
         let request =
             json!({ "jsonrpc": "2.0", "id": id, "method": method, "params": params }).to_string() + "\n";
-        if request.len() > ctl::api::REQUEST_LEN_MAX {
-            let why = format!("it has {} bytes, more than {}", request.len(), ctl::api::REQUEST_LEN_MAX);
-            let how = format!("put the file at {} and restart ivswitchd", ctl::api::CONFIG);
+        if request.len() > crate::api::REQUEST_LEN_MAX {
+            let why = format!("it has {} bytes, more than {}", request.len(), crate::api::REQUEST_LEN_MAX);
+            let how = format!("put the file at {} and restart ivswitchd", crate::api::CONFIG);
             return Err(Failure::new(1, "the request is not sent", why, how));
         }
         let deadline = Instant::now() + self.timeout + GRACE;
@@ -72,7 +72,7 @@ impl Client {
                 continue;
             }
             if answer.get("error").is_some_and(|e| !e.is_null()) {
-                return Err(Failure::from(ctl::api::Error::from_json(&answer["error"])));
+                return Err(Failure::from(crate::api::Error::from_json(&answer["error"])));
             }
             if answer["id"] != json!(id) {
                 return Err(self.odd("the answer is to another request"));

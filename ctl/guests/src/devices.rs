@@ -1,0 +1,264 @@
+//! `ivctl guest resize`, `attach`, `detach`: changes to a guest that may run.
+
+use std::time::{Duration, Instant};
+
+use ctl::cli::{DONE_WITH_WARNINGS, Failure};
+use ctl::guest::domain::{disk as disk_xml, disks_of, interface as interface_xml};
+use ctl::guest::verbs::{DiskWish, NicWish, Resize};
+use ctl::guest::xml::Element;
+use ctl::guest::{Claims, DISKS_MAX, MEMORY_MAX, MEMORY_MIN, NICS_MAX, VCPUS_MAX, check_path};
+use virt::connect::Connect;
+use virt::domain::Domain;
+use virt_sys as sys;
+
+use crate::create::{add_ports, disk as plan_disk, nic_and_port, refused, with_mtu};
+use crate::switch::{Switch, Undo};
+use crate::{Here, libvirt};
+
+/// How long a guest may take to let go of a device.
+const LET_GO: Duration = Duration::from_secs(20);
+
+/// `ivctl guest resize`. What cannot be done at once is done for the next start, and said.
+pub fn resize(here: &Here<'_>, wish: &Resize) -> Result<u8, Failure> {
+    let connection = libvirt::connect(here.uri)?;
+    let domain = libvirt::find(&connection, &wish.name)?;
+    libvirt::our_claims(&domain, &wish.name)?;
+    let what = format!("guest {} is not resized", wish.name);
+    let active = libvirt::is_active(&domain)?;
+    let mut later = Vec::new();
+    let wrong = |why: &str, how: &str| Failure::new(2, &what, why, how);
+    if let Some(vcpus) = wish.vcpus {
+        if vcpus == 0 || vcpus > VCPUS_MAX {
+            return Err(wrong("that many vCPUs are not possible", "write 1 to 255"));
+        }
+        let config = sys::VIR_DOMAIN_AFFECT_CONFIG;
+        let most =
+            domain.get_vcpus_flags(config | sys::VIR_DOMAIN_VCPU_MAXIMUM).map_err(libvirt::failed(&what))?;
+        if vcpus > most {
+            domain
+                .set_vcpus_flags(vcpus, config | sys::VIR_DOMAIN_VCPU_MAXIMUM)
+                .map_err(libvirt::failed(&what))?;
+        }
+        domain.set_vcpus_flags(vcpus, config).map_err(libvirt::failed(&what))?;
+        if active && let Err(e) = domain.set_vcpus_flags(vcpus, sys::VIR_DOMAIN_AFFECT_LIVE) {
+            later.push(format!("{vcpus} vCPUs from its next start on: {}", e.message()));
+        }
+    }
+    if let Some(memory) = wish.memory {
+        if !(MEMORY_MIN..=MEMORY_MAX).contains(&memory) {
+            return Err(wrong("that much memory is not possible", "write 16M to 4T"));
+        }
+        let kib = memory / 1024;
+        let config = sys::VIR_DOMAIN_AFFECT_CONFIG;
+        let xml = libvirt::xml(&domain, true)?;
+        let most: u64 = xml.text_of("memory").parse().unwrap_or(0);
+        if kib > most {
+            domain
+                .set_memory_flags(kib, config | sys::VIR_DOMAIN_MEM_MAXIMUM)
+                .map_err(libvirt::failed(&what))?;
+        }
+        domain.set_memory_flags(kib, config).map_err(libvirt::failed(&what))?;
+        if active && let Err(e) = domain.set_memory_flags(kib, sys::VIR_DOMAIN_AFFECT_LIVE) {
+            later.push(format!("that memory from its next start on: {}", e.message()));
+        }
+    }
+    if let Some(shares) = wish.shares {
+        if !(2..=262_144).contains(&shares) {
+            return Err(wrong("CPU shares are 2 to 262144", "1024 is the usual weight"));
+        }
+        define_shares(&connection, &domain, shares, &what)?;
+        if active && let Err(e) = set_shares(&domain, shares) {
+            later.push(format!("those CPU shares from its next start on: {}", e.message()));
+        }
+    }
+    here.printer.json_if_asked(&serde_json::json!({ "later": later }))?;
+    here.printer.warnings(&later);
+    Ok(if later.is_empty() { 0 } else { DONE_WITH_WARNINGS })
+}
+
+/// Changes the definition itself: libvirt's call for it needs a cgroup, which a definition does not.
+fn define_shares(connection: &Connect, domain: &Domain, shares: u32, what: &str) -> Result<(), Failure> {
+    let flags = sys::VIR_DOMAIN_XML_INACTIVE | sys::VIR_DOMAIN_XML_SECURE;
+    let text = domain.get_xml_desc(flags).map_err(libvirt::failed(what))?;
+    let mut xml = Element::read(&text).map_err(|e| Failure::new(1, what, e, "please report it"))?;
+    let at = xml.children.iter().position(|c| c.name == "cputune").unwrap_or_else(|| {
+        xml.children.push(Element::new("cputune"));
+        xml.children.len() - 1
+    });
+    let tune = &mut xml.children[at].children;
+    tune.retain(|c| c.name != "shares");
+    tune.push(Element::new("shares").holding(shares));
+    Domain::define_xml(connection, &xml.write()).map(|_| ()).map_err(libvirt::failed(what))
+}
+
+/// Changes the guest as it runs.
+fn set_shares(domain: &Domain, shares: u32) -> Result<(), virt::error::Error> {
+    let mut info = domain.get_scheduler_parameters()?;
+    // Only what is set is sent.
+    for bandwidth in [&mut info.vcpu_bw, &mut info.emulator_bw, &mut info.global_bw, &mut info.iothread_bw] {
+        (bandwidth.period, bandwidth.quota) = (None, None);
+    }
+    info.cpu_shares = Some(u64::from(shares));
+    domain.set_scheduler_parameters_flags(&info, sys::VIR_DOMAIN_AFFECT_LIVE).map(|_| ())
+}
+
+/// `ivctl guest attach`.
+pub fn attach(
+    here: &Here<'_>,
+    name: &str,
+    nic: Option<&NicWish>,
+    disk: Option<&DiskWish>,
+) -> Result<u8, Failure> {
+    let connection = libvirt::connect(here.uri)?;
+    let domain = libvirt::find(&connection, name)?;
+    let claims = libvirt::our_claims(&domain, name)?;
+    if let Some(wish) = disk {
+        attach_disk(&connection, &domain, name, wish)?;
+    }
+    let Some(wish) = nic else { return Ok(0) };
+    let switch = Switch::connect(here.global)?;
+    let mut undo = Undo::default();
+    match attach_nic(&switch, &domain, name, claims, wish, here.global.no_wait, &mut undo) {
+        Ok(()) => undo.keep(),
+        Err(failure) => return Err(undo.all(failure)),
+    }
+    Ok(0)
+}
+
+/// The same order as at the creation: first it is written down that the guest has the port, then it is made.
+fn attach_nic<'a>(
+    switch: &'a Switch,
+    domain: &'a Domain,
+    name: &str,
+    claims: Claims,
+    wish: &NicWish,
+    no_wait: bool,
+    undo: &mut Undo<'a>,
+) -> Result<(), Failure> {
+    let what = format!("the NIC is not added to guest {name}");
+    if claims.ports.len() >= NICS_MAX {
+        return Err(Failure::new(1, what, format!("it has {NICS_MAX} already"), "detach one first"));
+    }
+    let uuid = domain.get_uuid_string().map_err(libvirt::failed(&what))?;
+    let free = |&index: &usize| {
+        let (nic, _) = nic_and_port(name, &uuid, index, wish);
+        claims.ports.iter().all(|p| p.name != nic.interface)
+    };
+    let index = (0..=NICS_MAX).find(free).unwrap_or(NICS_MAX);
+    let (nic, port) = nic_and_port(name, &uuid, index, wish);
+    let nic = with_mtu(nic, switch.overlay_mtu()?);
+    let mut more = claims.clone();
+    more.ports.push(port.clone());
+    libvirt::set_claims(domain, &more)?;
+    undo.push("a note of the port in its metadata", move || libvirt::set_claims(domain, &claims));
+    add_ports(switch, std::slice::from_ref(&port), undo)?;
+    let (xml, flags) = (interface_xml(&nic).write(), libvirt::impact(domain)?);
+    domain.attach_device_flags(&xml, flags).map_err(libvirt::failed(what))?;
+    if flags & sys::VIR_DOMAIN_AFFECT_LIVE != 0 && !no_wait {
+        undo.push("the NIC", move || {
+            domain.detach_device_flags(&xml, flags).map(|_| ()).map_err(libvirt::failed(""))
+        });
+        switch.wait_live(&[port.name])?;
+    }
+    Ok(())
+}
+
+/// Gives a guest a disk.
+pub fn attach_disk(
+    connection: &Connect,
+    domain: &Domain,
+    name: &str,
+    wish: &DiskWish,
+) -> Result<(), Failure> {
+    let what = format!("the disk is not added to guest {name}");
+    let there = disks_of(&libvirt::xml(domain, true)?);
+    let taken: Vec<String> = there.iter().map(|(target, ..)| target.clone()).collect();
+    if taken.len() >= DISKS_MAX {
+        return Err(Failure::new(1, what, format!("it has {DISKS_MAX} already"), "detach one first"));
+    }
+    let disk = plan_disk(connection, wish, &taken)?;
+    check_path(&disk.path).map_err(refused(&what))?;
+    if there.iter().any(|(_, path, _)| std::path::Path::new(path) == disk.path) {
+        return Err(Failure::new(4, what, "it has that disk already", "see ivctl guest show"));
+    }
+    let flags = libvirt::impact(domain)?;
+    domain.attach_device_flags(&disk_xml(&disk).write(), flags).map(|_| ()).map_err(libvirt::failed(what))
+}
+
+/// `ivctl guest detach`.
+pub fn detach(here: &Here<'_>, name: &str, nic: Option<&str>, disk: Option<&str>) -> Result<u8, Failure> {
+    let connection = libvirt::connect(here.uri)?;
+    let domain = libvirt::find(&connection, name)?;
+    let mut claims = libvirt::our_claims(&domain, name)?;
+    if let Some(target) = disk {
+        detach_disk(&domain, name, &|t, _| t == target, target)?;
+    }
+    let Some(which) = nic else { return Ok(0) };
+    let what = format!("the NIC is not taken from guest {name}");
+    let is = |p: &&ctl::model::Port| p.name == which || p.mac.iter().any(|mac| mac.to_string() == which);
+    let Some(port) = claims.ports.iter().find(is).cloned() else {
+        return Err(Failure::new(3, what, format!("it has no {which}"), "see ivctl guest show"));
+    };
+    let inside = claims.floating.iter().find(|claim| {
+        let inside = claim.mapping.inside.as_ref();
+        inside.is_some_and(|i| i.network == port.network && port.ip.iter().any(|ip| ip.0.addr == i.address))
+    });
+    if let Some(claim) = inside {
+        let why = format!("floating IP {} is translated to its address", claim.mapping.ip);
+        return Err(Failure::new(4, what, why, "delete that first: ivctl fip del"));
+    }
+    let switch = Switch::connect(here.global)?;
+    let element = libvirt::xml(&domain, true)?;
+    let interfaces = element.all("devices/interface");
+    let here_is = |e: &&&Element| e.first("target").and_then(|t| t.get("dev")) == port.interface.as_deref();
+    // It may be gone already, when an earlier attempt ended in the middle.
+    if let Some(interface) = interfaces.iter().find(here_is) {
+        let flags = libvirt::impact(&domain)?;
+        domain.detach_device_flags(&interface.write(), flags).map_err(libvirt::failed(&what))?;
+    }
+    wait_gone(&domain, &what, |xml| xml.all("devices/interface").iter().any(here_is_in(&port)))?;
+    switch.del_port(&port.name)?;
+    claims.ports.retain(|p| p.name != port.name);
+    libvirt::set_claims(&domain, &claims)?;
+    Ok(0)
+}
+
+fn here_is_in(port: &ctl::model::Port) -> impl Fn(&&Element) -> bool {
+    let interface = port.interface.clone();
+    move |e| e.first("target").and_then(|t| t.get("dev")) == interface.as_deref()
+}
+
+/// Takes a disk from a guest: the one that `is` says, by its name in the guest and its file.
+pub fn detach_disk(
+    domain: &Domain,
+    name: &str,
+    is: &dyn Fn(&str, &str) -> bool,
+    which: &str,
+) -> Result<(), Failure> {
+    let what = format!("the disk is not taken from guest {name}");
+    let of = |e: &Element| {
+        let get =
+            |path: &str, key: &str| e.first(path).and_then(|e| e.get(key)).unwrap_or_default().to_owned();
+        is(&get("target", "dev"), &get("source", "file"))
+    };
+    let xml = libvirt::xml(domain, true)?;
+    let Some(disk) = xml.all("devices/disk").into_iter().find(|e| of(e)) else {
+        return Err(Failure::new(3, what, format!("it has no {which}"), "see ivctl guest show"));
+    };
+    let flags = libvirt::impact(domain)?;
+    domain.detach_device_flags(&disk.write(), flags).map_err(libvirt::failed(&what))?;
+    wait_gone(domain, &what, |xml| xml.all("devices/disk").into_iter().any(of))
+}
+
+/// Waits until the guest has let go of a device: only then is it gone.
+fn wait_gone(domain: &Domain, what: &str, there: impl Fn(&Element) -> bool) -> Result<(), Failure> {
+    let started = Instant::now();
+    while libvirt::is_active(domain)? && there(&libvirt::xml(domain, false)?) {
+        if started.elapsed() > LET_GO {
+            let why = "the guest does not let go of it";
+            return Err(Failure::new(7, what, why, "is its system up? Try again, or stop the guest first"));
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    Ok(())
+}

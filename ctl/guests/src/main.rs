@@ -1,0 +1,76 @@
+//! `ivctl-guest`: nested guests and volumes through libvirt. `ivctl guest`, `volume` and `host` are this program.
+//!
+//! It is a program of its own because it links libvirt, and because libvirt's calls block: neither the switch nor
+//! `ivctl` may depend on that. It talks to two daemons, libvirt's and the switch's, and keeps what a guest has on
+//! each together: see [`create`] for how nothing is left on either side when a step fails.
+
+mod console;
+mod create;
+mod devices;
+mod guest;
+mod host;
+mod libvirt;
+mod migrate;
+mod schedule;
+mod snapshot;
+mod switch;
+mod volume;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use ctl::cli::{AFTER_HELP, Failure, Global, Printer};
+use ctl::guest::verbs::{GuestVerb, VolumeVerb, Where};
+
+/// Nested guests and volumes of the Inception Switch, through libvirt. Usually run as ivctl guest, volume, host.
+#[derive(Parser, Debug)]
+#[command(name = "ivctl-guest", version, after_help = AFTER_HELP, arg_required_else_help = true)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(flatten)]
+    at: Where,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Guests (iVMs)
+    Guest {
+        #[command(subcommand)]
+        verb: Option<GuestVerb>,
+    },
+    /// Volumes in libvirt's storage pools
+    Volume {
+        #[command(subcommand)]
+        verb: Option<VolumeVerb>,
+    },
+    /// What this host can carry
+    Host,
+}
+
+/// What every verb works with.
+struct Here<'a> {
+    global: &'a Global,
+    uri: &'a str,
+    printer: &'a Printer,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    // libvirt prints errors by itself; ours say what, why and how.
+    virt::error::clear_error_callback();
+    let printer = cli.global.printer();
+    let here = Here { global: &cli.global, uri: &cli.at.connect, printer: &printer };
+    ExitCode::from(printer.end(run(&here, cli.command)))
+}
+
+/// Carries out a command. The number is the exit code.
+fn run(here: &Here<'_>, command: Command) -> Result<u8, Failure> {
+    match command {
+        Command::Guest { verb } => guest::run(here, verb.unwrap_or(GuestVerb::List)),
+        Command::Volume { verb } => volume::run(here, verb.unwrap_or(VolumeVerb::List { pool: None })),
+        Command::Host => host::run(here),
+    }
+}

@@ -1,0 +1,143 @@
+//! `ivctl guest migrate`: a guest, its ports, bindings and floating IPs move together.
+//!
+//! The ports are made on the other side before QEMU starts there: they wait for their interfaces, and are live before
+//! the guest runs. Its first frame (QEMU's RARP) tells every switch where it is now. The floating IPs change owner
+//! when the guest has; whatever fails before that leaves everything where it was.
+
+use std::time::Instant;
+
+use ctl::cli::Failure;
+use ctl::guest::verbs::Migrate;
+use ctl::guest::{Claim, Claims};
+use serde_json::json;
+use virt::domain::MigrateParameters;
+use virt_sys as sys;
+
+use crate::create::add_ports;
+use crate::switch::{Switch, Undo};
+use crate::{Here, libvirt};
+
+/// Moves one.
+pub fn run(here: &Here<'_>, wish: &Migrate) -> Result<u8, Failure> {
+    let name = &wish.name;
+    let what = format!("guest {name} is not moved");
+    let source = libvirt::connect(here.uri)?;
+    let domain = libvirt::find(&source, name)?;
+    let claims = libvirt::our_claims(&domain, name)?;
+    if !libvirt::is_active(&domain)? {
+        return Err(Failure::new(
+            4,
+            what,
+            "it does not run",
+            "start it first; only running guests are moved",
+        ));
+    }
+    let target = libvirt::connect(&wish.to)?;
+    let (here_switch, there_switch) =
+        (Switch::connect(here.global)?, Switch::at(&wish.to_socket, here.global.timeout)?);
+    if here_switch.name()? == there_switch.name()? {
+        let how = "give --to-socket the other host's switch";
+        return Err(Failure::new(2, what, "both sockets are of the same switch", how));
+    }
+    let mut undo = Undo::default();
+    if let Err(failure) = add_ports(&there_switch, &claims.ports, &mut undo) {
+        return Err(undo.all(failure));
+    }
+    let mut flags = sys::VIR_MIGRATE_LIVE | sys::VIR_MIGRATE_PERSIST_DEST | sys::VIR_MIGRATE_UNDEFINE_SOURCE;
+    for (asked, flag) in [
+        (wish.storage, sys::VIR_MIGRATE_NON_SHARED_DISK),
+        (wish.r#unsafe, sys::VIR_MIGRATE_UNSAFE),
+        (wish.postcopy, sys::VIR_MIGRATE_POSTCOPY),
+    ] {
+        flags |= if asked { flag } else { 0 };
+    }
+    let parameters = MigrateParameters {
+        uri: wish.migrate_uri.clone(),
+        disks_uri: wish.disks_uri.clone(),
+        ..parameters()
+    };
+    let started = Instant::now();
+    let moved = match domain.migrate3(&target, parameters, flags) {
+        Ok(moved) => moved,
+        Err(e) => {
+            let storage = e.message().contains("shared storage") || e.message().contains("cache=none");
+            let failure = libvirt::failed(&what)(e);
+            let hint = "if its disks are on no storage both hosts share, add --storage; if libvirt cannot tell, --unsafe";
+            return Err(undo.all(if storage { failure.noting(hint) } else { failure }));
+        }
+    };
+    let seconds = started.elapsed().as_secs_f64();
+    // The guest runs there now: from here on there is no way back, only forward, and everything is tried.
+    undo.keep();
+    let mut left = Vec::new();
+    let mut keep = Claims { ports: claims.ports.clone(), floating: Vec::new() };
+    for claim in &claims.floating {
+        match hand_over(&here_switch, &there_switch, claim) {
+            Ok(claim) => keep.floating.push(claim),
+            Err(e) => left.push(format!("floating IP {} ({})", claim.mapping.ip, e.code)),
+        }
+    }
+    for port in &claims.ports {
+        if here_switch.del_port(&port.name).is_err() {
+            left.push(format!("port {} here", port.name));
+        }
+    }
+    if keep != claims && libvirt::set_claims(&moved, &keep).is_err() {
+        left.push("its metadata".to_owned());
+    }
+    let ports: Vec<String> = claims.ports.iter().map(|p| p.name.clone()).collect();
+    there_switch.wait_live(&ports)?;
+    if !left.is_empty() {
+        let how = "put it right with ivctl fip and ivctl port on both hosts";
+        return Err(Failure::new(
+            1,
+            format!("guest {name} is moved, but not all of it"),
+            left.join(", "),
+            how,
+        ));
+    }
+    here.printer.json_if_asked(&json!({ "name": name, "to": wish.to, "seconds": seconds }))?;
+    Ok(0)
+}
+
+/// A floating IP from the owner that was to the owner that is. Its gateway may be either, or neither.
+fn hand_over(from: &Switch, to: &Switch, claim: &Claim) -> Result<Claim, Failure> {
+    let gateway_here = from.name()? == claim.mapping.gateway;
+    let gateway_there = to.name()? == claim.mapping.gateway;
+    // A gateway keeps the mapping, without an owner; elsewhere it goes with the guest.
+    let released = Claim { mapping: claim.mapping.clone(), borrowed: claim.borrowed || gateway_here };
+    from.release(&released)?;
+    let mut mapping = claim.mapping.clone();
+    if !gateway_there {
+        // What the provider knows it by is the gateway's business.
+        mapping.reality = None;
+    }
+    to.claim(&mapping)
+}
+
+fn parameters() -> MigrateParameters {
+    MigrateParameters {
+        auto_converge_increment: None,
+        auto_converge_initial: None,
+        bandwidth: None,
+        bandwidth_postcopy: None,
+        compression: None,
+        compression_mt_dthreads: None,
+        compression_mt_level: None,
+        compression_mt_threads: None,
+        compression_xbzrle_cache: None,
+        compression_zlib_level: None,
+        compression_zstd_level: None,
+        dest_name: None,
+        dest_xml: None,
+        disks_port: None,
+        disks_uri: None,
+        graphics_uri: None,
+        listen_address: None,
+        migrate_disks: Vec::new(),
+        parallel_connections: None,
+        persist_xml: None,
+        tls_destination: None,
+        uri: None,
+    }
+}

@@ -1,0 +1,31 @@
+//! `ivctl guest`, `volume` and `host` are the program `ivctl-guest`, which links libvirt: it takes our place.
+
+use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
+use std::process::Command;
+
+use crate::output::Failure;
+
+/// Its name.
+const PROGRAM: &str = "ivctl-guest";
+/// Where packages put it.
+const PACKAGED: &str = "/usr/lib/ivswitch/ivctl-guest";
+
+/// Becomes `ivctl-guest` with the same arguments. Comes back only when that cannot be.
+pub fn hand_over() -> Failure {
+    let what = "guests cannot be managed here";
+    let Some(program) = find() else {
+        let how = "install the package ivswitch-guests, or build it: apt-get install libvirt-dev; cargo build -p guests";
+        return Failure::new(1, what, format!("{PROGRAM} is neither beside ivctl nor at {PACKAGED}"), how);
+    };
+    let e = Command::new(&program).args(std::env::args_os().skip(1)).exec();
+    let how = "its library is libvirt's: apt-get install libvirt0";
+    Failure::new(1, what, format!("{} does not run: {e}", program.display()), how)
+}
+
+fn find() -> Option<PathBuf> {
+    let beside = std::env::current_exe().ok().map(|exe| exe.with_file_name(PROGRAM));
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|dir| dir.join(PROGRAM));
+    beside.into_iter().chain([PathBuf::from(PACKAGED)]).chain(found).find(|path| path.is_file())
+}

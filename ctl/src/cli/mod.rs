@@ -1,0 +1,69 @@
+//! What the operator's commands have in common: flags, the line to the daemon, and what people see.
+
+pub mod client;
+pub mod output;
+
+use std::path::PathBuf;
+
+pub use client::Client;
+pub use output::{Color, Failure, Printer, Table};
+
+/// Exit code: done, but something needs attention.
+pub const DONE_WITH_WARNINGS: u8 = 8;
+
+/// Exit codes, for the end of a help text.
+pub const AFTER_HELP: &str = "Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 exists or in use, \
+5 daemon not reachable, 6 no permission, 7 timed out (the change goes on), 8 done with warnings.";
+
+/// Flags of every command.
+#[derive(clap::Args, Debug, Clone)]
+pub struct Global {
+    /// Print JSON, with iproute2's keys where iproute2 has the command
+    #[arg(short, long, global = true)]
+    pub json: bool,
+    /// Indent the JSON
+    #[arg(long, global = true)]
+    pub pretty: bool,
+    /// Control socket of the daemon
+    #[arg(long, global = true, env = "IVS_SOCKET", default_value = crate::api::SOCKET, value_name = "PATH")]
+    pub socket: PathBuf,
+    /// Seconds to wait for the answer, and for a change to take effect
+    #[arg(long, global = true, default_value_t = 5.0, value_name = "SECONDS", value_parser = seconds)]
+    pub timeout: f64,
+    /// Do not wait for a change to take effect
+    #[arg(long, global = true)]
+    pub no_wait: bool,
+    /// Print errors only
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+    /// Colours; NO_COLOR switches them off too
+    #[arg(long, global = true, value_enum, default_value_t = Color::Auto, value_name = "WHEN")]
+    pub color: Color,
+}
+
+impl Global {
+    /// A printer for these flags.
+    #[must_use]
+    pub fn printer(&self) -> Printer {
+        Printer::new(self.json, self.pretty, self.quiet, self.color)
+    }
+
+    /// Connects to the daemon.
+    ///
+    /// # Errors
+    /// When nobody answers there.
+    pub fn client(&self) -> Result<Client, Failure> {
+        Client::connect(&self.socket, self.timeout, self.no_wait)
+    }
+}
+
+/// A number of seconds that may be waited for.
+///
+/// # Errors
+/// When it is not from 0 to 600.
+pub fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(s) if (0.0..=600.0).contains(&s) => Ok(s),
+        _ => Err("a number of seconds from 0 to 600".to_owned()),
+    }
+}

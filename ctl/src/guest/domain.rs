@@ -1,0 +1,202 @@
+//! A guest as libvirt's domain XML, and back what of it concerns us.
+//!
+//! The guest's NICs are `type='ethernet'`: libvirt makes a TAP interface of the name we say in the switch's
+//! namespace, and the switch's port of that name attaches to it. AF_XDP carries whole packets without notes on
+//! what is unfinished in them, so the guest is not offered to leave checksums and segmentation to others.
+
+use std::path::Path;
+
+use super::xml::Element;
+use super::{Accel, Boot, Claims, Disk, Format, Guest, Nic};
+
+/// The XML name space of our metadata.
+pub const NAMESPACE: &str = "https://inception-switch.invalid/guest/1";
+/// Its prefix.
+pub const PREFIX: &str = "ivswitch";
+
+/// The domain XML of a guest.
+#[must_use]
+pub fn domain(guest: &Guest) -> Element {
+    let kib = |bytes: u64| (bytes / 1024).to_string();
+    let size = |name: &str, bytes| Element::new(name).with("unit", "KiB").holding(kib(bytes));
+    let mut vcpu = Element::new("vcpu").with("placement", "static").holding(guest.vcpus_max);
+    if guest.vcpus != guest.vcpus_max {
+        vcpu = vcpu.with("current", guest.vcpus);
+    }
+    let (kind, cpu) = match guest.accel {
+        Accel::Kvm => ("kvm", Element::new("cpu").with("mode", "host-passthrough")),
+        // What 64-bit distributions ask for at least, and every emulator has.
+        Accel::Tcg => {
+            let model = Element::new("model").with("fallback", "forbid").holding("qemu64");
+            let cpu = Element::new("cpu").with("mode", "custom").with("match", "exact").with("check", "none");
+            ("qemu", cpu.child(model))
+        }
+    };
+    let mut e = Element::new("domain")
+        .with("type", kind)
+        .child(Element::new("name").holding(&guest.name))
+        .child(Element::new("uuid").holding(&guest.uuid))
+        .child(Element::new("metadata").child(metadata(&guest.claims)))
+        .child(size("memory", guest.memory_max))
+        .child(size("currentMemory", guest.memory))
+        .child(vcpu);
+    if let Some(shares) = guest.shares {
+        e = e.child(Element::new("cputune").child(Element::new("shares").holding(shares)));
+    }
+    e.child(os(&guest.boot))
+        .child(Element::new("features").child(Element::new("acpi")).child(Element::new("apic")))
+        .child(cpu)
+        .child(Element::new("on_poweroff").holding("destroy"))
+        .child(Element::new("on_reboot").holding("restart"))
+        .child(Element::new("on_crash").holding("destroy"))
+        .child(devices(guest))
+}
+
+fn os(boot: &Boot) -> Element {
+    let os = Element::new("os")
+        .child(Element::new("type").with("arch", "x86_64").with("machine", "q35").holding("hvm"));
+    match boot {
+        Boot::Disk => os.child(Element::new("boot").with("dev", "hd")),
+        Boot::Kernel { kernel, initrd, append } => {
+            let path = |name: &str, path: &Path| Element::new(name).holding(path.display());
+            os.child(path("kernel", kernel))
+                .children(initrd.iter().map(|initrd| path("initrd", initrd)))
+                .child(Element::new("cmdline").holding(append))
+        }
+    }
+}
+
+fn devices(guest: &Guest) -> Element {
+    let channels = guest.channels.iter().map(|(name, path)| {
+        Element::new("channel")
+            .with("type", "unix")
+            .child(Element::new("source").with("mode", "bind").with("path", path.display()))
+            .child(Element::new("target").with("type", "virtio").with("name", name))
+    });
+    let serial = Element::new("target").with("port", 0);
+    Element::new("devices")
+        .children(guest.disks.iter().map(disk))
+        .children(guest.nics.iter().map(interface))
+        .child(Element::new("serial").with("type", "pty").child(serial))
+        .child(
+            Element::new("console").with("type", "pty").child(Element::new("target").with("type", "serial")),
+        )
+        .children(channels)
+        .child(Element::new("memballoon").with("model", "virtio"))
+        .child(rng())
+}
+
+/// Without it a fresh guest waits for randomness.
+fn rng() -> Element {
+    Element::new("rng")
+        .with("model", "virtio")
+        .child(Element::new("backend").with("model", "random").holding("/dev/urandom"))
+}
+
+/// The XML of a disk.
+#[must_use]
+pub fn disk(disk: &Disk) -> Element {
+    let e = Element::new("disk")
+        .with("type", "file")
+        .with("device", "disk")
+        .child(Element::new("driver").with("name", "qemu").with("type", disk.format.name()))
+        .child(Element::new("source").with("file", disk.path.display()))
+        .child(Element::new("target").with("dev", &disk.target).with("bus", "virtio"));
+    if disk.readonly { e.child(Element::new("readonly")) } else { e }
+}
+
+/// The XML of a NIC.
+#[must_use]
+pub fn interface(nic: &Nic) -> Element {
+    let off = |name: &str, keys: &[&str]| keys.iter().fold(Element::new(name), |e, key| e.with(key, "off"));
+    let mut e = Element::new("interface")
+        .with("type", "ethernet")
+        .child(Element::new("mac").with("address", nic.mac))
+        .child(Element::new("target").with("dev", &nic.interface))
+        .child(Element::new("model").with("type", &nic.model));
+    if nic.model == "virtio" && !nic.offloads {
+        let driver = Element::new("driver")
+            .with("name", "qemu")
+            .child(off("host", &["csum", "gso", "tso4", "tso6", "ecn", "ufo", "mrg_rxbuf"]))
+            .child(off("guest", &["csum", "tso4", "tso6", "ecn", "ufo"]));
+        e = e.child(driver);
+    }
+    if let Some(mtu) = nic.mtu {
+        e = e.child(Element::new("mtu").with("size", mtu));
+    }
+    e
+}
+
+/// The metadata element: what the guest has on the switch, as JSON.
+#[must_use]
+pub fn metadata(claims: &Claims) -> Element {
+    let text = serde_json::to_string(claims).expect("plain data");
+    Element::new(&format!("{PREFIX}:guest")).with(&format!("xmlns:{PREFIX}"), NAMESPACE).holding(text)
+}
+
+/// What the guest has on the switch, from the XML of that element, or from a domain's.
+///
+/// # Errors
+/// When it is not what we wrote.
+pub fn claims(xml: &Element) -> Result<Option<Claims>, String> {
+    let ours = |e: &&Element| e.attributes.iter().any(|(k, v)| k.starts_with("xmlns") && v == NAMESPACE);
+    let inside = xml.first("metadata").into_iter().flat_map(|m| m.children.iter());
+    let Some(element) = std::iter::once(xml).chain(inside).find(ours) else { return Ok(None) };
+    serde_json::from_str(&element.text).map(Some).map_err(|e| format!("its metadata is not understood: {e}"))
+}
+
+/// The disks of a domain: target, file or volume, format.
+#[must_use]
+pub fn disks_of(domain: &Element) -> Vec<(String, String, String)> {
+    let get = |e: &Element, path: &str, key: &str| {
+        e.first(path).and_then(|e| e.get(key)).unwrap_or_default().to_owned()
+    };
+    let disks = domain.all("devices/disk").into_iter().filter(|d| d.get("device") != Some("cdrom"));
+    disks.map(|d| (get(d, "target", "dev"), get(d, "source", "file"), get(d, "driver", "type"))).collect()
+}
+
+/// The first free disk name: `vda`, `vdb`, and so on.
+#[must_use]
+pub fn free_target(taken: &[String]) -> Option<String> {
+    ('a'..='z').map(|letter| format!("vd{letter}")).find(|name| !taken.contains(name))
+}
+
+/// The XML of a volume.
+#[must_use]
+pub fn volume(name: &str, bytes: u64, format: Format) -> Element {
+    let mut e = Element::new("volume")
+        .child(Element::new("name").holding(name))
+        .child(Element::new("capacity").with("unit", "bytes").holding(bytes));
+    if format == Format::Raw {
+        // Sparse: a volume of a terabyte is made at once.
+        e = e.child(Element::new("allocation").with("unit", "bytes").holding(0));
+    }
+    e.child(Element::new("target").child(Element::new("format").with("type", format.name())))
+}
+
+/// Where a pool's volumes lie.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum PoolSource {
+    /// A directory of the host.
+    Directory,
+    /// An export of an NFS server: host and path.
+    Nfs(String, String),
+}
+
+/// The XML of a pool whose volumes are files in `target`.
+#[must_use]
+pub fn pool(name: &str, source: &PoolSource, target: &Path) -> Element {
+    let e = Element::new("pool")
+        .with("type", if matches!(source, PoolSource::Directory) { "dir" } else { "netfs" })
+        .child(Element::new("name").holding(name));
+    let e = match source {
+        PoolSource::Directory => e,
+        PoolSource::Nfs(host, path) => e.child(
+            Element::new("source")
+                .child(Element::new("host").with("name", host))
+                .child(Element::new("dir").with("path", path))
+                .child(Element::new("format").with("type", "nfs")),
+        ),
+    };
+    e.child(Element::new("target").child(Element::new("path").holding(target.display())))
+}

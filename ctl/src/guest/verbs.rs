@@ -1,0 +1,600 @@
+//! The words of `ivctl guest`, `volume`, `image` and `host`: what can be said, with its help.
+//!
+//! `ivctl` prints their help, completes them and has them in its manual, on machines without libvirt too;
+//! `ivctl-guest` carries them out.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+
+use super::Format;
+use super::quantity::{pair, size};
+use crate::model::{AddressOrPrefix, Floating, Inside, Mac, PortKind, Ports};
+
+/// What these commands need to know beside the flags of every command.
+#[derive(Args, Debug, Clone, Default)]
+pub struct Where {
+    /// The libvirt daemon: qemu:///system, qemu:///session, or any other URI of libvirt's
+    #[arg(long, global = true, env = "IVS_LIBVIRT", value_name = "URI", default_value = "qemu:///system")]
+    pub connect: String,
+}
+
+/// `ivctl guest`.
+#[derive(Subcommand, Debug)]
+#[allow(clippy::large_enum_variant, reason = "there is one")]
+pub enum GuestVerb {
+    /// Show all
+    List,
+    /// Show one
+    Show {
+        /// Its name
+        name: String,
+        /// Print libvirt's XML instead
+        #[arg(long)]
+        xml: bool,
+    },
+    /// Create one with its ports, bindings and floating IPs, and start it
+    Create(Create),
+    /// Start one
+    Start {
+        /// Its name
+        name: String,
+    },
+    /// Ask one to shut down, and wait until it has
+    Stop {
+        /// Its name
+        name: String,
+    },
+    /// Ask one to start again
+    Reboot {
+        /// Its name
+        name: String,
+        /// Do not ask: reset it
+        #[arg(long)]
+        force: bool,
+    },
+    /// Switch one off at once; it stays defined
+    Destroy {
+        /// Its name
+        name: String,
+    },
+    /// Delete one, with its ports, bindings and floating IPs; disks stay
+    Delete {
+        /// Its name
+        name: String,
+        /// Also when it runs: switch it off first
+        #[arg(long)]
+        force: bool,
+        /// Fine when it is not there
+        #[arg(long)]
+        if_exists: bool,
+    },
+    /// Join its console; Ctrl-] leaves
+    Console {
+        /// Its name
+        name: String,
+    },
+    /// Change what it has of the host, at once where it runs and for its next start
+    Resize(Resize),
+    /// Add a NIC or a disk, at once where it runs
+    Attach {
+        /// Its name
+        name: String,
+        /// A NIC: NETWORK[,ip=IP][,mac=MAC][,model=MODEL][,mtu=BYTES][,kind=afxdp|packet]; ip may be repeated
+        #[arg(long, value_name = "NIC", value_parser = nic, required_unless_present = "disk")]
+        nic: Option<NicWish>,
+        /// A disk: POOL/VOLUME or a path, with [,ro][,format=raw|qcow2]
+        #[arg(long, value_name = "DISK", value_parser = disk, conflicts_with = "nic")]
+        disk: Option<DiskWish>,
+    },
+    /// Remove a NIC or a disk, at once where it runs
+    Detach {
+        /// Its name
+        name: String,
+        /// The NIC's port or MAC address
+        #[arg(long, value_name = "PORT|MAC", required_unless_present = "disk")]
+        nic: Option<String>,
+        /// The disk's name in the guest, as in vdb
+        #[arg(long, value_name = "TARGET", conflicts_with = "nic")]
+        disk: Option<String>,
+    },
+    /// Keep its state, with its memory when it runs; needs qcow2 disks. Without a second name: show what is kept
+    Snapshot {
+        /// Its name
+        name: String,
+        /// Name of the snapshot
+        snapshot: Option<String>,
+        /// Delete that snapshot
+        #[arg(long, requires = "snapshot")]
+        delete: bool,
+    },
+    /// Go back to a snapshot
+    Revert {
+        /// Its name
+        name: String,
+        /// Name of the snapshot
+        snapshot: String,
+    },
+    /// Move it to another host while it runs, with its ports, bindings and floating IPs
+    Migrate(Migrate),
+    /// Start, stop or resize at a time; kept over restarts of everything
+    Schedule {
+        /// What with it
+        #[command(subcommand)]
+        verb: ScheduleVerb,
+    },
+}
+
+/// `ivctl guest create`.
+#[derive(Args, Debug)]
+pub struct Create {
+    /// Its name
+    pub name: String,
+    /// Its UUID [default: a random one]
+    #[arg(long)]
+    pub uuid: Option<String>,
+    /// vCPUs, or vCPUs and what they may grow to
+    #[arg(long, value_name = "N[/MAX]", default_value = "1", value_parser = count)]
+    pub vcpus: (u32, u32),
+    /// Weight among guests that compete for a processor [default: 1024]
+    #[arg(long, value_name = "WEIGHT")]
+    pub shares: Option<u32>,
+    /// Memory, or memory and what it may grow to
+    #[arg(long, value_name = "SIZE[/MAX]", default_value = "512M", value_parser = sizes)]
+    pub memory: (u64, u64),
+    /// A disk: POOL/VOLUME or a path, with [,ro][,format=raw|qcow2]; may be repeated
+    #[arg(long, value_name = "DISK", value_parser = disk)]
+    pub disk: Vec<DiskWish>,
+    /// Boot this kernel of the host's instead of the first disk
+    #[arg(long, value_name = "PATH")]
+    pub kernel: Option<PathBuf>,
+    /// The kernel's initramfs
+    #[arg(long, value_name = "PATH", requires = "kernel")]
+    pub initrd: Option<PathBuf>,
+    /// The kernel's command line
+    #[arg(long, value_name = "WORDS", requires = "kernel", default_value = "console=ttyS0")]
+    pub append: String,
+    /// Boot what `ivctl image build` left in this directory
+    #[arg(long, value_name = "DIR", conflicts_with = "kernel")]
+    pub image: Option<PathBuf>,
+    /// A NIC: NETWORK[,ip=IP][,mac=MAC][,model=MODEL][,mtu=BYTES][,kind=afxdp|packet]; ip may be repeated, and so may all of it
+    #[arg(long, value_name = "NIC", value_parser = nic)]
+    pub nic: Vec<NicWish>,
+    /// A floating IP: IP,network=NETWORK,gateway=RVM[,reality=IP][,inside=NETWORK:IP][,only=PORTS]; may be repeated
+    #[arg(long, value_name = "FLOATING", value_parser = floating)]
+    pub floating: Vec<Floating>,
+    /// How its processor is made
+    #[arg(long, value_enum, default_value_t = AccelWish::Auto)]
+    pub accel: AccelWish,
+    /// A virtio-serial port and the unix socket it is on the host; may be repeated
+    #[arg(long, value_name = "NAME=PATH", value_parser = channel)]
+    pub channel: Vec<(String, PathBuf)>,
+    /// Define it and its ports, and do not start it
+    #[arg(long)]
+    pub no_start: bool,
+    /// Start it whenever libvirt starts
+    #[arg(long)]
+    pub autostart: bool,
+    /// Print the XML that libvirt would get, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// `ivctl guest resize`.
+#[derive(Args, Debug)]
+#[command(group = clap::ArgGroup::new("what").required(true).multiple(true))]
+pub struct Resize {
+    /// Its name
+    pub name: String,
+    /// vCPUs; more than it may grow to only when it is off
+    #[arg(long, value_name = "N", group = "what")]
+    pub vcpus: Option<u32>,
+    /// Memory; more than it may grow to only when it is off
+    #[arg(long, value_name = "SIZE", value_parser = size, group = "what")]
+    pub memory: Option<u64>,
+    /// Weight among guests that compete for a processor
+    #[arg(long, value_name = "WEIGHT", group = "what")]
+    pub shares: Option<u32>,
+}
+
+/// `ivctl guest migrate`.
+#[derive(Args, Debug)]
+pub struct Migrate {
+    /// Its name
+    pub name: String,
+    /// The libvirt daemon it goes to
+    #[arg(long, value_name = "URI")]
+    pub to: String,
+    /// Control socket of the switch there; from elsewhere with ssh -L LOCAL:/run/ivswitch/control.sock
+    #[arg(long, value_name = "PATH")]
+    pub to_socket: PathBuf,
+    /// Take the disks along, which both hosts do not share
+    #[arg(long)]
+    pub storage: bool,
+    /// Even where libvirt cannot tell that the disks are safe on both sides
+    #[arg(long)]
+    pub r#unsafe: bool,
+    /// Run there at once, and fetch the memory on demand
+    #[arg(long)]
+    pub postcopy: bool,
+    /// Address of the other host for QEMU's own connection, as in tcp://10.0.0.12
+    #[arg(long, value_name = "URI")]
+    pub migrate_uri: Option<String>,
+    /// Address of the other host for the disks, as in tcp://10.0.0.12:49153
+    #[arg(long, value_name = "URI", requires = "storage")]
+    pub disks_uri: Option<String>,
+}
+
+/// `ivctl guest schedule`.
+#[derive(Subcommand, Debug)]
+pub enum ScheduleVerb {
+    /// Show what is to come
+    List,
+    /// Do something with a guest at a time
+    Add {
+        /// When: +10m, +2h, or 2026-11-22T08:00 in UTC
+        at: String,
+        /// What: start NAME, stop NAME, destroy NAME, reboot NAME, or resize NAME --vcpus N --memory SIZE
+        #[arg(required = true, num_args = 1.., allow_hyphen_values = true, trailing_var_arg = true)]
+        what: Vec<String>,
+    },
+    /// Forget one
+    Del {
+        /// Its number
+        number: u64,
+    },
+    /// Carry out what is due, until ended; the service ivswitch-guests runs this
+    Run {
+        /// Only what is due now
+        #[arg(long)]
+        once: bool,
+    },
+}
+
+/// `ivctl volume`.
+#[derive(Subcommand, Debug)]
+pub enum VolumeVerb {
+    /// Show all volumes
+    List {
+        /// Only of this pool
+        #[arg(long)]
+        pool: Option<String>,
+    },
+    /// Create one
+    Create {
+        /// Its name
+        name: String,
+        /// Its size
+        #[arg(long, value_name = "SIZE", value_parser = size)]
+        size: u64,
+        /// The pool it lies in
+        #[arg(long, default_value = POOL)]
+        pool: String,
+        /// How it lies there
+        #[arg(long, value_enum, default_value_t = Format::Qcow2)]
+        format: Format,
+        /// Put this filesystem on it
+        #[arg(long, value_enum)]
+        fs: Option<Filesystem>,
+    },
+    /// Make one larger, at once where a guest that runs has it
+    Resize {
+        /// Its name
+        name: String,
+        /// Its new size
+        #[arg(long, value_name = "SIZE", value_parser = size)]
+        size: u64,
+        /// The pool it lies in
+        #[arg(long, default_value = POOL)]
+        pool: String,
+    },
+    /// Copy one, as it is now, to NAME@SNAPSHOT; no guest that runs may have it
+    Snapshot {
+        /// Its name
+        name: String,
+        /// Name of the snapshot
+        snapshot: String,
+        /// The pool it lies in
+        #[arg(long, default_value = POOL)]
+        pool: String,
+    },
+    /// Give one to a guest
+    Attach {
+        /// Its name
+        name: String,
+        /// The guest
+        guest: String,
+        /// The pool it lies in
+        #[arg(long, default_value = POOL)]
+        pool: String,
+        /// The guest cannot write to it
+        #[arg(long)]
+        readonly: bool,
+    },
+    /// Take one from a guest
+    Detach {
+        /// Its name
+        name: String,
+        /// The guest
+        guest: String,
+        /// The pool it lies in
+        #[arg(long, default_value = POOL)]
+        pool: String,
+    },
+    /// Delete one; no guest may have it
+    Delete {
+        /// Its name
+        name: String,
+        /// The pool it lies in
+        #[arg(long, default_value = POOL)]
+        pool: String,
+        /// Fine when it is not there
+        #[arg(long)]
+        if_exists: bool,
+    },
+    /// Pools: where volumes lie
+    Pool {
+        /// What with them
+        #[command(subcommand)]
+        verb: PoolVerb,
+    },
+}
+
+/// The pool of those who name none.
+pub const POOL: &str = "default";
+
+/// `ivctl volume pool`.
+#[derive(Subcommand, Debug)]
+pub enum PoolVerb {
+    /// Show all
+    List,
+    /// Add one: a directory, or an NFS export mounted at a directory
+    Add {
+        /// Its name
+        name: String,
+        /// The directory; it is made if it is not there
+        #[arg(long, value_name = "PATH")]
+        dir: PathBuf,
+        /// The NFS export to mount there
+        #[arg(long, value_name = "HOST:/PATH", value_parser = export)]
+        nfs: Option<(String, String)>,
+        /// Fine when one of this name is there already
+        #[arg(long)]
+        may_exist: bool,
+    },
+    /// Forget one; its volumes stay where they are
+    Del {
+        /// Its name
+        name: String,
+        /// Fine when it is not there
+        #[arg(long)]
+        if_exists: bool,
+    },
+}
+
+/// `ivctl image`.
+#[derive(Subcommand, Debug)]
+pub enum ImageVerb {
+    /// Build a small guest, kernel and initramfs, from the packages of this Debian
+    Build(Build),
+}
+
+/// `ivctl image build`.
+#[derive(Args, Debug)]
+pub struct Build {
+    /// Where it goes: vmlinux, initramfs and what they were made of
+    pub dir: PathBuf,
+    /// Package of the kernel
+    #[arg(long, default_value = "linux-image-6.12-cloud-amd64")]
+    pub kernel: String,
+    /// A kernel module beside those for virtio; may be repeated
+    #[arg(long)]
+    pub module: Vec<String>,
+    /// A program of this host's, put in with its libraries; may be repeated
+    #[arg(long)]
+    pub program: Vec<PathBuf>,
+    /// A file to put in, and its path there; may be repeated
+    #[arg(long, value_name = "SOURCE:PATH")]
+    pub file: Vec<String>,
+    /// Use the kernel and busybox that are in the directory already
+    #[arg(long)]
+    pub offline: bool,
+}
+
+/// A NIC as asked for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NicWish {
+    /// The network it joins.
+    pub network: String,
+    /// Its addresses; none: any.
+    pub ip: Vec<AddressOrPrefix>,
+    /// Its MAC.
+    pub mac: Option<Mac>,
+    /// Its model.
+    pub model: String,
+    /// Its MTU.
+    pub mtu: Option<u16>,
+    /// By which means the switch attaches to it.
+    pub kind: PortKind,
+}
+
+/// A disk as asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskWish {
+    /// A path, or a pool and a volume.
+    pub source: DiskSource,
+    /// The guest cannot write to it.
+    pub readonly: bool,
+    /// How it lies in its file; of a volume its pool knows.
+    pub format: Option<Format>,
+}
+
+/// Where a disk is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DiskSource {
+    /// A file.
+    Path(PathBuf),
+    /// A volume: pool and name.
+    Volume(String, String),
+}
+
+/// How a guest's processor is to be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum AccelWish {
+    /// By KVM where it works, else in software
+    Auto,
+    /// By KVM
+    Kvm,
+    /// In software
+    Tcg,
+}
+
+/// A filesystem to put on a volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Filesystem {
+    /// By mkfs.ext4
+    Ext4,
+    /// By mkfs.xfs
+    Xfs,
+    /// By mkfs.vfat
+    Vfat,
+}
+
+fn count(text: &str) -> Result<(u32, u32), String> {
+    pair(text, |n| n.parse().map_err(|_| format!("{n} is no number")))
+}
+
+fn sizes(text: &str) -> Result<(u64, u64), String> {
+    pair(text, size)
+}
+
+fn nic(text: &str) -> Result<NicWish, String> {
+    let mut parts = text.split(',');
+    let network =
+        parts.next().filter(|n| !n.is_empty() && !n.contains('=')).ok_or("it begins with a network")?;
+    let mut nic = NicWish {
+        network: network.to_owned(),
+        ip: vec![],
+        mac: None,
+        model: "virtio".to_owned(),
+        mtu: None,
+        kind: PortKind::Afxdp,
+    };
+    for part in parts {
+        match part.split_once('=') {
+            Some(("ip", v)) => nic.ip.push(v.parse()?),
+            Some(("mac", v)) => nic.mac = Some(v.parse()?),
+            Some(("model", v))
+                if !v.is_empty() && v.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') =>
+            {
+                nic.model = v.to_owned();
+            }
+            Some(("mtu", v)) => {
+                let good = |mtu: &u16| (576..=9216).contains(mtu);
+                nic.mtu = Some(v.parse().ok().filter(good).ok_or("an MTU is 576 to 9216")?);
+            }
+            Some(("kind", "afxdp")) => nic.kind = PortKind::Afxdp,
+            Some(("kind", "packet")) => nic.kind = PortKind::Packet,
+            _ => return Err(format!("{part} is none of ip=, mac=, model=, mtu=, kind=afxdp, kind=packet")),
+        }
+    }
+    Ok(nic)
+}
+
+fn disk(text: &str) -> Result<DiskWish, String> {
+    let mut parts = text.split(',');
+    let source = match parts.next().unwrap_or_default() {
+        path if path.starts_with('/') => DiskSource::Path(path.into()),
+        volume => match volume.split_once('/') {
+            Some((pool, name)) if !pool.is_empty() && !name.is_empty() && !name.contains('/') => {
+                DiskSource::Volume(pool.to_owned(), name.to_owned())
+            }
+            _ => return Err("a disk is POOL/VOLUME or an absolute path".to_owned()),
+        },
+    };
+    let mut disk = DiskWish { source, readonly: false, format: None };
+    for part in parts {
+        match part {
+            "ro" => disk.readonly = true,
+            "format=raw" => disk.format = Some(Format::Raw),
+            "format=qcow2" => disk.format = Some(Format::Qcow2),
+            _ => return Err(format!("{part} is none of ro, format=raw, format=qcow2")),
+        }
+    }
+    Ok(disk)
+}
+
+fn floating(text: &str) -> Result<Floating, String> {
+    let mut parts = text.split(',');
+    let ip = |v: &str| v.parse::<IpAddr>().map_err(|_| format!("{v} is no IP address"));
+    let mut f = Floating::new(ip(parts.next().unwrap_or_default())?, "", "");
+    for part in parts {
+        match part.split_once('=') {
+            Some(("network", v)) => f.network = v.to_owned(),
+            Some(("gateway", v)) => f.gateway = v.to_owned(),
+            Some(("reality", v)) => f.reality = Some(ip(v)?),
+            Some(("inside", v)) => {
+                let (network, address) =
+                    v.split_once(':').ok_or("inside is written as private:192.168.1.2")?;
+                f.inside = Some(Inside { network: network.to_owned(), address: ip(address)? });
+            }
+            Some(("only", v)) => f.only.push(v.parse::<Ports>()?),
+            _ => return Err(format!("{part} is none of network=, gateway=, reality=, inside=, only=")),
+        }
+    }
+    if f.network.is_empty() || f.gateway.is_empty() {
+        return Err("it needs network= and gateway=".to_owned());
+    }
+    Ok(f)
+}
+
+fn channel(text: &str) -> Result<(String, PathBuf), String> {
+    let good =
+        |name: &str| !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c));
+    match text.split_once('=') {
+        Some((name, path)) if good(name) => Ok((name.to_owned(), path.into())),
+        _ => Err("a channel is written as org.example.agent=/run/agent.sock".to_owned()),
+    }
+}
+
+fn export(text: &str) -> Result<(String, String), String> {
+    match text.split_once(":/") {
+        Some((host, path)) if !host.is_empty() => Ok((host.to_owned(), format!("/{path}"))),
+        _ => Err("an export is written as 10.0.0.5:/srv/volumes".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_become_values() {
+        let n = nic("private,ip=10.1.0.5,ip=fd00::5,mac=52:54:00:00:00:01,mtu=1450").expect("a NIC");
+        assert_eq!(
+            (n.network.as_str(), n.ip.len(), n.mtu, n.model.as_str()),
+            ("private", 2, Some(1450), "virtio")
+        );
+        assert_eq!(
+            disk("pool/vol,ro").expect("a disk").source,
+            DiskSource::Volume("pool".into(), "vol".into())
+        );
+        assert_eq!(disk("/a/b").expect("a disk").source, DiskSource::Path("/a/b".into()));
+        let f = floating("56.0.0.11,network=public,gateway=rvm1,inside=private:10.1.0.5,only=tcp/80")
+            .expect("one");
+        assert_eq!((f.network.as_str(), f.only.len()), ("public", 1));
+        for text in
+            ["", "ip=1.2.3.4", "private,ip=x", "private,mtu=70000", "private,color=red", "private,model="]
+        {
+            assert!(nic(text).is_err(), "{text}");
+        }
+        for text in ["", "vol", "pool/", "a/b/c", "pool/vol,rw"] {
+            assert!(disk(text).is_err(), "{text}");
+        }
+        for text in ["", "56.0.0.11", "56.0.0.11,network=public", "x,network=a,gateway=b"] {
+            assert!(floating(text).is_err(), "{text}");
+        }
+        assert!(channel("a b=/x").is_err() && export("host").is_err());
+    }
+}

@@ -1,0 +1,200 @@
+//! A libvirt daemon of a test's own, with real QEMU guests in software.
+//!
+//! It runs in a namespace of the lab, with every directory of libvirt's bound to the lab's own, so it neither sees nor
+//! touches the machine's. The guests are what `ivctl image build` makes; that image is built once and kept in the
+//! target directory.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use crate::lab::{Lab, Namespace, wait_until};
+use crate::switch::binaries;
+
+/// What has to be there, and the Debian package it is in.
+const NEEDED: [(&str, &str); 4] = [
+    ("/usr/sbin/libvirtd", "libvirt-daemon-system"),
+    ("/usr/bin/virsh", "libvirt-clients"),
+    ("/usr/bin/qemu-system-x86_64", "qemu-system-x86"),
+    ("/usr/bin/qemu-img", "qemu-utils"),
+];
+
+/// How long a guest may take to boot in software on a busy machine.
+pub const BOOT: Duration = Duration::from_secs(60);
+
+/// A running libvirtd.
+pub struct Libvirt {
+    child: Child,
+    dir: PathBuf,
+}
+
+impl Libvirt {
+    /// Whether real guests can run here; if not, says why. Setting `IVS_MUST_RUN` makes that a failure.
+    #[must_use]
+    pub fn possible() -> bool {
+        let missing: Vec<_> = NEEDED.iter().filter(|(path, _)| !Path::new(path).exists()).collect();
+        if missing.is_empty() {
+            return true;
+        }
+        assert!(std::env::var_os("IVS_MUST_RUN").is_none(), "guests cannot run, missing: {missing:?}");
+        eprintln!("skipped: guests cannot run, missing: {missing:?}");
+        false
+    }
+
+    /// Starts one in a namespace, under a name of its own.
+    #[must_use]
+    #[track_caller]
+    pub fn start(lab: &Lab, namespace: &Namespace, name: &str) -> Self {
+        Self::start_with(lab, namespace, name, &[])
+    }
+
+    /// The same with more environment.
+    #[must_use]
+    #[track_caller]
+    pub fn start_with(lab: &Lab, namespace: &Namespace, name: &str, environment: &[(&str, &str)]) -> Self {
+        let dir = lab.dir().join(format!("lv-{name}"));
+        for sub in ["etc/qemu/networks", "etc/storage", "etc/nwfilter", "etc/secrets", "run", "lib", "log"] {
+            std::fs::create_dir_all(dir.join(sub)).expect("a directory of ours");
+        }
+        let uuid = std::fs::read_to_string("/proc/sys/kernel/random/uuid").expect("a UUID");
+        let write = |file: &str, text: String| std::fs::write(dir.join(file), text).expect("a file of ours");
+        // Migration refuses hosts of one UUID.
+        write(
+            "etc/libvirtd.conf",
+            format!(
+                "auth_unix_ro = \"none\"\nauth_unix_rw = \"none\"\nlisten_tls = 0\nhost_uuid = \"{}\"\n\
+                 log_outputs = \"2:file:{}/log/libvirtd.log\"\n",
+                uuid.trim(),
+                dir.display()
+            ),
+        );
+        let qemu = "user = \"root\"\ngroup = \"root\"\ndynamic_ownership = 0\nremember_owner = 0\n\
+            security_driver = \"none\"\nsecurity_default_confined = 0\ncgroup_controllers = []\nnamespaces = []\n\
+            stdio_handler = \"file\"\n";
+        write("etc/qemu.conf", qemu.to_owned());
+        // What QEMU can do is found out once, in eight seconds, and kept beside the guests' image.
+        let cache = guest_image().with_extension("cache");
+        std::fs::create_dir_all(&cache).expect("a directory of ours");
+        let script = format!(
+            "set -e; d={}; mount --make-rprivate /; hostname {name}\n\
+             mkdir -p /etc/libvirt /run/libvirt /var/lib/libvirt /var/cache/libvirt /var/log/libvirt\n\
+             mount --bind $d/etc /etc/libvirt; mount --bind $d/run /run/libvirt; mount --bind $d/lib /var/lib/libvirt\n\
+             mount --bind {} /var/cache/libvirt; mount --bind $d/log /var/log/libvirt\n\
+             mount -t tmpfs none /sys/fs/cgroup 2>/dev/null || true\n\
+             exec libvirtd --pid-file $d/run/pid --config $d/etc/libvirtd.conf\n",
+            dir.display(),
+            cache.display()
+        );
+        let log = std::fs::File::create(dir.join("log/stdout")).expect("a log file");
+        let mut command = namespace.command("unshare");
+        command.args(["-m", "-u", "sh", "-c", &script]).envs(environment.iter().copied());
+        command.stdin(Stdio::null()).stdout(log.try_clone().expect("a file")).stderr(log);
+        let mut libvirt = Self { child: command.spawn().expect("running libvirtd"), dir };
+        let up = wait_until(Duration::from_secs(30), || {
+            libvirt.child.try_wait().expect("its state").is_some() || libvirt.virsh("version").0 == 0
+        });
+        assert!(up && libvirt.child.try_wait().expect("its state").is_none(), "libvirtd: {}", libvirt.log());
+        libvirt
+    }
+
+    /// Its URI, also from outside its namespace.
+    #[must_use]
+    pub fn uri(&self) -> String {
+        format!("qemu:///system?socket={}", self.dir.join("run/libvirt-sock").display())
+    }
+
+    /// `virsh`, its arguments parted by blanks: exit code, and what it said.
+    pub fn virsh(&self, arguments: &str) -> (i32, String) {
+        let mut virsh = Command::new("virsh");
+        virsh.args(["-q", "-c", &self.uri()]).args(arguments.split_whitespace()).stdin(Stdio::null());
+        let output = virsh.output().expect("running virsh");
+        let said =
+            String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        (output.status.code().unwrap_or(-1), said)
+    }
+
+    /// What it has logged.
+    #[must_use]
+    pub fn log(&self) -> String {
+        let read = |file: &str| std::fs::read_to_string(self.dir.join(file)).unwrap_or_default();
+        read("log/stdout") + &read("log/libvirtd.log")
+    }
+}
+
+impl Drop for Libvirt {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- the log of libvirtd:\n{}", self.log());
+        }
+        // Its guests are in the lab's namespace, which ends them with everything else there.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The image that guests boot: built once, and kept.
+#[track_caller]
+pub fn guest_image() -> &'static Path {
+    static IMAGE: OnceLock<PathBuf> = OnceLock::new();
+    IMAGE.get_or_init(|| {
+        let dir = std::env::var_os("IVS_GUEST_IMAGE")
+            .map_or_else(|| binaries().parent().expect("TARGET/PROFILE").join("guest-image"), PathBuf::from);
+        let mut build = Command::new(binaries().join("ivctl"));
+        build.args(["image", "build"]).arg(&dir);
+        // The kernel is fetched once; the initramfs follows the sources.
+        if dir.join("modules").exists() {
+            build.arg("--offline");
+        }
+        let output = build.output().expect("running ivctl");
+        assert!(output.status.success(), "ivctl image build: {}", String::from_utf8_lossy(&output.stderr));
+        dir
+    })
+}
+
+/// The agent of a guest from that image, at its virtio-serial port's socket.
+pub struct GuestShell(PathBuf);
+
+impl GuestShell {
+    /// The agent at this socket.
+    #[must_use]
+    pub fn at(socket: &Path) -> Self {
+        Self(socket.to_owned())
+    }
+
+    /// Runs a command in the guest, which may still be booting: exit code and output.
+    #[track_caller]
+    pub fn run(&self, command: &str) -> (i32, String) {
+        let deadline = Instant::now() + BOOT;
+        loop {
+            match self.try_run(command) {
+                Ok(answer) => return answer,
+                Err(e) if Instant::now() > deadline => panic!("{command:?} in the guest: {e}"),
+                Err(_) => std::thread::sleep(Duration::from_millis(100)),
+            }
+        }
+    }
+
+    fn try_run(&self, command: &str) -> std::io::Result<(i32, String)> {
+        let mut stream = UnixStream::connect(&self.0)?;
+        stream.set_read_timeout(Some(BOOT))?;
+        stream.write_all(format!("{command}\n").as_bytes())?;
+        let (mut answer, mut chunk) = (Vec::new(), [0; 4096]);
+        loop {
+            let count = stream.read(&mut chunk)?;
+            if count == 0 {
+                return Err(std::io::ErrorKind::UnexpectedEof.into());
+            }
+            answer.extend_from_slice(&chunk[..count]);
+            if let Some(mark) = answer.iter().position(|&b| b == 1)
+                && let Some(end) = answer[mark..].iter().position(|&b| b == b'\n')
+            {
+                let code =
+                    String::from_utf8_lossy(&answer[mark + 1..mark + end]).trim().parse().unwrap_or(-1);
+                return Ok((code, String::from_utf8_lossy(&answer[..mark]).into_owned()));
+            }
+        }
+    }
+}
