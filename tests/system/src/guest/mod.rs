@@ -39,8 +39,8 @@ pub struct GuestSpec<'a> {
     pub mac: &'a str,
     /// Its IP address and prefix length.
     pub address: &'a str,
-    /// Wait for a migrating guest at this port instead of booting.
-    pub incoming: Option<u16>,
+    /// Wait for a guest of this name to migrate here, instead of booting.
+    pub incoming: bool,
 }
 
 /// A running guest. It ends with this.
@@ -59,7 +59,7 @@ impl Guest {
     #[track_caller]
     pub fn start(lab: &Lab, namespace: &Namespace, spec: GuestSpec<'_>) -> Self {
         let kit = kit::get();
-        let place = if spec.incoming.is_some() { "-in" } else { "" };
+        let place = if spec.incoming { "-in" } else { "" };
         let file = |extension: &str| lab.dir().join(format!("{}{place}.{extension}", spec.name));
         let (console, agent, qmp) = (file("console"), file("agent"), file("qmp"));
         let mut command = namespace.command("qemu-system-x86_64");
@@ -109,8 +109,8 @@ impl Guest {
             }
         }
         command.arg("-device").arg(device);
-        if let Some(port) = spec.incoming {
-            command.arg("-incoming").arg(format!("tcp:127.0.0.1:{port}"));
+        if spec.incoming {
+            command.arg("-incoming").arg(format!("unix:{}", file("migrate").display()));
         }
         let log = fs::File::create(file("qemu")).expect("a file in our own directory");
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("a file")).stderr(log);
@@ -185,7 +185,7 @@ impl Guest {
 
     /// Asks QEMU's monitor; what it returned.
     #[track_caller]
-    pub fn qmp(&self, command: &str, arguments: &Value) -> Value {
+    fn qmp(&self, command: &str, arguments: &Value) -> Value {
         let mut stream = BufReader::new(UnixStream::connect(&self.qmp).expect("QEMU's monitor"));
         stream.get_ref().set_read_timeout(Some(PATIENCE)).expect("a time limit");
         for request in
@@ -208,9 +208,20 @@ impl Guest {
         }
     }
 
-    /// Takes over what a migrated guest's old place was called.
-    pub fn forget_agent(&mut self) {
-        self.lines = None;
+    /// Moves it, running, to where `to` waits for it; how long QEMU had it stopped.
+    #[track_caller]
+    pub fn migrate(&mut self, to: &Self) -> Duration {
+        let path = to.console.with_extension("migrate");
+        let listening = wait_until(PATIENCE, || path.exists());
+        assert!(listening, "nobody waits for guest {}", self.name);
+        self.qmp("migrate", &json!({ "uri": format!("unix:{}", path.display()) }));
+        let mut state = Value::Null;
+        let done = wait_until(PATIENCE, || {
+            state = self.qmp("query-migrate", &json!({}));
+            !["setup", "active", "device"].contains(&state["status"].as_str().unwrap_or("setup"))
+        });
+        assert!(done && state["status"] == "completed", "guest {} did not migrate: {state}", self.name);
+        Duration::from_millis(state["downtime"].as_u64().expect("a time"))
     }
 }
 
