@@ -100,12 +100,12 @@ pub const PEERS: &[Peer] = &[
         quick: false,
     },
     Peer {
-        name: "ivswitch-nocache",
-        about: "the Inception Switch without the XDP verdict cache",
+        name: "ivswitch-cache",
+        about: "the Inception Switch with the XDP verdict cache (`cache = \"on\"`)",
         script: "ivswitch",
-        environment: &[("IVS_CACHE", "off")],
+        environment: &[("IVS_CACHE", "on")],
         scenarios: SMALL,
-        what: &[Pps],
+        what: &[Pps, RoundTrip],
         quick: true,
     },
     Peer {
@@ -175,8 +175,7 @@ pub fn run(plan: &Plan, scripts: &Path, state: &Path, limit: &Limit, results: &m
             eprintln!("== {scenario}, round {round} of {}", plan.rounds);
             for peer in PEERS {
                 let named = plan.peers.is_empty() || plan.peers.iter().any(|p| p == peer.name);
-                let small = peer.name != "ivswitch-nocache" || scenario == "l2";
-                let wanted = named && (!plan.quick || peer.quick && small || !plan.peers.is_empty());
+                let wanted = named && (!plan.quick || peer.quick || !plan.peers.is_empty());
                 if !wanted || !peer.scenarios.contains(&scenario) || broken.contains(&(scenario, peer.name)) {
                     continue;
                 }
