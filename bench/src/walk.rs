@@ -208,6 +208,7 @@ impl Walk {
             fdb_max: u32::MAX,
             fdb_age: FDB_AGE,
             mss_clamp: true,
+            dhcp: None,
         }));
         let doors = if kind == Kind::Flood { 5 } else { 2 };
         for n in 0..doors {

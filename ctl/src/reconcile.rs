@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use engine::command::{
-    Binding, Command, FloatingConfig, FloatingId, Gateway, IpPrefix, L4Proto, L4Range, Location,
+    Binding, Command, DhcpConfig, FloatingConfig, FloatingId, Gateway, IpPrefix, L4Proto, L4Range, Location,
     NetworkConfig, NextHop, PeerConfig, PeerId, PortConfig, PortId, Role, SourceRouteConfig, UplinkConfig,
     VlanPolicy, Vni,
 };
@@ -17,7 +17,7 @@ use engine::wire::mac::MacAddr;
 use crate::io::{SteerPlan, SteerReality};
 use crate::model::{
     AddressOrPrefix, Config, FLOATINGS_MAX, Floating, FloatingKey, Mac, Network, Peer, Port, PortRole,
-    PortSet, Ports, Route, StaticFdb, Vlan,
+    PortSet, Ports, Route, StaticFdb, Vlan, prefix,
 };
 
 /// The uplink's port, always.
@@ -336,6 +336,10 @@ fn network(n: &Network) -> Option<NetworkConfig> {
         fdb_max: n.fdb_max,
         fdb_age: Duration::from_secs(n.fdb_age),
         mss_clamp: n.mss_clamp,
+        dhcp: (!n.dhcp.is_empty()).then(|| DhcpConfig {
+            prefixes: n.dhcp.iter().map(|net| prefix(*net)).collect(),
+            dns: n.dns.clone(),
+        }),
     })
 }
 

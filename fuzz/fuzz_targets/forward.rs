@@ -36,7 +36,11 @@ fn port(n: u8) -> PortConfig {
         vlan: if n == 4 { VlanPolicy::Access(10) } else { VlanPolicy::Transparent },
         binding: Binding {
             macs: vec![MacAddr([2, 0, 0, 0, 0, n])],
-            ips: vec![IpPrefix { addr: [192, 168, 1, 0].into(), len: 24 }],
+            ips: vec![
+                IpPrefix { addr: [192, 168, 1, 0].into(), len: 24 },
+                IpPrefix::host([192, 168, 1, n].into()),
+                IpPrefix::host("fd00::5".parse().expect("an address")),
+            ],
         },
         bum_pps: Some(1000),
         fdb_max: 8,
@@ -66,6 +70,13 @@ fn setup(switch: &mut Switch, pool: &mut HeapPool, now: Instant) {
             fdb_max: 16,
             fdb_age: Duration::from_secs(5),
             mss_clamp: true,
+            dhcp: Some(DhcpConfig {
+                prefixes: vec![
+                    IpPrefix { addr: [192, 168, 1, 0].into(), len: 24 },
+                    IpPrefix { addr: "fd00::".parse().expect("an address"), len: 64 },
+                ],
+                dns: vec![[9, 9, 9, 9].into(), "fd00::9".parse().expect("an address")],
+            }),
         }));
     }
     apply(Command::SetPeer(

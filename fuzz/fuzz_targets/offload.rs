@@ -58,6 +58,7 @@ fn setup(switch: &mut Switch, pool: &mut HeapPool, now: Instant, caps: u8) {
             fdb_max: 16,
             fdb_age: Duration::from_secs(5),
             mss_clamp: true,
+            dhcp: None,
         }));
     }
     let peer = PeerConfig {

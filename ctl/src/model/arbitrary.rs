@@ -59,8 +59,11 @@ fn vlan() -> impl Strategy<Value = Vlan> {
 }
 
 fn network() -> impl Strategy<Value = Network> {
-    (pick("n", 6), 0u32..9, vec(ip(1), 0..3), of(mac()), 0u32..4, 0u64..900, any::<bool>()).prop_map(
-        |(name, vni, gateway, router_mac, fdb_max, fdb_age, mss_clamp)| Network {
+    let dhcp = (vec(net(1), 0..3), vec(ip(1), 0..3));
+    (pick("n", 6), 0u32..9, vec(ip(1), 0..3), of(mac()), 0u32..4, 0u64..900, any::<bool>(), dhcp).prop_map(
+        |(name, vni, gateway, router_mac, fdb_max, fdb_age, mss_clamp, (dhcp, dns))| Network {
+            dhcp,
+            dns,
             // Few VNIs, so that networks swap theirs.
             vni: if vni == 8 { 0xff_ffff } else { vni },
             gateway,

@@ -274,6 +274,13 @@ pub struct Network {
     /// Whether the MSS of TCP connections that open is lowered to what their path carries. Default: true.
     #[serde(default = "yes", skip_serializing_if = "is_yes")]
     pub mss_clamp: bool,
+    /// Guests get the address of their binding by DHCP if it is in one of these prefixes. Default: no DHCP.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<schema::Prefix>")]
+    pub dhcp: Vec<IpNet>,
+    /// Name servers that guests are told by DHCP, three of each family at most. Default: none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dns: Vec<IpAddr>,
 }
 
 impl Network {
@@ -288,6 +295,8 @@ impl Network {
             fdb_max: network_fdb_max(),
             fdb_age: network_fdb_age(),
             mss_clamp: true,
+            dhcp: Vec::new(),
+            dns: Vec::new(),
         }
     }
 }

@@ -1,5 +1,7 @@
 //! What has to hold between the values of a [`Config`]. All errors are found, not only the first.
 
+mod network;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::net::IpAddr;
@@ -309,73 +311,6 @@ impl<'c> Checker<'c> {
         if mode != XdpMode::Auto && !meant {
             let cause = format!("`xdp` chooses among ways of AF_XDP, and kind is \"{}\"", kind.name());
             self.error(place, Invalid, object, cause, "remove `xdp`, or `kind`");
-        }
-    }
-
-    fn networks(&mut self) {
-        let config = self.config;
-        self.limit(Section::Network, config.network.len(), limits::NETWORKS_MAX);
-        self.duplicates(Section::Network, config.network.iter().map(|n| n.name.as_str()));
-        let mut vnis = BTreeMap::new();
-        for (i, n) in config.network.iter().enumerate() {
-            let place = Place::Entry(Section::Network, i);
-            let object = format!("network \"{}\"", n.name);
-            self.name(place, &object, &n.name, NAME_LEN_MAX);
-            if n.vni == 0 || n.vni >= 1 << 24 {
-                let cause = format!("vni {} is out of range", n.vni);
-                self.error(
-                    place,
-                    Invalid,
-                    &object,
-                    cause,
-                    "use a VNI from 1 to 16777215, the same on every rVM",
-                );
-            } else if let Some(other) = vnis.insert(n.vni, n.name.as_str()) {
-                let cause = format!("vni {} is network \"{other}\"'s", n.vni);
-                self.error(place, Conflict, &object, cause, "give each network its own VNI");
-            }
-            self.list_len(place, &object, "gateway", n.gateway.len());
-            let mut seen = BTreeSet::new();
-            for &gateway in &n.gateway {
-                self.host_address(place, &object, "gateway", gateway);
-                if !seen.insert(gateway) {
-                    self.error(
-                        place,
-                        Conflict,
-                        &object,
-                        format_args!("gateway {gateway} is there twice"),
-                        "remove one",
-                    );
-                }
-            }
-            if let Some(mac) = n.router_mac
-                && !mac.0.is_unicast()
-            {
-                let cause = format!("router_mac {mac} is not the address of a station");
-                self.error(place, Invalid, &object, cause, "use a unicast MAC such as 02:69:76:00:00:64");
-            }
-            if n.fdb_max == 0 || n.fdb_max > limits::FDB_TOTAL_MAX {
-                let cause = format!("fdb_max {} is out of range", n.fdb_max);
-                self.error(
-                    place,
-                    Invalid,
-                    &object,
-                    cause,
-                    format_args!("use 1 to {}", limits::FDB_TOTAL_MAX),
-                );
-            }
-            if n.fdb_age == 0 {
-                self.error(
-                    place,
-                    Invalid,
-                    &object,
-                    "fdb_age 0 would flood every frame, as a hub does",
-                    "use the seconds a MAC may be silent, such as 300",
-                );
-            } else if n.fdb_age > FDB_AGE_MAX {
-                let cause = format!("fdb_age {} is out of range", n.fdb_age);
-                self.error(place, Invalid, &object, cause, format_args!("use 1 to {FDB_AGE_MAX} seconds"));
-            }
         }
     }
 

@@ -160,6 +160,17 @@ pub struct NetworkConfig {
     pub fdb_age: Duration,
     /// Whether the MSS of TCP connections that open is lowered to what their path carries.
     pub mss_clamp: bool,
+    /// What guests are told by DHCP; `None`: nothing.
+    pub dhcp: Option<DhcpConfig>,
+}
+
+/// What the guests of a network are told by DHCP, beside the address of their binding.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DhcpConfig {
+    /// The network's prefixes: a bound address in one of them is given to its guest.
+    pub prefixes: Vec<IpPrefix>,
+    /// Name servers.
+    pub dns: Vec<IpAddr>,
 }
 
 /// A switch port. It forwards nothing while not `live`.

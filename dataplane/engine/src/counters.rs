@@ -57,6 +57,8 @@ drop_reasons! {
     DhcpServerGuard = "dhcp-server-guard",
     /// A guest port sent an IPv6 router advertisement.
     RaGuard = "ra-guard",
+    /// A guest port sent a DHCP message to the switch that is no proper question.
+    DhcpMalformed = "dhcp-malformed",
     /// Destination 01-80-C2-00-00-0x: never forwarded by a bridge.
     LinkLocalGroup = "link-local-group",
     /// The VLAN tag is not allowed on the ingress port.

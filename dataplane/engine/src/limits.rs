@@ -162,3 +162,6 @@ pub const WATCH_BYTES: usize = 4 << 20;
 
 /// Operations of a watch's filter: the answers fit one word.
 pub const WATCH_FILTER_OPS: usize = 64;
+
+/// Name servers that DHCP tells a guest, of each family: as many as resolvers ask.
+pub const DHCP_DNS_MAX: usize = 3;

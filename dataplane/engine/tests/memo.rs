@@ -245,6 +245,7 @@ impl Rvm {
                 fdb_max: 100,
                 fdb_age: FDB_AGE,
                 mss_clamp: true,
+                dhcp: None,
             }));
         }
         rvm.peer(false, false);
@@ -591,6 +592,7 @@ fn displaced_by_a_newcomer_of_the_same_batch() {
         fdb_max: 2000,
         fdb_age: FDB_AGE,
         mss_clamp: true,
+        dhcp: None,
     }));
     for n in 0..SOURCES {
         rvm.apply(Command::AddFdb(vni(PRIVATE), 0, station(1000 + n), Location::Port(DOOR1)));

@@ -67,6 +67,7 @@ impl Rvm {
             fdb_max: 100,
             fdb_age: FDB_AGE,
             mss_clamp,
+            dhcp: None,
         }));
         rvm.apply(Command::SetPort(DOOR, port(Some(vni), Role::Door)));
         let peer = PeerConfig {

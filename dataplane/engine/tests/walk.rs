@@ -73,6 +73,7 @@ impl Rvm {
                 fdb_max: 100,
                 fdb_age: FDB_AGE,
                 mss_clamp: true,
+                dhcp: None,
             }));
         }
         rvm.apply(Command::SetPort(DOOR1, port(Some(vni(PRIVATE)), Role::Door, 1500)));

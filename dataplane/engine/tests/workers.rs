@@ -58,6 +58,7 @@ impl Workers {
             fdb_max: 8192,
             fdb_age: AGE,
             mss_clamp: true,
+            dhcp: None,
         }));
         for port in 0..PORTS {
             all.command(&Command::SetPort(PortId(port), config()));
@@ -353,6 +354,7 @@ fn who_answers_finds_every_worker_informed() {
             fdb_max: 100,
             fdb_age: AGE,
             mss_clamp: true,
+            dhcp: None,
         };
         handle.send(Input::Command(Command::SetNetwork(network))).unwrap();
         handle.send(Input::Command(Command::AddFdb(vni(), 0, mac(2), Location::Port(PortId(1))))).unwrap();

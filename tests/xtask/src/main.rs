@@ -64,7 +64,7 @@ enum Task {
 
 /// The fuzz targets, each a file of `fuzz/fuzz_targets`.
 const FUZZ_TARGETS: &[&str] =
-    &["parse", "forward", "offload", "config", "api", "vhost_rings", "vhost_messages"];
+    &["parse", "forward", "offload", "dhcp", "config", "api", "vhost_rings", "vhost_messages"];
 
 fn main() -> ExitCode {
     let outcome = match Task::parse() {
@@ -99,6 +99,8 @@ const FOR_THE_TESTS: &[(&str, &str)] = &[
     ("setpriv", "util-linux"),
     ("promtool", "prometheus"),
     ("script", "bsdutils"),
+    ("busybox", "busybox-static"),
+    ("dhclient", "isc-dhcp-client"),
 ];
 /// What real guests need: to be managed, and to run. Their kernel is downloaded, not installed.
 const FOR_THE_GUESTS: &[(&str, &str)] = &[

@@ -61,6 +61,12 @@ pub struct Flags {
     /// Virtual gateway address that the switch answers for; may be repeated
     #[arg(long, value_name = "IP")]
     gateway: Vec<IpAddr>,
+    /// Prefix in which guests get the address of their binding by DHCP; may be repeated
+    #[arg(long, value_name = "PREFIX")]
+    dhcp: Vec<String>,
+    /// Name server that guests are told by DHCP; may be repeated
+    #[arg(long, value_name = "IP")]
+    dns: Vec<String>,
     /// MAC of the virtual gateway
     #[arg(long, value_name = "MAC")]
     router_mac: Option<String>,
@@ -79,6 +85,8 @@ impl Flags {
     fn object(self) -> Object {
         Object::default()
             .list("gateway", self.gateway.iter().map(ToString::to_string).collect())
+            .list("dhcp", self.dhcp)
+            .list("dns", self.dns)
             .put("router_mac", self.router_mac)
             .put("fdb_max", self.fdb_max)
             .put("fdb_age", self.fdb_age)

@@ -1,10 +1,10 @@
 //! Deciding. `admit` says whether a frame may enter and where it then is; `classify` says where it goes.
 //! Both are pure: they read tables and return values, and `ivctl trace` calls the very same functions.
 
-use super::Tables;
 use super::parse::{Headers, Net, Part};
 use super::trail::{Step, Trail};
 use super::verdict::{Edits, NatRewrite, Out, Responder, Route, Verdict};
+use super::{Tables, dhcp};
 use crate::command::{Location, NextHop, PeerId, PortId, Role, Vni};
 use crate::counters::DropReason;
 use crate::table::fdb::FdbKey;
@@ -296,6 +296,14 @@ fn on_network(
     // The virtual gateway and the switch itself live in the untagged part of the network.
     if adm.vid == 0 && !h.tagged {
         let ours = h.eth_dst == network.config.router_mac || h.eth_dst == tables.switch_mac();
+        if (ours || h.eth_dst.is_multicast())
+            && network.config.dhcp.is_some()
+            && let From::Port(port) = adm.from
+            && let Some(port) = tables.ports.get(port).filter(|p| p.config.role == Role::Guest)
+            && let Some(out) = dhcp::decide(network, port, h, bytes)
+        {
+            return verdict(out);
+        }
         let question = h.net == Net::Arp || h.net == Net::V6 && h.proto == l4::ICMPV6;
         if (ours || question)
             && let Some(responder) = resolver(tables, network, h, bytes)

@@ -13,6 +13,7 @@ pub mod trail;
 pub mod verdict;
 
 mod control;
+mod dhcp;
 mod fragment;
 mod mss;
 mod output;

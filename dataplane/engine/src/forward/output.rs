@@ -1,11 +1,11 @@
 //! Where a frame leaves: a port's queue, a peer's tunnel, everybody, back to who asked, or the kernel.
 
 use super::Switch;
-use super::act;
 use super::classify::{Admission, From};
 use super::fit;
 use super::parse::{Headers, Net};
 use super::verdict::{self, Out, Responder, Verdict};
+use super::{act, dhcp};
 use crate::command::{PeerId, PortId, Role, Vni};
 use crate::counters::DropReason;
 use crate::frame::{Frame, FramePool, GsoKind, Offload, SlotSize};
@@ -224,7 +224,11 @@ impl Switch {
         mut frame: Frame,
         pool: &mut P,
     ) {
-        if !act::respond(pool, &mut frame, h, who) {
+        let answered = match who {
+            Responder::Dhcp => self.answer_dhcp(id, adm, h, &mut frame, pool),
+            who => act::respond(pool, &mut frame, h, who),
+        };
+        if !answered {
             return self.drop_frame(id, frame, DropReason::PoolExhausted, pool);
         }
         match adm.from {
@@ -235,6 +239,30 @@ impl Switch {
             }
             From::Underlay => self.drop_frame(id, frame, DropReason::NotOurs, pool),
         }
+    }
+
+    /// Writes the answer over a guest's question. False when the slot has no room for it.
+    fn answer_dhcp<P: FramePool>(
+        &mut self,
+        id: PortId,
+        adm: &Admission,
+        h: &Headers,
+        frame: &mut Frame,
+        pool: &mut P,
+    ) -> bool {
+        let (Some(network), Some(port)) = (self.tables.networks.at(adm.net), self.tables.ports.get(id))
+        else {
+            return false;
+        };
+        let Some(dhcp::Outcome::Answer(answer)) = dhcp::outcome(network, port, h, pool.bytes(frame)) else {
+            return false;
+        };
+        if usize::from(frame.head) + answer.len() > pool.slot_len(frame) {
+            return false;
+        }
+        (frame.len, frame.offload) = (answer.len() as u32, Offload::default());
+        pool.bytes_mut(frame).copy_from_slice(&answer);
+        true
     }
 
     /// Hands a frame to the kernel.

@@ -86,6 +86,8 @@ pub enum Responder {
     Nd(MacAddr),
     /// Echo reply.
     Echo,
+    /// The guest's address and what goes with it (`dhcp`).
+    Dhcp,
 }
 
 impl Verdict {

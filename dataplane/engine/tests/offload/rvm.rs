@@ -79,6 +79,7 @@ impl Rvm {
                 fdb_max: 100,
                 fdb_age: FDB_AGE,
                 mss_clamp: true,
+                dhcp: None,
             }));
         }
         for (id, v) in [(DOOR, PRIVATE), (OTHER, PRIVATE), (PUBLIC_DOOR, PUBLIC)] {

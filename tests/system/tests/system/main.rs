@@ -6,6 +6,7 @@ mod cache;
 mod cli;
 mod counters;
 mod demo;
+mod dhcp;
 mod doors;
 mod faults;
 mod floating_ip;

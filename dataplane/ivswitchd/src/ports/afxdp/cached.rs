@@ -229,6 +229,7 @@ impl World {
                 fdb_max: 100,
                 fdb_age: FDB_AGE,
                 mss_clamp: true,
+                dhcp: None,
             }));
         }
         for (id, net) in DOORS.into_iter().zip([PRIVATE, PRIVATE, PUBLIC]) {
