@@ -40,6 +40,12 @@ impl World {
         self.nudge(rvm);
     }
 
+    /// The clocks leap: everything and everybody stood still for so long, frames under way included, as when a machine
+    /// is suspended or a hypervisor pauses its guests.
+    pub fn suspend(&mut self, ns: u64) {
+        self.now_ns += ns;
+    }
+
     /// Two rVMs cannot reach one another through the underlay.
     pub fn cut(&mut self, a: NodeId, b: NodeId) {
         let (a, b) = (self.r(a).nic, self.r(b).nic);

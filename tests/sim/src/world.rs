@@ -487,7 +487,8 @@ impl World {
             return false;
         }
         let event = entry.remove();
-        self.now_ns = at;
+        // What was due while everything stood still is late.
+        self.now_ns = self.now_ns.max(at);
         self.events += 1;
         match event {
             Event::Deliver { node, interface, frame } => {

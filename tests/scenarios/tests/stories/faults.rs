@@ -245,3 +245,28 @@ fn a_slow_consumer_hurts_only_itself() {
     assert_eq!(w.ping(hosts[0], "192.168.1.3", 3).received, 3);
     w.finish();
 }
+
+/// Machines are suspended for longer and longer: a blink, a lease, a night, two months. Entries age, probes and timers
+/// are late all at once; nothing panics, floods or loops, a TCP connection through the floating IP goes on, and
+/// forwarding is as before. (The wall's clock is read by nobody: `dataplane/clippy.toml`.)
+#[test]
+fn fault_time_leaps() {
+    let mut w = World::new(10);
+    let f = figure4(&mut w);
+    w.settle();
+    w.h(f.ivm).serve(80);
+    let uplink = w.uplink(f.rvm1);
+    w.shape(uplink, LinkConfig { rate_bps: 40_000_000, ..LinkConfig::default() });
+    let dst = "56.0.0.11".parse().unwrap();
+    const HOUR: u64 = 3600 * SEC;
+    for gap in [100 * MS, 5 * SEC, 301 * SEC, 10 * HOUR, 60 * 24 * HOUR] {
+        let app = w.act(f.host, |h, now| h.transfer(now, (dst, 80), 200_000, 200_000, gap + 120 * SEC));
+        w.run_for(30 * MS);
+        assert!(!w.h(f.host).report(app).done, "the transfer has begun and not ended");
+        w.suspend(gap);
+        let r = w.wait(f.host, app);
+        assert_eq!((r.failed, r.bad, r.sent, r.received), (false, 0, 200_000, 200_000), "after {gap} ns");
+        assert_eq!(w.ping(f.host, "56.0.0.11", 3).received, 3, "after {gap} ns");
+    }
+    w.finish();
+}

@@ -3,9 +3,9 @@
 use std::time::Instant;
 
 use serde_json::Value;
-use system::{Guest, GuestSpec, Lab, Namespace, Nic, Switch, wait_for};
+use system::{Guest, GuestSpec, Lab, Namespace, Nic, Stream, Switch, wait_for};
 
-use crate::topology::{V4, network, underlay_pair};
+use crate::topology::{V4, host, network, port, underlay_pair};
 
 const MACS: [&str; 3] = ["52:54:00:00:00:01", "52:54:00:00:00:02", "52:54:00:00:00:03"];
 const ADDRESSES: [&str; 3] = ["10.9.0.1", "10.9.0.2", "10.9.0.3"];
@@ -176,4 +176,53 @@ fn i41_r14_r15_a_guest_migrates_under_traffic() {
     g1.reaches(ADDRESSES[0]);
     switch.counters_at_rest();
     other.counters_at_rest();
+}
+
+/// QEMU is killed behind a port by shared memory, then behind a TAP: the port says so, a stream between others loses
+/// nothing, the dead guest's memory is let go of, and the guest comes back by starting it, with nothing entered anew.
+#[test]
+fn fault_a_guest_is_killed() {
+    let Some(lab) = Lab::new() else { return };
+    let rvm = lab.namespace("rvm");
+    let [h1, h3] = [("h1", "10.9.0.101/24"), ("h3", "10.9.0.103/24")]
+        .map(|(name, address)| host(&lab, &rvm, name, &[address]));
+    let config = network("private", 100)
+        + &[port("h1", "private"), port("h3", "private"), shared_port(&lab, 0), tap_port(1)].concat();
+    let mut switch = Switch::start(&lab, &rvm, &config);
+    let tap = |name| {
+        let address = format!("{}/24", ADDRESSES[1]);
+        let nic = Nic::Tap("tap-g1");
+        Guest::start(&lab, &rvm, GuestSpec { name, nic, mac: MACS[1], address: &address, incoming: false })
+    };
+    let mut guests = [guest(&lab, &rvm, 0, 1), tap("g1")];
+    guests.iter_mut().for_each(Guest::wait_up);
+    switch.wait_live(&["g0", "g1"]);
+    ADDRESSES[..2].iter().for_each(|address| h1.reaches(address));
+    let descriptors = |switch: &Switch| {
+        std::fs::read_dir(format!("/proc/{}/fd", switch.pid())).expect("a running daemon").count()
+    };
+    let before = descriptors(&switch);
+    let stream = Stream::start(&h1, &h3, "10.9.0.103:9".parse().unwrap(), 2000);
+    stream.wait_more(100, "at the start");
+    // SIGKILL is how a guest ends here.
+    drop(guests);
+    wait_for("both ports to tell", || {
+        let (g0, g1) = (row(&switch, "g0"), row(&switch, "g1"));
+        g0["state"] != "live"
+            && g0["why"].as_str().is_some_and(|why| !why.is_empty())
+            && g1["operstate"] == "DOWN"
+    });
+    println!("killed: {} and {}", row(&switch, "g0")["why"], row(&switch, "g1"));
+    stream.wait_more(100, "after the guests are gone");
+    let report = stream.finish();
+    assert_eq!(report.lost(), 0, "{report}");
+    wait_for("their descriptors to be closed", || descriptors(&switch) < before);
+
+    rvm.ip("link del tap-g1");
+    let mut guests = [guest(&lab, &rvm, 0, 1), tap("g1")];
+    guests.iter_mut().for_each(Guest::wait_up);
+    switch.wait_live(&["g0", "g1"]);
+    ADDRESSES[..2].iter().for_each(|address| h1.reaches(address));
+    switch.assert_running();
+    switch.counters_at_rest();
 }
