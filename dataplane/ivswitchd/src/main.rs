@@ -26,8 +26,8 @@ use clap::Parser;
 use ctl::agent::{Agent, Options};
 use ctl::{api, model};
 use engine::worker::Worker;
+use ports::afxdp::Kept;
 use ports::host::HostPort;
-use ports::umem::UmemPool;
 
 use confine::Confinement;
 use control::{Control, Setup};
@@ -158,7 +158,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     };
     let agent = Agent::new(clock::now(), options).map_err(|errors| complain(&arguments.config, &errors))?;
 
-    let pool = UmemPool::new(UmemPool::SMALL_DEFAULT, UmemPool::LARGE_DEFAULT)?;
+    let (pool, kept) = Kept::take_up(ports::keep::inherited(), count)?;
     let umem = pool.handle();
     privileges::keep_only_what_is_needed()?;
     abort_on_panic();
@@ -179,6 +179,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         agent,
         machines,
         umem,
+        kept,
         cache,
         socket: arguments.socket.clone(),
         config: arguments.config.clone(),

@@ -10,6 +10,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal};
 use serde_json::Value;
 
+use crate::Manager;
 use crate::lab::{Lab, Namespace, PATIENCE, wait_until};
 
 /// Where `ivswitchd` and `ivctl` are: built once, from the sources as they are now, with the profile
@@ -51,6 +52,7 @@ pub struct Switch {
     config: PathBuf,
     socket: PathBuf,
     log: PathBuf,
+    manager: Option<Manager>,
 }
 
 impl Switch {
@@ -72,9 +74,26 @@ impl Switch {
             fs::set_permissions(lab.dir(), fs::Permissions::from_mode(0o777)).expect("our own directory");
         }
         let child = spawn(namespace, &path, &socket, &log, wrapper, &[]);
-        let mut switch = Self { child, namespace: namespace.clone(), config: path, socket, log };
+        let mut switch =
+            Self { child, namespace: namespace.clone(), config: path, socket, log, manager: None };
         switch.wait_answering();
         switch
+    }
+
+    /// Starts the daemon under a service manager.
+    #[must_use]
+    #[track_caller]
+    pub fn start_managed(lab: &Lab, namespace: &Namespace, config: &str) -> (Self, Manager) {
+        let file = |extension| lab.dir().join(format!("{}.{extension}", namespace.name()));
+        let (path, socket, log) = (file("toml"), file("sock"), file("log"));
+        fs::write(&path, config).expect("writing the configuration");
+        let manager = Manager::new(&file("notify"));
+        let command = manager.command(namespace, &binaries().join("ivswitchd"));
+        let child = run(command, &path, &socket, &log, &[]);
+        let namespace = namespace.clone();
+        let mut switch = Self { child, namespace, config: path, socket, log, manager: Some(manager.clone()) };
+        switch.wait_answering();
+        (switch, manager)
     }
 
     /// Starts the daemon with more options, and waits until it answers or has ended.
@@ -85,7 +104,8 @@ impl Switch {
         let (path, socket, log) = (file("toml"), file("sock"), file("log"));
         fs::write(&path, config).expect("writing the configuration");
         let child = spawn(namespace, &path, &socket, &log, &[], options);
-        let mut switch = Self { child, namespace: namespace.clone(), config: path, socket, log };
+        let mut switch =
+            Self { child, namespace: namespace.clone(), config: path, socket, log, manager: None };
         wait_until(PATIENCE, || !switch.is_running() || switch.ivctl("config show").code == 0);
         switch
     }
@@ -105,7 +125,13 @@ impl Switch {
     #[track_caller]
     pub fn start_again(&mut self) {
         assert!(self.child.try_wait().expect("its state").is_some(), "it still runs");
-        self.child = spawn(&self.namespace, &self.config, &self.socket, &self.log, &[], &[]);
+        self.child = match &self.manager {
+            Some(manager) => {
+                let command = manager.command(&self.namespace, &binaries().join("ivswitchd"));
+                run(command, &self.config, &self.socket, &self.log, &[])
+            }
+            None => spawn(&self.namespace, &self.config, &self.socket, &self.log, &[], &[]),
+        };
         self.wait_answering();
     }
 
@@ -306,9 +332,8 @@ fn spawn(
     wrapper: &[&str],
     options: &[&str],
 ) -> Child {
-    let log = File::options().create(true).append(true).open(log).expect("a log file");
     let daemon = binaries().join("ivswitchd");
-    let mut command = match wrapper.split_first() {
+    let command = match wrapper.split_first() {
         Some((program, arguments)) => {
             // Another user need not be able to look into our home, so it gets a copy.
             let copy = config.with_file_name("ivswitchd");
@@ -320,6 +345,11 @@ fn spawn(
         }
         None => namespace.command(daemon),
     };
+    run(command, config, socket, log, options)
+}
+
+fn run(mut command: Command, config: &Path, socket: &Path, log: &Path, options: &[&str]) -> Child {
+    let log = File::options().create(true).append(true).open(log).expect("a log file");
     command.arg("--config").arg(config).arg("--socket").arg(socket).args(options);
     command.stdin(Stdio::null()).stdout(log.try_clone().expect("a file")).stderr(log);
     command.spawn().expect("running ivswitchd")

@@ -31,7 +31,9 @@ use crate::clock;
 use crate::confine::Confinement;
 use crate::links::{self, Links};
 use crate::log;
+use crate::ports::afxdp::Kept;
 use crate::ports::afxdp::cache::CacheControl;
+use crate::ports::keep;
 use crate::ports::umem::{UmemHandle, UmemPool};
 use crate::ports::{self, PortControl};
 use crate::thread::{self, Machine, Part, Usage, WorkerThread};
@@ -51,6 +53,12 @@ const TICK: Duration = Duration::from_secs(1);
 /// How often ports are looked after: what took one away is not always told.
 const LOOK: Duration = Duration::from_millis(100);
 
+/// How long a process that took up what another left has to work until that is beyond suspicion.
+const PROVEN: Duration = Duration::from_millis(250);
+
+/// How long after the start what outlived the process before waits for its port.
+const KEPT_MAX: Duration = Duration::from_secs(5);
+
 /// How soon inputs that did not fit a worker's mailbox are tried again.
 const BACKLOG_RETRY: Duration = Duration::from_millis(1);
 
@@ -62,6 +70,8 @@ pub struct Setup<M> {
     pub machines: Vec<(M, engine::mailbox::MailboxHandle)>,
     /// Their frame memory.
     pub umem: UmemHandle,
+    /// What of the ports outlived the process before.
+    pub kept: Kept,
     /// The verdict cache.
     pub cache: CacheControl,
     /// Where to listen.
@@ -99,6 +109,13 @@ pub struct Control {
     agent: Agent,
     inbox: VecDeque<Input>,
     umem: UmemHandle,
+    kept: Kept,
+    /// There was something.
+    resuming: bool,
+    /// When this process has shown that it does not end of it.
+    proven_at: Option<Instant>,
+    /// When what nobody asked for of it goes.
+    kept_until: Option<Instant>,
     cache: CacheControl,
     cache_stats: CacheStats,
     ports: BTreeMap<PortId, OpenedPort>,
@@ -148,6 +165,10 @@ impl Control {
             agent: setup.agent,
             inbox: first.into(),
             umem: setup.umem,
+            resuming: !setup.kept.is_empty(),
+            kept: setup.kept,
+            proven_at: Some(now + PROVEN),
+            kept_until: Some(now + KEPT_MAX),
             cache: setup.cache,
             cache_stats: CacheStats::default(),
             ports: BTreeMap::new(),
@@ -233,6 +254,10 @@ impl Control {
             self.tick = now + TICK;
             self.measure();
             log::report_left_out();
+            if self.kept_until.take_if(|until| now >= *until).is_some() {
+                self.resuming = false;
+                self.kept.clear();
+            }
             let mut late = Vec::new();
             self.socket.tick(now, self.poll.registry(), &mut late);
             self.inbox.extend(late);
@@ -240,6 +265,9 @@ impl Control {
         if now >= self.look {
             self.look = now + LOOK;
             self.look_after_ports();
+            if self.proven_at.take_if(|at| now >= *at).is_some() {
+                self.umem.proven();
+            }
         }
         if let Some((period, due)) = &mut self.watchdog
             && now >= *due
@@ -279,8 +307,12 @@ impl Control {
                 continue;
             }
             self.follow_uplink(&input);
+            let opened = matches!(input, Input::PortOpened(..));
             self.agent.handle(clock::now(), input);
             self.outputs();
+            if opened && !self.resuming {
+                self.flush();
+            }
         }
         self.flush();
     }
@@ -365,7 +397,9 @@ impl Control {
             tracing::warn!("{}: cannot switch LRO off ({error}); what it merges is dropped", spec.interface);
         }
         let mac = self.links.by_name(&spec.interface).map(|link| link.mac).unwrap_or_default();
-        let opened = match ports::open(&spec, mac, &self.umem, id, self.workers.len(), self.cache.maps()) {
+        let count = self.workers.len();
+        let opened = ports::open(&spec, mac, &self.umem, id, count, self.cache.maps(), &mut self.kept);
+        let opened = match opened {
             Ok(opened) => opened,
             Err(error) => return out.push(Input::PortFailed(id, error)),
         };
@@ -394,7 +428,14 @@ impl Control {
             }
         } else {
             tracing::info!("{}: {}, {}", spec.interface, spec.kind.name(), opened.facts.mode);
-            out.push(Input::PortOpened(id, opened.facts));
+            let opened = Input::PortOpened(id, opened.facts);
+            if self.resuming {
+                // With all others: frames that waited in its rings are for them.
+                out.push(opened);
+            } else {
+                // Before what is known of other interfaces: it forwards while the next one is being opened.
+                self.inbox.push_front(opened);
+            }
         }
         let (drops, guest_io) = (KernelDrops::default(), None);
         self.ports.insert(id, OpenedPort { control, drops, guest_io, moved: false, spec });
@@ -544,8 +585,9 @@ impl Control {
         }
     }
 
-    /// Leaves nothing behind but the doors.
+    /// Leaves nothing behind but the doors, and what the service manager keeps for the next process.
     fn close(mut self) {
+        keep::leave();
         for id in self.ports.keys().copied().collect::<Vec<_>>() {
             self.close_port(id);
         }

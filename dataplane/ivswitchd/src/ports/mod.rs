@@ -9,10 +9,12 @@
 //! - [`tap`]: a TAP interface, likewise;
 //! - [`udp`]: tunnel packets through UDP sockets;
 //! - [`vhostuser`]: a guest's NIC, in memory shared with QEMU;
-//! - [`host`]: whole packets handed to the kernel through raw sockets.
+//! - [`host`]: whole packets handed to the kernel through raw sockets;
+//! - [`keep`]: what of all this outlives the process.
 
 pub mod afxdp;
 pub mod host;
+pub mod keep;
 mod landing;
 pub mod lane;
 mod messages;
@@ -32,7 +34,7 @@ use engine::command::PortId;
 use engine::port::Port;
 use engine::wire::mac::MacAddr;
 
-use afxdp::{AfxdpControl, AfxdpPort};
+use afxdp::{AfxdpControl, AfxdpPort, Kept};
 use lane::LaneError;
 use packet::PacketControl;
 use tap::TapControl;
@@ -90,12 +92,22 @@ pub fn open(
     owner: PortId,
     workers: usize,
     cache: &Arc<afxdp::SharedMaps>,
+    kept: &mut Kept,
 ) -> Result<Opened, String> {
     let text = |error: LaneError| error.to_string();
+    let resumed = kept.port(spec.index);
+    let resumed = resumed.and_then(|port| {
+        if spec.kind == IoKind::Afxdp {
+            Some(port)
+        } else {
+            port.discard();
+            None
+        }
+    });
     match spec.kind {
         IoKind::Afxdp => {
-            let opened =
-                afxdp::open_parts(spec, umem, owner, workers, cache).map_err(|error| error.to_string())?;
+            let opened = afxdp::open_parts(spec, umem, owner, workers, cache, resumed)
+                .map_err(|error| error.to_string())?;
             let part = |port: AfxdpPort| OpenedPart {
                 fds: port.fds().collect(),
                 pending: Box::new(port.tx_pending()),
@@ -111,7 +123,7 @@ pub fn open(
             Ok(Opened { parts: parts(ports), control: PortControl::Packet(control), facts, cached: None })
         }
         IoKind::Tap => {
-            let (ports, control, facts) = tap::open(spec, workers).map_err(text)?;
+            let (ports, control, facts) = tap::open(spec, workers, kept).map_err(text)?;
             Ok(Opened { parts: parts(ports), control: PortControl::Tap(control), facts, cached: None })
         }
         IoKind::Udp => {

@@ -16,6 +16,8 @@ use engine::port::{Port, PortCaps};
 use engine::time::Instant;
 use engine::wire::virtio_net::{self, HEADER_LEN};
 
+use super::afxdp::Kept;
+use super::keep;
 use super::landing::Landing;
 use super::lane::{Lane, LaneError, LaneShared, Refusal, refusal, room_in};
 use super::packet::offloads;
@@ -78,6 +80,16 @@ fn ioctl(queue: &OwnedFd, request: u64, value: u64) -> io::Result<()> {
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// Whether a descriptor is a queue of the interface of this name.
+fn is_of(queue: &OwnedFd, name: &str) -> bool {
+    // SAFETY: plain data for which all zeroes is valid.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // SAFETY: TUNGETIFF writes an `ifreq`, which outlives the call.
+    let done = unsafe { libc::ioctl(queue.as_raw_fd(), TUNGETIFF as _, &raw mut request) };
+    let found = request.ifr_name.iter().map(|&byte| byte.cast_unsigned()).take_while(|&byte| byte != 0);
+    done == 0 && found.eq(name.bytes())
+}
+
 /// A TAP port: one queue.
 #[derive(Debug)]
 pub struct TapPort {
@@ -91,6 +103,16 @@ pub struct TapPort {
 pub struct TapControl {
     file: Weak<File>,
     shared: Weak<LaneShared>,
+    /// What the service manager keeps of it.
+    names: Vec<String>,
+}
+
+impl Drop for TapControl {
+    fn drop(&mut self) {
+        if !keep::is_leaving() {
+            self.names.iter().for_each(|name| keep::remove(name));
+        }
+    }
 }
 
 /// Attaches to the interface with a queue for each worker, and says what may be left unfinished in the frames given
@@ -98,7 +120,11 @@ pub struct TapControl {
 ///
 /// # Errors
 /// What the kernel refuses, and what to do about it.
-pub fn open(spec: &OpenPort, workers: usize) -> Result<(Vec<TapPort>, TapControl, PortFacts), LaneError> {
+pub fn open(
+    spec: &OpenPort,
+    workers: usize,
+    kept: &mut Kept,
+) -> Result<(Vec<TapPort>, TapControl, PortFacts), LaneError> {
     let failed = |what, remedy| {
         let interface = spec.interface.clone();
         move |cause| LaneError { interface, what, cause, remedy }
@@ -109,12 +135,22 @@ pub fn open(spec: &OpenPort, workers: usize) -> Result<(Vec<TapPort>, TapControl
     }
     let mut files = Vec::with_capacity(workers);
     let mut uso = true;
-    for _ in 0..workers {
-        let queue = queue(&spec.interface).map_err(failed(
+    let mut names = Vec::new();
+    for n in 0..workers {
+        let name = format!("tap-{}-{n}", spec.index);
+        let resumed = kept.tap(&name).filter(|queue| is_of(queue, &spec.interface));
+        let new = resumed.is_none();
+        let queue = resumed.map_or_else(|| queue(&spec.interface), Ok).map_err(failed(
             "no queue of the TAP interface",
             "it must be a TAP with several queues and virtio-net headers that no other program has open: \
              remove it (ip link del), and it is made anew",
         ))?;
+        if keep::is_possible() {
+            if new {
+                keep::store(&name, &queue);
+            }
+            names.push(name);
+        }
         uso = uso && ioctl(&queue, TUNSETOFFLOAD, TSO | USO).is_ok();
         if !uso {
             ioctl(&queue, TUNSETOFFLOAD, TSO).map_err(failed("no offloads", "use kind = \"packet\""))?;
@@ -128,7 +164,7 @@ pub fn open(spec: &OpenPort, workers: usize) -> Result<(Vec<TapPort>, TapControl
         queues: workers as u32,
     };
     let file = files.first().map(Arc::downgrade).unwrap_or_default();
-    let control = TapControl { file, shared: Arc::downgrade(&shared) };
+    let control = TapControl { file, shared: Arc::downgrade(&shared), names };
     let port = |file| TapPort { file, shared: shared.clone(), uso };
     Ok((files.into_iter().map(port).collect(), control, facts))
 }

@@ -17,9 +17,12 @@
 //! hands to another is not copied; its slot changes hands with it.
 //!
 //! Only the last is written down, one tag per slot, because only then does nobody in this process
-//! hold it: when a port closes, whatever bears its tag comes back to the stock.
+//! hold it: when a port closes, whatever bears its tag comes back to the stock. These books lie behind the slots in
+//! the same memfd: when memory and sockets outlive the process (`keep`), the next one knows what was lent.
 
+use std::collections::BTreeSet;
 use std::num::NonZeroU16;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -27,7 +30,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crossbeam::queue::ArrayQueue;
 use engine::frame::{Frame, FramePool, Offload, Parcel, PoolUsage, SlotSize};
 use engine::limits::{HEADROOM, SLOT_LARGE_LEN, SLOT_SMALL_LEN};
-use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use rustix::fs::{MemfdFlags, fstat, ftruncate, memfd_create};
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, munmap};
 
 /// Slots that the pool keeps to itself before it gives half of them back to the stock.
@@ -60,12 +63,31 @@ pub enum UmemError {
         /// Large slots asked for.
         large: u32,
     },
+    /// What a process before left does not add up.
+    #[error("frame memory that was kept: {0}")]
+    Kept(&'static str),
 }
+
+/// Slots that a socket has which outlived the process that lent them.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Claim {
+    /// Under which tag.
+    pub tag: NonZeroU16,
+    /// Those in its rings.
+    pub slots: Vec<u32>,
+}
+
+/// How many processes in a row may end right after they took memory up: it may be what they end of.
+const STARTS_MAX: u16 = 3;
+
+/// The share of the slots, one in so many, that may be lent and in no ring: lost until their socket closes.
+const ASTRAY: usize = 8;
 
 /// The mapping and the books about it.
 struct Umem {
     base: NonNull<u8>,
     len: usize,
+    memfd: OwnedFd,
     small_count: u32,
     large_count: u32,
     /// Small slots that nobody holds, except those in the pool's cache.
@@ -73,8 +95,10 @@ struct Umem {
     /// Large slots that nobody holds.
     stock_large: ArrayQueue<u32>,
     /// By small slot: the tag of the port that has it, or [`NOT_LENT`]. Written only by the slot's
-    /// present holder, so plain relaxed stores do.
-    lent: Box<[AtomicU16]>,
+    /// present holder, so plain relaxed stores do. The end of the mapping, which lives as long as this.
+    lent: &'static [AtomicU16],
+    /// Processes that took this memory up since one was [`UmemHandle::proven`]. Behind `lent`.
+    starts: &'static AtomicU16,
     /// Tags that no port bears.
     tags: Mutex<Vec<NonZeroU16>>,
 }
@@ -87,6 +111,58 @@ struct Umem {
 unsafe impl Send for Umem {}
 // SAFETY: as above.
 unsafe impl Sync for Umem {}
+
+/// Where in the mapping the books start.
+fn books_at(small: u32, large: u32) -> usize {
+    small as usize * SLOT_SMALL_LEN + large as usize * SLOT_LARGE_LEN
+}
+
+impl Umem {
+    /// Maps the file, which has this length. The stock is empty.
+    fn map(memfd: OwnedFd, small: u32, large: u32, len: usize) -> Result<Self, UmemError> {
+        let failed = |cause: rustix::io::Errno| UmemError::Map { bytes: len, cause: cause.into() };
+        // SAFETY: a new mapping at an address of the kernel's choice; it aliases nothing.
+        let base = unsafe {
+            mmap(std::ptr::null_mut(), len, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, &memfd, 0)
+        }
+        .map_err(failed)?;
+        // SAFETY: the range is the mapping just made. Huge pages are a wish; a refusal changes nothing.
+        let _ = unsafe { madvise(base, len, Advice::LinuxHugepage) };
+        // SAFETY: the books lie inside the mapping, are aligned (slots are), reached as atomics only, and every bit
+        // pattern is a number. They are not handed out, so nobody sees them after `self`, which unmaps them.
+        let lent = unsafe {
+            std::slice::from_raw_parts::<AtomicU16>(
+                base.byte_add(books_at(small, large)).cast(),
+                small as usize + 1,
+            )
+        };
+        let (starts, lent) = lent.split_last().expect("there is one more than slots");
+        Ok(Self {
+            base: NonNull::new(base.cast()).expect("mmap does not return null"),
+            len,
+            memfd,
+            small_count: small,
+            large_count: large,
+            stock: ArrayQueue::new(small as usize),
+            stock_large: ArrayQueue::new(large.max(1) as usize),
+            lent,
+            starts,
+            tags: Mutex::new((1..u16::MAX).rev().filter_map(NonZeroU16::new).collect()),
+        })
+    }
+
+    /// Everything that is not lent.
+    fn stock_up(&self) {
+        for slot in
+            (0..self.small_count).filter(|&slot| self.lent[slot as usize].load(Ordering::Relaxed) == NOT_LENT)
+        {
+            self.stock.push(slot).expect("the stock has room for every slot");
+        }
+        for slot in self.small_count..self.small_count + self.large_count {
+            self.stock_large.push(slot).expect("the stock has room for every slot");
+        }
+    }
+}
 
 impl std::fmt::Debug for Umem {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -112,6 +188,23 @@ impl UmemHandle {
     #[must_use]
     pub fn area(&self) -> (u64, u64) {
         (self.0.base.as_ptr() as u64, u64::from(self.0.small_count) * SLOT_SMALL_LEN as u64)
+    }
+
+    /// The file behind it.
+    #[must_use]
+    pub fn memory(&self) -> BorrowedFd<'_> {
+        self.0.memfd.as_fd()
+    }
+
+    /// The process works: whoever takes this memory up next need not suspect it.
+    pub fn proven(&self) {
+        self.0.starts.store(0, Ordering::Relaxed);
+    }
+
+    /// The books of a borrower that [`UmemPool::resume`] was told of; once for each tag.
+    #[must_use]
+    pub fn lease_again(&self, tag: NonZeroU16) -> Lease {
+        Lease { umem: self.clone(), tag, forfeited: false }
     }
 
     /// Small slots in the stock now.
@@ -147,6 +240,12 @@ impl Lease {
     #[must_use]
     pub fn umem(&self) -> &UmemHandle {
         &self.umem
+    }
+
+    /// What its slots are marked with.
+    #[must_use]
+    pub fn tag(&self) -> NonZeroU16 {
+        self.tag
     }
 
     /// Marks a small slot as lent to this port. The caller held it and no longer does.
@@ -225,40 +324,72 @@ impl UmemPool {
     /// # Errors
     /// When the numbers make no sense, or the kernel refuses the memory.
     pub fn new(small: u32, large: u32) -> Result<Self, UmemError> {
-        if !(64..=1 << 21).contains(&small) || large > 1 << 16 {
-            return Err(UmemError::Count { small, large });
-        }
+        let len = Self::len_of(small, large)?;
         allow_locked_memory();
-        let len = small as usize * SLOT_SMALL_LEN + large as usize * SLOT_LARGE_LEN;
         let failed = |cause: rustix::io::Errno| UmemError::Map { bytes: len, cause: cause.into() };
         let memfd = memfd_create(c"ivswitch-umem", MemfdFlags::CLOEXEC).map_err(failed)?;
         ftruncate(&memfd, len as u64).map_err(failed)?;
-        // SAFETY: a new mapping at an address of the kernel's choice; it aliases nothing.
-        let base = unsafe {
-            mmap(std::ptr::null_mut(), len, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, &memfd, 0)
+        let umem = Umem::map(memfd, small, large, len)?;
+        umem.stock_up();
+        Ok(Self::on(umem))
+    }
+
+    /// The memory of a process before this one, with sockets that are still at work in it: what `claims` names, and
+    /// what the books say is lent under their tags, is left alone.
+    ///
+    /// # Errors
+    /// When it is not the memory that such slots take, or the claims contradict each other.
+    pub fn resume(small: u32, large: u32, memfd: OwnedFd, claims: &[Claim]) -> Result<Self, UmemError> {
+        let len = Self::len_of(small, large)?;
+        allow_locked_memory();
+        let size = fstat(&memfd).map_err(|_| UmemError::Kept("it is no file"))?.st_size;
+        if u64::try_from(size) != Ok(len as u64) {
+            return Err(UmemError::Kept("it has another size"));
         }
-        .map_err(failed)?;
-        // SAFETY: the range is the mapping just made. Huge pages are a wish; a refusal changes nothing.
-        let _ = unsafe { madvise(base, len, Advice::LinuxHugepage) };
-        let stock = ArrayQueue::new(small as usize);
-        for slot in 0..small {
-            stock.push(slot).expect("the stock has room for every slot");
+        let mut umem = Umem::map(memfd, small, large, len)?;
+        if umem.starts.fetch_add(1, Ordering::Relaxed) >= STARTS_MAX {
+            return Err(UmemError::Kept("processes ended right after they had taken it up"));
         }
-        let stock_large = ArrayQueue::new(large.max(1) as usize);
-        for slot in small..small + large {
-            stock_large.push(slot).expect("the stock has room for every slot");
+        let tags: BTreeSet<u16> = claims.iter().map(|claim| claim.tag.get()).collect();
+        let mut claimed = vec![NOT_LENT; small as usize];
+        for claim in claims {
+            for &slot in &claim.slots {
+                let holder = claimed.get_mut(slot as usize).ok_or(UmemError::Kept("a ring names no slot"))?;
+                if *holder != NOT_LENT {
+                    return Err(UmemError::Kept("two rings have the same slot"));
+                }
+                *holder = claim.tag.get();
+            }
         }
-        let umem = Umem {
-            base: NonNull::new(base.cast()).expect("mmap does not return null"),
-            len,
-            small_count: small,
-            large_count: large,
-            stock,
-            stock_large,
-            lent: (0..small).map(|_| AtomicU16::new(NOT_LENT)).collect(),
-            tags: Mutex::new((1..u16::MAX).rev().filter_map(NonZeroU16::new).collect()),
-        };
-        Ok(Self { umem: UmemHandle(Arc::new(umem)), cache: Vec::with_capacity(CACHE_LEN + 1) })
+        let mut astray = 0;
+        for (lent, &claimed) in umem.lent.iter().zip(&claimed) {
+            let before = lent.load(Ordering::Relaxed);
+            if claimed != NOT_LENT {
+                lent.store(claimed, Ordering::Relaxed);
+            } else if tags.contains(&before) {
+                astray += 1;
+            } else {
+                lent.store(NOT_LENT, Ordering::Relaxed);
+            }
+        }
+        if astray > small as usize / ASTRAY {
+            return Err(UmemError::Kept("too much of it is in nobody's hands"));
+        }
+        let free = umem.tags.get_mut().unwrap_or_else(PoisonError::into_inner);
+        free.retain(|tag| !tags.contains(&tag.get()));
+        umem.stock_up();
+        Ok(Self::on(umem))
+    }
+
+    fn len_of(small: u32, large: u32) -> Result<usize, UmemError> {
+        if !(64..=1 << 21).contains(&small) || large > 1 << 16 {
+            return Err(UmemError::Count { small, large });
+        }
+        Ok(books_at(small, large) + (small as usize + 1) * size_of::<AtomicU16>())
+    }
+
+    fn on(umem: Umem) -> Self {
+        Self { umem: UmemHandle(Arc::new(umem)), cache: Vec::with_capacity(CACHE_LEN + 1) }
     }
 
     /// Another worker's pool on the same memory.
@@ -436,6 +567,78 @@ fn allow_locked_memory() {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn tag(number: u16) -> NonZeroU16 {
+        NonZeroU16::new(number).unwrap()
+    }
+
+    fn copy(pool: &UmemPool) -> OwnedFd {
+        pool.handle().memory().try_clone_to_owned().unwrap()
+    }
+
+    /// A process dies with frames in hand and slots lent to two ports, of which one's socket lives on. The next has the
+    /// same bytes; that socket's slots stay lent and come back when its port closes; all others are free.
+    #[test]
+    fn memory_is_taken_up_as_a_dead_process_left_it() {
+        let mut pool = UmemPool::new(64, 2).unwrap();
+        let memfd = copy(&pool);
+        let (lives, died) = (pool.handle().lease().unwrap(), pool.handle().lease().unwrap());
+        let in_ring: Vec<u32> = (0..10).map(|_| lives.borrow_from_stock().unwrap()).collect();
+        let astray: Vec<u32> = (0..3).map(|_| lives.borrow_from_stock().unwrap()).collect();
+        (0..5).for_each(|_| assert!(died.borrow_from_stock().is_some()));
+        let frame = pool.alloc_from(&[7; 60]).unwrap();
+        let (slot, tag) = (frame.slot, lives.tag());
+        // Read, but not yet given back: in the ring and in nobody's books.
+        assert!(lives.take_back(in_ring[0]));
+        std::mem::forget((lives, died, frame));
+
+        let claims = [Claim { tag, slots: in_ring.clone() }];
+        let mut pool = UmemPool::resume(64, 2, memfd, &claims).unwrap();
+        assert_eq!(pool.usage(), PoolUsage { used: 13, total: 66 });
+        let lease = pool.handle().lease_again(tag);
+        assert_eq!(lease.count(), 13);
+        assert_ne!(pool.handle().lease().unwrap().tag(), tag, "the tag is taken");
+        assert!(in_ring.iter().chain(&astray).all(|&slot| lease.take_back(slot)));
+        in_ring.iter().chain(&astray).for_each(|&slot| lease.lend(slot));
+        let frames: Vec<Frame> = (0..51).map(|_| pool.alloc(SlotSize::Small).unwrap()).collect();
+        assert!(frames.iter().any(|frame| frame.slot == slot) && pool.alloc(SlotSize::Small).is_none());
+        frames.into_iter().for_each(|frame| pool.free(frame));
+        drop(lease);
+        assert_eq!(pool.usage().used, 0);
+    }
+
+    #[test]
+    fn memory_that_does_not_add_up_is_refused() {
+        let pool = UmemPool::new(64, 2).unwrap();
+        let resume = |small, slots: &[u32]| {
+            let claims = [Claim { tag: tag(1), slots: slots.to_vec() }];
+            UmemPool::resume(small, 2, copy(&pool), &claims).map(|pool| pool.handle().proven())
+        };
+        assert!(resume(64, &[1, 2]).is_ok());
+        for (small, slots, why) in
+            [(65, &[1, 2][..], "size"), (64, &[64], "no slot"), (64, &[1, 1], "same slot")]
+        {
+            let refused = resume(small, slots).unwrap_err().to_string();
+            assert!(refused.contains(why), "{refused}");
+            pool.handle().proven();
+        }
+        // Nine of 64 are lent under its tag and in no ring.
+        let lost: Vec<u32> = (10..19).collect();
+        lost.iter().for_each(|&slot| pool.umem.0.lent[slot as usize].store(1, Ordering::Relaxed));
+        assert!(resume(64, &[]).unwrap_err().to_string().contains("nobody's hands"));
+        assert!(resume(64, &lost).is_ok());
+    }
+
+    /// Three processes may end right after the start; the fourth suspects the memory.
+    #[test]
+    fn memory_that_processes_end_of_is_given_up() {
+        let pool = UmemPool::new(64, 2).unwrap();
+        let resume = || UmemPool::resume(64, 2, copy(&pool), &[]);
+        assert!((0..3).all(|_| resume().is_ok()));
+        assert!(resume().unwrap_err().to_string().contains("ended right after"));
+        pool.handle().proven();
+        assert!(resume().is_ok());
+    }
 
     #[test]
     fn a_frame_keeps_its_bytes_and_every_slot_comes_back() {

@@ -58,7 +58,8 @@ struct Opened {
 
 fn try_open(spec: &OpenPort, mac: MacAddr, pool: &UmemPool, id: PortId) -> Result<Opened, String> {
     let cache = std::sync::Arc::new(ports::afxdp::SharedMaps::create().map_err(|e| e.to_string())?);
-    let mut opened = ports::open(spec, mac, &pool.handle(), id, 1, &cache)?;
+    let mut opened =
+        ports::open(spec, mac, &pool.handle(), id, 1, &cache, &mut ports::afxdp::Kept::default())?;
     let (worker, part) = opened.parts.pop().expect("one part");
     assert!(worker == 0 && opened.parts.is_empty());
     let ports::OpenedPart { port, fds, pending, .. } = part;

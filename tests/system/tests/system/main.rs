@@ -19,6 +19,7 @@ mod lifecycle;
 mod mtu;
 mod operate;
 mod privileges;
+mod restart;
 mod topology;
 mod uplink;
 mod vxlan;

@@ -542,6 +542,14 @@ fn membarrier(command: i32) -> i64 {
     unsafe { libc::syscall(libc::SYS_membarrier, command, 0, 0) }
 }
 
+/// Returns when every program that runs now has ended, with the frames that it redirected.
+pub fn wait_for_programs() {
+    if membarrier(MEMBARRIER_CMD_GLOBAL) != 0 {
+        // No kernel that AF_XDP works on is without it; what is under way takes microseconds.
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+}
+
 impl CacheControl {
     fn new(shared: Arc<Shared>) -> Self {
         let unfit = if !cfg!(target_arch = "x86_64") {

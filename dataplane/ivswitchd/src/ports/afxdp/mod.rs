@@ -4,12 +4,14 @@
 //! and rings) goes to its worker, the [`AfxdpControl`] (the XDP program, its maps and its link) stays.
 //! They close in any order; closing waits for the kernel, so drop neither on the worker's path.
 //!
-//! `cache` is the verdict cache that the programs of all ports share,
+//! `cache` is the verdict cache that the programs of all ports share, `kept` what outlived the process before,
 //! `ring` is the arithmetic of rings, `socket` the system calls, `program` the XDP side, `steer` a plan
 //! as table entries, `probe` what is asked of an interface first, `port` the worker's part. With the
 //! feature `xsk-afxdp` the worker's part is `crate_port`, on the crate `afxdp` instead of our own rings.
 
 pub mod cache;
+#[cfg_attr(feature = "xsk-afxdp", allow(dead_code, reason = "the crate's sockets are its own"))]
+mod kept;
 #[cfg(not(feature = "xsk-afxdp"))]
 mod port;
 #[cfg(feature = "xsk-afxdp")]
@@ -38,7 +40,9 @@ use engine::handoff::Spread;
 use engine::limits::{HEADROOM, SLOT_SMALL_LEN};
 use engine::wire::mac::MacAddr;
 
+use super::keep;
 use super::umem::UmemHandle;
+pub use kept::{Kept, KeptPort};
 pub use port::AfxdpPort;
 use probe::InterfaceFacts;
 use program::{LoadError, Program};
@@ -207,6 +211,8 @@ pub struct AfxdpControl {
     program: Program,
     /// Of each worker that has a part.
     sockets: Vec<Weak<Sockets>>,
+    /// What the service manager keeps of it.
+    names: Vec<String>,
 }
 
 /// One way to open an interface.
@@ -260,7 +266,7 @@ pub fn open(
     owner: PortId,
     cache: &Arc<SharedMaps>,
 ) -> Result<Opened, PortError> {
-    let OpenedParts { mut parts, control, facts, .. } = open_parts(spec, umem, owner, 1, cache)?;
+    let OpenedParts { mut parts, control, facts, .. } = open_parts(spec, umem, owner, 1, cache, None)?;
     let (_, port) = parts.pop().expect("the one worker has all queues");
     Ok(Opened { port, control, facts })
 }
@@ -278,6 +284,7 @@ pub fn open_parts(
     owner: PortId,
     workers: usize,
     cache: &Arc<SharedMaps>,
+    kept: Option<KeptPort>,
 ) -> Result<OpenedParts, PortError> {
     let missing = |_| PortError::NoInterface { interface: spec.interface.clone() };
     let interface = InterfaceFacts::of(&spec.interface).map_err(missing)?;
@@ -285,7 +292,20 @@ pub fn open_parts(
         return Err(missing(io::Error::from_raw_os_error(libc::ENODEV)));
     }
     let mut reasons = Vec::new();
+    #[cfg(not(feature = "xsk-afxdp"))]
+    if let Some(kept) = kept
+        && let Some(opened) = resume(spec, umem, owner, workers, cache, &interface, kept)
+    {
+        return Ok(opened);
+    }
+    #[cfg(feature = "xsk-afxdp")]
+    drop(kept);
     for mode in Mode::allowed(spec.xdp) {
+        if mode.zero_copy && interface.driver == "veth" {
+            // As the attempt would end, less the milliseconds.
+            reasons.push(format!("{}: driver veth does not do it", mode.name()));
+            continue;
+        }
         match (Opening { spec, interface: &interface, mode: *mode }).run(umem, owner, workers, cache) {
             Ok((parts, control)) => {
                 let facts = PortFacts {
@@ -302,6 +322,11 @@ pub fn open_parts(
                     facts.reason
                 );
                 let candidate = cache::Candidate { interface, native: mode.native };
+                let mut control = control;
+                #[cfg(not(feature = "xsk-afxdp"))]
+                if !mode.zero_copy {
+                    control.keep(&candidate, &parts, true);
+                }
                 return Ok(OpenedParts { parts, control, facts, candidate });
             }
             Err(Failure::Mode(reason)) => reasons.push(format!("{}: {reason}", mode.name())),
@@ -309,6 +334,52 @@ pub fn open_parts(
         }
     }
     Err(PortError::NoMode { interface: spec.interface.clone(), reasons: reasons.join("; ") })
+}
+
+/// Goes on with what outlived the process before. `None`: it does not fit what is wanted, and is closed.
+#[cfg(not(feature = "xsk-afxdp"))]
+fn resume(
+    spec: &OpenPort,
+    umem: &UmemHandle,
+    port: PortId,
+    workers: usize,
+    cache: &Arc<SharedMaps>,
+    interface: &InterfaceFacts,
+    kept: KeptPort,
+) -> Option<OpenedParts> {
+    let queues = interface.rx_queues.min(QUEUES_MAX);
+    let mode = Mode { native: kept.bound.native, zero_copy: false };
+    let opening = Opening { spec, interface, mode };
+    let fits = Mode::allowed(spec.xdp).contains(&mode)
+        && kept.bound.multi_buffer == opening.multi_buffer()
+        && kept.has_queues(queues)
+        && program::is_attached_to(&kept.link, interface.index);
+    let program = if fits { Program::load(spec.shared, queues, cache).ok() } else { None };
+    let Some(program) = program else {
+        kept.discard();
+        return None;
+    };
+    let (parts, program) =
+        match AfxdpPort::resume(&opening, umem, Spread { port, queues, workers }, program, kept) {
+            Ok(resumed) => resumed,
+            Err(kept) => {
+                kept.discard();
+                return None;
+            }
+        };
+    let reason = "taken up as the process before left it".to_owned();
+    tracing::info!(port = port.0, "{}: {} ({queues} queues), {reason}", spec.interface, mode.name());
+    let mut control = AfxdpControl {
+        interface: spec.interface.clone(),
+        shared: spec.shared,
+        program,
+        sockets: parts.iter().map(|(_, port)| Arc::downgrade(port.sockets())).collect(),
+        names: Vec::new(),
+    };
+    let candidate = cache::Candidate { interface: interface.clone(), native: mode.native };
+    control.keep(&candidate, &parts, false);
+    let facts = PortFacts { mode: mode.name().to_owned(), reason, queues };
+    Some(OpenedParts { parts, control, facts, candidate })
 }
 
 /// One attempt.
@@ -336,6 +407,7 @@ impl Opening<'_> {
             shared: self.spec.shared,
             program,
             sockets: parts.iter().map(|(_, port)| Arc::downgrade(port.sockets())).collect(),
+            names: Vec::new(),
         };
         Ok((parts, control))
     }
@@ -467,6 +539,14 @@ impl Opening<'_> {
 impl Drop for AfxdpControl {
     /// Leaves a last word on what the kernel counted, which goes with the sockets.
     fn drop(&mut self) {
+        if !self.names.is_empty() && !keep::is_leaving() {
+            // The manager's copy would hold the program on the interface, and frames would come to sockets whose
+            // slots are somebody else's by then.
+            if let Some(link) = self.program.link() {
+                program::detach(link);
+            }
+            self.names.iter().for_each(|name| keep::remove(name));
+        }
         let (stats, steered) = (self.stats(), self.steer_counters());
         let Some(stats) = stats else { return };
         tracing::info!(
@@ -491,6 +571,31 @@ impl Drop for AfxdpControl {
 }
 
 impl AfxdpControl {
+    /// Has the service manager keep the sockets and the link over the end of this process, if it does such things; it
+    /// has them already unless they are new.
+    #[cfg(not(feature = "xsk-afxdp"))]
+    fn keep(&mut self, port: &cache::Candidate, parts: &[(usize, AfxdpPort)], new: bool) {
+        let (Some(link), true) = (self.program.link(), keep::is_possible()) else { return };
+        let interface = port.interface.index;
+        for (_, part) in parts {
+            let (sockets, bound) =
+                (part.sockets(), kept::Bound { native: port.native, multi_buffer: part.is_multi_buffer() });
+            for (socket, &queue) in sockets.fds.iter().zip(&sockets.indexes) {
+                let name = kept::SocketName { interface, queue, bound, tag: sockets.lease.tag() }.to_string();
+                if new {
+                    keep::store(&name, socket);
+                }
+                self.names.push(name);
+            }
+        }
+        // Last: sockets without a program are never taken up.
+        let name = kept::link_name(interface);
+        if new {
+            keep::store(&name, link);
+        }
+        self.names.push(name);
+    }
+
     /// Replaces what the uplink takes up. `mac` is the interface's own address.
     ///
     /// # Errors

@@ -12,6 +12,7 @@ use engine::port::{Port, PortCaps};
 use engine::time::Instant;
 use libc::xdp_desc;
 
+use super::kept::{KeptPart, KeptPort, KeptQueue};
 use super::program::Program;
 use super::socket::{BindMode, Queue, RING_LEN};
 use super::sockets::Sockets;
@@ -178,6 +179,8 @@ pub struct AfxdpPort {
     tx_lent: u32,
     /// The interface is down: no kick before this.
     down_until: Option<Instant>,
+    /// Frames that came while no process was there wait in the rings until they may be forwarded.
+    held: bool,
 }
 
 impl AfxdpPort {
@@ -207,6 +210,54 @@ impl AfxdpPort {
         Ok((parts, program))
     }
 
+    /// Goes on with sockets that outlived the process before, whose place in the interface this program takes.
+    pub(super) fn resume(
+        opening: &Opening<'_>,
+        umem: &UmemHandle,
+        spread: Spread,
+        mut program: Program,
+        kept: KeptPort,
+    ) -> Result<(Vec<(usize, Self)>, Program), KeptPort> {
+        let (given, mut kept) = (umem.stock(), kept);
+        let lent: u32 =
+            kept.parts.iter().flat_map(|part| part.queues.values()).map(|queue| queue.filled).sum();
+        let share = (u32::try_from(given).unwrap_or(u32::MAX) / 2 + lent) / spread.queues;
+        let target = share.min(RING_LEN);
+        let mut workers = Vec::new();
+        for part in &kept.parts {
+            let owner =
+                (0..spread.workers).find(|&worker| spread.queues_of(worker).eq(part.queues.keys().copied()));
+            workers.extend(owner);
+        }
+        let sockets = kept.parts.iter().flat_map(|part| &part.queues);
+        let mapped = sockets.map(|(&index, queue)| program.set_socket(index, queue.socket.as_raw_fd()));
+        if workers.len() != kept.parts.len()
+            || target < REFILL_STEP
+            || mapped.collect::<Result<(), _>>().is_err()
+        {
+            return Err(kept);
+        }
+        if let Err((error, link)) = program.attach_over(kept.link) {
+            tracing::warn!("{}: what was kept cannot be used: {error}", opening.spec.interface);
+            kept.link = link;
+            return Err(kept);
+        }
+        let multi_buffer = kept.bound.multi_buffer;
+        let parts = kept.parts.into_iter().map(|KeptPart { queues: kept, lease }| {
+            let mut sockets = Sockets::new(lease, opening.interface.index);
+            let mut queues = Vec::new();
+            let tx_lent = kept.first_key_value().map_or(0, |(_, queue)| queue.tx_lent);
+            for (index, KeptQueue { queue, socket, filled, .. }) in kept {
+                sockets.fds.push(socket);
+                sockets.indexes.push(index);
+                queues.push(QueueState { filled, ..QueueState::new(queue, target.max(filled)) });
+            }
+            let sockets = Arc::new(sockets);
+            Self { queues, sockets, multi_buffer, turn: 0, tx_lent, down_until: None, held: true }
+        });
+        Ok((workers.into_iter().zip(parts).collect(), program))
+    }
+
     fn open_part(
         opening: &Opening<'_>,
         indexes: impl Iterator<Item = u32>,
@@ -233,7 +284,7 @@ impl AfxdpPort {
             sockets.zero_copy = zero_copy;
         }
         let sockets = Arc::new(sockets);
-        Ok(Self { queues, sockets, multi_buffer, turn: 0, tx_lent: 0, down_until: None })
+        Ok(Self { queues, sockets, multi_buffer, turn: 0, tx_lent: 0, down_until: None, held: false })
     }
 
     pub(super) fn sockets(&self) -> &Arc<Sockets> {
@@ -243,6 +294,11 @@ impl AfxdpPort {
     /// The sockets, for `poll`: readable when frames have arrived.
     pub fn fds(&self) -> impl Iterator<Item = RawFd> + '_ {
         self.sockets.fds.iter().map(AsRawFd::as_raw_fd)
+    }
+
+    /// Whether frames may come in several chunks.
+    pub(super) fn is_multi_buffer(&self) -> bool {
+        self.multi_buffer
     }
 
     /// Queues in use.
@@ -378,6 +434,9 @@ impl AfxdpPort {
 
 impl Port<UmemPool> for AfxdpPort {
     fn rx(&mut self, now: Instant, pool: &mut UmemPool, batch: &mut Batch) {
+        if self.held {
+            return;
+        }
         // What was left of earlier polls: sent frames to take back, unsent ones to kick again.
         self.complete(pool);
         if self.tx_lent > 0 && self.queues[0].queue.tx.pending() > 0 {
@@ -430,6 +489,10 @@ impl Port<UmemPool> for AfxdpPort {
 
     fn caps(&self) -> PortCaps {
         PortCaps { rx_csum_unmarked: true, ..PortCaps::default() }
+    }
+
+    fn set_live(&mut self, live: bool) {
+        self.held &= !live;
     }
 }
 

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::io;
 use std::mem::size_of;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, Map, MapData, MapError, PerCpuArray, XskMap};
@@ -25,6 +25,8 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_
 const BPF_PROG_LOAD: i64 = 5;
 const BPF_OBJ_GET_INFO_BY_FD: i64 = 15;
 const BPF_LINK_CREATE: i64 = 28;
+const BPF_LINK_UPDATE: i64 = 29;
+const BPF_LINK_DETACH: i64 = 34;
 const BPF_PROG_TYPE_XDP: u32 = 6;
 const BPF_XDP: u32 = 37;
 const BPF_F_XDP_HAS_FRAGS: u32 = 1 << 5;
@@ -181,26 +183,30 @@ impl Program {
         Ok(())
     }
 
+    /// Takes the place of the program that a link has attached, without a moment when there is none.
+    ///
+    /// # Errors
+    /// What the kernel refuses, with the link.
+    pub fn attach_over(&mut self, link: OwnedFd) -> Result<(), (io::Error, OwnedFd)> {
+        let mut attributes = [0_u32; 16];
+        attributes[..2].copy_from_slice(&[link.as_raw_fd() as u32, self.fd.as_raw_fd() as u32]);
+        match link_command(BPF_LINK_UPDATE, &attributes) {
+            Ok(()) => self.link = Some(link),
+            Err(error) => return Err((error, link)),
+        }
+        Ok(())
+    }
+
+    /// The link, once attached.
+    #[must_use]
+    pub fn link(&self) -> Option<&OwnedFd> {
+        self.link.as_ref()
+    }
+
     /// Whether the program, once attached, no longer is: another tool detached it, or the interface is gone.
     #[must_use]
     pub fn is_detached(&self) -> bool {
-        let Some(link) = &self.link else { return false };
-        // `struct bpf_link_info`: type, id, program, padding, and for XDP the interface, which is 0 when detached.
-        let mut info = [0_u32; 16];
-        let mut attributes = [0_u64; 2];
-        attributes[0] = (size_of::<[u32; 16]>() as u64) << 32 | link.as_raw_fd() as u64;
-        attributes[1] = info.as_mut_ptr().addr() as u64;
-        // SAFETY: the attributes are the descriptor, the length of `info`, and its address; the kernel writes at most
-        // so many bytes there.
-        let done = unsafe {
-            libc::syscall(
-                libc::SYS_bpf,
-                BPF_OBJ_GET_INFO_BY_FD,
-                attributes.as_mut_ptr(),
-                size_of::<[u64; 2]>(),
-            )
-        };
-        done == 0 && info[4] == 0
+        self.link.as_ref().is_some_and(is_detached)
     }
 
     /// The program's descriptor, to run it on given frames.
@@ -223,6 +229,49 @@ impl Program {
     pub fn counters(&self) -> Result<SteerCounters, MapError> {
         SteerTable::counters(&self.maps)
     }
+}
+
+/// A command whose attributes name descriptors only.
+fn link_command(command: i64, attributes: &[u32; 16]) -> io::Result<()> {
+    // SAFETY: the pointer and length describe `attributes`; these commands read no other memory.
+    let done = unsafe { libc::syscall(libc::SYS_bpf, command, attributes.as_ptr(), size_of::<[u32; 16]>()) };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Takes a link's program off its interface, whoever else holds the link, and waits for what is under way in it.
+pub fn detach(link: &OwnedFd) {
+    let mut attributes = [0_u32; 16];
+    attributes[0] = link.as_raw_fd() as u32;
+    match link_command(BPF_LINK_DETACH, &attributes) {
+        Ok(()) => super::cache::wait_for_programs(),
+        Err(error) => tracing::debug!("a link that was kept is gone already: {error}"),
+    }
+}
+
+/// Whether a link no longer attaches anything.
+pub fn is_detached(link: &OwnedFd) -> bool {
+    // `struct bpf_link_info`: type, id, program, padding, and for XDP the interface, which is 0 when detached.
+    let info = link_info(link);
+    info.is_ok_and(|info| info[4] == 0)
+}
+
+/// Whether a link attaches an XDP program to this interface.
+pub fn is_attached_to(link: &OwnedFd, interface: u32) -> bool {
+    const LINK_TYPE_XDP: u32 = 6;
+    link_info(link).is_ok_and(|info| info[0] == LINK_TYPE_XDP && info[4] == interface)
+}
+
+fn link_info(link: &OwnedFd) -> io::Result<[u32; 16]> {
+    let mut info = [0_u32; 16];
+    let mut attributes = [0_u64; 2];
+    attributes[0] = (size_of::<[u32; 16]>() as u64) << 32 | link.as_raw_fd() as u64;
+    attributes[1] = info.as_mut_ptr().addr() as u64;
+    // SAFETY: the attributes are the descriptor, the length of `info`, and its address; the kernel writes at most
+    // so many bytes there.
+    let done = unsafe {
+        libc::syscall(libc::SYS_bpf, BPF_OBJ_GET_INFO_BY_FD, attributes.as_mut_ptr(), size_of::<[u64; 2]>())
+    };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(info) }
 }
 
 /// Maps by name, whoever loaded them.
@@ -319,7 +368,12 @@ fn create_map(map: &aya_obj::Map, name: &str) -> Result<MapData, MapError> {
 
 /// The object, without BTF of its own or of the running kernel: the programs use nothing of it.
 fn parse() -> Result<Object, LoadError> {
-    Object::parse(OBJECT).map_err(|error| LoadError::Object(error.to_string()))
+    static PARSED: OnceLock<Object> = OnceLock::new();
+    if let Some(object) = PARSED.get() {
+        return Ok(object.clone());
+    }
+    let object = Object::parse(OBJECT).map_err(|error| LoadError::Object(error.to_string()))?;
+    Ok(PARSED.get_or_init(|| object).clone())
 }
 
 /// Loads instructions whose maps are filled in.

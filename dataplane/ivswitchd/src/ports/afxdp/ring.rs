@@ -122,6 +122,20 @@ impl<T: Copy> Producer<T> {
         self.next.wrapping_sub(self.ring.consumer().load(Ordering::Acquire))
     }
 
+    /// Entries ever written.
+    #[must_use]
+    pub fn position(&self) -> u32 {
+        self.next
+    }
+
+    /// Published entries that the other side has not taken yet.
+    pub fn waiting(&self) -> impl Iterator<Item = T> + '_ {
+        let first = self.next.wrapping_sub(self.pending().min(self.ring.size));
+        // SAFETY: between the cursors the other side only reads, and entries are written by nobody but us.
+        (0..self.next.wrapping_sub(first))
+            .map(move |n| unsafe { self.ring.entry(first.wrapping_add(n)).read() })
+    }
+
     /// Whether the kernel asks to be woken to look at this ring.
     #[inline]
     pub fn needs_wakeup(&self) -> bool {
@@ -162,6 +176,20 @@ impl<T: Copy> Consumer<T> {
             self.produced = self.ring.producer().load(Ordering::Acquire);
         }
         self.produced.wrapping_sub(self.next)
+    }
+
+    /// Entries ever read.
+    #[must_use]
+    pub fn position(&self) -> u32 {
+        self.next
+    }
+
+    /// What there is to read now, left where it is.
+    pub fn waiting(&mut self) -> impl Iterator<Item = T> + '_ {
+        self.produced = self.ring.producer().load(Ordering::Acquire);
+        let count = self.produced.wrapping_sub(self.next).min(self.ring.size);
+        // SAFETY: the entries lie between the two cursors, so the other side does not write to them.
+        (0..count).map(|n| unsafe { self.ring.entry(self.next.wrapping_add(n)).read() })
     }
 
     /// Reads one entry, if there is one. The other side may reuse it after [`Self::release`].

@@ -115,12 +115,24 @@ impl Queue {
         }
         raise_limits(&fd);
 
-        let offsets = mmap_offsets(&fd).map_err(failed("ring layout"))?;
+        Ok((Self::map(&fd)?, fd))
+    }
+
+    /// The rings of a socket that a process before this one made with [`Queue::new`] and bound.
+    ///
+    /// # Errors
+    /// When the descriptor is no such socket.
+    pub fn resume(fd: &OwnedFd) -> Result<Self, SocketError> {
+        Self::map(fd)
+    }
+
+    fn map(fd: &OwnedFd) -> Result<Self, SocketError> {
+        let offsets = mmap_offsets(fd).map_err(failed("ring layout"))?;
         let desc_len = size_of::<xdp_desc>();
-        let rx = map_ring(&fd, &offsets.rx, desc_len, libc::XDP_PGOFF_RX_RING)?;
-        let tx = map_ring(&fd, &offsets.tx, desc_len, libc::XDP_PGOFF_TX_RING)?;
-        let fill = map_ring(&fd, &offsets.fr, 8, libc::XDP_UMEM_PGOFF_FILL_RING as i64)?;
-        let completion = map_ring(&fd, &offsets.cr, 8, libc::XDP_UMEM_PGOFF_COMPLETION_RING as i64)?;
+        let rx = map_ring(fd, &offsets.rx, desc_len, libc::XDP_PGOFF_RX_RING)?;
+        let tx = map_ring(fd, &offsets.tx, desc_len, libc::XDP_PGOFF_TX_RING)?;
+        let fill = map_ring(fd, &offsets.fr, 8, libc::XDP_UMEM_PGOFF_FILL_RING as i64)?;
+        let completion = map_ring(fd, &offsets.cr, 8, libc::XDP_UMEM_PGOFF_COMPLETION_RING as i64)?;
         // SAFETY: the mappings live in the same `Queue` as the ring sides, hold RING_LEN entries each,
         // and the kernel is on the other side of each. Any bits are a valid `xdp_desc` or `u64`.
         let queue = unsafe {
@@ -133,7 +145,7 @@ impl Queue {
                 _maps: [rx, tx, fill, completion],
             }
         };
-        Ok((queue, fd))
+        Ok(queue)
     }
 
     /// Binds to queue `index` of an interface. From now on the kernel may use the rings.
