@@ -58,6 +58,7 @@ impl Facts {
             ("Open vSwitch", "ovs-vswitchd", "--version"),
             ("iperf3", "iperf3", "--version"),
             ("valgrind", "valgrind", "--version"),
+            ("QEMU", "qemu-system-x86_64", "--version"),
         ] {
             let version = said(Command::new(program).arg(argument));
             let line = version.lines().next().unwrap_or("not installed");

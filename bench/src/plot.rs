@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, anyhow};
 use plotters::coord::Shift;
+use plotters::coord::ranged1d::{AsRangedCoord, ValueFormatter};
 use plotters::prelude::*;
 
 use crate::memory::{Case, SIZES, ovs};
@@ -15,7 +16,29 @@ use crate::walk::Kind;
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
 /// A line or a row of bars: its name and its points.
-type Series = (String, Vec<(f64, f64)>);
+pub type Series = (String, Vec<(f64, f64)>);
+
+/// One bar.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Bar {
+    /// Of which group.
+    pub group: usize,
+    /// How high.
+    pub value: f64,
+    /// From the lowest to the highest run; a line, where they differ.
+    pub spread: (f64, f64),
+}
+
+/// How the horizontal axis goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Scale {
+    /// From the smallest value on, in powers.
+    Logarithmic,
+    /// The same with a mark at every point.
+    LogarithmicWithMarks,
+    /// From zero on, evenly, with a mark at every point.
+    Linear,
+}
 
 const COLOURS: [RGBColor; 10] = [
     RGBColor(31, 119, 180),
@@ -53,12 +76,13 @@ pub fn draw(results: &Results, directory: &Path) -> Result<Vec<PathBuf>> {
             "flows, each with a station",
             "ns per packet",
             &walks,
-            true,
+            Scale::LogarithmicWithMarks,
         )?;
     }
     let (scenarios, peers) = pps(results);
     if !scenarios.is_empty() {
-        bars(&file("pps.svg"), "Delivered packets per second, 60-byte frames", &scenarios, &peers)?;
+        let title = "Delivered packets per second, 60-byte frames";
+        bars(&file("pps.svg"), title, "packets per second", &scenarios, &peers)?;
     }
     let mut by_case: BTreeMap<(String, String), Vec<Series>> = BTreeMap::new();
     for (key, sorted) in &results.round_trips {
@@ -70,7 +94,7 @@ pub fn draw(results: &Results, directory: &Path) -> Result<Vec<PathBuf>> {
     for ((scenario, case), series) in by_case {
         let title = format!("Round trips, {scenario}, {case}: share that is faster");
         let name = format!("latency-{scenario}-{}.svg", case.replace(' ', "-"));
-        lines(&file(&name), &title, "us", "share", &series, false)?;
+        lines(&file(&name), &title, "us", "share", &series, Scale::Logarithmic)?;
     }
     Ok(files)
 }
@@ -94,9 +118,9 @@ fn walks(results: &Results) -> Vec<Series> {
 }
 
 /// Names of the scenarios, and of each peer a bar for every scenario where it has one.
-fn pps(results: &Results) -> (Vec<String>, Vec<Series>) {
+fn pps(results: &Results) -> (Vec<String>, Vec<(String, Vec<Bar>)>) {
     let mut scenarios: Vec<String> = Vec::new();
-    let mut peers: BTreeMap<String, Vec<(f64, f64)>> = BTreeMap::new();
+    let mut peers: BTreeMap<String, Vec<Bar>> = BTreeMap::new();
     let shown = |key: &Key| key.part == WIRE && key.metric == Metric::Pps && key.case.ends_with(" live");
     for (key, _) in results.iter().filter(|(key, _)| shown(key)) {
         let name = format!("{} {}", key.scenario, key.case.trim_end_matches(" live"));
@@ -105,7 +129,7 @@ fn pps(results: &Results) -> (Vec<String>, Vec<Series>) {
             scenarios.len() - 1
         });
         let value = results.median(key).unwrap_or_default();
-        peers.entry(key.peer.clone()).or_default().push((at as f64, value));
+        peers.entry(key.peer.clone()).or_default().push(Bar { group: at, value, spread: (value, value) });
     }
     (scenarios, peers.into_iter().collect())
 }
@@ -121,18 +145,37 @@ fn canvas(path: &Path) -> Result<Area<'_>> {
     Ok(area)
 }
 
-fn lines(path: &Path, title: &str, x: &str, y: &str, series: &[Series], marks: bool) -> Result<()> {
+/// Draws lines.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn lines(path: &Path, title: &str, x: &str, y: &str, series: &[Series], scale: Scale) -> Result<()> {
+    let (left, right) = bounds(series, |p| p.0);
+    let left = left.max(0.1);
+    let words = [title, x, y];
+    match scale {
+        Scale::Linear => lines_on(path, words, series, 0.0..right.max(1.0), true),
+        _ => {
+            let range = (left..right.max(left * 2.0)).log_scale();
+            lines_on(path, words, series, range, scale == Scale::LogarithmicWithMarks)
+        }
+    }
+}
+
+fn lines_on<X>(path: &Path, [title, x, y]: [&str; 3], series: &[Series], range: X, marks: bool) -> Result<()>
+where
+    X: AsRangedCoord<Value = f64>,
+    X::CoordDescType: ValueFormatter<f64>,
+{
     let failed = |e: &dyn std::fmt::Display| anyhow!("drawing {}: {e}", path.display());
     let area = canvas(path)?;
-    let (left, right) = bounds(series, |p| p.0);
     let (_, top) = bounds(series, |p| p.1);
-    let left = left.max(0.1);
     let mut chart = ChartBuilder::on(&area)
         .caption(title, ("sans-serif", 20))
         .margin(12)
         .x_label_area_size(44)
         .y_label_area_size(60)
-        .build_cartesian_2d((left..right.max(left * 2.0)).log_scale(), 0.0..top * 1.05)
+        .build_cartesian_2d(range, 0.0..top * 1.05)
         .map_err(|e| failed(&e))?;
     chart.configure_mesh().x_desc(x).y_desc(y).light_line_style(WHITE).draw().map_err(|e| failed(&e))?;
     for (n, (name, points)) in series.iter().enumerate() {
@@ -151,10 +194,21 @@ fn lines(path: &Path, title: &str, x: &str, y: &str, series: &[Series], marks: b
     area.present().map_err(|e| failed(&e))
 }
 
-fn bars(path: &Path, title: &str, groups: &[String], series: &[Series]) -> Result<()> {
+/// Draws groups of bars.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn bars(
+    path: &Path,
+    title: &str,
+    y: &str,
+    groups: &[String],
+    series: &[(String, Vec<Bar>)],
+) -> Result<()> {
     let failed = |e: &dyn std::fmt::Display| anyhow!("drawing {}: {e}", path.display());
     let area = canvas(path)?;
-    let (_, top) = bounds(series, |p| p.1);
+    let top =
+        series.iter().flat_map(|(_, bars)| bars).map(|bar| bar.spread.1.max(bar.value)).fold(0.0, f64::max);
     let mut chart = ChartBuilder::on(&area)
         .caption(title, ("sans-serif", 20))
         .margin(12)
@@ -170,20 +224,25 @@ fn bars(path: &Path, title: &str, groups: &[String], series: &[Series]) -> Resul
         .light_line_style(WHITE)
         .x_labels(groups.len() * 2 + 1)
         .x_label_formatter(&|x| named(x).unwrap_or_default())
-        .y_desc("packets per second")
+        .y_desc(y)
         .y_label_formatter(&|y| crate::report::figure(*y))
         .draw()
         .map_err(|e| failed(&e))?;
     let width = 0.9 / series.len() as f64;
     for (n, (name, points)) in series.iter().enumerate() {
-        let bar = |(group, value): &(f64, f64)| {
-            let left = group + 0.05 + n as f64 * width;
-            Rectangle::new([(left, 0.0), (left + width * 0.92, *value)], colour(n).filled())
+        let left = |bar: &Bar| bar.group as f64 + 0.05 + n as f64 * width;
+        let spread = |bar: &Bar| {
+            let middle = left(bar) + width * 0.46;
+            PathElement::new([(middle, bar.spread.0), (middle, bar.spread.1)], BLACK.mix(0.7))
+        };
+        let bar = |bar: &Bar| {
+            Rectangle::new([(left(bar), 0.0), (left(bar) + width * 0.92, bar.value)], colour(n).filled())
         };
         let drawn = chart.draw_series(points.iter().map(bar)).map_err(|e| failed(&e))?;
         drawn
             .label(name)
             .legend(move |(x, y)| Rectangle::new([(x, y - 5), (x + 14, y + 5)], colour(n).filled()));
+        chart.draw_series(points.iter().map(spread)).map_err(|e| failed(&e))?;
     }
     let labels = &mut chart.configure_series_labels();
     let labels = labels.position(SeriesLabelPosition::UpperRight).border_style(BLACK.mix(0.3));

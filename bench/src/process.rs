@@ -86,6 +86,19 @@ impl Background {
         Ok(Self { child, output, errors, name })
     }
 
+    /// Its process, or that of the `ip netns exec` that became it.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it complained of, if it has ended.
+    pub fn ended(&mut self) -> Option<String> {
+        self.child.try_wait().ok().flatten()?;
+        let said = self.output.all() + &self.errors.all();
+        Some(said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("no word").to_owned())
+    }
+
     /// Waits for its end and gives what it printed.
     ///
     /// # Errors

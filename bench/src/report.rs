@@ -56,7 +56,8 @@ pub fn markdown(
     text
 }
 
-fn goals(text: &mut String, summary: &Summary) {
+/// The targets, and what came of them.
+pub fn goals(text: &mut String, summary: &Summary) {
     let met = summary.values().filter(|judged| judged.met).count();
     let measured = summary.values().filter(|judged| judged.why.is_none()).count();
     writeln!(text, "## Targets\n\n{met} met of {} measured, {} in all.\n", measured, summary.len()).ok();

@@ -47,10 +47,18 @@ pub enum Metric {
     Cores,
     /// A share of something.
     Share,
+    /// Round trip, 9 in 10 faster.
+    RttP90,
+    /// Kicks and calls (interrupts) of both NICs for one packet.
+    Events,
+    /// Seconds something took.
+    Seconds,
+    /// Mebibytes per second of a disk.
+    MibPerS,
 }
 
 impl Metric {
-    const ALL: [Self; 16] = [
+    const ALL: [Self; 20] = [
         Self::Ns,
         Self::LoopNs,
         Self::Instructions,
@@ -67,6 +75,10 @@ impl Metric {
         Self::RttP99,
         Self::Cores,
         Self::Share,
+        Self::RttP90,
+        Self::Events,
+        Self::Seconds,
+        Self::MibPerS,
     ];
 
     /// Its name in keys.
@@ -89,13 +101,17 @@ impl Metric {
             Self::RttP99 => "rtt_p99_us",
             Self::Cores => "cores",
             Self::Share => "share",
+            Self::RttP90 => "rtt_p90_us",
+            Self::Events => "events",
+            Self::Seconds => "seconds",
+            Self::MibPerS => "mib_per_s",
         }
     }
 
     /// Whether more is better.
     #[must_use]
     pub const fn more_is_better(self) -> bool {
-        matches!(self, Self::Ops | Self::Pps | Self::LossFree | Self::Gbps | Self::Share)
+        matches!(self, Self::Ops | Self::Pps | Self::LossFree | Self::Gbps | Self::Share | Self::MibPerS)
     }
 
     /// The noise that no number of runs undercuts, as a share: what the same case was seen to move by
@@ -107,7 +123,8 @@ impl Metric {
             Self::Ns | Self::LoopNs | Self::Ops => 0.05,
             Self::Share | Self::Cores => 0.10,
             Self::Pps | Self::LossFree | Self::CoreNs | Self::AllNs | Self::Gbps | Self::CpuPerGb => 0.10,
-            Self::RttP50 | Self::RttP99 => 0.20,
+            Self::MibPerS => 0.10,
+            Self::RttP50 | Self::RttP90 | Self::RttP99 | Self::Events | Self::Seconds => 0.20,
         }
     }
 }
@@ -115,7 +132,7 @@ impl Metric {
 /// What one figure is of.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Key {
-    /// `memory` or `wire`.
+    /// `memory`, `wire` or `nested`.
     pub part: &'static str,
     /// The walk or the scenario.
     pub scenario: String,
@@ -131,6 +148,8 @@ pub struct Key {
 pub const MEMORY: &str = "memory";
 /// On real interfaces.
 pub const WIRE: &str = "wire";
+/// Between guests and levels of nesting.
+pub const NESTED: &str = "nested";
 /// The switch under test, as it comes.
 pub const OURS: &str = "ivswitch";
 
@@ -156,6 +175,17 @@ impl Key {
     ) -> Self {
         Self { part: WIRE, scenario: scenario.into(), case: case.into(), peer: peer.into(), metric }
     }
+
+    /// A key of the nested benchmark.
+    #[must_use]
+    pub fn nested(
+        scenario: impl Into<String>,
+        case: impl Into<String>,
+        peer: impl Into<String>,
+        metric: Metric,
+    ) -> Self {
+        Self { part: NESTED, scenario: scenario.into(), case: case.into(), peer: peer.into(), metric }
+    }
 }
 
 impl fmt::Display for Key {
@@ -171,7 +201,10 @@ impl FromStr for Key {
         let [part, scenario, case, peer, metric] = text.split('/').collect::<Vec<_>>()[..] else {
             return Err(format!("key {text:?}: not five parts"));
         };
-        let part = [MEMORY, WIRE].into_iter().find(|p| *p == part).ok_or(format!("key {text:?}: no part"))?;
+        let part = [MEMORY, WIRE, NESTED]
+            .into_iter()
+            .find(|p| *p == part)
+            .ok_or(format!("key {text:?}: no part"))?;
         let metric = Metric::ALL
             .into_iter()
             .find(|m| m.name() == metric)

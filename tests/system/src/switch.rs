@@ -33,6 +33,8 @@ pub fn binaries() -> &'static Path {
             "ctl",
             "--package",
             "guests",
+            "--package",
+            "ivbench",
             "--target-dir",
         ]);
         cargo.arg(dir.parent().expect("TARGET/PROFILE"));

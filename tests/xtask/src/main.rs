@@ -23,7 +23,8 @@ enum Task {
     Test,
     /// Formatting, lints, then every test
     Ci,
-    /// Measure the switch beside the kernel's and Open vSwitch: `--quick` for under five minutes, `--help` for more
+    /// Measure the switch beside the kernel's and Open vSwitch: `--quick` for under five minutes, `--help` for more;
+    /// `bench nested` measures it between guests, level by level
     #[command(disable_help_flag = true)]
     Bench {
         /// Arguments of the benchmark
@@ -136,6 +137,8 @@ const FOR_THE_BENCH: &[(&str, &str)] = &[
     ("iperf3", "iperf3"),
     ("sockperf", "sockperf"),
 ];
+/// What measuring between guests needs beside the guests.
+const FOR_NESTED: &[(&str, &str)] = &[("ethtool", "ethtool"), ("strip", "binutils"), ("nft", "nftables")];
 /// What only some of its figures need: without it, those are left out and the report says so.
 const FOR_SOME_FIGURES: &[(&str, &str)] = &[
     ("valgrind", "valgrind"),
@@ -164,7 +167,7 @@ fn demo() -> Result<()> {
 }
 
 fn test() -> Result<()> {
-    install(&[FOR_THE_DEMO, FOR_THE_TESTS, FOR_THE_GUESTS, FOR_THE_BACKENDS])?;
+    install(&[FOR_THE_DEMO, FOR_THE_TESTS, FOR_THE_GUESTS, FOR_NESTED, FOR_THE_BACKENDS])?;
     println!("== the committed XDP program is what its source makes");
     check_bpf()?;
     let mut totals = Totals { green: true, ..Totals::default() };
@@ -177,7 +180,7 @@ fn test() -> Result<()> {
     totals.add(&mut others)?;
     println!("== system part, as root");
     let binaries = build(false)?;
-    run(cargo().args(["build", "--package", "guests"]))?;
+    run(cargo().args(["build", "--package", "guests", "--package", "ivbench"]))?;
     let mut system = cargo();
     system.args(["test", "--no-fail-fast"]);
     for package in PRIVILEGED {
@@ -223,9 +226,12 @@ fn ci() -> Result<()> {
 /// Builds the switch and the benchmark, and runs the benchmark as root. What it cannot measure it leaves out, and
 /// says so.
 fn bench(arguments: &[String]) -> Result<()> {
+    let nested = arguments.first().is_some_and(|first| first == "nested");
+    let (package, arguments) = if nested { ("ivbench", &arguments[1..]) } else { ("bench", arguments) };
     let asks = arguments.iter().any(|a| a == "--help" || a == "-h");
     if !asks {
-        let lists = [FOR_THE_DEMO, FOR_THE_BENCH].into_iter().chain(FOR_SOME_FIGURES.chunks(1));
+        let needed = if nested { [FOR_THE_GUESTS, FOR_NESTED] } else { [FOR_THE_DEMO, FOR_THE_BENCH] };
+        let lists = needed.into_iter().chain(FOR_SOME_FIGURES.chunks(1));
         for list in lists {
             if let Err(why) = install(&[list]) {
                 eprintln!("warning: {why:#}; going on without");
@@ -233,7 +239,7 @@ fn bench(arguments: &[String]) -> Result<()> {
         }
     }
     let binaries = build(true)?;
-    run(cargo().args(["build", "--quiet", "--release", "--package", "bench", "--bin", "bench"]))?;
+    run(cargo().args(["build", "--quiet", "--release", "--package", package, "--bin", package]))?;
     let out = target_dir()?.join("bench");
     let told = |command: &mut Command| {
         command.current_dir(workspace());
@@ -241,13 +247,13 @@ fn bench(arguments: &[String]) -> Result<()> {
     };
     if asks || is_root() {
         // It takes our place, so that Ctrl-C ends nothing but it, and it removes what it made.
-        let mut bench = Command::new(binaries.join("bench"));
+        let mut bench = Command::new(binaries.join(package));
         told(&mut bench);
         return Err(bench.env("IVS_BIN_DIR", &binaries).exec()).context("running the benchmark");
     }
     // Through sudo, which keeps no environment.
     let mut bench = as_root(Path::new("env"))?;
-    bench.arg(format!("IVS_BIN_DIR={}", binaries.display())).arg(binaries.join("bench"));
+    bench.arg(format!("IVS_BIN_DIR={}", binaries.display())).arg(binaries.join(package));
     told(&mut bench);
     let outcome = run(&mut bench);
     // What root wrote is ours.

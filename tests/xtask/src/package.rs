@@ -14,6 +14,9 @@ pub fn build(debug: bool) -> Result<PathBuf> {
         run(cargo().args(["install", "cargo-deb", "--locked", "--version", "^2"]))?;
     }
     let binaries = crate::build(!debug)?;
+    let mut ivbench = cargo();
+    ivbench.args(["build", "--quiet", "--package", "ivbench"]);
+    run(if debug { &mut ivbench } else { ivbench.arg("--release") })?;
     // The name in the package's list of assets, wherever cargo builds.
     let out = workspace().join("target/package");
     let _ = fs::remove_dir_all(&out);
@@ -41,9 +44,10 @@ pub fn build(debug: bool) -> Result<PathBuf> {
 }
 
 /// What is looked for after installing, and has to be gone after purging.
-const FILES: [&str; 8] = [
+const FILES: [&str; 9] = [
     "usr/sbin/ivswitchd",
     "usr/bin/ivctl",
+    "usr/bin/ivbench",
     "usr/lib/systemd/system/ivswitchd.service",
     "usr/lib/sysusers.d/ivswitch.conf",
     "usr/share/man/man8/ivswitchd.8.gz",
@@ -87,6 +91,7 @@ fn in_root(root: &Path, package: &Path) -> Result<()> {
     let groups = done("getent group ivswitch ivswitch-admin")?;
     ensure!(groups.lines().count() == 2, "groups: {groups}");
     done("ivctl --version && ivctl config schema | grep -q '\"uplink\"'")?;
+    done("ivbench --list | grep -q vhost-user")?;
     done("printf '[[network]]\\nname = \"a\"\\nvni = 1\\n' > /etc/ivswitch/ivswitch.toml")?;
     done("ivswitchd --check /etc/ivswitch/ivswitch.toml")?;
     // The same again is an upgrade: the operator's file stays.

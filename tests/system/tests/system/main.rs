@@ -17,6 +17,7 @@ mod lanes;
 mod libvirt;
 mod lifecycle;
 mod mtu;
+mod nested;
 mod operate;
 mod privileges;
 mod restart;

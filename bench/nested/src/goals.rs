@@ -1,0 +1,96 @@
+//! The targets of nesting, each a ratio within one run and under one emulation, so that it speaks of the switch.
+
+use bench::goals::{Goal, Rule, Summary};
+use bench::results::{Key, Metric, Results};
+
+use crate::lab::Peer;
+use crate::network::{Place, RTT, SMALL, TCP};
+
+/// G13 goodput, G14 round trips, G15 kicks and calls.
+#[must_use]
+pub fn goals() -> Vec<Goal> {
+    let mut goals = Vec::new();
+    let mut add = |name: String, ours: Key, peer: Key, rule: Rule| {
+        goals.push(Goal { name, ours: vec![ours], peer: Some(peer), rule });
+    };
+    let key =
+        |place: Place, case: &str, peer: Peer, metric| Key::nested(place.name(), case, peer.name(), metric);
+    for (place, short) in [(Place::Same, "same"), (Place::Vxlan, "vxlan")] {
+        let ours = |case, metric| key(place, case, Peer::VhostUser, metric);
+        let bridge = |case, metric| key(place, case, Peer::Bridge, metric);
+        let rvm = |case, metric| key(Place::Provider, case, Peer::Bridge, metric);
+        let gbps = Metric::Gbps;
+        add(format!("G13.{short}.over-rvm"), ours(TCP, gbps), rvm(TCP, gbps), Rule::RatioAtLeast(0.85));
+        add(format!("G13.{short}.over-bridge"), ours(TCP, gbps), bridge(TCP, gbps), Rule::RatioAtLeast(2.0));
+        for (metric, p) in [(Metric::RttP50, "p50"), (Metric::RttP99, "p99")] {
+            add(format!("G14.{short}.{p}"), ours(RTT, metric), rvm(RTT, metric), Rule::RatioAtMost(1.4));
+        }
+        for (case, load) in [(SMALL, "small"), (TCP, "tcp")] {
+            let events = Metric::Events;
+            add(
+                format!("G15.{short}.{load}"),
+                ours(case, events),
+                bridge(case, events),
+                Rule::RatioAtMost(0.02),
+            );
+        }
+    }
+    goals
+}
+
+/// Judges them.
+#[must_use]
+pub fn summary(results: &Results) -> Summary {
+    goals().into_iter().map(|goal| (goal.name.clone(), goal.judge(results))).collect()
+}
+
+/// What bounds a group of targets here, for the report.
+#[must_use]
+pub const fn bounds() -> [(&'static str, &'static str); 3] {
+    [
+        (
+            "G13",
+            "Guests are emulated on the processors that the switch polls with: goodput is what is left of them. A \
+             ratio between two networks under the same emulation is about the switches; the Gbit/s are about the \
+             emulator.",
+        ),
+        (
+            "G14",
+            "An emulated guest takes hundreds of microseconds for a packet, so the emulator is in both sides of the \
+             ratio and hides most of what a switch adds. p99 is when the host's scheduler gave the processors to \
+             somebody else.",
+        ),
+        (
+            "G15",
+            "Kicks are counted by the guest's driver, calls by its interrupt table, so it is the same count for every \
+             switch, and about the switch: emulation changes how long an event takes, not whether it is asked for.",
+        ),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The targets' directions: more goodput, shorter round trips, fewer events.
+    #[test]
+    fn targets_are_judged_in_their_direction() {
+        let mut results = Results::default();
+        let mut add = |place: Place, case: &str, peer: Peer, metric, value| {
+            results.add(Key::nested(place.name(), case, peer.name(), metric), value);
+        };
+        add(Place::Provider, TCP, Peer::Bridge, Metric::Gbps, 1.0);
+        add(Place::Same, TCP, Peer::VhostUser, Metric::Gbps, 0.9);
+        add(Place::Same, TCP, Peer::Bridge, Metric::Gbps, 0.6);
+        add(Place::Provider, RTT, Peer::Bridge, Metric::RttP50, 400.0);
+        add(Place::Same, RTT, Peer::VhostUser, Metric::RttP50, 600.0);
+        add(Place::Same, SMALL, Peer::VhostUser, Metric::Events, 0.01);
+        add(Place::Same, SMALL, Peer::Bridge, Metric::Events, 1.0);
+        let summary = summary(&results);
+        assert_eq!(summary.len(), goals().len(), "two of one name");
+        let met = |name: &str| summary[name].met;
+        assert!(met("G13.same.over-rvm") && !met("G13.same.over-bridge"));
+        assert!(!met("G14.same.p50") && met("G15.same.small"));
+        assert!(!met("G13.vxlan.over-rvm") && summary["G13.vxlan.over-rvm"].why.is_some());
+    }
+}

@@ -1,0 +1,204 @@
+//! One end of a measurement, at whatever level it is: commands run in it, and its counters.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use bench::process::{Background, Limit, run};
+use serde_json::Value;
+
+use crate::guest::Guest;
+use crate::probe::agent::packed;
+
+/// Where commands run.
+#[derive(Clone, Debug)]
+pub enum Host {
+    /// A namespace of this machine.
+    Namespace {
+        /// Its name for `ip netns`.
+        name: String,
+        /// Where this program is.
+        path: PathBuf,
+    },
+    /// A guest.
+    Guest(Arc<Guest>),
+    /// A guest of a guest.
+    Inner {
+        /// In which.
+        outer: Arc<Guest>,
+        /// Its agent's socket there.
+        socket: String,
+    },
+}
+
+/// What a host has counted since it began.
+#[derive(Clone, Copy, Default, PartialEq, Debug)]
+pub struct Counts {
+    /// Ticks its processors were busy; at L0, all of this machine's.
+    pub busy: u64,
+    /// Ticks in all.
+    pub ticks: u64,
+    /// Kicks that its NIC's driver gave.
+    pub kicks: u64,
+    /// Interrupts that its NIC raised.
+    pub calls: u64,
+    /// Packets its NIC took and gave.
+    pub packets: u64,
+}
+
+const COUNTS: &str = "head -1 /proc/stat; echo ==; ethtool -S eth0; echo ==; cat /proc/interrupts; echo ==; \
+                      cd /sys/class/net/eth0; cat statistics/rx_packets statistics/tx_packets; echo ==; \
+                      basename $(readlink device)";
+
+impl Host {
+    /// Runs a shell command in it.
+    ///
+    /// # Errors
+    /// It failed, or took longer than `bound`.
+    pub fn run(&self, command: &str, bound: Duration, limit: &Limit) -> Result<String> {
+        match self {
+            Self::Namespace { name, path } => {
+                let mut shell = Command::new("ip");
+                shell.args(["netns", "exec", name, "sh", "-c", command]);
+                let old = std::env::var("PATH").unwrap_or_default();
+                shell.env("PATH", format!("{}:{old}:/usr/sbin:/sbin", path.display()));
+                run(&mut shell, bound, limit)
+            }
+            Self::Guest(guest) => guest.run(command, bound),
+            Self::Inner { outer, socket } => {
+                let seconds = bound.as_secs_f64();
+                let command = format!("ivbench probe agent {socket} {} {seconds}", packed(command));
+                outer.run(&command, bound + Duration::from_secs(5))
+            }
+        }
+    }
+
+    /// Runs one of our probes in it; what it measured.
+    ///
+    /// # Errors
+    /// As [`Host::run`], or it measured nothing.
+    pub fn probe(&self, words: &str, bound: Duration, limit: &Limit) -> Result<Value> {
+        let said = self.run(&format!("ivbench probe {words}"), bound, limit)?;
+        let line = said.lines().find(|line| line.starts_with('{'));
+        let line = line.with_context(|| format!("{words}: {}", said.trim()))?;
+        Ok(serde_json::from_str(line)?)
+    }
+
+    /// Starts a server of ours in it, which lives as long as a guest does, or here as long as what this gives.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn start(&self, words: &str, limit: &Limit) -> Result<Option<Background>> {
+        if let Self::Namespace { name, path } = self {
+            let mut server = Command::new("ip");
+            server
+                .args(["netns", "exec", name])
+                .arg(path.join("ivbench"))
+                .arg("probe")
+                .args(words.split(' '));
+            return Background::start(&mut server).map(Some);
+        }
+        let command = format!("(ivbench probe {words} > /dev/null 2>&1 &)");
+        self.run(&command, Duration::from_secs(60), limit).map(|_| None)
+    }
+
+    /// Reads its counters.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    pub fn counts(&self, limit: &Limit) -> Result<Counts> {
+        match self {
+            Self::Namespace { .. } => Ok(parse(&std::fs::read_to_string("/proc/stat")?)),
+            _ => Ok(parse(&self.run(COUNTS, Duration::from_secs(60), limit)?)),
+        }
+    }
+}
+
+fn numbers(line: &str) -> Vec<u64> {
+    line.split_whitespace().filter_map(|word| word.parse().ok()).collect()
+}
+
+/// Counters out of what the command above prints; what is not there counts zero.
+fn parse(text: &str) -> Counts {
+    let parts: Vec<&str> = text.split("==\n").collect();
+    let part = |n: usize| parts.get(n).copied().unwrap_or_default();
+    // user nice system idle iowait irq softirq steal guest guest_nice
+    let cpu = numbers(part(0).lines().next().unwrap_or_default());
+    let ticks: u64 = cpu.iter().take(8).sum();
+    let idle = cpu.get(3).unwrap_or(&0) + cpu.get(4).unwrap_or(&0);
+    let kicks = part(1)
+        .lines()
+        .filter(|line| line.contains("kicks"))
+        .filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok())
+        .sum();
+    let device = part(4).trim();
+    let calls = part(2)
+        .lines()
+        .filter(|line| {
+            line.split_whitespace().any(|word| {
+                let word = word.trim_end_matches(',');
+                !device.is_empty() && (word == device || word.starts_with(&format!("{device}-")))
+            })
+        })
+        .map(|line| {
+            let counts = line.split_whitespace().skip(1).map_while(|word| word.parse::<u64>().ok());
+            counts.sum::<u64>()
+        })
+        .sum();
+    let packets = part(3).lines().filter_map(|line| line.trim().parse::<u64>().ok()).sum();
+    Counts { busy: ticks - idle, ticks, kicks, calls, packets }
+}
+
+impl Counts {
+    /// What happened since `before`.
+    #[must_use]
+    pub fn since(&self, before: &Self) -> Self {
+        let less = |now: u64, then: u64| now.saturating_sub(then);
+        Self {
+            busy: less(self.busy, before.busy),
+            ticks: less(self.ticks, before.ticks),
+            kicks: less(self.kicks, before.kicks),
+            calls: less(self.calls, before.calls),
+            packets: less(self.packets, before.packets),
+        }
+    }
+
+    /// The share of its processors' time that was used.
+    #[must_use]
+    pub fn share(&self) -> f64 {
+        if self.ticks == 0 { 0.0 } else { self.busy as f64 / self.ticks as f64 }
+    }
+}
+
+/// Ticks (of 10 ms) that these processes of this machine have used.
+#[must_use]
+pub fn ticks_of(pids: &[u32]) -> u64 {
+    let one = |pid: &u32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let after = stat.rsplit(") ").next().unwrap_or_default();
+        let fields: Vec<&str> = after.split(' ').collect();
+        let at = |n: usize| fields.get(n).and_then(|f| f.parse::<u64>().ok()).unwrap_or(0);
+        at(11) + at(12)
+    };
+    pids.iter().map(one).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SAID: &str = "cpu  10 0 20 60 10 0 0 0 0 0\n==\nNIC statistics:\n     rx_queue_0_kicks: 4\n     \
+tx0_kicks: 38\n     tx0_packets: 7\n==\n           CPU0       CPU1\n  21:  100  11  IO-APIC  21-fasteoi   virtio1\n  22:  5  \
+0  IO-APIC  22-fasteoi   virtio0\n  25:  9 1  PCI-MSIX-0000:00:05.0 1-edge virtio1-input.0\n  26:  9 1 PCI-MSIX virtio10-input.0\n==\n1000\n500\n==\nvirtio1\n";
+
+    #[test]
+    fn counters_are_read_as_the_kernel_prints_them() {
+        let counts = parse(SAID);
+        assert_eq!(counts, Counts { busy: 30, ticks: 100, kicks: 42, calls: 121, packets: 1500 });
+        assert_eq!(counts.since(&counts), Counts::default());
+        assert!((counts.share() - 0.3).abs() < 1e-9);
+        assert_eq!(parse(""), Counts::default());
+    }
+}

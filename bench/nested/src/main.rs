@@ -1,0 +1,265 @@
+//! `ivbench`: what nesting costs, level by level, for the switch and its peers.
+
+mod control;
+mod goals;
+mod guest;
+mod host;
+mod kit;
+mod lab;
+mod level;
+mod nesting;
+mod network;
+mod probe;
+mod report;
+mod rows;
+mod seeds;
+mod work;
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use bench::machine::Facts;
+use bench::process::Limit;
+use bench::results::Results;
+use clap::Parser;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use lab::Peer;
+use network::Place;
+use rows::{Outcome, Plan, Row, Store};
+
+/// Measures guests and the guests of guests behind the switch and its peers, beside the figures of the papers that
+/// asked for it. Root, QEMU and Debian's packages are needed; what cannot be measured is left out, with the reason.
+#[derive(Parser)]
+#[command(name = "ivbench", version)]
+struct Arguments {
+    /// Under five minutes: one round, two peers, no guest in a guest
+    #[arg(long)]
+    quick: bool,
+    /// Rounds of every probe [default: 2; quick: 1]
+    #[arg(long)]
+    rounds: Option<u32>,
+    /// Seconds of every probe [default: 3; quick: 2]
+    #[arg(long)]
+    seconds: Option<f64>,
+    /// Only rows whose name contains one of these, separated by commas
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    /// Stop after so many minutes with what there is; what is done is not done again [default: 25; quick: 5]
+    #[arg(long)]
+    minutes: Option<f64>,
+    /// Do every row again
+    #[arg(long)]
+    again: bool,
+    /// Say which rows there are, and stop
+    #[arg(long)]
+    list: bool,
+    /// Keep the report as bench/NESTED.md of the source tree
+    #[arg(long)]
+    record: bool,
+    /// Where results go
+    #[arg(long, default_value = "target/bench")]
+    out: PathBuf,
+    /// Take kernel and modules from this image of `ivctl image build`, instead of downloading them
+    #[arg(long)]
+    image: Option<PathBuf>,
+    /// The source tree
+    #[arg(long, hide = true, default_value = ".")]
+    source: PathBuf,
+    #[command(subcommand)]
+    verb: Option<Verb>,
+}
+
+#[derive(clap::Subcommand)]
+#[command(disable_help_subcommand = true)]
+enum Verb {
+    /// What differs between two runs, by their nested-results.json
+    Compare {
+        /// The earlier
+        then: PathBuf,
+        /// The later
+        now: PathBuf,
+    },
+    /// One end of a measurement
+    #[command(hide = true)]
+    Probe {
+        #[command(subcommand)]
+        probe: probe::Probe,
+    },
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let done = match &arguments.verb {
+        Some(Verb::Probe { probe }) => probe::run(probe),
+        Some(Verb::Compare { then, now }) => report::compare(then, now).map(|text| print!("{text}")),
+        None => run(&arguments),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// All rows, the ones that targets hang on first.
+fn rows(arguments: &Arguments) -> Vec<Row> {
+    let mut rows: Vec<Row> = Vec::new();
+    let mut add = |id: String, seconds: u64, work: rows::Work| {
+        rows.push(Row { id, needs: Duration::from_secs(seconds), work });
+    };
+    let peers = if arguments.quick { &[Peer::VhostUser, Peer::Bridge][..] } else { &Peer::ALL };
+    let mut pair = |place: Place, peer: Peer| {
+        let id = format!("network {} {}", place.name(), peer.name());
+        add(id, 40, Box::new(move |plan, outcome, limit| network::guests(plan, place, peer, outcome, limit)));
+    };
+    pair(Place::Provider, Peer::Bridge);
+    for place in [Place::Same, Place::Vxlan] {
+        for peer in peers {
+            pair(place, *peer);
+        }
+    }
+    add("levels L0 L1".into(), 60, Box::new(nesting::first));
+    if !arguments.quick {
+        for peer in [Peer::VhostUser, Peer::Bridge] {
+            let name = peer.name();
+            add(
+                format!("levels L2 same rVM {name}"),
+                150,
+                Box::new(move |plan, outcome, limit| nesting::same(plan, peer, outcome, limit)),
+            );
+            add(
+                format!("levels L2 vxlan {name}"),
+                180,
+                Box::new(move |plan, outcome, limit| nesting::vxlan(plan, peer, outcome, limit)),
+            );
+        }
+    }
+    let latencies = if arguments.quick { &[0, 10][..] } else { &control::LATENCIES };
+    for &latency in latencies {
+        let id = format!("control {latency} ms");
+        add(id, 60, Box::new(move |plan, outcome, limit| control::at(plan, latency, outcome, limit)));
+    }
+    let asked =
+        |row: &Row| arguments.only.is_empty() || arguments.only.iter().any(|only| row.id.contains(only));
+    rows.retain(asked);
+    rows
+}
+
+fn run(arguments: &Arguments) -> Result<()> {
+    let rows = rows(arguments);
+    if arguments.list {
+        rows.iter().for_each(|row| println!("{}", row.id));
+        return Ok(());
+    }
+    if !rustix::process::geteuid().is_root() {
+        bail!("namespaces and TAPs need root: run it as root");
+    }
+    let (out, source) = (std::path::absolute(&arguments.out)?, std::path::absolute(&arguments.source)?);
+    let dir = out.join("nested");
+    std::fs::create_dir_all(&dir).with_context(|| format!("making {}", dir.display()))?;
+    let lock = File::create(dir.join("lock")).context("making the lock")?;
+    if lock.try_lock().is_err() {
+        bail!("another benchmark is running in {}: wait for it", dir.display());
+    }
+    let quick = arguments.quick;
+    let minutes = arguments.minutes.unwrap_or(if quick { 5.0 } else { 25.0 });
+    let limit = Limit::new(Duration::from_secs_f64(minutes * 60.0))?;
+    let machine = Facts::gather(&source);
+    eprint!("{}", machine.markdown());
+    let kit = kit::Kit::make(&dir.join("kit"), arguments.image.as_deref(), quick, &limit)
+        .context("what guests boot")?;
+    let rounds = arguments.rounds.unwrap_or(if quick { 1 } else { 2 });
+    let seconds = arguments.seconds.unwrap_or(if quick { 2.0 } else { 3.0 });
+    // Sockets lie there, whose paths are short.
+    let state = std::env::temp_dir().join(format!("ivbench-{}", std::process::id()));
+    let found = level::find();
+    let settings = format!("{} {rounds} x {seconds} s, {}", built(&machine, &kit), found.accel.name());
+    let plan = Plan { found, kit, state: state.clone(), rounds, seconds };
+    let store = Store::open(&dir.join("rows"), &settings)?;
+    let results = measure(&rows, &plan, &store, arguments.again, &limit);
+    std::fs::remove_dir_all(&state).ok();
+    let results = results?;
+    let command = command(arguments);
+    report::write(&results, &plan, &machine, &command, &out, arguments.record.then_some(source.as_path()))?;
+    if limit.interrupted() {
+        bail!("interrupted: the rows up to then are kept, and the next run goes on after them");
+    }
+    Ok(())
+}
+
+/// Does what is not done yet.
+fn measure(rows: &[Row], plan: &Plan, store: &Store, again: bool, limit: &Limit) -> Result<Results> {
+    let mut results = Results::default();
+    let bar = ProgressBar::new(rows.len() as u64);
+    let style = ProgressStyle::with_template("[{elapsed_precise}] {bar:30} {pos}/{len} {msg}")?;
+    bar.set_style(style);
+    bar.enable_steady_tick(Duration::from_millis(500));
+    for row in rows {
+        bar.set_message(row.id.clone());
+        let outcome = match store.done(&row.id).filter(|_| !again) {
+            Some(outcome) => outcome,
+            None => {
+                let start = Instant::now();
+                // What a row has before it fails is kept, beside why it failed.
+                let mut outcome = Outcome::default();
+                let done = limit.spare(row.needs).and_then(|()| (row.work)(plan, &mut outcome, limit));
+                outcome.why = done.err().map(|why| format!("{why:#}"));
+                outcome.took_s = start.elapsed().as_secs_f64();
+                store.keep(&row.id, &mut outcome)?;
+                let word = outcome.why.as_ref().map_or("done".into(), |why| format!("not measured: {why}"));
+                bar.suspend(|| eprintln!("{:>5.0} s  {}: {word}", outcome.took_s, row.id));
+                outcome
+            }
+        };
+        rows::merge(&mut results, &row.id, &outcome);
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    Ok(results)
+}
+
+/// What was built: the commit, or where it was changed, the programs themselves.
+fn built(machine: &Facts, kit: &kit::Kit) -> String {
+    if !machine.commit.is_empty() && !machine.dirty {
+        return machine.commit.clone();
+    }
+    let age = |path: &Path| {
+        let about = std::fs::metadata(path).ok()?;
+        Some(format!(
+            "{}@{:?}",
+            about.len(),
+            about.modified().ok()?.duration_since(std::time::UNIX_EPOCH).ok()?.as_secs()
+        ))
+    };
+    let own = std::env::current_exe().ok().and_then(|path| age(&path));
+    format!("{:?} {:?}", own, age(&kit.binaries.join("ivswitchd")))
+}
+
+/// What somebody types to take these figures again.
+fn command(arguments: &Arguments) -> String {
+    let mut command = String::from("cargo xtask bench nested");
+    for (option, is) in
+        [(" --quick", arguments.quick), (" --again", arguments.again), (" --record", arguments.record)]
+    {
+        command += if is { option } else { "" };
+    }
+    if !arguments.only.is_empty() {
+        command += &format!(" --only '{}'", arguments.only.join(","));
+    }
+    for (option, value) in [
+        ("rounds", arguments.rounds.map(f64::from)),
+        ("seconds", arguments.seconds),
+        ("minutes", arguments.minutes),
+    ] {
+        if let Some(value) = value {
+            command += &format!(" --{option} {value}");
+        }
+    }
+    command
+}

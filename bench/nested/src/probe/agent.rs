@@ -1,0 +1,84 @@
+//! The agent of a guest: a shell command a line in; its output, `\x01`, its exit code and a newline out.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+/// Runs a command by the agent at this socket; what it said, if it succeeded.
+///
+/// # Errors
+/// It failed, or took longer than `bound`.
+pub fn ask(socket: &Path, command: &str, bound: Duration) -> Result<String> {
+    let end = Instant::now() + bound;
+    let mut stream =
+        UnixStream::connect(socket).with_context(|| format!("the agent at {}", socket.display()))?;
+    stream.write_all(command.as_bytes())?;
+    stream.write_all(b"\n")?;
+    let (mut answer, mut chunk) = (Vec::new(), [0; 4096]);
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        ensure!(!left.is_zero(), "the guest took longer than {} s for: {command}", bound.as_secs());
+        stream.set_read_timeout(Some(left))?;
+        let count = match stream.read(&mut chunk) {
+            Ok(0) => bail!("the guest ended during: {command}"),
+            Ok(count) => count,
+            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => continue,
+            Err(e) => return Err(e.into()),
+        };
+        answer.extend_from_slice(&chunk[..count]);
+        if let Some((text, code)) = whole(&answer) {
+            ensure!(code == 0, "in the guest: {command}: exit code {code}: {}", text.trim());
+            return Ok(text);
+        }
+    }
+}
+
+/// The answer and the exit code, once all of it is there.
+fn whole(answer: &[u8]) -> Option<(String, i32)> {
+    let mark = answer.iter().position(|&b| b == 1)?;
+    let end = answer[mark..].iter().position(|&b| b == b'\n')?;
+    let code = String::from_utf8_lossy(&answer[mark + 1..mark + end]).trim().parse().unwrap_or(-1);
+    Some((String::from_utf8_lossy(&answer[..mark]).replace('\r', ""), code))
+}
+
+/// The same from a level above: the command comes in hexadecimal, past every shell in between.
+///
+/// # Errors
+/// As [`ask`].
+pub fn relay(socket: &str, command: &str, seconds: f64) -> Result<()> {
+    let bytes: Option<Vec<u8>> = command
+        .as_bytes()
+        .chunks(2)
+        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok())
+        .collect();
+    let command = String::from_utf8(bytes.context("no hexadecimal")?)?;
+    print!("{}", ask(Path::new(socket), &command, Duration::from_secs_f64(seconds))?);
+    Ok(())
+}
+
+/// A command for [`relay`].
+#[must_use]
+pub fn packed(command: &str) -> String {
+    command.bytes().map(|b| format!("{b:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_whole_with_its_code() {
+        assert_eq!(whole(b"text\r\n\x013\n"), Some(("text\n".into(), 3)));
+        assert_eq!(whole(b"text\n"), None);
+        assert_eq!(whole(b"text\n\x01"), None);
+    }
+
+    #[test]
+    fn commands_pass_any_shell() {
+        assert_eq!(packed("a 'b'"), "6120276227");
+        assert!(relay("/nowhere", "xy", 1.0).is_err());
+    }
+}

@@ -1,0 +1,82 @@
+//! What a level does beside the network: web pages from a small database, block I/O, a processor's work.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use bench::process::Limit;
+use bench::results::{Key, Metric};
+
+use crate::host::Host;
+use crate::rows::{Outcome, Plan};
+
+/// Users of the web server, as Nested Cloud had.
+const USERS: u32 = 64;
+/// Who is measured: nobody's switch.
+pub const PEER: &str = "level";
+/// The case of web pages.
+pub const WEB: &str = "http";
+
+/// One level.
+#[derive(Debug)]
+pub struct Level<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Where it is.
+    pub host: &'a Host,
+    /// Who asks for web pages, from L0.
+    pub client: &'a Host,
+    /// Its address for that.
+    pub address: &'a str,
+    /// A file or disk to read and write.
+    pub disk: &'a str,
+    /// How much longer everything may take.
+    pub slow: f64,
+}
+
+impl Level<'_> {
+    /// Everything, once.
+    ///
+    /// # Errors
+    /// A probe fails.
+    pub fn measure(&self, plan: &Plan, outcome: &mut Outcome, limit: &Limit) -> Result<()> {
+        let bound = Duration::from_secs_f64(60.0 + 20.0 * self.slow);
+        let key = |case: &str, metric| Key::nested(self.name, case, PEER, metric);
+        let _server = self.host.start("web", limit)?;
+        // It fills its database first.
+        let mut said = Err(anyhow::anyhow!("not asked"));
+        for _ in 0..20 {
+            said = self.client.probe(&format!("users {} 1 0.5", self.address), bound, limit);
+            if said.is_ok() || limit.interrupted() {
+                break;
+            }
+            std::thread::sleep(Duration::from_secs_f64(0.2 * self.slow));
+        }
+        said.context("the web server does not answer")?;
+        for _ in 0..plan.rounds {
+            let seconds = plan.seconds * 2.0;
+            let said =
+                self.client.probe(&format!("users {} {USERS} {seconds}", self.address), bound, limit)?;
+            for what in ["mean", "p80", "p90"] {
+                let value = said[what].as_f64().context("no request")?;
+                outcome.add(key(&format!("{WEB} {what}"), Metric::Seconds), value);
+            }
+        }
+        let each = plan.seconds / 6.0;
+        for _ in 0..plan.rounds {
+            let said = self.host.probe(&format!("disk {} {each}", self.disk), bound, limit)?;
+            for (what, rate) in said["requests_per_s"].as_object().context("no request")? {
+                let rate = rate.as_f64().context("no rate")?;
+                if what.starts_with("128") {
+                    outcome.add(key(what, Metric::MibPerS), rate / 8.0);
+                } else {
+                    outcome.add(key(what, Metric::Ops), rate);
+                }
+            }
+            let said = self.host.probe(&format!("processor {each}"), bound, limit)?;
+            for (what, rate) in said["per_s"].as_object().context("no rate")? {
+                outcome.add(key(what, Metric::Ops), rate.as_f64().context("no rate")?);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,47 @@
+//! The nested benchmark, briefly: that it measures, and does not measure again what is done.
+
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+use system::{Lab, Libvirt, binaries, guest_image};
+
+fn ivbench(lab: &Lab) -> (Value, String) {
+    let mut ivbench = Command::new(binaries().join("ivbench"));
+    ivbench.args(["--quick", "--seconds", "0.3", "--minutes", "2", "--only", "same rVM vhost-user"]);
+    ivbench.arg("--out").arg(lab.dir()).arg("--image").arg(guest_image());
+    let output = ivbench.env("IVS_BIN_DIR", binaries()).output().expect("running ivbench");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "ivbench: {said}");
+    let read = |path: &Path| std::fs::read_to_string(path).expect("written");
+    let html = read(&lab.dir().join("nested/nested.html"));
+    assert!(html.contains("<svg") && !html.contains("<img"), "the page needs nothing beside it");
+    (serde_json::from_str(&read(&lab.dir().join("nested/results.json"))).expect("JSON"), said)
+}
+
+/// Two guests behind the switch by shared memory: every kind of figure is there, and a second run takes the row as it
+/// is.
+#[test]
+fn n24_the_nested_benchmark_measures_once() {
+    let Some(lab) = Lab::new() else { return };
+    if !Libvirt::possible() {
+        return;
+    }
+    let (results, said) = ivbench(&lab);
+    assert!(said.contains("vhost-user: done"), "{said}");
+    let figure = |name: &str| {
+        let runs = &results["runs"][format!("nested/iVM-iVM same rVM/{name}")];
+        runs[0].as_f64().unwrap_or_else(|| panic!("no {name}: {results}"))
+    };
+    assert!(figure("tcp/vhost-user/gbps") > 0.001);
+    assert!(figure("small packets/vhost-user/pps") > 10.0);
+    let (p50, p99) = (figure("rtt/vhost-user/rtt_p50_us"), figure("rtt/vhost-user/rtt_p99_us"));
+    assert!(p50 > 10.0 && p50 <= p99, "{p50} {p99}");
+    // The switch polls: it asks for less than a kick or a call for every packet.
+    let events = figure("small packets/vhost-user/events");
+    assert!(events > 0.0 && events < 1.0, "{events} kicks and calls for a packet");
+    assert!(figure("small packets: cores, L0 switch/vhost-user/cores") > 0.0);
+    let (again, said) = ivbench(&lab);
+    assert!(!said.contains(": done"), "measured again: {said}");
+    assert_eq!(again["runs"], results["runs"]);
+}
