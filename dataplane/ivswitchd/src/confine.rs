@@ -35,7 +35,6 @@ const CALLS: &[Call] = &[
     ("sendmmsg", libc::SYS_sendmmsg, "frames of AF_PACKET, packets of the UDP uplink"),
     ("sched_yield", libc::SYS_sched_yield, "letting others run while spinning"),
     ("munmap", libc::SYS_munmap, "tables that grew; the end of the thread"),
-    ("mprotect", libc::SYS_mprotect, "the memory allocator"),
     ("madvise", libc::SYS_madvise, "huge pages under tables that grow; the end of the thread"),
     ("rt_sigprocmask", libc::SYS_rt_sigprocmask, "the end of the thread"),
     ("sigaltstack", libc::SYS_sigaltstack, "the end of the thread"),
@@ -50,6 +49,7 @@ const ELSEWHERE: &[Call] = &[
     ("mmap", libc::SYS_mmap, "tables that grow large"),
     ("clock_gettime", libc::SYS_clock_gettime, "the time, where the clock source has no vDSO (Xen, Hyper-V)"),
     ("mremap", libc::SYS_mremap, "tables that grow in place"),
+    ("mprotect", libc::SYS_mprotect, "the memory allocator's further arenas, as they grow"),
     ("brk", libc::SYS_brk, "the memory allocator's first arena"),
     ("preadv2", libc::SYS_preadv2, "counting a guest's kicks"),
 ];
