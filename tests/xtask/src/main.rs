@@ -3,6 +3,7 @@
 //!
 //! Needs no root to build. What needs root runs through `sudo` when there is one.
 
+mod book;
 mod package;
 
 use std::io::{BufRead, BufReader};
@@ -37,6 +38,8 @@ enum Task {
         #[arg(long, required = true)]
         check: bool,
     },
+    /// The book, into `target/book`, with its transcripts and reference made by running them, as root
+    Book,
     /// The Debian package, into `target/package`
     Package {
         /// The unoptimised build, to try the package itself
@@ -51,7 +54,7 @@ enum Task {
     },
     /// Miri on the engine's tables, parsers and rings of its mailbox (needs the nightly toolchain)
     Miri,
-    /// Advisories, licences and sources of every dependency, by cargo-deny
+    /// Licences, bans and sources of every dependency, by cargo-deny
     Deny,
     /// Fuzz every target, or one, from the corpus that earlier runs left
     Fuzz {
@@ -70,6 +73,7 @@ const FUZZ_TARGETS: &[&str] =
 fn main() -> ExitCode {
     let outcome = match Task::parse() {
         Task::Fuzz { minutes, target } => fuzz(minutes, target.as_deref()),
+        Task::Book => book::build(),
         Task::Package { debug } => package::build(debug).map(drop),
         Task::PackageTest { debug } => package::test(debug),
         Task::Miri => miri(),

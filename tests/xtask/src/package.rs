@@ -20,10 +20,12 @@ pub fn build(debug: bool) -> Result<PathBuf> {
     // The name in the package's list of assets, wherever cargo builds.
     let out = workspace().join("target/package");
     let _ = fs::remove_dir_all(&out);
-    for page in ["man1", "man8"] {
+    for page in ["man1", "man5", "man8"] {
         fs::create_dir_all(out.join(page))?;
     }
     run(Command::new(binaries.join("ivctl")).arg("man").arg(out.join("man1")))?;
+    let page = said(Command::new(binaries.join("ivctl")).args(["config", "reference", "--man"]))?;
+    fs::write(out.join("man5/ivswitch.toml.5"), page)?;
     let page = said(Command::new(binaries.join("ivswitchd")).arg("--man"))?;
     fs::write(out.join("man8/ivswitchd.8"), page)?;
     for (shell, file) in [("bash", "ivctl.bash"), ("zsh", "_ivctl"), ("fish", "ivctl.fish")] {
@@ -44,7 +46,7 @@ pub fn build(debug: bool) -> Result<PathBuf> {
 }
 
 /// What is looked for after installing, and has to be gone after purging.
-const FILES: [&str; 9] = [
+const FILES: &[&str] = &[
     "usr/sbin/ivswitchd",
     "usr/bin/ivctl",
     "usr/bin/ivbench",
@@ -52,6 +54,7 @@ const FILES: [&str; 9] = [
     "usr/lib/sysusers.d/ivswitch.conf",
     "usr/share/man/man8/ivswitchd.8.gz",
     "usr/share/man/man1/ivctl.1.gz",
+    "usr/share/man/man5/ivswitch.toml.5.gz",
     "usr/share/bash-completion/completions/ivctl",
     "etc/ivswitch/ivswitch.toml.d",
 ];

@@ -42,6 +42,12 @@ pub enum Verb {
     Rollback,
     /// Print the JSON Schema of the file, for editors and CI
     Schema,
+    /// Print every key of the file with its meaning, as Markdown
+    Reference {
+        /// As the man page ivswitch.toml(5)
+        #[arg(long)]
+        man: bool,
+    },
 }
 
 /// A time such as `60s`, `10m`, `1h` or `90`, in seconds.
@@ -124,6 +130,10 @@ pub fn run(
         Verb::Rollback => edit(&mut client()?, printer, "config.rollback", json!({})),
         Verb::Schema => {
             printer.bytes(model::schema().as_bytes())?;
+            Ok(0)
+        }
+        Verb::Reference { man } => {
+            printer.bytes(if *man { model::man() } else { model::markdown() }.as_bytes())?;
             Ok(0)
         }
     }

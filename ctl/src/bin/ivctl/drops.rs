@@ -5,6 +5,7 @@ use std::io::IsTerminal as _;
 use std::time::{Duration, Instant};
 
 use ctl::api::{DropRow, Rows};
+use engine::counters::DropReason;
 use serde_json::json;
 
 use crate::client::Client;
@@ -27,9 +28,24 @@ pub struct Args {
     /// Seconds between two looks
     #[arg(long, default_value_t = 1.0, value_name = "SECONDS", requires = "watch", value_parser = crate::seconds)]
     interval: f64,
+    /// Print every reason there is with its meaning, as Markdown; asks nobody
+    #[arg(long, conflicts_with_all = ["port", "samples", "watch"])]
+    pub reasons: bool,
     /// End after so many looks
     #[arg(long, value_name = "N", requires = "watch")]
     looks: Option<u32>,
+}
+
+/// Every reason there is.
+pub fn reasons(printer: &Printer) -> Result<u8, Failure> {
+    printer.bytes(all_reasons().as_bytes())?;
+    Ok(0)
+}
+
+fn all_reasons() -> String {
+    let row = |reason: &DropReason| format!("| `{}` | {} |\n", reason.name(), reason.help().trim());
+    let rows: String = DropReason::ALL.iter().map(row).collect();
+    format!("| Reason | Meaning |\n|---|---|\n{rows}")
 }
 
 /// Shows them.
@@ -118,4 +134,19 @@ fn sample(row: &DropRow) -> String {
         .as_ref()
         .map(|s| format!("{} ({} bytes)", decode::hex_line(&s.bytes), s.len))
         .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    /// The book's list is the engine's. `IVS_UPDATE=1 cargo test -p ctl reasons` writes it anew.
+    #[test]
+    fn the_reasons_in_the_book_are_current() {
+        const LIST: &str =
+            concat!(env!("CARGO_MANIFEST_DIR"), "/../packaging/book/src/reference/drop-reasons.md");
+        if std::env::var_os("IVS_UPDATE").is_some() {
+            std::fs::write(LIST, super::all_reasons()).unwrap();
+        }
+        let how = "reasons changed: `IVS_UPDATE=1 cargo test -p ctl reasons`, and look at the difference";
+        assert!(std::fs::read_to_string(LIST).unwrap_or_default() == super::all_reasons(), "{how}");
+    }
 }

@@ -173,6 +173,7 @@ fn run(command: Command, global: &Global, printer: &Printer) -> Result<u8, Failu
         Command::Fdb { verb } => fdb::run(verb.unwrap_or_default(), &mut client()?, printer),
         Command::Neigh(args) => neigh::run(&args, &mut client()?, printer),
         Command::Mtu => mtu::run(&mut client()?, printer),
+        Command::Drops(args) if args.reasons => drops::reasons(printer),
         Command::Drops(args) => drops::run(&args, &mut client()?, printer),
         Command::Trace(args) => trace::run(&args, global, printer),
         Command::Capture(args) => capture::run(&args, client()?, printer),
