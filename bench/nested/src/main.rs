@@ -130,12 +130,12 @@ fn rows(arguments: &Arguments) -> Vec<Row> {
             let name = peer.name();
             add(
                 format!("levels L2 same rVM {name}"),
-                150,
+                240,
                 Box::new(move |plan, outcome, limit| nesting::same(plan, peer, outcome, limit)),
             );
             add(
                 format!("levels L2 vxlan {name}"),
-                180,
+                270,
                 Box::new(move |plan, outcome, limit| nesting::vxlan(plan, peer, outcome, limit)),
             );
         }

@@ -263,7 +263,11 @@ impl Outer {
             );
             while let Err(why) = host.run(&setup, Duration::from_secs(60), limit) {
                 if limit.interrupted() || Instant::now() > end {
-                    let log = self.run(&format!("tail -2 {INNER}/i{n}.qemu"), limit).unwrap_or_default();
+                    let log = {
+                        let look =
+                            format!("tail -n 2 {INNER}/i{n}.qemu; dmesg | tail -n 3; free -m | head -n 2");
+                        self.run(&look, limit).unwrap_or_default()
+                    };
                     return Err(why).with_context(|| format!("the L2 guest i{n}: {}", log.trim()));
                 }
                 std::thread::sleep(Duration::from_millis(500));

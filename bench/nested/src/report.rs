@@ -307,8 +307,8 @@ fn network(text: &mut String, results: &Results, plan: &Plan, plots: &[String]) 
     };
     let mut rows = Vec::new();
     for (what, case, metric, published) in [
-        ("goodput, nested over not", TCP, Metric::Gbps, &seeds::IRIS_GOODPUT_MBPS),
-        ("round trip, nested over not", RTT, Metric::RttP50, &seeds::IRIS_RTT_MS),
+        ("goodput over rVM-rVM", TCP, Metric::Gbps, &seeds::IRIS_GOODPUT_MBPS),
+        ("round trip over rVM-rVM", RTT, Metric::RttP50, &seeds::IRIS_RTT_MS),
     ] {
         let rvm = ours(case, metric, Place::Provider, Peer::Bridge);
         let theirs = both_ways(seeds::value(published, "L2-L2"), seeds::value(published, "L1-L1"));
