@@ -9,7 +9,8 @@ use ctl::cli::Failure;
 use ctl::guest::domain::{domain, free_target};
 use ctl::guest::verbs::{AccelWish, Create, DiskSource, DiskWish, NicWish};
 use ctl::guest::{
-    Accel, Boot, Claim, Claims, Disk, Format, Guest, Nic, Wrong, image, interface_name, mac_of, with_inside,
+    Accel, Boot, Claim, Claims, Disk, Format, Guest, Nic, Shared, Wrong, image, interface_name, mac_of,
+    with_inside,
 };
 use ctl::model::{Port, PortKind, PortRole};
 use virt::connect::Connect;
@@ -17,7 +18,7 @@ use virt::domain::Domain;
 use virt_sys as sys;
 
 use crate::switch::{Switch, Undo};
-use crate::{Here, host, libvirt, volume};
+use crate::{Here, host, libvirt, sockets, volume};
 
 /// What is wrong with a wish, as a failure.
 pub fn refused(what: impl Into<String>) -> impl FnOnce(Wrong) -> Failure {
@@ -27,7 +28,7 @@ pub fn refused(what: impl Into<String>) -> impl FnOnce(Wrong) -> Failure {
 /// `ivctl guest create`.
 pub fn create(here: &Here<'_>, wish: Create) -> Result<u8, Failure> {
     let connection = libvirt::connect(here.uri)?;
-    let mut guest = plan(&connection, &wish)?;
+    let mut guest = plan(&connection, here.uri, &wish)?;
     if wish.dry_run {
         here.printer.bytes(format!("{}\n", domain(&guest).write()).as_bytes())?;
         return Ok(0);
@@ -85,6 +86,7 @@ fn make<'a>(
         domain.set_autostart(true).map_err(libvirt::failed(&what))?;
     }
     if !wish.no_start {
+        sockets::prepare(&guest.claims.ports);
         domain.create().map_err(libvirt::failed(format!("guest {} does not start", guest.name)))?;
         {
             let domain = domain.clone();
@@ -109,7 +111,7 @@ pub fn add_ports<'a>(switch: &'a Switch, ports: &[Port], undo: &mut Undo<'a>) ->
 }
 
 /// The guest that is wished for, checked.
-fn plan(connection: &Connect, wish: &Create) -> Result<Guest, Failure> {
+fn plan(connection: &Connect, uri: &str, wish: &Create) -> Result<Guest, Failure> {
     let what = format!("guest {} is not created", wish.name);
     let uuid = match &wish.uuid {
         Some(uuid) => uuid.to_ascii_lowercase(),
@@ -135,7 +137,8 @@ fn plan(connection: &Connect, wish: &Create) -> Result<Guest, Failure> {
     };
     let (mut nics, mut ports) = (Vec::new(), Vec::new());
     for (index, nic) in wish.nic.iter().enumerate() {
-        let (nic, port) = nic_and_port(&wish.name, &uuid, index, nic);
+        let socket = sockets::of(uri, &interface_name(&wish.name, &uuid, index));
+        let (nic, port) = nic_and_port(&wish.name, &uuid, index, nic, true, socket);
         nics.push(nic);
         ports.push(port);
     }
@@ -160,6 +163,7 @@ fn plan(connection: &Connect, wish: &Create) -> Result<Guest, Failure> {
         accel,
         boot,
         disks,
+        shared_memory: nics.iter().any(|nic| nic.shared.is_some()),
         nics,
         claims: Claims { ports, floating },
         channels: wish.channel.clone(),
@@ -177,18 +181,34 @@ fn own_words(wish: &Create) -> String {
     words.join(" ")
 }
 
-/// NIC number `index` of a guest, and its port with its binding.
-pub fn nic_and_port(guest: &str, uuid: &str, index: usize, wish: &NicWish) -> (Nic, Port) {
+/// NIC number `index` of a guest, and its port with its binding. The socket is for a NIC in shared memory, if it is not
+/// where the switch looks by itself.
+pub fn nic_and_port(
+    guest: &str,
+    uuid: &str,
+    index: usize,
+    wish: &NicWish,
+    shared_memory: bool,
+    socket: Option<String>,
+) -> (Nic, Port) {
     let interface = interface_name(guest, uuid, index);
     let mac = wish.mac.unwrap_or_else(|| mac_of(uuid, index));
+    let kind = wish.kind(shared_memory);
     let mut port = Port::new(&interface, &wish.network);
     port.role = PortRole::Guest;
-    port.interface = Some(interface.clone());
     port.mac = vec![mac];
     port.ip = wish.ip.clone();
-    port.kind = wish.kind;
-    let offloads = wish.kind == PortKind::Packet;
-    (Nic { interface, mac, model: wish.model.clone(), mtu: wish.mtu, offloads }, port)
+    port.kind = kind;
+    let mut shared = None;
+    if kind == PortKind::Vhostuser {
+        port.socket = socket;
+        port.queues = wish.queues.unwrap_or(1);
+        shared = Some(Shared { socket: port.attached_to(), queues: port.queues });
+    } else {
+        port.interface = Some(interface.clone());
+    }
+    let offloads = kind != PortKind::Afxdp;
+    (Nic { interface, mac, model: wish.model.clone(), mtu: wish.mtu, offloads, shared }, port)
 }
 
 /// The NIC with the MTU that the tunnel leaves, unless one was said. Only virtio can tell the guest.

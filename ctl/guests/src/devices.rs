@@ -3,17 +3,20 @@
 use std::time::{Duration, Instant};
 
 use ctl::cli::{DONE_WITH_WARNINGS, Failure};
-use ctl::guest::domain::{disk as disk_xml, disks_of, interface as interface_xml};
+use ctl::guest::domain::{disk as disk_xml, disks_of, interface as interface_xml, shares_memory};
 use ctl::guest::verbs::{DiskWish, NicWish, Resize};
 use ctl::guest::xml::Element;
-use ctl::guest::{Claims, DISKS_MAX, MEMORY_MAX, MEMORY_MIN, NICS_MAX, VCPUS_MAX, check_path};
+use ctl::guest::{
+    Claims, DISKS_MAX, MEMORY_MAX, MEMORY_MIN, NICS_MAX, VCPUS_MAX, check_path, interface_name,
+};
+use ctl::model::PortKind;
 use virt::connect::Connect;
 use virt::domain::Domain;
 use virt_sys as sys;
 
 use crate::create::{add_ports, disk as plan_disk, nic_and_port, refused, with_mtu};
 use crate::switch::{Switch, Undo};
-use crate::{Here, libvirt};
+use crate::{Here, libvirt, sockets};
 
 /// How long a guest may take to let go of a device.
 const LET_GO: Duration = Duration::from_secs(20);
@@ -118,7 +121,7 @@ pub fn attach(
     let Some(wish) = nic else { return Ok(0) };
     let switch = Switch::connect(here.global)?;
     let mut undo = Undo::default();
-    match attach_nic(&switch, &domain, name, claims, wish, here.global.no_wait, &mut undo) {
+    match attach_nic(here.uri, &switch, &domain, name, claims, wish, here.global.no_wait, &mut undo) {
         Ok(()) => undo.keep(),
         Err(failure) => return Err(undo.all(failure)),
     }
@@ -126,7 +129,9 @@ pub fn attach(
 }
 
 /// The same order as at the creation: first it is written down that the guest has the port, then it is made.
+#[allow(clippy::too_many_arguments, reason = "the two sides, and what is wanted of them")]
 fn attach_nic<'a>(
+    uri: &str,
     switch: &'a Switch,
     domain: &'a Domain,
     name: &str,
@@ -140,12 +145,16 @@ fn attach_nic<'a>(
         return Err(Failure::new(1, what, format!("it has {NICS_MAX} already"), "detach one first"));
     }
     let uuid = domain.get_uuid_string().map_err(libvirt::failed(&what))?;
-    let free = |&index: &usize| {
-        let (nic, _) = nic_and_port(name, &uuid, index, wish);
-        claims.ports.iter().all(|p| p.name != nic.interface)
-    };
+    let shared_memory = shares_memory(&libvirt::xml(domain, true)?);
+    if wish.kind(shared_memory) == PortKind::Vhostuser && !shared_memory {
+        let why = "its memory is not shared: it was made without a NIC of that kind";
+        return Err(Failure::new(4, what, why, "use kind=packet or kind=afxdp, or make the guest anew"));
+    }
+    let free = |&index: &usize| claims.ports.iter().all(|p| p.name != interface_name(name, &uuid, index));
     let index = (0..=NICS_MAX).find(free).unwrap_or(NICS_MAX);
-    let (nic, port) = nic_and_port(name, &uuid, index, wish);
+    let socket = sockets::of(uri, &interface_name(name, &uuid, index));
+    let (nic, port) = nic_and_port(name, &uuid, index, wish, shared_memory, socket);
+    sockets::prepare([&port]);
     let nic = with_mtu(nic, switch.overlay_mtu()?);
     let mut more = claims.clone();
     more.ports.push(port.clone());
@@ -210,22 +219,24 @@ pub fn detach(here: &Here<'_>, name: &str, nic: Option<&str>, disk: Option<&str>
     let switch = Switch::connect(here.global)?;
     let element = libvirt::xml(&domain, true)?;
     let interfaces = element.all("devices/interface");
-    let here_is = |e: &&&Element| e.first("target").and_then(|t| t.get("dev")) == port.interface.as_deref();
     // It may be gone already, when an earlier attempt ended in the middle.
-    if let Some(interface) = interfaces.iter().find(here_is) {
+    if let Some(interface) = interfaces.iter().find(|e| is_of(&port)(e)) {
         let flags = libvirt::impact(&domain)?;
         domain.detach_device_flags(&interface.write(), flags).map_err(libvirt::failed(&what))?;
     }
-    wait_gone(&domain, &what, |xml| xml.all("devices/interface").iter().any(here_is_in(&port)))?;
+    wait_gone(&domain, &what, |xml| xml.all("devices/interface").iter().any(|e| is_of(&port)(e)))?;
     switch.del_port(&port.name)?;
     claims.ports.retain(|p| p.name != port.name);
     libvirt::set_claims(&domain, &claims)?;
     Ok(0)
 }
 
-fn here_is_in(port: &ctl::model::Port) -> impl Fn(&&Element) -> bool {
-    let interface = port.interface.clone();
-    move |e| e.first("target").and_then(|t| t.get("dev")) == interface.as_deref()
+/// Whether an interface is this port's: by its MAC, which NICs without a TAP have too.
+fn is_of(port: &ctl::model::Port) -> impl Fn(&Element) -> bool {
+    let macs: Vec<String> = port.mac.iter().map(ToString::to_string).collect();
+    move |e| {
+        e.first("mac").and_then(|m| m.get("address")).is_some_and(|mac| macs.iter().any(|own| own == mac))
+    }
 }
 
 /// Takes a disk from a guest: the one that `is` says, by its name in the guest and its file.

@@ -11,7 +11,7 @@ use virt::domain::Domain;
 use virt_sys as sys;
 
 use crate::switch::{Switch, addresses, floating_text};
-use crate::{Here, console, create, devices, libvirt, migrate, schedule, snapshot};
+use crate::{Here, console, create, demo, devices, libvirt, migrate, schedule, snapshot, sockets};
 
 /// How often a guest that shuts down is looked at.
 const INTERVAL: Duration = Duration::from_millis(100);
@@ -50,6 +50,7 @@ pub fn run(here: &Here<'_>, verb: GuestVerb) -> Result<u8, Failure> {
             Ok(0)
         }
         GuestVerb::Delete { name, force, if_exists } => create::delete(here, &name, force, if_exists),
+        GuestVerb::Demo(wish) => demo::run(here, &wish),
         GuestVerb::Console { name } => console::run(here, &name),
         GuestVerb::Resize(wish) => devices::resize(here, &wish),
         GuestVerb::Attach { name, nic, disk } => devices::attach(here, &name, nic.as_ref(), disk.as_ref()),
@@ -213,11 +214,12 @@ pub fn state(state: sys::virDomainState) -> &'static str {
 fn start(here: &Here<'_>, name: &str) -> Result<u8, Failure> {
     let connection = libvirt::connect(here.uri)?;
     let domain = libvirt::find(&connection, name)?;
+    let ports = libvirt::claims_of(&domain)?.unwrap_or_default().ports;
     if !libvirt::is_active(&domain)? {
+        sockets::prepare(&ports);
         domain.create().map_err(libvirt::failed(format!("guest {name} does not start")))?;
     }
-    let ports: Vec<String> =
-        libvirt::claims_of(&domain)?.unwrap_or_default().ports.into_iter().map(|p| p.name).collect();
+    let ports: Vec<String> = ports.into_iter().map(|p| p.name).collect();
     if !ports.is_empty() && !here.global.no_wait {
         Switch::connect(here.global)?.wait_live(&ports)?;
     }

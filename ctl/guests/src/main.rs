@@ -6,6 +6,7 @@
 
 mod console;
 mod create;
+mod demo;
 mod devices;
 mod guest;
 mod host;
@@ -13,6 +14,7 @@ mod libvirt;
 mod migrate;
 mod schedule;
 mod snapshot;
+mod sockets;
 mod switch;
 mod volume;
 

@@ -63,6 +63,17 @@ impl Switch {
         self.edit("port.add", json!({ "object": port }))
     }
 
+    /// Adds a network whose gateway the switch is and which gives addresses by DHCP.
+    pub fn add_network(&self, name: &str, vni: u32, prefix: &str, gateway: &str) -> Result<(), Failure> {
+        let object = json!({ "name": name, "vni": vni, "gateway": [gateway], "dhcp": [prefix] });
+        self.edit("network.add", json!({ "object": object }))
+    }
+
+    /// Removes a network.
+    pub fn del_network(&self, name: &str) -> Result<(), Failure> {
+        self.edit("network.del", json!({ "name": name, "if_exists": true }))
+    }
+
     /// Removes a port. It may be gone.
     pub fn del_port(&self, name: &str) -> Result<(), Failure> {
         self.edit("port.del", json!({ "name": name, "if_exists": true }))
@@ -112,13 +123,13 @@ impl Switch {
         self.edit("floating.del", which)
     }
 
-    /// Waits until these ports forward.
+    /// Waits until these ports forward, or will with their guest's first frame.
     pub fn wait_live(&self, names: &[String]) -> Result<(), Failure> {
         let deadline = Instant::now() + Duration::from_secs_f64(self.timeout);
         loop {
             let rows = self.ports()?;
             let mut wanted = names.iter().map(|name| (name, rows.iter().find(|row| row.ifname == *name)));
-            let Some((name, row)) = wanted.find(|(_, row)| row.is_none_or(|row| row.state != "live")) else {
+            let Some((name, row)) = wanted.find(|(_, row)| !row.is_some_and(is_up)) else {
                 return Ok(());
             };
             let (state, why) = row.map_or(("gone", ""), |row| (row.state.as_str(), row.why.as_str()));
@@ -131,6 +142,12 @@ impl Switch {
             std::thread::sleep(INTERVAL);
         }
     }
+}
+
+/// Whether a port forwards. One in shared memory that has met its QEMU does as soon as the guest's driver is there, and how
+/// long a guest boots is its own business.
+fn is_up(row: &PortRow) -> bool {
+    row.state == "live" || (row.state == "ready" && !row.why.starts_with("waiting for QEMU"))
 }
 
 fn which(mapping: &Floating) -> Value {

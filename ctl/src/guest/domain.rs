@@ -1,8 +1,9 @@
 //! A guest as libvirt's domain XML, and back what of it concerns us.
 //!
-//! The guest's NICs are `type='ethernet'`: libvirt makes a TAP interface of the name we say in the switch's
-//! namespace, and the switch's port of that name attaches to it. AF_XDP carries whole packets without notes on
-//! what is unfinished in them, so the guest is not offered to leave checksums and segmentation to others.
+//! The guest's NICs are `type='vhostuser'` where its memory is shared: QEMU listens at a socket, and the switch moves
+//! frames in and out of the guest's rings. Others are `type='ethernet'`: libvirt makes a TAP interface of the name we say
+//! in the switch's namespace, and the switch's port of that name attaches to it. AF_XDP carries whole packets without
+//! notes on what is unfinished in them, so there the guest is not offered to leave checksums and segmentation to others.
 
 use std::path::Path;
 
@@ -11,7 +12,9 @@ use super::{Accel, Boot, Claims, Disk, Format, Guest, Nic};
 
 /// The XML name space of our metadata.
 pub const NAMESPACE: &str = "https://inception-switch.invalid/guest/1";
-/// Its prefix.
+/// libvirt's for words to QEMU.
+const QEMU_NAMESPACE: &str = "http://libvirt.org/schemas/domain/qemu/1.0";
+/// Our prefix.
 pub const PREFIX: &str = "ivswitch";
 
 /// The domain XML of a guest.
@@ -43,6 +46,10 @@ pub fn domain(guest: &Guest) -> Element {
     if let Some(shares) = guest.shares {
         e = e.child(Element::new("cputune").child(Element::new("shares").holding(shares)));
     }
+    if guest.shared_memory {
+        e = e.with("xmlns:qemu", QEMU_NAMESPACE).child(shared_memory());
+    }
+    let words = guest.shared_memory.then(|| qemu_words(guest.accel));
     e.child(os(&guest.boot))
         .child(Element::new("features").child(Element::new("acpi")).child(Element::new("apic")))
         .child(cpu)
@@ -50,6 +57,7 @@ pub fn domain(guest: &Guest) -> Element {
         .child(Element::new("on_reboot").holding("restart"))
         .child(Element::new("on_crash").holding("destroy"))
         .child(devices(guest))
+        .children(words)
 }
 
 fn os(boot: &Boot) -> Element {
@@ -93,6 +101,32 @@ fn rng() -> Element {
         .child(Element::new("backend").with("model", "random").holding("/dev/urandom"))
 }
 
+/// Memory in a file that has no name and cannot shrink: its descriptor is what QEMU gives to the switch.
+fn shared_memory() -> Element {
+    Element::new("memoryBacking")
+        .child(Element::new("source").with("type", "memfd"))
+        .child(Element::new("access").with("mode", "shared"))
+}
+
+/// Whether a domain's memory is so.
+#[must_use]
+pub fn shares_memory(domain: &Element) -> bool {
+    let is = |path: &str, key: &str, value: &str| domain.first(path).and_then(|e| e.get(key)) == Some(value);
+    is("memoryBacking/source", "type", "memfd") && is("memoryBacking/access", "mode", "shared")
+}
+
+/// What libvirt has no words for. A link state that follows the switch would tell the guest of every restart; and QEMU
+/// 7.2 without KVM ends when a NIC in shared memory uses MSI-X.
+fn qemu_words(accel: Accel) -> Element {
+    let mut words = vec!["virtio-net-pci.status=off"];
+    if accel == Accel::Tcg {
+        words.push("virtio-net-pci.vectors=0");
+    }
+    let arg = |value: &str| Element::new("qemu:arg").with("value", value);
+    let words = words.into_iter().flat_map(|word| [arg("-global"), arg(word)]);
+    Element::new("qemu:commandline").children(words)
+}
+
 /// The XML of a disk.
 #[must_use]
 pub fn disk(disk: &Disk) -> Element {
@@ -109,12 +143,22 @@ pub fn disk(disk: &Disk) -> Element {
 #[must_use]
 pub fn interface(nic: &Nic) -> Element {
     let off = |name: &str, keys: &[&str]| keys.iter().fold(Element::new(name), |e, key| e.with(key, "off"));
-    let mut e = Element::new("interface")
-        .with("type", "ethernet")
-        .child(Element::new("mac").with("address", nic.mac))
-        .child(Element::new("target").with("dev", &nic.interface))
-        .child(Element::new("model").with("type", &nic.model));
-    if nic.model == "virtio" && !nic.offloads {
+    let mac = Element::new("mac").with("address", nic.mac);
+    let model = Element::new("model").with("type", &nic.model);
+    let mut e = match &nic.shared {
+        Some(shared) => {
+            let source = Element::new("source").with("type", "unix").with("path", &shared.socket);
+            let e = Element::new("interface").with("type", "vhostuser").child(mac);
+            let e = e.child(source.with("mode", "server")).child(model);
+            if shared.queues > 1 { e.child(Element::new("driver").with("queues", shared.queues)) } else { e }
+        }
+        None => Element::new("interface")
+            .with("type", "ethernet")
+            .child(mac)
+            .child(Element::new("target").with("dev", &nic.interface))
+            .child(model),
+    };
+    if nic.shared.is_none() && nic.model == "virtio" && !nic.offloads {
         let driver = Element::new("driver")
             .with("name", "qemu")
             .child(off("host", &["csum", "gso", "tso4", "tso6", "ecn", "ufo", "mrg_rxbuf"]))

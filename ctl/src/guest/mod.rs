@@ -60,6 +60,8 @@ pub struct Guest {
     pub disks: Vec<Disk>,
     /// Its NICs.
     pub nics: Vec<Nic>,
+    /// QEMU keeps its memory so that the switch can share it.
+    pub shared_memory: bool,
     /// What it has on the switch.
     pub claims: Claims,
     /// A unix socket on the host that is a virtio-serial port of this name in the guest.
@@ -130,10 +132,10 @@ impl Format {
     }
 }
 
-/// A NIC: a TAP interface that libvirt makes and the switch attaches to.
+/// A NIC: a TAP interface that libvirt makes and the switch attaches to, or rings in memory that both share.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Nic {
-    /// The TAP interface, and the switch's port of the same name.
+    /// The switch's port, and the TAP interface of the same name.
     pub interface: String,
     /// Its MAC address.
     pub mac: Mac,
@@ -143,6 +145,17 @@ pub struct Nic {
     pub mtu: Option<u16>,
     /// It may leave checksums and segmentation to the switch, which attaches by means that carry notes on them.
     pub offloads: bool,
+    /// It has no interface: QEMU listens for the switch at a socket.
+    pub shared: Option<Shared>,
+}
+
+/// A NIC in memory that QEMU shares with the switch.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Shared {
+    /// Where QEMU listens.
+    pub socket: String,
+    /// Queue pairs.
+    pub queues: u32,
 }
 
 /// What a guest has on the switch. It is kept in the domain's metadata, so that whoever deletes or

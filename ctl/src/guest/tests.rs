@@ -1,6 +1,6 @@
 //! What can be asked for, and what libvirt is told.
 
-use super::domain::{claims, domain, metadata};
+use super::domain::{claims, domain, metadata, shares_memory};
 use super::xml::Element;
 use super::*;
 
@@ -35,7 +35,9 @@ fn guest() -> Guest {
             model: "virtio".into(),
             mtu: Some(1450),
             offloads: false,
+            shared: None,
         }],
+        shared_memory: false,
         claims: Claims { ports: vec![port], floating: vec![Claim { mapping, borrowed: false }] },
         channels: vec![("gk.agent".into(), "/run/a.sock".into())],
         uuid,
@@ -60,6 +62,26 @@ fn n07_a_guest_is_an_xml_definition() {
     assert_eq!(claims(&xml).expect("our metadata").as_ref(), Some(&guest.claims));
     assert_eq!(claims(&metadata(&guest.claims)).expect("our metadata"), Some(guest.claims));
     assert_eq!(claims(&Element::new("domain")).expect("nothing is fine"), None);
+}
+
+/// A NIC in shared memory: memory that can be shared, QEMU listening where the switch looks, and no TAP.
+#[test]
+fn a_nic_in_shared_memory_brings_its_memory_along() {
+    let mut guest = guest();
+    assert!(!shares_memory(&domain(&guest)));
+    guest.shared_memory = true;
+    guest.nics[0].shared = Some(Shared { socket: "/run/x.sock".into(), queues: 2 });
+    let xml = Element::read(&domain(&guest).write()).expect("our own XML");
+    assert!(shares_memory(&xml));
+    let nic = xml.first("devices/interface").expect("a NIC");
+    assert_eq!(nic.get("type"), Some("vhostuser"));
+    let source = nic.first("source").expect("its socket");
+    assert_eq!((source.get("path"), source.get("mode")), (Some("/run/x.sock"), Some("server")));
+    assert_eq!(nic.first("driver").and_then(|d| d.get("queues")), Some("2"));
+    assert!(nic.first("target").is_none());
+    let words: Vec<_> =
+        xml.all("qemu:commandline/qemu:arg").into_iter().filter_map(|e| e.get("value")).collect();
+    assert_eq!(words, ["-global", "virtio-net-pci.status=off", "-global", "virtio-net-pci.vectors=0"]);
 }
 
 #[test]

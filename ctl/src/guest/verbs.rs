@@ -10,7 +10,7 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use super::Format;
 use super::quantity::{pair, size};
-use crate::model::{AddressOrPrefix, Floating, Inside, Mac, PortKind, Ports};
+use crate::model::{AddressOrPrefix, Floating, Inside, Mac, PortKind, Ports, QUEUES_MAX};
 
 /// What these commands need to know beside the flags of every command.
 #[derive(Args, Debug, Clone, Default)]
@@ -70,6 +70,8 @@ pub enum GuestVerb {
         #[arg(long)]
         if_exists: bool,
     },
+    /// Boot a small one on a network of its own, and join its console; it goes when you leave
+    Demo(Demo),
     /// Join its console; Ctrl-] leaves
     Console {
         /// Its name
@@ -81,7 +83,7 @@ pub enum GuestVerb {
     Attach {
         /// Its name
         name: String,
-        /// A NIC: NETWORK[,ip=IP][,mac=MAC][,model=MODEL][,mtu=BYTES][,kind=afxdp|packet]; ip may be repeated
+        /// A NIC: NETWORK[,ip=IP][,mac=MAC][,model=MODEL][,mtu=BYTES][,kind=vhostuser|afxdp|packet][,queues=N]; ip may be repeated
         #[arg(long, value_name = "NIC", value_parser = nic, required_unless_present = "disk")]
         nic: Option<NicWish>,
         /// A disk: POOL/VOLUME or a path, with [,ro][,format=raw|qcow2]
@@ -158,7 +160,7 @@ pub struct Create {
     /// Boot what `ivctl image build` left in this directory
     #[arg(long, value_name = "DIR", conflicts_with = "kernel")]
     pub image: Option<PathBuf>,
-    /// A NIC: NETWORK[,ip=IP][,mac=MAC][,model=MODEL][,mtu=BYTES][,kind=afxdp|packet]; ip may be repeated, and so may all of it
+    /// A NIC: NETWORK[,ip=IP][,mac=MAC][,model=MODEL][,mtu=BYTES][,kind=vhostuser|afxdp|packet][,queues=N]; ip may be repeated, and so may all of it
     #[arg(long, value_name = "NIC", value_parser = nic)]
     pub nic: Vec<NicWish>,
     /// A floating IP: IP,network=NETWORK,gateway=RVM[,reality=IP][,inside=NETWORK:IP][,only=PORTS]; may be repeated
@@ -179,6 +181,17 @@ pub struct Create {
     /// Print the XML that libvirt would get, and do nothing
     #[arg(long)]
     pub dry_run: bool,
+}
+
+/// `ivctl guest demo`.
+#[derive(Args, Debug)]
+pub struct Demo {
+    /// Boot what `ivctl image build` left in this directory; it is built if it is not there
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/ivswitch/tiny")]
+    pub image: PathBuf,
+    /// Leave it running
+    #[arg(long)]
+    pub keep: bool,
 }
 
 /// `ivctl guest resize`.
@@ -415,8 +428,20 @@ pub struct NicWish {
     pub model: String,
     /// Its MTU.
     pub mtu: Option<u16>,
-    /// By which means the switch attaches to it.
-    pub kind: PortKind,
+    /// By which means the switch attaches to it; none: the fastest that the guest's memory and the model allow.
+    pub kind: Option<PortKind>,
+    /// Its queue pairs, where it shares memory.
+    pub queues: Option<u32>,
+}
+
+impl NicWish {
+    /// By which means the switch attaches to it: as asked, else the fastest that the guest's memory and the model allow.
+    #[must_use]
+    pub fn kind(&self, shared_memory: bool) -> PortKind {
+        let fastest =
+            if shared_memory && self.model == "virtio" { PortKind::Vhostuser } else { PortKind::default() };
+        self.kind.unwrap_or(fastest)
+    }
 }
 
 /// A disk as asked for.
@@ -479,7 +504,8 @@ fn nic(text: &str) -> Result<NicWish, String> {
         mac: None,
         model: "virtio".to_owned(),
         mtu: None,
-        kind: PortKind::Afxdp,
+        kind: None,
+        queues: None,
     };
     for part in parts {
         match part.split_once('=') {
@@ -494,10 +520,27 @@ fn nic(text: &str) -> Result<NicWish, String> {
                 let good = |mtu: &u16| (576..=9216).contains(mtu);
                 nic.mtu = Some(v.parse().ok().filter(good).ok_or("an MTU is 576 to 9216")?);
             }
-            Some(("kind", "afxdp")) => nic.kind = PortKind::Afxdp,
-            Some(("kind", "packet")) => nic.kind = PortKind::Packet,
-            _ => return Err(format!("{part} is none of ip=, mac=, model=, mtu=, kind=afxdp, kind=packet")),
+            Some(("kind", "vhostuser")) => nic.kind = Some(PortKind::Vhostuser),
+            Some(("kind", "afxdp")) => nic.kind = Some(PortKind::Afxdp),
+            Some(("kind", "packet")) => nic.kind = Some(PortKind::Packet),
+            Some(("queues", v)) => {
+                let good = |queues: &u32| (1..=QUEUES_MAX).contains(queues);
+                nic.queues =
+                    Some(v.parse().ok().filter(good).ok_or(format!("queues are 1 to {QUEUES_MAX}"))?);
+            }
+            _ => {
+                return Err(format!(
+                    "{part} is none of ip=, mac=, model=, mtu=, queues=, kind=vhostuser, kind=afxdp, kind=packet"
+                ));
+            }
         }
+    }
+    let shares = nic.kind == Some(PortKind::Vhostuser);
+    if shares && nic.model != "virtio" {
+        return Err("a NIC of kind vhostuser is of model virtio".to_owned());
+    }
+    if nic.queues.is_some() && nic.kind.is_some() && !shares {
+        return Err("queues= is for NICs of kind vhostuser".to_owned());
     }
     Ok(nic)
 }
@@ -587,6 +630,19 @@ mod tests {
         for text in
             ["", "ip=1.2.3.4", "private,ip=x", "private,mtu=70000", "private,color=red", "private,model="]
         {
+            assert!(nic(text).is_err(), "{text}");
+        }
+        assert_eq!((n.kind(true), n.kind(false)), (PortKind::Vhostuser, PortKind::Afxdp));
+        assert_eq!(nic("private,model=e1000").expect("a NIC").kind(true), PortKind::Afxdp);
+        assert_eq!(nic("private,kind=packet").expect("a NIC").kind(true), PortKind::Packet);
+        assert_eq!(nic("private,queues=4").expect("a NIC").queues, Some(4));
+        for text in [
+            "p,queues=0",
+            "p,queues=65",
+            "p,kind=tap",
+            "p,kind=afxdp,queues=2",
+            "p,kind=vhostuser,model=e1000",
+        ] {
             assert!(nic(text).is_err(), "{text}");
         }
         for text in ["", "vol", "pool/", "a/b/c", "pool/vol,rw"] {

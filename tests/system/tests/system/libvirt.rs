@@ -10,16 +10,16 @@ use system::{Answer, BOOT, GuestShell, Lab, Libvirt, Namespace, Switch, guest_im
 use crate::topology::{host, network, port};
 
 /// An rVM with a switch and a libvirt daemon, and a host `h1` (10.1.0.1) on its network `private`.
-struct Rvm {
+pub struct Rvm {
     // Dropped first: its guests hold nothing that the switch needs.
-    libvirt: Libvirt,
-    switch: Switch,
+    pub libvirt: Libvirt,
+    pub switch: Switch,
     dir: PathBuf,
 }
 
 impl Rvm {
     #[track_caller]
-    fn start(lab: &Lab, namespace: &Namespace, name: &str, more: &str) -> Self {
+    pub fn start(lab: &Lab, namespace: &Namespace, name: &str, more: &str) -> Self {
         let config =
             format!("name = \"{name}\"\n{}{}{more}", network("private", 100), network("public", 200));
         let switch = Switch::start(lab, namespace, &config);
@@ -36,7 +36,7 @@ impl Rvm {
 
     /// The same, which must end with this code; gives what it said.
     #[track_caller]
-    fn does(&self, code: i32, arguments: &str) -> String {
+    pub fn does(&self, code: i32, arguments: &str) -> String {
         let answer = self.ivctl(arguments);
         assert_eq!(answer.code, code, "ivctl {arguments}: {}{}", answer.stdout, answer.stderr);
         answer.stdout + &answer.stderr
@@ -44,13 +44,13 @@ impl Rvm {
 
     /// Creates a guest from our image with `10.1.0.LAST`; gives its shell.
     #[track_caller]
-    fn guest(&self, name: &str, last: u8, more: &str) -> GuestShell {
+    pub fn guest(&self, name: &str, last: u8, more: &str) -> GuestShell {
         let agent = self.agent(name);
         self.does(
             0,
             &format!(
                 "guest create {name} --image {} --memory 160M/256M --vcpus 1/2 --accel tcg --timeout 20 \
-                 --nic private,ip=10.1.0.{last} --append iv.ip=10.1.0.{last}/24 \
+                 --nic private,ip=10.1.0.{last},kind=afxdp --append iv.ip=10.1.0.{last}/24 \
                  --channel ivswitch.agent={} {more}",
                 guest_image().display(),
                 agent.display()
@@ -59,13 +59,13 @@ impl Rvm {
         GuestShell::at(&agent)
     }
 
-    fn agent(&self, name: &str) -> PathBuf {
+    pub fn agent(&self, name: &str) -> PathBuf {
         self.dir.join(format!("{name}.agent"))
     }
 
     /// Names of the switch's ports and floating IPs, and of libvirt's guests: what an orphan would be among.
     #[track_caller]
-    fn everything(&self) -> (Vec<String>, Vec<String>, Vec<String>) {
+    pub fn everything(&self) -> (Vec<String>, Vec<String>, Vec<String>) {
         let names = |noun: &str, key: &str| {
             let rows = self.switch.json(&format!("{noun} list"));
             rows.as_array()
@@ -197,7 +197,7 @@ fn n05_no_orphans_whatever_step_fails() {
     let image = guest_image().display().to_string();
     let create = |more: &str| {
         format!(
-            "guest create g1 --image {image} --memory 160M --accel tcg --timeout 3 --nic private,ip=10.1.0.5 {more}"
+            "guest create g1 --image {image} --memory 160M --accel tcg --timeout 3 --nic private,ip=10.1.0.5,kind=afxdp {more}"
         )
     };
     // In the way of the definition, of the second NIC's port, and of the floating IP.
@@ -214,7 +214,7 @@ fn n05_no_orphans_whatever_step_fails() {
         ("finding the volume", 3, create("--disk nosuch/vol")),
         ("defining", 1, create(&format!("--uuid {UUID}"))),
         ("the first port", 3, create("--nic nosuch").replacen("private,ip=10.1.0.5", "nosuch", 1)),
-        ("the second port", 4, create("--nic private,ip=10.1.0.6")),
+        ("the second port", 4, create("--nic private,ip=10.1.0.6,kind=afxdp")),
         ("the floating IP", 4, create("--floating 56.0.0.12,network=public,gateway=far")),
         (
             "the second floating IP",

@@ -15,6 +15,7 @@ mod harness;
 mod l2;
 mod lanes;
 mod libvirt;
+mod libvirt_nics;
 mod lifecycle;
 mod mtu;
 mod nested;

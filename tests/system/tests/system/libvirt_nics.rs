@@ -1,0 +1,116 @@
+//! Guests' NICs by `ivctl guest`: in shared memory unless a TAP is asked for, with addresses from the switch; and the
+//! newcomer's guest.
+
+use std::io::{Read as _, Write as _};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
+
+use system::{BOOT, GuestShell, Lab, Libvirt, guest_image, wait_until};
+
+use crate::libvirt::Rvm;
+use crate::topology::{host, port};
+
+/// A guest on a network with DHCP, made with nothing said about its NIC: it shares memory with the switch, has its address
+/// and MTU by DHCP, keeps its link while the switch dies and returns, takes another such NIC and one by TAP while it runs,
+/// and leaves nothing.
+#[test]
+fn i06_guests_share_memory_unless_told_otherwise() {
+    let Some(lab) = Lab::new() else { return };
+    if !Libvirt::possible() {
+        return;
+    }
+    let namespace = lab.namespace("rvm");
+    let h1 = host(&lab, &namespace, "h1", &["10.1.0.1/24"]);
+    let network =
+        "[[network]]\nname = \"leased\"\nvni = 300\ngateway = [\"10.1.0.254\"]\ndhcp = [\"10.1.0.0/24\"]\n";
+    let mut rvm = Rvm::start(&lab, &namespace, "rvm1", &(network.to_owned() + &port("h1", "leased")));
+    let before = rvm.everything();
+    // Sockets are the machine's, so names must be this test's own.
+    let name = format!("vu{}", std::process::id());
+    let (agent, image) = (lab.dir().join("agent"), guest_image().display().to_string());
+    rvm.does(
+        0,
+        &format!(
+            "guest create {name} --image {image} --memory 160M --accel tcg --timeout 20 --nic leased,ip=10.1.0.5 \
+             --append iv.ip=dhcp --channel ivswitch.agent={}",
+            agent.display()
+        ),
+    );
+    let shell = GuestShell::at(&agent);
+    let first = format!("{name}-0");
+    let kind = |port: &str| rvm.switch.json(&format!("port show {port}"))[0]["kind"].clone();
+    assert_eq!(kind(&first), "vhostuser");
+    assert!(!namespace.has_link(&first), "no TAP is made for it");
+    assert_eq!(shell.run("true").0, 0);
+    h1.reaches("10.1.0.5");
+    let route = shell.run("ip route").1;
+    assert!(route.contains("default via 10.1.0.254"), "by DHCP: {route}");
+
+    let carrier = || shell.run("cat /sys/class/net/eth0/carrier_changes /sys/class/net/eth0/carrier").1;
+    let noted = carrier();
+    rvm.switch.kill();
+    rvm.switch.start_again();
+    h1.reaches("10.1.0.5");
+    assert_eq!(carrier(), noted, "the guest's link never dropped");
+
+    // The second takes the place of the first, under its name.
+    let (eth, port) = ("eth1", format!("{name}-1"));
+    for (last, more, wanted) in [(6, "", "vhostuser"), (7, ",kind=packet", "packet")] {
+        rvm.does(0, &format!("guest attach {name} --nic leased,ip=10.1.0.{last}{more} --timeout 20"));
+        assert_eq!(rvm.switch.json(&format!("port show {port}"))[0]["kind"], wanted);
+        assert_eq!(namespace.has_link(&port), wanted == "packet");
+        // Alone in the guest, so that it is this NIC that answers.
+        let up = format!(
+            "ip link set {eth} up && ip addr add 10.1.0.{last}/24 dev {eth} && ip link set eth0 down"
+        );
+        assert!(wait_until(BOOT, || shell.run(&up).0 == 0), "the guest sees {eth}");
+        h1.reaches(&format!("10.1.0.{last}"));
+        shell.run(&format!("ip link set {eth} down; ip link set eth0 up"));
+        rvm.does(0, &format!("guest detach {name} --nic {port}"));
+        assert_ne!(shell.run(&format!("ls /sys/class/net/{eth}")).0, 0, "it is gone in the guest too");
+    }
+    h1.reaches("10.1.0.5");
+    rvm.does(0, &format!("guest delete {name} --force"));
+    assert_eq!(rvm.everything(), before, "nothing is left on either side");
+    rvm.switch.counters_at_rest();
+}
+
+/// The newcomer's guest: one command, a console, a ping to the switch from inside, and all of it is gone again.
+#[test]
+fn a_newcomer_gets_a_guest_with_a_console() {
+    let Some(lab) = Lab::new() else { return };
+    if !Libvirt::possible() {
+        return;
+    }
+    let namespace = lab.namespace("rvm");
+    let rvm = Rvm::start(&lab, &namespace, "rvm1", "");
+    let networks = || rvm.switch.json("network list").as_array().expect("rows").len();
+    let (before, networks_before) = (rvm.everything(), networks());
+    let mut demo = Command::new(system::binaries().join("ivctl"))
+        .args(["guest", "demo", "--connect", &rvm.libvirt.uri(), "--image"])
+        .arg(guest_image())
+        .arg("--socket")
+        .arg(rvm.switch.socket())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("running ivctl");
+    let (mut keys, mut out) = (demo.stdin.take().expect("piped"), demo.stdout.take().expect("piped"));
+    let screen = Arc::new(Mutex::new(Vec::new()));
+    let shown = screen.clone();
+    let reader = std::thread::spawn(move || {
+        let mut bytes = [0; 4096];
+        while let Ok(count @ 1..) = out.read(&mut bytes) {
+            shown.lock().expect("the screen").extend_from_slice(&bytes[..count]);
+        }
+    });
+    let text = || String::from_utf8_lossy(&screen.lock().expect("the screen")).into_owned();
+    assert!(wait_until(BOOT, || text().contains("IV-UP")), "it boots: {}", text());
+    keys.write_all(b"\nping -c 2 192.0.2.1\n").expect("typing");
+    assert!(wait_until(BOOT, || text().contains("2 packets received")), "the switch answers: {}", text());
+    keys.write_all(b"\x1d").expect("leaving");
+    assert!(demo.wait().expect("it ends").success(), "{}", text());
+    reader.join().expect("its output ends");
+    assert_eq!((rvm.everything(), networks()), (before, networks_before), "nothing is left");
+    rvm.switch.counters_at_rest();
+}
