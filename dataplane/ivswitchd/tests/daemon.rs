@@ -158,7 +158,7 @@ impl Drop for Daemon {
 
 /// The whole life under a supervisor: ready, reloaded, stopping; then only the door is left.
 #[test]
-#[ignore = "needs root"]
+#[ignore = "needs root: cargo xtask test"]
 fn ready_reload_and_a_clean_end() {
     let rvm = Rvm::new();
     let daemon = rvm.start();
@@ -193,7 +193,7 @@ fn ready_reload_and_a_clean_end() {
 
 /// What cannot work is refused at the start, with object, cause and remedy, before anything is touched.
 #[test]
-#[ignore = "needs root"]
+#[ignore = "needs root: cargo xtask test"]
 fn refusals_at_the_start() {
     let rvm = Rvm::new();
     let daemon = rvm.start();
@@ -230,7 +230,7 @@ fn refusals_at_the_start() {
 
 /// Peers are not told "port unreachable" by the kernel of an rVM whose tunnel is not attached.
 #[test]
-#[ignore = "needs root"]
+#[ignore = "needs root: cargo xtask test"]
 fn the_tunnel_port_is_held() {
     let rvm = Rvm::new();
     let daemon = rvm.start();
@@ -263,7 +263,7 @@ sys.exit(seen != sys.argv[1])
 
 /// With nothing to do the whole daemon takes well under one percent of a core.
 #[test]
-#[ignore = "needs root"]
+#[ignore = "needs root: cargo xtask test"]
 fn idle_is_nearly_free() {
     let rvm = Rvm::new();
     let daemon = rvm.start();

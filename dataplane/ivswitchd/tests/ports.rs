@@ -7,8 +7,7 @@ mod ports;
 
 mod lab;
 
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, UdpSocket};
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant as Clock};
@@ -19,12 +18,12 @@ use engine::frame::{Batch, Frame, FramePool};
 use engine::port::Port;
 use engine::time::Instant;
 use engine::wire::mac::MacAddr;
-use lab::{Namespace, PacketSocket, alone, index_of, ip, mac_of, root, veth, wait_until_up};
+use lab::child::{Child, is_child, ready_to_be_killed};
+use lab::traffic::{PATIENCE, free_all, is_numbered, numbered, receive_if, sleep_on};
+use lab::underlay::{OUR_ADDRESS, Underlay, tunnel_plan};
+use lab::{PacketSocket, alone, index_of, ip, mac_of, root, veth, wait_until_up};
 use ports::afxdp::{self, AfxdpPort, Opened, PortError};
 use ports::umem::UmemPool;
-
-/// No step of any test takes longer on a machine that works.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 fn spec(interface: &str, xdp: XdpMode, shared: bool) -> OpenPort {
     OpenPort {
@@ -44,61 +43,18 @@ fn maps() -> std::sync::Arc<afxdp::SharedMaps> {
     std::sync::Arc::new(afxdp::SharedMaps::create().unwrap())
 }
 
+/// Takes frames of ours from the port until `count` are there.
+fn receive(port: &mut AfxdpPort, pool: &mut UmemPool, count: usize) -> Vec<Frame> {
+    let fds: Vec<RawFd> = port.fds().collect();
+    receive_if(port, &fds, pool, count, is_numbered)
+}
+
 fn open(interface: &str, xdp: XdpMode, pool: &UmemPool) -> Opened {
     afxdp::open(&spec(interface, xdp, false), &pool.handle(), PortId(1), &maps()).expect("the port opens")
 }
 
 fn pool() -> UmemPool {
     UmemPool::new(8192, 16).unwrap()
-}
-
-/// Waits in poll() until one of the sockets is readable.
-fn sleep_on(fds: impl Iterator<Item = RawFd>, at_most: Duration) -> bool {
-    let mut fds: Vec<libc::pollfd> =
-        fds.map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 }).collect();
-    // SAFETY: the pointer and length describe `fds`.
-    let ready = unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as u64, at_most.as_millis() as i32) };
-    ready > 0
-}
-
-/// A frame of the local experimental EtherType whose every byte depends on its number.
-fn numbered(number: u32, len: usize) -> Vec<u8> {
-    let mut bytes = vec![0; len];
-    bytes[..6].copy_from_slice(&[2, 0, 0, 0, 0, 2]);
-    bytes[6..12].copy_from_slice(&[2, 0, 0, 0, 0, 1]);
-    bytes[12..14].copy_from_slice(&[0x88, 0xb5]);
-    for (at, byte) in bytes[14..].iter_mut().enumerate() {
-        *byte = (number.wrapping_mul(31).wrapping_add(at as u32) >> (at % 4)) as u8;
-    }
-    bytes[14..18].copy_from_slice(&number.to_be_bytes());
-    bytes
-}
-
-/// Takes frames of ours from the port until `count` are there; others (router solicitations) are freed.
-fn receive(port: &mut AfxdpPort, pool: &mut UmemPool, count: usize) -> Vec<Frame> {
-    let deadline = Clock::now() + PATIENCE;
-    let mut frames = Vec::new();
-    let mut batch = Batch::new();
-    while frames.len() < count && Clock::now() < deadline {
-        port.rx(Instant::ZERO, pool, &mut batch);
-        if batch.is_empty() {
-            sleep_on(port.fds(), Duration::from_millis(100));
-        }
-        for frame in batch.drain(..) {
-            if pool.bytes(&frame)[12..14] == [0x88, 0xb5] {
-                frames.push(frame);
-            } else {
-                pool.free(frame);
-            }
-        }
-    }
-    frames
-}
-
-fn free_all(pool: &mut UmemPool, frames: Vec<Frame>) {
-    for frame in frames {
-        pool.free(frame);
-    }
 }
 
 /// What goes in at one end of a veth comes out of the port at the other, byte by byte, and back.
@@ -186,7 +142,7 @@ fn forwards_both_ways(xdp: XdpMode) {
                 }
                 if idle {
                     let fds: Vec<RawFd> = ports.iter().flat_map(AfxdpPort::fds).collect();
-                    sleep_on(fds.into_iter(), Duration::from_millis(20));
+                    sleep_on(&fds, Duration::from_millis(20));
                 }
             }
             ports
@@ -363,7 +319,7 @@ fn a_frame_wakes_a_sleeping_worker() {
             }
             std::thread::scope(|scope| {
                 let fds: Vec<RawFd> = port.fds().collect();
-                let sleeper = scope.spawn(move || sleep_on(fds.into_iter(), PATIENCE));
+                let sleeper = scope.spawn(move || sleep_on(&fds, PATIENCE));
                 user.send(&numbered(1, 60));
                 assert!(sleeper.join().unwrap(), "it slept through");
             });
@@ -455,68 +411,6 @@ fn first_error_of_a_small_pool() -> PortError {
     afxdp::open(&spec("p1", XdpMode::Auto, false), &pool.handle(), PortId(1), &maps()).unwrap_err()
 }
 
-/// Two namespaces: `ours` with the uplink `eth0` at 10.0.0.11, and another host at 10.0.0.99.
-struct Underlay {
-    ours: Namespace,
-    host: Namespace,
-}
-
-const OUR_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 11);
-
-impl Underlay {
-    fn new() -> Self {
-        let (ours, host) = (Namespace::new("ours"), Namespace::new("host"));
-        ip(&format!("link add eth0 netns {} type veth peer name eth0 netns {}", ours.name(), host.name()));
-        for (namespace, address) in [(&ours, "10.0.0.11/24"), (&host, "10.0.0.99/24")] {
-            namespace.within(|| {
-                ip(&format!("addr add {address} dev eth0"));
-                ip("link set eth0 up");
-                ip("link set lo up");
-            });
-        }
-        ours.within(|| wait_until_up("eth0"));
-        host.within(|| wait_until_up("eth0"));
-        // Checksums finished, as on a wire.
-        host.within(|| lab::run("ethtool", "-K eth0 tx off"));
-        Self { ours, host }
-    }
-
-    /// One TCP transfer from the other host to a server in our kernel.
-    fn tcp_works(&self) -> bool {
-        let server =
-            self.ours.within(|| TcpListener::bind(SocketAddrV4::new(OUR_ADDRESS, 22)).expect("bind"));
-        let answered = std::thread::spawn(move || {
-            let (mut stream, _) = server.accept().ok()?;
-            let mut request = [0; 5];
-            stream.read_exact(&mut request).ok()?;
-            stream.write_all(b"world").ok()
-        });
-        let address = SocketAddrV4::new(OUR_ADDRESS, 22).into();
-        let reply = self.host.within(|| {
-            let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5)).ok()?;
-            stream.set_read_timeout(Some(PATIENCE)).ok()?;
-            stream.write_all(b"hello").ok()?;
-            let mut reply = [0; 5];
-            stream.read_exact(&mut reply).ok()?;
-            Some(reply)
-        });
-        if reply.is_none() {
-            // Let the server's thread go.
-            self.ours.within(|| drop(TcpStream::connect(address)));
-        }
-        let _ = answered.join();
-        reply == Some(*b"world")
-    }
-
-    fn ping_works(&self) -> bool {
-        self.host.within(|| lab::succeeds("ping", "-c 1 -W 2 -q 10.0.0.11"))
-    }
-}
-
-fn tunnel_plan() -> SteerPlan {
-    SteerPlan { tunnel: Some((OUR_ADDRESS.into(), 4789)), reality: vec![] }
-}
-
 /// The kernel and the switch share the uplink: tunnel packets go up, everything else stays, and
 /// taking a whole address up leaves the exceptions to the kernel.
 #[test]
@@ -525,6 +419,7 @@ fn the_uplink_is_shared_with_the_kernel() {
         return;
     }
     let underlay = Underlay::new();
+    underlay.finish_checksums();
     let mut pool = pool();
     for xdp in [XdpMode::Auto, XdpMode::Generic] {
         let Opened { mut port, mut control, .. } = underlay
@@ -541,7 +436,7 @@ fn the_uplink_is_shared_with_the_kernel() {
         let mut batch = Batch::new();
         let deadline = Clock::now() + PATIENCE;
         while batch.is_empty() && Clock::now() < deadline {
-            sleep_on(port.fds(), Duration::from_millis(100));
+            sleep_on(&port.fds().collect::<Vec<_>>(), Duration::from_millis(100));
             port.rx(Instant::ZERO, &mut pool, &mut batch);
         }
         assert_eq!(batch.len(), 1, "{:?}", control.steer_counters());
@@ -575,32 +470,22 @@ fn a_killed_process_leaves_nothing_behind() {
         return;
     }
     let underlay = Underlay::new();
-    let mut child = underlay.ours.within(|| {
-        std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--ignored", "--exact", "child_takes_everything", "--nocapture"])
-            .stdout(std::process::Stdio::piped())
-            .spawn()
-            .unwrap()
-    });
-    let mut output = child.stdout.take().unwrap();
-    let mut seen = String::new();
-    let mut byte = [0];
-    while !seen.contains("ready") && output.read(&mut byte).unwrap() == 1 {
-        seen.push(byte[0] as char);
-    }
+    underlay.finish_checksums();
+    let child = underlay.ours.within(|| Child::start("child_takes_everything"));
     let attached = || underlay.ours.within(|| lab::output("ip", "link show dev eth0").contains("xdp"));
-    let worked = seen.contains("ready") && attached() && !underlay.ping_works();
-    child.kill().unwrap();
-    child.wait().unwrap();
-    assert!(worked, "the child took the echo requests: {seen}");
+    assert!(attached() && !underlay.ping_works(), "the child took the echo requests");
+    drop(child);
     assert!(!attached(), "the program is still attached");
     assert!(underlay.ping_works() && underlay.tcp_works());
 }
 
 /// Run by `a_killed_process_leaves_nothing_behind` in a process of its own.
 #[test]
-#[ignore = "another test runs it"]
+#[ignore = "a_killed_process_leaves_nothing_behind runs it"]
 fn child_takes_everything() {
+    if !is_child() {
+        return;
+    }
     let pool = pool();
     let opened = afxdp::open(&spec("eth0", XdpMode::Auto, true), &pool.handle(), PortId(0), &maps()).unwrap();
     let mut control = opened.control;
@@ -610,8 +495,7 @@ fn child_takes_everything() {
         reality: vec![SteerReality { address, all: true, ports: vec![], except: vec![] }],
     };
     control.steer(&plan, MacAddr(mac_of("eth0"))).unwrap();
-    println!("ready");
-    std::thread::sleep(Duration::from_secs(60));
+    ready_to_be_killed();
 }
 
 /// A punted packet leaves through the kernel, which finds the next hop's MAC itself.
@@ -623,9 +507,7 @@ fn the_kernel_sends_what_is_punted() {
         return;
     }
     let underlay = Underlay::new();
-    for (namespace, address) in [(&underlay.ours, "fd00::11/64"), (&underlay.host, "fd00::99/64")] {
-        namespace.within(|| ip(&format!("addr add {address} dev eth0 nodad")));
-    }
+    underlay.finish_checksums();
     let servers = underlay
         .host
         .within(|| [UdpSocket::bind("10.0.0.99:7000").unwrap(), UdpSocket::bind("[fd00::99]:7000").unwrap()]);

@@ -1,5 +1,9 @@
 //! Namespaces, interfaces and raw sockets for the tests beside this folder.
 
+pub mod child;
+pub mod traffic;
+pub mod underlay;
+
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -194,17 +198,19 @@ impl PacketSocket {
     }
 }
 
-fn sum(words: u32, bytes: &[u8]) -> u32 {
+/// Sums 16-bit words, as every Internet checksum does.
+pub fn sum(words: u32, bytes: &[u8]) -> u32 {
     bytes
         .chunks(2)
         .fold(words, |sum, pair| sum + u32::from(u16::from_be_bytes([pair[0], *pair.get(1).unwrap_or(&0)])))
 }
 
-fn folded(mut sum: u32) -> u16 {
+/// The 16 bits of a sum: of data with its checksum, all ones.
+pub fn fold(mut sum: u32) -> u16 {
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
     }
-    !(sum as u16)
+    sum as u16
 }
 
 fn udp(pseudo: u32, from_port: u16, to_port: u16, payload: &[u8]) -> Vec<u8> {
@@ -214,7 +220,7 @@ fn udp(pseudo: u32, from_port: u16, to_port: u16, payload: &[u8]) -> Vec<u8> {
         udp.extend(word.to_be_bytes());
     }
     udp.extend(payload);
-    let check = folded(sum(pseudo + 17 + u32::from(len), &udp));
+    let check = !fold(sum(pseudo + 17 + u32::from(len), &udp));
     udp[6..8].copy_from_slice(&check.to_be_bytes());
     udp
 }
@@ -226,7 +232,7 @@ pub fn udp4(from: Ipv4Addr, to: Ipv4Addr, from_port: u16, to_port: u16, payload:
     let mut packet = vec![0x45, 0, 0, 0, 0, 0, 0, 0, 64, 17, 0, 0];
     packet[2..4].copy_from_slice(&(20 + datagram.len() as u16).to_be_bytes());
     packet.extend(addresses);
-    let check = folded(sum(0, &packet));
+    let check = !fold(sum(0, &packet));
     packet[10..12].copy_from_slice(&check.to_be_bytes());
     packet.extend(datagram);
     packet

@@ -10,7 +10,7 @@ mod lab;
 mod uplink;
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant as Clock};
@@ -22,12 +22,11 @@ use engine::limits::BATCH_BYTES;
 use engine::port::Port;
 use engine::time::Instant;
 use engine::wire::mac::MacAddr;
-use lab::{Namespace, PacketSocket, alone, index_of, ip, mac_of, root, veth, wait_until_up};
+use lab::child::{Child, is_child, ready_to_be_killed};
+use lab::traffic::{PATIENCE, free_all, is_numbered, numbered, receive_if, sleep_on};
+use lab::{Namespace, PacketSocket, alone, fold, index_of, ip, mac_of, root, sum, veth, wait_until_up};
 use ports::PortControl;
 use ports::umem::UmemPool;
-
-/// No step of any test takes longer on a machine that works.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 fn pool() -> UmemPool {
     UmemPool::new(8192, 128).unwrap()
@@ -89,68 +88,16 @@ fn lane(kind: IoKind, n: u32, pool: &UmemPool) -> (Opened, PacketSocket) {
     (opened, PacketSocket::on(&user))
 }
 
+/// Takes frames of ours from the port until `count` are there.
+fn receive(opened: &mut Opened, pool: &mut UmemPool, count: usize) -> Vec<Frame> {
+    receive_if(&mut *opened.port, &opened.fds, pool, count, is_numbered)
+}
+
 fn wait_until_up_or_unknown(interface: &str) {
     let deadline = Clock::now() + PATIENCE;
     while !lab::output("ip", &format!("-o link show dev {interface}")).contains("LOWER_UP") {
         assert!(Clock::now() < deadline, "{interface} does not come up");
         std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
-fn sleep_on(fds: &[RawFd], at_most: Duration) -> bool {
-    let mut fds: Vec<libc::pollfd> =
-        fds.iter().map(|&fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 }).collect();
-    // SAFETY: the pointer and length describe `fds`.
-    let ready = unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as u64, at_most.as_millis() as i32) };
-    ready > 0
-}
-
-/// A frame of the local experimental EtherType whose every byte depends on its number.
-fn numbered(number: u32, len: usize) -> Vec<u8> {
-    let mut bytes = vec![0; len];
-    bytes[..6].copy_from_slice(&[2, 0, 0, 0, 0, 2]);
-    bytes[6..12].copy_from_slice(&[2, 0, 0, 0, 0, 1]);
-    bytes[12..14].copy_from_slice(&[0x88, 0xb5]);
-    for (at, byte) in bytes[14..].iter_mut().enumerate() {
-        *byte = (number.wrapping_mul(31).wrapping_add(at as u32) >> (at % 4)) as u8;
-    }
-    bytes[14..18].copy_from_slice(&number.to_be_bytes());
-    bytes
-}
-
-/// Takes frames for which `wanted` says yes until `count` are there; others are freed.
-fn receive_if(
-    opened: &mut Opened,
-    pool: &mut UmemPool,
-    count: usize,
-    wanted: impl Fn(&[u8]) -> bool,
-) -> Vec<Frame> {
-    let deadline = Clock::now() + PATIENCE;
-    let mut frames = Vec::new();
-    let mut batch = Batch::new();
-    while frames.len() < count && Clock::now() < deadline {
-        opened.port.rx(Instant::ZERO, pool, &mut batch);
-        if batch.is_empty() {
-            sleep_on(&opened.fds, Duration::from_millis(100));
-        }
-        for frame in batch.drain(..) {
-            if wanted(pool.bytes(&frame)) { frames.push(frame) } else { pool.free(frame) }
-        }
-    }
-    frames
-}
-
-fn is_ours(bytes: &[u8]) -> bool {
-    bytes[12..14] == [0x88, 0xb5]
-}
-
-fn receive(opened: &mut Opened, pool: &mut UmemPool, count: usize) -> Vec<Frame> {
-    receive_if(opened, pool, count, is_ours)
-}
-
-fn free_all(pool: &mut UmemPool, frames: Vec<Frame>) {
-    for frame in frames {
-        pool.free(frame);
     }
 }
 
@@ -378,20 +325,6 @@ const USER: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 1);
 const OTHER: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 2);
 const OTHER_MAC: &str = "02:00:00:00:00:99";
 
-/// Sums 16-bit words, as every Internet checksum does.
-fn sum(start: u32, bytes: &[u8]) -> u32 {
-    bytes
-        .chunks(2)
-        .fold(start, |sum, pair| sum + u32::from(u16::from_be_bytes([pair[0], *pair.get(1).unwrap_or(&0)])))
-}
-
-fn fold(mut sum: u32) -> u16 {
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    sum as u16
-}
-
 fn pseudo(packet: &[u8], proto: u8, l4_len: usize) -> u32 {
     sum(u32::from(proto) + l4_len as u32, &packet[12..20])
 }
@@ -454,7 +387,7 @@ fn super_frames_go_through_whole(kind: IoKind) {
     let payload: Vec<u8> = (0..SEGMENT * COUNT - 300).map(|n| (n % 251) as u8).collect();
     socket.send_to(&payload, (OTHER, 7001)).unwrap();
     let to_port = |bytes: &[u8]| bytes.len() > 42 && bytes[36..38] == 7001_u16.to_be_bytes();
-    let mut frames = receive_if(&mut opened, &mut pool, 1, to_port);
+    let mut frames = receive_if(&mut *opened.port, &opened.fds, &mut pool, 1, to_port);
     assert_eq!(frames.len(), 1);
     let facts = Offload { csum_start: 34, csum_offset: 6, gso_kind: GsoKind::Udp, gso_size: SEGMENT as u16 };
     assert_eq!(frames[0].offload, facts);
@@ -600,7 +533,7 @@ fn tags_are_put_back(kind: IoKind) {
         let plain = numbered(number, 200);
         let tagged = [&plain[..12], &tag, &plain[12..]].concat();
         user.send(&tagged);
-        let frames = receive_if(&mut opened, &mut pool, 1, |bytes| {
+        let frames = receive_if(&mut *opened.port, &opened.fds, &mut pool, 1, |bytes| {
             bytes[14..] == plain[10..] || bytes[16..] == plain[12..]
         });
         assert_eq!(pool.bytes(&frames[0]), tagged);
@@ -631,17 +564,9 @@ fn a_packet_port_is_closed_to_the_kernel() {
         });
         let answers = || guest.within(|| lab::succeeds("ping", &format!("-c 1 -W 1 -q {OTHER}")));
         assert!(answers(), "before");
-        let mut child = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--ignored", "--exact", "child_takes_p1", "--nocapture"])
-            .env(CHILD, "1")
-            .stdout(std::process::Stdio::piped())
-            .spawn()
-            .unwrap();
-        let ready = until_ready(&mut child);
-        let closed = !answers();
-        child.kill().unwrap();
-        child.wait().unwrap();
-        assert!(ready && closed);
+        let child = Child::start("child_takes_p1");
+        assert!(!answers());
+        drop(child);
         assert!(!answers(), "it stays closed");
         let pool = pool();
         let opened = open("p1", IoKind::Packet, &pool);
@@ -653,28 +578,14 @@ fn a_packet_port_is_closed_to_the_kernel() {
 
 /// Run by another test in a process of its own, and nothing elsewhere.
 #[test]
-#[ignore = "another test runs it"]
+#[ignore = "a_packet_port_is_closed_to_the_kernel runs it"]
 fn child_takes_p1() {
-    if std::env::var_os(CHILD).is_none() {
+    if !is_child() {
         return;
     }
     let pool = pool();
     let _opened = open("p1", IoKind::Packet, &pool);
-    println!("ready");
-    std::thread::sleep(Duration::from_secs(60));
-}
-
-/// Set for a process that another test starts.
-const CHILD: &str = "IVS_TEST_CHILD";
-
-fn until_ready(child: &mut std::process::Child) -> bool {
-    let mut output = child.stdout.take().unwrap();
-    let mut seen = String::new();
-    let mut byte = [0];
-    while !seen.contains("ready") && output.read(&mut byte).unwrap() == 1 {
-        seen.push(byte[0] as char);
-    }
-    seen.contains("ready")
+    ready_to_be_killed();
 }
 
 /// Errors name the object, the cause and the remedy.

@@ -1,58 +1,15 @@
 //! The uplink by the lanes `packet` and `udp`.
 
 use super::*;
+use lab::underlay::{HOST, OUR_ADDRESS, Underlay, tunnel_plan};
 
-/// Two namespaces: `ours` with the uplink `eth0` at 10.0.0.11, and another host at 10.0.0.99.
-struct Underlay {
-    ours: Namespace,
-    host: Namespace,
-}
-
-const OUR_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 11);
-const HOST: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 99);
-
-impl Underlay {
-    fn new() -> Self {
-        let (ours, host) = (Namespace::new("ours"), Namespace::new("host"));
-        ip(&format!("link add eth0 netns {} type veth peer name eth0 netns {}", ours.name(), host.name()));
-        for (namespace, last) in [(&ours, 11), (&host, 99)] {
-            namespace.within(|| {
-                ip(&format!("addr add 10.0.0.{last}/24 dev eth0"));
-                ip(&format!("addr add fd00::{last}/64 dev eth0 nodad"));
-                ip("link set eth0 up");
-                ip("link set lo up");
-            });
-        }
-        ours.within(|| wait_until_up("eth0"));
-        host.within(|| wait_until_up("eth0"));
-        Self { ours, host }
-    }
-
-    fn tcp_works(&self) -> bool {
-        let address = SocketAddrV4::new(OUR_ADDRESS, 22).into();
-        let server = self.ours.within(|| TcpListener::bind(address).expect("bind"));
-        let connected =
-            self.host.within(|| TcpStream::connect_timeout(&address, Duration::from_secs(2)).is_ok());
-        drop(server);
-        connected
-    }
-
-    fn ping_works(&self) -> bool {
-        self.host.within(|| lab::succeeds("ping", "-c 1 -W 1 -q 10.0.0.11"))
-    }
-
-    fn open(&self, kind: IoKind, tunnel: Option<IpAddr>, pool: &UmemPool) -> Opened {
-        self.ours.within(|| {
-            let tunnel = tunnel.map(|ip| (ip, 4789));
-            let spec = OpenPort { tunnel, ..spec("eth0", kind, true) };
-            try_open(&spec, MacAddr(mac_of("eth0")), pool, PortId(0))
-                .unwrap_or_else(|error| panic!("{error}"))
-        })
-    }
-}
-
-fn tunnel_plan() -> SteerPlan {
-    SteerPlan { tunnel: Some((OUR_ADDRESS.into(), 4789)), reality: vec![] }
+/// The uplink of `underlay`, opened.
+fn open_uplink(underlay: &Underlay, kind: IoKind, tunnel: Option<IpAddr>, pool: &UmemPool) -> Opened {
+    underlay.ours.within(|| {
+        let tunnel = tunnel.map(|ip| (ip, 4789));
+        let spec = OpenPort { tunnel, ..spec("eth0", kind, true) };
+        try_open(&spec, MacAddr(mac_of("eth0")), pool, PortId(0)).unwrap_or_else(|error| panic!("{error}"))
+    })
 }
 
 /// The kernel and the switch share the uplink: tunnel packets go up and only up, everything else stays, and taking a
@@ -64,7 +21,7 @@ fn the_packet_uplink_is_shared_with_the_kernel() {
     }
     let underlay = Underlay::new();
     let mut pool = pool();
-    let mut opened = underlay.open(IoKind::Packet, None, &pool);
+    let mut opened = open_uplink(&underlay, IoKind::Packet, None, &pool);
     let mac = underlay.ours.within(|| MacAddr(mac_of("eth0")));
     assert!(underlay.ping_works(), "before any plan");
     opened.control.steer(&tunnel_plan(), mac).unwrap();
@@ -72,7 +29,7 @@ fn the_packet_uplink_is_shared_with_the_kernel() {
     let sender = underlay.host.within(|| UdpSocket::bind("10.0.0.99:5555").unwrap());
     sender.connect((OUR_ADDRESS, 4789)).unwrap();
     sender.send(b"up").unwrap();
-    let frames = receive_if(&mut opened, &mut pool, 1, |bytes| bytes.len() >= 44);
+    let frames = receive_if(&mut *opened.port, &opened.fds, &mut pool, 1, |bytes| bytes.len() >= 44);
     assert_eq!(frames.len(), 1, "{:?}", opened.control.steer_counters());
     assert_eq!(&pool.bytes(&frames[0])[42..44], b"up");
     free_all(&mut pool, frames);
@@ -106,26 +63,17 @@ fn a_killed_process_leaves_the_uplink_to_the_kernel() {
         return;
     }
     let underlay = Underlay::new();
-    let mut child = underlay.ours.within(|| {
-        std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--ignored", "--exact", "uplink::child_takes_the_uplink", "--nocapture"])
-            .env(CHILD, "1")
-            .stdout(std::process::Stdio::piped())
-            .spawn()
-            .unwrap()
-    });
-    let worked = until_ready(&mut child) && !underlay.ping_works();
-    child.kill().unwrap();
-    child.wait().unwrap();
-    assert!(worked, "the child took the echo requests");
+    let child = underlay.ours.within(|| Child::start("uplink::child_takes_the_uplink"));
+    assert!(!underlay.ping_works(), "the child took the echo requests");
+    drop(child);
     assert!(underlay.ping_works() && underlay.tcp_works());
 }
 
 /// Run by another test in a process of its own, and nothing elsewhere.
 #[test]
-#[ignore = "another test runs it"]
+#[ignore = "a_killed_process_leaves_the_uplink_to_the_kernel runs it"]
 fn child_takes_the_uplink() {
-    if std::env::var_os(CHILD).is_none() {
+    if !is_child() {
         return;
     }
     let pool = pool();
@@ -134,8 +82,7 @@ fn child_takes_the_uplink() {
     let address = OUR_ADDRESS.into();
     let reality = vec![SteerReality { address, all: true, ports: vec![], except: vec![] }];
     opened.control.steer(&SteerPlan { tunnel: None, reality }, MacAddr(mac_of("eth0"))).unwrap();
-    println!("ready");
-    std::thread::sleep(Duration::from_secs(60));
+    ready_to_be_killed();
 }
 
 /// An outer frame as the engine makes it: Ethernet, IP, UDP; then `payload`.
@@ -188,7 +135,7 @@ fn udp_carries_tunnel_packets(from: IpAddr, to: IpAddr) {
     }
     let underlay = Underlay::new();
     let mut pool = pool();
-    let mut here = underlay.open(IoKind::Udp, Some(from), &pool);
+    let mut here = open_uplink(&underlay, IoKind::Udp, Some(from), &pool);
     let mut there = underlay.host.within(|| {
         let spec = OpenPort { tunnel: Some((to, 4789)), ..spec("eth0", IoKind::Udp, true) };
         try_open(&spec, MacAddr([2, 0, 0, 0, 0, 7]), &pool, PortId(0)).unwrap_or_else(|e| panic!("{e}"))
@@ -207,7 +154,7 @@ fn udp_carries_tunnel_packets(from: IpAddr, to: IpAddr) {
         assert!(frames.is_empty() && here.control.drops().unwrap().tx_invalid == 0, "{len} by {segment}");
         let mut got: Vec<u8> = Vec::new();
         while got.len() < payload.len() {
-            let frames = receive_if(&mut there, &mut pool, 1, |_| true);
+            let frames = receive_if(&mut *there.port, &there.fds, &mut pool, 1, |_| true);
             assert!(!frames.is_empty(), "{len} by {segment}: {} of it arrived", got.len());
             for frame in &frames {
                 let expected = |body: &[u8]| outer(from, to, 0, 0x03, 17, body);
@@ -249,7 +196,7 @@ fn udp_keeps_the_entropy_of_source_ports() {
     }
     let underlay = Underlay::new();
     let mut pool = pool();
-    let mut here = underlay.open(IoKind::Udp, Some(OUR_ADDRESS.into()), &pool);
+    let mut here = open_uplink(&underlay, IoKind::Udp, Some(OUR_ADDRESS.into()), &pool);
     let peer = underlay.host.within(|| UdpSocket::bind((HOST, 4789)).unwrap());
     peer.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut seen = std::collections::BTreeMap::new();
