@@ -59,6 +59,12 @@ enum Inside {
     /// One walk, for callgrind
     #[command(hide = true)]
     WalkOnce { kind: String },
+    /// The sending end of UDP in bulk, for so many seconds
+    #[command(hide = true)]
+    SendDatagrams { address: String, seconds: f64 },
+    /// The receiving end
+    #[command(hide = true)]
+    ReceiveDatagrams { address: String, seconds: f64 },
 }
 
 fn main() -> ExitCode {
@@ -72,7 +78,16 @@ fn main() -> ExitCode {
             None => ExitCode::FAILURE,
         };
     }
-    match run(&arguments) {
+    let outcome = match &arguments.inside {
+        Some(Inside::SendDatagrams { address, seconds }) => {
+            wire::datagrams::send(address, Duration::from_secs_f64(*seconds))
+        }
+        Some(Inside::ReceiveDatagrams { address, seconds }) => {
+            wire::datagrams::receive(address, Duration::from_secs_f64(*seconds))
+        }
+        _ => run(&arguments),
+    };
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");

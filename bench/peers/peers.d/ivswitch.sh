@@ -4,7 +4,7 @@
 #   IVS_XDP          auto (default), native, copy or generic
 #   IVS_KIND         kind of the doors: afxdp (default), packet or tap
 #   IVS_UPLINK_KIND  kind of the uplink: afxdp (default), packet or udp
-#   IVS_CACHE        on or off: with or without the XDP verdict cache, whatever the default is
+#   IVS_CACHE        off: without the verdict cache
 #   IVS_WORKERS      workers of a daemon (default: 1); with more it may use every core
 set -euo pipefail
 . "$(dirname "$0")/../env.sh"
@@ -50,7 +50,7 @@ plug() { # plug HOST RVM: moves the TAP p-HOST into HOST
 up() {
   : > "$STATE/sw.pids"
   [ "$IVS_KIND" != tap ] || free_names
-  [ -z "$IVS_KIND" ] || echo pkt > "$STATE/modes"      # no NAPI context for frames made in the kernel
+  [ "$IVS_KIND" != tap ] || echo pkt > "$STATE/modes"      # no NAPI context for frames made in the kernel
   [ "$1" != l2 ] || IVM_MTU=1500
   # Two busy threads on one core ruin each other, so with two rVMs they take one core each.
   case "$1" in

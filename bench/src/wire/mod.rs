@@ -4,6 +4,7 @@
 //! traffic, bounds it in time, and measures. Peers alternate within a round: every peer once in a scenario, then
 //! the next scenario; then the next round. Everything is removed after each, and when we are interrupted.
 
+pub mod datagrams;
 mod lab;
 mod traffic;
 
@@ -43,11 +44,12 @@ enum What {
     Pps,
     LossFree,
     Tcp,
+    Udp,
     RoundTrip,
     Idle,
 }
 
-use What::{Idle, LossFree, Pps, RoundTrip, Tcp};
+use What::{Idle, LossFree, Pps, RoundTrip, Tcp, Udp};
 
 const EVERYWHERE: &[&str] = &["l2", "vtep", "vxlan", "vxlan-plain", "fip"];
 const SMALL: &[&str] = &["l2", "vtep", "fip"];
@@ -60,7 +62,7 @@ pub const PEERS: &[Peer] = &[
         script: "kernel",
         environment: &[],
         scenarios: EVERYWHERE,
-        what: &[Pps, LossFree, Tcp, RoundTrip],
+        what: &[Pps, LossFree, Tcp, Udp, RoundTrip],
         quick: true,
     },
     Peer {
@@ -69,16 +71,16 @@ pub const PEERS: &[Peer] = &[
         script: "ovs",
         environment: &[("PORTS", "afxdp")],
         scenarios: &["l2", "vtep", "vxlan", "fip"],
-        what: &[Pps, LossFree, Tcp, RoundTrip],
+        what: &[Pps, LossFree, Tcp, Udp, RoundTrip],
         quick: true,
     },
     Peer {
         name: "ivswitch",
-        about: "the Inception Switch as it comes",
+        about: "the Inception Switch as it comes: kind `afxdp`, with the verdict cache",
         script: "ivswitch",
         environment: &[],
         scenarios: EVERYWHERE,
-        what: &[Idle, Pps, LossFree, Tcp, RoundTrip],
+        what: &[Idle, Pps, LossFree, Tcp, Udp, RoundTrip],
         quick: true,
     },
     Peer {
@@ -87,7 +89,7 @@ pub const PEERS: &[Peer] = &[
         script: "xsk-wire",
         environment: &[],
         scenarios: &["l2"],
-        what: &[Pps, LossFree, Tcp, RoundTrip],
+        what: &[Pps, LossFree, Tcp, Udp, RoundTrip],
         quick: true,
     },
     Peer {
@@ -100,12 +102,12 @@ pub const PEERS: &[Peer] = &[
         quick: false,
     },
     Peer {
-        name: "ivswitch-cache",
-        about: "the Inception Switch with the XDP verdict cache (`cache = \"on\"`)",
+        name: "ivswitch-walk",
+        about: "the Inception Switch without its verdict cache: every packet takes the walk, by AF_XDP",
         script: "ivswitch",
-        environment: &[("IVS_CACHE", "on")],
+        environment: &[("IVS_CACHE", "off")],
         scenarios: SMALL,
-        what: &[Pps, RoundTrip],
+        what: &[Pps],
         quick: true,
     },
     Peer {
@@ -113,8 +115,8 @@ pub const PEERS: &[Peer] = &[
         about: "the Inception Switch, doors and uplink of kind `packet`",
         script: "ivswitch",
         environment: &[("IVS_KIND", "packet"), ("IVS_UPLINK_KIND", "packet")],
-        scenarios: &["l2", "vxlan", "vxlan-plain", "fip"],
-        what: &[Tcp, RoundTrip],
+        scenarios: EVERYWHERE,
+        what: &[Pps, Tcp, Udp, RoundTrip],
         quick: true,
     },
     Peer {
@@ -123,7 +125,7 @@ pub const PEERS: &[Peer] = &[
         script: "ivswitch",
         environment: &[("IVS_KIND", "packet"), ("IVS_UPLINK_KIND", "udp")],
         scenarios: &["vxlan", "vxlan-plain"],
-        what: &[Tcp],
+        what: &[Tcp, Udp],
         quick: false,
     },
     Peer {
@@ -132,7 +134,7 @@ pub const PEERS: &[Peer] = &[
         script: "ivswitch",
         environment: &[("IVS_KIND", "tap"), ("IVS_UPLINK_KIND", "packet")],
         scenarios: &["l2", "vxlan"],
-        what: &[Tcp, RoundTrip],
+        what: &[Tcp, Udp, RoundTrip],
         quick: false,
     },
     Peer {
@@ -216,6 +218,7 @@ fn one(
             Pps => bench.pps(results),
             LossFree => bench.loss_free(results),
             Tcp => bench.tcp(results),
+            Udp => bench.udp(results),
             RoundTrip => bench.round_trips(results),
             Idle => bench.idle(results),
         };

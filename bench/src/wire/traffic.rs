@@ -259,6 +259,35 @@ impl Bench<'_> {
         Ok(())
     }
 
+    /// UDP goodput, datagrams handed over and taken many at a time, and what it costs the machine.
+    pub fn udp(&self, results: &mut Results) -> Result<()> {
+        let Some((client, server, address)) = self.up.ends() else { return Ok(()) };
+        let seconds = 2_u32;
+        self.limit.spare(Duration::from_secs(u64::from(seconds) + 4))?;
+        let program = std::env::current_exe()?;
+        let bound = Duration::from_secs(u64::from(seconds) + 15);
+        let mut receive = self.up.inside(server, false, &program);
+        receive.args(["receive-datagrams", "0.0.0.0:9", &seconds.to_string()]);
+        let mut receive = Background::start(&mut receive)?;
+        receive.wait_for("listening", Duration::from_secs(5))?;
+        let mut send = self.up.inside(client, false, &program);
+        send.args(["send-datagrams", &format!("{address}:9"), &(seconds + 1).to_string()]);
+        let send = Background::start(&mut send)?;
+        std::thread::sleep(Duration::from_millis(300));
+        let mut meter = Command::new(self.up.tool("meter"));
+        meter.args(["-t", &(seconds - 1).to_string(), "-w", "0", "-P"]).arg(self.up.pids()?);
+        let metered: Metered = serde_json::from_str(&run(&mut meter, bound, self.limit)?)?;
+        let report = receive.finish(bound, self.limit)?;
+        send.finish(bound, self.limit)?;
+        let bits: f64 = report.lines().last().unwrap_or_default().trim().parse().context("no goodput")?;
+        let gbps = bits / 1e9;
+        results.add(self.key("fwd UDP", Metric::Gbps), gbps);
+        if gbps > 0.0 {
+            results.add(self.key("fwd UDP", Metric::CpuPerGb), metered.cores() / (gbps / 8.0));
+        }
+        Ok(())
+    }
+
     /// Round trips of a 64-byte UDP message: one after the other; with pauses in which everything falls asleep;
     /// beside other traffic.
     pub fn round_trips(&self, results: &mut Results) -> Result<()> {
