@@ -160,11 +160,11 @@ pub struct CacheStats {
 #[serde(rename_all = "lowercase")]
 pub enum CacheMode {
     /// Between interfaces where it is proven to work.
+    #[default]
     Auto,
-    /// Between all native XDP interfaces.
+    /// Between all native XDP interfaces, and those of kind `packet`.
     On,
     /// Not at all.
-    #[default]
     Off,
 }
 

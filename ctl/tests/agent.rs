@@ -285,7 +285,7 @@ fn a_door_is_made_then_opened_and_only_then_live() {
         index: 6,
         shared: false,
         xdp: XdpMode::Auto,
-        kind: IoKind::Afxdp,
+        kind: IoKind::Packet,
         ours: true,
         tunnel: None,
         queues: 1,

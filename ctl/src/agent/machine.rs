@@ -191,7 +191,7 @@ impl Agent {
             (UPLINK_PORT, new("uplink", u.interface.clone(), true, means, true, false))
         });
         let ports = self.config.port.iter().filter_map(|p| {
-            let means = Means { kind: p.kind.into(), xdp: p.xdp, tunnel: None, queues: p.queues };
+            let means = Means { kind: p.means(), xdp: p.xdp, tunnel: None, queues: p.queues };
             let attachment = new(&p.name, p.attached_to(), false, means, p.enabled, p.makes_door());
             Some((self.ids.port(&p.name)?, attachment))
         });
@@ -264,7 +264,7 @@ impl Agent {
     /// What we ask of the door of this port.
     fn door_spec(&self, p: &Port) -> DoorSpec {
         DoorSpec {
-            kind: p.kind.into(),
+            kind: p.means(),
             name: p.name.clone(),
             peer: door_peer(&p.name),
             mac: reconcile::door_mac(&self.facts.name, &p.name),

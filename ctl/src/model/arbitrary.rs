@@ -79,7 +79,13 @@ fn network() -> impl Strategy<Value = Network> {
 fn port() -> impl Strategy<Value = Port> {
     let names = (pick("p", 8), pick("n", 6), any::<bool>(), of(pick("if", 8)));
     let lists = (vec(net(2), 0..3), vec(mac(), 0..3), vec(net(3), 0..3), of(vlan()));
-    let kind = prop_oneof![4 => Just(PortKind::Afxdp), 1 => Just(PortKind::Packet), 1 => Just(PortKind::Tap), 1 => Just(PortKind::Vhostuser)];
+    let kind = prop_oneof![
+        4 => Just(PortKind::Auto),
+        1 => Just(PortKind::Afxdp),
+        1 => Just(PortKind::Packet),
+        1 => Just(PortKind::Tap),
+        1 => Just(PortKind::Vhostuser)
+    ];
     let numbers = (0u32..3, 0u32..3, of(570u16..1600), xdp(), any::<bool>(), kind);
     (names, lists, numbers).prop_map(|(names, lists, (bum_pps, fdb_max, mtu, xdp, enabled, kind))| {
         let (name, network, guest, interface) = names;

@@ -44,7 +44,7 @@ pub struct Config {
     /// Name of this rVM, as its peers call it. Default: the host name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// Whether the kernel follows the verdicts of hot flows by itself. Default: `off`.
+    /// Whether the kernel follows the verdicts of hot flows by itself. Default: `auto`.
     #[serde(skip_serializing_if = "is_default")]
     pub cache: CacheMode,
     /// Where the underlay is met. Default: nowhere, a switch without tunnels.
@@ -231,8 +231,10 @@ impl From<UplinkKind> for IoKind {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum PortKind {
-    /// AF_XDP sockets: the most small frames.
+    /// `packet` for a door that we make, `afxdp` for every other port, and where `xdp` is given.
     #[default]
+    Auto,
+    /// AF_XDP sockets: the most small frames.
     Afxdp,
     /// A packet socket with virtio-net headers: super-frames.
     Packet,
@@ -240,17 +242,6 @@ pub enum PortKind {
     Tap,
     /// Memory shared with QEMU: a guest's NIC, without a network interface.
     Vhostuser,
-}
-
-impl From<PortKind> for IoKind {
-    fn from(kind: PortKind) -> Self {
-        match kind {
-            PortKind::Afxdp => Self::Afxdp,
-            PortKind::Packet => Self::Packet,
-            PortKind::Tap => Self::Tap,
-            PortKind::Vhostuser => Self::Vhostuser,
-        }
-    }
 }
 
 /// One isolated L2 segment.
@@ -371,7 +362,7 @@ pub struct Port {
     /// Largest IP packet. Default: what the tunnel carries for a door we make, else the interface's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u16>,
-    /// By which means. Default: `afxdp`.
+    /// By which means. Default: `auto`.
     #[serde(default, skip_serializing_if = "is_default")]
     pub kind: PortKind,
     /// Which XDP modes may be tried. Default: `auto`.
@@ -403,6 +394,18 @@ impl Port {
             kind: PortKind::default(),
             xdp: XdpMode::Auto,
             enabled: true,
+        }
+    }
+
+    /// By which means its frames come and go.
+    #[must_use]
+    pub fn means(&self) -> IoKind {
+        match self.kind {
+            PortKind::Auto if self.makes_door() && self.xdp == XdpMode::Auto => IoKind::Packet,
+            PortKind::Auto | PortKind::Afxdp => IoKind::Afxdp,
+            PortKind::Packet => IoKind::Packet,
+            PortKind::Tap => IoKind::Tap,
+            PortKind::Vhostuser => IoKind::Vhostuser,
         }
     }
 

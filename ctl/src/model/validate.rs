@@ -404,7 +404,7 @@ impl<'c> Checker<'c> {
             self.error(place, Invalid, object, cause, remedy);
         }
         self.guest_socket(place, object, p);
-        self.xdp(place, object, p.xdp, p.kind == PortKind::Afxdp, IoKind::from(p.kind));
+        self.xdp(place, object, p.xdp, p.means() == IoKind::Afxdp, p.means());
         for (key, count) in [("mac", p.mac.len()), ("ip", p.ip.len()), ("address", p.address.len())] {
             self.list_len(place, object, key, count);
         }

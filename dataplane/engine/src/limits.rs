@@ -49,6 +49,9 @@ pub const LEARNED_EVENTS: u32 = 64;
 /// Packets within a tick that make a flow worth a place in the verdict cache: a few hundred per second.
 pub const FLOW_HOT_FRAMES: u32 = 32;
 
+/// As many as that make one worth a place while half of the places are free: sixteen a second.
+pub const FLOW_WARM_FRAMES: u32 = 4;
+
 /// Of this many packets whose verdict is remembered, one is looked at to find hot flows.
 pub const FLOW_SAMPLE: u32 = 16;
 

@@ -4,9 +4,12 @@
 // programs, which share their maps and so never disagree: one chooses what the socket hears, the other takes the very
 // same frames from the kernel.
 //
-// packet_all      tc ingress of a port that is all ours: the kernel gets nothing, whether we live or not.
-// packet_shared   tc ingress of the uplink: the kernel gets what is not ours, and everything when we are gone.
-// packet_socket   socket filter of the uplink: we get what is ours.
+// packet_all          tc ingress of a port that is all ours: the kernel gets nothing, whether we live or not.
+// packet_all_socket   its socket filter: we get everything.
+// packet_shared       tc ingress of the uplink: the kernel gets what is not ours, and everything when we are gone.
+// packet_socket       its socket filter: we get what is ours.
+//
+// What is ours is left to the verdict cache (cache_skb.bpf.c), when there is one: it may know the frame's flow.
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 
@@ -17,6 +20,23 @@
 
 #define TC_UNSPEC -1           // go on as if we were not here
 #define TC_SHOT 2
+
+// Where the verdict cache goes on, for a socket's filter and for tc.
+enum { PLAIN, IN_TUNNEL, KINDS };
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
+	__uint(max_entries, KINDS);
+	__type(key, __u32);
+	__type(value, __u32);
+} follow_socket SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} follow_tc SEC(".maps");
 
 // Enough for Ethernet, an IP header without options and the ports.
 #define FIRST_BYTES 58
@@ -39,13 +59,24 @@ static __always_inline __u32 classify(struct __sk_buff *skb)
 SEC("classifier")
 int packet_all(struct __sk_buff *skb)
 {
+	bpf_tail_call(skb, &follow_tc, 0);
 	return TC_SHOT;
+}
+
+SEC("socket")
+int packet_all_socket(struct __sk_buff *skb)
+{
+	bpf_tail_call(skb, &follow_socket, PLAIN);
+	return -1;
 }
 
 SEC("classifier")
 int packet_shared(struct __sk_buff *skb)
 {
-	return classify(skb) == PASSED ? TC_UNSPEC : TC_SHOT;
+	if (classify(skb) == PASSED)
+		return TC_UNSPEC;
+	bpf_tail_call(skb, &follow_tc, 0);
+	return TC_SHOT;
 }
 
 SEC("socket")
@@ -55,5 +86,12 @@ int packet_socket(struct __sk_buff *skb)
 	__u64 *count = bpf_map_lookup_elem(&counters, &verdict);
 	if (count)
 		*count += 1;
-	return verdict == PASSED ? 0 : -1;
+	if (verdict == PASSED)
+		return 0;
+	if (verdict == UP_TUNNEL)
+		bpf_tail_call(skb, &follow_socket, IN_TUNNEL);
+	else
+		bpf_tail_call(skb, &follow_socket, PLAIN);
+	return -1;
 }
+

@@ -8,7 +8,7 @@
 //               tunnel packets and what the `steering` map says; all else passes, as does everything
 //               when there is no socket: a dead daemon must not cut the rVM off.
 //
-// Before that, both look whether the switch has decided about the packet's flow already (cache.bpf.h).
+// Before that, both look whether the switch has decided about the packet's flow already (cache_xdp.bpf.h).
 //
 // packet.bpf.c includes this file to apply the very same rules where there is no XDP (an AF_PACKET socket and the
 // tc hook beside it): what differs is only how a packet's bytes are read.
@@ -78,7 +78,7 @@ struct {
 } counters SEC(".maps");
 
 #ifndef STEER_RULES_ONLY
-#include "cache.bpf.h"
+#include "cache_xdp.bpf.h"
 #endif
 
 struct ports { __be16 source, dest; };

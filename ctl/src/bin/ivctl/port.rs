@@ -78,6 +78,8 @@ enum Xdp {
 /// By which means frames come and go.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Kind {
+    /// `packet` for a door that we make, else `afxdp`
+    Auto,
     /// AF_XDP sockets: the most small frames
     Afxdp,
     /// A packet socket: super-frames

@@ -20,7 +20,7 @@ use super::parse::Headers;
 use super::verdict::Verdict;
 use crate::command::PortId;
 use crate::counters::{DropReason, SwitchCounters};
-use crate::limits::{FLOW_HOT_FRAMES, FLOW_IDLE_TICKS, FLOW_INSTALLS, FLOW_STALE_TICKS};
+use crate::limits::{FLOW_HOT_FRAMES, FLOW_IDLE_TICKS, FLOW_INSTALLS, FLOW_STALE_TICKS, FLOW_WARM_FRAMES};
 use crate::table::fdb::FdbKey;
 use crate::time::Instant;
 
@@ -68,6 +68,8 @@ pub struct FlowBook {
     /// Slots in use, in no order.
     used: Vec<u32>,
     installs_left: u32,
+    /// Packets within a tick that make a flow worth a place.
+    threshold: u32,
     on: bool,
     /// Somebody looks at frames, which have to come up for that.
     watched: bool,
@@ -117,6 +119,7 @@ impl FlowBook {
             slots: (0..capacity).map(|_| None).collect(),
             used: Vec::with_capacity(capacity),
             installs_left: 0,
+            threshold: FLOW_WARM_FRAMES,
             on: false,
             watched: false,
             version: 0,
@@ -140,7 +143,7 @@ impl FlowBook {
     }
 
     /// Counts a packet of the flow with this hash, which stands for `weight` of them. True every
-    /// [`FLOW_HOT_FRAMES`] packets of a flow that is hot.
+    /// [`FLOW_HOT_FRAMES`] packets of a flow that is hot; of [`FLOW_WARM_FRAMES`] while there is room.
     ///
     /// A cell belongs to one flow; packets of others wear it down and then take it, so a flood of flows of a
     /// packet each never looks hot.
@@ -150,7 +153,7 @@ impl FlowBook {
         let cell = &mut self.hot[hash as usize % CELLS];
         if (*cell ^ hash) & !COUNT == 0 {
             *cell += weight;
-            if *cell & COUNT < FLOW_HOT_FRAMES {
+            if *cell & COUNT < self.threshold {
                 return false;
             }
             *cell &= !COUNT;
@@ -260,6 +263,8 @@ impl FlowBook {
         self.fold(now, tables, counters);
         self.ticks = self.ticks.wrapping_add(1);
         self.installs_left = FLOW_INSTALLS;
+        let roomy = self.used.len() < self.slots.len() / 2;
+        self.threshold = if roomy { FLOW_WARM_FRAMES } else { FLOW_HOT_FRAMES };
         self.hot.fill(0);
         for &slot in &self.used {
             let Some(flow) = &mut self.slots[slot as usize] else { continue };

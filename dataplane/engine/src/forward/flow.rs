@@ -147,8 +147,9 @@ pub fn compose(
             let port = tables.ports.get(to)?;
             let uplink = port.config.role == Role::Uplink;
             let member = port.config.vni == Some(verdict.vni) && port.vlan.egress(0) == Some(TagEdit::Keep);
-            // A port whose segments are merged wants them to come up.
-            if !port.config.live || port.caps.tx_tso || !uplink && !member {
+            // A port whose segments are merged wants them to come up, unless super-frames stay whole on the way.
+            let torn = port.caps.tx_tso && !ingress.caps.tx_tso;
+            if !port.config.live || torn || !uplink && !member {
                 return None;
             }
             len_max = len_max.min(usize::from(port.config.mtu) + ethernet::HEADER_LEN);

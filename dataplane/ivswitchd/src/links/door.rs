@@ -211,6 +211,7 @@ fn correct(
         step(&theirs.name, "have VLAN tags put into its frames", || {
             ethtool::set_tx_vlan_in_frame(&theirs.name)
         })?;
+        step(&theirs.name, "have it merge what it receives", || ethtool::set_rx_merging(&theirs.name))?;
         if unfinished {
             step(&theirs.name, "have finished what virtio-net has no words for", || {
                 ethtool::set_tx_as_virtio(&theirs.name)

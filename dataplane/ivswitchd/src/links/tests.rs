@@ -79,7 +79,7 @@ fn index(name: &str) -> String {
 
 /// An interface appears, is renamed, loses carrier, goes; each is told in order.
 #[test]
-#[ignore = "needs root"]
+#[ignore = "needs root: cargo xtask test"]
 fn links_come_change_and_go() {
     in_namespace(|| {
         let (mut links, out) = open();
@@ -112,7 +112,7 @@ fn links_come_change_and_go() {
 
 /// Of a door for super-frames checksums and segments are left to us, but for those a virtio-net header cannot tell.
 #[test]
-#[ignore = "needs root"]
+#[ignore = "needs root: cargo xtask test"]
 fn a_packet_door_sends_what_virtio_can_say() {
     in_namespace(|| {
         let (mut links, _) = open();
@@ -129,7 +129,7 @@ fn a_packet_door_sends_what_virtio_can_say() {
 
 /// A new door has the wanted MAC, MTU, address, no checksum offload, no IPv6, and is up.
 #[test]
-#[ignore = "needs root"]
+#[ignore = "needs root: cargo xtask test"]
 fn a_door_is_made_as_wanted_and_removed() {
     in_namespace(|| {
         let (mut links, _) = open();
@@ -161,7 +161,7 @@ fn a_door_is_made_as_wanted_and_removed() {
 /// A restart finds the door and leaves the CMS's work alone: membership, a removed address, a state.
 /// What the agent now wants otherwise is corrected in place.
 #[test]
-#[ignore = "needs root"]
+#[ignore = "needs root: cargo xtask test"]
 fn a_door_that_is_there_is_kept() {
     in_namespace(|| {
         let (mut links, _) = open();
@@ -196,7 +196,7 @@ fn a_door_that_is_there_is_kept() {
 
 /// The CMS moved its end into a namespace of its own: the pair is still ours, and is removed as one.
 #[test]
-#[ignore = "needs root"]
+#[ignore = "needs root: cargo xtask test"]
 fn a_door_whose_end_moved_away_is_kept() {
     in_namespace(|| {
         let (mut links, _) = open();
@@ -228,7 +228,7 @@ fn a_door_whose_end_moved_away_is_kept() {
 
 /// Interfaces of others are neither taken nor removed.
 #[test]
-#[ignore = "needs root"]
+#[ignore = "needs root: cargo xtask test"]
 fn strangers_are_refused() {
     in_namespace(|| {
         let (mut links, _) = open();
@@ -255,7 +255,7 @@ fn strangers_are_refused() {
 
 /// The uplink's routes and connected prefixes, and how they follow changes.
 #[test]
-#[ignore = "needs root"]
+#[ignore = "needs root: cargo xtask test"]
 fn the_underlay_follows_the_kernel() {
     in_namespace(|| {
         ip("link add eth0 type veth peer name far");
@@ -298,7 +298,7 @@ fn the_underlay_follows_the_kernel() {
 
 /// The kernel is asked for a next hop and its answer is told; a host that goes is told too.
 #[test]
-#[ignore = "needs root"]
+#[ignore = "needs root: cargo xtask test"]
 fn a_neighbour_is_resolved_by_the_kernel() {
     in_namespace(|| {
         let mut far = Command::new("unshare").args(["-n", "sleep", "60"]).spawn().unwrap();
@@ -345,7 +345,7 @@ fn a_neighbour_is_resolved_by_the_kernel() {
 
 /// More events than fit: the table ends up right all the same.
 #[test]
-#[ignore = "needs root"]
+#[ignore = "needs root: cargo xtask test"]
 fn a_storm_of_events_is_survived() {
     in_namespace(|| {
         let (mut links, _) = open();

@@ -13,6 +13,7 @@
 //! - [`keep`]: what of all this outlives the process.
 
 pub mod afxdp;
+pub mod ethtool;
 pub mod host;
 pub mod keep;
 mod landing;
@@ -119,8 +120,9 @@ pub fn open(
             Ok(Opened { parts, control: PortControl::Afxdp(opened.control), facts: opened.facts, cached })
         }
         IoKind::Packet => {
-            let (ports, control, facts) = packet::open(spec, workers).map_err(text)?;
-            Ok(Opened { parts: parts(ports), control: PortControl::Packet(control), facts, cached: None })
+            let (ports, control, facts, candidate) = packet::open(spec, workers, cache).map_err(text)?;
+            let cached = Some(candidate);
+            Ok(Opened { parts: parts(ports), control: PortControl::Packet(control), facts, cached })
         }
         IoKind::Tap => {
             let (ports, control, facts) = tap::open(spec, workers, kept).map_err(text)?;

@@ -13,6 +13,8 @@ use crate::topology::{FarKernel, V4, host, network, port};
 
 const ONE_WORKER: &str = "cache = \"auto\"\n";
 const TWO_WORKERS: &str = "cache = \"auto\"\n[workers]\ncount = 2\n";
+/// Followed by XDP, and by tc.
+const ALL: [(&str, &str); 3] = [(ONE_WORKER, "afxdp"), (TWO_WORKERS, "afxdp"), (TWO_WORKERS, "packet")];
 const STATION: [u8; 6] = [2, 0, 0, 0, 1, 9];
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 9);
 
@@ -127,8 +129,12 @@ impl Sink {
     }
 }
 
+fn port_of(name: &str, kind: &str) -> String {
+    port(name, "private") + &format!("kind = \"{kind}\"\n")
+}
+
 /// One switch with hosts 1, 2 and 3; the latter two have the same address, MAC and IP.
-fn moving(lab: &Lab, settings: &str) -> (Switch, [Namespace; 3]) {
+fn moving(lab: &Lab, settings: &str, kind: &str) -> (Switch, [Namespace; 3]) {
     let rvm = lab.namespace("rvm");
     let hosts = [
         napi_host(lab, &rvm, "h1", "10.1.0.1/24"),
@@ -141,7 +147,7 @@ fn moving(lab: &Lab, settings: &str) -> (Switch, [Namespace; 3]) {
     }
     let config = settings.to_owned()
         + &network("private", 100)
-        + &["h1", "h2", "h3"].map(|name| port(name, "private")).concat();
+        + &["h1", "h2", "h3"].map(|name| port_of(name, kind)).concat();
     let switch = Switch::start(lab, &rvm, &config);
     switch.wait_live(&["h1", "h2", "h3"]);
     (switch, hosts)
@@ -156,9 +162,9 @@ fn numbered(from: &Namespace) -> impl Fn(u64) -> Vec<u8> + Send + 'static {
 /// command is answered, or after a third host has heard the station at its new place, arrives there.
 #[test]
 fn no_packet_follows_a_stale_verdict() {
-    for settings in [ONE_WORKER, TWO_WORKERS] {
+    for (settings, kind) in ALL {
         let Some(lab) = Lab::new() else { return };
-        let (mut switch, hosts) = moving(&lab, settings);
+        let (mut switch, hosts) = moving(&lab, settings, kind);
         let ear = hosts[0].run(|| UdpSocket::bind("10.1.0.1:7")).expect("a free port");
         ear.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
         let mut sinks = [1, 2].map(|at: usize| Sink::new(&hosts[at], (ADDRESS, 9).into()));
@@ -187,7 +193,7 @@ fn no_packet_follows_a_stale_verdict() {
             let stale = sinks[old].last;
             assert!(
                 stale <= moved,
-                "{settings:?} round {round}: {stale} sent after {moved} came to the old place"
+                "{settings:?} {kind} round {round}: {stale} sent after {moved} came to the old place"
             );
         }
         stream.finish();
@@ -201,13 +207,13 @@ fn no_packet_follows_a_stale_verdict() {
 /// deliver is in the counters too.
 #[test]
 fn every_counter_is_exact() {
-    for settings in [ONE_WORKER, TWO_WORKERS] {
+    for (settings, kind) in ALL {
         let Some(lab) = Lab::new() else { return };
         let rvm = lab.namespace("rvm");
         let hosts =
             ["h1", "h2"].map(|name| napi_host(&lab, &rvm, name, &format!("10.1.0.{}/24", &name[1..])));
         let config =
-            settings.to_owned() + &network("private", 100) + &port("h1", "private") + &port("h2", "private");
+            settings.to_owned() + &network("private", 100) + &port_of("h1", kind) + &port_of("h2", kind);
         let mut switch = Switch::start(&lab, &rvm, &config);
         switch.wait_live(&["h1", "h2"]);
         let status = switch.counters_at_rest();
@@ -251,7 +257,7 @@ fn every_counter_is_exact() {
 #[test]
 fn an_end_that_takes_no_redirected_frames_is_left_out() {
     let Some(lab) = Lab::new() else { return };
-    let (switch, hosts) = moving(&lab, ONE_WORKER);
+    let (switch, hosts) = moving(&lab, ONE_WORKER, "afxdp");
     let voice = RawSocket::open(&hosts[1], "eth0");
     let h1 = hosts[0].mac("eth0");
     let _ear = hosts[0].run(|| UdpSocket::bind("10.1.0.1:7")).expect("a free port");

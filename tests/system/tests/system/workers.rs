@@ -137,7 +137,7 @@ fn doors_are_as_wide_as_the_switch_and_idle_workers_sleep() {
     let h3 = host(&lab, &rvm, "h3", &["10.1.0.3/24"]);
     let config = WORKERS.to_owned()
         + &network("private", 100)
-        + "[[port]]\nname = \"eth1\"\nnetwork = \"private\"\naddress = [\"10.1.0.1/24\"]\n"
+        + "[[port]]\nname = \"eth1\"\nnetwork = \"private\"\naddress = [\"10.1.0.1/24\"]\nkind = \"afxdp\"\n"
         + &port("h3", "private");
     let switch = Switch::start(&lab, &rvm, &config);
     switch.wait_live(&["eth1", "h3"]);

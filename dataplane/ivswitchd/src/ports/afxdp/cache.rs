@@ -1,4 +1,4 @@
-//! The verdict cache in the kernel's memory: what the worker installs here, the XDP programs follow
+//! The verdict cache in the kernel's memory: what the worker installs here, the programs of ports follow
 //! (`bpf/cache.bpf.h`), and what they hit the worker counts, both through one mapping and without a system call.
 //!
 //! [`Writer`] is a worker's part, [`CacheControl`] the control thread's: it says which ports take part, and
@@ -20,7 +20,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::mem::size_of;
-use std::os::fd::{AsFd, RawFd};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
 
@@ -35,6 +35,7 @@ use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
 use super::probe::{self, InterfaceFacts, Sent};
 use super::program::{LoadError, Program, SharedMaps};
+use super::test_run;
 
 /// Words of a slot, and where in it they are: `struct slot` of the program.
 const SLOT_WORDS: usize = 32;
@@ -54,6 +55,7 @@ const OUTER: usize = 64;
 const IP_DELTA: usize = 114;
 const L4_DELTA: usize = 116;
 const NAT: usize = 120;
+const OUT_IFINDEX: usize = 124;
 const MACS: usize = 128;
 const _: () = assert!(OUTPUT == (KEY + KEY_WORDS) * 8 && OUTER + OUTER_LEN == IP_DELTA);
 
@@ -129,7 +131,7 @@ struct Shared {
     flows: Mapping,
     /// By whom each slot is used: one more than the worker's number, or 0.
     owners: Vec<AtomicU8>,
-    /// Per port: its interface's index, [`IN`], [`OUT`], [`OPENED_SHIFT`].
+    /// Per port: its interface's index, [`IN`], [`OUT`], [`SKB`], [`OPENED_SHIFT`].
     ports: [AtomicU64; PORTS_MAX],
     grace_begun: AtomicU64,
     grace_ended: AtomicU64,
@@ -147,10 +149,12 @@ struct Shared {
 
 /// Frames from this port may be followed.
 const IN: u64 = 1 << 32;
-/// Frames may be redirected to this port.
+/// Frames may be redirected to this port by XDP.
 const OUT: u64 = 1 << 33;
+/// Frames from this port are followed by tc, which redirects to every port that takes part.
+const SKB: u64 = 1 << 34;
 /// Above it: how many ports were opened before this one.
-const OPENED_SHIFT: u32 = 34;
+const OPENED_SHIFT: u32 = 35;
 /// An epoch that never is.
 const STALE: u64 = u64::MAX;
 
@@ -302,7 +306,7 @@ fn set_of(key: &[u64; KEY_WORDS], mix: &[u64; 6]) -> usize {
 }
 
 /// A slot's content behind its epoch, up to its count.
-fn image(key: &[u64; KEY_WORDS], action: &Action) -> [u64; HITS - KEY] {
+fn image(key: &[u64; KEY_WORDS], action: &Action, ifindex: u32) -> [u64; HITS - KEY] {
     let mut bytes = [0_u8; HITS * 8];
     let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
     for (at, word) in key.iter().enumerate() {
@@ -310,6 +314,7 @@ fn image(key: &[u64; KEY_WORDS], action: &Action) -> [u64; HITS - KEY] {
     }
     let mut bits = 0;
     put(OUTPUT, &action.out.0.to_ne_bytes());
+    put(OUT_IFINDEX, &ifindex.to_ne_bytes());
     put(LEN_MAX, &u16::try_from(action.len_max).unwrap_or(u16::MAX).to_ne_bytes());
     if let Some(pseudo) = action.unmarked {
         bits |= BIT_UNMARKED;
@@ -384,7 +389,10 @@ impl FlowCache for Writer {
 
     fn install(&mut self, flow: &Flow) -> Option<u32> {
         let (from, to) = (self.shared.port(flow.key.port), self.shared.port(flow.action.out));
-        if self.shared.on().load(Ordering::Acquire) == 0 || from & IN == 0 || to & OUT == 0 {
+        // Where tc follows, what is unfinished says so.
+        let by_skb = from & SKB != 0;
+        let reaches = if by_skb { to & IN != 0 && flow.action.unmarked.is_none() } else { to & OUT != 0 };
+        if self.shared.on().load(Ordering::Acquire) == 0 || from & IN == 0 || !reaches {
             return None;
         }
         let key = key_words(&flow.key, from as u32);
@@ -411,7 +419,7 @@ impl FlowCache for Writer {
         };
         let at = (first..first + WAYS).find(mine)?;
         let slot = self.shared.slot(at);
-        for (word, value) in slot[KEY..HITS].iter().zip(image(&key, &flow.action)) {
+        for (word, value) in slot[KEY..HITS].iter().zip(image(&key, &flow.action, to as u32)) {
             word.store(value, Ordering::Relaxed);
         }
         slot[EPOCH].store(epoch, Ordering::SeqCst);
@@ -494,8 +502,27 @@ impl FlowCache for Writer {
 pub struct Candidate {
     /// What was asked of its interface.
     pub interface: InterfaceFacts,
-    /// Its program runs in the driver.
-    pub native: bool,
+    /// What follows flows there.
+    pub way: Way,
+    /// Why nothing can.
+    pub unfit: Option<String>,
+}
+
+impl Candidate {
+    /// One with an XDP program.
+    pub fn by_xdp(interface: InterfaceFacts, native: bool) -> Self {
+        let unfit = (!native).then(|| "its XDP program runs in generic mode".to_owned());
+        Self { interface, way: Way::Xdp, unfit }
+    }
+}
+
+/// What follows flows of frames that come in at a port.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Way {
+    /// Its XDP program.
+    Xdp,
+    /// Its programs at the socket and at tc.
+    Skb,
 }
 
 /// The control thread's part: which ports take part, and grace periods.
@@ -516,7 +543,8 @@ pub struct CacheControl {
 struct CachePort {
     interface: String,
     index: u32,
-    native: bool,
+    way: Way,
+    unfit: Option<String>,
     veth: bool,
     driver: String,
     /// Frames redirected to it arrive.
@@ -590,18 +618,27 @@ impl CacheControl {
     }
 
     /// A port was opened on this interface.
-    pub fn open_port(&mut self, id: PortId, Candidate { interface, native }: &Candidate, name: &str) {
-        let outputs = self.outputs.as_mut().filter(|_| usize::from(id.0) < PORTS_MAX);
-        let entered =
-            outputs.is_some_and(|outputs| outputs.set(id.0.into(), interface.index, None, 0).is_ok());
-        let veth = interface.driver == "veth";
+    pub fn open_port(&mut self, id: PortId, candidate: &Candidate, name: &str) {
+        let Candidate { interface, way, unfit } = candidate;
+        let mut unfit = unfit.clone();
+        if *way == Way::Xdp && unfit.is_none() {
+            let outputs = self.outputs.as_mut().filter(|_| usize::from(id.0) < PORTS_MAX);
+            let entered = outputs.map(|outputs| outputs.set(id.0.into(), interface.index, None, 0));
+            unfit = match entered {
+                Some(Ok(())) => None,
+                Some(Err(error)) => Some(error.to_string()),
+                None => Some("the cache has no place for it".to_owned()),
+            };
+        }
+        let veth = *way == Way::Xdp && interface.driver == "veth";
         let sent = if veth { probe::xdp_sent(name).unwrap_or_default() } else { Sent::default() };
         let hits = self.shared.hits_to[usize::from(id.0) % PORTS_MAX].load(Ordering::Relaxed);
         self.opened += 1;
         let port = CachePort {
             interface: name.to_owned(),
             index: interface.index,
-            native: *native && entered,
+            way: *way,
+            unfit,
             veth,
             driver: interface.driver.clone(),
             proven: false,
@@ -633,11 +670,14 @@ impl CacheControl {
     /// Whether frames may come from and go to a port, and why not.
     fn judge(&mut self, id: PortId) {
         let Some(mut port) = self.ports.remove(&id) else { return };
-        if port.native && port.veth && !port.proven && self.mode != CacheMode::Off {
+        if port.unfit.is_none() && port.veth && !port.proven && self.mode != CacheMode::Off {
             port.proven = self.arrives(id, &mut port);
         }
-        port.reason = if !port.native {
-            "its XDP program runs in generic mode".to_owned()
+        let by_skb = port.way == Way::Skb;
+        port.reason = if let Some(unfit) = &port.unfit {
+            unfit.clone()
+        } else if by_skb {
+            String::new()
         } else if port.veth && !port.proven {
             "its other end takes no redirected frames: `ethtool -K ... gro on` there".to_owned()
         } else if !port.veth && self.mode != CacheMode::On {
@@ -645,9 +685,15 @@ impl CacheControl {
         } else {
             String::new()
         };
-        let output = if port.reason.is_empty() { OUT } else { 0 };
+        let output = if by_skb {
+            SKB
+        } else if port.reason.is_empty() {
+            OUT
+        } else {
+            0
+        };
         let now = u64::from(port.index) | IN | output | port.opened << OPENED_SHIFT;
-        let now = if port.native { now } else { 0 };
+        let now = if port.unfit.is_none() { now } else { 0 };
         self.shared.set_port(id, now);
         self.ports.insert(id, port);
     }
@@ -666,7 +712,7 @@ impl CacheControl {
         frame[12..14].copy_from_slice(&EXPERIMENTAL);
         frame[14..16].copy_from_slice(&id.0.to_ne_bytes());
         let before = probe::xdp_sent(&port.interface).unwrap_or_default();
-        if let Err(error) = run_live(program.fd(), &frame) {
+        if let Err(error) = test_run::live(program.fd(), &frame) {
             tracing::debug!("{}: the cache cannot try it: {error}", port.interface);
             return false;
         }
@@ -688,7 +734,7 @@ impl CacheControl {
 
     /// What the driver counted tells what became of redirected frames.
     fn watch(&mut self, id: PortId) {
-        let Some(port) = self.ports.get_mut(&id).filter(|port| port.veth && port.native) else { return };
+        let Some(port) = self.ports.get_mut(&id).filter(|port| port.veth && port.unfit.is_none()) else { return };
         let Some(sent) = probe::xdp_sent(&port.interface) else { return };
         // Of what had been redirected when we looked last all has arrived by now, or never will. A driver that
         // refuses frames counts them; one that cannot take any does not.
@@ -732,53 +778,6 @@ impl CacheControl {
             left_out: off.map(|port| (port.interface.clone(), port.reason.clone())).collect(),
         }
     }
-}
-
-/// Runs a program on a frame that then really goes where the program sends it.
-fn run_live(program: RawFd, frame: &[u8]) -> io::Result<()> {
-    const BPF_PROG_TEST_RUN: i64 = 10;
-    const BPF_F_TEST_XDP_LIVE_FRAMES: u32 = 1 << 1;
-    /// The fields of `union bpf_attr` for this command.
-    #[repr(C)]
-    #[derive(Default)]
-    struct TestRun {
-        program: u32,
-        verdict: u32,
-        data_in_len: u32,
-        data_out_len: u32,
-        data_in: u64,
-        data_out: u64,
-        repeat: u32,
-        duration: u32,
-        ctx_in_len: u32,
-        ctx_out_len: u32,
-        ctx_in: u64,
-        ctx_out: u64,
-        flags: u32,
-        cpu: u32,
-        batch_size: u32,
-        padding: u32,
-    }
-    let mut attributes = TestRun {
-        program: program as u32,
-        data_in_len: frame.len() as u32,
-        data_in: frame.as_ptr() as u64,
-        repeat: 1,
-        flags: BPF_F_TEST_XDP_LIVE_FRAMES,
-        batch_size: 1,
-        ..TestRun::default()
-    };
-    // SAFETY: the pointer and length describe `attributes`, and those in it describe `frame`, which the
-    // kernel only reads.
-    let done = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            BPF_PROG_TEST_RUN,
-            std::ptr::from_mut(&mut attributes),
-            size_of::<TestRun>(),
-        )
-    };
-    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 #[cfg(test)]

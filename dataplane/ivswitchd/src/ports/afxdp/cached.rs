@@ -1,4 +1,4 @@
-//! *Cached = classify*: the real XDP programs, run by the kernel on given frames, against the production walk.
+//! *Cached = classify*: the real programs, run by the kernel on given frames, against the production walk.
 //!
 //! Two switches have the same tables and see the same frames at the same times. In front of one is the program
 //! with its cache; the other is without. Whatever the program does with a frame, bytes and output are what the
@@ -6,6 +6,7 @@
 //! same and know the same stations. Needs root.
 
 use std::net::IpAddr;
+use std::os::fd::AsRawFd;
 
 use engine::command::*;
 use engine::forward::Switch;
@@ -25,6 +26,8 @@ const PUBLIC: u32 = 200;
 /// The kernel's test runs take the loopback interface for where the frame came in.
 const LOOPBACK: u32 = 1;
 const XDP_REDIRECT: u32 = 4;
+const TC_REDIRECT: u32 = 7;
+const HEARD: u32 = u32::MAX;
 
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
@@ -106,13 +109,28 @@ struct World {
     cached: Side,
     plain: Side,
     control: CacheControl,
+    way: Way,
     steer_all: Program,
     steer_shared: Program,
     hits: u64,
 }
 
+/// What the programs did with a frame: whether they redirected it, and the frame as they left it.
+type Done = (bool, Vec<u8>);
+
+/// A tunnel packet to us, as the programs in front of the cache's tell them.
+fn is_tunnel_packet(bytes: &[u8]) -> bool {
+    bytes.len() >= 42
+        && bytes[..6] == mac(11).0
+        && bytes[12..15] == [8, 0, 0x45]
+        && bytes[20] & 0x1f == 0
+        && (bytes[21], bytes[23]) == (0, 17)
+        && bytes[30..34] == [10, 0, 0, 11]
+        && bytes[36..38] == 4789_u16.to_be_bytes()
+}
+
 impl World {
-    fn new() -> Option<Self> {
+    fn new(way: Way) -> Option<Self> {
         // SAFETY: cannot fail and touches no memory.
         if unsafe { libc::geteuid() } != 0 {
             eprintln!("skipped: needs root (BPF)");
@@ -127,14 +145,50 @@ impl World {
         let mut cached = Side::new();
         cached.switch.attach_cache(Box::new(writers.remove(0)));
         let now = Instant::from_millis(1000);
-        Some(Self { now, cached, plain: Side::new(), control, steer_all, steer_shared, hits: 0 })
+        if way == Way::Skb {
+            // What the filter finds it leaves to tc on its processor.
+            let mut here = rustix::thread::CpuSet::new();
+            here.set(rustix::thread::sched_getcpu());
+            rustix::thread::sched_setaffinity(None, &here).unwrap();
+        }
+        Some(Self { now, cached, plain: Side::new(), control, way, steer_all, steer_shared, hits: 0 })
+    }
+
+    fn run_xdp(&self, at: PortId, bytes: &[u8]) -> Done {
+        let program = if at == UPLINK { &self.steer_shared } else { &self.steer_all };
+        let (verdict, got) = test_run::dry(program.fd(), bytes);
+        (verdict == XDP_REDIRECT, got)
+    }
+
+    fn run_skb(&self, at: PortId, bytes: &[u8]) -> Done {
+        let programs = self.control.maps().skb().unwrap();
+        let [plain, tunnel] = &programs.socket;
+        let filter = if at == UPLINK && is_tunnel_packet(bytes) { tunnel } else { plain };
+        // The kernel's test run takes an Ethernet header off before it runs a filter; on an interface it does not.
+        let (heard, _) = test_run::dry(filter.as_raw_fd(), &[&[0; 14], bytes].concat());
+        assert!(heard == 0 || heard == HEARD);
+        let header_len = match bytes[12..14] {
+            [8, 0] => 20,
+            [0x86, 0xdd] => 40,
+            _ => 0,
+        };
+        if bytes.len() < 14 + header_len {
+            // Nor does it take less than what the EtherType promises.
+            assert_eq!(heard, HEARD);
+            return (false, bytes.to_vec());
+        }
+        let (verdict, got) = test_run::dry(programs.tc.as_raw_fd(), bytes);
+        assert_eq!(verdict == TC_REDIRECT, heard == 0, "heard or followed, never both or neither: {bytes:02x?}");
+        (heard == 0, got)
     }
 
     /// Frames of the kernel's test runs come in at this port; all take redirected frames.
     fn ingress(&mut self, at: PortId) {
         for id in [UPLINK].into_iter().chain(DOORS) {
             let index = if id == at { LOOPBACK } else { 1000 + u32::from(id.0) };
-            self.control.shared.ports[usize::from(id.0)].store(u64::from(index) | IN | OUT, Ordering::SeqCst);
+            let skb = if self.way == Way::Skb { SKB } else { 0 };
+            let facts = u64::from(index) | IN | OUT | skb;
+            self.control.shared.ports[usize::from(id.0)].store(facts, Ordering::SeqCst);
         }
         self.control.shared.revoke_all();
         self.cached.switch.publish();
@@ -160,26 +214,28 @@ impl World {
     fn send(&mut self, at: PortId, bytes: &[u8]) -> bool {
         let wanted = self.plain.forward(self.now, at, bytes);
         self.cached.switch.publish();
-        let outputs = self.control.outputs.as_mut().unwrap();
+        let output = |world: &mut Self, index| {
+            if let [(to, _)] = wanted[..] {
+                world.control.outputs.as_mut().unwrap().set(to.0.into(), index, None, 0).unwrap();
+            }
+        };
         // Only where the walk sends it can the program send it.
-        if let [(to, _)] = wanted[..] {
-            outputs.set(to.0.into(), LOOPBACK, None, 0).unwrap();
-        }
-        let program = if at == UPLINK { &self.steer_shared } else { &self.steer_all };
-        let (verdict, got) = run(program.fd(), bytes);
-        if let [(to, _)] = wanted[..] {
-            outputs.set(to.0.into(), 0, None, 0).unwrap();
-        }
+        output(self, LOOPBACK);
+        let (redirected, got) = match self.way {
+            Way::Xdp => self.run_xdp(at, bytes),
+            Way::Skb => self.run_skb(at, bytes),
+        };
+        output(self, 0);
         let before = self.cached.switch.counters().rx;
         self.cached.switch.fold_flows(self.now);
         let hits = self.cached.switch.counters().rx - before;
         let context = || format!("port {} frame {bytes:02x?} wanted {wanted:02x?} got {got:02x?}", at.0);
         if hits == 0 {
-            assert_ne!(verdict, XDP_REDIRECT, "{}", context());
+            assert!(!redirected, "{}", context());
             assert_eq!(got, bytes, "it goes up as it was");
             assert_eq!(self.cached.forward(self.now, at, bytes), wanted, "{}", context());
         } else {
-            assert_eq!((hits, verdict), (1, XDP_REDIRECT), "{}", context());
+            assert_eq!((hits, redirected), (1, true), "{}", context());
             assert!(wanted.len() == 1 && wanted[0].1 == got, "{}", context());
             self.hits += 1;
         }
@@ -268,9 +324,10 @@ impl World {
                 except: vec![],
             },
         ));
+        let unmarked = self.way == Way::Xdp;
         for side in [&mut self.cached, &mut self.plain] {
             for id in [UPLINK].into_iter().chain(DOORS) {
-                let caps = PortCaps { rx_csum_unmarked: true, ..PortCaps::default() };
+                let caps = PortCaps { rx_csum_unmarked: unmarked, ..PortCaps::default() };
                 side.switch.set_caps(id, caps);
             }
         }
@@ -396,24 +453,6 @@ fn tunnelled(frame: &[u8], net: u32, peer: u8, tos: u8, ttl: u8) -> Vec<u8> {
     out
 }
 
-/// Runs a program on a frame. Gives its verdict and the frame as it left it.
-fn run(program: RawFd, frame: &[u8]) -> (u32, Vec<u8>) {
-    let mut out = vec![0; 4096];
-    // program, verdict, lengths in and out, pointers, repeat, duration, and no context.
-    let mut attributes = [0_u32; 20];
-    (attributes[0], attributes[2], attributes[3]) = (program as u32, frame.len() as u32, out.len() as u32);
-    for (at, pointer) in [(4, frame.as_ptr() as u64), (6, out.as_mut_ptr() as u64)] {
-        (attributes[at], attributes[at + 1]) = (pointer as u32, (pointer >> 32) as u32);
-    }
-    attributes[8] = 1;
-    // SAFETY: the pointer and length describe `attributes`, and those in it describe `frame`, which the kernel
-    // reads, and `out`, which it writes.
-    let done = unsafe { libc::syscall(libc::SYS_bpf, 10, attributes.as_mut_ptr(), size_of_val(&attributes)) };
-    assert_eq!(done, 0, "test run: {}", io::Error::last_os_error());
-    out.truncate(attributes[3] as usize);
-    (attributes[1], out)
-}
-
 /// A random flow that the tables may know something about.
 fn flow(r: &mut Prng) -> (PortId, Shape, Option<(u32, u8)>) {
     let underlay = r.one_in(5);
@@ -454,8 +493,17 @@ fn flow(r: &mut Prng) -> (PortId, Shape, Option<(u32, u8)>) {
 }
 
 #[test]
-fn cached_is_classified() {
-    let Some(mut world) = World::new() else { return };
+fn cached_is_classified_by_xdp() {
+    cached_is_classified(Way::Xdp);
+}
+
+#[test]
+fn cached_is_classified_by_tc() {
+    cached_is_classified(Way::Skb);
+}
+
+fn cached_is_classified(way: Way) {
+    let Some(mut world) = World::new(way) else { return };
     let mut followed = std::collections::BTreeMap::<&str, u64>::new();
     for seed in 1..=120_u64 {
         println!("seed {seed}");
@@ -546,7 +594,7 @@ fn cached_is_classified() {
 /// A station that moves takes no other flows with it, and its own are not followed to the old place.
 #[test]
 fn only_flows_of_a_moved_station_are_revoked() {
-    let Some(mut world) = World::new() else { return };
+    let Some(mut world) = World::new(Way::Xdp) else { return };
     world.configure(&mut Prng(1));
     for id in DOORS {
         let port = world.plain.switch.tables().ports.get(id).unwrap().config.clone();

@@ -26,6 +26,7 @@ mod ring;
 mod socket;
 mod sockets;
 mod steer;
+mod test_run;
 #[cfg(test)]
 mod verdicts;
 
@@ -44,9 +45,9 @@ use super::keep;
 use super::umem::UmemHandle;
 pub use kept::{Kept, KeptPort};
 pub use port::AfxdpPort;
-use probe::InterfaceFacts;
+pub use probe::InterfaceFacts;
 use program::{LoadError, Program};
-pub use program::{SharedMaps, SteerMaps, SteerTable};
+pub use program::{SharedMaps, SkbPrograms, SteerMaps, SteerTable, set_tail_call};
 use socket::SocketError;
 use sockets::Sockets;
 
@@ -321,11 +322,12 @@ pub fn open_parts(
                     facts.queues,
                     facts.reason
                 );
-                let candidate = cache::Candidate { interface, native: mode.native };
+                let index = interface.index;
+                let candidate = cache::Candidate::by_xdp(interface, mode.native);
                 let mut control = control;
                 #[cfg(not(feature = "xsk-afxdp"))]
                 if !mode.zero_copy {
-                    control.keep(&candidate, &parts, true);
+                    control.keep(index, mode.native, &parts, true);
                 }
                 return Ok(OpenedParts { parts, control, facts, candidate });
             }
@@ -376,8 +378,8 @@ fn resume(
         sockets: parts.iter().map(|(_, port)| Arc::downgrade(port.sockets())).collect(),
         names: Vec::new(),
     };
-    let candidate = cache::Candidate { interface: interface.clone(), native: mode.native };
-    control.keep(&candidate, &parts, false);
+    let candidate = cache::Candidate::by_xdp(interface.clone(), mode.native);
+    control.keep(interface.index, mode.native, &parts, false);
     let facts = PortFacts { mode: mode.name().to_owned(), reason, queues };
     Some(OpenedParts { parts, control, facts, candidate })
 }
@@ -574,12 +576,11 @@ impl AfxdpControl {
     /// Has the service manager keep the sockets and the link over the end of this process, if it does such things; it
     /// has them already unless they are new.
     #[cfg(not(feature = "xsk-afxdp"))]
-    fn keep(&mut self, port: &cache::Candidate, parts: &[(usize, AfxdpPort)], new: bool) {
+    fn keep(&mut self, interface: u32, native: bool, parts: &[(usize, AfxdpPort)], new: bool) {
         let (Some(link), true) = (self.program.link(), keep::is_possible()) else { return };
-        let interface = port.interface.index;
         for (_, part) in parts {
             let (sockets, bound) =
-                (part.sockets(), kept::Bound { native: port.native, multi_buffer: part.is_multi_buffer() });
+                (part.sockets(), kept::Bound { native, multi_buffer: part.is_multi_buffer() });
             for (socket, &queue) in sockets.fds.iter().zip(&sockets.indexes) {
                 let name = kept::SocketName { interface, queue, bound, tag: sockets.lease.tag() }.to_string();
                 if new {

@@ -1,13 +1,13 @@
 //! What must be known of an interface before AF_XDP is opened on it.
 
 use std::io;
-use std::mem::size_of;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use aya::programs::loaded_programs;
 use netlink_packet_core::{NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkMessage, LinkXdp};
+
+use crate::ports::ethtool::{Command, Request, STRINGS_MAX, until_nul};
 
 /// Facts of an interface.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -23,7 +23,10 @@ pub struct InterfaceFacts {
 }
 
 const ETHTOOL_GDRVINFO: u32 = 0x03;
+const ETHTOOL_GSTATS: u32 = 0x1d;
 const ETHTOOL_GCHANNELS: u32 = 0x3c;
+/// The string set that names the statistics.
+const ETH_SS_STATS: u32 = 1;
 
 /// `struct ethtool_channels`.
 #[repr(C)]
@@ -37,6 +40,9 @@ struct Channels {
     combined: u32,
 }
 
+// SAFETY: it is that structure.
+unsafe impl Command for Channels {}
+
 /// `struct ethtool_drvinfo`.
 #[repr(C)]
 struct DriverInfo {
@@ -44,6 +50,9 @@ struct DriverInfo {
     driver: [u8; 32],
     rest: [u8; 160],
 }
+
+// SAFETY: it is that structure.
+unsafe impl Command for DriverInfo {}
 
 impl InterfaceFacts {
     /// Asks the kernel about the interface of this name, in this thread's network namespace.
@@ -61,10 +70,7 @@ impl InterfaceFacts {
         };
         let mut info = DriverInfo { cmd: ETHTOOL_GDRVINFO, driver: [0; 32], rest: [0; 160] };
         let driver = match request.ethtool(&mut info) {
-            Ok(()) => {
-                let len = info.driver.iter().position(|&b| b == 0).unwrap_or(info.driver.len());
-                String::from_utf8_lossy(&info.driver[..len]).into_owned()
-            }
+            Ok(()) => String::from_utf8_lossy(until_nul(&info.driver)).into_owned(),
             Err(_) => String::new(),
         };
         Ok(Self { index, mtu, rx_queues: rx_queues.max(1), driver })
@@ -78,94 +84,16 @@ fn queues_in_sysfs(name: &str) -> u32 {
     u32::try_from(rx.count()).unwrap_or(1)
 }
 
-/// An `ifreq` and a socket to send it with.
-struct Request {
-    socket: OwnedFd,
-    ifreq: libc::ifreq,
-}
-
-impl Request {
-    fn new(name: &str) -> io::Result<Self> {
-        // SAFETY: no memory is passed.
-        let fd = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: the descriptor was just made and belongs to nobody else.
-        let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-        // SAFETY: `ifreq` is plain data for which all zeroes is valid.
-        let mut ifreq: libc::ifreq = unsafe { std::mem::zeroed() };
-        if name.is_empty() || name.len() >= ifreq.ifr_name.len() || name.contains('\0') {
-            return Err(io::Error::from_raw_os_error(libc::ENODEV));
-        }
-        for (to, from) in ifreq.ifr_name.iter_mut().zip(name.bytes()) {
-            *to = from as libc::c_char;
-        }
-        Ok(Self { socket, ifreq })
-    }
-
-    fn call(&mut self, request: libc::c_ulong) -> io::Result<()> {
-        // SAFETY: `ifreq` is what all requests made here read and write; where it holds a pointer,
-        // `ethtool` has made sure that it is valid.
-        let done =
-            unsafe { libc::ioctl(self.socket.as_raw_fd(), request as libc::Ioctl, &raw mut self.ifreq) };
-        if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
-    }
-
-    fn index(&mut self) -> io::Result<u32> {
-        self.call(libc::SIOCGIFINDEX as libc::c_ulong)?;
-        // SAFETY: the kernel has just written this field.
-        Ok(unsafe { self.ifreq.ifr_ifru.ifru_ifindex } as u32)
-    }
-
-    fn mtu(&mut self) -> io::Result<u32> {
-        self.call(libc::SIOCGIFMTU as libc::c_ulong)?;
-        // SAFETY: the kernel has just written this field.
-        Ok(unsafe { self.ifreq.ifr_ifru.ifru_mtu } as u32)
-    }
-
-    /// `T` must be the structure that belongs to the command in its first field.
-    fn ethtool<T>(&mut self, value: &mut T) -> io::Result<()> {
-        const { assert!(size_of::<DriverInfo>() == 196 && size_of::<Channels>() == 36) };
-        const { assert!(size_of::<Strings>() == 12 + 32 * STATS_MAX && size_of::<Stats>() == 8 + 8 * STATS_MAX) };
-        self.ifreq.ifr_ifru.ifru_data = std::ptr::from_mut(value).cast();
-        self.call(libc::SIOCETHTOOL as libc::c_ulong)
-    }
-}
-
-/// Strings of one set, at most as many as any of our veths has statistics.
-const STATS_MAX: usize = 2048;
-const ETHTOOL_GSTRINGS: u32 = 0x1b;
-const ETHTOOL_GSTATS: u32 = 0x1d;
-const ETHTOOL_GSSET_INFO: u32 = 0x37;
-/// The string set that names the statistics.
-const ETH_SS_STATS: u32 = 1;
-
-/// `struct ethtool_sset_info` with room for one answer.
-#[repr(C)]
-struct SetInfo {
-    cmd: u32,
-    reserved: u32,
-    mask: u64,
-    len: u32,
-}
-
-/// `struct ethtool_gstrings`.
-#[repr(C)]
-struct Strings {
-    cmd: u32,
-    set: u32,
-    len: u32,
-    names: [[u8; 32]; STATS_MAX],
-}
-
 /// `struct ethtool_stats`.
 #[repr(C)]
 struct Stats {
     cmd: u32,
     len: u32,
-    values: [u64; STATS_MAX],
+    values: [u64; STRINGS_MAX],
 }
+
+// SAFETY: it is that structure, with no more values than there is room for.
+unsafe impl Command for Stats {}
 
 /// What became of frames that were redirected to a veth.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -179,23 +107,11 @@ pub struct Sent {
 /// What a veth's driver counted on all queues. `None` when it does not say.
 pub fn xdp_sent(name: &str) -> Option<Sent> {
     let mut request = Request::new(name).ok()?;
-    let mut info = SetInfo { cmd: ETHTOOL_GSSET_INFO, reserved: 0, mask: 1 << ETH_SS_STATS, len: 0 };
-    request.ethtool(&mut info).ok()?;
-    if info.len as usize > STATS_MAX {
-        return None;
-    }
-    let mut names = Box::new(Strings {
-        cmd: ETHTOOL_GSTRINGS,
-        set: ETH_SS_STATS,
-        len: info.len,
-        names: [[0; 32]; STATS_MAX],
-    });
-    request.ethtool(&mut *names).ok()?;
-    let mut stats = Box::new(Stats { cmd: ETHTOOL_GSTATS, len: info.len, values: [0; STATS_MAX] });
+    let names = request.strings(ETH_SS_STATS).ok()?;
+    let mut stats = Box::new(Stats { cmd: ETHTOOL_GSTATS, len: names.len(), values: [0; STRINGS_MAX] });
     request.ethtool(&mut *stats).ok()?;
     let mut sum = Sent::default();
-    for (name, value) in names.names.iter().zip(stats.values).take(info.len as usize) {
-        let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
+    for (name, value) in names.iter().zip(stats.values) {
         if name.starts_with(b"tx_queue_") && name.ends_with(b"_xdp_xmit") {
             sum.frames += value;
         } else if name.starts_with(b"tx_queue_") && name.ends_with(b"_xdp_xmit_errors") {

@@ -21,12 +21,17 @@ use ctl::io::SteerPlan;
 use engine::wire::mac::MacAddr;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/bpf/steer.bpf.o"));
+static SKB_OBJECT: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/bpf/cache_skb.bpf.o"));
 
+const BPF_MAP_UPDATE_ELEM: i64 = 2;
 const BPF_PROG_LOAD: i64 = 5;
 const BPF_OBJ_GET_INFO_BY_FD: i64 = 15;
 const BPF_LINK_CREATE: i64 = 28;
 const BPF_LINK_UPDATE: i64 = 29;
 const BPF_LINK_DETACH: i64 = 34;
+const BPF_PROG_TYPE_SOCKET_FILTER: u32 = 1;
+const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
 const BPF_PROG_TYPE_XDP: u32 = 6;
 const BPF_XDP: u32 = 37;
 const BPF_F_XDP_HAS_FRAGS: u32 = 1 << 5;
@@ -61,6 +66,17 @@ pub struct SharedMaps {
     pub flows: MapData,
     /// The devices they may leave by.
     pub outputs: MapData,
+    /// Loaded with the first AF_PACKET port.
+    skb: OnceLock<Result<SkbPrograms, String>>,
+}
+
+/// The programs of `cache_skb.bpf.c`, in which those of AF_PACKET ports end.
+#[derive(Debug)]
+pub struct SkbPrograms {
+    /// For a socket's filter: a plain frame, and a tunnel packet.
+    pub socket: [OwnedFd; 2],
+    /// For tc.
+    pub tc: OwnedFd,
 }
 
 impl SharedMaps {
@@ -74,7 +90,26 @@ impl SharedMaps {
             let map = object.maps.remove(name).expect("the object has this map");
             create_map(&map, name)
         };
-        Ok(Self { cache: create("cache")?, flows: create("flows")?, outputs: create("outputs")? })
+        let (cache, flows, outputs) = (create("cache")?, create("flows")?, create("outputs")?);
+        Ok(Self { cache, flows, outputs, skb: OnceLock::new() })
+    }
+
+    /// The programs for AF_PACKET ports.
+    ///
+    /// # Errors
+    /// What the kernel or its verifier refuses.
+    pub fn skb(&self) -> Result<&SkbPrograms, &str> {
+        let load = || {
+            let names = [
+                ("follow_socket", BPF_PROG_TYPE_SOCKET_FILTER),
+                ("follow_socket_tunnel", BPF_PROG_TYPE_SOCKET_FILTER),
+                ("follow_tc", BPF_PROG_TYPE_SCHED_CLS),
+            ];
+            let ([plain, tunnel, tc], _) = load_all(parse_object(SKB_OBJECT)?, names, 1, self)?;
+            Ok(SkbPrograms { socket: [plain, tunnel], tc })
+        };
+        let loaded = self.skb.get_or_init(|| load().map_err(|error: LoadError| error.to_string()));
+        loaded.as_ref().map_err(String::as_str)
     }
 
     fn get(&self, name: &str) -> Option<&MapData> {
@@ -120,30 +155,7 @@ impl Program {
     }
 
     fn load_named(name: &'static str, queues: u32, cache: &Arc<SharedMaps>) -> Result<Self, LoadError> {
-        let broken = |error: &dyn std::fmt::Display| LoadError::Object(error.to_string());
-        let mut object = parse()?;
-        let mut own = HashMap::new();
-        let mut used = Vec::new();
-        for (name, mut map) in object.maps.drain() {
-            if name == "xsks_map" {
-                map.set_max_entries(queues);
-            }
-            let fd = match cache.get(&name) {
-                Some(data) => data.fd().as_fd().as_raw_fd(),
-                None => {
-                    let data = create_map(&map, &name)?;
-                    own.entry(name.clone()).or_insert(data).fd().as_fd().as_raw_fd()
-                }
-            };
-            used.push((name, fd, map));
-        }
-        let text = object.functions.keys().map(|(section, _)| *section).collect();
-        let maps = used.iter().map(|(name, fd, map)| (name.as_str(), *fd, map));
-        object.relocate_maps(maps, &text).map_err(|e| broken(&e))?;
-        object.relocate_calls(&text).map_err(|e| broken(&e))?;
-        let program = object.programs.get(name).expect("the object has this program");
-        let function = object.functions.get(&program.function_key()).expect("it has code");
-        let fd = load(name, &function.instructions)?;
+        let ([fd], own) = load_all(parse()?, [(name, BPF_PROG_TYPE_XDP)], queues, cache)?;
         let maps = own.into_iter().map(|(name, data)| Ok((name, Map::from_map_data(data)?)));
         let maps = maps.collect::<Result<_, MapError>>()?;
         Ok(Self { fd, maps, name, link: None, table: SteerTable::default() })
@@ -359,6 +371,69 @@ impl SteerTable {
     }
 }
 
+/// Loads programs of an object, with maps of their own but for those of the cache.
+fn load_all<const N: usize>(
+    mut object: Object,
+    programs: [(&'static str, u32); N],
+    queues: u32,
+    cache: &SharedMaps,
+) -> Result<([OwnedFd; N], HashMap<String, MapData>), LoadError> {
+    let broken = |error: &dyn std::fmt::Display| LoadError::Object(error.to_string());
+    let mut own = HashMap::new();
+    let mut used = Vec::new();
+    for (name, mut map) in object.maps.drain() {
+        if name == "xsks_map" {
+            map.set_max_entries(queues);
+        }
+        let fd = match cache.get(&name) {
+            Some(data) => data.fd().as_fd().as_raw_fd(),
+            None => {
+                let data = create_map(&map, &name)?;
+                own.entry(name.clone()).or_insert(data).fd().as_fd().as_raw_fd()
+            }
+        };
+        used.push((name, fd, map));
+    }
+    let text = object.functions.keys().map(|(section, _)| *section).collect();
+    let maps = used.iter().map(|(name, fd, map)| (name.as_str(), *fd, map));
+    object.relocate_maps(maps, &text).map_err(|e| broken(&e))?;
+    object.relocate_calls(&text).map_err(|e| broken(&e))?;
+    let mut loaded = Vec::with_capacity(N);
+    for (name, kind) in programs {
+        let program = object.programs.get(name).expect("the object has this program");
+        let function = object.functions.get(&program.function_key()).expect("it has code");
+        loaded.push(load(name, kind, &function.instructions)?);
+    }
+    Ok((loaded.try_into().expect("as many as names"), own))
+}
+
+/// Puts a program where others go on by a tail call.
+///
+/// # Errors
+/// What the kernel refuses.
+pub fn set_tail_call(map: &MapData, index: u32, program: &OwnedFd) -> io::Result<()> {
+    /// The fields of `union bpf_attr` for this command.
+    #[repr(C)]
+    struct Update {
+        map: u64,
+        key: u64,
+        value: u64,
+        flags: u64,
+    }
+    let value = program.as_raw_fd() as u32;
+    let attributes = Update {
+        map: map.fd().as_fd().as_raw_fd() as u64,
+        key: (&raw const index).addr() as u64,
+        value: (&raw const value).addr() as u64,
+        flags: 0,
+    };
+    // SAFETY: the pointer and length describe `attributes`, whose pointers are to a key and a value of four bytes each,
+    // which is what maps of programs have.
+    let done =
+        unsafe { libc::syscall(libc::SYS_bpf, BPF_MAP_UPDATE_ELEM, &raw const attributes, size_of::<Update>()) };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// A map without BTF, which nothing here uses.
 fn create_map(map: &aya_obj::Map, name: &str) -> Result<MapData, MapError> {
     let (kind, entries, flags) = (map.map_type(), map.max_entries(), map.map_flags());
@@ -372,12 +447,16 @@ fn parse() -> Result<Object, LoadError> {
     if let Some(object) = PARSED.get() {
         return Ok(object.clone());
     }
-    let object = Object::parse(OBJECT).map_err(|error| LoadError::Object(error.to_string()))?;
+    let object = parse_object(OBJECT)?;
     Ok(PARSED.get_or_init(|| object).clone())
 }
 
+fn parse_object(bytes: &[u8]) -> Result<Object, LoadError> {
+    Object::parse(bytes).map_err(|error| LoadError::Object(error.to_string()))
+}
+
 /// Loads instructions whose maps are filled in.
-fn load(name: &str, instructions: &[aya_obj::generated::bpf_insn]) -> Result<OwnedFd, LoadError> {
+fn load(name: &str, kind: u32, instructions: &[aya_obj::generated::bpf_insn]) -> Result<OwnedFd, LoadError> {
     /// The fields of `union bpf_attr` for this command.
     #[repr(C)]
     #[derive(Default)]
@@ -397,13 +476,14 @@ fn load(name: &str, instructions: &[aya_obj::generated::bpf_insn]) -> Result<Own
     }
     const LOG_LEN: usize = 1 << 20;
     const LOG_SHOWN: usize = 400;
+    let xdp = kind == BPF_PROG_TYPE_XDP;
     let mut attributes = ProgLoad {
-        prog_type: BPF_PROG_TYPE_XDP,
+        prog_type: kind,
         insn_cnt: instructions.len() as u32,
         insns: instructions.as_ptr() as u64,
         license: c"Dual BSD/GPL".as_ptr() as u64,
-        prog_flags: BPF_F_XDP_HAS_FRAGS,
-        expected_attach_type: BPF_XDP,
+        prog_flags: if xdp { BPF_F_XDP_HAS_FRAGS } else { 0 },
+        expected_attach_type: if xdp { BPF_XDP } else { 0 },
         ..ProgLoad::default()
     };
     attributes.prog_name[..name.len().min(15)].copy_from_slice(&name.as_bytes()[..name.len().min(15)]);

@@ -11,6 +11,7 @@ use engine::wire::mac::MacAddr;
 
 use super::program::{Program, SharedMaps};
 use super::socket::Queue;
+use super::test_run;
 use crate::ports::umem::UmemPool;
 
 const MAC: MacAddr = MacAddr([2, 0, 0x0a, 0, 0, 0x0b]);
@@ -113,38 +114,6 @@ fn maps() -> std::sync::Arc<SharedMaps> {
     std::sync::Arc::new(SharedMaps::create().unwrap())
 }
 
-/// Runs the program on a frame and returns its verdict.
-fn run(program: i32, frame: &[u8]) -> u32 {
-    /// The fields of `union bpf_attr` for BPF_PROG_TEST_RUN.
-    #[repr(C)]
-    #[derive(Default)]
-    struct TestRun {
-        program: u32,
-        verdict: u32,
-        data_in_len: u32,
-        data_out_len: u32,
-        data_in: u64,
-        data_out: u64,
-        repeat: u32,
-        duration: u32,
-        rest: [u64; 6],
-    }
-    let mut attributes = TestRun {
-        program: program as u32,
-        data_in_len: frame.len() as u32,
-        data_in: frame.as_ptr() as u64,
-        repeat: 1,
-        ..TestRun::default()
-    };
-    // SAFETY: the pointer and length describe `attributes`, and those in it describe `frame`, which the
-    // kernel only reads.
-    let done = unsafe {
-        libc::syscall(libc::SYS_bpf, 10, std::ptr::from_mut(&mut attributes), size_of::<TestRun>())
-    };
-    assert_eq!(done, 0, "test run: {}", std::io::Error::last_os_error());
-    attributes.verdict
-}
-
 /// A program with a socket on queue 0, to which the kernel's test runs belong.
 struct Bench {
     program: Program,
@@ -168,7 +137,7 @@ impl Bench {
     }
 
     fn is_up(&mut self, frame: &[u8]) -> bool {
-        match run(self.program.fd(), frame) {
+        match test_run::dry(self.program.fd(), frame).0 {
             XDP_REDIRECT => true,
             XDP_PASS => false,
             other => panic!("verdict {other}"),
@@ -371,11 +340,11 @@ fn a_dedicated_port_takes_everything() {
     let noise = vec![0xff; 60];
     assert!(bench.is_up(&noise));
     let without_socket = Program::load(false, 1, &maps()).unwrap();
-    assert_eq!(run(without_socket.fd(), &noise), 1, "XDP_DROP");
+    assert_eq!(test_run::dry(without_socket.fd(), &noise).0, 1, "XDP_DROP");
     let mut shared = Program::load(true, 1, &maps()).unwrap();
     shared.steer(&plan(), MAC).unwrap();
     let tunnel = frame(EXT, FIP, L4::Ports(UDP, 50_000, 4789));
-    assert_eq!(run(shared.fd(), &tunnel), XDP_PASS, "no socket: to the kernel");
+    assert_eq!(test_run::dry(shared.fd(), &tunnel).0, XDP_PASS, "no socket: to the kernel");
 }
 
 /// CAP_BPF and CAP_NET_ADMIN are enough to load it: no CAP_PERFMON, no CAP_SYS_ADMIN.

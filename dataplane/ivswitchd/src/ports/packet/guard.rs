@@ -1,4 +1,5 @@
-//! Keeps from the kernel what a packet socket only listens in on: two programs by the rules of `steer.bpf.c`.
+//! Keeps from the kernel what a packet socket only listens in on: two programs by the rules of `steer.bpf.c`, which end
+//! in those of the verdict cache.
 //!
 //! A port that is all ours is closed to the kernel by a filter that stays when we die: until the next start nothing
 //! of a guest's reaches the rVM's own stack. The uplink's goes with us, so that the rVM stays reachable.
@@ -6,7 +7,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 
-use aya::maps::MapError;
+use aya::maps::{Map, MapError};
 use aya::programs::links::LinkOrder;
 use aya::programs::tc::{self, NlOptions, TcAttachOptions, TcAttachType, TcHandle};
 use aya::programs::{SchedClassifier, SocketFilter};
@@ -14,13 +15,14 @@ use aya::{Ebpf, EbpfLoader};
 use ctl::io::{OpenPort, SteerPlan};
 use engine::wire::mac::MacAddr;
 
-use crate::ports::afxdp::{SteerCounters, SteerTable};
+use crate::ports::afxdp::{SkbPrograms, SteerCounters, SteerTable, set_tail_call};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/bpf/packet.bpf.o"));
 
 const ALL: &str = "packet_all";
 const SHARED: &str = "packet_shared";
-const SOCKET: &str = "packet_socket";
+const ALL_SOCKET: &str = "packet_all_socket";
+const SHARED_SOCKET: &str = "packet_socket";
 
 /// Where our filter is among others that somebody may have there. Its number spells "iv".
 const PRIORITY: u16 = 1;
@@ -47,16 +49,18 @@ impl Guard {
     ///
     /// # Errors
     /// What the kernel refuses.
-    pub fn attach(spec: &OpenPort, sockets: &[OwnedFd]) -> io::Result<Self> {
+    pub fn attach(spec: &OpenPort, sockets: &[OwnedFd], cache: Option<&SkbPrograms>) -> io::Result<Self> {
         let mut ebpf = EbpfLoader::new().btf(None).load(OBJECT).map_err(reason)?;
-        if spec.shared {
-            let filter: &mut SocketFilter = program(&mut ebpf, SOCKET)?;
-            filter.load().map_err(reason)?;
-            for socket in sockets {
-                filter.attach(socket).map_err(reason)?;
-            }
+        let (name, filter) = if spec.shared { (SHARED, SHARED_SOCKET) } else { (ALL, ALL_SOCKET) };
+        if let Some(cache) = cache {
+            go_on(&mut ebpf, "follow_socket", &[&cache.socket[0], &cache.socket[1]])?;
+            go_on(&mut ebpf, "follow_tc", &[&cache.tc])?;
         }
-        let name = if spec.shared { SHARED } else { ALL };
+        let filter: &mut SocketFilter = program(&mut ebpf, filter)?;
+        filter.load().map_err(reason)?;
+        for socket in sockets {
+            filter.attach(socket).map_err(reason)?;
+        }
         let classifier: &mut SchedClassifier = program(&mut ebpf, name)?;
         classifier.load().map_err(reason)?;
         if !spec.shared || !super::super::kernel_at_least(6, 6) {
@@ -111,6 +115,17 @@ impl Drop for Guard {
         // By name, which finds nothing when it went with the interface, or will go with its link.
         let _ = tc::qdisc_detach_program(&self.interface, TcAttachType::Ingress, name);
     }
+}
+
+/// Where the programs that call by this map's name go on.
+fn go_on(ebpf: &mut Ebpf, map: &str, programs: &[&OwnedFd]) -> io::Result<()> {
+    let Some(Map::ProgramArray(map)) = ebpf.map(map) else {
+        return Err(io::Error::other(format!("no map {map}")));
+    };
+    for (index, program) in (0..).zip(programs) {
+        set_tail_call(map, index, program)?;
+    }
+    Ok(())
 }
 
 fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> io::Result<&'a mut P>

@@ -22,7 +22,8 @@ use engine::time::Instant;
 use engine::wire::mac::MacAddr;
 use engine::wire::virtio_net::{self, HEADER_LEN};
 
-use super::afxdp::SteerCounters;
+use super::afxdp::cache::{Candidate, Way};
+use super::afxdp::{InterfaceFacts, SharedMaps, SteerCounters};
 use super::landing::Landing;
 use super::lane::{Appetite, Lane, LaneError, LaneShared, Refusal, refusal, set};
 use super::messages::Messages;
@@ -74,7 +75,8 @@ pub struct PacketControl {
 pub fn open(
     spec: &OpenPort,
     workers: usize,
-) -> Result<(Vec<PacketPort>, PacketControl, PortFacts), LaneError> {
+    cache: &SharedMaps,
+) -> Result<(Vec<PacketPort>, PacketControl, PortFacts, Candidate), LaneError> {
     let failed = |what, remedy| {
         let interface = spec.interface.clone();
         move |cause| LaneError { interface, what, cause, remedy }
@@ -84,7 +86,8 @@ pub fn open(
         sockets.push(prepared(spec)?);
     }
     // First the kernel is kept away, then we listen: in between a frame is lost, and none is dealt with twice.
-    let guard = Guard::attach(spec, &sockets).map_err(failed(
+    let followed = cache.skb();
+    let guard = Guard::attach(spec, &sockets, followed.ok()).map_err(failed(
         "the kernel cannot be kept from its frames",
         "the kernel needs CONFIG_NET_CLS_BPF or version 6.6; or use kind = \"afxdp\"",
     ))?;
@@ -111,6 +114,9 @@ pub fn open(
         guard,
         overruns: AtomicU64::new(0),
     };
+    let interface = InterfaceFacts::of(&spec.interface).map_err(failed("it cannot be asked", "look at it"))?;
+    let unfit = followed.err().map(|error| format!("its programs cannot be loaded: {error}"));
+    let candidate = Candidate { interface, way: Way::Skb, unfit };
     let port = |socket| PacketPort {
         socket,
         shared: shared.clone(),
@@ -119,7 +125,7 @@ pub fn open(
         appetite: Appetite::default(),
         uso,
     };
-    Ok((sockets.into_iter().map(port).collect(), control, facts))
+    Ok((sockets.into_iter().map(port).collect(), control, facts, candidate))
 }
 
 /// A socket with everything set, not yet bound. It sends by way of the queueing discipline (PACKET_QDISC_BYPASS is off):
