@@ -188,6 +188,7 @@ impl Walk {
             vlan: VlanPolicy::Transparent,
             binding: Binding::default(),
             bum_pps: None,
+            policy: Box::default(),
             fdb_max: u32::MAX,
         };
         self.apply(Command::SetPort(UPLINK, port(None, Role::Uplink)));
@@ -380,6 +381,7 @@ impl Walk {
                 vlan: VlanPolicy::Transparent,
                 binding: Binding::default(),
                 bum_pps,
+                policy: Box::default(),
                 fdb_max,
             },
         ));

@@ -271,6 +271,12 @@ params! {
         if_exists: bool,
     }
 
+    /// Of `port.enable`.
+    EnablePort [
+        /// Which one.
+        name: String,
+    ] {}
+
     /// Of `floating.list`, `floating.set`, `floating.del`: which mapping.
     WhichFloating [] {
         /// The public address.
@@ -451,7 +457,8 @@ pub struct PortRow {
     pub mtu: u16,
     /// `UP` when it forwards and has carrier, else `DOWN`.
     pub operstate: String,
-    /// `live`, `ready` (open, with nobody at the other end), `waiting`, `opening`, `failed` or `disabled`.
+    /// `live`, `ready` (open, with nobody at the other end), `waiting`, `opening`, `failed`, `disabled`, `quarantined`
+    /// or `err-disabled`.
     pub state: String,
     /// Why it is not live.
     #[serde(default)]
@@ -469,11 +476,40 @@ pub struct PortRow {
     /// Queues in use.
     #[serde(default)]
     pub queues: u32,
+    /// Cut off by its owner, whatever its state would be.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub quarantine: bool,
+    /// Copies of its frames go to this port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mirror: Option<String>,
+    /// It has copies of these ports' frames, and nothing else.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mirrors: Vec<String>,
+    /// Limit on what is taken from it.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub ingress: RateRow,
+    /// Limit on what is sent to it.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub egress: RateRow,
     /// What passed between us and the guest, for kind `vhostuser`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guest: Option<GuestIo>,
     /// Counters.
     pub stats64: Stats64,
+}
+
+/// A limit on frames.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct RateRow {
+    /// Bits per second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bps: Option<u64>,
+    /// Frames per second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pps: Option<u32>,
+    /// Bytes at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub burst: Option<u32>,
 }
 
 /// A network.

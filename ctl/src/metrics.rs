@@ -92,6 +92,22 @@ impl Collector for Snapshot {
             });
             f.gauges(up.collect::<Vec<_>>())
         })?;
+        family(
+            "port_cut_off",
+            "Whether the port is cut off: quarantined by its owner, or disabled by a guard",
+            &|mut f| {
+                let cut = ports.iter().flat_map(|((port, network), row)| {
+                    let labels =
+                        |why| vec![("port", port.as_str()), ("network", network.as_str()), ("why", why)];
+                    let by_guard = row.state == "err-disabled";
+                    [
+                        (labels("quarantined"), truth(row.quarantine)),
+                        (labels("err-disabled"), truth(by_guard)),
+                    ]
+                });
+                f.gauges(cut.collect::<Vec<_>>())
+            },
+        )?;
         family("port_rx_packets", "Frames taken from the port", &|mut f| {
             f.counters(of_ports(|p| p.stats64.rx.packets))
         })?;

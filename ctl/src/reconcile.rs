@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use engine::command::{
-    Binding, Command, DhcpConfig, FloatingConfig, FloatingId, Gateway, IpPrefix, L4Proto, L4Range, Location,
-    NetworkConfig, NextHop, PeerConfig, PeerId, PortConfig, PortId, Role, SourceRouteConfig, UplinkConfig,
-    VlanPolicy, Vni,
+    Binding, Command, Cut, DhcpConfig, FloatingConfig, FloatingId, Gateway, IpPrefix, L4Proto, L4Range,
+    Location, NetworkConfig, NextHop, PeerConfig, PeerId, PortConfig, PortId, PortPolicy, Rate, Role,
+    SourceRouteConfig, UplinkConfig, VlanPolicy, Vni,
 };
 use engine::limits;
 use engine::time::Duration;
@@ -180,6 +180,8 @@ pub struct Facts {
 pub struct PortFact {
     /// Opened and attached.
     pub live: bool,
+    /// A guard has disabled it.
+    pub err_disabled: bool,
     /// MTU of its interface, once known.
     pub mtu: Option<u16>,
 }
@@ -254,9 +256,11 @@ pub fn compile(config: &Config, ids: &Ids, facts: &Facts) -> State {
     if let Some(fact) = config.uplink.as_ref().and(facts.ports.get(&UPLINK_PORT)) {
         state.ports.insert(UPLINK_PORT, ("uplink".to_owned(), uplink_port(fact)));
     }
+    let taps: BTreeSet<&str> = config.port.iter().filter_map(|p| p.mirror.as_deref()).collect();
     for p in &config.port {
         if let Some(id) = ids.port(&p.name) {
-            state.ports.insert(id, (p.name.clone(), port(p, vnis.of(&p.network), id, facts)));
+            let (vni, tap) = (vnis.of(&p.network), taps.contains(p.name.as_str()));
+            state.ports.insert(id, (p.name.clone(), port(p, vni, tap, id, ids, facts)));
         }
     }
     for p in &config.peer {
@@ -276,8 +280,9 @@ pub fn compile(config: &Config, ids: &Ids, facts: &Facts) -> State {
 
 /// What the engine has to hold for one port of `config`.
 #[must_use]
-pub fn compile_port(p: &Port, config: &Config, id: PortId, facts: &Facts) -> PortConfig {
-    port(p, config.network(&p.network).and_then(|n| Vni::new(n.vni)), id, facts)
+pub fn compile_port(p: &Port, config: &Config, id: PortId, ids: &Ids, facts: &Facts) -> PortConfig {
+    let tap = config.mirrored_to(&p.name).next().is_some();
+    port(p, config.network(&p.network).and_then(|n| Vni::new(n.vni)), tap, id, ids, facts)
 }
 
 /// What the engine has to hold for the uplink's port.
@@ -353,18 +358,26 @@ fn uplink_port(fact: &PortFact) -> PortConfig {
         binding: Binding::default(),
         bum_pps: None,
         fdb_max: 0,
+        policy: Box::default(),
     }
 }
 
-fn port(p: &Port, vni: Option<Vni>, id: PortId, facts: &Facts) -> PortConfig {
+fn port(p: &Port, vni: Option<Vni>, tap: bool, id: PortId, ids: &Ids, facts: &Facts) -> PortConfig {
     let fact = facts.ports.get(&id).copied().unwrap_or_default();
+    let open = fact.live && p.enabled;
+    let cut = match (p.quarantine, fact.err_disabled) {
+        (true, _) => Some(Cut::Quarantine),
+        (false, true) => Some(Cut::ErrDisabled),
+        (false, false) => None,
+    };
     PortConfig {
-        vni,
+        // A mirror's target belongs to no network while it is one.
+        vni: vni.filter(|_| !tap),
         role: match p.role {
             PortRole::Door => Role::Door,
             PortRole::Guest => Role::Guest,
         },
-        live: fact.live && p.enabled,
+        live: open && cut.is_none(),
         mtu: port_mtu(p, fact.mtu, facts),
         vlan: match &p.vlan {
             None => VlanPolicy::Transparent,
@@ -379,6 +392,14 @@ fn port(p: &Port, vni: Option<Vni>, id: PortId, facts: &Facts) -> PortConfig {
         },
         bum_pps: (p.bum_pps != 0).then_some(p.bum_pps),
         fdb_max: p.fdb_max,
+        policy: Box::new(PortPolicy {
+            ingress: Rate { bps: p.ingress_bps, pps: p.ingress_pps, burst: p.ingress_burst },
+            egress: Rate { bps: p.egress_bps, pps: p.egress_pps, burst: p.egress_burst },
+            cut: cut.filter(|_| open),
+            mirror: p.mirror.as_deref().and_then(|to| ids.port(to)),
+            tap,
+            bpdu_guard: p.bpdu_guard,
+        }),
     }
 }
 

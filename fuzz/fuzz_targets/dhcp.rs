@@ -44,6 +44,7 @@ fn switch(pool: &mut HeapPool, now: Instant) -> Switch {
         vlan: VlanPolicy::Transparent,
         binding: Binding { macs: vec![MAC], ips: vec![prefix("10.1.0.5", 32), prefix("fd01::5", 128)] },
         bum_pps: None,
+        policy: Box::default(),
         fdb_max: 8,
     };
     switch.apply(now, Command::SetNetwork(network), pool);

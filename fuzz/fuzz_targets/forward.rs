@@ -43,6 +43,7 @@ fn port(n: u8) -> PortConfig {
             ],
         },
         bum_pps: Some(1000),
+        policy: Box::default(),
         fdb_max: 8,
     }
 }

@@ -36,6 +36,7 @@ fn setup(switch: &mut Switch, pool: &mut HeapPool, now: Instant, caps: u8) {
             vlan: VlanPolicy::Transparent,
             binding: Binding { macs: vec![], ips: vec![] },
             bum_pps: None,
+            policy: Box::default(),
             fdb_max: 8,
         };
         apply(Command::SetPort(PortId(u16::from(n)), config));

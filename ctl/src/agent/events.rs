@@ -10,7 +10,6 @@ use engine::wire::mac::MacAddr;
 use serde_json::json;
 
 use super::Agent;
-use super::machine::Phase;
 use super::pending::Found;
 use super::request::Ask;
 use crate::io::ClientId;
@@ -58,7 +57,7 @@ impl Agent {
     fn port_states(&self) -> BTreeMap<PortId, (String, bool)> {
         let state = |a: &super::machine::Attachment| {
             let carrier = self.links.get(&a.interface).is_some_and(|l| l.up && l.carrier);
-            (a.state().0.to_owned(), carrier && matches!(a.phase, Phase::Live(_)))
+            (a.state().0.to_owned(), carrier && a.is_live())
         };
         self.attachments.iter().map(|(&id, a)| (id, state(a))).collect()
     }

@@ -36,6 +36,10 @@ pub(super) struct Attachment {
     shared: bool,
     pub(super) means: Means,
     enabled: bool,
+    /// The owner cut it off.
+    quarantine: bool,
+    /// A guard has disabled it: since then it forwards nothing.
+    pub(super) err_disabled: Option<ErrDisabled>,
     pub(super) phase: Phase,
     /// How it was opened last.
     pub(super) facts: PortFacts,
@@ -90,12 +94,32 @@ pub(super) enum Phase {
     },
 }
 
+/// Disabled by a guard.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct ErrDisabled {
+    /// Since when.
+    pub(super) since: Instant,
+    /// When it is enabled again by itself.
+    pub(super) until: Option<Instant>,
+}
+
 impl Attachment {
+    /// When something is to be done.
     pub(super) fn deadline(&self) -> Option<Instant> {
+        let recovery = self.err_disabled.and_then(|e| e.until);
+        self.retry().into_iter().chain(recovery).min()
+    }
+
+    fn retry(&self) -> Option<Instant> {
         match self.phase {
             Phase::Failed { retry, .. } => Some(retry),
             _ => None,
         }
+    }
+
+    /// Whether it forwards.
+    pub(super) fn is_live(&self) -> bool {
+        matches!(self.phase, Phase::Live(_)) && !self.quarantine && self.err_disabled.is_none()
     }
 
     /// Whether nothing more is to be expected soon. A door that was asked for is.
@@ -118,6 +142,15 @@ impl Attachment {
             Phase::Opening(_) => ("opening", format!("opening {}", self.interface)),
             Phase::Ready(down) if down.faulty => ("failed", down.why.clone()),
             Phase::Ready(down) => ("ready", down.why.clone()),
+            Phase::Live(_) if self.quarantine => {
+                ("quarantined", format!("cut off by its owner; `ivctl port release {}` ends it", self.name))
+            }
+            Phase::Live(_) if self.err_disabled.is_some() => {
+                let how = format!("`ivctl port enable {}` enables it", self.name);
+                let recovers = self.err_disabled.is_some_and(|e| e.until.is_some());
+                let by_itself = if recovers { ", and time does" } else { "" };
+                ("err-disabled", format!("a BPDU came in (bpdu_guard); {how}{by_itself}"))
+            }
             Phase::Live(_) => ("live", String::new()),
             Phase::Failed { why, .. } => ("failed", why.clone()),
         }
@@ -145,7 +178,15 @@ impl Agent {
                         // While nobody looked, it may have gone.
                         was.door = None;
                     }
-                    Attachment { name: wanted.name, means: wanted.means, enabled: wanted.enabled, ..was }
+                    Attachment {
+                        name: wanted.name,
+                        means: wanted.means,
+                        enabled: wanted.enabled,
+                        quarantine: wanted.quarantine,
+                        // As elsewhere, to disable and enable a port makes good what a guard did.
+                        err_disabled: was.err_disabled.filter(|_| wanted.enabled),
+                        ..was
+                    }
                 }
                 Some(was) => {
                     leave(id, &was, &mut afterwards);
@@ -173,6 +214,8 @@ impl Agent {
             shared,
             means,
             enabled,
+            quarantine: false,
+            err_disabled: None,
             phase: Phase::Waiting,
             facts: PortFacts::default(),
             door: None,
@@ -193,7 +236,7 @@ impl Agent {
         let ports = self.config.port.iter().filter_map(|p| {
             let means = Means { kind: p.means(), xdp: p.xdp, tunnel: None, queues: p.queues };
             let attachment = new(&p.name, p.attached_to(), false, means, p.enabled, p.makes_door());
-            Some((self.ids.port(&p.name)?, attachment))
+            Some((self.ids.port(&p.name)?, Attachment { quarantine: p.quarantine, ..attachment }))
         });
         uplink.chain(ports).collect()
     }
@@ -208,7 +251,7 @@ impl Agent {
 
     fn port_fact(&self, a: &Attachment) -> PortFact {
         let mtu = self.links.get(&a.interface).map(mtu_of);
-        PortFact { live: matches!(a.phase, Phase::Live(_)), mtu }
+        PortFact { live: matches!(a.phase, Phase::Live(_)), err_disabled: a.err_disabled.is_some(), mtu }
     }
 
     /// The uplink as known. While its interface is away, what was known of it last.
@@ -250,7 +293,7 @@ impl Agent {
         let Some(a) = self.attachments.get(&id) else { return };
         self.facts.ports.insert(id, self.port_fact(a));
         let wanted = match self.config.port(&a.name) {
-            Some(p) => reconcile::compile_port(p, &self.config, id, &self.facts),
+            Some(p) => reconcile::compile_port(p, &self.config, id, &self.ids, &self.facts),
             None if id == UPLINK_PORT => reconcile::compile_uplink_port(&self.facts),
             None => return,
         };
@@ -286,6 +329,10 @@ impl Agent {
     /// the interface is gone or another. Does nothing when there is nothing to do.
     pub(super) fn step(&mut self, id: PortId) {
         let Some(mut a) = self.attachments.remove(&id) else { return };
+        if a.err_disabled.and_then(|e| e.until).is_some_and(|until| until <= self.now) {
+            a.err_disabled = None;
+            self.log("info", format!("port \"{}\" is enabled again: errdisable_recovery is over", a.name));
+        }
         // A socket is no interface: it is there whenever it is asked for.
         let link = || self.links.get(&a.interface).map(|l| l.index);
         let index = if a.means.kind == IoKind::Vhostuser { Some(NO_INTERFACE) } else { link() };
@@ -299,7 +346,7 @@ impl Agent {
 
     fn step_door(&mut self, id: PortId, a: &mut Attachment, there: bool) {
         let Some(spec) = self.config.port(&a.name).map(|p| self.door_spec(p)) else { return };
-        let due = a.deadline().is_none_or(|at| at <= self.now);
+        let due = a.retry().is_none_or(|at| at <= self.now);
         let lost = !there && matches!(a.phase, Phase::Failed { .. });
         // Certainty alone changes nothing, unless the pair is not as it should be.
         let is = self.links.get(&a.interface).map(mtu_of);
@@ -426,6 +473,31 @@ impl Agent {
             }
             a.phase = Phase::Waiting;
         }
+    }
+
+    /// A BPDU came in where there is a guard against them. What comes before the workers know changes nothing more.
+    pub(super) fn bpdu(&mut self, id: PortId) {
+        let now = self.now;
+        let Some(a) = self.attachments.get_mut(&id).filter(|a| a.err_disabled.is_none()) else { return };
+        let Some(port) = self.config.port(&a.name).filter(|p| p.bpdu_guard) else { return };
+        let until = port.errdisable_recovery.map(|s| now + Duration::from_secs(s.into()));
+        a.err_disabled = Some(ErrDisabled { since: now, until });
+        let text = format!("port \"{}\" is err-disabled: a BPDU came in (bpdu_guard)", a.name);
+        self.log("warn", text);
+        self.tell_port(id);
+    }
+
+    /// Ends what a guard did. False when it had done nothing.
+    pub(super) fn enable(&mut self, id: PortId) -> bool {
+        let Some(a) = self.attachments.get_mut(&id) else { return false };
+        let was = a.err_disabled.take();
+        if let Some(ErrDisabled { since, .. }) = was {
+            let seconds = self.now.since(since).as_secs();
+            let text = format!("port \"{}\" is enabled again after {seconds} s err-disabled", a.name);
+            self.log("info", text);
+            self.tell_port(id);
+        }
+        was.is_some()
     }
 
     pub(super) fn port_opened(&mut self, id: PortId, facts: PortFacts) {

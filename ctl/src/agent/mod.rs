@@ -408,6 +408,7 @@ impl Agent {
             }
             Event::PathAnswered(peer, size, nonce) => self.path_answered(peer, size, nonce),
             Event::PathAsked(peer) => self.path_asked(peer),
+            Event::Bpdu(port) => self.bpdu(port),
             Event::Reply(token, answer) => self.answer(worker, token, answer),
         }
     }

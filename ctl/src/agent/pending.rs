@@ -194,7 +194,8 @@ impl Agent {
             let Some(a) = self.attachments.get(id) else { continue };
             let (state, why) = a.state();
             match state {
-                "live" | "disabled" => {}
+                "live" | "disabled" | "quarantined" => {}
+                "err-disabled" => edited.warnings.push(format!("port \"{}\": {why}", a.name)),
                 "opening" => {
                     return Err(Error::new(
                         Code::Timeout,

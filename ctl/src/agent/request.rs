@@ -212,6 +212,7 @@ impl Agent {
             }
             "port.add" => self.add::<Port>(method, p),
             "port.set" => self.set_named::<Port>(method, p, |n, name| n.name == name),
+            "port.enable" => self.enable_port(method, p),
             "port.del" => self.del_named::<Port>(method, p, |n, name| n.name == name),
 
             "peer.list" => {
@@ -331,6 +332,20 @@ impl Agent {
             config if config.starts_with("config.") => self.configure(method, p),
             _ => Err(no_such_method(method)),
         }
+    }
+
+    /// Enables a port, whoever disabled it.
+    fn enable_port(&mut self, method: &str, p: Value) -> Result<Done, Error> {
+        let p: api::EnablePort = params(method, p)?;
+        let at = self.config.port.iter().position(|port| port.name == p.name);
+        let (Some(at), Some(id)) = (at, self.ids.port(&p.name)) else {
+            return Err(not_found("port", &quoted(&p.name)));
+        };
+        let mut config = self.config.clone();
+        config.port[at].enabled = true;
+        let edited = self.change(format!("port {} is not enabled", quoted(&p.name)), config)?;
+        let changed = self.enable(id) | edited.changed;
+        Ok(Done::Edit(Edited { changed, ..edited }, vec![id], p.timeout_ms))
     }
 
     /// Puts `config` in force if it is valid and different.

@@ -14,10 +14,10 @@ use super::pending::Found;
 use super::request::{Ask, FdbFilter, is_floating};
 use crate::api::{
     self, CacheRow, Code, DropRow, Edited, Error, FloatingRow, Frames, LeftOut, NeighRow, NetworkRow,
-    PeerRow, PortRow, Rows, SampleRow, Stats, Stats64, Status, WorkerRow,
+    PeerRow, PortRow, RateRow, Rows, SampleRow, Stats, Stats64, Status, WorkerRow,
 };
 use crate::io::CacheMode;
-use crate::model::{Network, PortRole};
+use crate::model::{Network, Port, PortRole};
 use crate::reconcile::UPLINK_PORT;
 
 impl Agent {
@@ -162,8 +162,8 @@ impl Agent {
         for a in self.attachments.values() {
             let (state, why) = a.state();
             match state {
-                "live" | "ready" | "disabled" => {}
-                "failed" => warnings.push(format!("port \"{}\": {why}", a.name)),
+                "live" | "ready" | "disabled" | "quarantined" => {}
+                "failed" | "err-disabled" => warnings.push(format!("port \"{}\": {why}", a.name)),
                 _ => warnings.push(format!("port \"{}\" is {why}", a.name)),
             }
         }
@@ -254,7 +254,7 @@ impl Agent {
 
     fn port_rows(&self, found: &Found) -> Vec<PortRow> {
         let none = PortCounters::default();
-        let row = |id: PortId, a: &Attachment, role: &str, network: Option<&str>| {
+        let row = |id: PortId, a: &Attachment, role: &str, p: Option<&Port>| {
             let (state, why) = a.state();
             let link = self.links.get(&a.interface);
             let live = matches!(a.phase, Phase::Live(_));
@@ -264,9 +264,9 @@ impl Agent {
                 ifindex: link.map(|l| l.index),
                 address: link.map(|l| l.mac.to_string()),
                 role: role.to_owned(),
-                network: network.map(str::to_owned),
+                network: p.map(|p| p.network.clone()),
                 mtu: self.told.ports.get(&id).map_or(0, |(_, p)| p.mtu),
-                operstate: if live && link.is_none_or(|l| l.up && l.carrier) { "UP" } else { "DOWN" }
+                operstate: if a.is_live() && link.is_none_or(|l| l.up && l.carrier) { "UP" } else { "DOWN" }
                     .to_owned(),
                 state: state.to_owned(),
                 why,
@@ -274,6 +274,19 @@ impl Agent {
                 mode: if live { a.facts.mode.clone() } else { String::new() },
                 reason: if live { a.facts.reason.clone() } else { String::new() },
                 queues: if live { a.facts.queues } else { 0 },
+                quarantine: p.is_some_and(|p| p.quarantine),
+                mirror: p.and_then(|p| p.mirror.clone()),
+                mirrors: self.config.mirrored_to(&a.name).map(|p| p.name.clone()).collect(),
+                ingress: p.map_or(RateRow::default(), |p| RateRow {
+                    bps: p.ingress_bps,
+                    pps: p.ingress_pps,
+                    burst: p.ingress_burst,
+                }),
+                egress: p.map_or(RateRow::default(), |p| RateRow {
+                    bps: p.egress_bps,
+                    pps: p.egress_pps,
+                    burst: p.egress_burst,
+                }),
                 guest: a.guest_io,
                 stats64: stats64(found.ports.get(&id).unwrap_or(&none)),
             }
@@ -285,7 +298,7 @@ impl Agent {
                 PortRole::Door => "door",
                 PortRole::Guest => "guest",
             };
-            Some(row(id, self.attachments.get(&id)?, role, Some(&p.network)))
+            Some(row(id, self.attachments.get(&id)?, role, Some(p)))
         });
         uplink.into_iter().chain(ports).collect()
     }
@@ -440,7 +453,8 @@ fn stats64(c: &PortCounters) -> Stats64 {
 
 /// Drops that are the output's own.
 fn tx_dropped(c: &PortCounters) -> u64 {
-    c.drops[DropReason::TxQueueFull as usize] + c.drops[DropReason::TxError as usize]
+    let of_output = |(reason, count): (&DropReason, &u64)| if reason.is_of_output() { *count } else { 0 };
+    DropReason::ALL.iter().zip(&c.drops).map(of_output).sum()
 }
 
 fn neighbor_state(known: bool, idle_s: u64) -> &'static str {

@@ -320,6 +320,13 @@ impl Guest {
                 }
             }
         }
+        let is_word = |text: &str| text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
+        if let Some(disk) = self.disks.iter().find(|disk| !is_word(&disk.target)) {
+            return Err(Wrong::new(
+                format!("{:?} is no name of a disk", disk.target),
+                "use vda, vdb and so on",
+            ));
+        }
         self.disks.iter().try_for_each(|disk| check_path(&disk.path))?;
         self.channels.iter().try_for_each(|(_, path)| check_path(path))
     }
@@ -355,5 +362,7 @@ pub fn with_inside(mut mapping: Floating, ports: &[model::Port]) -> Result<Float
     }
 }
 
+#[cfg(test)]
+mod injection;
 #[cfg(test)]
 mod tests;

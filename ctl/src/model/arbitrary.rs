@@ -86,8 +86,18 @@ fn port() -> impl Strategy<Value = Port> {
         1 => Just(PortKind::Tap),
         1 => Just(PortKind::Vhostuser)
     ];
+    let policy = (
+        of(1000u64..9000),
+        of(1u32..900),
+        of(1u32..9000),
+        any::<[bool; 4]>(),
+        of(pick("p", 8)),
+        of(1u32..90),
+    );
     let numbers = (0u32..3, 0u32..3, of(570u16..1600), xdp(), any::<bool>(), kind);
-    (names, lists, numbers).prop_map(|(names, lists, (bum_pps, fdb_max, mtu, xdp, enabled, kind))| {
+    (names, lists, numbers, policy).prop_map(|(names, lists, numbers, policy)| {
+        let (bum_pps, fdb_max, mtu, xdp, enabled, kind) = numbers;
+        let (bps, pps, burst, [out, quarantine, mirrors, bpdu_guard], mirror, recovery) = policy;
         let (name, network, guest, interface) = names;
         let (address, mac, ip, vlan) = lists;
         let mut p = Port::new(name, network);
@@ -99,6 +109,13 @@ fn port() -> impl Strategy<Value = Port> {
             p.address = address;
         }
         p.interface = interface;
+        if out {
+            (p.egress_bps, p.egress_pps, p.egress_burst) = (bps, pps, burst);
+        } else {
+            (p.ingress_bps, p.ingress_pps, p.ingress_burst) = (bps, pps, burst);
+        }
+        (p.quarantine, p.bpdu_guard, p.errdisable_recovery) = (quarantine, bpdu_guard, recovery);
+        p.mirror = mirror.filter(|_| mirrors);
         Port { vlan, bum_pps: bum_pps * 5000, fdb_max: fdb_max * 512, mtu, kind, xdp, enabled, ..p }
     })
 }

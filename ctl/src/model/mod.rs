@@ -356,6 +356,36 @@ pub struct Port {
     /// Broadcast, multicast and unknown-unicast frames per second; 0: no limit. Default: 10000.
     #[serde(default = "bum_pps", skip_serializing_if = "is_bum_pps")]
     pub bum_pps: u32,
+    /// Bits per second taken from it, beyond which frames are dropped. Default: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ingress_bps: Option<u64>,
+    /// Frames per second taken from it. Default: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ingress_pps: Option<u32>,
+    /// Bytes that may come at once, for `ingress_bps`. Default: a tenth of a second's worth.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ingress_burst: Option<u32>,
+    /// Bits per second sent to it, beyond which frames are dropped. Default: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress_bps: Option<u64>,
+    /// Frames per second sent to it. Default: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress_pps: Option<u32>,
+    /// Bytes that may leave at once, for `egress_bps`. Default: a tenth of a second's worth.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress_burst: Option<u32>,
+    /// Cut off: nothing in, nothing out. Default: false.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub quarantine: bool,
+    /// Copies of what comes in and goes out here are sent to this port, which then does nothing else. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mirror: Option<String>,
+    /// A BPDU that comes in disables the port, until `ivctl port enable`. Default: false, it is only dropped.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub bpdu_guard: bool,
+    /// Seconds after which a port that a guard disabled is enabled again. Default: never by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub errdisable_recovery: Option<u32>,
     /// Most MAC addresses learned on it. Default: 1024.
     #[serde(default = "port_fdb_max", skip_serializing_if = "is_port_fdb_max")]
     pub fdb_max: u32,
@@ -389,6 +419,16 @@ impl Port {
             ip: Vec::new(),
             vlan: None,
             bum_pps: bum_pps(),
+            ingress_bps: None,
+            ingress_pps: None,
+            ingress_burst: None,
+            egress_bps: None,
+            egress_pps: None,
+            egress_burst: None,
+            quarantine: false,
+            mirror: None,
+            bpdu_guard: false,
+            errdisable_recovery: None,
             fdb_max: port_fdb_max(),
             mtu: None,
             kind: PortKind::default(),
@@ -687,6 +727,11 @@ impl Config {
     #[must_use]
     pub fn port(&self, name: &str) -> Option<&Port> {
         self.port.iter().find(|p| p.name == name)
+    }
+
+    /// The ports whose copies go to the port of this name.
+    pub fn mirrored_to(&self, name: &str) -> impl Iterator<Item = &Port> {
+        self.port.iter().filter(move |p| p.mirror.as_deref() == Some(name))
     }
 
     /// The peer of this name.

@@ -1,6 +1,7 @@
 //! What has to hold between the values of a [`Config`]. All errors are found, not only the first.
 
 mod network;
+mod policy;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
@@ -426,6 +427,7 @@ impl<'c> Checker<'c> {
         if let Some(vlan) = &p.vlan {
             self.vlan(place, object, vlan);
         }
+        self.port_policy(place, object, p);
         if p.fdb_max == 0 || p.fdb_max > limits::FDB_TOTAL_MAX {
             let cause = format!("fdb_max {} is out of range", p.fdb_max);
             self.error(place, Invalid, object, cause, format_args!("use 1 to {}", limits::FDB_TOTAL_MAX));

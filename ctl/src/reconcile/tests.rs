@@ -56,12 +56,16 @@ fn underlay() -> Underlay {
 
 /// Facts in which every port is live, but for every `hole`th.
 fn facts(config: &Config, ids: &Ids, hole: usize) -> Facts {
-    let ports = config
-        .port
+    let ports = config.port.iter().enumerate().map(|(i, p)| {
+        (
+            ids.port(&p.name).unwrap(),
+            PortFact { live: i % 5 != hole, err_disabled: i % 3 == hole, mtu: Some(1400) },
+        )
+    });
+    let uplink = config
+        .uplink
         .iter()
-        .enumerate()
-        .map(|(i, p)| (ids.port(&p.name).unwrap(), PortFact { live: i % 5 != hole, mtu: Some(1400) }));
-    let uplink = config.uplink.iter().map(|_| (UPLINK_PORT, PortFact { live: true, mtu: Some(1500) }));
+        .map(|_| (UPLINK_PORT, PortFact { live: true, mtu: Some(1500), ..PortFact::default() }));
     Facts {
         name: "me".to_owned(),
         underlay: config.uplink.is_some().then(underlay),

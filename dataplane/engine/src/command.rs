@@ -4,6 +4,7 @@
 //! there under the same key. References may dangle (a floating IP may name a peer that is not there
 //! yet): what cannot be forwarded is dropped with a reason until the missing part arrives.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::fmt;
 use core::net::IpAddr;
@@ -192,6 +193,55 @@ pub struct PortConfig {
     pub bum_pps: Option<u32>,
     /// Most MAC addresses learned on it.
     pub fdb_max: u32,
+    /// What the owner has laid upon it beside the network's own rules.
+    pub policy: Box<PortPolicy>,
+}
+
+/// What the owner of a port lays upon it, whatever its network. By default nothing.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct PortPolicy {
+    /// What may come in.
+    pub ingress: Rate,
+    /// What may leave.
+    pub egress: Rate,
+    /// Why a port that could be live is not: its frames are taken, and dropped for this reason.
+    pub cut: Option<Cut>,
+    /// Copies of what comes in and of what leaves go to this port, which is a `tap`.
+    pub mirror: Option<PortId>,
+    /// Other ports' copies leave here and nothing else does; what comes in goes nowhere. Such a port joins no
+    /// network.
+    pub tap: bool,
+    /// A BPDU that comes in is told of ([`Event::Bpdu`]).
+    pub bpdu_guard: bool,
+}
+
+/// A limit on frames, in bytes as on the wire (a super-frame is the segments it stands for), with Ethernet headers
+/// and without checksum and preamble. `None`: no limit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Rate {
+    /// Bits per second.
+    pub bps: Option<u64>,
+    /// Frames per second.
+    pub pps: Option<u32>,
+    /// Bytes that may come at once; `None`: a tenth of a second's worth.
+    pub burst: Option<u32>,
+}
+
+impl Rate {
+    /// Whether it limits anything.
+    #[must_use]
+    pub const fn is_limit(&self) -> bool {
+        self.bps.is_some() || self.pps.is_some()
+    }
+}
+
+/// Why a port was cut off.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Cut {
+    /// The owner put it in quarantine.
+    Quarantine,
+    /// A guard has disabled it, until it is enabled again.
+    ErrDisabled,
 }
 
 /// Another rVM.
@@ -505,6 +555,8 @@ pub enum Event {
     PathAnswered(PeerId, u16, u64),
     /// The peer sent us a probe: it is there, and speaks as we do. Told at most once per tick.
     PathAsked(PeerId),
+    /// A BPDU came in at a port with a guard against them. Told of each port at most once per tick.
+    Bpdu(PortId),
     /// The answer to a query.
     Reply(u64, Answer),
 }

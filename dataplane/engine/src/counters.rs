@@ -37,7 +37,7 @@ macro_rules! drop_reasons {
 }
 
 drop_reasons! {
-    /// The port is not live: not completely bound, cut, or unknown.
+    /// The port is not live: not completely bound, or unknown.
     PortNotLive = "port-not-live",
     /// Shorter than an Ethernet header.
     Runt = "runt",
@@ -117,6 +117,26 @@ drop_reasons! {
     TxError = "tx-error",
     /// The tunnel loops: a relayed packet's hop limit is used up.
     RelayLoop = "relay-loop",
+    /// From or for a port in quarantine.
+    Quarantined = "quarantined",
+    /// From or for a port that a guard has disabled.
+    ErrDisabled = "err-disabled",
+    /// Over the rate limit of what may come in at the port.
+    IngressRateLimit = "ingress-rate-limit",
+    /// Over the rate limit of what may leave by the port.
+    EgressRateLimit = "egress-rate-limit",
+    /// Sent by whoever listens at a mirror's target: nothing is taken from there.
+    MirrorTarget = "mirror-target",
+    /// A mirror's copy that its target could not have: no slot, not live, or longer than it carries.
+    MirrorLost = "mirror-lost",
+}
+
+impl DropReason {
+    /// Whether it is counted on the port where the frame should have left.
+    #[must_use]
+    pub const fn is_of_output(self) -> bool {
+        matches!(self, Self::TxQueueFull | Self::TxError | Self::EgressRateLimit | Self::MirrorLost)
+    }
 }
 
 impl fmt::Display for DropReason {
@@ -128,8 +148,8 @@ impl fmt::Display for DropReason {
 /// Number of reasons.
 pub const DROP_REASONS: usize = DropReason::ALL.len();
 
-/// Counters of one port. A drop is counted on the port where the frame came in, except
-/// `tx-queue-full` and `tx-error`, which are the output's own.
+/// Counters of one port. A drop is counted on the port where the frame came in, but for what is the output's
+/// own ([`DropReason::is_of_output`]).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PortCounters {
     /// Frames taken from the port.

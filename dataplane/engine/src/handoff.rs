@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 
 use rtrb::{Consumer, Producer, RingBuffer};
 
-use crate::command::PortId;
+use crate::command::{PortId, Rate};
 use crate::forward::share::News;
 use crate::frame::Parcel;
 use crate::limits::{HANDOFF_FRAMES, HANDOFF_NEWS};
@@ -100,8 +100,22 @@ impl Share {
     /// This share of a limit on what is received, not less than one.
     #[must_use]
     pub fn of_limit(self, limit: u32) -> u32 {
-        let share = u64::from(limit) * u64::from(self.queues) / u64::from(self.of.max(1));
-        u32::try_from(share).unwrap_or(limit).clamp(1, limit.max(1))
+        u32::try_from(self.of_u64(limit.into())).unwrap_or(limit)
+    }
+
+    fn of_u64(self, limit: u64) -> u64 {
+        let share = u128::from(limit) * u128::from(self.queues) / u128::from(self.of.max(1));
+        u64::try_from(share).unwrap_or(limit).clamp(1, limit.max(1))
+    }
+
+    /// This share of a rate, with its burst.
+    #[must_use]
+    pub fn of_rate(self, Rate { bps, pps, burst }: Rate) -> Rate {
+        Rate {
+            bps: bps.map(|bps| self.of_u64(bps)),
+            pps: pps.map(|pps| self.of_limit(pps)),
+            burst: burst.map(|bytes| self.of_limit(bytes)),
+        }
     }
 }
 

@@ -20,6 +20,10 @@ pub const SLOT_LARGE_LEN: usize = 65_536 + 512;
 /// queue holds, and still fit the second-level cache.
 pub const BATCH_BYTES: usize = 256 * 1024;
 
+/// Copies in large slots on a mirror target's queue: an eighth of a worker's large slots, so that mirrors never keep
+/// others from receiving super-frames.
+pub const MIRROR_LARGE_MAX: usize = 64;
+
 /// Segments one super-frame may be cut into: as many as a transmit queue holds. 64 KiB at the smallest MTU of IPv4
 /// hosts (576) make 126; a guest that asks for segments of one byte does not get 65,535.
 pub const SEGMENTS_MAX: usize = TX_QUEUE_LEN;

@@ -216,7 +216,8 @@ impl<P: FramePool> Worker<P> {
             let Some(input) = self.mailbox.inputs.pop() else { return taken };
             match input {
                 Input::Command(mut command) => {
-                    let live = matches!(&command, Command::SetPort(_, config) if config.live);
+                    // Of a port that is cut off, frames are still taken, to be dropped and counted.
+                    let live = matches!(&command, Command::SetPort(_, c) if c.live || c.policy.cut.is_some());
                     let port = self.share_limits(&mut command);
                     self.switch.apply(now, command, &mut self.pool);
                     match port.and_then(|id| Some((id, self.ports.get_mut(usize::from(id.0))?))) {
@@ -240,11 +241,14 @@ impl<P: FramePool> Worker<P> {
         COMMANDS_PER_POLL
     }
 
-    /// What a port may receive per second is for all of its queues: each worker grants its share. Returns the port.
+    /// What may pass a port per second is for all of its queues: each worker grants its share. Returns the port.
     fn share_limits(&self, command: &mut Command) -> Option<PortId> {
         let Command::SetPort(id, config) = command else { return None };
         if let Some(PortIo::Here(_, share)) = self.ports.get(usize::from(id.0)) {
             config.bum_pps = config.bum_pps.map(|pps| share.of_limit(pps));
+            for rate in [&mut config.policy.ingress, &mut config.policy.egress] {
+                *rate = share.of_rate(*rate);
+            }
         }
         Some(*id)
     }
@@ -252,6 +256,10 @@ impl<P: FramePool> Worker<P> {
     fn flush(&mut self, now: Instant) -> u64 {
         // Nothing leaves by new tables while the kernel follows verdicts of the old ones.
         self.switch.publish();
+        let ports = &self.ports;
+        self.switch.gate_leaving(now, &mut self.pool, |id| {
+            matches!(ports.get(usize::from(id.0)), Some(PortIo::Here(..)))
+        });
         let mut wake = 0;
         for at in 0..self.switch.port_bound() {
             match self.ports.get_mut(usize::from(at)).unwrap_or(&mut PortIo::None) {

@@ -64,6 +64,7 @@ impl World {
                     vlan: VlanPolicy::Transparent,
                     binding: Binding { macs, ips },
                     bum_pps: None,
+                    policy: Box::default(),
                     fdb_max: 100,
                 },
             ));

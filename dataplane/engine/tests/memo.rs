@@ -297,6 +297,7 @@ impl Rvm {
                 vlan: VlanPolicy::Transparent,
                 binding,
                 bum_pps: None,
+                policy: Box::default(),
                 fdb_max: 6,
             },
         ));

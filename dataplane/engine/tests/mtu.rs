@@ -45,6 +45,7 @@ impl Rvm {
             vlan: VlanPolicy::Transparent,
             binding: Binding::default(),
             bum_pps: None,
+            policy: Box::default(),
             fdb_max: 100,
         };
         let vni = Vni::new(100).unwrap();

@@ -162,6 +162,7 @@ fn port(vni: Option<Vni>, role: Role, mtu: u16) -> PortConfig {
         vlan: VlanPolicy::Transparent,
         binding: Binding::default(),
         bum_pps: None,
+        policy: Box::default(),
         fdb_max: 100,
     }
 }

@@ -156,6 +156,7 @@ fn config() -> PortConfig {
         vlan: VlanPolicy::Transparent,
         binding: Binding::default(),
         bum_pps: None,
+        policy: Box::default(),
         fdb_max: 1024,
     }
 }

@@ -50,6 +50,26 @@ impl RawSocket {
         Self { socket: socket.expect("an AF_PACKET socket on an interface of ours") }
     }
 
+    /// The same for frames with a virtio-net header in front, which says what is unfinished about them.
+    #[must_use]
+    #[track_caller]
+    pub fn with_headers(namespace: &Namespace, interface: &str) -> Self {
+        let raw = Self::open(namespace, interface);
+        let on: libc::c_int = 1;
+        // SAFETY: the option's value is an int of the length given, and only read.
+        let done = unsafe {
+            libc::setsockopt(
+                raw.socket.as_raw_fd(),
+                libc::SOL_PACKET,
+                libc::PACKET_VNET_HDR,
+                (&raw const on).cast(),
+                size_of::<libc::c_int>() as libc::socklen_t,
+            )
+        };
+        assert_eq!(done, 0, "PACKET_VNET_HDR: {}", io::Error::last_os_error());
+        raw
+    }
+
     /// Sends one frame as it is. The error says why the kernel itself refused it.
     pub fn send(&self, frame: &[u8]) -> io::Result<()> {
         // SAFETY: the buffer is valid for its length, and only read.

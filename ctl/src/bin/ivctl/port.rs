@@ -44,6 +44,37 @@ pub enum Verb {
         #[arg(long, value_name = "KEY")]
         unset: Vec<String>,
     },
+    /// Cut one off: nothing in, nothing out, until it is released
+    Quarantine {
+        /// Its name
+        name: String,
+    },
+    /// End a quarantine
+    Release {
+        /// Its name
+        name: String,
+    },
+    /// Send copies of what comes in and goes out at one to another, which then does nothing else
+    Mirror {
+        /// Its name
+        name: String,
+        /// The port that has the copies
+        #[arg(long, value_name = "PORT", required_unless_present = "off")]
+        to: Option<String>,
+        /// End it
+        #[arg(long, conflicts_with = "to")]
+        off: bool,
+    },
+    /// Enable one again that was disabled, by hand or by a guard (err-disabled)
+    Enable {
+        /// Its name
+        name: String,
+    },
+    /// Disable one: it is closed until it is enabled
+    Disable {
+        /// Its name
+        name: String,
+    },
     /// Delete one, and the interface if we made it
     Del {
         /// Its name
@@ -126,6 +157,30 @@ pub struct Flags {
     /// Broadcast, multicast and unknown-unicast frames per second; 0: no limit
     #[arg(long, value_name = "COUNT")]
     bum_pps: Option<u32>,
+    /// Bits per second taken from it, such as 100M; what exceeds it is dropped
+    #[arg(long, value_name = "RATE", value_parser = decimal)]
+    ingress_bps: Option<u64>,
+    /// Frames per second taken from it
+    #[arg(long, value_name = "RATE", value_parser = decimal)]
+    ingress_pps: Option<u64>,
+    /// Bytes that may come at once [default: a tenth of a second's worth]
+    #[arg(long, value_name = "BYTES", value_parser = decimal)]
+    ingress_burst: Option<u64>,
+    /// Bits per second sent to it
+    #[arg(long, value_name = "RATE", value_parser = decimal)]
+    egress_bps: Option<u64>,
+    /// Frames per second sent to it
+    #[arg(long, value_name = "RATE", value_parser = decimal)]
+    egress_pps: Option<u64>,
+    /// Bytes that may leave at once [default: a tenth of a second's worth]
+    #[arg(long, value_name = "BYTES", value_parser = decimal)]
+    egress_burst: Option<u64>,
+    /// Whether a BPDU that comes in disables it (else it is only dropped)
+    #[arg(long, value_name = "BOOL")]
+    bpdu_guard: Option<bool>,
+    /// Seconds after which it is enabled again when a guard has disabled it
+    #[arg(long, value_name = "SECONDS")]
+    errdisable_recovery: Option<u32>,
     /// Most MAC addresses learned on it
     #[arg(long, value_name = "COUNT")]
     fdb_max: Option<u32>,
@@ -164,6 +219,14 @@ impl Flags {
             .list("ip", self.ip)
             .put("vlan", vlan)
             .put("bum_pps", self.bum_pps)
+            .put("ingress_bps", self.ingress_bps)
+            .put("ingress_pps", self.ingress_pps)
+            .put("ingress_burst", self.ingress_burst)
+            .put("egress_bps", self.egress_bps)
+            .put("egress_pps", self.egress_pps)
+            .put("egress_burst", self.egress_burst)
+            .put("bpdu_guard", self.bpdu_guard)
+            .put("errdisable_recovery", self.errdisable_recovery)
             .put("fdb_max", self.fdb_max)
             .put("mtu", self.mtu)
             .put("kind", self.kind.and_then(|k| k.to_possible_value()).map(word))
@@ -174,7 +237,15 @@ impl Flags {
 
 /// Runs one of them.
 pub fn run(verb: Verb, client: &mut Client, printer: &Printer) -> Result<u8, Failure> {
+    let mut set =
+        |name: &str, set: Value| edit(client, printer, "port.set", json!({ "name": name, "set": set }));
     match verb {
+        Verb::Quarantine { name } => set(&name, json!({ "quarantine": true })),
+        Verb::Release { name } => set(&name, json!({ "quarantine": null })),
+        // Without `to` it ends.
+        Verb::Mirror { name, to, off: _ } => set(&name, json!({ "mirror": to })),
+        Verb::Disable { name } => set(&name, json!({ "enabled": false })),
+        Verb::Enable { name } => edit(client, printer, "port.enable", json!({ "name": name })),
         Verb::List => list(client, printer, "port.list", json!({}), table),
         Verb::Show { name } => list(client, printer, "port.list", json!({ "name": name }), table),
         Verb::Add { name, network, flags, may_exist } => {
@@ -214,11 +285,71 @@ pub fn table(rows: &[PortRow]) -> Table {
     table
 }
 
-/// How it is opened and why not better, or why it is not live.
+/// How it is opened and why not better, or why it is not live; and what its owner has laid upon it.
 pub fn note(r: &PortRow) -> String {
-    match (r.state.as_str(), r.reason.is_empty()) {
+    let mut notes = vec![match (r.state.as_str(), r.reason.is_empty()) {
         ("live", true) => r.mode.clone(),
         ("live", false) => format!("{} ({})", r.mode, r.reason),
         _ => r.why.clone(),
+    }];
+    notes.extend(r.mirror.iter().map(|to| format!("mirrored to {to}")));
+    if !r.mirrors.is_empty() {
+        notes.push(format!("has copies of {}", r.mirrors.join(", ")));
+    }
+    for (way, limit) in [("in", &r.ingress), ("out", &r.egress)] {
+        notes.extend(limit.bps.map(|bps| format!("{way} at most {}bit/s", decimal_text(bps))));
+        notes.extend(limit.pps.map(|pps| format!("{way} at most {} frames/s", decimal_text(pps.into()))));
+    }
+    notes.retain(|note| !note.is_empty());
+    notes.join("; ")
+}
+
+/// A number with k, M or G behind it (powers of 1000, as rates are written), or without.
+fn decimal(text: &str) -> Result<u64, String> {
+    let wrong = || format!("{text} is no number; one looks like 5000, 64k, 100M or 2.5G");
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit: u64 = match text[digits.len()..].to_ascii_lowercase().as_str() {
+        "" => 1,
+        "k" => 1_000,
+        "m" => 1_000_000,
+        "g" => 1_000_000_000,
+        _ => return Err(wrong()),
+    };
+    let (whole, part) = digits.split_once('.').unwrap_or((digits, ""));
+    let is_number = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
+    if whole.is_empty() || part.len() > 9 || !is_number(whole) || !is_number(part) {
+        return Err(wrong());
+    }
+    let whole = whole.parse::<u64>().ok().and_then(|n| n.checked_mul(unit)).ok_or_else(wrong)?;
+    let part = part.parse::<u64>().unwrap_or(0) * unit / 10_u64.pow(part.len() as u32);
+    whole.checked_add(part).ok_or_else(wrong)
+}
+
+/// The same the other way round, in full.
+fn decimal_text(n: u64) -> String {
+    for (unit, name) in [(1_000_000_000, " G"), (1_000_000, " M"), (1_000, " k")] {
+        if n >= unit && n.is_multiple_of(unit) {
+            return format!("{}{name}", n / unit);
+        }
+    }
+    format!("{n} ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_as_rates_are_written() {
+        for (text, n) in
+            [("5000", 5000), ("64k", 64_000), ("100M", 100_000_000), ("2.5G", 2_500_000_000), ("0.1k", 100)]
+        {
+            assert_eq!(decimal(text), Ok(n));
+        }
+        for text in ["", "k", "1.2.3", "-1", "1T", "99999999999G", "1 M", "1e3", ".5", "ä"] {
+            assert!(decimal(text).is_err(), "{text}");
+        }
+        assert_eq!(decimal_text(100_000_000), "100 M");
+        assert_eq!(decimal_text(1_234), "1234 ");
     }
 }

@@ -94,7 +94,7 @@ pub fn admit(
     bytes: &[u8],
 ) -> Result<Admission, DropReason> {
     if !port.config.live {
-        return Err(DropReason::PortNotLive);
+        return Err(port.why_closed());
     }
     match (port.config.role, h.outer) {
         (Role::Uplink, Some(_)) => admit_tunnel(tables, h),
@@ -130,7 +130,7 @@ fn admit_local(
     h: &Headers,
     bytes: &[u8],
 ) -> Result<Admission, DropReason> {
-    let net = port.net.ok_or(DropReason::PortNotLive)?;
+    let net = port.net.ok_or_else(|| port.why_closed())?;
     let network = tables.networks.at(net).ok_or(DropReason::PortNotLive)?;
     let vni = network.config.vni;
     // Two tags of room: what a CMS stacks behind its door.

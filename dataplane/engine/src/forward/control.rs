@@ -57,13 +57,19 @@ impl Switch {
                 self.compose_flood(None);
                 self.locate_stations();
             }
-            Command::SetPort(id, config) => {
+            Command::SetPort(id, mut config) => {
+                let policy = &mut config.policy;
+                if policy.tap {
+                    config.vni = None;
+                }
+                policy.mirror = policy.mirror.filter(|&to| to != id && !policy.tap);
                 let before = t.ports.get(id).map(|p| (p.config.vni, p.config.live));
                 let (vni, live) = (config.vni, config.live);
                 if before.is_some_and(|(v, _)| v != vni) {
                     t.fdb.flush(None, Some(crate::command::Location::Port(id)), true);
                 }
                 t.ports.set(now, id, config);
+                self.compose_gates();
                 self.compose_flood(vni);
                 if let Some((old, _)) = before.filter(|(v, _)| *v != vni) {
                     self.compose_flood(old);
@@ -76,6 +82,7 @@ impl Switch {
                 let Some(port) = t.ports.remove(id) else { return };
                 t.fdb.flush(None, Some(crate::command::Location::Port(id)), true);
                 self.end_merges(id);
+                self.compose_gates();
                 for frame in port.queue {
                     self.counters.queued -= 1;
                     self.counters.dropped += 1;
@@ -527,9 +534,12 @@ impl Switch {
     /// Takes a finished frame from another worker, for a port that this one owns. `None`: there was no slot for it.
     pub fn take_over<P: FramePool>(&mut self, id: PortId, frame: Option<Frame>, pool: &mut P) {
         self.counters.taken_over += 1;
-        match frame {
-            Some(frame) => self.enqueue(id, frame, pool),
-            None => self.count_drop(id, DropReason::PoolExhausted),
+        // It was sent before the other worker heard that the port was closed.
+        let closed = self.tables.ports.get(id).filter(|p| !p.config.live).map(|p| p.why_no_way_out());
+        match (frame, closed) {
+            (Some(frame), None) => self.enqueue(id, frame, pool),
+            (Some(frame), Some(reason)) => self.drop_frame(id, frame, reason, pool),
+            (None, _) => self.count_drop(id, DropReason::PoolExhausted),
         }
     }
 

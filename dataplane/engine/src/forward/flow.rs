@@ -129,6 +129,9 @@ pub fn compose(
         _ => return None,
     };
     let ingress = tables.ports.get(id)?;
+    if ingress.needs_walk() {
+        return None;
+    }
     let mut len_max = match adm.from {
         From::Port(_) => usize::from(ingress.config.mtu) + ethernet::HEADER_LEN + 2 * ethernet::TAG_LEN,
         From::Peer(..) | From::Underlay => usize::from(u16::MAX),
@@ -173,6 +176,10 @@ pub fn compose(
         }
         _ => return None,
     };
+    // Its frames are counted or copied one by one.
+    if tables.ports.get(out)?.needs_walk() {
+        return None;
+    }
     let edits = &verdict.edits;
     let nat = match edits.nat {
         Some(nat) if nat.address.is_v4() => Some((nat.source, nat.address.v4_bytes(), nat.delta)),

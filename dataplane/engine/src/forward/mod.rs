@@ -15,6 +15,7 @@ pub mod verdict;
 mod control;
 mod dhcp;
 mod fragment;
+mod gate;
 mod mss;
 mod output;
 mod path;
@@ -123,6 +124,8 @@ pub struct Switch {
     /// Room for what tunnel super-frames are taken apart into.
     opened: Vec<Frame>,
     merges: Merges,
+    /// Ports with a limit or a mirror for what leaves.
+    gated: Vec<PortId>,
     /// A queue is to be flushed before more comes.
     crowded: bool,
     events: Vec<Event>,
@@ -238,6 +241,7 @@ impl Switch {
             punted: Vec::with_capacity(BATCH_LEN),
             opened: Vec::with_capacity(BATCH_LEN * TUNNEL_DATAGRAMS_IN_MAX),
             merges: Merges::new(),
+            gated: Vec::new(),
             crowded: false,
             events: Vec::with_capacity(2 * LEARNED_EVENTS as usize),
             icmp_errors: TokenBucket::new(Instant::ZERO, Some(ICMP_ERRORS_PPS)),
@@ -262,7 +266,13 @@ impl Switch {
     /// Takes a batch that came in at `port` and leaves it empty: every frame is on a transmit queue,
     /// punted, or dropped and counted.
     pub fn forward<P: FramePool>(&mut self, now: Instant, port: PortId, batch: &mut Batch, pool: &mut P) {
-        let tunnels = self.tables.ports.get(port).is_some_and(|p| brings_tunnels(p.config.role, p.caps));
+        let (gated, tunnels) = match self.tables.ports.get(port) {
+            Some(p) => (p.gated, brings_tunnels(p.config.role, p.caps)),
+            None => (false, false),
+        };
+        if gated {
+            self.gate(now, port, batch, pool);
+        }
         if tunnels && batch.iter().any(|frame| frame.offload.gso_kind == GsoKind::Udp) {
             self.forward_opened(now, port, batch, pool);
         } else {

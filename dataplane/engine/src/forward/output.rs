@@ -77,7 +77,8 @@ impl Switch {
         let is_uplink = port.config.role == Role::Uplink;
         let mtu = usize::from(port.config.mtu);
         if !port.config.live || !is_uplink && port.config.vni != Some(verdict.vni) {
-            return self.drop_frame(from, frame, DropReason::EgressNotLive, pool);
+            let reason = port.why_no_way_out();
+            return self.drop_frame(from, frame, reason, pool);
         }
         if !is_uplink {
             let Some(edit) = port.vlan.egress(verdict.vid) else {

@@ -4,8 +4,8 @@
 //! A probe is a packet like those it speaks for: the same outer header, an unusual source port, never
 //! fragmented. Only peers are answered, with less than they sent, and only a bounded number per second.
 
-use super::Switch;
 use super::parse::Headers;
+use super::{Switch, TICK};
 use crate::command::{Event, PeerId, PortId};
 use crate::counters::DropReason;
 use crate::frame::{Frame, FramePool, SlotSize};
@@ -77,7 +77,21 @@ impl Switch {
             pool.free(frame);
             return self.take_probe(now, peer, kind, size, nonce, pool);
         }
+        if reason == DropReason::LinkLocalGroup && h.eth_dst.is_bridge_group() {
+            self.tell_of_bpdu(now, id);
+        }
         self.drop_frame(id, frame, reason, pool);
+    }
+
+    /// A BPDU is dropped like everything to its group; where there is a guard against them, the agent decides more.
+    fn tell_of_bpdu(&mut self, now: Instant, id: PortId) {
+        if let Some(port) = self.tables.ports.get_mut(id)
+            && port.config.policy.bpdu_guard
+            && port.next_bpdu <= now
+        {
+            port.next_bpdu = now + TICK;
+            self.events.push(Event::Bpdu(id));
+        }
     }
 
     /// The probe in a tunnel packet that came from a peer, whole.

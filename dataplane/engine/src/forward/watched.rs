@@ -26,7 +26,7 @@ struct Mark {
 /// What a rehearsal changes beside the queues.
 struct Before {
     counters: SwitchCounters,
-    ports: Vec<(PortId, PortCounters, TokenBucket)>,
+    ports: Vec<(PortId, PortCounters, TokenBucket, Instant)>,
     peers: Vec<(PeerId, u64, u64)>,
     hits: Vec<[u64; 2]>,
     icmp_errors: TokenBucket,
@@ -136,7 +136,11 @@ impl Switch {
         let t = &self.tables;
         Before {
             counters: self.counters,
-            ports: t.ports.iter().map(|(id, p)| (id, p.counters.clone(), p.bum.clone())).collect(),
+            ports: t
+                .ports
+                .iter()
+                .map(|(id, p)| (id, p.counters.clone(), p.bum.clone(), p.next_bpdu))
+                .collect(),
             peers: t.peers.iter().map(|(id, p)| (id, p.tx, p.rx)).collect(),
             hits: t.floating.hits(),
             icmp_errors: self.icmp_errors.clone(),
@@ -158,9 +162,9 @@ impl Switch {
             }
         }
         self.punted.drain(mark.punted..).for_each(|frame| pool.free(frame));
-        for (id, counters, bum) in before.ports {
+        for (id, counters, bum, next_bpdu) in before.ports {
             if let Some(port) = self.tables.ports.get_mut(id) {
-                (port.counters, port.bum) = (counters, bum);
+                (port.counters, port.bum, port.next_bpdu) = (counters, bum, next_bpdu);
             }
         }
         for (id, tx, rx) in before.peers {

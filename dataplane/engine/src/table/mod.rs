@@ -5,6 +5,7 @@ pub mod floating_ip;
 pub mod neighbor;
 pub mod network;
 pub mod peer;
+pub mod policer;
 pub mod port;
 pub mod source_route;
 pub mod underlay;

@@ -3,18 +3,19 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
-use crate::command::{PortConfig, PortId, Role, VlanPolicy, Vni};
+use crate::command::{Cut, PortConfig, PortId, Role, VlanPolicy, Vni};
 use crate::counters::{DropReason, PortCounters};
 use crate::frame::Frame;
 use crate::limits::{PORTS_MAX, TX_QUEUE_LEN};
 use crate::port::PortCaps;
 use crate::table::network::NetId;
+use crate::table::policer::Policer;
 use crate::time::Instant;
 use crate::wire::ip::Ip;
 use crate::wire::mac::MacAddr;
 
 /// Maps a `PortId` to everything about the port that a frame needs. Dense; written by commands only,
-/// apart from counters, the transmit queue and the BUM bucket.
+/// apart from counters, the transmit queue and the buckets of its limits.
 #[derive(Debug, Default)]
 pub struct PortTable {
     ports: Vec<Option<Box<PortEntry>>>,
@@ -33,6 +34,14 @@ pub struct PortEntry {
     pub vlan: VlanRules,
     /// Its limit for broadcast, multicast and unknown unicast.
     pub bum: TokenBucket,
+    /// Its limit for what comes in.
+    pub ingress: Option<Box<Policer>>,
+    /// Its limit for what leaves.
+    pub egress: Option<Box<Policer>>,
+    /// Whether something is done with each frame that comes in before its walk.
+    pub gated: bool,
+    /// When a BPDU is told of at the earliest.
+    pub next_bpdu: Instant,
     /// Its counters.
     pub counters: PortCounters,
     /// Frames waiting for the flush.
@@ -71,10 +80,23 @@ impl PortTable {
                     port.bum = bum;
                 }
                 port.vlan = vlan;
+                // A limit that stays keeps how much of it is used: to repeat a setting lets nothing through.
+                let (old, new) = (&port.config.policy, &config.policy);
+                if old.ingress != new.ingress {
+                    port.ingress = Policer::new(now, new.ingress);
+                }
+                if old.egress != new.egress {
+                    port.egress = Policer::new(now, new.egress);
+                }
+                port.gated = port.ingress.is_some() || new.mirror.is_some();
                 port.config = config;
             }
             empty => {
                 *empty = Some(Box::new(PortEntry {
+                    ingress: Policer::new(now, config.policy.ingress),
+                    egress: Policer::new(now, config.policy.egress),
+                    gated: config.policy.ingress.is_limit() || config.policy.mirror.is_some(),
+                    next_bpdu: now,
                     config,
                     net: None,
                     caps: PortCaps::default(),
@@ -120,6 +142,38 @@ impl PortEntry {
     #[must_use]
     pub fn live_member(&self) -> Option<Vni> {
         if self.config.live && self.config.role != Role::Uplink { self.config.vni } else { None }
+    }
+
+    /// Whether something is done with each frame that leaves behind its walk.
+    #[must_use]
+    pub fn is_gated_leaving(&self) -> bool {
+        self.egress.is_some() || self.config.policy.mirror.is_some()
+    }
+
+    /// Whether every frame from here and for here has to come by, so that no verdict may be followed elsewhere.
+    #[must_use]
+    pub fn needs_walk(&self) -> bool {
+        self.gated || self.is_gated_leaving()
+    }
+
+    /// Why nothing comes in, of a port that is not live or joins no network.
+    #[must_use]
+    pub fn why_closed(&self) -> DropReason {
+        match self.config.policy.cut {
+            Some(Cut::Quarantine) => DropReason::Quarantined,
+            Some(Cut::ErrDisabled) => DropReason::ErrDisabled,
+            None if self.config.policy.tap => DropReason::MirrorTarget,
+            None => DropReason::PortNotLive,
+        }
+    }
+
+    /// Why nothing may leave by it.
+    #[must_use]
+    pub fn why_no_way_out(&self) -> DropReason {
+        match self.why_closed() {
+            cut @ (DropReason::Quarantined | DropReason::ErrDisabled) => cut,
+            _ => DropReason::EgressNotLive,
+        }
     }
 
     /// Whether the iVM behind may use this source MAC.

@@ -48,6 +48,12 @@ impl MacAddr {
         matches!(self.0, [0x01, 0x80, 0xc2, 0x00, 0x00, 0x00..=0x0f])
     }
 
+    /// 01-80-C2-00-00-00 and -08: where bridges and provider bridges send BPDUs (802.1Q-2018 table 8-1, 8-2).
+    #[must_use]
+    pub const fn is_bridge_group(self) -> bool {
+        matches!(self.0, [0x01, 0x80, 0xc2, 0x00, 0x00, 0x00 | 0x08])
+    }
+
     /// The address as the low 48 bits of an integer.
     #[must_use]
     pub const fn to_u64(self) -> u64 {

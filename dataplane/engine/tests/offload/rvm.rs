@@ -183,6 +183,7 @@ fn port(vni: Option<Vni>, role: Role) -> PortConfig {
         vlan: VlanPolicy::Transparent,
         binding: Binding::default(),
         bum_pps: None,
+        policy: Box::default(),
         fdb_max: 100,
     }
 }

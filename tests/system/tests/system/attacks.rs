@@ -243,6 +243,105 @@ fn t05_link_local_groups_are_not_forwarded() {
     println!("t05: 4000 link-local frames, 0 delivered, {} counted", counted());
 }
 
+/// Frames cut short, lengthened, of lengths that lie and with bytes changed, from a guest and from a door: the switch
+/// goes on, every frame is counted, and others lose next to nothing.
+#[test]
+fn t06_malformed_frames() {
+    let Some(lab) = Lab::new() else { return };
+    let Victims { h1, h3, h5, mut switch, raw } = victims(&lab, as_guest, "");
+    let stream = Stream::start(&h3, &h5, "10.1.0.5:9".parse().unwrap(), 2000);
+    stream.wait_more(100, "at the start");
+    let address = |last| Ipv4Addr::new(10, 1, 0, last);
+    let udp = udp_frame((h1.mac("eth0"), address(1), 7), (h3.mac("eth0"), address(3), 7), &[], &[7; 200]);
+    let mut v6 = [&h3.mac("eth0")[..], &h1.mac("eth0"), &[0x86, 0xdd, 0x60, 0, 0, 0, 0, 60, 0, 64]].concat();
+    v6.extend([[0xfd, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1], [0xfd; 16]].concat());
+    v6.resize(114, 0);
+    let (mut random, mut sent) = (Random(6), 0_u64);
+    for n in 0..20_000 {
+        let mut bytes = [&udp, &v6][n % 2].clone();
+        for _ in 0..=random.next() % 4 {
+            // Not the MAC addresses: their guards would hide what is behind them.
+            let at = 12 + random.next() as usize % (bytes.len() - 12);
+            bytes[at] = random.next() as u8;
+        }
+        match n % 5 {
+            0 => bytes.truncate(14 + random.next() as usize % (bytes.len() - 14)),
+            1 => bytes.resize(bytes.len() + random.next() as usize % 1200, 0xaa),
+            // The length that the header claims.
+            2 => bytes[16..18].copy_from_slice(&(random.next() as u16).to_be_bytes()),
+            _ => {}
+        }
+        sent += u64::from(raw.send(&bytes).is_ok());
+    }
+    let rx = || switch.json("port show h1")[0]["stats64"]["rx"]["packets"].as_u64().expect("a counter");
+    wait_for("nearly all to be taken", || rx() >= sent * 9 / 10);
+    let dropped = total_drops(&switch, "h1");
+    let report = stream.finish();
+    println!("t06: {sent} malformed frames, {dropped} refused; others: {report}");
+    assert!(dropped > 1000 && report.share() >= 0.98, "{dropped}; {report}");
+    switch.counters_at_rest();
+    switch.assert_running();
+    h3.reaches("10.1.0.5");
+}
+
+/// Every corner value of the virtio-net header on frames that are right without it: the switch never makes a wrong
+/// checksum of them, and a stream between others goes on.
+#[test]
+fn t07_offload_facts_that_lie() {
+    let Some(lab) = Lab::new() else { return };
+    let Victims { h1, h3, h5, mut switch, .. } = victims(&lab, |_| "kind = \"packet\"\n".into(), "");
+    let stream = Stream::start(&h5, &h3, "10.1.0.3:9".parse().unwrap(), 1000);
+    stream.wait_more(100, "at the start");
+    let raw = RawSocket::with_headers(&h1, "eth0");
+    let (own, to) = (h1.mac("eth0"), h3.mac("eth0"));
+    let link = || etherparse::PacketBuilder::ethernet2(own, to).ipv4([10, 1, 0, 1], [10, 1, 0, 3], 64);
+    let (mut tcp, mut udp) = (Vec::new(), Vec::new());
+    link().tcp(7, 7, 1, 1000).write(&mut tcp, &[5; 300]).unwrap();
+    link().udp(7, 7).write(&mut udp, &[5; 300]).unwrap();
+    // No checksum, which what is inside may then be unfinished under.
+    udp[40..42].fill(0);
+    let seen = Capture::start(&lab, &h3, "eth0", "src host 10.1.0.1 and (tcp or udp) and port 7");
+    let (mut sent, mut refused) = (0_u64, 0_u64);
+    for frame in [&tcp, &udp] {
+        for flags in [0_u8, 1, 2, 4, 0xff] {
+            for gso_type in [0_u8, 1, 3, 4, 5, 0x81, 0xff] {
+                for header_len in [0_u16, 54, u16::MAX] {
+                    for gso_size in [0_u16, 1, 100, u16::MAX] {
+                        for start in [0_u16, 14, 34, 60, u16::MAX] {
+                            for offset in [0_u16, 6, 16, u16::MAX] {
+                                let mut bytes = vec![flags, gso_type];
+                                for field in [header_len, gso_size, start, offset] {
+                                    bytes.extend(field.to_le_bytes());
+                                }
+                                bytes.extend_from_slice(frame);
+                                match raw.send(&bytes) {
+                                    Ok(()) => sent += 1,
+                                    Err(_) => refused += 1,
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+    assert!(sent > 500, "the kernel itself refused {refused} of them");
+    let rx = || switch.json("port show h1")[0]["stats64"]["rx"]["packets"].as_u64().expect("a counter");
+    wait_for("nearly all to be taken", || rx() >= sent * 9 / 10);
+    let report = stream.finish();
+    let packets = seen.stop();
+    println!(
+        "t07: {sent} frames ({refused} refused by the kernel), {} arrived, {} refused by us; others: {report}",
+        packets.count("10.1.0.1.7"),
+        switch.drops("h1", "offload-invalid")
+    );
+    assert!(packets.count("10.1.0.1.7") > 100);
+    assert_eq!(packets.bad_checksums(), Vec::<&str>::new());
+    assert!(report.share() >= 0.98, "{report}");
+    switch.counters_at_rest();
+    switch.assert_running();
+}
+
 /// About 1 Mbit/s of frames that never repeat (addresses, ports, VLANs): others keep 98 % at least.
 #[test]
 fn t08_a_crafted_flood_costs_others_little() {
@@ -333,6 +432,65 @@ fn t12_t13_t16_tunnel_packets_that_nobody_asked_for() {
     }
     h1.reaches("10.1.0.2");
     assert_eq!(seen.stop().text(), "", "delivered");
+}
+
+/// Path probes, answers and BFD forged by stations of the overlay, here and behind the tunnel: what the switch
+/// believes of its peers does not change.
+#[test]
+fn t15_keepalives_forged_from_inside_the_overlay() {
+    let Some(lab) = Lab::new() else { return };
+    let FarKernel { h1, h2, switch, .. } = FarKernel::new(&lab, V4, false);
+    h1.reaches("10.1.0.2");
+    // All but the counters and the age of what is believed.
+    let believed = || {
+        let peer = switch.json("mtu")["peers"][0].clone();
+        let resolved = switch.json("peer list")[0]["resolved"].clone();
+        ["path_mtu", "carried", "origin", "fragment"].map(|key| peer[key].to_string() + &resolved.to_string())
+    };
+    let before = believed();
+    assert!(before[0].contains("1500"), "{before:?}");
+    let (mut random, mut sent) = (Random(15), 0);
+    let group = [1, 0x80, 0xc2, 0, 0, 0x0e];
+    for (host, port) in [(&h1, "h1"), (&h2, "")] {
+        let (raw, own) = (RawSocket::open(host, "eth0"), host.mac("eth0"));
+        for n in 0..1000_u64 {
+            // As `wire/path_probe.rs` has it: magic, version, kind, size, nonce.
+            let (kind, size) = (1 + (n % 2) as u8, [576_u16, 1000, 1500, 9000][n as usize % 4]);
+            let mut probe =
+                [&b"ivpm"[..], &[1, kind], &size.to_be_bytes(), &random.next().to_be_bytes()].concat();
+            probe.resize(1400, 0);
+            let inner = frame(group, own, 0x88b5, &probe);
+            let (a, b) = if port.is_empty() { (2, 1) } else { (1, 2) };
+            let address = |last| Ipv4Addr::new(10, 1, 0, last);
+            let to = if port.is_empty() { h1.mac("eth0") } else { h2.mac("eth0") };
+            let udp = |port, payload: &[u8]| {
+                udp_frame((own, address(a), 50_000), (to, address(b), port), &[], payload)
+            };
+            for bytes in [
+                inner.clone(),
+                // A tunnel within the tunnel, of VNI 0, to the address of our own VTEP too.
+                udp(4789, &vxlan(8, 0, 0, &inner[..1300])),
+                udp_frame(
+                    (own, address(a), 50_000),
+                    (to, Ipv4Addr::new(10, 0, 0, 11), 4789),
+                    &[],
+                    &vxlan(8, 0, 0, &inner[..1300]),
+                ),
+                // BFD: single hop and multihop, session down.
+                udp(3784, &[0x20, 0x40, 3, 24, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0]),
+                udp(4784, &[0x20, 0x40, 3, 24, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0]),
+            ] {
+                sent += u32::from(raw.send(&bytes).is_ok());
+            }
+            if n % 16 == 0 {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+    }
+    wait_for("probes from the port to be refused", || switch.drops("h1", "link-local-group") >= 900);
+    h1.reaches("10.1.0.2");
+    println!("t15: {sent} forged keepalives, {} refused at the port", switch.drops("h1", "link-local-group"));
+    assert_eq!(believed(), before);
 }
 
 /// A port is added and removed 60 times beside a flooder of another network: not one of its frames crosses.

@@ -20,6 +20,7 @@ mod lifecycle;
 mod mtu;
 mod nested;
 mod operate;
+mod policy;
 mod privileges;
 mod restart;
 mod topology;

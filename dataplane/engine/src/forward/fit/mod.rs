@@ -100,6 +100,20 @@ pub fn wire_len(bytes: &[u8], offload: Offload) -> usize {
     }
 }
 
+/// Frames and bytes that a frame is on the wire: those of the segments that a super-frame stands for. Its facts need not
+/// be true.
+#[must_use]
+pub fn on_the_wire(bytes: &[u8], offload: Offload) -> (u64, u64) {
+    let len = bytes.len() as u64;
+    let (kind, size) = (offload.gso_kind, u64::from(offload.gso_size));
+    if kind == GsoKind::None || size == 0 {
+        return (1, len);
+    }
+    let header_len = payload_at(bytes, usize::from(offload.csum_start), kind) as u64;
+    let segments = len.saturating_sub(header_len).div_ceil(size).max(1);
+    (segments, len + (segments - 1) * header_len)
+}
+
 /// Where the payload behind the transport header at `l4_at` starts.
 fn payload_at(bytes: &[u8], l4_at: usize, kind: GsoKind) -> usize {
     match kind {

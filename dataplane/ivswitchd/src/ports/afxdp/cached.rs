@@ -264,6 +264,7 @@ impl World {
             vlan,
             binding: Binding { macs: vec![mac(1), mac(2), mac(3)], ips: vec![] },
             bum_pps: None,
+            policy: Box::default(),
             fdb_max: 100,
         };
         self.apply(Command::SetPort(UPLINK, port(None, Role::Uplink, 1600, VlanPolicy::Transparent)));
