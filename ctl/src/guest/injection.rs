@@ -55,6 +55,7 @@ fn any_guest() -> impl Strategy<Value = Guest> {
             model,
             mtu: None,
             offloads,
+            shared: None,
         });
     let uuid = prop_oneof![3 => Just("6b0fa8a1-5f0e-4b5d-9a9e-0123456789ab".to_owned()), 1 => nasty()];
     let channels = vec((nasty(), path()), 0..2);
@@ -66,6 +67,7 @@ fn any_guest() -> impl Strategy<Value = Guest> {
             shares: None,
             memory: 256 << 20,
             memory_max: 256 << 20,
+            shared_memory: false,
             accel: Accel::Tcg,
             boot,
             disks,

@@ -439,7 +439,7 @@ impl NicWish {
     #[must_use]
     pub fn kind(&self, shared_memory: bool) -> PortKind {
         let fastest =
-            if shared_memory && self.model == "virtio" { PortKind::Vhostuser } else { PortKind::default() };
+            if shared_memory && self.model == "virtio" { PortKind::Vhostuser } else { PortKind::Afxdp };
         self.kind.unwrap_or(fastest)
     }
 }

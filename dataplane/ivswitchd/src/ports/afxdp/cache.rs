@@ -237,6 +237,8 @@ enum Phase {
 /// What the kernel refuses.
 pub fn create(workers: usize) -> Result<(Vec<Writer>, CacheControl), LoadError> {
     let maps = Arc::new(SharedMaps::create()?);
+    // They live as long as the process: a confined worker, if it ended last, could not close them.
+    std::mem::forget(maps.clone());
     let mapping = |map, words| {
         Mapping::new(map, words).map_err(|cause| LoadError::Kernel { cause, log: String::new() })
     };
@@ -734,7 +736,9 @@ impl CacheControl {
 
     /// What the driver counted tells what became of redirected frames.
     fn watch(&mut self, id: PortId) {
-        let Some(port) = self.ports.get_mut(&id).filter(|port| port.veth && port.unfit.is_none()) else { return };
+        let Some(port) = self.ports.get_mut(&id).filter(|port| port.veth && port.unfit.is_none()) else {
+            return;
+        };
         let Some(sent) = probe::xdp_sent(&port.interface) else { return };
         // Of what had been redirected when we looked last all has arrived by now, or never will. A driver that
         // refuses frames counts them; one that cannot take any does not.

@@ -178,7 +178,11 @@ impl World {
             return (false, bytes.to_vec());
         }
         let (verdict, got) = test_run::dry(programs.tc.as_raw_fd(), bytes);
-        assert_eq!(verdict == TC_REDIRECT, heard == 0, "heard or followed, never both or neither: {bytes:02x?}");
+        assert_eq!(
+            verdict == TC_REDIRECT,
+            heard == 0,
+            "heard or followed, never both or neither: {bytes:02x?}"
+        );
         (heard == 0, got)
     }
 

@@ -429,8 +429,9 @@ pub fn set_tail_call(map: &MapData, index: u32, program: &OwnedFd) -> io::Result
     };
     // SAFETY: the pointer and length describe `attributes`, whose pointers are to a key and a value of four bytes each,
     // which is what maps of programs have.
-    let done =
-        unsafe { libc::syscall(libc::SYS_bpf, BPF_MAP_UPDATE_ELEM, &raw const attributes, size_of::<Update>()) };
+    let done = unsafe {
+        libc::syscall(libc::SYS_bpf, BPF_MAP_UPDATE_ELEM, &raw const attributes, size_of::<Update>())
+    };
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 

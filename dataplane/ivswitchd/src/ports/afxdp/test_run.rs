@@ -43,9 +43,8 @@ fn run(program: RawFd, frame: &[u8], out: &mut [u8], flags: u32) -> io::Result<T
     };
     // SAFETY: the pointer and length describe `attributes`, and those in it describe `frame`, which the kernel only
     // reads, and `out`, which it writes.
-    let done = unsafe {
-        libc::syscall(libc::SYS_bpf, BPF_PROG_TEST_RUN, &raw mut attributes, size_of::<TestRun>())
-    };
+    let done =
+        unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_TEST_RUN, &raw mut attributes, size_of::<TestRun>()) };
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(attributes) }
 }
 

@@ -114,7 +114,8 @@ pub fn open(
         guard,
         overruns: AtomicU64::new(0),
     };
-    let interface = InterfaceFacts::of(&spec.interface).map_err(failed("it cannot be asked", "look at it"))?;
+    let interface =
+        InterfaceFacts::of(&spec.interface).map_err(failed("it cannot be asked", "look at it"))?;
     let unfit = followed.err().map(|error| format!("its programs cannot be loaded: {error}"));
     let candidate = Candidate { interface, way: Way::Skb, unfit };
     let port = |socket| PacketPort {
