@@ -4,7 +4,7 @@
 #   IVS_XDP          auto (default), native, copy or generic
 #   IVS_KIND         kind of the doors: afxdp (default), packet or tap
 #   IVS_UPLINK_KIND  kind of the uplink: afxdp (default), packet or udp
-#   IVS_CACHE        off: without the verdict cache
+#   IVS_CACHE        auto (default), on or off: where the kernel follows verdicts of hot flows
 #   IVS_WORKERS      workers of a daemon (default: 1); with more it may use every core
 set -euo pipefail
 . "$(dirname "$0")/../env.sh"

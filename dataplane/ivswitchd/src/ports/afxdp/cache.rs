@@ -678,6 +678,9 @@ impl CacheControl {
         let by_skb = port.way == Way::Skb;
         port.reason = if let Some(unfit) = &port.unfit {
             unfit.clone()
+        } else if by_skb && self.mode != CacheMode::On {
+            // What a sender says of an unfinished checksum, the walk holds against the packet; tc cannot see it.
+            "it would take senders at their word about unfinished checksums; cache = \"on\" does".to_owned()
         } else if by_skb {
             String::new()
         } else if port.veth && !port.proven {
@@ -695,7 +698,8 @@ impl CacheControl {
             0
         };
         let now = u64::from(port.index) | IN | output | port.opened << OPENED_SHIFT;
-        let now = if port.unfit.is_none() { now } else { 0 };
+        let out_of_it = port.unfit.is_some() || by_skb && !port.reason.is_empty();
+        let now = if out_of_it { 0 } else { now };
         self.shared.set_port(id, now);
         self.ports.insert(id, port);
     }
