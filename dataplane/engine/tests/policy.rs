@@ -614,7 +614,7 @@ proptest! {
 fn configure(rvm: &mut Rvm, p: u8, (live, policy): &(bool, PortPolicy), without_mirror: bool) {
     rvm.set(PORTS[p as usize], |config| {
         config.live = *live && policy.cut.is_none();
-        config.policy = Box::new(policy.clone());
+        *config.policy = policy.clone();
         if without_mirror {
             config.policy.mirror = None;
         }
