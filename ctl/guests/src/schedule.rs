@@ -1,7 +1,7 @@
 //! `ivctl guest schedule`: what is to be done with a guest at a time (N-08).
 //!
 //! An entry is a file, written whole and renamed into place, so the list survives restarts of everything. `run`
-//! carries out what is due: the service `ivswitch-guests` keeps it running. What came due while nothing ran is done
+//! carries out what is due: a service keeps it running. What came due while nothing ran is done
 //! at the next start, since that is nearer to what was wanted than never. An entry is removed once it was tried, with
 //! its outcome in the log; it is not tried again, since the second `stop` might meet a guest started by hand since.
 

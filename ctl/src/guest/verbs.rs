@@ -257,7 +257,7 @@ pub enum ScheduleVerb {
         /// Its number
         number: u64,
     },
-    /// Carry out what is due, until ended; the service ivswitch-guests runs this
+    /// Carry out what is due, until ended: for a service to run
     Run {
         /// Only what is due now
         #[arg(long)]

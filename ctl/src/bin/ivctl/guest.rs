@@ -15,7 +15,7 @@ const PACKAGED: &str = "/usr/lib/ivswitch/ivctl-guest";
 pub fn hand_over() -> Failure {
     let what = "guests cannot be managed here";
     let Some(program) = find() else {
-        let how = "install the package ivswitch-guests, or build it: apt-get install libvirt-dev; cargo build -p guests";
+        let how = "build it: apt-get install libvirt-dev; cargo build --release -p guests";
         return Failure::new(1, what, format!("{PROGRAM} is neither beside ivctl nor at {PACKAGED}"), how);
     };
     let e = Command::new(&program).args(std::env::args_os().skip(1)).exec();
