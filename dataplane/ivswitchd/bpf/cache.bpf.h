@@ -32,8 +32,10 @@ enum {
 struct cache {
 	__u64 epoch;         // of the flows that hold
 	__u64 mix[6];        // odd numbers that nobody else knows
-	__u64 on;
+	__u64 on;            // ON_*
 };
+
+enum { ON_XDP = 1, ON_SKB = 2 };
 
 struct slot {
 	__u64 epoch;

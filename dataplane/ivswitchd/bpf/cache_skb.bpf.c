@@ -120,7 +120,7 @@ static __always_inline int follow_socket_at(struct __sk_buff *skb, const __u32 b
 	if (!decision)
 		return HEARD;
 	*decision = 0;
-	if (!c || !*(volatile __u64 *)&c->on || skb->vlan_present || skb->mark == GO_UP)
+	if (!c || !(*(volatile __u64 *)&c->on & ON_SKB) || skb->vlan_present || skb->mark == GO_UP)
 		return HEARD;
 	__u64 epoch = *(volatile __u64 *)&c->epoch;
 	struct { __u8 bytes[OUTER_LEN + 54]; } __attribute__((aligned(8))) first = {};

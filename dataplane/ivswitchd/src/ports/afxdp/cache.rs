@@ -155,6 +155,9 @@ const OUT: u64 = 1 << 33;
 const SKB: u64 = 1 << 34;
 /// Above it: how many ports were opened before this one.
 const OPENED_SHIFT: u32 = 35;
+/// Bits of the word that says whether the cache is on.
+const ON_XDP: u64 = 1;
+const ON_SKB: u64 = 2;
 /// An epoch that never is.
 const STALE: u64 = u64::MAX;
 
@@ -612,7 +615,8 @@ impl CacheControl {
     pub fn set_mode(&mut self, mode: CacheMode) {
         self.mode = mode;
         let on = mode != CacheMode::Off && self.unfit.is_none();
-        self.shared.on().store(on.into(), Ordering::SeqCst);
+        let ways = if mode == CacheMode::On { ON_XDP | ON_SKB } else { ON_XDP };
+        self.shared.on().store(if on { ways } else { 0 }, Ordering::SeqCst);
         for id in self.ports.keys().copied().collect::<Vec<_>>() {
             self.judge(id);
         }
