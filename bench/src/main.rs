@@ -221,6 +221,9 @@ fn command(arguments: &Arguments) -> String {
     if let Some(rounds) = arguments.rounds {
         command += &format!(" --rounds {rounds}");
     }
+    if let Some(minutes) = arguments.minutes {
+        command += &format!(" --minutes {minutes}");
+    }
     for (option, list) in [("--peers", &arguments.peers), ("--scenarios", &arguments.scenarios)] {
         if !list.is_empty() {
             command += &format!(" {option} {}", list.join(","));
