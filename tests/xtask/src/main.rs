@@ -40,13 +40,13 @@ enum Task {
     },
     /// The book, into `target/book`, with its transcripts and reference made by running them, as root
     Book,
-    /// The Debian package, into `target/package`
+    /// The Debian packages, into `target/package`
     Package {
         /// The unoptimised build, to try the package itself
         #[arg(long)]
         debug: bool,
     },
-    /// Install, look at and purge the package in a fresh Debian, as root; what it leaves is an error
+    /// Install, look at and purge the packages in a fresh Debian, as root; what it leaves is an error
     PackageTest {
         /// The unoptimised build
         #[arg(long)]

@@ -1,4 +1,4 @@
-//! The Debian package, and what installing and purging it does to a Debian that has nothing else.
+//! The Debian packages, and what installing and purging them does to a Debian that has little else.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,15 +8,21 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::{as_root, cargo, find, install, run, target_dir, workspace};
 
-/// Builds `target/package/ivswitch_*.deb`; gives its path.
-pub fn build(debug: bool) -> Result<PathBuf> {
+/// The packages, and the crates they are described in.
+const PACKAGES: [(&str, &str); 3] =
+    [("ivswitch", "ivswitchd"), ("ivswitch-guests", "guests"), ("ivswitch-ovs-compat", "ctl")];
+
+/// Builds `target/package/*.deb`; gives their paths, in the order to install them.
+pub fn build(debug: bool) -> Result<Vec<PathBuf>> {
     if find("cargo-deb").is_none() {
         run(cargo().args(["install", "cargo-deb", "--locked", "--version", "^2"]))?;
     }
+    // What links libvirt.
+    install(&[&crate::FOR_THE_GUESTS[..2]])?;
     let binaries = crate::build(!debug)?;
-    let mut ivbench = cargo();
-    ivbench.args(["build", "--quiet", "--package", "ivbench"]);
-    run(if debug { &mut ivbench } else { ivbench.arg("--release") })?;
+    let mut others = cargo();
+    others.args(["build", "--quiet", "--package", "guests", "--package", "ivbench"]);
+    run(if debug { &mut others } else { others.arg("--release") })?;
     // The name in the package's list of assets, wherever cargo builds.
     let out = workspace().join("target/package");
     let _ = fs::remove_dir_all(&out);
@@ -32,15 +38,23 @@ pub fn build(debug: bool) -> Result<PathBuf> {
         let script = said(Command::new(binaries.join("ivctl")).args(["completion", shell]))?;
         fs::write(out.join(file), script)?;
     }
+    PACKAGES.iter().map(|(name, described)| deb(name, described, &out, debug)).collect()
+}
+
+/// One of them.
+fn deb(name: &str, described: &str, out: &Path, debug: bool) -> Result<PathBuf> {
     let mut deb = cargo();
-    deb.args(["deb", "--no-build", "--package", "ivswitchd", "--output"]).arg(&out);
+    deb.args(["deb", "--no-build", "--package", described, "--output"]).arg(out);
     if debug {
         deb.args(["--profile", "dev"]);
     }
     run(&mut deb)?;
-    let built = fs::read_dir(&out)?.flatten().map(|entry| entry.path());
-    let package = built.into_iter().find(|path| path.extension().is_some_and(|e| e == "deb"));
-    let package = package.context("cargo deb made no package")?;
+    let is = |path: &PathBuf| {
+        let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        file.starts_with(&format!("{name}_")) && file.ends_with(".deb")
+    };
+    let package = fs::read_dir(out)?.flatten().map(|entry| entry.path()).find(is);
+    let package = package.with_context(|| format!("cargo deb made no package {name}"))?;
     println!("{}: {} KiB", package.display(), fs::metadata(&package)?.len() / 1024);
     Ok(package)
 }
@@ -57,37 +71,49 @@ const FILES: &[&str] = &[
     "usr/share/man/man5/ivswitch.toml.5.gz",
     "usr/share/bash-completion/completions/ivctl",
     "etc/ivswitch/ivswitch.toml.d",
+    "usr/lib/ivswitch/ivctl-guest",
+    "usr/lib/systemd/system/ivswitch-guests.service",
+    "usr/lib/tmpfiles.d/ivswitch-guests.conf",
+    "usr/bin/ovs-vsctl",
 ];
 
-/// Installs the package in a fresh Debian, uses it, purges it: nothing is left.
+/// Installs the packages in a fresh Debian, uses them, purges them: nothing is left.
 pub fn test(debug: bool) -> Result<()> {
     install(&[&[("debootstrap", "debootstrap")]])?;
-    let package = build(debug)?;
+    let packages = build(debug)?;
     let root = target_dir()?.join("package-root");
     let remove = || run(as_root(Path::new("rm"))?.args(["-rf", "--one-file-system"]).arg(&root));
     remove()?;
-    let outcome = in_root(&root, &package);
+    let outcome = in_root(&root, &packages);
     remove()?;
     outcome
 }
 
-fn in_root(root: &Path, package: &Path) -> Result<()> {
+fn in_root(root: &Path, packages: &[PathBuf]) -> Result<()> {
     let mut debootstrap = as_root(Path::new("debootstrap"))?;
     run(debootstrap.args(["--variant=minbase", "bookworm"]).arg(root))?;
     let inside = |command: &str| -> Result<Output> {
         let mut chroot = as_root(Path::new("chroot"))?;
         chroot.arg(root).args(["sh", "-c", command]).output().with_context(|| format!("running {command}"))
     };
+    // Not ours, and what the guests' package stands on.
+    let libvirt = "apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends libvirt0";
+    let output = inside(libvirt)?;
+    ensure!(output.status.success(), "{libvirt}: {}", String::from_utf8_lossy(&output.stderr));
     let listing = "find /etc /usr /run /var/lib/dpkg/info -xdev | sort; getent group | sort";
     let before = inside(listing)?.stdout;
-    run(as_root(Path::new("cp"))?.arg(package).arg(root.join("ivswitch.deb")))?;
+    let files: Vec<String> = PACKAGES.iter().map(|(name, _)| format!("/{name}.deb")).collect();
+    for (package, file) in packages.iter().zip(&files) {
+        run(as_root(Path::new("cp"))?.arg(package).arg(root.join(&file[1..])))?;
+    }
+    let files = files.join(" ");
     let done = |command: &str| -> Result<String> {
         let output = inside(command)?;
         let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
         ensure!(output.status.success(), "{command}: {text}");
         Ok(text)
     };
-    done("dpkg -i /ivswitch.deb")?;
+    done(&format!("dpkg -i {files}"))?;
     for file in FILES {
         ensure!(root.join(file).exists(), "not installed: {file}");
     }
@@ -97,10 +123,17 @@ fn in_root(root: &Path, package: &Path) -> Result<()> {
     done("ivbench --list | grep -q vhost-user")?;
     done("printf '[[network]]\\nname = \"a\"\\nvni = 1\\n' > /etc/ivswitch/ivswitch.toml")?;
     done("ivswitchd --check /etc/ivswitch/ivswitch.toml")?;
+    // Neither libvirt nor a switch runs here: both programs are there, and say so.
+    let said = done("ivctl guest list 2>&1; test $? = 5")?;
+    ensure!(said.contains("libvirt cannot be reached"), "{said}");
+    let said = done("ovs-vsctl add-br private 2>&1; test $? = 1")?;
+    ensure!(said.contains("ivswitchd"), "{said}");
     // The same again is an upgrade: the operator's file stays.
-    done("dpkg -i /ivswitch.deb && test -s /etc/ivswitch/ivswitch.toml")?;
-    done("dpkg --remove ivswitch && test -s /etc/ivswitch/ivswitch.toml")?;
-    done("dpkg --purge ivswitch")?;
+    done(&format!("dpkg -i {files} && test -s /etc/ivswitch/ivswitch.toml"))?;
+    done(
+        "dpkg --remove ivswitch-ovs-compat ivswitch-guests ivswitch && test -s /etc/ivswitch/ivswitch.toml",
+    )?;
+    done("dpkg --purge ivswitch-ovs-compat ivswitch-guests ivswitch")?;
     let after = inside(listing)?.stdout;
     let (before, after) = (String::from_utf8_lossy(&before), String::from_utf8_lossy(&after));
     // The package manager's own records of groups (`group-`) and caches are not ours.
