@@ -162,8 +162,7 @@ pub enum CacheMode {
     /// Between interfaces where it is proven to work.
     #[default]
     Auto,
-    /// Between all native XDP interfaces, and those of kind `packet`, where senders are taken at their word about
-    /// unfinished checksums.
+    /// Between all native XDP interfaces and those of kind `packet`.
     On,
     /// Not at all.
     Off,

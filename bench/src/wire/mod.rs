@@ -112,9 +112,9 @@ pub const PEERS: &[Peer] = &[
     },
     Peer {
         name: "ivswitch-packet",
-        about: "the Inception Switch, doors and uplink of kind `packet`, `cache = \"on\"`",
+        about: "the Inception Switch, doors and uplink of kind `packet`",
         script: "ivswitch",
-        environment: &[("IVS_KIND", "packet"), ("IVS_UPLINK_KIND", "packet"), ("IVS_CACHE", "on")],
+        environment: &[("IVS_KIND", "packet"), ("IVS_UPLINK_KIND", "packet")],
         scenarios: EVERYWHERE,
         what: &[Pps, Tcp, Udp, RoundTrip],
         quick: true,

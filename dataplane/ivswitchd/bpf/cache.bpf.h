@@ -32,10 +32,8 @@ enum {
 struct cache {
 	__u64 epoch;         // of the flows that hold
 	__u64 mix[6];        // odd numbers that nobody else knows
-	__u64 on;            // ON_*
+	__u64 on;
 };
-
-enum { ON_XDP = 1, ON_SKB = 2 };
 
 struct slot {
 	__u64 epoch;

@@ -12,6 +12,7 @@
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
 #include <linux/in.h>
+#include <bpf/bpf_core_read.h>
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
@@ -35,6 +36,18 @@ struct {
 // even offsets.
 #define PAIR(p) (U16(p) | (__u32)U16((p) + 2) << 16)
 
+// The kernel's own view of a frame. The loader fills in where its fields are in the running kernel.
+struct sk_buff {
+	unsigned char *head, *data;
+	__u16 csum_start, csum_offset;
+	__u8 ip_summed : 2;
+} __attribute__((preserve_access_index));
+
+// The kernel's function bpf_cast_to_kern_ctx, whose number the loader fills in (program.rs): aya knows helpers only.
+static struct sk_buff *(*const kernels)(struct __sk_buff *) = (void *)0x6976;
+
+#define CHECKSUM_PARTIAL 3
+
 // What is asked of a frame before its flow is looked up, and after.
 struct facts {
 	__u64 key[5];
@@ -46,6 +59,7 @@ struct facts {
 	__u8 outer_ttl;
 	__u8 tos;
 	__u8 proto;
+	__u16 check;         // of the (inner) transport header
 };
 
 // Reads the head of a frame whose (inner) Ethernet header is at `base`. False: it needs the walk.
@@ -63,9 +77,11 @@ static __always_inline int read(const __u8 *data, const __u32 base, __u32 ifinde
 			return 0;
 		a->ip_len_min = 40;
 		a->head = 34 + (f[46] >> 4) * 4;
+		a->check = U16(f + 50);
 	} else if (a->proto == IPPROTO_UDP) {
 		a->ip_len_min = 28;
 		a->head = 42;
+		a->check = U16(f + 40);
 	} else {
 		return 0;
 	}
@@ -120,7 +136,7 @@ static __always_inline int follow_socket_at(struct __sk_buff *skb, const __u32 b
 	if (!decision)
 		return HEARD;
 	*decision = 0;
-	if (!c || !(*(volatile __u64 *)&c->on & ON_SKB) || skb->vlan_present || skb->mark == GO_UP)
+	if (!c || !*(volatile __u64 *)&c->on || skb->vlan_present || skb->mark == GO_UP)
 		return HEARD;
 	__u64 epoch = *(volatile __u64 *)&c->epoch;
 	struct { __u8 bytes[OUTER_LEN + 54]; } __attribute__((aligned(8))) first = {};
@@ -157,6 +173,21 @@ SEC("socket")
 int follow_socket_tunnel(struct __sk_buff *skb)
 {
 	return follow_socket_at(skb, OUTER_LEN);
+}
+
+// Whether an unfinished checksum is that of the (inner) transport header, and holds the pseudo-header's sum. What a
+// sender says of it is kept beside the frame; one that lies would have two bytes written elsewhere in its packet after
+// its addresses were looked at.
+static __always_inline int true_of_itself(struct __sk_buff *skb, const __u32 base, const struct facts *a)
+{
+	struct sk_buff *k = kernels(skb);
+	if (BPF_CORE_READ_BITFIELD(k, ip_summed) != CHECKSUM_PARTIAL)
+		return !skb->gso_size;
+	__u64 addresses = a->key[2];
+	__u32 sum = (__u16)addresses + (__u16)(addresses >> 16) + (__u16)(addresses >> 32) + (__u16)(addresses >> 48);
+	sum += bpf_htons(a->proto) + bpf_htons(a->ip_len - 20);
+	return k->csum_start - (__u32)(k->data - k->head) == base + 34 &&
+	       k->csum_offset == (a->proto == IPPROTO_TCP ? 16 : 6) && a->check == fold(sum);
 }
 
 static __always_inline int go_up(struct __sk_buff *skb)
@@ -199,7 +230,7 @@ static __always_inline int act(struct __sk_buff *skb, __u32 number, const __u32 
 	} else if (data + base + 42 > end || !read(data, base, skb->ifindex, 0, &a)) {
 		return go_up(skb);
 	}
-	if (!is(s, *(volatile __u64 *)&c->epoch, a.key) || !fits(skb, base, &a, s))
+	if (!is(s, *(volatile __u64 *)&c->epoch, a.key) || !fits(skb, base, &a, s) || !true_of_itself(skb, base, &a))
 		return go_up(skb);
 
 	__u32 bits = s->bits, inner = skb->len - base;

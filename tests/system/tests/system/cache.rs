@@ -14,8 +14,7 @@ use crate::topology::{FarKernel, V4, host, network, port};
 const ONE_WORKER: &str = "cache = \"auto\"\n";
 const TWO_WORKERS: &str = "cache = \"auto\"\n[workers]\ncount = 2\n";
 /// Followed by XDP, and by tc.
-const ALL: [(&str, &str); 3] = [(ONE_WORKER, "afxdp"), (TWO_WORKERS, "afxdp"), (BY_TC, "packet")];
-const BY_TC: &str = "cache = \"on\"\n[workers]\ncount = 2\n";
+const ALL: [(&str, &str); 3] = [(ONE_WORKER, "afxdp"), (TWO_WORKERS, "afxdp"), (TWO_WORKERS, "packet")];
 const STATION: [u8; 6] = [2, 0, 0, 0, 1, 9];
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 9);
 

@@ -155,9 +155,6 @@ const OUT: u64 = 1 << 33;
 const SKB: u64 = 1 << 34;
 /// Above it: how many ports were opened before this one.
 const OPENED_SHIFT: u32 = 35;
-/// Bits of the word that says whether the cache is on.
-const ON_XDP: u64 = 1;
-const ON_SKB: u64 = 2;
 /// An epoch that never is.
 const STALE: u64 = u64::MAX;
 
@@ -615,8 +612,7 @@ impl CacheControl {
     pub fn set_mode(&mut self, mode: CacheMode) {
         self.mode = mode;
         let on = mode != CacheMode::Off && self.unfit.is_none();
-        let ways = if mode == CacheMode::On { ON_XDP | ON_SKB } else { ON_XDP };
-        self.shared.on().store(if on { ways } else { 0 }, Ordering::SeqCst);
+        self.shared.on().store(on.into(), Ordering::SeqCst);
         for id in self.ports.keys().copied().collect::<Vec<_>>() {
             self.judge(id);
         }
@@ -682,11 +678,8 @@ impl CacheControl {
         let by_skb = port.way == Way::Skb;
         port.reason = if let Some(unfit) = &port.unfit {
             unfit.clone()
-        } else if by_skb && self.mode != CacheMode::On {
-            // What a sender says of an unfinished checksum, the walk holds against the packet; tc cannot see it.
-            "it would take senders at their word about unfinished checksums; cache = \"on\" does".to_owned()
         } else if by_skb {
-            String::new()
+            String::new() // by any driver
         } else if port.veth && !port.proven {
             "its other end takes no redirected frames: `ethtool -K ... gro on` there".to_owned()
         } else if !port.veth && self.mode != CacheMode::On {
@@ -702,9 +695,7 @@ impl CacheControl {
             0
         };
         let now = u64::from(port.index) | IN | output | port.opened << OPENED_SHIFT;
-        let out_of_it = port.unfit.is_some() || by_skb && !port.reason.is_empty();
-        let now = if out_of_it { 0 } else { now };
-        self.shared.set_port(id, now);
+        self.shared.set_port(id, if port.unfit.is_some() { 0 } else { now });
         self.ports.insert(id, port);
     }
 

@@ -14,6 +14,8 @@ use std::sync::{Arc, OnceLock};
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, Map, MapData, MapError, PerCpuArray, XskMap};
 use aya_obj::Object;
+use aya_obj::btf::{Btf, BtfKind};
+use aya_obj::generated::{BPF_CALL, BPF_JMP, BPF_PSEUDO_KFUNC_CALL};
 
 use super::SteerCounters;
 use super::steer::{self, SteerEntries, SteerKey};
@@ -105,7 +107,9 @@ impl SharedMaps {
                 ("follow_socket_tunnel", BPF_PROG_TYPE_SOCKET_FILTER),
                 ("follow_tc", BPF_PROG_TYPE_SCHED_CLS),
             ];
-            let ([plain, tunnel, tc], _) = load_all(parse_object(SKB_OBJECT)?, names, 1, self)?;
+            let mut object = parse_object(SKB_OBJECT)?;
+            fit_to_kernel(&mut object)?;
+            let ([plain, tunnel, tc], _) = load_all(object, names, 1, self)?;
             Ok(SkbPrograms { socket: [plain, tunnel], tc })
         };
         let loaded = self.skb.get_or_init(|| load().map_err(|error: LoadError| error.to_string()));
@@ -440,6 +444,26 @@ fn create_map(map: &aya_obj::Map, name: &str) -> Result<MapData, MapError> {
     let (kind, entries, flags) = (map.map_type(), map.max_entries(), map.map_flags());
     let plain = aya_obj::Map::new_from_params(kind, map.key_size(), map.value_size(), entries, flags);
     MapData::create(plain, name, None)
+}
+
+/// Fills in where the running kernel has the fields that the programs read, and its function that leads to them.
+fn fit_to_kernel(object: &mut Object) -> Result<(), LoadError> {
+    /// The helper's number that stands for it in the object.
+    const STANDS_FOR: i32 = 0x6976;
+    const FUNCTION: &str = "bpf_cast_to_kern_ctx";
+    let lacks = |what: &dyn std::fmt::Display| LoadError::Object(format!("this kernel's BTF: {what}"));
+    let kernel = Btf::from_sys_fs().map_err(|error| lacks(&error))?;
+    object.relocate_btf(&kernel).map_err(|error| lacks(&error))?;
+    let function = kernel.id_by_type_name_kind(FUNCTION, BtfKind::Func);
+    let function = function.map_err(|_| lacks(&format_args!("no {FUNCTION} (Linux 6.2 or newer has it)")))?;
+    let instructions = object.functions.values_mut().flat_map(|function| &mut function.instructions);
+    for instruction in instructions {
+        if u32::from(instruction.code) == BPF_JMP | BPF_CALL && instruction.imm == STANDS_FOR {
+            instruction.set_src_reg(BPF_PSEUDO_KFUNC_CALL as u8);
+            instruction.imm = function as i32;
+        }
+    }
+    Ok(())
 }
 
 /// The object, without BTF of its own or of the running kernel: the programs use nothing of it.
