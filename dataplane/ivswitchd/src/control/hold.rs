@@ -1,31 +1,45 @@
-//! A socket that holds the tunnel's UDP port and never reads from it.
+//! Holds the tunnel's UDP port, by a socket that never reads from it or by a device that receives nothing.
 //!
-//! Without it the kernel would answer a peer's packets with "port unreachable" whenever our XDP program
+//! Without it the kernel would answer a peer's packets with "port unreachable" whenever our program
 //! is not attached (yet, or any more), and might give the port to somebody else.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
+use crate::links::Merger;
 use crate::ports::lane::deafen;
 
 /// Holds one address and port.
+#[allow(dead_code, reason = "the holder is there until dropped")]
 pub struct PortHold {
     address: SocketAddr,
-    /// Open, so that it is held.
-    _socket: UdpSocket,
+    merging: bool,
+    holder: Holder,
+}
+
+#[allow(dead_code, reason = "there until dropped")]
+enum Holder {
+    Socket(UdpSocket),
+    Device(Merger),
 }
 
 impl PortHold {
-    /// Takes the port.
+    /// Takes the port; `merging`: and has the kernel merge what comes in there, if it can.
     ///
     /// # Errors
     /// Why it cannot be held, for the log: forwarding works all the same.
-    pub fn take(ip: IpAddr, port: u16) -> Result<Self, String> {
+    pub fn take(ip: IpAddr, port: u16, merging: bool) -> Result<Self, String> {
         let address = SocketAddr::new(ip, port);
+        if merging {
+            match Merger::hold(port) {
+                Ok(merger) => return Ok(Self { address, merging, holder: Holder::Device(merger) }),
+                Err(error) => tracing::info!("UDP {address}: the kernel merges nothing there: {error}"),
+            }
+        }
         let hold = || -> io::Result<Self> {
             let socket = UdpSocket::bind(address)?;
             deafen(&socket)?;
-            Ok(Self { address, _socket: socket })
+            Ok(Self { address, merging, holder: Holder::Socket(socket) })
         };
         hold().map_err(|error| {
             let cause = match error.kind() {
@@ -40,8 +54,8 @@ impl PortHold {
     }
 
     /// Whether it is this one.
-    pub fn is(&self, ip: IpAddr, port: u16) -> bool {
-        self.address == SocketAddr::new(ip, port)
+    pub fn is(&self, ip: IpAddr, port: u16, merging: bool) -> bool {
+        self.address == SocketAddr::new(ip, port) && self.merging == merging
     }
 }
 
@@ -54,17 +68,18 @@ mod tests {
     fn a_held_port_is_silent() {
         let probe = UdpSocket::bind("127.0.0.1:0").unwrap();
         let free = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let hold = PortHold::take(free.ip(), free.port()).unwrap();
-        assert!(hold.is(free.ip(), free.port()) && !hold.is(free.ip(), free.port() ^ 1));
+        let hold = PortHold::take(free.ip(), free.port(), false).unwrap();
+        assert!(hold.is(free.ip(), free.port(), false) && !hold.is(free.ip(), free.port() ^ 1, false));
         probe.connect(free).unwrap();
         for _ in 0..3 {
             // On loopback an unreachable answer would be here before the next send.
             probe.send(b"anyone?").unwrap();
         }
         let mut buffer = [0; 8];
-        hold._socket.set_nonblocking(true).unwrap();
-        assert_eq!(hold._socket.recv(&mut buffer).unwrap_err().kind(), io::ErrorKind::WouldBlock);
-        let refused = PortHold::take(free.ip(), free.port()).err().unwrap();
+        let Holder::Socket(socket) = &hold.holder else { panic!("it was not to merge") };
+        socket.set_nonblocking(true).unwrap();
+        assert_eq!(socket.recv(&mut buffer).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        let refused = PortHold::take(free.ip(), free.port(), false).err().unwrap();
         assert!(refused.contains(&free.to_string()) && refused.contains("vxlan"), "{refused}");
         drop(hold);
         assert!(probe.send(b"anyone?").is_ok());

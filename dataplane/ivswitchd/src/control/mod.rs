@@ -473,12 +473,14 @@ impl Control {
     }
 
     fn steer(&mut self, plan: SteerPlan) {
+        let uplink = self.ports.values().find(|port| port.spec.shared).map(|port| port.spec.kind);
+        let merging = uplink == Some(IoKind::Packet);
         match plan.tunnel {
-            Some(_) if self.ports.values().any(|port| port.spec.kind == IoKind::Udp) => self.hold = None,
-            Some((ip, port)) if self.hold.as_ref().is_some_and(|hold| hold.is(ip, port)) => {}
+            Some(_) if uplink == Some(IoKind::Udp) => self.hold = None,
+            Some((ip, port)) if self.hold.as_ref().is_some_and(|hold| hold.is(ip, port, merging)) => {}
             Some((ip, port)) => {
                 self.hold = None;
-                match PortHold::take(ip, port) {
+                match PortHold::take(ip, port, merging) {
                     Ok(hold) => self.hold = Some(hold),
                     Err(why) => tracing::warn!("{why}"),
                 }

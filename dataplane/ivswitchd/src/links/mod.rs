@@ -5,6 +5,7 @@
 
 mod door;
 mod ethtool;
+mod merger;
 mod netlink;
 mod table;
 #[cfg(test)]
@@ -27,6 +28,7 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 pub use door::DoorError;
 pub use ethtool::set_rx_unmerged as keep_unmerged;
+pub use merger::Merger;
 use netlink::{Heard, Monitor, Requester};
 use table::Table;
 

@@ -74,6 +74,11 @@ fn bulk_through_the_tunnel(door: &str, uplink: &str) {
         assert_eq!(too_long(packets.text()), None);
     }
 
+    // As a NIC comes.
+    for namespace in [&rvm, &far] {
+        let done = namespace.command("ethtool").args(["-K", "eth0", "gro", "on"]).status();
+        assert!(done.expect("running ethtool").success());
+    }
     let there = "10.1.0.2:81".parse().unwrap();
     transfer(&h1, &h2, there, there, 50_000_000);
     for switch in [&mut one, &mut two] {
@@ -82,6 +87,17 @@ fn bulk_through_the_tunnel(door: &str, uplink: &str) {
         // Acknowledgments are among them, half of all.
         assert!(door.0 > 3000 && uplink.1 > 3000, "cut too early: door {door:?}, uplink {uplink:?}");
         assert_eq!(switch.drops("eth1", "offload-invalid"), 0);
+    }
+    if uplink == "packet" {
+        let len = mean_len(&two, "uplink").0;
+        assert!(len > 3000, "the kernel did not merge what came in: {len}");
+        one.kill();
+        assert!(rvm.has_link("ivs-gro4789"));
+        one.start_again();
+        one.wait_live(&["uplink"]);
+        h1.reaches("10.1.0.2");
+        one.terminate();
+        assert!(!rvm.has_link("ivs-gro4789"));
     }
 }
 

@@ -1,0 +1,91 @@
+//! Has the kernel merge tunnel packets as they come in, before our packet sockets and tc see them.
+//!
+//! GRO merges the TCP segments inside of tunnel packets where a vxlan device holds their UDP port. Ours is there for
+//! that alone: it filters by VNI (`vnifilter`) and has none, so it receives nothing, of whomever. It goes with the
+//! daemon; what a killed one left is taken over.
+
+use std::io;
+
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::{
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkFlags,
+    LinkInfo, LinkMessage,
+};
+
+use super::netlink::Requester;
+
+const ALIAS: &str = "ivswitch: has tunnel packets merged (GRO), receives none";
+
+/// Such a device, while this lives.
+pub struct Merger {
+    requester: Requester,
+    name: String,
+}
+
+impl Merger {
+    /// Makes one that holds this port, of all addresses.
+    ///
+    /// # Errors
+    /// The kernel has no such device (Linux 5.18 has), or the port is held.
+    pub fn hold(port: u16) -> io::Result<Self> {
+        let mut merger = Self { requester: Requester::open()?, name: format!("ivs-gro{port}") };
+        if merger.is_left_over() {
+            merger.delete()?;
+        }
+        let options =
+            vec![InfoVxlan::CollectMetadata(true), InfoVxlan::Vnifilter(true), InfoVxlan::Port(port)];
+        let info = vec![LinkInfo::Kind(InfoKind::Vxlan), LinkInfo::Data(InfoData::Vxlan(options))];
+        let create = RouteNetlinkMessage::NewLink(merger.message(vec![LinkAttribute::LinkInfo(info)]));
+        if let Err(error) = merger.requester.change(create, NLM_F_CREATE | NLM_F_EXCL) {
+            // There is none, or it is not ours to delete.
+            merger.name.clear();
+            return Err(error);
+        }
+        merger.set(vec![LinkAttribute::IfAlias(ALIAS.to_owned())])?;
+        let silent = AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)]);
+        // A kernel without IPv6 refuses, and has nothing to be silent about.
+        let _ = merger.set(vec![LinkAttribute::AfSpecUnspec(vec![silent])]);
+        let mut up = merger.message(Vec::new());
+        up.header.flags = LinkFlags::Up;
+        up.header.change_mask = LinkFlags::Up;
+        // Here the kernel takes the port.
+        merger.requester.change(RouteNetlinkMessage::SetLink(up), 0)?;
+        Ok(merger)
+    }
+
+    fn is_left_over(&mut self) -> bool {
+        let ours =
+            |attribute: &LinkAttribute| matches!(attribute, LinkAttribute::IfAlias(alias) if alias == ALIAS);
+        let asked = RouteNetlinkMessage::GetLink(self.message(Vec::new()));
+        let found = self.requester.get(asked);
+        matches!(found, Ok(Some(RouteNetlinkMessage::NewLink(m))) if m.attributes.iter().any(ours))
+    }
+
+    fn set(&mut self, attributes: Vec<LinkAttribute>) -> io::Result<()> {
+        let message = self.message(attributes);
+        self.requester.change(RouteNetlinkMessage::SetLink(message), 0)
+    }
+
+    fn delete(&mut self) -> io::Result<()> {
+        let message = self.message(Vec::new());
+        self.requester.change(RouteNetlinkMessage::DelLink(message), 0)
+    }
+
+    /// About the device, found by its name.
+    fn message(&self, attributes: Vec<LinkAttribute>) -> LinkMessage {
+        let mut message = LinkMessage::default();
+        message.attributes = attributes;
+        message.attributes.push(LinkAttribute::IfName(self.name.clone()));
+        message
+    }
+}
+
+impl Drop for Merger {
+    fn drop(&mut self) {
+        if !self.name.is_empty() {
+            // It may have been deleted by hand.
+            let _ = self.delete();
+        }
+    }
+}
