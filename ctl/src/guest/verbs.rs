@@ -401,6 +401,9 @@ pub struct Build {
     /// Package of the kernel
     #[arg(long, default_value = "linux-image-6.12-cloud-amd64")]
     pub kernel: String,
+    /// Take the kernel from this suite of Debian, whether or not this host uses it, such as trixie-backports
+    #[arg(long, value_name = "SUITE")]
+    pub suite: Option<String>,
     /// A kernel module beside those for virtio; may be repeated
     #[arg(long)]
     pub module: Vec<String>,

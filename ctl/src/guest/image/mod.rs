@@ -5,6 +5,7 @@
 //! is what the host's own apt trusts.
 
 pub mod cpio;
+mod packages;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -60,7 +61,7 @@ pub fn build(wish: &Build) -> Result<PathBuf, Failure> {
             ));
         }
     } else {
-        fetch(&dir, &wish.kernel)?;
+        packages::fetch(&dir, &wish.kernel, wish.suite.as_deref())?;
     }
     let initramfs = initramfs(&dir, wish)?;
     let path = dir.join(INITRAMFS);
@@ -77,93 +78,11 @@ fn at(path: &Path, e: &std::io::Error) -> Failure {
     )
 }
 
-/// Fetches the packages and takes out of them what is needed.
-fn fetch(dir: &Path, kernel: &str) -> Result<(), Failure> {
-    if kernel.is_empty() || !kernel.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c)) {
-        return Err(Failure::new(2, "the image is not built", format!("{kernel:?} is no package name"), ""));
-    }
-    let work = dir.join("work");
-    let _ = fs::remove_dir_all(&work);
-    let unpacked = work.join("root");
-    fs::create_dir_all(&unpacked).map_err(|e| at(&work, &e))?;
-    // A name like linux-image-6.12-cloud-amd64 only depends on the package that holds the kernel of today.
-    let about = run(Command::new("apt-cache").args(["show", "--no-all-versions", kernel]), b"", "apt")?;
-    let about = String::from_utf8_lossy(&about).into_owned();
-    let depends = about.lines().find_map(|line| line.strip_prefix("Depends:")).unwrap_or_default();
-    let mut packages = vec!["busybox-static".to_owned()];
-    let names = depends.split([',', '|']).filter_map(|d| d.split_whitespace().next());
-    let holds = |name: &&str| {
-        name.strip_prefix("linux-image-").is_some_and(|v| v.starts_with(|c: char| c.is_ascii_digit()))
-    };
-    packages.push(names.clone().find(holds).unwrap_or(kernel).to_owned());
-    packages.extend(
-        names
-            .filter(|n| n.starts_with("linux-binary-") || n.starts_with("linux-modules-"))
-            .map(str::to_owned),
-    );
-    run(Command::new("apt-get").args(["download", "-qq"]).args(&packages).current_dir(&work), b"", "apt")?;
-    for deb in list(&work)?.iter().filter(|p| p.extension().is_some_and(|e| e == "deb")) {
-        run(Command::new("dpkg").arg("-x").arg(deb).arg(&unpacked), b"", "dpkg")?;
-    }
-    let find = |name: &str, under: &[&str]| -> Result<PathBuf, Failure> {
-        let found = under.iter().filter_map(|u| list(&unpacked.join(u)).ok()).flatten();
-        found
-            .into_iter()
-            .find(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with(name)))
-            .ok_or_else(|| {
-                Failure::new(
-                    1,
-                    "the image is not built",
-                    format!("there is no {name} in {packages:?}"),
-                    "name another --kernel",
-                )
-            })
-    };
-    let image = find("vmlinuz", &["boot"])?;
-    let bytes = fs::read(&image).map_err(|e| at(&image, &e))?;
-    let path = dir.join(KERNEL);
-    fs::write(&path, uncompressed(&bytes)?).map_err(|e| at(&path, &e))?;
-    let busybox = find("busybox", &["bin", "usr/bin"])?;
-    fs::copy(&busybox, dir.join("busybox")).map_err(|e| at(&busybox, &e))?;
-    let modules = find("", &["lib/modules", "usr/lib/modules"])?;
-    let kept = dir.join("modules");
-    let _ = fs::remove_dir_all(&kept);
-    fs::rename(&modules, &kept).map_err(|e| at(&kept, &e))?;
-    fs::remove_dir_all(&work).map_err(|e| at(&work, &e))
-}
-
 fn list(dir: &Path) -> Result<Vec<PathBuf>, Failure> {
     let entries = fs::read_dir(dir).map_err(|e| at(dir, &e))?;
     let mut paths: Vec<PathBuf> = entries.filter_map(|e| Some(e.ok()?.path())).collect();
     paths.sort();
     Ok(paths)
-}
-
-/// The kernel's ELF file out of its self-unpacking image: wherever one of the formats begins and an ELF comes out.
-fn uncompressed(image: &[u8]) -> Result<Vec<u8>, Failure> {
-    const ELF: &[u8] = b"\x7fELF";
-    const FORMATS: [(&[u8], &[&str]); 4] = [
-        (b"\x28\xb5\x2f\xfd", &["zstd", "-dcq"]),
-        (b"\xfd7zXZ\0", &["xz", "-dc", "--single-stream"]),
-        (b"\x1f\x8b\x08", &["gzip", "-dc"]),
-        (b"\x02\x21\x4c\x18", &["lz4", "-dc"]),
-    ];
-    for (magic, command) in FORMATS {
-        let starts = image.windows(magic.len()).enumerate().filter(|(_, w)| *w == magic).map(|(i, _)| i);
-        for start in starts.take(64) {
-            // What follows the packed kernel is no error, though the program says so.
-            let (out, _) = piped(Command::new(command[0]).args(&command[1..]), &image[start..], command[0])?;
-            if out.starts_with(ELF) && out.len() > 1 << 20 {
-                return Ok(out);
-            }
-        }
-    }
-    Err(Failure::new(
-        1,
-        "the image is not built",
-        "the kernel is packed in no way that is known",
-        "name another --kernel",
-    ))
 }
 
 /// Runs a program to its end and gives what it printed.
