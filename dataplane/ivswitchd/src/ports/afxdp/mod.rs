@@ -400,10 +400,19 @@ impl Opening<'_> {
         workers: usize,
         cache: &Arc<SharedMaps>,
     ) -> Result<(Vec<(usize, AfxdpPort)>, AfxdpControl), Failure> {
-        let count = self.interface.rx_queues.min(QUEUES_MAX);
-        let program = Program::load(self.spec.shared, count, cache).map_err(|e| self.load_failure(&e))?;
-        let spread = Spread { port, queues: count, workers };
-        let (parts, program) = AfxdpPort::open(self, umem, spread, program)?;
+        let program =
+            Program::load(self.spec.shared, QUEUES_MAX, cache).map_err(|e| self.load_failure(&e))?;
+        let queues = self.interface.rx_queues.min(QUEUES_MAX);
+        let (mut parts, mut program) =
+            AfxdpPort::open(self, umem, Spread { port, queues, workers }, program)?;
+        // virtio sets queue pairs of its own aside for XDP to send by, where it has them, and receives by those, too.
+        // What comes there would pass us by. They exist, to be bound, only as long as the program is attached.
+        let now =
+            InterfaceFacts::of(&self.spec.interface).map_or(queues, |now| now.rx_queues.min(QUEUES_MAX));
+        if now > queues {
+            drop(parts);
+            (parts, program) = AfxdpPort::open(self, umem, Spread { port, queues: now, workers }, program)?;
+        }
         let control = AfxdpControl {
             interface: self.spec.interface.clone(),
             shared: self.spec.shared,
@@ -414,7 +423,11 @@ impl Opening<'_> {
         Ok((parts, control))
     }
 
+    /// Attaches the program, if it is not.
     fn attach(&self, program: &mut Program) -> Result<(), Failure> {
+        if program.link().is_some() {
+            return Ok(());
+        }
         program.attach(self.interface.index, self.mode.native).map_err(|cause| self.attach_failure(&cause))
     }
 
