@@ -17,11 +17,11 @@ mod switch;
 mod traffic;
 
 pub use capture::Capture;
-pub use guest::{Guest, GuestSpec, Nic};
+pub use guest::{Guest, GuestSpec, Nic, RvmKernel, RvmSpec, rvm_image};
 pub use lab::{Lab, Namespace, wait_for, wait_until};
 pub use libvirt::{BOOT, GuestShell, Libvirt, guest_image};
 pub use manager::Manager;
 pub use raw::{RawSocket, udp_frame, vxlan};
 pub use stream::{Report, Stream};
-pub use switch::{Answer, Switch, binaries};
+pub use switch::{Answer, Switch, assert_conserved, binaries};
 pub use traffic::{Session, transfer, try_transfer};

@@ -262,13 +262,7 @@ impl Switch {
             same && last["frames"]["queued"] == 0
         });
         assert!(rest, "frames still move: {}", last["frames"]);
-        let count = |name: &str| last["frames"][name].as_u64().expect("a counter");
-        assert_eq!(
-            count("rx") + count("replicated") + count("originated") + count("segmented"),
-            count("tx") + count("dropped") + count("punted") + count("consumed") + count("coalesced"),
-            "rx + replicated + originated + segmented = tx + dropped + punted + consumed + coalesced: {}",
-            last["frames"]
-        );
+        assert_conserved(&last);
         last
     }
 
@@ -355,6 +349,18 @@ fn run(mut command: Command, config: &Path, socket: &Path, log: &Path, options: 
     command.arg("--config").arg(config).arg("--socket").arg(socket).args(options);
     command.stdin(Stdio::null()).stdout(log.try_clone().expect("a file")).stderr(log);
     command.spawn().expect("running ivswitchd")
+}
+
+/// Fails the test unless this `ivctl -j status`, of a switch at rest, accounts for every frame.
+#[track_caller]
+pub fn assert_conserved(status: &Value) {
+    let count = |name: &str| status["frames"][name].as_u64().expect("a counter");
+    assert_eq!(
+        count("rx") + count("replicated") + count("originated") + count("segmented"),
+        count("tx") + count("dropped") + count("punted") + count("consumed") + count("coalesced"),
+        "rx + replicated + originated + segmented = tx + dropped + punted + consumed + coalesced: {}",
+        status["frames"]
+    );
 }
 
 /// What `ivctl` answered.

@@ -145,6 +145,13 @@ impl Session {
                 stream.write_all(&block)?;
             }
         });
+        Self::with(client, connect)
+    }
+
+    /// The same with an echo server that is there already.
+    #[must_use]
+    #[track_caller]
+    pub fn with(client: &Namespace, connect: SocketAddr) -> Self {
         let (stop, answers) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let (stopped, counted) = (Arc::clone(&stop), Arc::clone(&answers));
         let client = client.spawn(move || {

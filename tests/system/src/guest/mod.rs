@@ -4,6 +4,7 @@
 //! a socket and the switch connects, or a TAP in a namespace.
 
 mod kit;
+mod rvm;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -15,6 +16,8 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::lab::{Lab, Namespace, wait_until};
+
+pub use rvm::{RvmKernel, RvmSpec, rvm_image};
 
 /// How long a guest may take to boot on a busy machine, or a command in it.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -124,7 +127,7 @@ impl Guest {
         let up = wait_until(PATIENCE, || {
             let ended = self.child.try_wait().expect("its state");
             assert!(ended.is_none(), "guest {} ended: {ended:?}\n{}", self.name, self.console());
-            self.console().contains("IVS-UP")
+            ["IVS-UP", "IV-UP"].iter().any(|word| self.console().contains(word))
         });
         assert!(up, "guest {} did not boot:\n{}", self.name, self.console());
     }

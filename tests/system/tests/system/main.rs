@@ -23,6 +23,7 @@ mod operate;
 mod policy;
 mod privileges;
 mod restart;
+mod rvm_guest;
 mod topology;
 mod uplink;
 mod vxlan;
