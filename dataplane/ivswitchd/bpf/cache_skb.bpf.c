@@ -117,8 +117,8 @@ static __always_inline int fits(struct __sk_buff *skb, const __u32 base, const s
 		segment = a->head + skb->gso_size;
 		if (a->ip_len + 14 != inner)
 			return 0;
-		// UDP super-frames get lost where the kernel cuts them inside of a tunnel.
-		if (a->proto == IPPROTO_UDP && (base || bits & BIT_PUSH))
+		// What comes out of a tunnel keeps the mark of one, by which a UDP receiver would cut it at an outer header.
+		if (a->proto == IPPROTO_UDP && base)
 			return 0;
 	}
 	if (segment > s->len_max || inner + OUTER_LEN - 14 > 0xffff)

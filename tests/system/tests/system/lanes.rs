@@ -2,8 +2,10 @@
 //! with finished checksums, as an independent stack (the kernel's) makes them of what it was given. So whatever the
 //! switches say wrongly about an unfinished frame is seen as a wrong checksum, or as damaged data.
 
+use std::net::Ipv4Addr;
+
 use serde_json::Value;
-use system::{Capture, Lab, Namespace, Switch, transfer, wait_for};
+use system::{Capture, Lab, Namespace, RawSocket, Switch, transfer, udp_frame, wait_for};
 
 use crate::topology::{V4, finished, host, network, underlay_pair};
 
@@ -37,6 +39,36 @@ fn mean_len(switch: &Switch, port: &str) -> (u64, u64) {
 fn too_long(text: &str) -> Option<&str> {
     let len = |line: &str| line.split_once(", length ")?.1.split(':').next()?.parse::<u32>().ok();
     text.lines().filter(|line| !line.starts_with(char::is_whitespace)).find(|line| len(line) > Some(1514))
+}
+
+/// UDP super-frames of ten datagrams each arrive as ten datagrams, every checksum right on the way and at the end.
+fn udp_super_frames(lab: &Lab, (h1, h2): (&Namespace, &Namespace), underlay: &Namespace) {
+    const DATAGRAM: u16 = 1000;
+    const SUPER_FRAMES: usize = 40;
+    const NEEDS_CSUM: u8 = 1;
+    const GSO_UDP_L4: u8 = 5;
+    let (from, to) = (Ipv4Addr::new(10, 1, 0, 1), Ipv4Addr::new(10, 1, 0, 2));
+    let payload = vec![0x69; usize::from(DATAGRAM) * 10];
+    let mut frame = udp_frame((h1.mac("eth0"), from, 9), (h2.mac("eth0"), to, 9), &[], &payload);
+    let pseudo = frame[26..34].chunks(2).chain([&[0, 17][..], &frame[38..40]]);
+    let sum = pseudo.map(|word| u32::from(word[0]) << 8 | u32::from(word[1])).sum::<u32>();
+    let sum = (sum & 0xffff) + (sum >> 16);
+    frame[40..42].copy_from_slice(&(((sum & 0xffff) + (sum >> 16)) as u16).to_be_bytes());
+    let mut bytes = vec![NEEDS_CSUM, GSO_UDP_L4];
+    bytes.extend([42, DATAGRAM, 34, 6].into_iter().flat_map(u16::to_le_bytes));
+    bytes.extend(frame);
+    let raw = RawSocket::with_headers(h1, "eth0");
+    let on_the_way = Capture::start(lab, underlay, "eth0", "udp port 4789");
+    let arrived = Capture::start(lab, h2, "eth0", "udp port 9");
+    for _ in 0..SUPER_FRAMES {
+        raw.send(&bytes).expect("the kernel takes it");
+        // As many as fit a socket's buffer, on the way and at the end.
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    for packets in [on_the_way.stop(), arrived.stop()] {
+        packets.assert_checksums_right(SUPER_FRAMES * 10);
+        assert_eq!(packets.count("10.1.0.1.9 > 10.1.0.2.9"), SUPER_FRAMES * 10);
+    }
 }
 
 fn bulk_through_the_tunnel(door: &str, uplink: &str) {
@@ -74,6 +106,7 @@ fn bulk_through_the_tunnel(door: &str, uplink: &str) {
         assert_eq!(too_long(packets.text()), None);
     }
 
+    udp_super_frames(&lab, (&h1, &h2), &far);
     // As a NIC comes.
     for namespace in [&rvm, &far] {
         let done = namespace.command("ethtool").args(["-K", "eth0", "gro", "on"]).status();
