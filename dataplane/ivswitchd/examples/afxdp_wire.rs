@@ -2,10 +2,6 @@
 //! else: what the port I/O costs without a switch.
 //!
 //!     cargo run --release -p ivswitchd --example afxdp_wire -- IF1 IF2 [SECONDS] [auto|native|copy|generic] [spin|sleep]
-#![allow(dead_code, reason = "the room has a wider face than a wire uses")]
-
-#[path = "../src/ports/mod.rs"]
-mod ports;
 
 use std::os::fd::RawFd;
 use std::time::{Duration, Instant as Clock};
@@ -15,8 +11,8 @@ use engine::command::PortId;
 use engine::frame::{Batch, Frame, FramePool};
 use engine::port::Port;
 use engine::time::Instant;
-use ports::afxdp::{self, AfxdpPort, Opened};
-use ports::umem::UmemPool;
+use ivswitchd::ports::afxdp::{self, AfxdpPort, Opened};
+use ivswitchd::ports::umem::UmemPool;
 
 /// One batch from one port to the other. Returns how many frames came.
 fn forward(

@@ -1,19 +1,4 @@
-//! The Inception Switch daemon: it owns sockets, memory and threads, and decides nothing.
-//!
-//! - [`ports`]: port I/O and frame memory;
-//! - [`thread`]: the worker's thread, and when it sleeps;
-//! - [`links`]: the machine's interfaces through rtnetlink, doors included;
-//! - [`control`]: the control thread, which carries out what the agent wants.
-
-mod clock;
-mod confine;
-mod control;
-mod links;
-mod log;
-mod metrics;
-mod ports;
-mod privileges;
-mod thread;
+//! The Inception Switch daemon: its command line, and how the parts are put together.
 
 use std::fs;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -26,11 +11,11 @@ use clap::Parser;
 use ctl::agent::{Agent, Options};
 use ctl::{api, model};
 use engine::worker::Worker;
-use ports::afxdp::Kept;
-use ports::host::HostPort;
-
-use confine::Confinement;
-use control::{Control, Setup};
+use ivswitchd::confine::Confinement;
+use ivswitchd::control::{self, Control, Setup};
+use ivswitchd::ports::afxdp::Kept;
+use ivswitchd::ports::host::HostPort;
+use ivswitchd::{clock, log, metrics, ports, privileges};
 
 /// The tables are large and looked up at random.
 #[global_allocator]
@@ -111,7 +96,7 @@ fn main() -> ExitCode {
             page.render(&mut io::stdout()).map_err(Into::into)
         }
         None if arguments.list_syscalls => {
-            confine::Confinement::names().for_each(|name| println!("{name}"));
+            Confinement::names().for_each(|name| println!("{name}"));
             Ok(())
         }
         None => run(&arguments),

@@ -1,9 +1,5 @@
 //! Port I/O on real interfaces. Needs root; each test lives in network namespaces of its own, most of
 //! which have no name and end with the test's thread. Named ones start with `ivio-`.
-#![allow(dead_code, reason = "the room under test has a wider face than its tests use")]
-
-#[path = "../src/ports/mod.rs"]
-mod ports;
 
 mod lab;
 
@@ -18,12 +14,12 @@ use engine::frame::{Batch, Frame, FramePool};
 use engine::port::Port;
 use engine::time::Instant;
 use engine::wire::mac::MacAddr;
+use ivswitchd::ports::afxdp::{self, AfxdpPort, Opened, PortError};
+use ivswitchd::ports::umem::UmemPool;
 use lab::child::{Child, is_child, ready_to_be_killed};
 use lab::traffic::{PATIENCE, free_all, is_numbered, numbered, receive_if, sleep_on};
 use lab::underlay::{OUR_ADDRESS, Underlay, tunnel_plan};
 use lab::{PacketSocket, alone, index_of, ip, mac_of, root, veth, wait_until_up};
-use ports::afxdp::{self, AfxdpPort, Opened, PortError};
-use ports::umem::UmemPool;
 
 fn spec(interface: &str, xdp: XdpMode, shared: bool) -> OpenPort {
     OpenPort {
@@ -511,7 +507,7 @@ fn the_kernel_sends_what_is_punted() {
     let servers = underlay
         .host
         .within(|| [UdpSocket::bind("10.0.0.99:7000").unwrap(), UdpSocket::bind("[fd00::99]:7000").unwrap()]);
-    let mut host = underlay.ours.within(|| ports::host::HostPort::open().unwrap());
+    let mut host = underlay.ours.within(|| ivswitchd::ports::host::HostPort::open().unwrap());
     let counters = host.counters();
     let mut pool = HeapPool::new(16, 0);
     let mut ethernet_v4 = vec![0; 12];

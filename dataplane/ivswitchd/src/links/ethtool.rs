@@ -91,7 +91,7 @@ fn switch(interface: &str, chosen: &[&str], on: bool) -> io::Result<()> {
     let names = request.strings(ETH_SS_FEATURES)?;
     let mut wanted = Features {
         cmd: ETHTOOL_SFEATURES,
-        blocks: names.len().div_ceil(32),
+        blocks: names.count().div_ceil(32),
         features: [Block::default(); STRINGS_MAX / 32],
     };
     for (bit, name) in names.iter().enumerate() {

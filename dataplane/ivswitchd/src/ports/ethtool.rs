@@ -123,10 +123,12 @@ pub struct Strings {
 unsafe impl Command for Strings {}
 
 impl Strings {
-    pub fn len(&self) -> u32 {
+    /// How many there are.
+    pub fn count(&self) -> u32 {
         self.len
     }
 
+    /// Each without the zeroes behind it.
     pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
         self.strings.iter().take(self.len as usize).map(|string| until_nul(string))
     }

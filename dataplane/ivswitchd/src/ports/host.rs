@@ -65,8 +65,6 @@ impl HostPort {
     }
 
     /// What became of the frames.
-    #[cfg(test)]
-    #[allow(dead_code, reason = "for the tests on real interfaces")]
     pub fn counters(&self) -> Arc<HostCounters> {
         self.counters.clone()
     }

@@ -190,8 +190,6 @@ impl PortControl {
     }
 
     /// What the uplink's steering did; `None` where there is none.
-    #[cfg(test)]
-    #[allow(dead_code, reason = "for the tests on real interfaces")]
     pub fn steer_counters(&self) -> Option<afxdp::SteerCounters> {
         match self {
             Self::Afxdp(control) => control.steer_counters(),

@@ -277,7 +277,6 @@ impl Lease {
     }
 
     /// Slots this port has now.
-    #[cfg(test)]
     pub fn count(&self) -> usize {
         self.umem.0.lent.iter().filter(|lent| lent.load(Ordering::Relaxed) == self.tag.get()).count()
     }

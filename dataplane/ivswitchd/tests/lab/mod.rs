@@ -1,4 +1,5 @@
 //! Namespaces, interfaces and raw sockets for the tests beside this folder.
+#![allow(dead_code, reason = "each of the test programs uses a part of it")]
 
 pub mod child;
 pub mod traffic;

@@ -7,7 +7,7 @@ use engine::frame::{Batch, Frame, FramePool};
 use engine::port::Port;
 use engine::time::Instant;
 
-use crate::ports::umem::UmemPool;
+use ivswitchd::ports::umem::UmemPool;
 
 /// No step of any test takes longer on a machine that works.
 pub const PATIENCE: Duration = Duration::from_secs(20);

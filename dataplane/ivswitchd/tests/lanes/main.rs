@@ -1,9 +1,5 @@
 //! The lanes that keep offloads (`packet`, `tap`, `udp`) on real interfaces: what `ports.rs` proves of AF_XDP, and
 //! that super-frames, unfinished checksums and VLAN tags go through whole. Needs root; see `lab`.
-#![allow(dead_code, reason = "the room under test has a wider face than its tests use")]
-
-#[path = "../../src/ports/mod.rs"]
-mod ports;
 
 #[path = "../lab/mod.rs"]
 mod lab;
@@ -22,11 +18,11 @@ use engine::limits::BATCH_BYTES;
 use engine::port::Port;
 use engine::time::Instant;
 use engine::wire::mac::MacAddr;
+use ivswitchd::ports::umem::UmemPool;
+use ivswitchd::ports::{self, PortControl};
 use lab::child::{Child, is_child, ready_to_be_killed};
 use lab::traffic::{PATIENCE, free_all, is_numbered, numbered, receive_if, sleep_on};
 use lab::{Namespace, PacketSocket, alone, fold, index_of, ip, mac_of, root, sum, veth, wait_until_up};
-use ports::PortControl;
-use ports::umem::UmemPool;
 
 fn pool() -> UmemPool {
     UmemPool::new(8192, 128).unwrap()

@@ -207,8 +207,6 @@ impl AfxdpPort {
     }
 
     /// Slots lent to this port: none ever.
-    #[cfg(test)]
-    #[allow(dead_code, reason = "for the tests on real interfaces")]
     pub fn lent(&self) -> usize {
         self.sockets.lease.count()
     }

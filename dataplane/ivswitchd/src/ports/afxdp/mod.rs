@@ -157,7 +157,6 @@ pub enum PortError {
 
 /// A port, opened for one worker.
 #[derive(Debug)]
-#[allow(dead_code, reason = "the daemon opens for several; tests and examples are one")]
 pub struct Opened {
     /// For the worker.
     pub port: AfxdpPort,
@@ -260,7 +259,6 @@ enum Failure {
 ///
 /// # Errors
 /// See there.
-#[allow(dead_code, reason = "the daemon opens for several; tests and examples are one")]
 pub fn open(
     spec: &OpenPort,
     umem: &UmemHandle,
@@ -322,9 +320,9 @@ pub fn open_parts(
                     facts.queues,
                     facts.reason
                 );
-                let index = interface.index;
+                #[cfg(not(feature = "xsk-afxdp"))]
+                let (index, mut control) = (interface.index, control);
                 let candidate = cache::Candidate::by_xdp(interface, mode.native);
-                let mut control = control;
                 #[cfg(not(feature = "xsk-afxdp"))]
                 if !mode.zero_copy {
                     control.keep(index, mode.native, &parts, true);

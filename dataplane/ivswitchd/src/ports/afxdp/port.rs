@@ -314,8 +314,6 @@ impl AfxdpPort {
     }
 
     /// Slots lent to this port.
-    #[cfg(test)]
-    #[allow(dead_code, reason = "for the tests on real interfaces")]
     pub fn lent(&self) -> usize {
         self.sockets.lease.count()
     }

@@ -108,7 +108,7 @@ pub struct Sent {
 pub fn xdp_sent(name: &str) -> Option<Sent> {
     let mut request = Request::new(name).ok()?;
     let names = request.strings(ETH_SS_STATS).ok()?;
-    let mut stats = Box::new(Stats { cmd: ETHTOOL_GSTATS, len: names.len(), values: [0; STRINGS_MAX] });
+    let mut stats = Box::new(Stats { cmd: ETHTOOL_GSTATS, len: names.count(), values: [0; STRINGS_MAX] });
     request.ethtool(&mut *stats).ok()?;
     let mut sum = Sent::default();
     for (name, value) in names.iter().zip(stats.values) {

@@ -63,7 +63,7 @@ impl Guard {
         }
         let classifier: &mut SchedClassifier = program(&mut ebpf, name)?;
         classifier.load().map_err(reason)?;
-        if !spec.shared || !super::super::kernel_at_least(6, 6) {
+        if !spec.shared || !crate::ports::kernel_at_least(6, 6) {
             // What a process before us left there; and a qdisc that is there already is as good as a new one.
             let _ = tc::qdisc_add_clsact(&spec.interface);
             let _ = tc::qdisc_detach_program(&spec.interface, TcAttachType::Ingress, name);

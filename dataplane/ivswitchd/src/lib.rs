@@ -1,0 +1,16 @@
+//! What the daemon is made of. It owns sockets, memory and threads, and decides nothing.
+//!
+//! - [`ports`]: port I/O and frame memory;
+//! - [`thread`]: the worker's thread, and when it sleeps;
+//! - [`links`]: the machine's interfaces through rtnetlink, doors included;
+//! - [`control`]: the control thread, which carries out what the agent wants.
+
+pub mod clock;
+pub mod confine;
+pub mod control;
+mod links;
+pub mod log;
+pub mod metrics;
+pub mod ports;
+pub mod privileges;
+mod thread;
