@@ -7,7 +7,7 @@ use engine::forward::trail::Step;
 use engine::forward::verdict::{Out, Responder, Verdict};
 use engine::limits::{SLOT_LARGE_LEN, WATCHES_MAX};
 use engine::table::port::TagEdit;
-use engine::watch::{Fate, Seen, Walk, WatchId, WatchSpec};
+use engine::watch::{Fate, Seen, Sent, Walk, WatchId, WatchSpec};
 use engine::wire::l4;
 
 use super::Agent;
@@ -157,14 +157,15 @@ impl Agent {
         let mut step = |stage: &str, table: Option<&str>, text: String| {
             steps.push(StepRow { stage: stage.to_owned(), table: table.map(str::to_owned), text });
         };
-        if walk.verdict.is_none() {
-            let why =
-                walk.drops.first().map_or_else(String::new, |(_, reason)| format!(": {}", help(*reason)));
-            step("admit", None, format!("port {} does not let it in{why}", self.port_name(from)));
-        }
-        for s in &walk.steps {
+        let leaves =
+            |s: &&Step| matches!(s, Step::Limit { leaving: true, .. } | Step::Mirror { leaving: true, .. });
+        for s in walk.steps.iter().filter(|s| !leaves(s)) {
             let (stage, table, text) = self.step_words(s);
             step(stage, table, text);
+        }
+        if walk.verdict.is_none() {
+            let why = dropped(walk).map_or_else(String::new, |reason| format!(": {}", help(reason)));
+            step("admit", None, format!("port {} does not let it in{why}", self.port_name(from)));
         }
         if let Some(verdict) = &walk.verdict {
             for text in edits(verdict) {
@@ -172,6 +173,10 @@ impl Agent {
             }
             let (table, text) = self.out_words(verdict, walk);
             step("output", table, text);
+        }
+        for s in walk.steps.iter().filter(leaves) {
+            let (stage, table, text) = self.step_words(s);
+            step(stage, table, text);
         }
         let sent = walk.sent.iter().map(|s| SentRow {
             port: self.port_name(s.port),
@@ -184,12 +189,13 @@ impl Agent {
             reason: reason.name().to_owned(),
             help: help(*reason).to_owned(),
         });
-        let handled = !walk.sent.is_empty() || walk.punted || walk.consumed || walk.coalesced;
+        let sent_on = forwarded(walk).next().is_some();
+        let handled = sent_on || walk.punted || walk.consumed || walk.coalesced;
         WalkRow {
             sent: sent.collect(),
             drops: drops.collect(),
             verdict: self.verdict(walk),
-            delivered: handled && walk.drops.is_empty(),
+            delivered: handled && dropped(walk).is_none(),
             steps,
         }
     }
@@ -228,6 +234,17 @@ impl Agent {
             Step::Underlay(ip) => {
                 ("classify", Some("underlay"), format!("it leaves for {ip} by the underlay"))
             }
+            Step::Limit { port, leaving, within } => {
+                let (way, is) =
+                    (if leaving { "egress" } else { "ingress" }, if within { "within" } else { "over" });
+                ("limit", None, format!("{is} the {way} limit of port {}", self.port_name(port)))
+            }
+            Step::Mirror { port, tap, leaving, copied } => {
+                let way = if leaving { "sends" } else { "receives" };
+                let end = if copied { "" } else { ", which cannot take it" };
+                let (port, tap) = (self.port_name(port), self.port_name(tap));
+                ("mirror", None, format!("a copy of what port {port} {way} goes to {tap}{end}"))
+            }
         }
     }
 
@@ -240,7 +257,6 @@ impl Agent {
     }
 
     fn out_words(&self, verdict: &Verdict, walk: &Walk) -> (Option<&'static str>, String) {
-        let dropped = walk.drops.first().map(|(_, reason)| *reason);
         let to = match verdict.out {
             Out::Port(id) => format!("port {}", self.port_name(id)),
             Out::Peer(id) => {
@@ -255,7 +271,7 @@ impl Agent {
             Out::Consume => return (None, "for the switch itself".to_owned()),
             Out::Drop(reason) => return (None, format!("nowhere: {}", help(reason))),
         };
-        let end = match (dropped, walk.sent.len()) {
+        let end = match (dropped(walk), forwarded(walk).count()) {
             (Some(reason), 0) => format!(", but dropped: {}", help(reason)),
             (Some(reason), n) => format!(": {n} sent, others dropped: {}", help(reason)),
             (None, _) => String::new(),
@@ -279,17 +295,18 @@ impl Agent {
                     nat.address
                 ));
             }
+            let sent = forwarded(walk).next().is_some();
             match verdict.out {
-                Out::Peer(id) if !walk.sent.is_empty() => {
+                Out::Peer(id) if sent => {
                     parts.push(format!("to peer {}", self.place(Location::Peer(id)).1.unwrap_or_default()));
                 }
-                Out::Hairpin(_) if !walk.sent.is_empty() => parts.push("answered".to_owned()),
-                _ if !walk.sent.is_empty() => {
+                Out::Hairpin(_) if sent => parts.push("answered".to_owned()),
+                _ if sent => {
                     const NAMED: usize = 4;
                     let mut names: Vec<String> =
-                        walk.sent.iter().take(NAMED).map(|s| self.port_name(s.port)).collect();
+                        forwarded(walk).take(NAMED).map(|s| self.port_name(s.port)).collect();
                     names.dedup();
-                    let more = if walk.sent.len() > NAMED { ", ..." } else { "" };
+                    let more = if forwarded(walk).count() > NAMED { ", ..." } else { "" };
                     let flood = if verdict.out == Out::Flood { "flooded to " } else { "to " };
                     parts.push(format!("{flood}{}{more}", names.join(", ")));
                 }
@@ -354,6 +371,17 @@ fn edits(verdict: &Verdict) -> Vec<String> {
         TagEdit::Pop => texts.push("VLAN tag is taken off".to_owned()),
     }
     texts
+}
+
+/// What was sent, without copies for a mirror.
+fn forwarded(walk: &Walk) -> impl Iterator<Item = &Sent> {
+    let is_tap = |port| walk.steps.iter().any(|s| matches!(s, Step::Mirror { tap, .. } if *tap == port));
+    walk.sent.iter().filter(move |sent| !is_tap(sent.port))
+}
+
+/// Why something of the frame itself was dropped: that a mirror's tap has no room is its own matter.
+fn dropped(walk: &Walk) -> Option<DropReason> {
+    walk.drops.iter().map(|(_, reason)| *reason).find(|reason| *reason != DropReason::MirrorLost)
 }
 
 fn help(reason: DropReason) -> &'static str {

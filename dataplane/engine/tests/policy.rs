@@ -9,10 +9,12 @@ use engine::counters::DropReason;
 use engine::forward::Switch;
 use engine::forward::cache::{FlowCache, Hits};
 use engine::forward::flow::Flow;
+use engine::forward::trail::Step as TrailStep;
 use engine::frame::{Batch, FramePool, GsoKind, HeapPool, Offload};
 use engine::limits::{FDB_AGE, FLOW_HOT_FRAMES};
 use engine::port::PortCaps;
 use engine::time::Instant;
+use engine::watch::Walk;
 use engine::wire::mac::MacAddr;
 use etherparse::PacketBuilder;
 use proptest::prelude::*;
@@ -318,6 +320,55 @@ fn a_mirror_shows_what_comes_and_goes() {
     rvm.set(A, |_| {});
     rvm.set(D, |_| {});
     assert_eq!(places(&rvm.send(A, &udp(A, B, 100))), [B]);
+}
+
+/// A trace tells of limits, mirrors and quarantine in their order, as the next frame then fares, and takes nothing from
+/// anybody's bucket: asked a hundred times, it says the same.
+#[test]
+fn a_trace_shows_what_policy_does() {
+    let mut rvm = Rvm::new();
+    rvm.introduce();
+    let rate = Rate { pps: Some(160), ..Rate::default() };
+    rvm.set(D, |p| p.policy.tap = true);
+    rvm.set(A, |p| (p.policy.ingress, p.policy.mirror) = (rate, Some(D)));
+    rvm.set(B, |p| (p.policy.egress, p.policy.mirror) = (rate, Some(D)));
+    let there = udp(A, B, 100);
+    let trace = |rvm: &mut Rvm| {
+        let counters = PORTS.map(|port| rvm.switch.port_counters(port).unwrap().clone());
+        let walk = rvm.switch.trace(rvm.now, A, &there, &mut rvm.pool);
+        assert_eq!(PORTS.map(|port| rvm.switch.port_counters(port).unwrap().clone()), counters, "counted");
+        assert_eq!(rvm.sent(), [], "sent");
+        walk
+    };
+    let policy = |walk: &Walk| -> Vec<TrailStep> {
+        let is = |step: &&TrailStep| matches!(step, TrailStep::Limit { .. } | TrailStep::Mirror { .. });
+        walk.steps.iter().filter(is).cloned().collect()
+    };
+    let limit = |port, leaving, within| TrailStep::Limit { port, leaving, within };
+    let copy = |port, leaving| TrailStep::Mirror { port, tap: D, leaving, copied: true };
+    for _ in 0..100 {
+        let walk = trace(&mut rvm);
+        assert_eq!(
+            policy(&walk),
+            [limit(A, false, true), copy(A, false), limit(B, true, true), copy(B, true)]
+        );
+        assert_eq!(walk.sent.iter().map(|sent| sent.port).collect::<Vec<_>>(), [B, D, D]);
+        assert_eq!(walk.drops, []);
+    }
+    // Both buckets are empty after 16; the first decides.
+    assert_eq!((0..20).map(|_| rvm.send(A, &there).len()).sum::<usize>(), 3 * 16);
+    let walk = trace(&mut rvm);
+    assert_eq!((policy(&walk), walk.sent, walk.verdict), (vec![limit(A, false, false)], vec![], None));
+    assert_eq!(walk.drops, [(A, DropReason::IngressRateLimit)]);
+    rvm.set(A, |p| p.policy.mirror = Some(D));
+    let walk = trace(&mut rvm);
+    assert_eq!(policy(&walk), [copy(A, false), limit(B, true, false)]);
+    assert_eq!(walk.drops, [(B, DropReason::EgressRateLimit)]);
+    assert_eq!(places(&rvm.send(A, &there)), [D], "as the trace said");
+    // Cut off, what it tries is still copied.
+    rvm.set(A, |p| (p.live, p.policy.cut, p.policy.mirror) = (false, Some(Cut::Quarantine), Some(D)));
+    let walk = trace(&mut rvm);
+    assert_eq!((policy(&walk), walk.drops), (vec![copy(A, false)], vec![(A, DropReason::Quarantined)]));
 }
 
 /// Mirrors of mirrors, of themselves and in a ring: no copy is copied.

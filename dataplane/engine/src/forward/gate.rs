@@ -17,6 +17,7 @@
 use alloc::vec::Vec;
 
 use super::parse::{self, Headers};
+use super::trail::{Step, Trail};
 use super::verdict::{Edits, Out, Verdict};
 use super::{Switch, act, fit};
 use crate::command::{PortId, Vni};
@@ -31,7 +32,14 @@ impl Switch {
     /// Holds a batch that came in against the port's limit, and copies what is within it to the port's mirror.
     #[cold]
     #[inline(never)]
-    pub(super) fn gate<P: FramePool>(&mut self, now: Instant, id: PortId, batch: &mut Batch, pool: &mut P) {
+    pub(super) fn gate<P: FramePool>(
+        &mut self,
+        now: Instant,
+        id: PortId,
+        batch: &mut Batch,
+        pool: &mut P,
+        trail: &mut impl Trail,
+    ) {
         for frame in core::mem::take(batch) {
             let Some(port) = self.tables.ports.get_mut(id) else {
                 batch.push(frame);
@@ -41,13 +49,17 @@ impl Switch {
                 let (frames, bytes) = fit::on_the_wire(pool.bytes(&frame), frame.offload);
                 policer.take(now, frames, bytes)
             });
+            if port.ingress.is_some() {
+                trail.step(|| Step::Limit { port: id, leaving: false, within });
+            }
             let mirror = port.config.policy.mirror;
             if !within {
                 self.refuse_over_limit(now, id, frame, pool);
                 continue;
             }
-            if let Some(to) = mirror {
-                self.mirror_incoming(id, to, &frame, pool);
+            if let Some(tap) = mirror {
+                let copied = self.mirror_incoming(id, tap, &frame, pool);
+                trail.step(|| Step::Mirror { port: id, tap, leaving: false, copied });
             }
             batch.push(frame);
         }
@@ -68,8 +80,9 @@ impl Switch {
         self.drop_frame(id, frame, reason, pool);
     }
 
-    /// A copy of a frame as it came in. What is unfinished about it is judged first, as the walk will.
-    fn mirror_incoming<P: FramePool>(&mut self, id: PortId, to: PortId, frame: &Frame, pool: &mut P) {
+    /// A copy of a frame as it came in; whether it could be had. What is unfinished about it is judged first, as the
+    /// walk will.
+    fn mirror_incoming<P: FramePool>(&mut self, id: PortId, to: PortId, frame: &Frame, pool: &mut P) -> bool {
         let bytes = pool.bytes(frame);
         let unmarked = self.tables.ports.get(id).is_some_and(|p| p.caps.rx_csum_unmarked);
         let (mut h, mut offload) = (Headers::default(), frame.offload);
@@ -81,11 +94,11 @@ impl Switch {
             offload = fit::unmarked_partial(bytes, &h).unwrap_or(Offload::NONE);
         }
         if offload.is_none() {
-            self.mirror(to, frame, None, pool);
+            self.mirror(to, frame, None, pool)
         } else if parsed && fit::check(bytes, &mut h, &mut offload).is_ok() {
-            self.mirror(to, frame, Some((&h, offload)), pool);
+            self.mirror(to, frame, Some((&h, offload)), pool)
         } else {
-            self.lose_copy(to);
+            self.lose_copy(to)
         }
     }
 
@@ -98,22 +111,34 @@ impl Switch {
         is_here: impl Fn(PortId) -> bool,
     ) {
         if !self.gated.is_empty() {
-            self.gate_queues(now, pool, is_here);
+            self.gate_queues(now, pool, is_here, &mut ());
         }
     }
 
     #[cold]
-    fn gate_queues<P: FramePool>(&mut self, now: Instant, pool: &mut P, is_here: impl Fn(PortId) -> bool) {
+    pub(super) fn gate_queues<P: FramePool>(
+        &mut self,
+        now: Instant,
+        pool: &mut P,
+        is_here: impl Fn(PortId) -> bool,
+        trail: &mut impl Trail,
+    ) {
         let gated = core::mem::take(&mut self.gated);
         for &id in gated.iter().filter(|&&id| is_here(id)) {
-            self.limit_leaving(now, id, pool);
-            self.mirror_leaving(id, pool);
+            self.limit_leaving(now, id, pool, trail);
+            self.mirror_leaving(id, pool, trail);
         }
         self.gated = gated;
     }
 
     /// Takes what is over the limit off a port's queue.
-    fn limit_leaving<P: FramePool>(&mut self, now: Instant, id: PortId, pool: &mut P) {
+    fn limit_leaving<P: FramePool>(
+        &mut self,
+        now: Instant,
+        id: PortId,
+        pool: &mut P,
+        trail: &mut impl Trail,
+    ) {
         let Some(port) = self.tables.ports.get_mut(id).filter(|p| !p.queue.is_empty()) else { return };
         let Some(policer) = &mut port.egress else { return };
         let (mut queue, mut within) = (core::mem::take(&mut port.queue), 0);
@@ -124,6 +149,7 @@ impl Switch {
                 within += 1;
             }
         }
+        trail.step(|| Step::Limit { port: id, leaving: true, within: within == queue.len() });
         // What is left lies elsewhere now.
         self.end_merges(id);
         for frame in queue.drain(within..) {
@@ -136,27 +162,29 @@ impl Switch {
     }
 
     /// Copies what lies on a port's queue to its mirror.
-    fn mirror_leaving<P: FramePool>(&mut self, id: PortId, pool: &mut P) {
-        let Some(port) = self.tables.ports.get_mut(id) else { return };
-        let Some(to) = port.config.policy.mirror else { return };
+    fn mirror_leaving<P: FramePool>(&mut self, id: PortId, pool: &mut P, trail: &mut impl Trail) {
+        let Some(port) = self.tables.ports.get_mut(id).filter(|p| !p.queue.is_empty()) else { return };
+        let Some(tap) = port.config.policy.mirror else { return };
         let queue = core::mem::take(&mut port.queue);
+        let mut copied = true;
         for frame in &queue {
-            self.mirror(to, frame, None, pool);
+            copied &= self.mirror(tap, frame, None, pool);
         }
+        trail.step(|| Step::Mirror { port: id, tap, leaving: true, copied });
         if let Some(port) = self.tables.ports.get_mut(id) {
             port.queue = queue;
         }
     }
 
-    /// Puts a copy on the tap's queue: cut or finished if the tap needs that. `facts`: what is unfinished about the
-    /// frame, where that is not yet judged.
+    /// Puts a copy on the tap's queue, cut or finished if the tap needs that; whether it could be had. `facts`: what is
+    /// unfinished about the frame, where that is not yet judged.
     fn mirror<P: FramePool>(
         &mut self,
         to: PortId,
         frame: &Frame,
         facts: Option<(&Headers, Offload)>,
         pool: &mut P,
-    ) {
+    ) -> bool {
         let tap = self.tables.ports.get(to).filter(|p| p.config.live && p.config.policy.tap);
         let Some(tap) = tap else { return self.lose_copy(to) };
         let len_max = usize::from(tap.config.mtu) + ethernet::HEADER_LEN + 2 * ethernet::TAG_LEN;
@@ -180,11 +208,13 @@ impl Switch {
         } else {
             self.fit_to_port(to, to, len_max, copy, pool);
         }
+        true
     }
 
-    fn lose_copy(&mut self, to: PortId) {
+    fn lose_copy(&mut self, to: PortId) -> bool {
         self.counters.replicated += 1;
         self.count_drop(to, DropReason::MirrorLost);
+        false
     }
 
     /// Which ports have something done with what leaves by them.

@@ -271,7 +271,7 @@ impl Switch {
             None => (false, false),
         };
         if gated {
-            self.gate(now, port, batch, pool);
+            self.gate(now, port, batch, pool, &mut ());
         }
         if tunnels && batch.iter().any(|frame| frame.offload.gso_kind == GsoKind::Udp) {
             self.forward_opened(now, port, batch, pool);

@@ -1,14 +1,14 @@
-//! The listener of `classify`: nothing on the path, every step for `trace`.
+//! The listener of `classify`, and of a port's policy before and behind it: nothing on the path, every step for `trace`.
 
 use alloc::vec::Vec;
 
 use super::verdict::Verdict;
-use crate::command::{FloatingId, Location, NextHop, PeerId, Vni};
+use crate::command::{FloatingId, Location, NextHop, PeerId, PortId, Vni};
 use crate::watch::Walk;
 use crate::wire::ip::Ip;
 use crate::wire::mac::MacAddr;
 
-/// A step of `classify`, with what decided it.
+/// A step of `classify` or of a port's policy, with what decided it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Step {
     /// The frame was admitted to this network and VLAN.
@@ -27,6 +27,26 @@ pub enum Step {
     FdbMiss(MacAddr),
     /// The underlay's next hop for this destination.
     Underlay(Ip),
+    /// A port's rate limit, on the way in or out.
+    Limit {
+        /// Whose.
+        port: PortId,
+        /// On the way out.
+        leaving: bool,
+        /// It passes.
+        within: bool,
+    },
+    /// A port's mirror, on the way in or out.
+    Mirror {
+        /// Whose.
+        port: PortId,
+        /// Where the copy goes.
+        tap: PortId,
+        /// On the way out.
+        leaving: bool,
+        /// There was room for it.
+        copied: bool,
+    },
 }
 
 /// Listens to `classify`.

@@ -4,6 +4,7 @@
 //! It is the very walk. A rehearsal really queues what it would send (the queues are empty when commands and
 //! queries are taken), looks, takes it off again, and puts every counter back.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use super::memo::Look;
@@ -11,6 +12,7 @@ use super::{Ingress, Parsed, Switch};
 use crate::command::{PeerId, PortId};
 use crate::counters::{DROP_REASONS, DropReason, PortCounters, SwitchCounters};
 use crate::frame::{Batch, Frame, FramePool};
+use crate::table::policer::Policer;
 use crate::table::port::TokenBucket;
 use crate::time::Instant;
 use crate::watch::{Fate, Sent, Walk};
@@ -23,10 +25,13 @@ struct Mark {
     ports: Vec<(PortId, usize, [u64; DROP_REASONS])>,
 }
 
+/// What it changes of a port: counters, its limit for floods, when it may tell of a BPDU, its limits in and out.
+type PortBefore = (PortId, PortCounters, TokenBucket, Instant, [Option<Box<Policer>>; 2]);
+
 /// What a rehearsal changes beside the queues.
 struct Before {
     counters: SwitchCounters,
-    ports: Vec<(PortId, PortCounters, TokenBucket, Instant)>,
+    ports: Vec<PortBefore>,
     peers: Vec<(PeerId, u64, u64)>,
     hits: Vec<[u64; 2]>,
     icmp_errors: TokenBucket,
@@ -77,9 +82,20 @@ impl Switch {
         };
         let before = self.before();
         self.sampled.fill(true);
-        let mark = self.mark();
-        let walk = self.walk(now, id, frame, pool, false, true);
+        // Who watches this port sees what really comes.
+        let watches = core::mem::take(&mut self.watches);
+        let (mark, mut walk, mut batch) = (self.mark(), Walk::default(), Batch::new());
+        batch.push(frame);
+        if self.tables.ports.get(id).is_some_and(|p| p.gated) {
+            self.gate(now, id, &mut batch, pool, &mut walk);
+        }
+        if let Some(frame) = batch.pop() {
+            self.take_way(now, id, frame, pool, false, &mut walk);
+        }
+        self.gate_queues(now, pool, |_| true, &mut walk);
+        self.see_results(&mark, &mut walk, true, pool);
         self.take_back(&mark, before, pool);
+        self.watches = watches;
         walk
     }
 
@@ -88,13 +104,27 @@ impl Switch {
         &mut self,
         now: Instant,
         id: PortId,
-        mut frame: Frame,
+        frame: Frame,
         pool: &mut P,
         learn: bool,
         results: bool,
     ) -> Walk {
-        let mark = self.mark();
-        let mut walk = Walk::default();
+        let (mark, mut walk) = (self.mark(), Walk::default());
+        self.take_way(now, id, frame, pool, learn, &mut walk);
+        self.see_results(&mark, &mut walk, results, pool);
+        walk
+    }
+
+    /// From parsing to the queues.
+    fn take_way<P: FramePool>(
+        &mut self,
+        now: Instant,
+        id: PortId,
+        mut frame: Frame,
+        pool: &mut P,
+        learn: bool,
+        walk: &mut Walk,
+    ) {
         let mut parsed = Parsed::default();
         Ingress::new(&self.tables, id).parse(&mut frame, pool, &mut parsed);
         match parsed.refused {
@@ -103,11 +133,9 @@ impl Switch {
                 if learn {
                     self.learn(now, &parsed, &frame, pool);
                 }
-                self.decide(now, id, &Look::default(), &parsed, frame, pool, &mut walk);
+                self.decide(now, id, &Look::default(), &parsed, frame, pool, walk);
             }
         }
-        self.see_results(&mark, &mut walk, results, pool);
-        walk
     }
 
     fn mark(&self) -> Mark {
@@ -139,7 +167,10 @@ impl Switch {
             ports: t
                 .ports
                 .iter()
-                .map(|(id, p)| (id, p.counters.clone(), p.bum.clone(), p.next_bpdu))
+                .map(|(id, p)| {
+                    let policers = [p.ingress.clone(), p.egress.clone()];
+                    (id, p.counters.clone(), p.bum.clone(), p.next_bpdu, policers)
+                })
                 .collect(),
             peers: t.peers.iter().map(|(id, p)| (id, p.tx, p.rx)).collect(),
             hits: t.floating.hits(),
@@ -162,9 +193,10 @@ impl Switch {
             }
         }
         self.punted.drain(mark.punted..).for_each(|frame| pool.free(frame));
-        for (id, counters, bum, next_bpdu) in before.ports {
+        for (id, counters, bum, next_bpdu, [ingress, egress]) in before.ports {
             if let Some(port) = self.tables.ports.get_mut(id) {
                 (port.counters, port.bum, port.next_bpdu) = (counters, bum, next_bpdu);
+                (port.ingress, port.egress) = (ingress, egress);
             }
         }
         for (id, tx, rx) in before.peers {
