@@ -2,8 +2,11 @@
 //! date for longer than until this runs again. mdbook makes pages of it where it is installed.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
@@ -18,13 +21,18 @@ const TRANSCRIPTS: [(&str, &str, &str); 3] = [
 
 pub fn build() -> Result<()> {
     install(&[FOR_THE_DEMO])?;
-    let ivctl = crate::build(true)?.join("ivctl");
+    let binaries = crate::build(false)?;
+    let ivctl = binaries.join("ivctl");
     let source = workspace().join("packaging/book/src");
     let reference =
         [("configuration", &["config", "reference"][..]), ("drop-reasons", &["drops", "--reasons"])];
     for (name, arguments) in reference {
         fs::write(source.join(format!("reference/{name}.md")), said(Command::new(&ivctl).args(arguments))?)?;
     }
+    let mut text = String::from("# Every command\n");
+    commands(&ivctl, &mut vec![], &mut text)?;
+    fs::write(source.join("reference/commands.md"), text)?;
+    fs::write(source.join("reference/metrics.md"), metrics(&binaries.join("ivswitchd"))?)?;
     let shown = transcripts(&ivctl, &source.join("transcripts"));
     run(as_root(&ivctl)?.args(["demo", "down"]))?;
     shown?;
@@ -32,9 +40,92 @@ pub fn build() -> Result<()> {
         println!("the sources are current; `cargo install mdbook --locked` for pages");
         return Ok(());
     }
-    run(Command::new("mdbook")
-        .args(["build", "packaging/book", "--dest-dir"])
-        .arg(workspace().join("target/book")))
+    let pages = workspace().join("target/book");
+    run(Command::new("mdbook").args(["build", "packaging/book", "--dest-dir"]).arg(&pages))?;
+    let mut dead = Vec::new();
+    links(&pages, &mut dead)?;
+    ensure!(dead.is_empty(), "links to nothing: {}", dead.join(", "));
+    println!("{}: every link within it leads somewhere", pages.join("index.html").display());
+    Ok(())
+}
+
+/// What a command says of itself, and each of those below it.
+fn commands(ivctl: &Path, path: &mut Vec<String>, text: &mut String) -> Result<()> {
+    let help = said(Command::new(ivctl).args(&*path).arg("--help").env("NO_COLOR", "1"))?;
+    // What every command takes is said once, at the top.
+    let own = if path.is_empty() { &help[..] } else { help.split("\n  -j, --json").next().unwrap_or(&help) };
+    let own = own.trim_end().trim_end_matches("Options:").trim_end();
+    *text += &format!("\n## ivctl {}\n\n```text\n{own}\n```\n", path.join(" "));
+    let below = help.split("\nCommands:\n").nth(1).and_then(|rest| rest.split("\n\n").next()).unwrap_or("");
+    let names = below.lines().filter(|line| line.starts_with("  ") && !line.starts_with("   "));
+    for name in names.filter_map(|line| line.split_whitespace().next()).filter(|name| *name != "help") {
+        path.push(name.to_owned());
+        commands(ivctl, path, text)?;
+        path.pop();
+    }
+    Ok(())
+}
+
+/// The families that a daemon serves, one that has nothing to do.
+fn metrics(ivswitchd: &Path) -> Result<String> {
+    let place = std::env::temp_dir().join(format!("ivswitch-book-{}", std::process::id()));
+    fs::create_dir_all(&place)?;
+    let mut daemon = as_root(Path::new("unshare"))?;
+    daemon.arg("--net").arg(ivswitchd).arg("--config").arg(place.join("none.toml"));
+    daemon.arg("--socket").arg(place.join("control")).arg("--metrics");
+    daemon.arg(format!("unix:{}", place.join("metrics").display()));
+    let mut daemon = daemon.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+    let until = Instant::now() + Duration::from_secs(10);
+    let answer = loop {
+        if let Ok(mut stream) = UnixStream::connect(place.join("metrics")) {
+            stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n")?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer)?;
+            break Ok(answer);
+        }
+        if Instant::now() > until {
+            break Err(anyhow::anyhow!("the daemon serves no metrics"));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    run(as_root(Path::new("kill"))?.arg(daemon.id().to_string()))?;
+    daemon.wait()?;
+    fs::remove_dir_all(&place)?;
+    let answer = answer?;
+    let told = |what: &str| -> Vec<(String, String)> {
+        let lines = answer.lines().filter_map(|line| line.strip_prefix(what)?.split_once(' '));
+        lines.map(|(name, rest)| (name.to_owned(), rest.trim_end_matches('.').to_owned())).collect()
+    };
+    let types: std::collections::BTreeMap<_, _> = told("# TYPE ").into_iter().collect();
+    let mut text = "# Every metric\n\n| Metric | Type | Meaning |\n|---|---|---|\n".to_owned();
+    for (name, help) in told("# HELP ") {
+        let kind = types.get(&name).map_or("", String::as_str);
+        let total = if kind == "counter" { "_total" } else { "" };
+        text += &format!("| `{name}{total}` | {kind} | {help} |\n");
+    }
+    ensure!(text.contains("ivs_drops_total"), "no families in {answer}");
+    Ok(text)
+}
+
+/// Links of rendered pages to files that are not there.
+fn links(directory: &Path, dead: &mut Vec<String>) -> Result<()> {
+    for entry in fs::read_dir(directory)?.flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            links(&path, dead)?;
+        } else if path.extension().is_some_and(|extension| extension == "html") {
+            let page = fs::read_to_string(&path)?;
+            let ends = ["href=\"", "src=\""].iter().flat_map(|start| page.split(start).skip(1));
+            for link in ends.filter_map(|rest| rest.split('"').next()) {
+                let file = link.split(['#', '?']).next().unwrap_or("");
+                let elsewhere = file.is_empty() || link.contains(':') || path.ends_with("404.html");
+                if !elsewhere && !directory.join(file).exists() {
+                    dead.push(format!("{}: {link}", path.display()));
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 fn transcripts(ivctl: &Path, place: &Path) -> Result<()> {

@@ -4,7 +4,10 @@
 //! Needs no root to build. What needs root runs through `sudo` when there is one.
 
 mod book;
+mod boot;
 mod package;
+#[cfg(test)]
+mod promises;
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::MetadataExt;
@@ -46,7 +49,8 @@ enum Task {
         #[arg(long)]
         debug: bool,
     },
-    /// Install, look at and purge the packages in a fresh Debian, as root; what it leaves is an error
+    /// Install, run, upgrade and purge the packages in fresh Debians, booted where that can be, as root; what it leaves
+    /// is an error
     PackageTest {
         /// The unoptimised build
         #[arg(long)]
@@ -64,7 +68,31 @@ enum Task {
         /// Only this one [default: all]
         target: Option<String>,
     },
+    /// Attacks and crashes of the system tests, for minutes instead of seconds each, as root
+    Soak {
+        /// Minutes for each test
+        #[arg(long, default_value_t = 10)]
+        minutes: u32,
+        /// Only tests whose name has this [default: all]
+        test: Option<String>,
+    },
 }
+
+/// The tests that repeat for as long as they are told (`system::rounds`).
+const SOAK_TESTS: &[&str] = &[
+    "lifecycle::kill_9_inside_apply_leaves_the_old_or_the_new",
+    "restart::fault_kill_9_under_load",
+    "restart::fault_kill_9_under_load_where_descriptors_are_kept",
+    "restart::fault_a_restart_costs_nothing_where_descriptors_are_kept",
+    "attacks::t01_a_mac_flood_shows_nothing_of_others",
+    "attacks::t02_stealing_a_mac_address_is_refused",
+    "attacks::t06_malformed_frames",
+    "attacks::t08_a_crafted_flood_costs_others_little",
+    "attacks::t12_t13_t16_tunnel_packets_that_nobody_asked_for",
+    "floating_ip::t14_what_our_nat_does_not_lend_its_address_to",
+    "attacks::t17_no_window_while_ports_come_and_go",
+    "growth::g17_nothing_grows",
+];
 
 /// The fuzz targets, each a file of `fuzz/fuzz_targets`.
 const FUZZ_TARGETS: &[&str] =
@@ -73,6 +101,7 @@ const FUZZ_TARGETS: &[&str] =
 fn main() -> ExitCode {
     let outcome = match Task::parse() {
         Task::Fuzz { minutes, target } => fuzz(minutes, target.as_deref()),
+        Task::Soak { minutes, test } => soak(minutes, test.as_deref()),
         Task::Book => book::build(),
         Task::Package { debug } => package::build(debug).map(drop),
         Task::PackageTest { debug } => package::test(debug),
@@ -279,6 +308,7 @@ fn fuzz(minutes: u32, target: Option<&str>) -> Result<()> {
         run(cargo().args(["install", "cargo-fuzz", "--locked"]))?;
     }
     let seconds = format!("-max_total_time={}", minutes * 60);
+    let mut told = Vec::new();
     for &name in FUZZ_TARGETS.iter().filter(|name| target.is_none_or(|t| t == **name)) {
         println!("== fuzzing {name} for {minutes} min");
         let mut fuzz = cargo();
@@ -286,13 +316,53 @@ fn fuzz(minutes: u32, target: Option<&str>) -> Result<()> {
         // What it found grows the first; the second is what it starts from.
         let corpus = format!("fuzz/corpus/{name}");
         std::fs::create_dir_all(workspace().join(&corpus))?;
+        // What earlier machines found, each input with something that no other has.
+        let found = format!("fuzz/seeds/{name}.tar.gz");
+        if workspace().join(&found).is_file() {
+            run(Command::new("tar").args(["-C", &corpus, "--skip-old-files", "-xzf", &found]))?;
+        }
         fuzz.arg(corpus);
         let seeds = format!("fuzz/seeds/{name}");
         if workspace().join(&seeds).is_dir() {
             fuzz.arg(seeds);
         }
         fuzz.args(["--", &seconds, "-timeout=10", "-rss_limit_mb=2048"]);
-        run(fuzz.env("RUSTC_BOOTSTRAP", "1"))?;
+        let mut fuzz =
+            fuzz.env("RUSTC_BOOTSTRAP", "1").stderr(Stdio::piped()).spawn().context("cargo fuzz")?;
+        for line in BufReader::new(fuzz.stderr.take().context("no pipe")?).lines() {
+            let line = line?;
+            if let Some(done) = line.strip_prefix("Done ") {
+                told.push(format!("{name}: {done}"));
+            }
+            eprintln!("{line}");
+        }
+        if !fuzz.wait()?.success() {
+            bail!("{name} found something: see fuzz/artifacts/{name}, and make a test of it");
+        }
+    }
+    println!("== nothing was found\n{}", told.join("\n"));
+    Ok(())
+}
+
+/// The same tests as in the test command, each repeating what it does for so long.
+fn soak(minutes: u32, test: Option<&str>) -> Result<()> {
+    let tests: Vec<&str> =
+        SOAK_TESTS.iter().copied().filter(|name| test.is_none_or(|test| name.contains(test))).collect();
+    if tests.is_empty() {
+        bail!("no such test: there are {}", SOAK_TESTS.join(", "));
+    }
+    install(&[FOR_THE_DEMO, FOR_THE_TESTS])?;
+    let binaries = build(false)?;
+    println!("== {} tests, {minutes} min each", tests.len());
+    let mut soak = cargo();
+    soak.args(["test", "--no-fail-fast", "--package", "system", "--test", "system"]);
+    with_root_runner(&mut soak)?;
+    soak.args(["--", "--include-ignored", "--nocapture", "--test-threads=1", "--exact"]).args(&tests);
+    soak.env("IVS_BIN_DIR", &binaries).env("IVS_MUST_RUN", "1");
+    let mut totals = Totals { green: true, ..Totals::default() };
+    totals.add(soak.env("IVS_SOAK_SECONDS", (minutes * 60).to_string()))?;
+    if !totals.green || totals.passed != tests.len() as u64 {
+        bail!("{} of {} tests passed", totals.passed, tests.len());
     }
     Ok(())
 }

@@ -8,7 +8,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use system::{
-    Capture, Lab, Namespace, RawSocket, Stream, Switch, binaries, udp_frame, vxlan, wait_for, wait_until,
+    Capture, Lab, Namespace, RawSocket, Stream, Switch, binaries, rounds, udp_frame, vxlan, wait_for,
+    wait_until,
 };
 
 use crate::topology::{FarKernel, V4, finished, host, network, port};
@@ -85,11 +86,9 @@ fn t01_a_mac_flood_shows_nothing_of_others() {
     stream.wait_more(100, "at the start");
     let seen = Capture::start(&lab, &h1, "eth0", "udp port 9");
     let (mut random, to) = (Random(1), h5.mac("eth0"));
-    for _ in 0..40_000 {
-        let _ = raw.send(&frame(to, random.mac(), 0x88b5, &[]));
-    }
+    let sent = rounds(40_000).filter(|_| raw.send(&frame(to, random.mac(), 0x88b5, &[])).is_ok()).count();
     let report = stream.finish();
-    println!("t01: 40000 MACs; the victims' stream: {report}");
+    println!("t01: {sent} MACs; the victims' stream: {report}");
     assert_eq!(seen.stop().text(), "", "frames between others at the attacker's port");
     assert!(report.share() >= 0.98, "{report}");
     let held = switch.json("fdb list --port h1").as_array().expect("rows").len();
@@ -105,7 +104,7 @@ fn t02_stealing_a_mac_address_is_refused() {
     stream.wait_more(100, "at the start");
     let seen = Capture::start(&lab, &h1, "eth0", "udp port 9");
     let stolen = frame(BROADCAST, h5.mac("eth0"), 0x88b5, &[]);
-    let sent = (0..20_000).filter(|_| raw.send(&stolen).is_ok()).count() as u64;
+    let sent = rounds(20_000).filter(|_| raw.send(&stolen).is_ok()).count() as u64;
     let report = stream.finish();
     println!("t02: {sent} frames under a stolen MAC; its owner: {report}");
     assert!(report.lost() < 10, "{report}");
@@ -259,8 +258,8 @@ fn t06_malformed_frames() {
     v6.extend([[0xfd, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1], [0xfd; 16]].concat());
     v6.resize(114, 0);
     let (mut random, mut sent) = (Random(6), 0_u64);
-    for n in 0..20_000 {
-        let mut bytes = [&udp, &v6][n % 2].clone();
+    for n in rounds(20_000) {
+        let mut bytes = [&udp, &v6][n as usize % 2].clone();
         for _ in 0..=random.next() % 4 {
             // Not the MAC addresses: their guards would hide what is behind them.
             let at = 12 + random.next() as usize % (bytes.len() - 12);
@@ -354,7 +353,7 @@ fn t08_a_crafted_flood_costs_others_little() {
     let stream = Stream::start(&h3, &h5, "10.1.0.5:9".parse().unwrap(), 5000);
     stream.wait_more(100, "at the start");
     let (start, mut random, mut sent) = (Instant::now(), Random(8), 0_u32);
-    while start.elapsed() < Duration::from_secs(2) {
+    for _ in rounds(1800) {
         let due = (start.elapsed().as_secs_f64() * 2000.0) as u32;
         while sent < due {
             let n = random.next();
@@ -397,8 +396,9 @@ fn t12_t13_t16_tunnel_packets_that_nobody_asked_for() {
     };
     let peer = Ipv4Addr::new(10, 0, 0, 12);
     let (mut random, before) = (Random(12), total_drops(&switch, "uplink"));
-    let count = 20_000_u64;
-    for n in 0..count {
+    let mut count = 0_u64;
+    for n in rounds(20_000) {
+        count += 1;
         let r = random.next();
         let payload = match n % 4 {
             // A stranger.
@@ -497,7 +497,7 @@ fn t15_keepalives_forged_from_inside_the_overlay() {
     assert_eq!(believed(), before);
 }
 
-/// A port is added and removed 60 times beside a flooder of another network: not one of its frames crosses.
+/// A port is removed and added 60 times beside a flooder of another network: not one of its frames crosses.
 #[test]
 fn t17_no_window_while_ports_come_and_go() {
     let Some(lab) = Lab::new() else { return };
@@ -522,11 +522,11 @@ fn t17_no_window_while_ports_come_and_go() {
         }
         sent
     });
-    (0..60).for_each(|_| again());
+    let times = rounds(60).map(|_| again()).count();
     switch.wait_live(&["h5"]);
     stop.store(true, std::sync::atomic::Ordering::Relaxed);
     let sent = flooder.join().unwrap();
-    println!("t17: 60 times removed and added beside {sent} broadcasts of another network");
+    println!("t17: {times} times removed and added beside {sent} broadcasts of another network");
     assert_eq!(seen.stop().text(), "", "leaked");
     drop(h3);
 }

@@ -4,7 +4,7 @@ use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
-use system::{Capture, Lab, Namespace, Switch, transfer, wait_for};
+use system::{Capture, Lab, Namespace, RawSocket, Switch, rounds, transfer, udp_frame, vxlan, wait_for};
 
 use crate::topology::{finished, host, network, port};
 
@@ -260,6 +260,58 @@ fn floating_ip_with_a_cms_by_tap_and_udp() {
 #[test]
 fn floating_ip_inside_by_packet() {
     everything_through_it(Owner::Inside, Lanes { uplinks: ["packet", "packet"], port: "packet" });
+}
+
+/// Six ways for an iVM to have our own NAT give its packets a source that peers, the provider or the metadata service
+/// trust: nothing leaves the gateway, and every one is counted.
+#[test]
+fn t14_what_our_nat_does_not_lend_its_address_to() {
+    let Some(lab) = Lab::new() else { return };
+    let f = Figure4::new(&lab, Owner::Inside, Lanes::AFXDP);
+    f.ivm.reaches(INTERNET_HOST);
+    let neighbours = f.ivm.ip_json("neigh show 192.168.1.1");
+    let gateway = neighbours[0]["lladdr"].as_str().expect("the gateway's MAC");
+    let mut bytes = gateway.split(':').map(|byte| u8::from_str_radix(byte, 16).expect("hexadecimal"));
+    let gateway = std::array::from_fn(|_| bytes.next().expect("six bytes"));
+    let (own, mark) = ((f.ivm.mac("eth0"), [192, 168, 1, 2].into()), 50_555);
+    // What would arrive in the public network, were it taken for a peer's.
+    let inner =
+        udp_frame(([6; 6], [10, 2, 0, 66].into(), 7), ([0xff; 6], [10, 2, 0, 12].into(), 7), &[], b"forged");
+    let paths = [
+        ("VXLAN to a VTEP", mark, [10, 0, 0, 12], 4789),
+        ("VXLAN to the gateway's own VTEP", mark, [10, 0, 0, 11], 4789),
+        ("as if from the tunnel port", 4789, [203, 0, 113, 9], mark),
+        ("the provider's network", mark, [10, 0, 0, 1], 2379),
+        ("the metadata service", mark, [169, 254, 169, 254], 80),
+        ("everybody", mark, [255, 255, 255, 255], 53),
+    ];
+    // On every link of the provider's network, but for what rVM2 tunnels to the gateway.
+    let filter = format!("port {mark} and not (src host 10.0.0.12 and udp dst port 4789)");
+    let seen = ["r1", "r2", "wan"].map(|link| Capture::start(&lab, &f.net, link, &filter));
+    let refused = || {
+        let switches = [(&f.one, "uplink"), (&f.two, "ivm"), (&f.two, "uplink")];
+        let reasons = ["guarded", "port-not-mapped"];
+        switches
+            .iter()
+            .flat_map(|(switch, port)| reasons.map(|reason| switch.drops(port, reason)))
+            .sum::<u64>()
+    };
+    let (raw, before, mut sent) = (RawSocket::open(&f.ivm, "eth0"), refused(), 0_u64);
+    for n in rounds(1200) {
+        let (_, sport, to, dport) = paths[n as usize % paths.len()];
+        let forged =
+            udp_frame((own.0, own.1, sport), (gateway, to.into(), dport), &[], &vxlan(8, 200, 0, &inner));
+        sent += u64::from(raw.send(&forged).is_ok());
+        if n % 32 == 0 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+    wait_for("all to be refused", || refused() - before >= sent);
+    println!("t14: {sent} packets on {} ways, {} refused", paths.len(), refused() - before);
+    for seen in seen {
+        assert_eq!(seen.stop().text(), "", "left");
+    }
+    f.ivm.reaches(INTERNET_HOST);
 }
 
 /// One public address for two iVMs: each has its own ports, and everything else stays with the gateway.

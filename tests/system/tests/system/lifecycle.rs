@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use system::{Lab, Stream, Switch, binaries, wait_for, wait_until};
+use system::{Lab, Stream, Switch, binaries, rounds, wait_for, wait_until};
 
 use crate::topology::{host, network, port};
 
@@ -97,7 +97,9 @@ fn kill_9_inside_apply_leaves_the_old_or_the_new() {
     };
     let mut switch = Switch::start(&lab, &rvm, &config(0));
     let (mut acknowledged, mut next, mut inside) = (0, 1, 0);
-    for round in 0..20_u64 {
+    let mut kills = 0;
+    for round in rounds(20) {
+        kills += 1;
         let stop = Arc::new(AtomicBool::new(false));
         let (stopped, socket, first, dir) =
             (Arc::clone(&stop), switch.socket().to_path_buf(), next, lab.dir().to_path_buf());
@@ -116,7 +118,7 @@ fn kill_9_inside_apply_leaves_the_old_or_the_new() {
             (n, done)
         });
         // Spread over what one application takes, in steps that are not its multiple.
-        std::thread::sleep(Duration::from_micros(30_000 + round * 3_700));
+        std::thread::sleep(Duration::from_micros(30_000 + round % 20 * 3_700));
         switch.kill();
         stop.store(true, Ordering::Relaxed);
         let (n, done) = applier.join().unwrap();
@@ -129,6 +131,6 @@ fn kill_9_inside_apply_leaves_the_old_or_the_new() {
         acknowledged = found;
         switch.start_again();
     }
-    println!("20 kills while applying, {inside} of them inside an application; {next} configurations");
+    println!("{kills} kills while applying, {inside} of them inside an application; {next} configurations");
     assert!(wait_until(Duration::from_secs(5), || switch.ivctl("peer list").stdout.contains("p299")));
 }

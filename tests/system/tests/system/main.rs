@@ -10,6 +10,7 @@ mod dhcp;
 mod doors;
 mod faults;
 mod floating_ip;
+mod growth;
 mod guests;
 mod harness;
 mod l2;

@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use system::{Lab, Manager, Namespace, Stream, Switch, wait_for};
+use system::{Lab, Manager, Namespace, Stream, Switch, rounds, wait_for};
 
 use crate::topology::{host, network, port};
 
@@ -46,7 +46,7 @@ impl Two {
         &self,
         switch: &mut Switch,
         doors: &[&str],
-        times: usize,
+        times: u64,
         mut end: impl FnMut(&mut Switch),
     ) -> Vec<Duration> {
         self.h1.reaches("10.1.0.3");
@@ -57,7 +57,7 @@ impl Two {
             }
         };
         let mut blocked = Vec::new();
-        for _ in 0..times {
+        for _ in rounds(times) {
             let stream = Stream::start(&self.h1, &self.h3, "10.1.0.3:9".parse().unwrap(), 2000);
             stream.wait_more(100, "before the end");
             end(switch);
@@ -95,7 +95,7 @@ fn fault_kill_9_under_load() {
     let mut switch = Switch::start(&lab, &two.rvm, &two.config);
     let blocked = two.disturbed(&mut switch, &["eth1"], 10, Switch::kill);
     said("kill -9, everything opened anew", &blocked);
-    assert!(blocked[5] < Duration::from_secs(1), "{blocked:?}");
+    assert!(blocked[blocked.len() / 2] < Duration::from_secs(1), "{blocked:?}");
     two.h1.reaches("10.1.0.7");
 }
 
@@ -111,7 +111,8 @@ fn fault_kill_9_under_load_where_descriptors_are_kept() {
     let blocked = two.disturbed(&mut switch, &["eth1", "eth2"], 10, Switch::kill);
     said("kill -9, descriptors kept", &blocked);
     assert!(
-        blocked[5] <= Duration::from_millis(50) && blocked[9] <= Duration::from_millis(150),
+        blocked[blocked.len() / 2] <= Duration::from_millis(50)
+            && blocked[(blocked.len() * 99).div_ceil(100) - 1] <= Duration::from_millis(150),
         "{blocked:?}"
     );
     for door in ["10.1.0.7", "10.1.0.8"] {
@@ -132,7 +133,7 @@ fn fault_a_restart_costs_nothing_where_descriptors_are_kept() {
         assert!(switch.terminate().success());
     });
     said("restart, descriptors kept", &blocked);
-    assert!(blocked[2] <= Duration::from_millis(50), "{blocked:?}");
+    assert!(blocked[blocked.len() / 2] <= Duration::from_millis(50), "{blocked:?}");
     assert!(switch.terminate().success());
     assert!(has_program(&two.rvm, "p-h1"), "kept for whoever comes next");
     manager.forget();
