@@ -80,7 +80,7 @@ impl Pair<'_> {
         let end = Instant::now() + Duration::from_secs(20).mul_f64(self.slow);
         loop {
             let pinged = self.from.run(
-                &format!("ping -c 1 -W 1 {}", self.address),
+                &format!("ping -c 1 -W {} {}", self.slow.ceil(), self.address),
                 Duration::from_secs(10).mul_f64(self.slow),
                 limit,
             );

@@ -214,6 +214,10 @@ fn markdown(
     let mut text =
         String::from("# What nesting costs\n\nWritten by the tool, not by hand. To take it again:\n\n");
     writeln!(text, "    {command}\n").ok();
+    text += "It needs root, QEMU and Debian's packages, and nobody else on the machine. From an empty target directory it \
+             builds for some ten minutes; what it measures is bounded by `--minutes` (25, or 5 with `--quick`). Stopped, or \
+             out of time, it goes on where it was when it is started again; `--only 'levels L2' --minutes 15` takes the \
+             rows of guests in guests alone.\n\n";
     text += &machine.markdown();
     text += "\n## Levels\n\n";
     let inner = results.iter().any(|(key, _)| key.scenario.contains("L2")).then_some(level::Accel::Tcg);

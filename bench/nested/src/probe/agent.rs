@@ -15,8 +15,9 @@ pub fn ask(socket: &Path, command: &str, bound: Duration) -> Result<String> {
     let end = Instant::now() + bound;
     let mut stream =
         UnixStream::connect(socket).with_context(|| format!("the agent at {}", socket.display()))?;
-    stream.write_all(command.as_bytes())?;
-    stream.write_all(b"\n")?;
+    // Who asked before and did not wait may have left an answer on the way: ours begins with a word of its own.
+    let word = format!("{}.{:?}", std::process::id(), std::time::UNIX_EPOCH.elapsed().unwrap_or_default());
+    writeln!(stream, "printf '\\002{word}\\n'; {command}")?;
     let (mut answer, mut chunk) = (Vec::new(), [0; 4096]);
     loop {
         let left = end.saturating_duration_since(Instant::now());
@@ -29,19 +30,23 @@ pub fn ask(socket: &Path, command: &str, bound: Duration) -> Result<String> {
             Err(e) => return Err(e.into()),
         };
         answer.extend_from_slice(&chunk[..count]);
-        if let Some((text, code)) = whole(&answer) {
+        if let Some((text, code)) = whole(&answer, &word) {
             ensure!(code == 0, "in the guest: {command}: exit code {code}: {}", text.trim());
             return Ok(text);
         }
     }
 }
 
-/// The answer and the exit code, once all of it is there.
-fn whole(answer: &[u8]) -> Option<(String, i32)> {
+/// The answer that begins with this word and its exit code, once all of it is there.
+fn whole(said: &[u8], word: &str) -> Option<(String, i32)> {
+    let start = format!("\x02{word}");
+    let answer = said.windows(start.len()).position(|part| part == start.as_bytes())?;
+    let answer = &said[answer + start.len()..];
+    let text = answer.iter().position(|&b| b == b'\n')? + 1;
     let mark = answer.iter().position(|&b| b == 1)?;
     let end = answer[mark..].iter().position(|&b| b == b'\n')?;
     let code = String::from_utf8_lossy(&answer[mark + 1..mark + end]).trim().parse().unwrap_or(-1);
-    Some((String::from_utf8_lossy(&answer[..mark]).replace('\r', ""), code))
+    Some((String::from_utf8_lossy(answer.get(text..mark)?).replace('\r', ""), code))
 }
 
 /// The same from a level above: the command comes in hexadecimal, past every shell in between.
@@ -71,9 +76,16 @@ mod tests {
 
     #[test]
     fn an_answer_is_whole_with_its_code() {
-        assert_eq!(whole(b"text\r\n\x013\n"), Some(("text\n".into(), 3)));
-        assert_eq!(whole(b"text\n"), None);
-        assert_eq!(whole(b"text\n\x01"), None);
+        assert_eq!(whole(b"\x02w\r\ntext\r\n\x013\n", "w"), Some(("text\n".into(), 3)));
+        assert_eq!(whole(b"\x02w\ntext\n", "w"), None);
+        assert_eq!(whole(b"\x02w\ntext\n\x01", "w"), None);
+    }
+
+    #[test]
+    fn what_another_asked_is_not_our_answer() {
+        let said = b"\x02v\nearlier\n\x011\n\x02w\nours\n\x010\n";
+        assert_eq!(whole(&said[..16], "w"), None);
+        assert_eq!(whole(said, "w"), Some(("ours\n".into(), 0)));
     }
 
     #[test]
