@@ -265,7 +265,25 @@ fn t03_guest_cannot_spoof() {
         packet::ip(v6, all, packet::ICMPV6, &packet::icmpv6(v6, all, 136, 0, [0x20, 0, 0, 0], &target));
     na[7] = 255;
     let group: engine::wire::mac::MacAddr = "33:33:00:00:00:01".parse().unwrap();
+    // Its own address, at another's MAC: in ARP's sender, in the option of a solicitation and of an advertisement.
+    let mut arp = packet::arp_request(m(9), me, you);
+    arp[6..12].copy_from_slice(&m(1).0);
+    let [ns_mac, na_mac] = [(135, 1), (136, 2)].map(|(kind, option)| {
+        let own: std::net::Ipv6Addr = "fd01::1".parse().unwrap();
+        let body = [&own.octets()[..], &[option, 1], &m(9).0].concat();
+        let mut message =
+            packet::ip(v6, all, packet::ICMPV6, &packet::icmpv6(v6, all, kind, 0, [0; 4], &body));
+        message[7] = 255;
+        packet::eth_ip(group, m(1), &message)
+    });
+    let nowhere = packet::echo(ip("0.0.0.0"), you, false, 1, 1, b"");
+    let dhcp6 = packet::ip(v6, all, packet::UDP, &packet::udp(v6, all, 547, 546, &[0; 40]));
     let lies = [
+        (arp, DropReason::SpoofedNeighbor),
+        (ns_mac, DropReason::SpoofedNeighbor),
+        (na_mac, DropReason::SpoofedNeighbor),
+        (packet::eth_ip(m(2), m(1), &nowhere), DropReason::SpoofedIp),
+        (packet::eth_ip(group, m(1), &dhcp6), DropReason::DhcpServerGuard),
         (packet::eth_ip(m(2), m(9), &packet::echo(me, you, false, 1, 1, b"")), DropReason::SpoofedMac),
         (packet::eth_ip(m(2), m(1), &packet::echo(other, you, false, 1, 1, b"")), DropReason::SpoofedIp),
         (packet::arp_request(m(1), other, you), DropReason::SpoofedNeighbor),
