@@ -11,7 +11,7 @@ use virt::domain::Domain;
 use virt_sys as sys;
 
 use crate::switch::{Switch, addresses, floating_text};
-use crate::{Here, console, create, demo, devices, libvirt, migrate, schedule, snapshot, sockets};
+use crate::{Here, console, create, demo, devices, libvirt, migrate, policy, schedule, snapshot, sockets};
 
 /// How often a guest that shuts down is looked at.
 const INTERVAL: Duration = Duration::from_millis(100);
@@ -62,6 +62,10 @@ pub fn run(here: &Here<'_>, verb: GuestVerb) -> Result<u8, Failure> {
             snapshot::take(here, &name, &snapshot, delete)
         }
         GuestVerb::Revert { name, snapshot } => snapshot::revert(here, &name, &snapshot),
+        GuestVerb::Quarantine { name } => policy::quarantine(here, &name, true),
+        GuestVerb::Release { name } => policy::quarantine(here, &name, false),
+        // Without `to` it ends.
+        GuestVerb::Mirror { name, to, off: _ } => policy::mirror(here, &name, to.as_deref()),
         GuestVerb::Migrate(wish) => migrate::run(here, &wish),
         GuestVerb::Schedule { verb } => schedule::run(here, verb),
     }

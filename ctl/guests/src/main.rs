@@ -12,6 +12,7 @@ mod guest;
 mod host;
 mod libvirt;
 mod migrate;
+mod policy;
 mod schedule;
 mod snapshot;
 mod sockets;

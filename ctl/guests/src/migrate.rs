@@ -6,7 +6,7 @@
 
 use std::time::Instant;
 
-use ctl::cli::Failure;
+use ctl::cli::{DONE_WITH_WARNINGS, Failure};
 use ctl::guest::verbs::Migrate;
 use ctl::guest::{Claim, Claims};
 use serde_json::json;
@@ -39,8 +39,19 @@ pub fn run(here: &Here<'_>, wish: &Migrate) -> Result<u8, Failure> {
         let how = "give --to-socket the other host's switch";
         return Err(Failure::new(2, what, "both sockets are of the same switch", how));
     }
+    // Who is cut off stays so. A mirror's target is a port of this host, and does not move.
+    let (mut ports, rows) = (claims.ports.clone(), here_switch.ports()?);
+    let mut unmirrored = Vec::new();
+    for port in &mut ports {
+        if let Some(row) = rows.iter().find(|row| row.ifname == port.name) {
+            port.quarantine = row.quarantine;
+            unmirrored.extend(
+                row.mirror.iter().map(|to| format!("port {} is no longer mirrored to {to}", port.name)),
+            );
+        }
+    }
     let mut undo = Undo::default();
-    if let Err(failure) = add_ports(&there_switch, &claims.ports, &mut undo) {
+    if let Err(failure) = add_ports(&there_switch, &ports, &mut undo) {
         return Err(undo.all(failure));
     }
     let mut flags = sys::VIR_MIGRATE_LIVE | sys::VIR_MIGRATE_PERSIST_DEST | sys::VIR_MIGRATE_UNDEFINE_SOURCE;
@@ -97,7 +108,8 @@ pub fn run(here: &Here<'_>, wish: &Migrate) -> Result<u8, Failure> {
         ));
     }
     here.printer.json_if_asked(&json!({ "name": name, "to": wish.to, "seconds": seconds }))?;
-    Ok(0)
+    here.printer.warnings(&unmirrored);
+    Ok(if unmirrored.is_empty() { 0 } else { DONE_WITH_WARNINGS })
 }
 
 /// A floating IP from the owner that was to the owner that is. Its gateway may be either, or neither.

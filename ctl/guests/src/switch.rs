@@ -63,6 +63,11 @@ impl Switch {
         self.edit("port.add", json!({ "object": port }))
     }
 
+    /// Sets a key of a port; null: back to its default.
+    pub fn set_port(&self, name: &str, key: &str, value: Value) -> Result<(), Failure> {
+        self.edit("port.set", json!({ "name": name, "set": { key: value } }))
+    }
+
     /// Adds a network whose gateway the switch is and which gives addresses by DHCP.
     pub fn add_network(&self, name: &str, vni: u32, prefix: &str, gateway: &str) -> Result<(), Failure> {
         let object = json!({ "name": name, "vni": vni, "gateway": [gateway], "dhcp": [prefix] });
@@ -147,7 +152,9 @@ impl Switch {
 /// Whether a port forwards. One in shared memory that has met its QEMU does as soon as the guest's driver is there, and how
 /// long a guest boots is its own business.
 fn is_up(row: &PortRow) -> bool {
-    row.state == "live" || (row.state == "ready" && !row.why.starts_with("waiting for QEMU"))
+    // Who is cut off is so because somebody wants that.
+    matches!(row.state.as_str(), "live" | "quarantined")
+        || (row.state == "ready" && !row.why.starts_with("waiting for QEMU"))
 }
 
 fn which(mapping: &Floating) -> Value {

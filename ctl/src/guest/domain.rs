@@ -165,7 +165,8 @@ pub fn interface(nic: &Nic) -> Element {
             .child(off("guest", &["csum", "tso4", "tso6", "ecn", "ufo"]));
         e = e.child(driver);
     }
-    if let Some(mtu) = nic.mtu {
+    // libvirt would set it on an interface of this host as well, which shared memory has not; DHCP tells the guest.
+    if let Some(mtu) = nic.mtu.filter(|_| nic.shared.is_none()) {
         e = e.child(Element::new("mtu").with("size", mtu));
     }
     e

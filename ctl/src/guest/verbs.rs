@@ -118,6 +118,27 @@ pub enum GuestVerb {
         /// Name of the snapshot
         snapshot: String,
     },
+    /// Cut one off, all its NICs: nothing in, nothing out, until it is released. It runs on, and may be moved
+    Quarantine {
+        /// Its name
+        name: String,
+    },
+    /// End a quarantine
+    Release {
+        /// Its name
+        name: String,
+    },
+    /// Send copies of what comes from it and goes to it, by all its NICs, to a port, which then does nothing else
+    Mirror {
+        /// Its name
+        name: String,
+        /// The port that has the copies, as of an intrusion detection system
+        #[arg(long, value_name = "PORT", required_unless_present = "off")]
+        to: Option<String>,
+        /// End it
+        #[arg(long, conflicts_with = "to")]
+        off: bool,
+    },
     /// Move it to another host while it runs, with its ports, bindings and floating IPs
     Migrate(Migrate),
     /// Start, stop or resize at a time; kept over restarts of everything

@@ -20,7 +20,7 @@ mod traffic;
 pub use capture::Capture;
 pub use guest::{Guest, GuestSpec, Nic, RvmKernel, RvmSpec, rvm_image};
 pub use lab::{Lab, Namespace, wait_for, wait_until};
-pub use libvirt::{BOOT, GuestShell, Libvirt, guest_image};
+pub use libvirt::{BOOT, GuestShell, Libvirt, bind_script, guest_image};
 pub use manager::Manager;
 pub use raw::{RawSocket, udp_frame, vxlan};
 pub use soak::rounds;

@@ -51,6 +51,14 @@ impl Libvirt {
         Self::start_with(lab, namespace, name, &[])
     }
 
+    /// The same, to which `there` is what everybody else sees as the first of each pair: the hosts of a test share one
+    /// filesystem, and a guest that moves keeps its paths.
+    #[must_use]
+    #[track_caller]
+    pub fn start_apart(lab: &Lab, namespace: &Namespace, name: &str, binds: &[(&Path, &Path)]) -> Self {
+        Self::start_with(lab, namespace, name, &[("IVS_BINDS", &bind_script(binds))])
+    }
+
     /// The same with more environment.
     #[must_use]
     #[track_caller]
@@ -84,6 +92,7 @@ impl Libvirt {
              mount --bind $d/etc /etc/libvirt; mount --bind $d/run /run/libvirt; mount --bind $d/lib /var/lib/libvirt\n\
              mount --bind {} /var/cache/libvirt; mount --bind $d/log /var/log/libvirt\n\
              mount -t tmpfs none /sys/fs/cgroup 2>/dev/null || true\n\
+             eval \"$IVS_BINDS\"\n\
              exec libvirtd --pid-file $d/run/pid --config $d/etc/libvirtd.conf\n",
             dir.display(),
             cache.display()
@@ -133,6 +142,16 @@ impl Drop for Libvirt {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Shell commands that put the second of each pair in place of the first, in a mount namespace of their own.
+#[must_use]
+pub fn bind_script(binds: &[(&Path, &Path)]) -> String {
+    let one = |(place, there): &(&Path, &Path)| {
+        let (place, there) = (place.display(), there.display());
+        format!("mkdir -p {place} {there} && mount --bind {there} {place}; ")
+    };
+    binds.iter().map(one).collect()
 }
 
 /// The image that guests boot: built once, and kept.

@@ -2,10 +2,12 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use system::{Answer, BOOT, GuestShell, Lab, Libvirt, Namespace, Switch, guest_image, wait_until};
+use system::{
+    Answer, BOOT, GuestShell, Lab, Libvirt, Namespace, Switch, bind_script, guest_image, wait_until,
+};
 
 use crate::topology::{host, network, port};
 
@@ -24,6 +26,23 @@ impl Rvm {
             format!("name = \"{name}\"\n{}{}{more}", network("private", 100), network("public", 200));
         let switch = Switch::start(lab, namespace, &config);
         let libvirt = Libvirt::start(lab, namespace, name);
+        Self { libvirt, switch, dir: lab.dir().to_owned() }
+    }
+
+    /// The same, as on a machine of its own: what everybody sees as the first of each pair is the second to it.
+    #[track_caller]
+    pub fn start_apart(
+        lab: &Lab,
+        namespace: &Namespace,
+        name: &str,
+        more: &str,
+        binds: &[(&Path, &Path)],
+    ) -> Self {
+        let config =
+            format!("name = \"{name}\"\n{}{}{more}", network("private", 100), network("public", 200));
+        let script = format!("mount --make-rprivate / && {}exec \"$@\"", bind_script(binds));
+        let switch = Switch::start_as(lab, namespace, &config, &["unshare", "-m", "sh", "-c", &script, "sh"]);
+        let libvirt = Libvirt::start_apart(lab, namespace, name, binds);
         Self { libvirt, switch, dir: lab.dir().to_owned() }
     }
 

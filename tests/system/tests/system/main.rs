@@ -16,6 +16,7 @@ mod harness;
 mod l2;
 mod lanes;
 mod libvirt;
+mod libvirt_hosts;
 mod libvirt_nics;
 mod lifecycle;
 mod mtu;
