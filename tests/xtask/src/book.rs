@@ -55,7 +55,8 @@ fn commands(ivctl: &Path, path: &mut Vec<String>, text: &mut String) -> Result<(
     // What every command takes is said once, at the top.
     let own = if path.is_empty() { &help[..] } else { help.split("\n  -j, --json").next().unwrap_or(&help) };
     let own = own.trim_end().trim_end_matches("Options:").trim_end();
-    *text += &format!("\n## ivctl {}\n\n```text\n{own}\n```\n", path.join(" "));
+    let title = ["ivctl"].into_iter().chain(path.iter().map(String::as_str)).collect::<Vec<_>>().join(" ");
+    *text += &format!("\n## {title}\n\n```text\n{own}\n```\n");
     let below = help.split("\nCommands:\n").nth(1).and_then(|rest| rest.split("\n\n").next()).unwrap_or("");
     let names = below.lines().filter(|line| line.starts_with("  ") && !line.starts_with("   "));
     for name in names.filter_map(|line| line.split_whitespace().next()).filter(|name| *name != "help") {
