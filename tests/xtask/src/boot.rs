@@ -331,7 +331,7 @@ impl Booted {
         let again = self.done(play)?;
         ensure!(again.contains("changed=0"), "the second time is not without change: {again}");
         println!("ok  Ansible: forwards; a second run changes nothing");
-        self.done("dpkg --purge ivswitch && rm -rf /root/.ansible")?;
+        self.done("dpkg --purge ivswitch && rm -rf ~root/.ansible")?;
         self.nothing_but(&before)
     }
 

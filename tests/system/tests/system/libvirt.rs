@@ -9,7 +9,7 @@ use system::{
     Answer, BOOT, GuestShell, Lab, Libvirt, Namespace, Switch, bind_script, guest_image, wait_until,
 };
 
-use crate::topology::{host, network, port};
+use crate::topology::{V4, host, network, port, underlay_pair};
 
 /// An rVM with a switch and a libvirt daemon, and a host `h1` (10.1.0.1) on its network `private`.
 pub struct Rvm {
@@ -337,10 +337,7 @@ fn i41_r11_a_guest_moves_with_its_port() {
     if !Libvirt::possible() {
         return;
     }
-    let (a, b) = (lab.namespace("a"), lab.namespace("b"));
-    lab.veth((&a, "eth0"), (&b, "eth0"));
-    a.ip("addr add 10.0.0.11/24 dev eth0");
-    b.ip("addr add 10.0.0.12/24 dev eth0");
+    let (a, b) = underlay_pair(&lab, V4);
     let h1 = host(&lab, &a, "h1", &["10.1.0.1/24"]);
     let config = |peer: &str, address: &str, more: &str| {
         format!(

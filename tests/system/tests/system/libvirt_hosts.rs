@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use system::{Capture, GuestShell, Lab, Libvirt, Namespace, Switch, binaries, guest_image};
 
 use crate::libvirt::Rvm;
-use crate::topology::{host, network, port};
+use crate::topology::{V4, host, network, port, underlay_pair};
 
 /// When answers came, in seconds, of what `ping -D` says.
 fn answers(said: &str) -> Vec<f64> {
@@ -24,10 +24,7 @@ fn r11_r14_a_guest_moves_with_its_disk_and_its_shared_memory() {
     if !Libvirt::possible() {
         return;
     }
-    let (a, b) = (lab.namespace("a"), lab.namespace("b"));
-    lab.veth((&a, "eth0"), (&b, "eth0"));
-    a.ip("addr add 10.0.0.11/24 dev eth0");
-    b.ip("addr add 10.0.0.12/24 dev eth0");
+    let (a, b) = underlay_pair(&lab, V4);
     let h1 = host(&lab, &a, "h1", &["10.1.0.1/24"]);
     let ids = host(&lab, &a, "ids", &[]);
     let config = |peer: &str, address: &str, more: &str| {
