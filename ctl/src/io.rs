@@ -60,8 +60,8 @@ pub enum Input {
     PortDown(PortId, PortDown),
     /// What passed between us and a guest since its port was opened.
     GuestIo(PortId, GuestIo),
-    /// An interface pair asked for by [`Output::CreateDoor`] could not be made.
-    DoorFailed(PortId, String),
+    /// An interface pair asked for by [`Output::CreateDoor`] could not be made, or is not as it should be.
+    DoorFailed(PortId, DoorFault),
     /// Something from worker `n`.
     Event(usize, engine::command::Event),
     /// The answer to [`Output::Persist`]: `Err` says why the file could not be written.
@@ -125,6 +125,16 @@ pub struct PortDown {
     pub why: String,
     /// Somebody did what nobody should; not just nobody is there.
     pub faulty: bool,
+}
+
+/// What is wrong with a door.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct DoorFault {
+    /// For people.
+    pub why: String,
+    /// It was finished once, and our end is up: frames may pass, though not all is as it should be. Through one that was
+    /// never finished none may.
+    pub usable: bool,
 }
 
 /// What passed between us and a guest.

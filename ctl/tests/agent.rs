@@ -5,7 +5,9 @@ use std::net::IpAddr;
 
 use ctl::agent::{Agent, Options};
 use ctl::api::Code;
-use ctl::io::{ClientId, DoorSpec, Input, IoKind, LinkFacts, OpenPort, Output, PortFacts, XdpMode};
+use ctl::io::{
+    ClientId, DoorFault, DoorSpec, Input, IoKind, LinkFacts, OpenPort, Output, PortFacts, XdpMode,
+};
 use engine::command::Input as WorkerInput;
 use engine::command::{
     Answer, Command, Event, FdbRow, IpPrefix, Location, PeerRow, PortConfig, PortId, Query, Vni,
@@ -432,13 +434,38 @@ fn a_door_that_was_removed_is_made_again() {
     assert_eq!(w.doors(), [], "not in the same instant");
     w.pass(Duration::from_secs(1));
     assert_eq!(w.doors().len(), 1);
-    w.tell(Input::DoorFailed(eth1, "port \"eth1\": an interface of this name is there; rename it".into()));
+    let why = "port \"eth1\": an interface of this name is there; rename it".into();
+    w.tell(Input::DoorFailed(eth1, DoorFault { why, usable: false }));
     let row = &w.call("port.list", json!({ "name": "eth1" }))["rows"][0];
     assert_eq!(row["state"], "failed");
     assert!(row["why"].as_str().unwrap().contains("rename it"));
     w.pass(Duration::from_secs(1));
     assert_eq!(w.doors().len(), 2);
     w.tell(Input::Link(link("eth1p", 60)));
+    w.open_all();
+    assert!(w.ports[&eth1].live);
+}
+
+/// A door that was never finished is no door, whatever interface has its name: its port is not opened, or is closed, and
+/// says why; and it is tried again until it is finished. One that was finished once works on.
+#[test]
+fn a_door_that_is_not_finished_is_not_live() {
+    let mut w = World::up(CONFIG);
+    let eth1 = w.id("eth1");
+    w.tell(Input::DoorFailed(eth1, DoorFault { why: "cannot set its MTU".into(), usable: true }));
+    assert!(w.ports[&eth1].live && w.closed().is_empty());
+    let fault = DoorFault { why: "cannot switch IPv6 off".into(), usable: false };
+    w.tell(Input::DoorFailed(eth1, fault.clone()));
+    assert!(!w.ports[&eth1].live);
+    assert_eq!(w.closed(), [eth1]);
+    let row = |w: &mut World| w.call("port.list", json!({ "name": "eth1" }))["rows"][0].clone();
+    assert_eq!(row(&mut w)["state"], "failed");
+    assert_eq!(row(&mut w)["why"], "cannot switch IPv6 off");
+    w.pass(Duration::from_secs(1));
+    assert_eq!(w.doors().len(), 1, "asked for again, though its interface is there");
+    w.tell(Input::DoorFailed(eth1, fault));
+    assert_eq!(row(&mut w)["state"], "failed");
+    w.pass(Duration::from_secs(2));
     w.open_all();
     assert!(w.ports[&eth1].live);
 }
@@ -806,7 +833,8 @@ enum Happening {
     /// The machine answers the oldest request to open a port.
     OpenAnswered(bool),
     Fails(usize),
-    DoorFails(usize),
+    /// With or without a door that was finished once.
+    DoorFails(usize, bool),
     Enabled(usize, bool),
     Added(usize),
     Deleted(usize),
@@ -823,7 +851,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         2 => (0..LINKS.len()).prop_map(LinkGoes),
         4 => any::<bool>().prop_map(OpenAnswered),
         1 => (0..PORTS.len()).prop_map(Fails),
-        1 => (0..PORTS.len()).prop_map(DoorFails),
+        1 => (0..PORTS.len(), any::<bool>()).prop_map(|(p, usable)| DoorFails(p, usable)),
         1 => (0..3usize, any::<bool>()).prop_map(|(p, e)| Enabled(p, e)),
         1 => (0..2usize).prop_map(Added),
         1 => (0..2usize).prop_map(Deleted),
@@ -916,9 +944,9 @@ proptest! {
                         w.tell(Input::PortFailed(id, "it broke".into()));
                     }
                 }
-                Happening::DoorFails(i) => {
+                Happening::DoorFails(i, usable) => {
                     if let Some(id) = w.agent.port_id(PORTS[i]) {
-                        w.tell(Input::DoorFailed(id, "no pair".into()));
+                        w.tell(Input::DoorFailed(id, DoorFault { why: "no pair".into(), usable }));
                     }
                 }
                 Happening::Enabled(i, enabled) => {

@@ -8,7 +8,8 @@ use engine::time::{Duration, Instant};
 
 use super::{Agent, LINKS_MAX};
 use crate::io::{
-    DoorSpec, GuestIo, IoKind, KernelDrops, LinkFacts, OpenPort, Output, PortDown, PortFacts, XdpMode,
+    DoorFault, DoorSpec, GuestIo, IoKind, KernelDrops, LinkFacts, OpenPort, Output, PortDown, PortFacts,
+    XdpMode,
 };
 use crate::model::{self, Port, clean, door_peer};
 use crate::reconcile::{self, PortFact, UPLINK_PORT, Underlay};
@@ -548,15 +549,23 @@ impl Agent {
         }
     }
 
-    pub(super) fn door_failed(&mut self, id: PortId, why: &str) {
-        let Some(a) = self.attachments.get(&id).filter(|a| a.makes_door) else { return };
-        if a.enabled && !a.attached() {
-            self.failed(id, why);
-        } else {
-            // It works, but is not as it should be.
-            let text = format!("port \"{}\": {}", a.name, clean(why));
-            self.log("warn", text);
+    pub(super) fn door_failed(&mut self, id: PortId, fault: &DoorFault) {
+        let Some(a) = self.attachments.get_mut(&id).filter(|a| a.makes_door) else { return };
+        if !fault.usable {
+            // An interface of its name may be there: it is not the door that was asked for.
+            a.door = None;
         }
+        let attached = a.attached();
+        if !a.enabled || (attached && fault.usable) {
+            // It works, but is not as it should be.
+            let text = format!("port \"{}\": {}", a.name, clean(&fault.why));
+            self.log("warn", text);
+            return;
+        }
+        if attached {
+            self.outputs.push_back(Output::ClosePort(id));
+        }
+        self.failed(id, &fault.why);
     }
 
     fn failed(&mut self, id: PortId, why: &str) {

@@ -211,7 +211,7 @@ impl Agent {
                     a.guest_io = Some(io);
                 }
             }
-            Input::DoorFailed(id, why) => self.door_failed(id, &why),
+            Input::DoorFailed(id, fault) => self.door_failed(id, &fault),
             Input::Event(worker, event) => self.event(worker, event),
             Input::Persisted(result) => self.persisted(result),
             Input::Reload { text, drop_ins } => self.reload(text, drop_ins),

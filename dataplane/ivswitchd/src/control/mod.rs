@@ -16,7 +16,9 @@ use std::time::Duration;
 
 use anyhow::Context;
 use ctl::agent::Agent;
-use ctl::io::{CacheStats, GuestIo, Input, IoKind, KernelDrops, OpenPort, Output, SteerPlan, WorkerStats};
+use ctl::io::{
+    CacheStats, DoorFault, GuestIo, Input, IoKind, KernelDrops, OpenPort, Output, SteerPlan, WorkerStats,
+};
 use ctl::model::{self, ConfigError};
 use engine::command::PortId;
 use engine::handoff::Share;
@@ -121,6 +123,8 @@ pub struct Control {
     ports: BTreeMap<PortId, OpenedPort>,
     /// Ports whose own part has something to do.
     ports_wait: BTreeSet<PortId>,
+    /// Doors that could not be finished. The agent has not heard of it yet when it asks to open one.
+    unfinished: BTreeSet<PortId>,
     workers: Vec<WorkerThread<UmemPool>>,
     plan: SteerPlan,
     hold: Option<PortHold>,
@@ -173,6 +177,7 @@ impl Control {
             cache_stats: CacheStats::default(),
             ports: BTreeMap::new(),
             ports_wait: BTreeSet::new(),
+            unfinished: BTreeSet::new(),
             usage: vec![Usage::default(); workers.len()],
             workers,
             plan: SteerPlan::default(),
@@ -351,8 +356,15 @@ impl Control {
                 }
             }
             Output::CreateDoor(id, spec) => {
-                if let Err(error) = self.links.create_door(&spec) {
-                    out.push(Input::DoorFailed(id, error.to_string()));
+                let made = self.links.create_door(&spec);
+                let usable = made.is_ok() || self.links.is_usable(&spec);
+                if usable {
+                    self.unfinished.remove(&id);
+                } else {
+                    self.unfinished.insert(id);
+                }
+                if let Err(error) = made {
+                    out.push(Input::DoorFailed(id, DoorFault { why: error.to_string(), usable }));
                 }
             }
             Output::DeleteDoor(name) => {
@@ -387,6 +399,9 @@ impl Control {
 
     fn open(&mut self, id: PortId, spec: OpenPort, out: &mut Vec<Input>) {
         self.close_port(id);
+        if spec.ours && self.unfinished.contains(&id) {
+            return;
+        }
         if spec.kind == IoKind::Udp {
             // Its socket is to have the port that we only held.
             self.hold = None;

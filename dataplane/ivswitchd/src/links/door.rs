@@ -58,6 +58,10 @@ fn remedy(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
         Some(libc::EPERM | libc::EACCES) => "; run ivswitchd as root or with CAP_NET_ADMIN",
         Some(libc::EOPNOTSUPP) => "; load the veth module",
+        Some(libc::EROFS) => {
+            "; make /proc/sys/net writable here, or set net.ipv6.conf.default.disable_ipv6=1 and \
+             net.ipv6.conf.default.accept_ra=0 before the interface is made"
+        }
         _ => "",
     }
 }
@@ -114,6 +118,17 @@ pub fn create(requester: &mut Requester, spec: &DoorSpec) -> Result<(), DoorErro
         _ => None,
     };
     correct(requester, spec, &ours, theirs.as_ref())
+}
+
+/// Whether a door that could not be made as asked was finished once, and our end of it is up. A TAP is the CMS's end too,
+/// and whether it is up is the CMS's choice.
+pub fn is_usable(requester: &mut Requester, spec: &DoorSpec) -> bool {
+    let ours = if spec.kind == IoKind::Tap { &spec.name } else { &spec.peer };
+    get(requester, ours).ok().flatten().is_some_and(|end| {
+        let finished =
+            mark_of(&end).is_some_and(|(door, addresses)| door == spec.name && addresses.is_some());
+        finished && (spec.kind == IoKind::Tap || end.up)
+    })
 }
 
 /// Removes the door whose CMS end has, or had at first, this name. Nothing to remove is fine.
@@ -286,6 +301,10 @@ fn quiet_ipv6(requester: &mut Requester, end: &End, disable: bool) -> Result<(),
     // These files follow the namespace of the thread that opens them.
     for (file, value) in [("disable_ipv6", if disable { "1" } else { "0" }), ("accept_ra", "0")] {
         let path = format!("/proc/sys/net/ipv6/conf/{}/{file}", end.name);
+        if fs::read_to_string(&path).is_ok_and(|is| is.trim() == value) {
+            // So it is where they cannot be written, as in many containers, and the defaults are these.
+            continue;
+        }
         match fs::write(&path, value) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(DoorError::Kernel {

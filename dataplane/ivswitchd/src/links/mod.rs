@@ -122,6 +122,11 @@ impl Links {
         door::create(&mut self.requester, spec)
     }
 
+    /// Whether a door that could not be made as asked may be used all the same.
+    pub fn is_usable(&mut self, spec: &DoorSpec) -> bool {
+        door::is_usable(&mut self.requester, spec)
+    }
+
     /// Removes a door by the name of its CMS end. No such door is fine.
     ///
     /// # Errors

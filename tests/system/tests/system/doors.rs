@@ -1,5 +1,6 @@
 //! The interfaces we make for a CMS: what it may rely on.
 
+use std::process::Command;
 use std::time::Instant;
 
 use system::{Lab, Namespace, Switch, transfer, wait_for};
@@ -63,6 +64,50 @@ fn i29_doors_are_stable() {
     switch.start_again();
     switch.wait_live(&["eth1", "eth2"]);
     assert_eq!(assert_doors(&rvm), macs, "made anew");
+}
+
+/// Where /proc/sys cannot be written, as in many containers, IPv6 cannot be switched off at a door. So the door is not
+/// finished, its port does not forward, and says why; it does once that can be, or where the defaults are so already.
+#[test]
+fn a_door_with_ipv6_of_its_own_is_not_live() {
+    let Some(lab) = Lab::new() else { return };
+    let (rvm, _far) = crate::topology::underlay_pair(&lab, V4);
+    let config = "name = \"rvm\"\n".to_owned()
+        + &network("private", 100)
+        + "[[port]]\nname = \"eth1\"\nnetwork = \"private\"\n[[port]]\nname = \"eth2\"\nnetwork = \"private\"\nkind = \"tap\"\n";
+    let read_only = "mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys && exec \"$@\"";
+    let wrapper = ["unshare", "-m", "sh", "-c", read_only, "sh"];
+    let mut switch = Switch::start_as(&lab, &rvm, &config, &wrapper);
+    let row = |switch: &Switch, port: &str| {
+        let rows = switch.json("port list");
+        rows.as_array().expect("rows").iter().find(|row| row["ifname"] == port).expect("the port").clone()
+    };
+    for (port, interface) in [("eth1", "eth1p"), ("eth2", "eth2")] {
+        // However often it is tried.
+        for _ in 0..2 {
+            wait_for("a door that cannot be finished", || row(&switch, port)["state"] == "failed");
+            let row = row(&switch, port);
+            let why = row["why"].as_str().expect("a text");
+            assert!(why.contains(interface) && why.contains("switch IPv6 off"), "{why}");
+            assert!(why.contains("disable_ipv6=1"), "it names a remedy: {why}");
+            assert_eq!(rvm.ip_json(&format!("link show {interface}"))[0]["operstate"], "DOWN");
+            rvm.ip(&format!("link set {port} mtu {}", if port == "eth1" { 1400 } else { 1410 }));
+        }
+    }
+    // The pairs get what the defaults are when they are made.
+    rvm.sysctl("net/ipv6/conf/default/disable_ipv6", "1");
+    rvm.sysctl("net/ipv6/conf/default/accept_ra", "0");
+    rvm.ip("link delete eth1");
+    switch.wait_live(&["eth1"]);
+    assert_eq!(row(&switch, "eth2")["state"], "failed", "it is as it was");
+    let pid = switch.pid().to_string();
+    let writable = ["-t", &pid, "-m", "mount", "-o", "remount,bind,rw", "/proc/sys"];
+    assert!(Command::new("nsenter").args(writable).status().expect("nsenter").success());
+    switch.wait_live(&["eth1", "eth2"]);
+    for interface in ["eth1", "eth1p", "eth2"] {
+        assert_eq!(rvm.sysctl_value(&format!("net/ipv6/conf/{interface}/disable_ipv6")), "1", "{interface}");
+    }
+    switch.assert_running();
 }
 
 /// What a stock CMS does with a door: a Linux bridge, a VM's interface beside it, an address on the bridge.
