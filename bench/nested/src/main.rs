@@ -69,6 +69,9 @@ struct Arguments {
     /// The source tree
     #[arg(long, hide = true, default_value = ".")]
     source: PathBuf,
+    /// Print the man page
+    #[arg(long, hide = true)]
+    man: bool,
     #[command(subcommand)]
     verb: Option<Verb>,
 }
@@ -96,6 +99,11 @@ fn main() -> ExitCode {
     let done = match &arguments.verb {
         Some(Verb::Probe { probe }) => probe::run(probe),
         Some(Verb::Compare { then, now }) => report::compare(then, now).map(|text| print!("{text}")),
+        None if arguments.man => {
+            use clap::CommandFactory;
+            let page = clap_mangen::Man::new(Arguments::command()).section("8");
+            page.render(&mut std::io::stdout()).map_err(Into::into)
+        }
         None => run(&arguments),
     };
     match done {

@@ -12,13 +12,16 @@ use crate::{as_root, cargo, find, install, run, target_dir, workspace};
 const PACKAGES: [(&str, &str); 3] =
     [("ivswitch", "ivswitchd"), ("ivswitch-guests", "guests"), ("ivswitch-ovs-compat", "ctl")];
 
+/// Somebody fetches it over a thin line. Half of it is the daemon.
+const PACKAGE_LEN_MAX: u64 = 8 << 20;
+
 /// Builds `target/package/*.deb`; gives their paths, in the order to install them.
 pub fn build(debug: bool) -> Result<Vec<PathBuf>> {
     if find("cargo-deb").is_none() {
         run(cargo().args(["install", "cargo-deb", "--locked", "--version", "^2"]))?;
     }
     // What links libvirt.
-    install(&[&crate::FOR_THE_GUESTS[..2]])?;
+    install(&[&crate::FOR_THE_GUESTS[..2], &[("strip", "binutils")]])?;
     let binaries = crate::build(!debug)?;
     let mut others = cargo();
     others.args(["build", "--quiet", "--package", "guests", "--package", "ivbench"]);
@@ -34,6 +37,8 @@ pub fn build(debug: bool) -> Result<Vec<PathBuf>> {
     fs::write(out.join("man5/ivswitch.toml.5"), page)?;
     let page = said(Command::new(binaries.join("ivswitchd")).arg("--man"))?;
     fs::write(out.join("man8/ivswitchd.8"), page)?;
+    let page = said(Command::new(binaries.join("ivbench")).arg("--man"))?;
+    fs::write(out.join("man8/ivbench.8"), page)?;
     for (shell, file) in [("bash", "ivctl.bash"), ("zsh", "_ivctl"), ("fish", "ivctl.fish")] {
         let script = said(Command::new(binaries.join("ivctl")).args(["completion", shell]))?;
         fs::write(out.join(file), script)?;
@@ -44,7 +49,8 @@ pub fn build(debug: bool) -> Result<Vec<PathBuf>> {
 /// One of them.
 fn deb(name: &str, described: &str, out: &Path, debug: bool) -> Result<PathBuf> {
     let mut deb = cargo();
-    deb.args(["deb", "--no-build", "--package", described, "--output"]).arg(out);
+    // By itself it strips nothing where the profile keeps symbols for profilers.
+    deb.args(["deb", "--no-build", "--strip", "--package", described, "--output"]).arg(out);
     if debug {
         deb.args(["--profile", "dev"]);
     }
@@ -55,7 +61,9 @@ fn deb(name: &str, described: &str, out: &Path, debug: bool) -> Result<PathBuf> 
     };
     let package = fs::read_dir(out)?.flatten().map(|entry| entry.path()).find(is);
     let package = package.with_context(|| format!("cargo deb made no package {name}"))?;
-    println!("{}: {} KiB", package.display(), fs::metadata(&package)?.len() / 1024);
+    let len = fs::metadata(&package)?.len();
+    println!("{}: {} KiB", package.display(), len / 1024);
+    ensure!(debug || len <= PACKAGE_LEN_MAX, "{}: more than {PACKAGE_LEN_MAX} bytes", package.display());
     Ok(package)
 }
 
@@ -67,6 +75,7 @@ const FILES: &[&str] = &[
     "usr/lib/systemd/system/ivswitchd.service",
     "usr/lib/sysusers.d/ivswitch.conf",
     "usr/share/man/man8/ivswitchd.8.gz",
+    "usr/share/man/man8/ivbench.8.gz",
     "usr/share/man/man1/ivctl.1.gz",
     "usr/share/man/man5/ivswitch.toml.5.gz",
     "usr/share/bash-completion/completions/ivctl",
@@ -75,6 +84,7 @@ const FILES: &[&str] = &[
     "usr/lib/systemd/system/ivswitch-guests.service",
     "usr/lib/tmpfiles.d/ivswitch-guests.conf",
     "usr/bin/ovs-vsctl",
+    "usr/share/man/man8/ovs-vsctl.8.gz",
 ];
 
 /// Installs the packages in a fresh Debian, uses them, purges them: nothing is left.
