@@ -66,8 +66,9 @@ pub const fn bounds() -> [(&'static str, &'static str); 3] {
             "Kicks are counted by the guest's driver, calls by its interrupt table, so it is the same count for every \
              switch, and about the switch. What bounds it is the other side of the ratio: QEMU, too, looks into a \
              TAP's ring on its own while it is busy, and an emulated guest keeps it busy, so that a TAP costs a tenth of \
-             an event for a small packet where hardware would ask for one or two. A guest that sends slower than the \
-             switch forwards lets it sleep in between, and has to kick it awake. What is wanted would be one event in \
+             an event for a small packet where hardware would ask for one or two. Naps of the worker beside a guest that \
+             sends have taken most of the kicks; what is left are calls, one for each time a guest had emptied its \
+             ring. Held back for 200 us, calls halved the packets and stayed as many for each. What is wanted would be one event in \
              some 20 ms for each guest: 0.02 of 0.07 is one for 700 packets, of which both together see 68,000 a second, and \
              for TCP one for 40 super-frames, 2.5 MB. Kicks and calls held back for so long would cost round trips and windows \
              more than they cost themselves.",

@@ -1,7 +1,7 @@
 //! What a port is to the engine: somewhere to take a batch from and to give a batch to.
 
 use crate::frame::{Batch, Frame, FramePool};
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 use alloc::vec::Vec;
 
 /// What a port can do with unfinished frames.
@@ -33,8 +33,9 @@ pub trait Port<P: FramePool> {
     /// Told whether frames may enter and leave. Before they may, a port whose far end can wait leaves them there.
     fn set_live(&mut self, _live: bool) {}
 
-    /// The worker is about to sleep: whoever sends through this port is asked to wake it. True: frames wait already.
-    fn rest(&mut self) -> bool {
-        false
+    /// The worker is about to sleep. How long it may: nothing, if frames wait already; so long, if nobody was asked to
+    /// wake it; and until it is woken, if whoever sends through this port was (`None`).
+    fn rest(&mut self, _now: Instant) -> Option<Duration> {
+        None
     }
 }

@@ -13,7 +13,7 @@ use crate::handoff::{Link, Share};
 use crate::limits::{COMMANDS_PER_POLL, HANDOFF_FRAMES_PER_POLL, HANDOFF_NEWS_PER_POLL};
 use crate::mailbox::Mailbox;
 use crate::port::{Port, PortCaps};
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 
 /// A worker. Its thread (or the simulator) calls [`Worker::poll`] over and over.
 pub struct Worker<P: FramePool> {
@@ -151,15 +151,16 @@ impl<P: FramePool> Worker<P> {
         self.links.iter().flatten().any(Link::is_waiting)
     }
 
-    /// To be called before sleeping: from here on whoever has something wakes the worker. True: somebody has already.
-    pub fn rest(&mut self) -> bool {
-        let mut waits = self.is_waiting();
+    /// To be called before sleeping. How long that may be: nothing, if somebody has something already; `None`, until
+    /// the worker is woken; see [`Port::rest`].
+    pub fn rest(&mut self, now: Instant) -> Option<Duration> {
+        let mut rest = self.is_waiting().then_some(Duration::ZERO);
         for port in &mut self.ports {
             if let PortIo::Here(port, _) = port {
-                waits |= port.rest();
+                rest = rest.into_iter().chain(port.rest(now)).min();
             }
         }
-        waits
+        rest
     }
 
     /// Takes other workers' news.

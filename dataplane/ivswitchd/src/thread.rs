@@ -8,7 +8,8 @@
 use std::any::Any;
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
-use std::os::fd::RawFd;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::thread::JoinHandle;
@@ -24,6 +25,7 @@ use engine::time::Instant;
 use engine::worker::{Progress, Worker};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
+use rustix::event::{Timespec, epoll};
 use rustix::thread::{CpuSet, sched_setaffinity, sched_yield};
 
 use crate::clock;
@@ -62,8 +64,8 @@ pub trait Machine: Send + 'static {
     fn attach(&mut self, id: PortId, port: BoxPort<Self::Pool>, share: Share);
     /// Another worker sends for this port, which has these abilities.
     fn attach_at(&mut self, id: PortId, owner: usize, caps: PortCaps);
-    /// It is about to sleep, and asks to be woken. True: there is work already.
-    fn rest(&mut self) -> bool;
+    /// It is about to sleep, and asks to be woken; or says how long it may (see [`Port::rest`]).
+    fn rest(&mut self, now: Instant) -> Option<Duration>;
     /// Gives a port back; its frames are back in the pool.
     fn detach(&mut self, id: PortId) -> Option<BoxPort<Self::Pool>>;
 }
@@ -79,8 +81,8 @@ impl<P: FramePool + Send + 'static> Machine for Worker<P> {
     fn attach_at(&mut self, id: PortId, owner: usize, caps: PortCaps) {
         Self::attach_at(self, id, owner, caps);
     }
-    fn rest(&mut self) -> bool {
-        Self::rest(self)
+    fn rest(&mut self, now: Instant) -> Option<Duration> {
+        Self::rest(self, now)
     }
     fn detach(&mut self, id: PortId) -> Option<BoxPort<P>> {
         Self::detach(self, id)
@@ -396,7 +398,8 @@ impl<M: Machine> Body<M> {
                 continue;
             }
             self.bells[self.me].go_to_sleep();
-            if self.machine.rest() {
+            let rest = self.machine.rest(before);
+            if rest == Some(Duration::ZERO) {
                 self.bells[self.me].awake();
                 continue;
             }
@@ -405,6 +408,11 @@ impl<M: Machine> Body<M> {
             let mut timeout = progress.deadline.map(|deadline| deadline.since(clock::now()));
             if self.fds.values().any(|(_, pending)| pending()) {
                 timeout = Some(timeout.map_or(RETRY, |timeout| timeout.min(RETRY)));
+            }
+            if let Some(nap) = rest {
+                self.nap(timeout.map_or(nap, |timeout| timeout.min(nap)));
+                self.bells[self.me].awake();
+                continue;
             }
             match self.poll.poll(&mut ready, timeout) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => {
@@ -453,6 +461,15 @@ impl<M: Machine> Body<M> {
             }
         }
         true
+    }
+
+    /// Sleeps for so long, unless it is woken. `Poll` counts in milliseconds, which is too long for a nap. What woke
+    /// it does not matter: every port and the mailbox are looked at next.
+    fn nap(&self, nap: Duration) {
+        let mut events = [const { MaybeUninit::uninit() }; 8];
+        // SAFETY: the descriptor stays open as long as `self.poll`, which is borrowed meanwhile.
+        let poll = unsafe { BorrowedFd::borrow_raw(self.poll.as_raw_fd()) };
+        let _ = epoll::wait(poll, &mut events, Timespec::try_from(nap).ok().as_ref());
     }
 
     fn close(&mut self, id: PortId) -> Option<BoxPort<M::Pool>> {
@@ -515,6 +532,7 @@ mod tests {
         frames: Arc<AtomicU64>,
         inputs: Arc<AtomicU64>,
         deadline: Option<Instant>,
+        nap: Option<Duration>,
     }
 
     impl Machine for Counter {
@@ -544,8 +562,8 @@ mod tests {
             self.port = Some((id, port));
         }
         fn attach_at(&mut self, _: PortId, _: usize, _: PortCaps) {}
-        fn rest(&mut self) -> bool {
-            false
+        fn rest(&mut self, _: Instant) -> Option<Duration> {
+            self.nap
         }
         fn detach(&mut self, id: PortId) -> Option<BoxPort<HeapPool>> {
             self.port.take_if(|(known, _)| *known == id).map(|(_, port)| port)
@@ -560,6 +578,10 @@ mod tests {
     }
 
     fn world(cpus: &[usize]) -> World {
+        world_that_naps(cpus, None)
+    }
+
+    fn world_that_naps(cpus: &[usize], nap: Option<Duration>) -> World {
         let poll = Poll::new().unwrap();
         let control = Arc::new(Waker::new(poll.registry(), Token(0)).unwrap());
         let (mailbox, handle) = mailbox();
@@ -572,6 +594,7 @@ mod tests {
             frames: frames.clone(),
             inputs: inputs.clone(),
             deadline: None,
+            nap,
         };
         let thread = start(vec![(machine, handle)], &control, cpus, None).unwrap().pop().unwrap();
         World { poll, thread, frames, inputs }
@@ -626,6 +649,27 @@ mod tests {
         world.thread.stop();
     }
 
+    /// A port that wakes nobody is looked at after each nap, and naps end when somebody is woken.
+    #[test]
+    fn a_nap_ends_by_itself_or_by_a_call() {
+        for (nap, watched) in [(Duration::from_micros(100), false), (Duration::from_secs(60), true)] {
+            let mut world = world_that_naps(&[], Some(nap));
+            let (read, write) = pipe();
+            let fds = if watched { vec![read.as_raw_fd()] } else { Vec::new() };
+            let port = Box::new(PipePort(read));
+            world
+                .thread
+                .attach(PortId(3), Part { port, fds, pending: Box::new(|| false), share: Share::WHOLE });
+            for n in 1..=3 {
+                let slept = world.thread.usage().sleeps;
+                until(|| world.thread.usage().sleeps > slept || watched);
+                rustix::io::write(&write, &[1]).unwrap();
+                until(|| world.frames.load(Ordering::SeqCst) == n);
+            }
+            world.thread.stop();
+        }
+    }
+
     /// More inputs than the mailbox holds arrive all, and the answer wakes the asker.
     #[test]
     fn a_full_mailbox_delays_and_loses_nothing() {
@@ -667,6 +711,7 @@ mod tests {
             frames: Arc::default(),
             inputs: Arc::default(),
             deadline: None,
+            nap: None,
         };
         assert!(start(vec![(machine, handle)], &control, &[1_000_000], None).is_err());
     }

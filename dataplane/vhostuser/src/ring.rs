@@ -255,11 +255,10 @@ impl Ring {
         let guest = run.memory.guest();
         let header_len = run.terms.header_len();
         let mut chains = run.queue.iter(guest).map_err(|_| "its available index jumps")?;
-        let mut descriptors = 0;
-        let mut bytes = 0;
+        let (mut descriptors, mut bytes, mut came) = (0, 0, false);
         while !batch.is_full() && bytes < BATCH_BYTES && descriptors < DESCRIPTORS_PER_CALL {
             let Some(mut chain) = chains.next() else { break };
-            disarm(&mut run.armed, self.kick.as_ref(), done);
+            came = true;
             let head = chain.head_index();
             let mut parts = ArrayVec::<(GuestAddress, usize), CHAIN_MAX>::new();
             let mut total = 0;
@@ -309,6 +308,10 @@ impl Ring {
                 }
             }
             run.used.push(&run.memory, self.log.as_deref(), head, 0)?;
+        }
+        if came && std::mem::take(&mut run.armed) {
+            done.kicks += self.kick.as_ref().map_or(0, count);
+            self.hush();
         }
         Ok(())
     }
@@ -446,17 +449,14 @@ impl Ring {
     }
 }
 
-/// The driver has something: no more kicks are needed. Counts those that came.
-fn disarm(armed: &mut bool, kick: Option<&OwnedFd>, done: &mut Done) {
-    if std::mem::take(armed)
-        && let Some(kick) = kick
-    {
-        let mut count = [0; 8];
-        // Never waits, whatever QEMU made of the descriptor's flags.
-        let buffer = &mut [std::io::IoSliceMut::new(&mut count)];
-        if rustix::io::preadv2(kick, buffer, u64::MAX, ReadWriteFlags::NOWAIT) == Ok(8) {
-            done.kicks += u64::from_ne_bytes(count);
-        }
+/// How often it was kicked since it was last counted.
+fn count(kick: &OwnedFd) -> u64 {
+    let mut count = [0; 8];
+    // Never waits, whatever QEMU made of the descriptor's flags.
+    let buffer = &mut [std::io::IoSliceMut::new(&mut count)];
+    match rustix::io::preadv2(kick, buffer, u64::MAX, ReadWriteFlags::NOWAIT) {
+        Ok(8) => u64::from_ne_bytes(count),
+        _ => 0,
     }
 }
 

@@ -131,6 +131,11 @@ fn calls_and_kicks_by_flag() {
     assert_eq!(driver.word(used), 1, "no kicks, please");
     assert!(!ours.device.rest(0));
     assert_eq!(driver.word(used), 0, "kicks, please");
+    driver.write(&[0; 12], BUFFERS);
+    driver.offer(1, &[(BUFFERS, 72)], 0);
+    driver.kick(1);
+    assert_eq!((ours.receive().len(), ours.device.counts().kicks), (1, 1));
+    assert_eq!(driver.word(used), 1, "enough, it is polled again");
 }
 
 fn readable(ours: &Ours) -> bool {

@@ -37,11 +37,24 @@ const PAUSE_MAX: Duration = Duration::from_millis(250);
 /// How long one that misbehaved is left alone.
 const PENALTY: Duration = Duration::from_secs(5);
 
+/// How long after its last frame a guest is looked at by naps, before it is asked to kick: a guest that kicks pays for
+/// it with an exit, and one that sends will send again.
+const WATCH: Duration = Duration::from_millis(2);
+
+/// How long each nap is: about what a kick costs until it is heard (50 us), so that no frame waits much longer for it.
+///
+/// Measured between two emulated guests beside asking for kicks at once, three runs each (`ivbench --only 'network
+/// iVM-iVM same'`): a third to a quarter of the kicks, goodput and small packets a second up by a quarter, round trips
+/// and the worker's share of a core the same.
+const NAP: Duration = Duration::from_micros(100);
+
 /// A worker's queue pairs.
 pub struct VhostPort {
     device: Arc<Device>,
     lane: usize,
     live: bool,
+    /// When the guest last sent something.
+    heard: Option<Instant>,
     starved: Arc<AtomicBool>,
 }
 
@@ -90,7 +103,8 @@ pub fn open(spec: &OpenPort, workers: usize) -> Result<(Vec<VhostPort>, VhostCon
     let device = Arc::new(Device::new(spec.queues.max(1) as usize, workers).map_err(failed)?);
     let starved = Arc::new(AtomicBool::new(false));
     let control = VhostControl::new(device.clone(), spec.interface.clone(), &starved).map_err(failed)?;
-    let port = |lane| VhostPort { device: device.clone(), lane, live: false, starved: starved.clone() };
+    let port =
+        |lane| VhostPort { device: device.clone(), lane, live: false, heard: None, starved: starved.clone() };
     Ok(((0..workers).map(port).collect(), control))
 }
 
@@ -113,11 +127,15 @@ impl VhostPort {
 }
 
 impl Port<UmemPool> for VhostPort {
-    fn rx(&mut self, _now: Instant, pool: &mut UmemPool, batch: &mut Batch) {
+    fn rx(&mut self, now: Instant, pool: &mut UmemPool, batch: &mut Batch) {
         if !self.live {
             return;
         }
+        let before = batch.len();
         let starved = self.device.receive(self.lane, pool, batch);
+        if batch.len() > before {
+            self.heard = Some(now);
+        }
         if starved != self.starved.load(Ordering::Relaxed) {
             self.starved.store(starved, Ordering::Relaxed);
         }
@@ -137,8 +155,11 @@ impl Port<UmemPool> for VhostPort {
         self.live = live;
     }
 
-    fn rest(&mut self) -> bool {
-        self.device.rest(self.lane) && self.live
+    fn rest(&mut self, now: Instant) -> Option<Duration> {
+        if self.heard.is_some_and(|heard| now.since(heard) < WATCH) {
+            return Some(NAP);
+        }
+        (self.device.rest(self.lane) && self.live).then_some(Duration::ZERO)
     }
 }
 
