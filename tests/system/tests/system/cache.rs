@@ -15,6 +15,8 @@ const ONE_WORKER: &str = "cache = \"auto\"\n";
 const TWO_WORKERS: &str = "cache = \"auto\"\n[workers]\ncount = 2\n";
 /// Followed by XDP, and by tc.
 const ALL: [(&str, &str); 3] = [(ONE_WORKER, "afxdp"), (TWO_WORKERS, "afxdp"), (TWO_WORKERS, "packet")];
+/// A door beside a NIC: followed by tc one way.
+const MIXED: [(&str, [&str; 2]); 1] = [(ONE_WORKER, ["packet", "afxdp"])];
 const STATION: [u8; 6] = [2, 0, 0, 0, 1, 9];
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 9);
 
@@ -203,17 +205,18 @@ fn no_packet_follows_a_stale_verdict() {
 }
 
 /// Two hosts exchange TCP and a hot stream; most of it passes in the kernel, and every port's counters are what
-/// the kernel says at the other end, to the frame. Then the far end loses its NAPI, and what the kernel could not
-/// deliver is in the counters too.
+/// the kernel says at the other end, to the frame; from a port that tc follows to one of XDP's, too.
 #[test]
 fn every_counter_is_exact() {
-    for (settings, kind) in ALL {
+    for (settings, kinds) in ALL.map(|(settings, kind)| (settings, [kind; 2])).into_iter().chain(MIXED) {
         let Some(lab) = Lab::new() else { return };
         let rvm = lab.namespace("rvm");
         let hosts =
             ["h1", "h2"].map(|name| napi_host(&lab, &rvm, name, &format!("10.1.0.{}/24", &name[1..])));
-        let config =
-            settings.to_owned() + &network("private", 100) + &port_of("h1", kind) + &port_of("h2", kind);
+        let config = settings.to_owned()
+            + &network("private", 100)
+            + &port_of("h1", kinds[0])
+            + &port_of("h2", kinds[1]);
         let mut switch = Switch::start(&lab, &rvm, &config);
         switch.wait_live(&["h1", "h2"]);
         let status = switch.counters_at_rest();

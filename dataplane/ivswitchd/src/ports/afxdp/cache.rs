@@ -141,7 +141,7 @@ struct Shared {
     waiting: AtomicU32,
     installed: AtomicU32,
     hits: AtomicU64,
-    /// Hits by output.
+    /// Hits by output that XDP redirected there: what tc sends, drivers do not count apart.
     hits_to: [AtomicU64; PORTS_MAX],
     /// Frames that an output's driver refused.
     lost: [AtomicU64; PORTS_MAX],
@@ -211,8 +211,8 @@ struct State {
     /// In it now, or last.
     flow: Option<Flow>,
     phase: Phase,
-    /// Which of the ports that have had its output's number.
-    opened: u64,
+    /// Which of the ports that have had its output's number, where XDP redirects.
+    opened: Option<u64>,
     /// The counts that were told last.
     told: (u64, u64),
 }
@@ -426,7 +426,8 @@ impl FlowCache for Writer {
         }
         slot[EPOCH].store(epoch, Ordering::SeqCst);
         let told = counts(slot);
-        self.slots[at] = State { flow: Some(*flow), phase: Phase::Live, opened: to >> OPENED_SHIFT, told };
+        let opened = (!by_skb).then_some(to >> OPENED_SHIFT);
+        self.slots[at] = State { flow: Some(*flow), phase: Phase::Live, opened, told };
         self.shared.installed.fetch_add(1, Ordering::Relaxed);
         self.still(flow, (from, to), at)
     }
@@ -468,7 +469,7 @@ impl FlowCache for Writer {
         {
             self.shared.hits.fetch_add(frames, Ordering::Relaxed);
             if let Some(hits) = self.shared.hits_to.get(usize::from(flow.action.out.0))
-                && self.shared.port(flow.action.out) >> OPENED_SHIFT == state.opened
+                && Some(self.shared.port(flow.action.out) >> OPENED_SHIFT) == state.opened
             {
                 hits.fetch_add(frames - stray, Ordering::Relaxed);
             }
