@@ -2,6 +2,7 @@
 
 mod network;
 mod policy;
+mod port;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
@@ -12,8 +13,7 @@ use ipnet::IpNet;
 
 use super::parse::{clean, suggest};
 use super::{
-    Config, ConfigError, Fault, Floating, Peer, Place, Port, PortKind, PortRole, PortSet, QUEUES_MAX,
-    Section, UplinkKind, Vlan, WorkerCount, door_peer,
+    Config, ConfigError, Fault, Floating, Peer, Place, Port, PortSet, Section, UplinkKind, WorkerCount,
 };
 use crate::io::{IoKind, XdpMode};
 
@@ -28,9 +28,6 @@ pub const ROUTES_MAX: usize = 16_384;
 pub const FDB_STATIC_MAX: usize = 65_536;
 /// Entries of a list inside one object (MACs, addresses, VLANs, ports): bounds what one frame is compared with.
 pub const LIST_LEN_MAX: usize = 1024;
-
-/// Bytes of a socket's path: what the kernel's address has room for.
-const SOCKET_PATH_MAX: usize = 107;
 
 /// Bytes of a network's or port's name: what an interface name may have.
 const NAME_LEN_MAX: usize = 15;
@@ -315,217 +312,10 @@ impl<'c> Checker<'c> {
         }
     }
 
-    fn ports(&mut self) {
-        let config = self.config;
-        // One id is the uplink's.
-        self.limit(Section::Port, config.port.len(), limits::PORTS_MAX - 1);
-        self.duplicates(Section::Port, config.port.iter().map(|p| p.name.as_str()));
-        // Interface names in use, with their users.
-        let mut interfaces: BTreeMap<String, String> = BTreeMap::new();
-        if let Some(uplink) = &config.uplink {
-            interfaces.insert(uplink.interface.clone(), "uplink".to_owned());
-        }
-        let mut names = BTreeSet::new();
-        for (i, p) in config.port.iter().enumerate() {
-            let place = Place::Entry(Section::Port, i);
-            let object = format!("port \"{}\"", p.name);
-            self.port(place, &object, p);
-            if !names.insert(&p.name) {
-                continue;
-            }
-            let used = match &p.interface {
-                Some(interface) => vec![interface.clone()],
-                None if p.kind == PortKind::Vhostuser => vec![p.attached_to()],
-                None if p.makes_door() && p.kind == PortKind::Tap => vec![p.name.clone()],
-                None if p.makes_door() => vec![p.name.clone(), door_peer(&p.name)],
-                None => Vec::new(),
-            };
-            for interface in used {
-                if let Some(other) = interfaces.get(&interface) {
-                    let cause = format!("interface {interface} is {other}'s");
-                    self.error(place, Conflict, &object, cause, "an interface serves one port: name another");
-                } else {
-                    interfaces.insert(interface, object.clone());
-                }
-            }
-        }
-    }
-
-    fn port(&mut self, place: Place, object: &str, p: &Port) {
-        self.name(place, object, &p.name, NAME_LEN_MAX);
-        if p.name == "uplink" {
-            self.error(place, Conflict, object, "the name `uplink` is the uplink's own", "use another name");
-        }
-        self.known_network(place, object, &p.network);
-        if let Some(interface) = &p.interface {
-            self.interface_name(place, object, interface);
-            if !p.address.is_empty() {
-                let cause = "`address` is for doors we make, this port has an `interface`";
-                self.error(place, Invalid, object, cause, "remove `address`, or `interface`");
-            }
-        }
-        match p.role {
-            PortRole::Guest => {
-                if p.interface.is_none() && p.kind != PortKind::Vhostuser {
-                    let cause = "a guest port has no `interface`";
-                    let remedy =
-                        "add interface = \"...\", the host's end of the guest's NIC, or kind = \"vhostuser\"";
-                    self.error(place, Invalid, object, cause, remedy);
-                }
-                if p.mac.is_empty() {
-                    let cause = "a guest port has no `mac`, so nothing could come in";
-                    self.error(
-                        place,
-                        Invalid,
-                        object,
-                        cause,
-                        "add mac = [\"...\"], the MAC of the guest's NIC",
-                    );
-                }
-                if p.interface.is_none() && !p.address.is_empty() {
-                    let cause = "`address` is for doors, this is a guest port";
-                    self.error(place, Invalid, object, cause, "use `ip` to bind the guest's addresses");
-                }
-            }
-            PortRole::Door => {
-                if !p.mac.is_empty() || !p.ip.is_empty() {
-                    let cause = "`mac` and `ip` bind a guest, this is a door";
-                    self.error(place, Invalid, object, cause, "remove them, or write role = \"guest\"");
-                }
-                if p.makes_door() && p.kind != PortKind::Tap && p.name.len() == NAME_LEN_MAX {
-                    let cause =
-                        format!("our end would be {}, longer than an interface name", door_peer(&p.name));
-                    self.error(place, Invalid, object, cause, "use a name of at most 14 characters");
-                }
-            }
-        }
-        if p.kind == PortKind::Tap && !p.makes_door() {
-            let cause = "kind \"tap\" makes its own interface, this port is to take one that is there";
-            let remedy = "remove `interface` (a door only), or use kind = \"packet\"";
-            self.error(place, Invalid, object, cause, remedy);
-        }
-        self.guest_socket(place, object, p);
-        self.xdp(place, object, p.xdp, p.means() == IoKind::Afxdp, p.means());
-        for (key, count) in [("mac", p.mac.len()), ("ip", p.ip.len()), ("address", p.address.len())] {
-            self.list_len(place, object, key, count);
-        }
-        for mac in &p.mac {
-            if !mac.0.is_unicast() {
-                let cause = format!("mac {mac} is not the address of a station");
-                self.error(place, Invalid, object, cause, "write the guest's own MAC");
-            }
-        }
-        for ip in p.ip.iter().map(|ip| ip.0) {
-            if ip.addr.is_multicast() {
-                let cause = format!("ip {} is a multicast address", ip.addr);
-                self.error(place, Invalid, object, cause, "write the guest's own address");
-            }
-        }
-        for address in &p.address {
-            self.host_address(place, object, "address", address.addr());
-        }
-        if let Some(vlan) = &p.vlan {
-            self.vlan(place, object, vlan);
-        }
-        self.port_policy(place, object, p);
-        if p.fdb_max == 0 || p.fdb_max > limits::FDB_TOTAL_MAX {
-            let cause = format!("fdb_max {} is out of range", p.fdb_max);
-            self.error(place, Invalid, object, cause, format_args!("use 1 to {}", limits::FDB_TOTAL_MAX));
-        }
-        if let Some(mtu) = p.mtu {
-            self.mtu(place, object, mtu, MTU_MIN);
-        }
-    }
-
-    /// What belongs to kind `vhostuser` is there only with it, and the other way round.
-    fn guest_socket(&mut self, place: Place, object: &str, p: &Port) {
-        if p.kind != PortKind::Vhostuser {
-            if p.socket.is_some() || p.queues != 1 {
-                let cause = "`socket` and `queues` are for kind \"vhostuser\"";
-                self.error(place, Invalid, object, cause, "remove them, or write kind = \"vhostuser\"");
-            }
-            return;
-        }
-        if p.interface.is_some() || !p.address.is_empty() {
-            let cause = "kind \"vhostuser\" has no interface in this host";
-            self.error(place, Invalid, object, cause, "remove `interface` and `address`");
-        }
-        let path = p.attached_to();
-        if !path.starts_with('/') || path.len() > SOCKET_PATH_MAX || path.chars().any(char::is_control) {
-            let cause = format!("{path:?} cannot be the path of a socket");
-            let remedy = format_args!("use an absolute path of at most {SOCKET_PATH_MAX} bytes");
-            self.error(place, Invalid, object, cause, remedy);
-        }
-        if !(1..=QUEUES_MAX).contains(&p.queues) {
-            let cause = format!("queues {} is out of range", p.queues);
-            self.error(place, Invalid, object, cause, format_args!("use 1 to {QUEUES_MAX}"));
-        }
-    }
-
     fn mtu(&mut self, place: Place, object: &str, mtu: u16, min: u16) {
         if !(min..=MTU_MAX).contains(&mtu) {
             let cause = format!("mtu {mtu} is out of range");
             self.error(place, Invalid, object, cause, format_args!("use {min} to {MTU_MAX}"));
-        }
-    }
-
-    fn vlan(&mut self, place: Place, object: &str, vlan: &Vlan) {
-        for vid in vlan.access.iter().chain(&vlan.native).chain(vlan.trunk.iter().flatten()) {
-            self.vid(place, object, *vid);
-        }
-        match (&vlan.access, &vlan.trunk) {
-            (Some(_), Some(_)) => {
-                self.error(
-                    place,
-                    Invalid,
-                    object,
-                    "`vlan` has both `access` and `trunk`",
-                    "keep one of them",
-                );
-            }
-            (None, None) => {
-                let remedy = "write { access = 10 } or { trunk = [10, 20], native = 1 }";
-                self.error(place, Invalid, object, "`vlan` has neither `access` nor `trunk`", remedy);
-            }
-            (Some(_), None) if vlan.native.is_some() => {
-                self.error(
-                    place,
-                    Invalid,
-                    object,
-                    "`native` is for trunks, this is `access`",
-                    "remove `native`",
-                );
-            }
-            (None, Some(trunk)) => {
-                let unique: BTreeSet<_> = trunk.iter().collect();
-                if trunk.len() > 4094 {
-                    self.error(
-                        place,
-                        Invalid,
-                        object,
-                        "`trunk` has more entries than there are VLANs",
-                        "shorten it",
-                    );
-                } else if unique.len() != trunk.len() {
-                    self.error(place, Conflict, object, "`trunk` has a VLAN twice", "keep each once");
-                }
-                if trunk.is_empty() && vlan.native.is_none() {
-                    self.error(
-                        place,
-                        Invalid,
-                        object,
-                        "`trunk` lets no VLAN pass",
-                        "list the VLANs, or add `native`",
-                    );
-                }
-                if let Some(native) = vlan.native
-                    && unique.contains(&native)
-                {
-                    let cause = format!("VLAN {native} is both tagged and `native`");
-                    self.error(place, Conflict, object, cause, "take it out of `trunk`");
-                }
-            }
-            _ => {}
         }
     }
 
