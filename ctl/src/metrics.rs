@@ -1,7 +1,8 @@
-//! What the daemon says about itself, for Prometheus (OpenMetrics text). Made of the answer to `status`, so both say
-//! the same. Labels are names from the configuration and the reasons' own: their number is bounded by it.
+//! What the daemon says about itself, for Prometheus (OpenMetrics text, and Prometheus' own for who does not ask for
+//! it). Made of the answer to `status`, so both say the same. Labels are names from the configuration and the reasons'
+//! own: their number is bounded by it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use prometheus_client::collector::Collector;
@@ -13,6 +14,9 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
 use crate::api::Status;
+
+/// The content type of [`render_plain`]'s text.
+pub const PLAIN: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// The content type of [`render`]'s text.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -26,6 +30,24 @@ pub fn render(status: &Status) -> String {
     // Writing to a String cannot fail.
     let _ = encode(&mut text, &registry);
     text
+}
+
+/// The same in Prometheus' older format, where the description of a counter names it as its samples do.
+#[must_use]
+pub fn render_plain(status: &Status) -> String {
+    let text = render(status);
+    let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter"));
+    let counters: BTreeSet<&str> = types.collect();
+    let mut plain = String::with_capacity(text.len());
+    for line in text.lines().filter(|line| *line != "# EOF") {
+        match line.splitn(4, ' ').collect::<Vec<_>>()[..] {
+            ["#", what, name, rest] if counters.contains(name) => {
+                plain += &format!("# {what} {name}_total {rest}\n");
+            }
+            _ => plain += &format!("{line}\n"),
+        }
+    }
+    plain
 }
 
 #[derive(Debug)]

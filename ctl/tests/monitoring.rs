@@ -64,6 +64,14 @@ fn the_text_says_what_status_says() {
         assert!(text.lines().any(|l| l == line), "{line}\n{text}");
     }
     assert!(text.ends_with("# EOF\n"));
+    let plain = metrics::render_plain(&status());
+    let told =
+        |text: &str| text.lines().filter(|l| !l.starts_with('#')).map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(told(&plain), told(&text));
+    assert!(
+        plain.lines().any(|l| l == "# TYPE ivs_drops_total counter") && !plain.contains("EOF"),
+        "{plain}"
+    );
     let samples: Vec<&str> =
         text.lines().filter(|l| !l.starts_with('#')).map(|l| l.rsplit_once(' ').unwrap().0).collect();
     assert_eq!(samples.iter().collect::<BTreeSet<_>>().len(), samples.len(), "every sample is there once");
@@ -103,6 +111,11 @@ fn promtool_finds_the_rules_right() {
         );
         return eprintln!("skipped: promtool is not there to be asked");
     }
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), metrics::render_plain(&status())).unwrap();
+    let text = std::fs::File::open(file.path()).unwrap();
+    let output = Command::new("promtool").args(["check", "metrics"]).stdin(text).output().unwrap();
+    assert!(output.status.success(), "check metrics: {}", String::from_utf8_lossy(&output.stderr));
     for arguments in [["check", "rules", "alerts.yml"], ["test", "rules", "alerts.test.yml"]] {
         let output = Command::new("promtool").args(arguments).current_dir(monitoring()).output().unwrap();
         assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));

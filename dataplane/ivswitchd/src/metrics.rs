@@ -105,14 +105,17 @@ fn answer(from: impl Read, mut to: impl Write, control: &Path) -> io::Result<()>
     let mut lines = BufReader::new(from.take(REQUEST_LEN_MAX));
     let mut request = String::new();
     lines.read_line(&mut request)?;
-    let mut header = String::new();
+    let (mut header, mut open_metrics) = (String::new(), false);
     while lines.read_line(&mut header)? > 2 {
+        header.make_ascii_lowercase();
+        open_metrics |= header.starts_with("accept:") && header.contains("application/openmetrics-text");
         header.clear();
     }
     let mut words = request.split_whitespace();
     let (status, kind, body) = match (words.next(), words.next()) {
         (Some("GET"), Some("/metrics" | "/")) => match status_of(control) {
-            Ok(status) => ("200 OK", metrics::CONTENT_TYPE, metrics::render(&status)),
+            Ok(status) if open_metrics => ("200 OK", metrics::CONTENT_TYPE, metrics::render(&status)),
+            Ok(status) => ("200 OK", metrics::PLAIN, metrics::render_plain(&status)),
             Err(error) => ("503 Service Unavailable", "text/plain", format!("{error}\n")),
         },
         (Some("GET"), Some(_)) => ("404 Not Found", "text/plain", "ask for /metrics\n".to_owned()),

@@ -73,7 +73,8 @@ fn r17_prometheus_knows_what_ivctl_says() {
     let mut stream = std::os::unix::net::UnixStream::connect(&path).expect("the metrics' socket");
     stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").expect("asking");
     let text = std::io::read_to_string(stream).expect("an answer");
-    assert!(text.starts_with("HTTP/1.0 200 OK") && text.trim_end().ends_with("# EOF"), "{text}");
+    assert!(text.starts_with("HTTP/1.0 200 OK") && text.contains("text/plain; version=0.0.4"), "{text}");
+    assert!(text.contains("# TYPE ivs_frames_total counter") && !text.contains("# EOF"), "{text}");
     assert!(text.contains("ivs_fdb_entries{network=\"n\"} 0"), "{text}");
     // Scrapers that say nothing do not keep the switch from its work.
     let _silent = std::os::unix::net::UnixStream::connect(&path).expect("the metrics' socket");
