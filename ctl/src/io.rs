@@ -73,6 +73,8 @@ pub enum Input {
         /// What adds to it.
         drop_ins: Vec<DropIn>,
     },
+    /// The files cannot be read again, and why.
+    Unreadable(String),
     /// Measured by the daemon for `ivctl status`: how each worker is doing.
     WorkerStats(Vec<WorkerStats>),
     /// How the verdict cache is doing.

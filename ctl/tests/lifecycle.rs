@@ -95,6 +95,10 @@ impl World {
         self.drain();
     }
 
+    fn warnings(&mut self) -> String {
+        self.call("status", json!({}))["warnings"].to_string()
+    }
+
     fn networks(&self) -> Vec<&str> {
         self.agent.config().network.iter().map(|n| n.name.as_str()).collect()
     }
@@ -194,11 +198,17 @@ fn reload_takes_the_files_or_refuses_them() {
     w.reload("rubbish =", &[]);
     w.reload(NEW, &[("10.toml", "[[network]]\nname = \"b\"\nvni = 5\n")]);
     assert_eq!((w.networks(), w.reloads.clone()), (vec!["b", "d"], vec![true, true, false, false]));
+    assert!(w.warnings().contains("refused") && w.warnings().contains("10.toml"), "{}", w.warnings());
     w.call("config.apply", json!({ "text": OLD, "confirm_s": 60 }));
     assert_eq!(w.networks(), ["a", "d"]);
     w.reload(NEW, &[]);
+    assert!(!w.warnings().contains("refused"), "{}", w.warnings());
     w.pass(Duration::from_secs(61));
     assert_eq!((w.networks(), w.saved.len()), (vec!["b"], 0));
+    w.agent.handle(w.now, Input::Unreadable("ivswitch.toml: Is a directory".into()));
+    assert!(w.warnings().contains("refused") && w.warnings().contains("a directory"), "{}", w.warnings());
+    w.reload(NEW, &[]);
+    assert!(!w.warnings().contains("refused"), "{}", w.warnings());
     assert_eq!(w.call("config.show", json!({}))["saved"], true);
 }
 

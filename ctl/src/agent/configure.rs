@@ -101,7 +101,11 @@ impl Agent {
         let read = self.read(&p.text).map_err(|errors| {
             Error::of_config("the configuration is refused, what was in force goes on", errors)
         })?;
-        if read.whole == self.config && read.main == self.main && p.text == self.current_text() {
+        if read.whole == self.config
+            && read.main == self.main
+            && p.text == self.current_text()
+            && self.refused.is_none()
+        {
             return Ok(Done::Edit(Edited::default(), Vec::new(), p.timeout_ms));
         }
         let before = p.confirm_s.map(|s| Trial {
@@ -157,6 +161,7 @@ impl Agent {
         match model::parse_layers(&text, &drop_ins, Some(hostname)) {
             Ok(read) => {
                 self.trial = None;
+                self.refused = None;
                 self.drop_ins = drop_ins;
                 let changed = read != self.layers();
                 if changed || text != self.current_text() {
@@ -171,7 +176,12 @@ impl Agent {
                 }
                 self.outputs.push_back(Output::Reloaded(Ok(changed)));
             }
-            Err(errors) => self.outputs.push_back(Output::Reloaded(Err(errors))),
+            Err(errors) => {
+                let more = errors.len().saturating_sub(1);
+                let more = if more > 0 { format!(" (and {more} more)") } else { String::new() };
+                self.refused = errors.first().map(|first| format!("{first}{more}"));
+                self.outputs.push_back(Output::Reloaded(Err(errors)));
+            }
         }
     }
 

@@ -121,6 +121,8 @@ pub struct Agent {
     tokens: BTreeMap<u64, u64>,
     next_number: u64,
     persist: Persist,
+    /// Why the files were not taken when they were read last.
+    refused: Option<String>,
     outputs: VecDeque<Output>,
 }
 
@@ -181,6 +183,7 @@ impl Agent {
             tokens: BTreeMap::new(),
             next_number: 1,
             persist: Persist::default(),
+            refused: None,
             outputs: VecDeque::new(),
         };
         agent.install(layers, text);
@@ -215,6 +218,7 @@ impl Agent {
             Input::Event(worker, event) => self.event(worker, event),
             Input::Persisted(result) => self.persisted(result),
             Input::Reload { text, drop_ins } => self.reload(text, drop_ins),
+            Input::Unreadable(why) => self.refused = Some(why),
             Input::WorkerStats(stats) => self.stats = stats,
             Input::CacheStats(stats) => self.cache = stats,
             Input::KernelDrops(id, drops) => {

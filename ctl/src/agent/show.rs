@@ -193,6 +193,12 @@ impl Agent {
                 "the configuration is on trial and taken back in {left} s; `ivctl config confirm` keeps it"
             ));
         }
+        if let Some(why) = &self.refused {
+            warnings.push(format!(
+                "the configuration files were refused when they were read last, and what was in force before goes on: {why}; \
+                 correct them, then reload"
+            ));
+        }
         if let Some(why) = &self.persist.failure {
             warnings.push(format!(
                 "the configuration is not saved: {why}; a restart would lose the last changes"

@@ -52,6 +52,9 @@ const _: () = assert!(PORTS + engine::limits::PORTS_MAX < ControlSocket::TOKENS)
 /// How often the load of the workers is measured.
 const TICK: Duration = Duration::from_secs(1);
 
+/// For `systemctl status`.
+const REFUSED: &str = "the configuration files are refused, what was in force goes on: ivctl status";
+
 /// How often ports are looked after: what took one away is not always told.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -525,8 +528,8 @@ impl Control {
             Ok((text, drop_ins)) => Some(Input::Reload { text: text.unwrap_or_default(), drop_ins }),
             Err(error) => {
                 tracing::error!("{error}; what was in force goes on");
-                notify(&[NotifyState::Ready]);
-                None
+                notify(&[NotifyState::Ready, NotifyState::Status(REFUSED)]);
+                Some(Input::Unreadable(error))
             }
         }
     }
@@ -541,9 +544,10 @@ impl Control {
                     tracing::error!("{}: {error}", self.config.display());
                 }
                 tracing::error!("reload: refused; what was in force goes on");
+                return notify(&[NotifyState::Ready, NotifyState::Status(REFUSED)]);
             }
         }
-        notify(&[NotifyState::Ready]);
+        notify(&[NotifyState::Ready, NotifyState::Status("")]);
     }
 
     /// Gives the plan to the uplink, if it is open.

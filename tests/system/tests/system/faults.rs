@@ -173,6 +173,8 @@ fn fault_the_configuration_is_corrupted() {
         wait_for("the refusal", || switch.log().matches("what was in force goes on").count() > n);
     }
     assert!(switch.ivctl("port list").stdout.contains("live"));
+    let told = switch.ivctl("status").stdout;
+    assert!(told.contains("warning: the configuration files were refused"), "{told}");
     let report = stream.finish();
     assert_eq!(report.lost(), 0, "{report}");
     switch.kill();
