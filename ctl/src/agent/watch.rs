@@ -258,16 +258,16 @@ impl Agent {
 
     fn out_words(&self, verdict: &Verdict, walk: &Walk) -> (Option<&'static str>, String) {
         let to = match verdict.out {
-            Out::Port(id) => format!("port {}", self.port_name(id)),
+            Out::Port(id) => format!("to port {}", self.port_name(id)),
             Out::Peer(id) => {
-                format!("peer {}, encapsulated", self.place(Location::Peer(id)).1.unwrap_or_default())
+                format!("to peer {}, encapsulated", self.place(Location::Peer(id)).1.unwrap_or_default())
             }
-            Out::Flood => format!("everybody on network {}", self.network_name(verdict.vni)),
+            Out::Flood => format!("to everybody on network {}", self.network_name(verdict.vni)),
             Out::Hairpin(Responder::Arp(mac)) => format!("back, as an ARP reply: it is at {mac}"),
             Out::Hairpin(Responder::Nd(mac)) => format!("back, as a neighbor advertisement: it is at {mac}"),
             Out::Hairpin(Responder::Echo) => "back, as an echo reply".to_owned(),
             Out::Hairpin(Responder::Dhcp) => "back, as a DHCP answer, by the port's binding".to_owned(),
-            Out::Punt => "the kernel, which resolves the next hop".to_owned(),
+            Out::Punt => "to the kernel, which resolves the next hop".to_owned(),
             Out::Consume => return (None, "for the switch itself".to_owned()),
             Out::Drop(reason) => return (None, format!("nowhere: {}", help(reason))),
         };
@@ -276,7 +276,7 @@ impl Agent {
             (Some(reason), n) => format!(": {n} sent, others dropped: {}", help(reason)),
             (None, _) => String::new(),
         };
-        (matches!(verdict.out, Out::Flood).then_some("network"), format!("to {to}{end}"))
+        (matches!(verdict.out, Out::Flood).then_some("network"), format!("{to}{end}"))
     }
 
     /// The end of a walk, in one line.

@@ -15,8 +15,9 @@ pub const DONE_WITH_WARNINGS: u8 = 8;
 pub const AFTER_HELP: &str = "Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 exists or in use, \
 5 daemon not reachable, 6 no permission, 7 timed out (the change goes on), 8 done with warnings.";
 
-/// Flags of every command.
+/// Flags of every command, shown below a command's own.
 #[derive(clap::Args, Debug, Clone)]
+#[command(next_help_heading = "Global options")]
 pub struct Global {
     /// Print JSON, with iproute2's keys where iproute2 has the command
     #[arg(short, long, global = true)]

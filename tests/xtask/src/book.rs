@@ -19,6 +19,9 @@ const TRANSCRIPTS: [(&str, &str, &str); 3] = [
     ("drops.txt", "rvm1", "drops --samples"),
 ];
 
+/// Above the options that `ctl::cli::Global` has.
+const GLOBAL_OPTIONS: &str = "Global options:";
+
 pub fn build() -> Result<()> {
     install(&[FOR_THE_DEMO])?;
     let binaries = crate::build(false)?;
@@ -53,8 +56,7 @@ pub fn build() -> Result<()> {
 fn commands(ivctl: &Path, path: &mut Vec<String>, text: &mut String) -> Result<()> {
     let help = said(Command::new(ivctl).args(&*path).arg("--help").env("NO_COLOR", "1"))?;
     // What every command takes is said once, at the top.
-    let own = if path.is_empty() { &help[..] } else { help.split("\n  -j, --json").next().unwrap_or(&help) };
-    let own = own.trim_end().trim_end_matches("Options:").trim_end();
+    let own = if path.is_empty() { help.trim_end().to_owned() } else { own_help(&help) };
     let title = ["ivctl"].into_iter().chain(path.iter().map(String::as_str)).collect::<Vec<_>>().join(" ");
     *text += &format!("\n## {title}\n\n```text\n{own}\n```\n");
     let below = help.split("\nCommands:\n").nth(1).and_then(|rest| rest.split("\n\n").next()).unwrap_or("");
@@ -65,6 +67,27 @@ fn commands(ivctl: &Path, path: &mut Vec<String>, text: &mut String) -> Result<(
         path.pop();
     }
     Ok(())
+}
+
+/// A command's help without what every command takes: a section ends where a line begins at the margin, an option where
+/// the next one begins or a line is empty.
+fn own_help(help: &str) -> String {
+    let mut own = String::new();
+    let (mut global, mut asking) = (false, false);
+    for line in help.lines() {
+        if !line.is_empty() && !line.starts_with(' ') {
+            global = line == GLOBAL_OPTIONS;
+        }
+        asking = line.starts_with("  -h, --help") || asking && line.starts_with("        ");
+        if !global && !asking {
+            own += line.trim_end();
+            own.push('\n');
+        }
+    }
+    while own.contains("\n\n\n") {
+        own = own.replace("\n\n\n", "\n\n");
+    }
+    own.replace("\nOptions:\n\n", "\n").trim_end().trim_end_matches("\nOptions:").trim_end().to_owned()
 }
 
 /// The families that a daemon serves, one that has nothing to do.
@@ -101,14 +124,13 @@ fn metrics(ivswitchd: &Path) -> Result<String> {
     let mut text = "# Every metric\n\n| Metric | Type | Meaning |\n|---|---|---|\n".to_owned();
     for (name, help) in told("# HELP ") {
         let kind = types.get(&name).map_or("", String::as_str);
-        let total = if kind == "counter" { "_total" } else { "" };
-        text += &format!("| `{name}{total}` | {kind} | {help} |\n");
+        text += &format!("| `{name}` | {kind} | {help} |\n");
     }
     ensure!(text.contains("ivs_drops_total"), "no families in {answer}");
     Ok(text)
 }
 
-/// Links of rendered pages to files that are not there.
+/// Links of rendered pages to files, or places in them, that are not there.
 fn links(directory: &Path, dead: &mut Vec<String>) -> Result<()> {
     for entry in fs::read_dir(directory)?.flatten() {
         let path = entry.path();
@@ -118,9 +140,15 @@ fn links(directory: &Path, dead: &mut Vec<String>) -> Result<()> {
             let page = fs::read_to_string(&path)?;
             let ends = ["href=\"", "src=\""].iter().flat_map(|start| page.split(start).skip(1));
             for link in ends.filter_map(|rest| rest.split('"').next()) {
-                let file = link.split(['#', '?']).next().unwrap_or("");
-                let elsewhere = file.is_empty() || link.contains(':') || path.ends_with("404.html");
-                if !elsewhere && !directory.join(file).exists() {
+                if link.contains(':') || path.ends_with("404.html") {
+                    continue;
+                }
+                let (file, place) = link.split_once('#').unwrap_or((link, ""));
+                let file = file.split('?').next().unwrap_or("");
+                let there = if file.is_empty() { path.clone() } else { directory.join(file) };
+                let named =
+                    || fs::read_to_string(&there).is_ok_and(|to| to.contains(&format!("id=\"{place}\"")));
+                if !there.exists() || !place.is_empty() && !named() {
                     dead.push(format!("{}: {link}", path.display()));
                 }
             }
@@ -162,4 +190,24 @@ fn said(command: &mut Command) -> Result<String> {
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     ensure!(output.status.success(), "{command:?}: {text}{}", String::from_utf8_lossy(&output.stderr));
     Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::own_help;
+
+    /// The book's page of commands has every option of a command, its examples, and nothing of what all take.
+    #[test]
+    fn a_command_shows_what_is_its_own() {
+        let help = "Does it\n\nUsage: x [OPTIONS]\n\nOptions:\n      --from <PORT>\n          Where\n\n  -h, --help\n          \
+            Print help\n\nGlobal options:\n  -j, --json\n          Print JSON\n\n      --socket <PATH>\n          \n          \
+            [default: y]\n\nExamples:\n  x --from a\n";
+        let own = "Does it\n\nUsage: x [OPTIONS]\n\nOptions:\n      --from <PORT>\n          Where";
+        assert!(own_help(help).starts_with(own), "{}", own_help(help));
+        assert!(own_help(help).ends_with("\n\nExamples:\n  x --from a"), "{}", own_help(help));
+        assert!(!own_help(help).contains("json") && !own_help(help).contains("default"));
+        let bare =
+            "Shows\n\nUsage: x\n\nOptions:\n  -h, --help\n          Print help\n\nGlobal options:\n  -q\n";
+        assert_eq!(own_help(bare), "Shows\n\nUsage: x");
+    }
 }

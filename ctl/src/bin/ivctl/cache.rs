@@ -15,7 +15,7 @@ use crate::output::{Failure, Printer, plain};
 pub enum Mode {
     /// Between interfaces where it is proven to work
     Auto,
-    /// Between all native XDP interfaces
+    /// Between all native XDP interfaces and those of kind `packet`
     On,
     /// Not at all
     Off,

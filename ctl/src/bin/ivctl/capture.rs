@@ -31,7 +31,7 @@ const PAUSE: Duration = Duration::from_millis(50);
     after_help = "Filters are tcpdump's: arp, ip, ip6, icmp, icmp6, tcp, udp, [src|dst] host, net, port, \
 portrange, ether, vlan, vni; and, or, not, parentheses. A term is true of the frame or, in a tunnel packet, of the \
 frame inside, and looks through VLAN tags. A partial checksum is shown as it is: the output finishes it.\n\n\
-  ivctl capture eth2 -w - tcp port 80 | wireshark -k -i -\n  ivctl capture all -w drops.pcapng -c 1000"
+Examples:\n  ivctl capture eth2 -w - tcp port 80 | wireshark -k -i -\n  ivctl capture all -w drops.pcapng -c 1000"
 )]
 pub struct Args {
     /// The port, or all

@@ -20,7 +20,7 @@ pub enum Verb {
         /// The file, `-` for standard input
         file: PathBuf,
     },
-    /// Show the configuration in force
+    /// Show the main file as it is in force; drop-ins that add to it are named
     Show,
     /// What applying a file would change; exit code 1 when that is anything
     Diff {
@@ -98,6 +98,9 @@ pub fn run(
                 printer.json(&shown)?;
             } else {
                 printer.bytes(shown.text.as_bytes())?;
+                if !shown.drop_ins.is_empty() {
+                    printer.note(&format!("and what drop-ins add: {}", shown.drop_ins.join(", ")));
+                }
             }
             Ok(0)
         }

@@ -77,11 +77,18 @@ impl From<std::io::Error> for Failure {
     }
 }
 
+/// Prints a line. Whoever stops reading (`| head`) stops nothing else.
+macro_rules! say {
+    ($($words:tt)*) => {{
+        let _ = writeln!(std::io::stdout(), $($words)*);
+    }};
+}
+
 type Outcome<T = ()> = Result<T, Failure>;
 
-/// Runs one of them and returns the exit code of `ivctl`.
+/// Runs one of them and returns the exit code of `ivctl`. `json`: for `trace`, which alone has anything to say in it.
 #[must_use]
-pub fn run(demo: &Demo) -> u8 {
+pub fn run(demo: &Demo, json: bool) -> u8 {
     let outcome = match demo {
         Demo::Up => need_root().and_then(|()| Cloud::new()).and_then(|cloud| cloud.up()),
         Demo::Down => need_root().and_then(|()| Cloud::new()).and_then(|cloud| cloud.down()),
@@ -89,7 +96,7 @@ pub fn run(demo: &Demo) -> u8 {
         Demo::Shell { node, command } => {
             need_root().and_then(|()| Cloud::new()).and_then(|cloud| cloud.shell(node, command))
         }
-        Demo::Trace { rvm, arguments } => Cloud::new().and_then(|cloud| cloud.trace(rvm, arguments)),
+        Demo::Trace { rvm, arguments } => Cloud::new().and_then(|cloud| cloud.trace(rvm, arguments, json)),
         Demo::Serve { address } => serve(*address),
         Demo::Fetch { address, seen_as } => fetch(*address, *seen_as),
     };
@@ -232,7 +239,7 @@ impl Cloud {
 
     fn up(&self) -> Outcome {
         if self.standing() {
-            println!(" ok  the demo cloud is standing already: checking it again");
+            say!(" ok  the demo cloud is standing already: checking it again");
         } else {
             self.remove()?;
             fs::create_dir_all(&self.state)?;
@@ -252,11 +259,11 @@ impl Cloud {
         let mut failed = Vec::new();
         for (name, check) in self.checks() {
             if let Err(Failure(_, why)) = step(name, check) {
-                println!("     {why}");
+                say!("     {why}");
                 failed.push(name);
             }
         }
-        println!();
+        say!();
         self.print_hints();
         if failed.is_empty() {
             return Ok(());
@@ -271,17 +278,17 @@ impl Cloud {
 
     fn down(&self) -> Outcome {
         let found = self.remove()?;
-        println!("{}", if found { " ok  the demo cloud is gone" } else { " ok  there was no demo cloud" });
+        say!("{}", if found { " ok  the demo cloud is gone" } else { " ok  there was no demo cloud" });
         Ok(())
     }
 
     fn status(&self) -> Outcome {
         for node in NODES {
-            println!("{node:<5} {}", if namespace_exists(node) { "standing" } else { "absent" });
+            say!("{node:<5} {}", if namespace_exists(node) { "standing" } else { "absent" });
         }
         for name in self.recorded() {
             let state = if self.running(&name).is_some() { "running" } else { "not running" };
-            println!("{name:<12} {state}, log {}", self.file(&name, "log").display());
+            say!("{name:<12} {state}, log {}", self.file(&name, "log").display());
         }
         if self.standing() {
             return Ok(());
@@ -310,7 +317,7 @@ impl Cloud {
         Err(process.env("PS1", format!("{node}# ")).exec().into())
     }
 
-    fn trace(&self, rvm: &str, arguments: &[String]) -> Outcome {
+    fn trace(&self, rvm: &str, arguments: &[String], json: bool) -> Outcome {
         if !RVMS.contains(&rvm) || !namespace_exists(rvm) {
             let text =
                 format!("\"{rvm}\" does not stand; give {}, and `ivctl demo up` before", RVMS.join(" or "));
@@ -318,6 +325,9 @@ impl Cloud {
         }
         let mut ivctl = Command::new(std::env::current_exe()?);
         ivctl.arg("--socket").arg(self.file(rvm, "sock")).arg("trace").args(arguments);
+        if json {
+            ivctl.arg("--json");
+        }
         for other in RVMS {
             ivctl.arg("--peer").arg(format!("{other}={}", self.file(other, "sock").display()));
         }
@@ -484,26 +494,26 @@ impl Cloud {
                 let _ = write!(missing, "{} {} saw {seen} of {PINGS} packets; ", hop.0, hop.1);
             }
         }
-        print!("{drawing}");
+        say!("{}", drawing.trim_end_matches('\n'));
         if missing.is_empty() { Ok(()) } else { Err(missing.trim_end_matches("; ").to_string().into()) }
     }
 
     fn print_hints(&self) {
         let ivctl = self.ivctl.display();
-        println!("Try, as root (the cloud stands until `{ivctl} demo down`):");
+        say!("Try, as root (the cloud stands until `{ivctl} demo down`):");
         for rvm in RVMS {
-            println!("  {ivctl} --socket {} status", self.file(rvm, "sock").display());
+            say!("  {ivctl} --socket {} status", self.file(rvm, "sock").display());
         }
-        println!("  {ivctl} --socket {} fdb", self.file("rvm2", "sock").display());
-        println!("  {ivctl} --socket {} drops", self.file("rvm1", "sock").display());
-        println!("  {ivctl} demo shell inet ping {FLOATING}");
-        println!("  {ivctl} demo shell ivm2");
+        say!("  {ivctl} --socket {} fdb", self.file("rvm2", "sock").display());
+        say!("  {ivctl} --socket {} drops", self.file("rvm1", "sock").display());
+        say!("  {ivctl} demo shell inet ping {FLOATING}");
+        say!("  {ivctl} demo shell ivm2");
     }
 
     fn print_logs(&self) {
         for name in self.recorded() {
-            println!("--- the end of {}", self.file(&name, "log").display());
-            println!("{}", self.log_tail(&name));
+            say!("--- the end of {}", self.file(&name, "log").display());
+            say!("{}", self.log_tail(&name));
         }
     }
 
@@ -563,7 +573,7 @@ impl Cloud {
             let Some(pid) = self.running(&name) else { continue };
             let _ = rustix::process::kill_process(pid, Signal::TERM);
             if self.wait("it to end", None, || self.running(&name).is_none()).is_err() {
-                println!("     {name} did not end within {} s of SIGTERM: killed", PATIENCE.as_secs());
+                say!("     {name} did not end within {} s of SIGTERM: killed", PATIENCE.as_secs());
                 let _ = rustix::process::kill_process(pid, Signal::KILL);
             }
         }
@@ -666,7 +676,7 @@ fn fetch(address: SocketAddr, seen_as: Option<IpAddr>) -> Outcome {
     if seen_as.is_some_and(|expected| client != expected.to_string()) {
         return Err(format!("http://{address}/ saw {client} instead of {}", seen_as.expect("checked")).into());
     }
-    println!("{} bytes intact from http://{address}/, which saw us as {client}", body.len());
+    say!("{} bytes intact from http://{address}/, which saw us as {client}", body.len());
     Ok(())
 }
 
@@ -687,7 +697,7 @@ fn step(what: &str, work: impl FnOnce() -> Outcome) -> Outcome {
     let start = Instant::now();
     let outcome = work();
     let verdict = if outcome.is_ok() { " ok " } else { "FAIL" };
-    println!("{verdict} {what} ({} ms)", start.elapsed().as_millis());
+    say!("{verdict} {what} ({} ms)", start.elapsed().as_millis());
     outcome
 }
 

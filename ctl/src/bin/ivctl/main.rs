@@ -192,7 +192,7 @@ fn run(command: Command, global: &Global, printer: &Printer) -> Result<u8, Failu
             }
             Ok(0)
         }
-        Command::Demo { demo } => Ok(demo::run(&demo)),
+        Command::Demo { demo } => Ok(demo::run(&demo, global.json)),
         Command::Completion { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "ivctl", &mut script);

@@ -346,6 +346,28 @@ fn config_check_needs_no_daemon() {
     assert_eq!(check().unwrap_err().code, 1);
 }
 
+/// A command's own options come first, what all commands take below them, examples with a margin.
+#[test]
+fn help_begins_with_what_is_the_commands_own() {
+    fn look(command: &mut clap::Command, seen: &mut usize) {
+        let help = command.render_long_help().to_string();
+        if let Some((own, global)) = help.split_once("\nGlobal options:\n") {
+            assert!(!own.contains("--socket <PATH>") && !own.contains("--timeout"), "{help}");
+            assert!(global.contains("--json") && global.contains("--color"), "{help}");
+            *seen += 1;
+        }
+        for (line, next) in help.lines().zip(help.lines().skip(1)).filter(|(line, _)| *line == "Examples:") {
+            assert!(next.starts_with("  ivctl "), "{line}\n{next}");
+        }
+        command.get_subcommands_mut().for_each(|below| look(below, seen));
+    }
+    let mut command = Cli::command();
+    command.build();
+    let mut seen = 0;
+    look(&mut command, &mut seen);
+    assert!(seen > 30, "{seen} commands");
+}
+
 #[test]
 fn man_pages_and_completion_are_made() {
     let dir = tempfile::tempdir().unwrap();

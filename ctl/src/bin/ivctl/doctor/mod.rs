@@ -161,6 +161,7 @@ pub fn render(findings: &[Finding], paint: Paint) -> String {
     let (fails, warns) = (count(Level::Fail), count(Level::Warn));
     let _ = match (fails, warns) {
         (0, 0) => writeln!(text, "all is well"),
+        (0, 1) => writeln!(text, "it works; one thing could be better"),
         (0, n) => writeln!(text, "it works; {n} things could be better"),
         (n, m) => writeln!(text, "{n} things do not work, {m} could be better"),
     };

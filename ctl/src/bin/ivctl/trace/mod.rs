@@ -31,7 +31,7 @@ const PAUSE: Duration = Duration::from_millis(20);
     after_help = "A frame is made up (--from, --to and a protocol), read (--pcap, --hex), or awaited (--next and a \
 filter in tcpdump's words). One that is made up, or read, walks through the switch as it stands; nothing is learned, \
 sent or counted. Addresses that are not given are taken from the configuration and from what the switch knows.\n\n\
-  ivctl trace --from eth2 --src 56.0.0.11 --to 203.0.113.9 tcp --dport 80\n  \
+Examples:\n  ivctl trace --from eth2 --src 56.0.0.11 --to 203.0.113.9 tcp --dport 80\n  \
   ivctl trace --from uplink --pcap odd.pcap --frame 3\n  ivctl trace --next --from eth2 icmp and host 56.0.0.11\n\n\
 Exit codes: 0 it is delivered, 8 something of it is dropped."
 )]
@@ -154,7 +154,10 @@ fn from_file(path: &Path, number: usize) -> Result<Vec<u8>, Failure> {
         let how = format!("give --frame 1 to {count}");
         Failure::new(3, name(), format!("there are {count} frames in it, and no {number}"), how)
     };
-    let bad = |e: pcap_file::PcapError| Failure::new(1, name(), e.to_string(), "name a pcap or pcapng file");
+    let bad = |e: pcap_file::PcapError| {
+        let why = format!("it is neither pcap nor pcapng, or damaged ({e})");
+        Failure::new(1, name(), why, "name a capture file, such as `ivctl capture -w` or tcpdump writes")
+    };
     let at = number.checked_sub(1).ok_or_else(|| missing(0))?;
     let mut count = 0;
     if let Ok(mut reader) = PcapReader::new(open()?) {
