@@ -6,7 +6,7 @@ use ctl::guest::domain::{NAMESPACE, PREFIX, claims, metadata};
 use ctl::guest::xml::Element;
 use virt::connect::Connect;
 use virt::domain::Domain;
-use virt::error::{Error, ErrorNumber};
+use virt::error::{Error, ErrorDomain, ErrorNumber};
 use virt_sys as sys;
 
 /// Connects to a libvirt daemon.
@@ -29,6 +29,13 @@ pub fn failed(what: impl Into<String>) -> impl FnOnce(Error) -> Failure {
     let what = what.into();
     move |e| {
         let (code, how) = match e.code() {
+            _ if e.message().contains("available PCI slots") => {
+                (1, "it has no free slot while it runs: stop it, do this, and start it again")
+            }
+            // Its end of the connection has gone.
+            _ if e.domain() == ErrorDomain::Rpc && !e.message().contains("unable to connect") => {
+                (5, "is libvirt still there? systemctl status libvirtd")
+            }
             ErrorNumber::NoDomain
             | ErrorNumber::NoDomainSnapshot
             | ErrorNumber::NoStoragePool

@@ -65,8 +65,13 @@ fn main() -> ExitCode {
     // libvirt prints errors by itself; ours say what, why and how.
     virt::error::clear_error_callback();
     let printer = cli.global.printer();
-    let here = Here { global: &cli.global, uri: &cli.at.connect, printer: &printer };
-    ExitCode::from(printer.end(run(&here, cli.command)))
+    let done = carry_out(cli, &printer);
+    ExitCode::from(printer.end(done))
+}
+
+/// Carries out what was said, with its flags.
+fn carry_out(cli: Cli, printer: &Printer) -> Result<u8, Failure> {
+    run(&Here { global: &cli.global, uri: &cli.at.connect, printer }, cli.command)
 }
 
 /// Carries out a command. The number is the exit code.

@@ -41,7 +41,7 @@ pub enum GuestVerb {
         /// Its name
         name: String,
     },
-    /// Ask one to shut down, and wait until it has
+    /// Ask one to shut down, and wait until it has: a minute, or longer with --timeout
     Stop {
         /// Its name
         name: String,
@@ -283,6 +283,12 @@ pub enum ScheduleVerb {
         /// Only what is due now
         #[arg(long)]
         once: bool,
+    },
+    /// Carry out one entry: what `run` has a process of its own for
+    #[command(hide = true)]
+    CarryOut {
+        /// Its number
+        number: u64,
     },
 }
 

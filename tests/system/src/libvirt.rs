@@ -29,6 +29,10 @@ pub const BOOT: Duration = Duration::from_secs(60);
 pub struct Libvirt {
     child: Child,
     dir: PathBuf,
+    // What it takes to start it again.
+    namespace: Namespace,
+    script: String,
+    environment: Vec<(String, String)>,
 }
 
 impl Libvirt {
@@ -97,16 +101,39 @@ impl Libvirt {
             dir.display(),
             cache.display()
         );
-        let log = std::fs::File::create(dir.join("log/stdout")).expect("a log file");
-        let mut command = namespace.command("unshare");
-        command.args(["-m", "-u", "sh", "-c", &script]).envs(environment.iter().copied());
-        command.stdin(Stdio::null()).stdout(log.try_clone().expect("a file")).stderr(log);
-        let mut libvirt = Self { child: command.spawn().expect("running libvirtd"), dir };
-        let up = wait_until(Duration::from_secs(30), || {
-            libvirt.child.try_wait().expect("its state").is_some() || libvirt.virsh("version").0 == 0
-        });
-        assert!(up && libvirt.child.try_wait().expect("its state").is_none(), "libvirtd: {}", libvirt.log());
+        let environment: Vec<_> =
+            environment.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        let child = spawn(namespace, &dir, &script, &environment);
+        let mut libvirt = Self { child, dir, namespace: namespace.clone(), script, environment };
+        libvirt.wait_answering();
         libvirt
+    }
+
+    #[track_caller]
+    fn wait_answering(&mut self) {
+        let up = wait_until(Duration::from_secs(30), || {
+            self.child.try_wait().expect("its state").is_some() || self.virsh("version").0 == 0
+        });
+        assert!(up && self.child.try_wait().expect("its state").is_none(), "libvirtd: {}", self.log());
+    }
+
+    /// SIGKILL. Its guests run on.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("killing a child of ours");
+        self.child.wait().expect("it ends");
+    }
+
+    /// Starts it again after [`Libvirt::kill`]; it finds its guests.
+    #[track_caller]
+    pub fn start_again(&mut self) {
+        self.child = spawn(&self.namespace, &self.dir, &self.script, &self.environment);
+        self.wait_answering();
+    }
+
+    /// What it has noted about a guest: when its QEMU started, and when and why it ended.
+    #[must_use]
+    pub fn log_of(&self, guest: &str) -> String {
+        std::fs::read_to_string(self.dir.join(format!("log/qemu/{guest}.log"))).unwrap_or_default()
     }
 
     /// Its URI, also from outside its namespace.
@@ -142,6 +169,16 @@ impl Drop for Libvirt {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+fn spawn(namespace: &Namespace, dir: &Path, script: &str, environment: &[(String, String)]) -> Child {
+    let log = std::fs::File::options().create(true).append(true).open(dir.join("log/stdout"));
+    let log = log.expect("a log file");
+    let mut command = namespace.command("unshare");
+    command.args(["-m", "-u", "sh", "-c", script]);
+    command.envs(environment.iter().map(|(key, value)| (key, value)));
+    command.stdin(Stdio::null()).stdout(log.try_clone().expect("a file")).stderr(log);
+    command.spawn().expect("running libvirtd")
 }
 
 /// Shell commands that put the second of each pair in place of the first, in a mount namespace of their own.

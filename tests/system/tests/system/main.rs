@@ -18,6 +18,7 @@ mod lanes;
 mod libvirt;
 mod libvirt_hosts;
 mod libvirt_nics;
+mod libvirt_schedule;
 mod lifecycle;
 mod mtu;
 mod nested;
