@@ -2,13 +2,14 @@
 //!
 //! The ports are made on the other side before QEMU starts there: they wait for their interfaces, and are live before
 //! the guest runs. Its first frame (QEMU's RARP) tells every switch where it is now. The floating IPs change owner
-//! when the guest has; whatever fails before that leaves everything where it was.
+//! when the guest has, and where the other host can have them before, it has; whatever fails leaves everything where it was.
 
 use std::time::Instant;
 
 use ctl::cli::{DONE_WITH_WARNINGS, Failure};
 use ctl::guest::verbs::Migrate;
 use ctl::guest::{Claim, Claims};
+use ctl::model::Floating;
 use serde_json::json;
 use virt::domain::MigrateParameters;
 use virt_sys as sys;
@@ -35,7 +36,8 @@ pub fn run(here: &Here<'_>, wish: &Migrate) -> Result<u8, Failure> {
     let target = libvirt::connect(&wish.to)?;
     let (here_switch, there_switch) =
         (Switch::connect(here.global)?, Switch::at(&wish.to_socket, here.global.timeout)?);
-    if here_switch.name()? == there_switch.name()? {
+    let (name_here, name_there) = (here_switch.name()?, there_switch.name()?);
+    if name_here == name_there {
         let how = "give --to-socket the other host's switch";
         return Err(Failure::new(2, what, "both sockets are of the same switch", how));
     }
@@ -53,6 +55,25 @@ pub fn run(here: &Here<'_>, wish: &Migrate) -> Result<u8, Failure> {
     let mut undo = Undo::default();
     if let Err(failure) = add_ports(&there_switch, &ports, &mut undo) {
         return Err(undo.all(failure));
+    }
+    // Where the gateway is one of the two, the other side may have the floating IP before it has the guest: what comes in goes on to
+    // where the guest is, and what the guest says there goes out at once.
+    let mut early = Vec::new();
+    for claim in &claims.floating {
+        let gateway = &claim.mapping.gateway;
+        if *gateway != name_here && *gateway != name_there {
+            continue;
+        }
+        match there_switch.claim(&as_seen_from(&name_there, claim)) {
+            Ok(taken) => {
+                early.push(taken.clone());
+                let there_switch = &there_switch;
+                undo.push(format!("floating IP {} there", claim.mapping.ip), move || {
+                    there_switch.release(&taken)
+                });
+            }
+            Err(failure) => return Err(undo.all(failure)),
+        }
     }
     let mut flags = sys::VIR_MIGRATE_LIVE | sys::VIR_MIGRATE_PERSIST_DEST | sys::VIR_MIGRATE_UNDEFINE_SOURCE;
     for (asked, flag) in [
@@ -83,9 +104,15 @@ pub fn run(here: &Here<'_>, wish: &Migrate) -> Result<u8, Failure> {
     let mut left = Vec::new();
     let mut keep = Claims { ports: claims.ports.clone(), floating: Vec::new() };
     for claim in &claims.floating {
-        match hand_over(&here_switch, &there_switch, claim) {
+        // A gateway keeps the mapping, without an owner; elsewhere it goes with the guest.
+        let borrowed = claim.borrowed || claim.mapping.gateway == name_here;
+        if here_switch.release(&Claim { mapping: claim.mapping.clone(), borrowed }).is_err() {
+            left.push(format!("floating IP {} here", claim.mapping.ip));
+        }
+        let taken = early.iter().find(|taken| same(taken, claim)).cloned();
+        match taken.map_or_else(|| there_switch.claim(&as_seen_from(&name_there, claim)), Ok) {
             Ok(claim) => keep.floating.push(claim),
-            Err(e) => left.push(format!("floating IP {} ({})", claim.mapping.ip, e.code)),
+            Err(e) => left.push(format!("floating IP {} there ({})", claim.mapping.ip, e.code)),
         }
     }
     for port in &claims.ports {
@@ -112,19 +139,19 @@ pub fn run(here: &Here<'_>, wish: &Migrate) -> Result<u8, Failure> {
     Ok(if unmirrored.is_empty() { 0 } else { DONE_WITH_WARNINGS })
 }
 
-/// A floating IP from the owner that was to the owner that is. Its gateway may be either, or neither.
-fn hand_over(from: &Switch, to: &Switch, claim: &Claim) -> Result<Claim, Failure> {
-    let gateway_here = from.name()? == claim.mapping.gateway;
-    let gateway_there = to.name()? == claim.mapping.gateway;
-    // A gateway keeps the mapping, without an owner; elsewhere it goes with the guest.
-    let released = Claim { mapping: claim.mapping.clone(), borrowed: claim.borrowed || gateway_here };
-    from.release(&released)?;
+/// A floating IP's mapping at the switch of this name. What the provider knows it by is its gateway's business.
+fn as_seen_from(switch: &str, claim: &Claim) -> Floating {
     let mut mapping = claim.mapping.clone();
-    if !gateway_there {
-        // What the provider knows it by is the gateway's business.
+    if mapping.gateway != switch {
         mapping.reality = None;
     }
-    to.claim(&mapping)
+    mapping
+}
+
+/// Whether both are of one floating IP, of which there may be several by port.
+fn same(one: &Claim, other: &Claim) -> bool {
+    let key = |claim: &Claim| (claim.mapping.ip, claim.mapping.network.clone(), claim.mapping.only.clone());
+    key(one) == key(other)
 }
 
 fn parameters() -> MigrateParameters {

@@ -7,17 +7,12 @@ use std::process::{Command, Stdio};
 
 use system::{Capture, GuestShell, Lab, Libvirt, Namespace, Switch, binaries, guest_image};
 
-use crate::libvirt::Rvm;
+use crate::libvirt::{Rvm, answers, outage};
 use crate::topology::{V4, host, network, port, underlay_pair};
 
-/// When answers came, in seconds, of what `ping -D` says.
-fn answers(said: &str) -> Vec<f64> {
-    let time = |line: &str| line.strip_prefix('[')?.split_once(']')?.0.parse().ok();
-    said.lines().filter(|line| line.contains("bytes from")).filter_map(time).collect()
-}
-
-/// a guest whose NIC shares memory with the switch moves to a host that shares nothing with this one, with its
-/// disk; its port there is open and not live before it runs. Before that it is watched, cut off and released by its name.
+/// I-06, I-09, I-10, I-41, R-11, R-14: a guest whose NIC shares memory with the switch moves to a host that shares nothing with
+/// this one, with its disk; its port there is open and not live before it runs. Before that it is watched by an IDS and cut off by
+/// its name. Then it is cut off where it is now, stays so when it moves back, and is released there.
 #[test]
 fn r11_r14_a_guest_moves_with_its_disk_and_its_shared_memory() {
     let Some(lab) = Lab::new() else { return };
@@ -37,7 +32,11 @@ fn r11_r14_a_guest_moves_with_its_disk_and_its_shared_memory() {
     let (pool, far_pool, far_sockets) =
         (lab.dir().join("pool"), lab.dir().join("far-pool"), lab.dir().join("far-sockets"));
     let sockets = Path::new("/run/ivswitch/guest");
-    let binds = [(pool.as_path(), far_pool.as_path()), (sockets, &far_sockets)];
+    // QEMU takes its sockets' names away when it ends, also when another of its name listens there by then.
+    let (agents, far_agents) = (lab.dir().join("agents"), lab.dir().join("far-agents"));
+    fs::create_dir_all(&agents).expect("a directory of ours");
+    let binds =
+        [(pool.as_path(), far_pool.as_path()), (sockets, &far_sockets), (agents.as_path(), &far_agents)];
     let rvm_b = Rvm::start_apart(&lab, &b, "rvmb", &config("rvma", "10.0.0.11", ""), &binds);
     for rvm in [&rvm_a, &rvm_b] {
         rvm.does(0, &format!("volume pool add p --dir {}", pool.display()));
@@ -47,7 +46,7 @@ fn r11_r14_a_guest_moves_with_its_disk_and_its_shared_memory() {
     // Sockets are the machine's, so names must be this test's own.
     let name = format!("mv{}", std::process::id());
     let first = format!("{name}-0");
-    let agent = lab.dir().join("agent");
+    let agent = agents.join("agent");
     rvm_a.does(
         0,
         &format!(
@@ -108,7 +107,7 @@ fn r11_r14_a_guest_moves_with_its_disk_and_its_shared_memory() {
         states
     });
     let times = answers(&pinger.join().expect("ping"));
-    let outage = times.windows(2).map(|pair| pair[1] - pair[0]).fold(0.0, f64::max);
+    let outage = outage(&times);
     let (code, job) = rvm_b.libvirt.virsh(&format!("domjobinfo {name} --completed"));
     let downtime = job.lines().find_map(|line| line.strip_prefix("Total downtime:"));
     let downtime: Option<f64> = downtime.and_then(|rest| rest.split_whitespace().next()?.parse().ok());
@@ -119,6 +118,32 @@ fn r11_r14_a_guest_moves_with_its_disk_and_its_shared_memory() {
     // Software emulation on a busy machine: a second is what its own clock may be late.
     assert!(times.len() > 50 && outage < downtime + 1.0, "{outage} s without an answer in {times:?}");
     assert_eq!(row(&rvm_b)["state"], "live");
+    let there = GuestShell::at(&far_agents.join("agent"));
+    let disk = "echo 3 > /proc/sys/vm/drop_caches; head -c 18 /dev/vda";
+    assert_eq!(there.run(disk).1, "of the first host\n", "its disk came along");
+    let of_pool = |dir: &Path| fs::metadata(dir.join("disk")).map(|file| file.len()).unwrap_or_default();
+    assert!(of_pool(&far_pool) > 0, "to where it is now");
+
+    // Back again, cut off: so it is where it arrives.
+    rvm_a.does(0, "volume delete disk --pool p");
+    assert_eq!(there.run("echo of the other host > /dev/vda; sync").0, 0);
+    rvm_b.does(0, &format!("guest quarantine {name}"));
+    assert_eq!(h1.ping("-c3 -i0.1 -W1 10.1.0.5"), 0);
+    rvm_b.does(0, &to(&rvm_a, "10.0.0.11"));
+    assert_eq!(row(&rvm_a)["state"], "quarantined");
+    assert_eq!(h1.ping("-c3 -i0.1 -W1 10.1.0.5"), 0, "it moved out of its quarantine");
+    rvm_a.does(0, &format!("guest release {name}"));
+    // Its announcement was cut off like all it said, so it is found again when it speaks.
+    assert_eq!(shell.run("ping -c 1 -W 5 10.1.0.1 > /dev/null").0, 0);
+    h1.reaches("10.1.0.5");
+    assert_eq!(shell.run(disk).1, "of the other host\n", "its disk came back");
+    rvm_a.does(0, &format!("guest delete {name} --force"));
+    for rvm in [&rvm_a, &rvm_b] {
+        let (ports, _, guests) = rvm.everything();
+        assert!(!ports.contains(&first) && guests.is_empty(), "{ports:?} {guests:?}");
+    }
+    rvm_a.switch.counters_at_rest();
+    rvm_b.switch.counters_at_rest();
 }
 
 /// Who has no rights on this host but to its switch.
@@ -226,6 +251,9 @@ fn n05_a_guest_of_a_users_session() {
     h1.reaches("10.1.0.5");
     assert_eq!(switch.json("port show us1-0")[0]["kind"], "vhostuser");
     assert!(user.does(&switch, 0, "guest list").contains("running"));
+    user.does(&switch, 0, "guest delete us1 --force");
+    assert!(!switch.ivctl("port list").stdout.contains("us1-0"), "its port went with it");
+    switch.counters_at_rest();
 }
 
 /// N-13: a pool on an NFS export. The daemon, its mount and the volumes are real. Where this kernel has no NFS, what `mount`
