@@ -230,6 +230,9 @@ fn start(here: &Here<'_>, name: &str) -> Result<u8, Failure> {
     Ok(0)
 }
 
+/// How long a guest that shuts down is waited for at least: longer than what one call of a daemon may take.
+const SHUTDOWN_S: f64 = 60.0;
+
 /// Asks a guest to stop, again each second: one that is still booting does not hear the first.
 fn stop(here: &Here<'_>, name: &str) -> Result<u8, Failure> {
     let connection = libvirt::connect(here.uri)?;
@@ -250,7 +253,7 @@ fn stop(here: &Here<'_>, name: &str) -> Result<u8, Failure> {
         if here.global.no_wait {
             return Ok(0);
         }
-        if started.elapsed().as_secs_f64() > here.global.timeout {
+        if started.elapsed().as_secs_f64() > here.global.timeout.max(SHUTDOWN_S) {
             let how = "wait longer with --timeout, or switch it off: ivctl guest destroy";
             return Err(Failure::new(7, what, "it was asked to shut down and still runs", how));
         }

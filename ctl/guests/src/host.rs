@@ -31,7 +31,8 @@ fn judge(kvm: bool, cpuinfo: &str, arch: &str) -> (Accel, String) {
     match (kvm, hardware) {
         (true, true) => (Accel::Kvm, "KVM: nesting is on".to_owned()),
         (true, false) => {
-            let why = "there is a KVM, but the processor shows neither VT-x nor AMD-V: ordinary kernels do not run on it";
+            let why = "there is a KVM, but the processor shows neither VT-x nor AMD-V: ordinary kernels do not run on it; \
+                       guests run in software";
             (Accel::Tcg, why.to_owned())
         }
         (false, true) => {

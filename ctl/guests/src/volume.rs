@@ -337,6 +337,11 @@ fn pools(here: &Here<'_>, connection: &Connect, verb: PoolVerb) -> Result<u8, Fa
         PoolVerb::Del { name, if_exists } => {
             let pool = match find_pool(connection, &name) {
                 Err(e) if e.code == 3 && if_exists => return Ok(0),
+                Err(e) if e.code == 3 => {
+                    let what = format!("there is no pool {name}");
+                    let how = "see ivctl volume pool list";
+                    return Err(Failure::new(3, what, "libvirt has none of that name", how));
+                }
                 other => other?,
             };
             let what = format!("pool {name} is not deleted");

@@ -83,6 +83,7 @@ fn devices(guest: &Guest) -> Element {
     });
     let serial = Element::new("target").with("port", 0);
     Element::new("devices")
+        .children(slots(guest.disks.len() + guest.nics.len()))
         .children(guest.disks.iter().map(disk))
         .children(guest.nics.iter().map(interface))
         .child(Element::new("serial").with("type", "pty").child(serial))
@@ -93,6 +94,21 @@ fn devices(guest: &Guest) -> Element {
         .child(Element::new("memballoon").with("model", "virtio"))
         .child(rng())
 }
+
+/// Slots for devices of PCI Express. By itself libvirt leaves one free, so a second NIC or disk could only come to a guest that is off.
+fn slots(devices: usize) -> impl Iterator<Item = Element> {
+    let controller = |index: usize, model: &str| {
+        Element::new("controller").with("type", "pci").with("index", index).with("model", model)
+    };
+    let count = devices + DEVICES_OF_EVERY_GUEST + SLOTS_FREE;
+    std::iter::once(controller(0, "pcie-root"))
+        .chain((1..=count).map(move |index| controller(index, "pcie-root-port")))
+}
+
+/// USB, serial ports, memory balloon, random numbers.
+const DEVICES_OF_EVERY_GUEST: usize = 4;
+/// Slots for what may be attached while it runs.
+const SLOTS_FREE: usize = 8;
 
 /// Without it a fresh guest waits for randomness.
 fn rng() -> Element {

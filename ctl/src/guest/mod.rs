@@ -305,7 +305,7 @@ impl Guest {
             Boot::Disk if self.disks.is_empty() => {
                 return Err(Wrong::new(
                     "there is nothing to boot from",
-                    "add --disk, or --kernel and --initrd",
+                    "add --image, --disk, or --kernel and --initrd",
                 ));
             }
             Boot::Disk => {}

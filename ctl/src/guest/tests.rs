@@ -59,6 +59,9 @@ fn n07_a_guest_is_an_xml_definition() {
     assert_eq!(xml.text_of("cputune/shares"), "2048");
     assert_eq!(xml.first("devices/interface/target").and_then(|t| t.get("dev")), Some("web1-0"));
     assert_eq!(xml.first("devices/disk/source").and_then(|t| t.get("file")), Some("/d&d.qcow2"));
+    let slots =
+        xml.all("devices/controller").into_iter().filter(|c| c.get("model") == Some("pcie-root-port"));
+    assert!(slots.count() >= 2 + NICS_MAX, "a slot for its NIC, its disk, and more while it runs");
     assert_eq!(claims(&xml).expect("our metadata").as_ref(), Some(&guest.claims));
     assert_eq!(claims(&metadata(&guest.claims)).expect("our metadata"), Some(guest.claims));
     assert_eq!(claims(&Element::new("domain")).expect("nothing is fine"), None);

@@ -70,7 +70,7 @@ fn row(switch: &Switch, port: &str) -> Value {
     rows.into_iter().find(|row| row["ifname"] == port).expect("the port")
 }
 
-/// Two iVMs on one rVM by shared memory, a third on another rVM by a TAP. Each reaches each, here and through the
+/// I-02, I-06: two iVMs on one rVM by shared memory, a third on another rVM by a TAP. Each reaches each, here and through the
 /// tunnel, TCP both ways with its data intact. Then the switch of the first two is killed in the middle of a
 /// transfer and started again: the transfer goes on, and the guests' links never dropped.
 #[test]
@@ -110,6 +110,10 @@ fn i02_i06_guests_by_vhost_user_and_tap_and_a_switch_that_dies() {
     let bytes = io["stats64"]["rx"]["bytes"].as_u64().unwrap();
     assert!(bytes / rx > 2000, "super-frames come whole: {bytes} bytes in {rx} frames");
 
+    // It polls their rings while frames come. Then it sleeps, until a guest kicks it.
+    crate::doors::falls_asleep(&switch);
+    g0.reaches(ADDRESSES[1]);
+
     let carrier =
         |guest: &mut Guest| guest.run("cat /sys/class/net/eth0/carrier_changes /sys/class/net/eth0/carrier");
     let before = carrier(g0);
@@ -126,7 +130,7 @@ fn i02_i06_guests_by_vhost_user_and_tap_and_a_switch_that_dies() {
     other.counters_at_rest();
 }
 
-/// A guest moves from one rVM to the other while somebody pings it. Its port there is open and not live before it
+/// I-41, R-14, R-15: a guest moves from one rVM to the other while somebody pings it. Its port there is open and not live before it
 /// resumes, and live with its first frame; the FDBs of both switches follow the announcement at once. No more is lost
 /// than QEMU's own pause explains.
 #[test]

@@ -114,3 +114,78 @@ fn a_newcomer_gets_a_guest_with_a_console() {
     assert_eq!((rvm.everything(), networks()), (before, networks_before), "nothing is left");
     rvm.switch.counters_at_rest();
 }
+
+/// I-02, N-16: a domain that plain libvirt made, with a NIC of each type: on the bridge that a CMS has over a door, a TAP, and shared
+/// memory. The switch needs nothing changed in it, and no front end; when it is gone its ports wait for the next.
+#[test]
+fn n16_domains_of_plain_libvirt_with_every_type_of_interface() {
+    let Some(lab) = Lab::new() else { return };
+    if !Libvirt::possible() {
+        return;
+    }
+    let namespace = lab.namespace("rvm");
+    let h1 = host(&lab, &namespace, "h1", &["10.1.0.1/24", "10.3.0.1/24", "10.4.0.1/24"]);
+    let (socket, agent) = (lab.dir().join("g1.vhost"), lab.dir().join("g1.agent"));
+    let guest = |name: &str, kind: &str, at: &str, last: u8| {
+        format!(
+            "[[port]]\nname = \"{name}\"\nnetwork = \"private\"\nrole = \"guest\"\nkind = \"{kind}\"\n{at}\n\
+             mac = [\"52:54:00:00:00:0{last}\"]\nip = [\"10.{last}.0.5\"]\n"
+        )
+    };
+    let ports = port("h1", "private")
+        + "[[port]]\nname = \"eth1\"\nnetwork = \"private\"\n"
+        + &guest("tapped", "packet", "interface = \"ivt1\"", 3)
+        + &guest("shared", "vhostuser", &format!("socket = \"{}\"", socket.display()), 4);
+    let rvm = Rvm::start(&lab, &namespace, "rvm1", &ports);
+    // The CMS' part: a bridge of its own, with the door as if it were a NIC.
+    namespace.ip("link add br1 type bridge");
+    namespace.ip("link set eth1 master br1");
+    namespace.ip("link set br1 up");
+    let interface = |kind: &str, last: u8, source: &str| {
+        format!(
+            "<interface type='{kind}'><mac address='52:54:00:00:00:0{last}'/>{source}<model type='virtio'/></interface>"
+        )
+    };
+    let interfaces = interface("bridge", 1, "<source bridge='br1'/>")
+        + &interface("ethernet", 3, "<target dev='ivt1'/>")
+        + &interface(
+            "vhostuser",
+            4,
+            &format!("<source type='unix' path='{}' mode='server'/>", socket.display()),
+        );
+    // Shared memory, and what QEMU 7.2 wants without KVM, are the README's words on such NICs.
+    let xml = format!(
+        "<domain type='qemu' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'><name>g1</name>
+         <memory unit='MiB'>160</memory><vcpu>1</vcpu>
+         <memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>
+         <os><type arch='x86_64' machine='q35'>hvm</type><kernel>{0}/vmlinux</kernel><initrd>{0}/initramfs</initrd>
+         <cmdline>console=ttyS0 quiet net.ifnames=0 no_timer_check tsc=reliable \
+         iv.ip=10.1.0.5/24,eth1:10.3.0.5/24,eth2:10.4.0.5/24</cmdline></os>
+         <features><acpi/></features><devices>{interfaces}
+         <channel type='unix'><source mode='bind' path='{1}'/><target type='virtio' name='ivswitch.agent'/></channel>
+         </devices><qemu:commandline><qemu:arg value='-global'/><qemu:arg value='virtio-net-pci.vectors=0'/>
+         </qemu:commandline></domain>",
+        guest_image().display(),
+        agent.display()
+    );
+    let file = lab.dir().join("g1.xml");
+    std::fs::write(&file, xml).expect("writing a domain");
+    let virsh = |arguments: &str| {
+        let (code, said) = rvm.libvirt.virsh(arguments);
+        assert_eq!(code, 0, "virsh {arguments}: {said}");
+    };
+    virsh(&format!("define --validate {}", file.display()));
+    virsh("start g1");
+    assert_eq!(GuestShell::at(&agent).run("true").0, 0);
+    for address in ["10.1.0.5", "10.3.0.5", "10.4.0.5"] {
+        h1.reaches(address);
+    }
+    rvm.switch.wait_live(&["eth1", "tapped", "shared"]);
+    // It is shown, and left alone.
+    assert!(rvm.does(0, "guest list").contains("g1"));
+    rvm.does(4, "guest delete g1 --force");
+    virsh("destroy g1");
+    let waits = |name: &str| rvm.switch.json(&format!("port show {name}"))[0]["state"] != "live";
+    assert!(wait_until(BOOT, || waits("tapped") && waits("shared")), "its ports wait for the next");
+    rvm.switch.counters_at_rest();
+}

@@ -126,7 +126,7 @@ fn a_rate_limit_counts_super_frames_as_on_the_wire() {
     switch.counters_at_rest();
 }
 
-/// Once `quarantine` is answered nothing of the guest arrives anywhere and nothing reaches it, though its flows were
+/// I-09: once `quarantine` is answered nothing of the guest arrives anywhere and nothing reaches it, though its flows were
 /// carried by the kernel; so it is after a crash; and `release` gives everything back.
 #[test]
 fn a_port_in_quarantine_is_cut_off_over_restarts() {
@@ -166,7 +166,7 @@ fn a_port_in_quarantine_is_cut_off_over_restarts() {
     switch.counters_at_rest();
 }
 
-/// An IDS behind a mirror's target sees what the guest receives and sends, though its flows were carried by the kernel; what
+/// I-10: an IDS behind a mirror's target sees what the guest receives and sends, though its flows were carried by the kernel; what
 /// it sends itself goes nowhere; and nobody's stream suffers.
 #[test]
 fn a_mirror_shows_an_ids_what_a_guest_does() {
