@@ -226,7 +226,9 @@ fn measure(rows: &[Row], plan: &Plan, store: &Store, again: bool, limit: &Limit)
                 // What a row has before it fails is kept, beside why it failed.
                 let mut outcome = Outcome::default();
                 let done = limit.spare(row.needs).and_then(|()| (row.work)(plan, &mut outcome, limit));
-                outcome.why = done.err().map(|why| format!("{why:#}"));
+                if let Err(why) = done {
+                    outcome.why.get_or_insert_default().insert_str(0, &format!("{why:#}. "));
+                }
                 outcome.took_s = start.elapsed().as_secs_f64();
                 store.keep(&row.id, &mut outcome)?;
                 let word = outcome.why.as_ref().map_or("done".into(), |why| format!("not measured: {why}"));

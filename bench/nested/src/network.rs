@@ -153,14 +153,16 @@ impl Pair<'_> {
         let start = Instant::now();
         work(outcome)?;
         let seconds = start.elapsed().as_secs_f64();
+        // At once: to read the counters of a guest in a guest takes long.
+        let used = [&self.guests, &self.switch].map(|pids| ticks_of(pids));
         let after = read()?;
         let [host, from, to] = [0, 1, 2].map(|n| after[n].since(&before[n]));
         let cores = |ticks: u64| ticks as f64 / 100.0 / seconds;
         let busy = host.share() * bench::machine::processors() as f64;
         for (what, value) in [
             ("L0 all", busy),
-            ("L0 guests' emulation", cores(ticks_of(&self.guests).saturating_sub(guests))),
-            ("L0 switch", cores(ticks_of(&self.switch).saturating_sub(switch))),
+            ("L0 guests' emulation", cores(used[0].saturating_sub(guests))),
+            ("L0 switch", cores(used[1].saturating_sub(switch))),
             ("client", from.share()),
             ("server", to.share()),
         ] {

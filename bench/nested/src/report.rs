@@ -134,6 +134,21 @@ fn draw(results: &Results, dir: &Path) -> Result<Vec<String>> {
     ] {
         names.extend(bars(results, dir, name, title, case)?);
     }
+    for (name, title, case) in [
+        (
+            "level-http.svg",
+            "A web page for each of 64 users, mean",
+            (format!("{} mean", work::WEB), Metric::Seconds),
+        ),
+        (
+            "level-disk.svg",
+            "4 KiB random reads past the cache",
+            ("4 KiB random read, direct".into(), Metric::Ops),
+        ),
+        ("level-syscall.svg", "100 system calls", ("syscall".into(), Metric::Ops)),
+    ] {
+        names.extend(bars(results, dir, name, title, (&case.0, case.1))?);
+    }
     let mut by_pair: BTreeMap<&str, Vec<plot::Series>> = BTreeMap::new();
     for (key, sorted) in &results.round_trips {
         let Some((pair, peer)) = key.split_once('/') else { continue };
@@ -220,7 +235,7 @@ fn markdown(
              rows of guests in guests alone.\n\n";
     text += &machine.markdown();
     text += "\n## Levels\n\n";
-    let inner = results.iter().any(|(key, _)| key.scenario.contains("L2")).then_some(level::Accel::Tcg);
+    let inner = results.iter().any(|(key, _)| key.scenario.contains("L2")).then_some(plan.found.accel);
     for (level, what) in level::labels(&plan.found, machine.hypervisor, inner) {
         writeln!(text, "- **{level}**: {what}").ok();
     }
@@ -246,6 +261,7 @@ fn markdown(
     control_times(&mut text, results, plots);
     web(&mut text, results);
     machines(&mut text, results);
+    plots_of(&mut text, plots, "level-");
     if !results.skipped.is_empty() {
         text += "## Not measured\n\n";
         for (what, why) in &results.skipped {
@@ -397,6 +413,42 @@ fn levels(text: &mut String, results: &Results) {
             "over L1-L1",
             "Iris: Mbit/s; over L1-L1",
             "small packets/s",
+        ];
+        table(text, &head, rows);
+        costs(text, results, &PAIRS.map(|(pair, _)| pair), |pair, case, metric| {
+            key(pair, case, peer, metric)
+        });
+    }
+    let answered = Key::nested("L2", nesting::ANSWER, "vhost-user", Metric::Seconds);
+    if let Some(seconds) = cell(results, &answered) {
+        writeln!(
+            text,
+            "An L2 guest is booted once at L1 and its state saved; {seconds} s after QEMU was started with that state at L2, \
+             its agent had answered. How much slower its processor is stands under *Processors*.\n"
+        )
+        .ok();
+    }
+}
+
+/// What the pairs of levels cost: kicks and calls of both ends, processor time of every level that takes part.
+fn costs(text: &mut String, results: &Results, pairs: &[&str], key: impl Fn(&str, &str, Metric) -> Key) {
+    for (case, what) in [(SMALL, "small packets"), (TCP, "TCP")] {
+        let rows = pairs.iter().map(|pair| {
+            let cores =
+                |who: &str| cell(results, &key(pair, &format!("{case}: cores, {who}"), Metric::Cores));
+            let mut cells = vec![cell(results, &key(pair, case, Metric::Events))];
+            cells.extend(["L0 all", "L0 guests' emulation", "L0 switch", "client", "server"].map(cores));
+            ((*pair).to_owned(), cells)
+        });
+        let pair = format!("{what}, what it costs");
+        let head = [
+            pair.as_str(),
+            "kicks and calls a packet",
+            "cores: L0 all",
+            "L0, emulation",
+            "L0, switch",
+            "client",
+            "server",
         ];
         table(text, &head, rows);
     }

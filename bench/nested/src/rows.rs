@@ -44,6 +44,15 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// Goes on without a part of the row that failed. Why is kept, and the row is tried again.
+    pub fn attempt(&mut self, what: &str, part: impl FnOnce(&mut Self) -> Result<()>) {
+        if let Err(why) = part(self) {
+            let whys = self.why.get_or_insert_default();
+            let comma = if whys.is_empty() { "" } else { "; " };
+            *whys += &format!("{comma}{what}: {why:#}");
+        }
+    }
+
     /// Adds one figure.
     pub fn add(&mut self, key: Key, value: f64) {
         self.runs.entry(key.to_string()).or_default().push(value);
@@ -132,7 +141,10 @@ mod tests {
         let store = Store::open(&dir, "abc quick").expect("a directory");
         let key = Key::nested("L1-L1", "tcp", "tap", Metric::Gbps);
         let mut outcome = Outcome::default();
-        outcome.add(key.clone(), 0.7);
+        outcome.attempt("tcp", |outcome| {
+            outcome.add(key.clone(), 0.7);
+            Ok(())
+        });
         store.keep("same rVM/tap", &mut outcome).expect("written");
         let back = store.done("same rVM/tap").expect("there");
         let mut results = Results::default();
@@ -140,7 +152,10 @@ mod tests {
         assert_eq!(results.median(&key), Some(0.7));
         assert!(store.done("another").is_none());
         assert!(Store::open(&dir, "abd quick").expect("a directory").done("same rVM/tap").is_none());
-        outcome.why = Some("no guest".into());
+        for part in ["rtt", "small"] {
+            outcome.attempt(part, |_| anyhow::bail!("no guest"));
+        }
+        assert_eq!(outcome.why.as_deref(), Some("rtt: no guest; small: no guest"));
         store.keep("same rVM/tap", &mut outcome).expect("written");
         assert!(store.done("same rVM/tap").is_none(), "what failed is tried again");
         std::fs::remove_dir_all(&dir).expect("removed");

@@ -34,18 +34,28 @@ pub struct Level<'a> {
 }
 
 impl Level<'_> {
-    /// Everything, once.
-    ///
-    /// # Errors
-    /// A probe fails.
-    pub fn measure(&self, plan: &Plan, outcome: &mut Outcome, limit: &Limit) -> Result<()> {
-        let bound = Duration::from_secs_f64(60.0 + 20.0 * self.slow);
-        let key = |case: &str, metric| Key::nested(self.name, case, PEER, metric);
+    /// Everything, once; a part that fails does not keep the next from being measured.
+    pub fn measure(&self, plan: &Plan, outcome: &mut Outcome, limit: &Limit) {
+        outcome.attempt(&format!("{}, disk and processor", self.name), |outcome| {
+            self.machine(plan, outcome, limit)
+        });
+        outcome.attempt(&format!("{}, web pages", self.name), |outcome| self.web(plan, outcome, limit));
+    }
+
+    fn bound(&self) -> Duration {
+        Duration::from_secs_f64(60.0 + 20.0 * self.slow)
+    }
+
+    fn key(&self, case: &str, metric: Metric) -> Key {
+        Key::nested(self.name, case, PEER, metric)
+    }
+
+    fn web(&self, plan: &Plan, outcome: &mut Outcome, limit: &Limit) -> Result<()> {
         let _server = self.host.start("web", limit)?;
         // It fills its database first.
         let mut said = Err(anyhow::anyhow!("not asked"));
         for _ in 0..20 {
-            said = self.client.probe(&format!("users {} 1 0.5", self.address), bound, limit);
+            said = self.client.probe(&format!("users {} 1 0.5", self.address), self.bound(), limit);
             if said.is_ok() || limit.interrupted() {
                 break;
             }
@@ -53,28 +63,35 @@ impl Level<'_> {
         }
         said.context("the web server does not answer")?;
         for _ in 0..plan.rounds {
-            let seconds = plan.seconds * 2.0;
-            let said =
-                self.client.probe(&format!("users {} {USERS} {seconds}", self.address), bound, limit)?;
+            let seconds = plan.seconds * 2.0 * self.slow;
+            let said = self.client.probe(
+                &format!("users {} {USERS} {seconds}", self.address),
+                self.bound(),
+                limit,
+            )?;
             for what in ["mean", "p80", "p90"] {
                 let value = said[what].as_f64().context("no request")?;
-                outcome.add(key(&format!("{WEB} {what}"), Metric::Seconds), value);
+                outcome.add(self.key(&format!("{WEB} {what}"), Metric::Seconds), value);
             }
         }
+        Ok(())
+    }
+
+    fn machine(&self, plan: &Plan, outcome: &mut Outcome, limit: &Limit) -> Result<()> {
         let each = plan.seconds / 6.0;
         for _ in 0..plan.rounds {
-            let said = self.host.probe(&format!("disk {} {each}", self.disk), bound, limit)?;
+            let said = self.host.probe(&format!("disk {} {each}", self.disk), self.bound(), limit)?;
             for (what, rate) in said["requests_per_s"].as_object().context("no request")? {
                 let rate = rate.as_f64().context("no rate")?;
                 if what.starts_with("128") {
-                    outcome.add(key(what, Metric::MibPerS), rate / 8.0);
+                    outcome.add(self.key(what, Metric::MibPerS), rate / 8.0);
                 } else {
-                    outcome.add(key(what, Metric::Ops), rate);
+                    outcome.add(self.key(what, Metric::Ops), rate);
                 }
             }
-            let said = self.host.probe(&format!("processor {each}"), bound, limit)?;
+            let said = self.host.probe(&format!("processor {each}"), self.bound(), limit)?;
             for (what, rate) in said["per_s"].as_object().context("no rate")? {
-                outcome.add(key(what, Metric::Ops), rate.as_f64().context("no rate")?);
+                outcome.add(self.key(what, Metric::Ops), rate.as_f64().context("no rate")?);
             }
         }
         Ok(())

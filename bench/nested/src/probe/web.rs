@@ -18,7 +18,7 @@ const ROWS: u64 = 1000;
 /// Rows on a page.
 const PAGE: u64 = 20;
 /// A user gives up a request after so long, and asks the next.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Serves, until killed. Its database is a file in `/tmp`, made anew.
 ///

@@ -83,7 +83,7 @@ impl Guest {
         let mut add = |text: String| {
             command.args(text.split(' '));
         };
-        add("-M q35 -accel tcg,thread=multi -cpu max -smp 1 -m 512".into());
+        add("-M q35 -accel tcg,thread=multi -cpu max,-cx16 -smp 1 -m 512".into());
         add("-nodefaults -no-user-config -display none -no-reboot".into());
         add(format!("-kernel {0}/vmlinux -initrd {0}/initramfs", image.display()));
         add(format!("-serial file:{}", console.display()));
