@@ -5,6 +5,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Parser;
@@ -16,10 +17,15 @@ use ivswitchd::control::{self, Control, Setup};
 use ivswitchd::ports::afxdp::Kept;
 use ivswitchd::ports::host::HostPort;
 use ivswitchd::{clock, log, metrics, ports, privileges};
+use sd_notify::NotifyState;
 
 /// The tables are large and looked up at random.
 #[global_allocator]
 static ALLOCATOR: hugepages::HugePages<std::alloc::System> = hugepages::HugePages(std::alloc::System);
+
+/// How long to wait before ending for a refused configuration, where somebody starts us again at once: until it is
+/// mended that is all they do.
+const REFUSED: Duration = Duration::from_secs(1);
 
 /// The Inception Switch daemon: an L2 overlay switch for rented virtual machines.
 ///
@@ -106,6 +112,11 @@ fn main() -> ExitCode {
         Err(error) => {
             // Without the log's time and level: for whoever started it by hand.
             eprintln!("ivswitchd: {error:#}");
+            if error.is::<Refused>() && std::env::var_os("NOTIFY_SOCKET").is_some() {
+                let _ =
+                    sd_notify::notify(&[NotifyState::Status("the configuration is refused: see the log")]);
+                std::thread::sleep(REFUSED);
+            }
             ExitCode::FAILURE
         }
     }
@@ -196,10 +207,15 @@ fn cores_allowed() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
+/// A configuration that is not taken, and all that is wrong with it.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Refused(String);
+
 /// Everything that is wrong, one line each.
 fn complain(file: &Path, errors: &[model::ConfigError]) -> anyhow::Error {
     let lines: Vec<String> = errors.iter().map(|error| format!("{}: {error}", file.display())).collect();
-    anyhow::anyhow!(lines.join("\n"))
+    Refused(lines.join("\n")).into()
 }
 
 /// A panic in one thread must not leave the others running half a switch. The kernel then takes our

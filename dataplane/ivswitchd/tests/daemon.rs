@@ -213,6 +213,11 @@ fn refusals_at_the_start() {
     fs::write(rvm.config(), "[[port]]\nname = \"eth1\"\nnetwork = \"nowhere\"\n").unwrap();
     let config = rvm.refused(rvm.command());
     assert!(config.contains("ivswitch.toml: line 1") && config.contains("nowhere"), "{config}");
+    let mut supervised = rvm.command();
+    supervised.env("NOTIFY_SOCKET", rvm.socket());
+    let before = Instant::now();
+    assert_eq!(rvm.refused(supervised), config);
+    assert!(before.elapsed() >= Duration::from_secs(1), "a supervisor starts it again at once");
     let mut check = Command::new(DAEMON);
     check.arg("--check").arg(rvm.config()).stderr(Stdio::piped());
     assert!(rvm.refused(check).contains("nowhere"));

@@ -40,6 +40,7 @@ use crate::ports::umem::{UmemHandle, UmemPool};
 use crate::ports::{self, PortControl};
 use crate::thread::{self, Machine, Part, Usage, WorkerThread};
 use hold::PortHold;
+use persist::Saved;
 use socket::ControlSocket;
 
 const LINKS: Token = Token(0);
@@ -131,7 +132,7 @@ pub struct Control {
     workers: Vec<WorkerThread<UmemPool>>,
     plan: SteerPlan,
     hold: Option<PortHold>,
-    config: PathBuf,
+    config: Saved,
     tick: Instant,
     look: Instant,
     /// What the workers had done at the last tick.
@@ -185,7 +186,7 @@ impl Control {
             workers,
             plan: SteerPlan::default(),
             hold: None,
-            config: setup.config,
+            config: Saved::new(setup.config),
             tick: now + TICK,
             look: now + LOOK,
             stats: Vec::new(),
@@ -391,7 +392,7 @@ impl Control {
                 self.socket.reply(client, &line, self.poll.registry(), &mut out);
             }
             Output::Reloaded(result) => self.reloaded(result),
-            Output::Persist(text) => out.push(Input::Persisted(persist::replace(&self.config, &text))),
+            Output::Persist(text) => out.push(Input::Persisted(self.config.replace(&text))),
             Output::LogFilter(filter) => out.push(Input::LogFilter(log::set(filter.as_deref()))),
             Output::Log("error", text) => tracing::error!("{text}"),
             Output::Log("warn", text) => tracing::warn!("{text}"),
@@ -524,7 +525,7 @@ impl Control {
     /// The files as they are now; the agent refuses them whole when something is wrong with them.
     fn reload(&self) -> Option<Input> {
         tell_reloading();
-        match model::read_files(&self.config) {
+        match model::read_files(self.config.path()) {
             Ok((text, drop_ins)) => Some(Input::Reload { text: text.unwrap_or_default(), drop_ins }),
             Err(error) => {
                 tracing::error!("{error}; what was in force goes on");
@@ -535,13 +536,16 @@ impl Control {
     }
 
     /// A reload is over.
-    fn reloaded(&self, result: Result<bool, Vec<ConfigError>>) {
+    fn reloaded(&mut self, result: Result<bool, Vec<ConfigError>>) {
+        if result.is_ok() {
+            self.config.taken_up();
+        }
         match result {
             Ok(true) => tracing::info!("reload: the configuration is changed"),
             Ok(false) => tracing::info!("reload: nothing is different"),
             Err(errors) => {
                 for error in errors {
-                    tracing::error!("{}: {error}", self.config.display());
+                    tracing::error!("{}: {error}", self.config.path().display());
                 }
                 tracing::error!("reload: refused; what was in force goes on");
                 return notify(&[NotifyState::Ready, NotifyState::Status(REFUSED)]);

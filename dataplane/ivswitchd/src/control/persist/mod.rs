@@ -38,12 +38,59 @@ trait Disk {
     fn sync_directory(&mut self, path: &Path) -> io::Result<()>;
 }
 
+/// A file that we write, and that people edit by hand.
+#[derive(Debug)]
+pub struct Saved {
+    path: PathBuf,
+    /// What it held when it was last taken up or written.
+    known: Option<Vec<u8>>,
+}
+
+impl Saved {
+    /// The file at `path`, whose text is in force.
+    pub fn new(path: PathBuf) -> Self {
+        let mut saved = Self { path, known: None };
+        saved.taken_up();
+        saved
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What it holds now is in force.
+    pub fn taken_up(&mut self) {
+        self.known = fs::read(&self.path).ok();
+    }
+
+    /// Replaces it, unless somebody else changed it meanwhile.
+    ///
+    /// # Errors
+    /// As [`replace`]; or it was changed.
+    pub fn replace(&mut self, text: &str) -> Result<(), String> {
+        if let Ok(now) = fs::read(&self.path)
+            && now != text.as_bytes()
+            && self.known.as_ref().is_some_and(|known| now != *known)
+        {
+            let path = self.path.display();
+            return Err(format!(
+                "{path} was changed by hand and not taken up; `ivctl config diff {path}` shows what it would change, \
+                 `systemctl reload ivswitchd` (SIGHUP) takes it up instead of what is in force"
+            ));
+        }
+        let result = replace(&self.path, text);
+        self.taken_up();
+        result
+    }
+}
+
 /// Replaces the file at `path`, or makes it (mode 0644). Mode and owner stay; a symbolic link stays
 /// and what it points to is replaced.
 ///
 /// # Errors
 /// What could not be done, and to which file. The old file is then as it was.
-pub fn replace(path: &Path, text: &str) -> Result<(), String> {
+fn replace(path: &Path, text: &str) -> Result<(), String> {
     replace_on(&mut Machine, path, text)
 }
 
@@ -163,6 +210,26 @@ mod tests {
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o640);
         assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+    }
+
+    /// What somebody wrote by hand is not overwritten until it was taken up, or the file is gone.
+    #[test]
+    fn what_was_written_by_hand_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.toml");
+        let mut saved = Saved::new(path.clone());
+        saved.replace("one").unwrap();
+        fs::write(&path, "by hand").unwrap();
+        let why = saved.replace("two").unwrap_err();
+        assert!(why.contains("a.toml was changed by hand"), "{why}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "by hand");
+        saved.replace("by hand").unwrap();
+        fs::write(&path, "again").unwrap();
+        saved.taken_up();
+        saved.replace("three").unwrap();
+        fs::remove_file(&path).unwrap();
+        saved.replace("four").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "four");
     }
 
     /// What an earlier crash left does not stand in the way, even as a link to elsewhere.
