@@ -365,7 +365,7 @@ fn outside(lab: &mut Lab, limit: &Limit) -> Result<crate::lab::Running> {
     lab.ivswitchd("r1", &config, limit)
 }
 
-/// L1 with L2 and L2 with itself, in one rVM that is a guest.
+/// L1 with L2 and L2 with itself, in one rVM that is a guest; where our switch is at every level, L0 with L2, too.
 ///
 /// # Errors
 /// Something does not start, or does not answer.
@@ -378,18 +378,23 @@ pub fn same(plan: &Plan, peer: Peer, outcome: &mut Outcome, limit: &Limit) -> Re
     }
     let own = Host::Guest(Arc::clone(&outer.guest));
     own.start("serve", limit)?;
+    let path = plan.kit.probe.parent().unwrap_or(Path::new("/")).to_owned();
+    let client = Host::Namespace { name: lab.name("h3"), path };
+    let _server = client.start("serve", limit)?;
     let name = if peer == Peer::VhostUser { OURS } else { peer.name() };
-    for (scenario, from, to, address, back) in [
+    let mut pairs = vec![
         ("L1-L2", &own, &outer.inner[0], "10.2.0.2", Some("10.2.0.1")),
         ("L2-L2", &outer.inner[0], &outer.inner[1], "10.2.0.3", None),
-    ] {
+    ];
+    if peer == Peer::VhostUser {
+        pairs.push(("L0-L2", &client, &outer.inner[0], "10.2.0.2", Some("10.2.0.100")));
+    }
+    for (scenario, from, to, address, back) in pairs {
         let (guests, switch) = (vec![outer.guest.pid()], switch.pids.clone());
         let pair = Pair { scenario, peer: name, from, to, address, back, guests, switch, slow: SLOW };
         outcome.attempt(scenario, |outcome| pair.measure(plan, outcome, limit));
     }
     if peer == Peer::VhostUser {
-        let path = plan.kit.probe.parent().unwrap_or(Path::new("/")).to_owned();
-        let client = Host::Namespace { name: lab.name("h3"), path };
         let (host, address, disk) = (&outer.inner[0], "10.2.0.2", "/dev/vda");
         let level = Level { name: "L2", host, client: &client, address, disk, slow: SLOW };
         level.measure(plan, outcome, limit);

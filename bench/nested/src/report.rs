@@ -344,9 +344,10 @@ fn network(text: &mut String, results: &Results, plan: &Plan, plots: &[String]) 
 
 /// Pairs of levels, in the shape of Iris's tables 4 and 5.
 fn levels(text: &mut String, results: &Results) {
-    const PAIRS: [(&str, &str); 7] = [
+    const PAIRS: [(&str, &str); 8] = [
         ("L0-L0", ""),
         ("L0-L1", ""),
+        ("L0-L2", ""),
         ("L1-L1", "L1-L1"),
         ("L1-L2", "L1-L2"),
         ("L2-L2", "L2-L2"),

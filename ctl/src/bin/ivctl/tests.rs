@@ -352,7 +352,7 @@ fn help_begins_with_what_is_the_commands_own() {
     fn look(command: &mut clap::Command, seen: &mut usize) {
         let help = command.render_long_help().to_string();
         if let Some((own, global)) = help.split_once("\nGlobal options:\n") {
-            assert!(!own.contains("--socket <PATH>") && !own.contains("--timeout"), "{help}");
+            assert!(!own.contains("--socket <PATH>") && !own.contains("--timeout <SECONDS>"), "{help}");
             assert!(global.contains("--json") && global.contains("--color"), "{help}");
             *seen += 1;
         }
