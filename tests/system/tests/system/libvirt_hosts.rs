@@ -134,7 +134,7 @@ fn r11_r14_a_guest_moves_with_its_disk_and_its_shared_memory() {
     assert_eq!(h1.ping("-c3 -i0.1 -W1 10.1.0.5"), 0, "it moved out of its quarantine");
     rvm_a.does(0, &format!("guest release {name}"));
     // Its announcement was cut off like all it said, so it is found again when it speaks.
-    assert_eq!(shell.run("ping -c 1 -W 5 10.1.0.1 > /dev/null").0, 0);
+    assert_eq!(shell.run("ping -c 5 10.1.0.1 > /dev/null").0, 0);
     h1.reaches("10.1.0.5");
     assert_eq!(shell.run(disk).1, "of the other host\n", "its disk came back");
     rvm_a.does(0, &format!("guest delete {name} --force"));
