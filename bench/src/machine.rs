@@ -73,7 +73,18 @@ impl Facts {
             kernel: read("/proc/sys/kernel/osrelease").trim().to_string(),
             mitigations: mitigations(),
             commit: git(&["rev-parse", "--short=12", "HEAD"]).trim().to_string(),
-            dirty: !git(&["status", "--porcelain"]).trim().is_empty(),
+            // What a record writes changes nothing that is measured.
+            dirty: !git(&[
+                "status",
+                "--porcelain",
+                "--",
+                ".",
+                ":!bench/*.md",
+                ":!bench/*.json",
+                ":!bench/*.svg",
+            ])
+            .trim()
+            .is_empty(),
             rustc: said(Command::new("rustc").arg("--version")).trim().to_string(),
             peers,
             load: read("/proc/loadavg").split(' ').take(3).collect::<Vec<_>>().join(" "),

@@ -225,12 +225,16 @@ fn measure(rows: &[Row], plan: &Plan, store: &Store, again: bool, limit: &Limit)
                 let start = Instant::now();
                 // What a row has before it fails is kept, beside why it failed.
                 let mut outcome = Outcome::default();
-                let done = limit.spare(row.needs).and_then(|()| (row.work)(plan, &mut outcome, limit));
-                if let Err(why) = done {
+                let begun = limit.spare(row.needs);
+                let is_begun = begun.is_ok();
+                if let Err(why) = begun.and_then(|()| (row.work)(plan, &mut outcome, limit)) {
                     outcome.why.get_or_insert_default().insert_str(0, &format!("{why:#}. "));
                 }
                 outcome.took_s = start.elapsed().as_secs_f64();
-                store.keep(&row.id, &mut outcome)?;
+                // What was not begun leaves what an earlier run had.
+                if is_begun {
+                    store.keep(&row.id, &mut outcome)?;
+                }
                 let word = outcome.why.as_ref().map_or("done".into(), |why| format!("not measured: {why}"));
                 bar.suspend(|| eprintln!("{:>5.0} s  {}: {word}", outcome.took_s, row.id));
                 outcome
