@@ -43,9 +43,7 @@ const WATCH: Duration = Duration::from_millis(2);
 
 /// How long each nap is: about what a kick costs until it is heard (50 us), so that no frame waits much longer for it.
 ///
-/// Measured between two emulated guests beside asking for kicks at once, three runs each (`ivbench --only 'network
-/// iVM-iVM same'`): a third to a quarter of the kicks, goodput and small packets a second up by a quarter, round trips
-/// and the worker's share of a core the same.
+/// Measured between two emulated guests (`ivbench --only 'network iVM-iVM same'`): see `dataplane/decisions/0013`.
 const NAP: Duration = Duration::from_micros(100);
 
 /// A worker's queue pairs.
