@@ -8,6 +8,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use bench::process::{Limit, find, run};
 
+use crate::lab::OVS_SCHEMA;
+
 /// The images, and where our programs are.
 #[derive(Clone, Debug)]
 pub struct Kit {
@@ -80,9 +82,16 @@ impl Kit {
         }
         // The kernel and its modules are the same.
         parts(&small, &large)?;
-        let modules = ["virtio_net", "tun", "veth", "bridge", "vxlan"];
+        // The last two: how our switch keeps the kernel of 6.1 from the frames of a port of kind `packet`.
+        let modules = ["virtio_net", "tun", "veth", "bridge", "vxlan", "sch_ingress", "cls_bpf"];
         let ivctl = stripped(&binaries.join("ivctl"), &dir.join("bin/ivctl"), limit)?;
-        let programs = [&probe, &ethtool, &qemu, &daemon, &ivctl, &ip].map(PathBuf::as_path);
+        let mut programs = vec![probe.as_path(), &ethtool, &qemu, &daemon, &ivctl, &ip];
+        // Where Open vSwitch is missing, its rows say so.
+        let ovs = ["ovs-vswitchd", "ovsdb-server", "ovsdb-tool", "ovs-vsctl"].map(find);
+        if ovs.iter().all(Option::is_some) {
+            programs.extend(ovs.iter().flatten().map(PathBuf::as_path));
+            files.push((OVS_SCHEMA.into(), OVS_SCHEMA.into()));
+        }
         let large = build(&binaries, &large, &modules, &programs, &files, limit)
             .map(|()| large)
             .map_err(|why| format!("{why:#}"));

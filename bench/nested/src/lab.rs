@@ -11,6 +11,8 @@ use bench::process::{Background, Limit, find, run};
 
 use crate::guest::{Nic, mac};
 
+/// Open vSwitch's database, as its package has it; in a guest the same.
+pub const OVS_SCHEMA: &str = "/usr/share/openvswitch/vswitch.ovsschema";
 /// The overlay's identifier.
 const VNI: u32 = 100;
 
@@ -235,6 +237,24 @@ impl Lab {
         }
     }
 
+    /// Gives the rVM itself an address in its guests' network.
+    ///
+    /// # Errors
+    /// The switch refuses.
+    pub fn door(&self, peer: Peer, rvm: &str, address: &str, limit: &Limit) -> Result<()> {
+        let interface = match peer {
+            Peer::VhostUser | Peer::Tap => {
+                let words =
+                    ["port", "add", "d1", "--network", "private", "--bum-pps", "0", "--address", address];
+                return self.ivctl(rvm, &words, limit).map(drop);
+            }
+            Peer::Bridge => "br0",
+            Peer::Ovs => "br-int",
+        };
+        self.ip(rvm, &format!("link set {interface} up"), limit)?;
+        self.ip(rvm, &format!("addr add {address} dev {interface}"), limit)
+    }
+
     /// Starts our switch with this configuration.
     ///
     /// # Errors
@@ -270,12 +290,7 @@ impl Lab {
         let said = |command: &mut Command| run(command.envs(environment.clone()), bound(), limit);
         let database = dir.join("conf.db");
         std::fs::remove_file(&database).ok();
-        said(
-            Command::new("ovsdb-tool")
-                .arg("create")
-                .arg(&database)
-                .arg("/usr/share/openvswitch/vswitch.ovsschema"),
-        )?;
+        said(Command::new("ovsdb-tool").arg("create").arg(&database).arg(OVS_SCHEMA))?;
         let socket = format!("unix:{}/db.sock", dir.display());
         let mut server = Command::new("ovsdb-server");
         server.arg(&database).arg(format!("--remote=p{socket}")).arg("-vconsole:off").arg("--log-file");

@@ -9,6 +9,7 @@ mod lab;
 mod level;
 mod nesting;
 mod network;
+mod outer;
 mod probe;
 mod report;
 mod rows;
@@ -133,9 +134,6 @@ fn rows(arguments: &Arguments) -> Vec<Row> {
         }
     }
     add("levels L0 L1".into(), 60, Box::new(nesting::first));
-    if !arguments.quick {
-        inner(Peer::VhostUser).into_iter().for_each(|(id, seconds, work)| add(id, seconds, work));
-    }
     let latencies = if arguments.quick { &[0, 10][..] } else { &control::LATENCIES };
     for &latency in latencies {
         let id = format!("control {latency} ms");
@@ -143,7 +141,9 @@ fn rows(arguments: &Arguments) -> Vec<Row> {
     }
     // The longest and least telling go last: a run that is out of time leaves these out.
     if !arguments.quick {
-        inner(Peer::Bridge).into_iter().for_each(|(id, seconds, work)| add(id, seconds, work));
+        for peer in [Peer::VhostUser, Peer::Bridge, Peer::Tap, Peer::Ovs] {
+            inner(peer).into_iter().for_each(|(id, seconds, work)| add(id, seconds, work));
+        }
     }
     let asked =
         |row: &Row| arguments.only.is_empty() || arguments.only.iter().any(|only| row.id.contains(only));
@@ -157,12 +157,12 @@ fn inner(peer: Peer) -> [(String, u64, rows::Work); 2] {
     [
         (
             format!("levels L2 same rVM {name}"),
-            240,
+            400,
             Box::new(move |plan, outcome, limit| nesting::same(plan, peer, outcome, limit)),
         ),
         (
             format!("levels L2 vxlan {name}"),
-            270,
+            400,
             Box::new(move |plan, outcome, limit| nesting::vxlan(plan, peer, outcome, limit)),
         ),
     ]

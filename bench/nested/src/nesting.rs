@@ -12,28 +12,18 @@ use bench::process::Limit;
 use bench::results::{Key, Metric};
 use serde_json::json;
 
-use crate::guest::{Guest, Nic, Spec, arguments, mac};
+use crate::guest::{Guest, Nic, mac};
 use crate::host::Host;
 use crate::lab::{Lab, Peer};
-use crate::level::Accel;
 use crate::network::{Pair, spec};
+use crate::outer::{Outer, drive, inner_spec, plain};
 use crate::rows::{Outcome, Plan};
 use crate::work::Level;
 
 /// How much longer an emulated guest of an emulated guest may take.
 const SLOW: f64 = 6.0;
-/// Where an L1 guest keeps what its guests need.
-const INNER: &str = "/inner";
-/// What is said of QEMU there when it ends.
-const ENDED: &str = "QEMU ended with exit code";
-/// The processor of an emulated guest of these rows, L1 or L2, as the last `-cpu` says: little, so that QEMU in L1 writes
-/// plain code, and the C library of L2 chooses plain loops; newer instructions are long functions of the emulator.
-const PLAIN: &str = "qemu64,+rdrand,-cx16";
-/// How long the first answer of an L2 guest may take: emulated twice, its kernel and shell are translated anew first.
-const FIRST_ANSWER: Duration = Duration::from_secs(200);
-/// MiB of an L2 guest.
-const INNER_MEMORY: u32 = 192;
-
+/// Rounds of every probe there: one takes as long as ten elsewhere.
+const ROUNDS: u32 = 1;
 /// From the start of an L2 guest's QEMU to the first answer of its agent.
 pub const ANSWER: &str = "guest, start to first answer";
 /// Who switches in the table of levels, where it is ours.
@@ -102,36 +92,6 @@ fn disk(plan: &Plan, name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// QEMU's options for a disk.
-fn drive(path: &Path, more: &str) -> Vec<String> {
-    vec!["-drive".into(), format!("file={},format=raw,if=virtio,{more}", path.display())]
-}
-
-/// What an L2 guest is; the same at the level where its state is made and at the one where it goes on.
-fn inner_spec(plan: &Plan, name: &str, nic: Nic, image: &Path) -> Spec {
-    Spec {
-        name: name.into(),
-        namespace: String::new(),
-        accel: plan.found.accel,
-        nic,
-        mac: mac(name),
-        address: "10.2.0.99/24".into(),
-        memory: INNER_MEMORY,
-        cpus: 1,
-        image: image.into(),
-        words: String::new(),
-        options: plain(plan),
-    }
-}
-
-/// QEMU's options for the processor.
-fn plain(plan: &Plan) -> Vec<String> {
-    match plan.found.accel {
-        Accel::Kvm => Vec::new(),
-        Accel::Tcg => vec!["-cpu".into(), PLAIN.into()],
-    }
-}
-
 /// Boots what will be an L2 guest at L1, and saves it.
 fn saved(plan: &Plan, peer: Peer, limit: &Limit) -> Result<PathBuf> {
     let mut lab = Lab::new(&plan.state, &plan.kit.binaries)?;
@@ -163,146 +123,6 @@ fn saved(plan: &Plan, peer: Peer, limit: &Limit) -> Result<PathBuf> {
     let len = std::fs::metadata(&file)?.len().next_multiple_of(4096);
     std::fs::OpenOptions::new().write(true).open(&file)?.set_len(len)?;
     Ok(file)
-}
-
-/// An L1 guest with guests.
-struct Outer {
-    guest: Arc<Guest>,
-    inner: Vec<Host>,
-}
-
-fn quoted(words: &[String]) -> String {
-    words.iter().map(|word| format!("'{word}'")).collect::<Vec<_>>().join(" ")
-}
-
-impl Outer {
-    fn run(&self, command: &str, limit: &Limit) -> Result<String> {
-        Host::Guest(Arc::clone(&self.guest)).run(command, Duration::from_secs(60), limit)
-    }
-
-    /// The switch and the guests in it. Guest `n` of them has the address 10.2.0.`n`, the door 10.2.0.`door`. How many
-    /// seconds passed until each answered.
-    fn furnish(
-        &mut self,
-        plan: &Plan,
-        peer: Peer,
-        door: u32,
-        guests: &[u32],
-        far: Option<(&str, &str)>,
-        limit: &Limit,
-    ) -> Result<Vec<f64>> {
-        let vhost = |n: &u32| format!("{INNER}/i{n}.vhost");
-        if peer == Peer::VhostUser {
-            let mut config = String::from("name = \"l1\"\n");
-            if let Some((own, far)) = far {
-                config += &format!(
-                    "[uplink]\ninterface = \"eth0\"\naddress = \"{own}\"\nkind = \"packet\"\n[[peer]]\nname = \"far\"\naddress = \"{far}\"\n"
-                );
-            }
-            config += "[[network]]\nname = \"private\"\nvni = 100\n";
-            config += &format!(
-                "[[port]]\nname = \"d1\"\nnetwork = \"private\"\nkind = \"tap\"\nmtu = 1450\naddress = [\"10.2.0.{door}/24\"]\nbum_pps = 0\n"
-            );
-            if far.is_none() {
-                config += "[[port]]\nname = \"eth0\"\ninterface = \"eth0\"\nnetwork = \"private\"\nkind = \"packet\"\nbum_pps = 0\n";
-            }
-            for n in guests {
-                config += &format!(
-                    "[[port]]\nname = \"i{n}\"\nnetwork = \"private\"\nrole = \"guest\"\nmac = [\"{}\"]\nkind = \"vhostuser\"\nsocket = \"{}\"\nbum_pps = 0\n",
-                    mac(&format!("i{n}")),
-                    vhost(n)
-                );
-            }
-            let text = crate::probe::agent::packed(&config);
-            // Hexadecimal passes every shell; xxd is busybox's.
-            self.run(&format!("echo {text} | xxd -r -p > {INNER}/config.toml"), limit)?;
-            self.run(
-                &format!(
-                    "(ivswitchd --config {INNER}/config.toml --socket {INNER}/sock > {INNER}/log 2>&1 &)"
-                ),
-                limit,
-            )?;
-            let status = format!(
-                "for n in $(seq 60); do ivctl --socket {INNER}/sock status > /dev/null 2>&1 && exit 0; sleep 0.3; done; tail -3 {INNER}/log; exit 1"
-            );
-            self.run(&status, limit).context("the switch at L1")?;
-        } else {
-            let ip = "/usr/bin/ip";
-            let mut words = format!(
-                "set -e; {ip} link add br0 type bridge; {ip} link set br0 up; {ip} addr add 10.2.0.{door}/24 dev br0; {ip} link set br0 mtu 1450"
-            );
-            for n in guests {
-                words += &format!(
-                    "; {ip} tuntap add dev tap-i{n} mode tap vnet_hdr; {ip} link set tap-i{n} up; {ip} link set tap-i{n} master br0"
-                );
-            }
-            if let Some((own, far)) = far {
-                words += &format!(
-                    "; {ip} link add vx type vxlan id 100 local {own} remote {far} dstport 4789 dev eth0; {ip} link set vx mtu 1450 master br0; {ip} link set vx up"
-                );
-            }
-            if far.is_none() {
-                words += &format!("; {ip} addr flush dev eth0; {ip} link set eth0 master br0");
-            }
-            self.run(&words, limit).context("the bridge at L1")?;
-        }
-        for n in guests {
-            let nic = if peer == Peer::VhostUser {
-                Nic::VhostUser(vhost(n).into())
-            } else {
-                Nic::Tap(format!("tap-i{n}"))
-            };
-            let mut spec = inner_spec(plan, &format!("i{n}"), nic, Path::new(INNER));
-            // One of them has the disk that is measured; the devices of all are those of the saved one.
-            let own = format!("{INNER}/i{n}.disk");
-            let (disk, more) = match guests.first() == Some(n) {
-                true => ("/dev/vdb", "cache=none"),
-                false => (own.as_str(), "cache=writeback"),
-            };
-            self.run(&format!("truncate -s 64M {own}"), limit)?;
-            spec.options.extend(drive(Path::new(disk), more));
-            if plan.found.accel == Accel::Tcg {
-                spec.options.extend(["-incoming".into(), "exec:cat /dev/vda".into()]);
-            }
-            // QEMU would take an eighth of the memory for translated code; there is not so much of it in a guest.
-            let accel = spec.accel.qemu();
-            let limited = format!("{accel},tb-size=128");
-            let words = arguments(&spec, Path::new(INNER)).into_iter();
-            let words: Vec<String> =
-                words.map(|word| if word == accel { limited.clone() } else { word }).collect();
-            let words = quoted(&words);
-            let log = format!("{INNER}/i{n}.qemu");
-            let start = format!("((qemu-system-x86_64 {words}; echo \"{ENDED} $?\") > {log} 2>&1 &)");
-            self.run(&start, limit)?;
-        }
-        let since = Instant::now();
-        let mut answered = Vec::new();
-        for n in guests {
-            let host = Host::Inner { outer: Arc::clone(&self.guest), socket: format!("{INNER}/i{n}.agent") };
-            let end = Instant::now() + FIRST_ANSWER;
-            // One program: to start one takes seconds there.
-            let setup = format!(
-                "ifconfig eth0 hw ether {} 10.2.0.{n} netmask 255.255.255.0 up",
-                mac(&format!("i{n}"))
-            );
-            // One question, and patience: what is asked again is done again, after all that was asked before.
-            while let Err(why) = host.run(&setup, end.saturating_duration_since(Instant::now()), limit) {
-                let said = self.run(&format!("cat {INNER}/i{n}.qemu"), limit).unwrap_or_default();
-                if limit.interrupted() || Instant::now() > end || said.contains(ENDED) {
-                    let look = format!(
-                        "grep -v '^/ #' {INNER}/i{n}.console | tail -n 60; dmesg | tail -n 3; free -m | head -n 2"
-                    );
-                    let about = self.run(&look, limit).unwrap_or_default();
-                    return Err(why)
-                        .with_context(|| format!("the L2 guest i{n}: {}\n{}", said.trim(), about.trim()));
-                }
-                std::thread::sleep(Duration::from_millis(500));
-            }
-            answered.push(since.elapsed().as_secs_f64());
-            self.inner.push(host);
-        }
-        Ok(answered)
-    }
 }
 
 /// Starts `count` L1 guests behind our switch at L0, each with what it takes to have guests.
@@ -365,11 +185,12 @@ fn outside(lab: &mut Lab, limit: &Limit) -> Result<crate::lab::Running> {
     lab.ivswitchd("r1", &config, limit)
 }
 
-/// L1 with L2 and L2 with itself, in one rVM that is a guest; where our switch is at every level, L0 with L2, too.
+/// L1 with L2, L2 with itself and L0 with L2, in one rVM that is a guest.
 ///
 /// # Errors
 /// Something does not start, or does not answer.
 pub fn same(plan: &Plan, peer: Peer, outcome: &mut Outcome, limit: &Limit) -> Result<()> {
+    let plan = &Plan { rounds: ROUNDS, ..plan.clone() };
     let mut lab = Lab::new(&plan.state, &plan.kit.binaries)?;
     let (mut outers, switch) = outers(plan, &mut lab, peer, 1, limit)?;
     let outer = outers.first_mut().context("an L1 guest")?;
@@ -382,13 +203,11 @@ pub fn same(plan: &Plan, peer: Peer, outcome: &mut Outcome, limit: &Limit) -> Re
     let client = Host::Namespace { name: lab.name("h3"), path };
     let _server = client.start("serve", limit)?;
     let name = if peer == Peer::VhostUser { OURS } else { peer.name() };
-    let mut pairs = vec![
+    let pairs = [
         ("L1-L2", &own, &outer.inner[0], "10.2.0.2", Some("10.2.0.1")),
         ("L2-L2", &outer.inner[0], &outer.inner[1], "10.2.0.3", None),
+        ("L0-L2", &client, &outer.inner[0], "10.2.0.2", Some("10.2.0.100")),
     ];
-    if peer == Peer::VhostUser {
-        pairs.push(("L0-L2", &client, &outer.inner[0], "10.2.0.2", Some("10.2.0.100")));
-    }
     for (scenario, from, to, address, back) in pairs {
         let (guests, switch) = (vec![outer.guest.pid()], switch.pids.clone());
         let pair = Pair { scenario, peer: name, from, to, address, back, guests, switch, slow: SLOW };
@@ -407,6 +226,7 @@ pub fn same(plan: &Plan, peer: Peer, outcome: &mut Outcome, limit: &Limit) -> Re
 /// # Errors
 /// Something does not start, or does not answer.
 pub fn vxlan(plan: &Plan, peer: Peer, outcome: &mut Outcome, limit: &Limit) -> Result<()> {
+    let plan = &Plan { rounds: ROUNDS, ..plan.clone() };
     let mut lab = Lab::new(&plan.state, &plan.kit.binaries)?;
     let (mut outers, switch) = outers(plan, &mut lab, peer, 2, limit)?;
     let ends = ["10.1.0.1", "10.1.0.2"];

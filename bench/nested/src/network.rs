@@ -1,5 +1,6 @@
 //! Between two hosts: round trips, goodput, small packets; what it costs in kicks, calls and processor time.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -199,7 +200,7 @@ pub fn spec(plan: &Plan, lab: &Lab, rvm: &str, n: usize, nic: crate::guest::Nic)
     }
 }
 
-/// Two guests of this machine, whoever switches between them.
+/// Two guests of this machine, whoever switches between them; in one rVM, the rVM itself with a guest, too.
 ///
 /// # Errors
 /// Something does not start, or does not answer.
@@ -232,7 +233,18 @@ pub fn guests(plan: &Plan, place: Place, peer: Peer, outcome: &mut Outcome, limi
     }
     let _server = to.start("serve", limit)?;
     let switch = switches.iter().flat_map(|s| s.pids.iter().copied()).collect();
-    let (scenario, peer, address) = (place.name(), peer.name(), "10.1.0.2");
-    let pair = Pair { scenario, peer, from: &from, to: &to, address, back: None, guests, switch, slow: 1.0 };
+    let (scenario, name, address) = (place.name(), peer.name(), "10.1.0.2");
+    let pair =
+        Pair { scenario, peer: name, from: &from, to: &to, address, back: None, guests, switch, slow: 1.0 };
+    pair.measure(plan, outcome, limit)?;
+    // Ours by shared memory is in the row of levels.
+    if place != Place::Same || peer == Peer::VhostUser {
+        return Ok(());
+    }
+    lab.door(peer, "r1", "10.1.0.100/24", limit)?;
+    let path = plan.kit.probe.parent().unwrap_or(Path::new("/")).to_owned();
+    let own = Host::Namespace { name: lab.name("r1"), path };
+    let _own_server = own.start("serve", limit)?;
+    let pair = Pair { scenario: "L0-L1", from: &own, back: Some("10.1.0.100"), ..pair };
     pair.measure(plan, outcome, limit)
 }

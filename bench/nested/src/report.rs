@@ -231,8 +231,8 @@ fn markdown(
     writeln!(text, "    {command}\n").ok();
     text += "It needs root, QEMU and Debian's packages, and nobody else on the machine. From an empty target directory it \
              builds for some ten minutes; what it measures is bounded by `--minutes` (25, or 5 with `--quick`). Stopped, or \
-             out of time, it goes on where it was when it is started again; `--only 'levels L2' --minutes 15` takes the \
-             rows of guests in guests alone.\n\n";
+             out of time, it goes on where it was when it is started again, without `--again`; all rows take more than an \
+             hour, most of it guests in guests of the peers (`--only 'levels L2'`).\n\n";
     text += &machine.markdown();
     text += "\n## Levels\n\n";
     let inner = results.iter().any(|(key, _)| key.scenario.contains("L2")).then_some(plan.found.accel);
@@ -308,9 +308,11 @@ fn network(text: &mut String, results: &Results, plan: &Plan, plots: &[String]) 
         table(text, &head(what), rows);
     }
     text.push_str("Processor time, in cores:\n\n");
+    let places = [Place::Provider, Place::Same, Place::Vxlan].map(Place::name);
     let rows = results
         .iter()
         .filter(|(key, _)| key.part == NESTED && key.metric == Metric::Cores && key.case.contains(": cores"))
+        .filter(|(key, _)| places.contains(&key.scenario.as_str()))
         .map(|(key, _)| (key.scenario.clone(), key.case.clone()))
         .collect::<std::collections::BTreeSet<_>>()
         .into_iter()
@@ -365,14 +367,17 @@ fn levels(text: &mut String, results: &Results) {
         return;
     }
     text.push_str(
-        "## Between levels\n\nAn L2 guest here runs in QEMU in an L1 guest, which runs our switch, too. Where both levels are \
-         emulated, every instruction of L2 is hundreds of the processor's: **these rows are about the emulator**, and show \
-         that the switch works at every level and what remains of a network there; the rows above are about the switch. \
+        "## Between levels\n\nAn L2 guest here runs in QEMU in an L1 guest, which switches for it; L1 guests hang on our \
+         switch at L0. Where both levels are emulated, every instruction of L2 is hundreds of the processor's: **these rows \
+         are about the emulator**, and show that the switch works at every level and what remains of a network there; the \
+         rows above are about the switch. Rows with L2 have one round. \
          Where Iris published a pair, its figure and its ratio over L1-L1 stand beside ours.\n\n",
     );
     for (peer, title) in [
-        (nesting::OURS, "our switch at every level"),
-        ("bridge", "Linux bridge and kernel vxlan at L1, our switch at L0"),
+        (nesting::OURS, "our switch at every level, guests by shared memory"),
+        ("tap", "our switch at every level, guests of L1 by TAPs"),
+        ("bridge", "Linux bridge and kernel vxlan at the level that has the guests"),
+        ("ovs", "Open vSwitch at the level that has the guests"),
     ] {
         let mut rows = Vec::new();
         for (pair, published) in PAIRS {
@@ -398,7 +403,7 @@ fn levels(text: &mut String, results: &Results) {
                 rows.push((pair.to_owned(), cells));
             }
         }
-        if peer != nesting::OURS && rows.iter().all(|(pair, _)| !pair.contains("L2")) {
+        if peer != nesting::OURS && rows.iter().all(|(pair, _)| pair == "L1-L1") {
             continue;
         }
         writeln!(text, "### With {title}\n").ok();
