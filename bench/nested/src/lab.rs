@@ -208,6 +208,8 @@ impl Lab {
                         "[[port]]\nname = \"{name}\"\nnetwork = \"private\"\nrole = \"guest\"\nmac = [\"{}\"]\nbum_pps = 0\n",
                         mac(name)
                     );
+                    // Without a tunnel nothing has to be left free for one.
+                    text += if two { "" } else { "mtu = 1500\n" };
                     text += &if peer == Peer::VhostUser {
                         let socket = self.dir.join(format!("{name}.vhost"));
                         format!("kind = \"vhostuser\"\nsocket = \"{}\"\n", socket.display())

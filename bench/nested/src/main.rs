@@ -228,7 +228,8 @@ fn measure(rows: &[Row], plan: &Plan, store: &Store, again: bool, limit: &Limit)
                 let begun = limit.spare(row.needs);
                 let is_begun = begun.is_ok();
                 if let Err(why) = begun.and_then(|()| (row.work)(plan, &mut outcome, limit)) {
-                    outcome.why.get_or_insert_default().insert_str(0, &format!("{why:#}. "));
+                    let parts = outcome.why.map_or(String::new(), |parts| format!("; {parts}"));
+                    outcome.why = Some(format!("{why:#}{parts}"));
                 }
                 outcome.took_s = start.elapsed().as_secs_f64();
                 // What was not begun leaves what an earlier run had.
