@@ -37,13 +37,16 @@ const PAUSE_MAX: Duration = Duration::from_millis(250);
 /// How long one that misbehaved is left alone.
 const PENALTY: Duration = Duration::from_secs(5);
 
-/// How long after its last frame a guest is looked at by naps, before it is asked to kick: a guest that kicks pays for
-/// it with an exit, and one that sends will send again.
-const WATCH: Duration = Duration::from_millis(2);
+/// Over which time it is counted how much a guest sends.
+const WINDOW: Duration = Duration::from_millis(2);
+
+/// A guest that sends as many frames in a [`WINDOW`] is looked at by naps instead of being asked to kick: a kick costs it
+/// an exit, and it will send again. One that sends a question and waits for the answer stays below.
+const MANY: usize = 8;
 
 /// How long each nap is: about what a kick costs until it is heard (50 us), so that no frame waits much longer for it.
 ///
-/// Measured between two emulated guests (`ivbench --only 'network iVM-iVM same'`): see `dataplane/decisions/0013`.
+/// Measured between two emulated guests (`ivbench --only 'network iVM-iVM'`): see `dataplane/decisions/0013`.
 const NAP: Duration = Duration::from_micros(100);
 
 /// A worker's queue pairs.
@@ -51,9 +54,33 @@ pub struct VhostPort {
     device: Arc<Device>,
     lane: usize,
     live: bool,
-    /// When the guest last sent something.
-    heard: Option<Instant>,
+    pace: Pace,
     starved: Arc<AtomicBool>,
+}
+
+/// How much a guest sends: its frames in this window of time, and in the one before.
+#[derive(Default)]
+struct Pace {
+    since: Option<Instant>,
+    count: usize,
+    before: usize,
+}
+
+impl Pace {
+    /// So many frames came.
+    fn came(&mut self, now: Instant, count: usize) {
+        let age = self.since.map_or(Duration::MAX, |since| now.since(since));
+        if age >= WINDOW {
+            self.before = if age < WINDOW * 2 { self.count } else { 0 };
+            (self.since, self.count) = (Some(now), 0);
+        }
+        self.count += count;
+    }
+
+    fn is_high(&mut self, now: Instant) -> bool {
+        self.came(now, 0);
+        self.count.max(self.before) >= MANY
+    }
 }
 
 /// The control thread's part.
@@ -101,8 +128,13 @@ pub fn open(spec: &OpenPort, workers: usize) -> Result<(Vec<VhostPort>, VhostCon
     let device = Arc::new(Device::new(spec.queues.max(1) as usize, workers).map_err(failed)?);
     let starved = Arc::new(AtomicBool::new(false));
     let control = VhostControl::new(device.clone(), spec.interface.clone(), &starved).map_err(failed)?;
-    let port =
-        |lane| VhostPort { device: device.clone(), lane, live: false, heard: None, starved: starved.clone() };
+    let port = |lane| VhostPort {
+        device: device.clone(),
+        lane,
+        live: false,
+        pace: Pace::default(),
+        starved: starved.clone(),
+    };
     Ok(((0..workers).map(port).collect(), control))
 }
 
@@ -131,9 +163,7 @@ impl Port<UmemPool> for VhostPort {
         }
         let before = batch.len();
         let starved = self.device.receive(self.lane, pool, batch);
-        if batch.len() > before {
-            self.heard = Some(now);
-        }
+        self.pace.came(now, batch.len() - before);
         if starved != self.starved.load(Ordering::Relaxed) {
             self.starved.store(starved, Ordering::Relaxed);
         }
@@ -154,7 +184,7 @@ impl Port<UmemPool> for VhostPort {
     }
 
     fn rest(&mut self, now: Instant) -> Option<Duration> {
-        if self.heard.is_some_and(|heard| now.since(heard) < WATCH) {
+        if self.pace.is_high(now) {
             return Some(NAP);
         }
         (self.device.rest(self.lane) && self.live).then_some(Duration::ZERO)
@@ -315,5 +345,30 @@ impl std::fmt::Debug for VhostControl {
             .field("path", &self.path)
             .field("said", &self.said)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Who asks and waits is to kick; who sends on and on is not, from the first burst until the silence after the last.
+    #[test]
+    fn a_guest_that_sends_much_is_not_asked_to_kick() {
+        let at = |us: u64| Instant::from_nanos(us * 1000);
+        let mut asks = Pace::default();
+        for n in 0..100 {
+            asks.came(at(n * 300), 1);
+            assert!(!asks.is_high(at(n * 300 + 50)), "question {n}");
+        }
+        let mut sends = Pace::default();
+        for n in 0..100 {
+            sends.came(at(n * 200), MANY / 4);
+            assert_eq!(sends.is_high(at(n * 200 + 50)), n >= 3, "burst {n}");
+        }
+        let last = 99 * 200;
+        assert!(sends.is_high(at(last + 1000)));
+        assert!(!sends.is_high(at(last + 4000)), "two windows without a frame");
+        assert!(!sends.is_high(at(last + 60_000_000)), "a minute later");
     }
 }
