@@ -40,18 +40,21 @@ read -r since _ < /proc/uptime
 echo "IV-UP $since kernel=$(uname -r)" > /dev/console
 run=$(word iv.run | tr ',' ' ')
 [ -n "$run" ] && sh -c "$run" &
-agent() {
-  while IFS= read -r line; do
-    [ -n "$line" ] || continue
-    sh -c "$line" < /dev/null > /tmp/.agent 2>&1
-    code=$?
-    cat /tmp/.agent
-    printf '\001%d\n' $code
+agent() { # as long as the port is there; between two who ask it stays open, for what comes during a close is lost
+  while [ -e "$1" ]; do
+    while IFS= read -r line; do
+      [ -n "$line" ] || continue
+      sh -c "$line" < /dev/null > /tmp/.agent 2>&1
+      code=$?
+      cat /tmp/.agent
+      printf '\001%d\n' $code
+    done
+    sleep 0.2
   done
 }
 (while :; do
   for p in /sys/class/virtio-ports/*; do
-    if [ -e "$p/name" ] && [ "$(cat "$p/name")" = ivswitch.agent ]; then agent <> "/dev/${p##*/}" >&0 2>/dev/null; fi
+    if [ -e "$p/name" ] && [ "$(cat "$p/name")" = ivswitch.agent ]; then agent "$p/name" <> "/dev/${p##*/}" >&0 2>/dev/null; fi
   done
   sleep 0.2
 done) &
