@@ -6,6 +6,7 @@ use std::ffi::CString;
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use etherparse::{PacketBuilder, VlanId};
 
@@ -75,6 +76,17 @@ impl RawSocket {
         // SAFETY: the buffer is valid for its length, and only read.
         let sent = unsafe { libc::send(self.socket.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
         if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+
+    /// Sends one frame as it is, again while the queue of the interface is full: what is there moves on by itself.
+    #[track_caller]
+    pub fn must_send(&self, frame: &[u8]) {
+        let start = Instant::now();
+        while let Err(why) = self.send(frame) {
+            let full = why.raw_os_error() == Some(libc::ENOBUFS);
+            assert!(full && start.elapsed() < Duration::from_secs(5), "sending: {why}");
+            std::thread::yield_now();
+        }
     }
 }
 

@@ -167,7 +167,7 @@ fn t03_forged_frames_of_a_guest_are_not_delivered() {
     let seen = [&h3, &h5].map(|victim| Capture::start(&lab, victim, "eth0", &filter));
     let before = total_drops(&switch, "h1");
     for (n, frame) in forged.iter().enumerate() {
-        raw.send(frame).expect("sending");
+        raw.must_send(frame);
         let counted = || total_drops(&switch, "h1") > before + n as u64;
         assert!(wait_until(Duration::from_secs(2), counted), "frame {n} is not refused: {frame:02x?}");
     }
@@ -212,7 +212,7 @@ fn t04_every_stack_of_tags_from_an_access_port() {
         bytes.extend(0x88b5_u16.to_be_bytes());
         bytes.extend((number as u32).to_be_bytes());
         bytes.resize(80, 0);
-        raw.send(&bytes).expect("sending");
+        raw.must_send(&bytes);
     }
     let refused = || switch.drops("h1", "vlan-not-allowed");
     wait_for("the refusals to be counted", || refused() > 300);
@@ -234,7 +234,7 @@ fn t05_link_local_groups_are_not_forwarded() {
     let own = h1.mac("eth0");
     let superior = [0x42, 0x42, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     for n in 0..4000_u32 {
-        raw.send(&frame([1, 0x80, 0xc2, 0, 0, (n % 16) as u8], own, 0x0026, &superior)).expect("sending");
+        raw.must_send(&frame([1, 0x80, 0xc2, 0, 0, (n % 16) as u8], own, 0x0026, &superior));
     }
     let counted = || switch.drops("h1", "link-local-group");
     wait_for("all to be counted", || counted() >= 3900);
@@ -410,8 +410,7 @@ fn t12_t13_t16_tunnel_packets_that_nobody_asked_for() {
             _ => vxlan(8, 100, (r as u8) | 1, &inner),
         };
         let from = if n % 4 == 0 { Ipv4Addr::new(10, 0, 1 + (r % 200) as u8, (r >> 8) as u8) } else { peer };
-        // The queue to a veth is finite: what was not sent is sent again.
-        while raw.send(&outer(from, 4789, &payload)).is_err() {}
+        raw.must_send(&outer(from, 4789, &payload));
         if n % 64 == 0 {
             std::thread::sleep(Duration::from_micros(300));
         }
@@ -428,10 +427,10 @@ fn t12_t13_t16_tunnel_packets_that_nobody_asked_for() {
             ip[24..26].fill(0);
             let sum: u32 = ip[14..34].chunks(2).map(|w| u32::from(u16::from_be_bytes([w[0], w[1]]))).sum();
             ip[24..26].copy_from_slice(&(!((sum & 0xffff) + (sum >> 16)) as u16).to_be_bytes());
-            raw.send(&ip).expect("sending");
+            raw.must_send(&ip);
         }
         for port in [6081, 8472, 4790, 47] {
-            raw.send(&outer(peer, port, &vxlan(8, 100, 0, &inner))).expect("sending");
+            raw.must_send(&outer(peer, port, &vxlan(8, 100, 0, &inner)));
         }
     }
     h1.reaches("10.1.0.2");

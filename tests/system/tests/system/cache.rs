@@ -173,7 +173,7 @@ fn no_packet_follows_a_stale_verdict() {
         let voices = [1, 2].map(|at: usize| RawSocket::open(&hosts[at], "eth0"));
         let h1 = hosts[0].mac("eth0");
         let hello = udp_frame((STATION, ADDRESS, 7), (h1, Ipv4Addr::new(10, 1, 0, 1), 7), &[], &[1; 8]);
-        voices[0].send(&hello).unwrap();
+        voices[0].must_send(&hello);
         ear.recv(&mut [0; 64]).expect("it is heard");
         let stream = Stream::start(&hosts[0], numbered(&hosts[0]));
         for round in 0..8 {
@@ -182,11 +182,11 @@ fn no_packet_follows_a_stale_verdict() {
             sinks[old].wait_past(already);
             wait_followed(&switch);
             if round % 4 < 2 {
-                voices[new].send(&hello).unwrap();
+                voices[new].must_send(&hello);
                 ear.recv(&mut [0; 64]).expect("it is heard");
             } else {
                 switch.json("fdb flush --network private");
-                voices[new].send(&hello).unwrap();
+                voices[new].must_send(&hello);
                 ear.recv(&mut [0; 64]).expect("it is heard");
             }
             let moved = stream.now();
@@ -264,7 +264,7 @@ fn an_end_that_takes_no_redirected_frames_is_left_out() {
     let voice = RawSocket::open(&hosts[1], "eth0");
     let h1 = hosts[0].mac("eth0");
     let _ear = hosts[0].run(|| UdpSocket::bind("10.1.0.1:7")).expect("a free port");
-    voice.send(&udp_frame((STATION, ADDRESS, 7), (h1, Ipv4Addr::new(10, 1, 0, 1), 7), &[], &[1; 8])).unwrap();
+    voice.must_send(&udp_frame((STATION, ADDRESS, 7), (h1, Ipv4Addr::new(10, 1, 0, 1), 7), &[], &[1; 8]));
     let mut sink = Sink::new(&hosts[1], (ADDRESS, 9).into());
     switch.counters_at_rest();
     let start = kernel_counts(&hosts[1]).1;

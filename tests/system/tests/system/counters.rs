@@ -61,8 +61,7 @@ fn counters_add_up_and_agree_with_the_kernel() {
             1 => [2, 9, 9, 9, a, b],
             _ => [1, 0x80, 0xc2, 0, 0, 0],
         };
-        raw.send(&udp_frame(source, (destination, Ipv4Addr::new(10, 1, 0, 99), 5000), &[], &[1; 64]))
-            .expect("send");
+        raw.must_send(&udp_frame(source, (destination, Ipv4Addr::new(10, 1, 0, 99), 5000), &[], &[1; 64]));
     }
 
     let mut status = switch.counters_at_rest();
@@ -86,7 +85,7 @@ fn counters_add_up_and_agree_with_the_kernel() {
 fn dropped_as(switch: &Switch, port: &str, reason: &str, raw: &RawSocket, frame: &[u8]) {
     let before = switch.drops(port, reason);
     for _ in 0..5 {
-        raw.send(frame).expect("sending");
+        raw.must_send(frame);
     }
     wait_for(&format!("5 drops for {reason}"), || switch.drops(port, reason) >= before + 5);
     assert_eq!(switch.drops(port, reason), before + 5, "{reason}");
@@ -138,7 +137,7 @@ fn hostile_frames_are_counted_drops() {
     // The good one, to know that the others were dropped for their fault alone.
     assert_eq!(delivered.stop().text(), "", "nothing of that was delivered");
     let delivered = system::Capture::start(&lab, &h1, "eth0", "udp");
-    from_far.send(&outer(vtep(12), &vxlan(8, 100, 0, &inner))).expect("sending");
+    from_far.must_send(&outer(vtep(12), &vxlan(8, 100, 0, &inner)));
     assert_eq!(delivered.stop().count("10.1.0.2.7 > 10.1.0.1.7"), 1);
 
     // Noise: every length, every byte, as tunnel packets and as host frames. None may do harm.
@@ -157,12 +156,12 @@ fn hostile_frames_are_counted_drops() {
             let at = 14 + (noise as usize) % 36;
             tunnel[at] = noise as u8;
         }
-        from_far.send(&tunnel).expect("sending");
+        from_far.must_send(&tunnel);
         let mut frame = h1_end.0.to_vec();
         frame.splice(..0, [2, 0, 0, 0, 0, 9]);
         frame.extend([0x08, [0x00, 0x06, 0xdd][n % 3]]);
         frame.extend(&bytes);
-        from_host.send(&frame).expect("sending");
+        from_host.must_send(&frame);
     }
     switch.assert_running();
     h1.reaches("10.1.0.2");

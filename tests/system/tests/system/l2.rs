@@ -78,7 +78,7 @@ fn tags_arrive(lab: &Lab, from: &RawSocket, source: &Namespace, destination: &Na
         Capture::start(lab, destination, "eth0", "ether proto 0x8100 or ether proto 0x88a8 or vlan");
     for _ in 0..20 {
         for vlans in [&[10][..], &[4094], &[20, 30]] {
-            from.send(&udp_frame(end(source, 1), end(destination, 3), vlans, &[7; 100])).expect("sending");
+            from.must_send(&udp_frame(end(source, 1), end(destination, 3), vlans, &[7; 100]));
         }
     }
     let packets = capture.stop();

@@ -61,7 +61,7 @@ fn udp_super_frames(lab: &Lab, (h1, h2): (&Namespace, &Namespace), underlay: &Na
     let on_the_way = Capture::start(lab, underlay, "eth0", "udp port 4789");
     let arrived = Capture::start(lab, h2, "eth0", "udp port 9");
     for _ in 0..SUPER_FRAMES {
-        raw.send(&bytes).expect("the kernel takes it");
+        raw.must_send(&bytes);
         // As many as fit a socket's buffer, on the way and at the end.
         std::thread::sleep(std::time::Duration::from_millis(2));
     }
@@ -78,7 +78,7 @@ fn delivered_by(device: &str, rvm: &Namespace, far: &Namespace) -> u64 {
     let raw = RawSocket::open(far, "eth0");
     for vni in [0, 100, 0xff_ffff] {
         let (from, to) = ((far.mac("eth0"), theirs, 50_000), (rvm.mac("eth0"), ours, 4789));
-        raw.send(&udp_frame(from, to, &[], &vxlan(8, vni, 0, &inner))).expect("the kernel takes it");
+        raw.must_send(&udp_frame(from, to, &[], &vxlan(8, vni, 0, &inner)));
     }
     far.reaches("10.0.0.11");
     rvm.ip_json(&format!("link show {device}"))[0]["stats64"]["rx"]["packets"].as_u64().expect("a counter")

@@ -26,8 +26,7 @@ fn r17_prometheus_knows_what_ivctl_says() {
     let raw = RawSocket::open(&h1, "eth0");
     let own = (h1.mac("eth0"), [10, 1, 0, 1].into(), 7);
     for _ in 0..3 {
-        raw.send(&udp_frame(own, ([1, 0x80, 0xc2, 0, 0, 0x0e], [10, 1, 0, 9].into(), 7), &[], b"x"))
-            .expect("sending");
+        raw.must_send(&udp_frame(own, ([1, 0x80, 0xc2, 0, 0, 0x0e], [10, 1, 0, 9].into(), 7), &[], b"x"));
     }
     wait_for("the drops", || switch.drops("h1", "link-local-group") >= 3);
 
@@ -157,7 +156,7 @@ fn i13_events_are_told_as_they_happen() {
         &[],
         &tunnel,
     );
-    theirs.send(&outer).expect("sending");
+    theirs.must_send(&outer);
     monitor
         .expect("h1 has moved", |e| e["event"] == "moved" && e["mac"] == mac.as_str() && e["peer"] == "far");
 

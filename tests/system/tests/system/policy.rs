@@ -192,8 +192,7 @@ fn a_mirror_shows_an_ids_what_a_guest_does() {
     let (source, address) = (h5.mac("eth0"), Ipv4Addr::new(10, 1, 0, 5));
     for n in 0..200 {
         let to = [[0xff; 6], h3.mac("eth0"), h1.mac("eth0")][n % 3];
-        raw.send(&udp_frame((source, address, 77), (to, Ipv4Addr::new(10, 1, 0, 3), 77), &[], &[1; 20]))
-            .unwrap();
+        raw.must_send(&udp_frame((source, address, 77), (to, Ipv4Addr::new(10, 1, 0, 3), 77), &[], &[1; 20]));
     }
     wait_for("what it sends to be refused", || switch.drops("h5", "mirror-target") >= 200);
     assert_eq!(elsewhere.stop().text(), "", "sent by the IDS");
@@ -228,7 +227,7 @@ fn t05_a_superior_bpdu_disables_a_guarded_port() {
     let state = || row(&switch, "h1")["state"].as_str().unwrap().to_owned();
     let start = Instant::now();
     let disabled = wait_until(Duration::from_secs(1), || {
-        (0..10).for_each(|_| raw.send(&bpdu).expect("sending"));
+        (0..10).for_each(|_| raw.must_send(&bpdu));
         state() == "err-disabled"
     });
     let took = start.elapsed();
@@ -242,7 +241,7 @@ fn t05_a_superior_bpdu_disables_a_guarded_port() {
     wait_for("the port to recover", || state() == "live");
     h1.reaches("10.1.0.3");
     // By hand.
-    raw.send(&bpdu).expect("sending");
+    raw.must_send(&bpdu);
     wait_for("the port to be disabled again", || state() == "err-disabled");
     done(&switch, "port enable h1");
     assert_eq!(state(), "live");

@@ -78,8 +78,8 @@ fn r19_vlan_tags_cross_the_tunnel() {
             Capture::start(&lab, destination, "eth0", "ether proto 0x8100 or ether proto 0x88a8 or vlan");
         for _ in 0..20 {
             // The tag's four bytes have to fit the tunnel's 1450 too.
-            from.send(&udp_frame(end(source), end(destination), &[10], &[7; 1418])).expect("sending");
-            from.send(&udp_frame(end(source), end(destination), &[20, 30], &[7; 100])).expect("sending");
+            from.must_send(&udp_frame(end(source), end(destination), &[10], &[7; 1418]));
+            from.must_send(&udp_frame(end(source), end(destination), &[20, 30], &[7; 100]));
         }
         let packets = capture.stop();
         for tag in ["vlan 10, ", "vlan 20, ", "vlan 30, "] {

@@ -169,13 +169,13 @@ fn i13_drops_have_a_sample_and_a_rate() {
     let raw = RawSocket::open(&h1, "eth0");
     let own = (h1.mac("eth0"), [10, 1, 0, 1].into(), 7);
     let to = ([1, 0x80, 0xc2, 0, 0, 0x0e], [10, 1, 0, 9].into(), 7);
-    raw.send(&udp_frame(own, to, &[], b"lldp?")).expect("sending");
+    raw.must_send(&udp_frame(own, to, &[], b"lldp?"));
     wait_for("the drop", || switch.drops("h1", "link-local-group") == 1);
     let text = switch.ivctl("drops --samples").stdout;
     assert!(text.contains("> 01:80:c2:00:00:0e, 10.1.0.1:7 > 10.1.0.9:7 UDP (47 bytes)"), "{text}");
     let watching = spawn(&switch, &["-j", "drops", "--watch", "--looks", "40", "--interval", "0.1"]);
     for _ in 0..100 {
-        raw.send(&udp_frame(own, to, &[], b"lldp?")).expect("sending");
+        raw.must_send(&udp_frame(own, to, &[], b"lldp?"));
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
     let output = watching.wait_with_output().expect("ivctl");

@@ -80,7 +80,7 @@ fn two_workers_are_one_switch() {
     for n in 0..2000u16 {
         let (mac, last) = targets[usize::from(n % 2)];
         let from = (source, Ipv4Addr::new(10, 1, 0, 1), 10_000 + n);
-        raw.send(&udp_frame(from, (mac, Ipv4Addr::new(10, 1, 0, last), 9), &[], &[1; 64])).expect("send");
+        raw.must_send(&udp_frame(from, (mac, Ipv4Addr::new(10, 1, 0, last), 9), &[], &[1; 64]));
         if n % 50 == 0 {
             std::thread::sleep(Duration::from_millis(1));
         }
