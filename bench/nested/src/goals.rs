@@ -52,8 +52,8 @@ pub const fn bounds() -> [(&'static str, &'static str); 3] {
             "G13",
             "Guests are emulated on the processors that the switch polls with: goodput is what is left of them, and \
              moves by half between rounds. A ratio between two networks under the same emulation is about the switches; \
-             the Gbit/s are about the emulator. The bridge passes super-frames between TAPs of one rVM without touching \
-             them, so little is left to gain there; across a tunnel it has to.",
+             the Gbit/s are about the emulator. The bridge and kernel vxlan pass super-frames on without \
+             touching their bytes, so what is left to gain is what QEMU takes to read and write a TAP.",
         ),
         (
             "G14",
@@ -67,7 +67,7 @@ pub const fn bounds() -> [(&'static str, &'static str); 3] {
              switch, and about the switch. What bounds it is the other side of the ratio: QEMU, too, looks into a \
              TAP's ring on its own while it is busy, and an emulated guest keeps it busy, so that a TAP costs a tenth of \
              an event for a small packet where hardware would ask for one or two. Naps of the worker beside a guest that \
-             sends have taken most of the kicks; what is left are calls, one for each time a guest had emptied its \
+             sends much have taken most of the kicks; what is left are calls, one for each time a guest had emptied its \
              ring. Held back for 200 us, calls halved the packets and stayed as many for each. What is wanted would be one event in \
              some 20 ms for each guest: 0.02 of 0.07 is one for 700 packets, of which both together see 68,000 a second, and \
              for TCP one for 40 super-frames, 2.5 MB. Kicks and calls held back for so long would cost round trips and windows \

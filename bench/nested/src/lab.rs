@@ -44,6 +44,15 @@ impl Peer {
         }
     }
 
+    /// Its name in keys of pairs of levels, where the kernel of a level has no guest's lane.
+    #[must_use]
+    pub const fn between_levels(self) -> &'static str {
+        match self {
+            Self::VhostUser => "ivswitch",
+            other => other.name(),
+        }
+    }
+
     /// What it is.
     #[must_use]
     pub const fn about(self) -> &'static str {
@@ -253,7 +262,7 @@ impl Lab {
             Peer::Bridge => "br0",
             Peer::Ovs => "br-int",
         };
-        self.ip(rvm, &format!("link set {interface} up"), limit)?;
+        self.ip(rvm, &format!("link set {interface} mtu 1450 up"), limit)?;
         self.ip(rvm, &format!("addr add {address} dev {interface}"), limit)
     }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use bench::process::Limit;
+use bench::process::{Limit, run};
 use bench::results::{Key, Metric};
 use serde_json::json;
 
@@ -26,8 +26,6 @@ const SLOW: f64 = 6.0;
 const ROUNDS: u32 = 1;
 /// From the start of an L2 guest's QEMU to the first answer of its agent.
 pub const ANSWER: &str = "guest, start to first answer";
-/// Who switches in the table of levels, where it is ours.
-pub const OURS: &str = "ivswitch";
 
 /// L0 with itself and with L1: two namespaces and a guest behind our switch.
 ///
@@ -68,11 +66,12 @@ pub fn first(plan: &Plan, outcome: &mut Outcome, limit: &Limit) -> Result<()> {
     for host in [&guest, &h3, &h4] {
         servers.extend(host.start("serve", limit)?);
     }
+    let name = Peer::VhostUser.between_levels();
     for (scenario, from, to, address, back) in
         [("L0-L0", &h3, &h4, "10.1.0.4", None), ("L0-L1", &h3, &guest, "10.1.0.1", Some("10.1.0.3"))]
     {
         let (guests, switch) = (guests.clone(), switch.pids.clone());
-        let pair = Pair { scenario, peer: OURS, from, to, address, back, guests, switch, slow: 1.0 };
+        let pair = Pair { scenario, peer: name, from, to, address, back, guests, switch, slow: 1.0 };
         pair.measure(plan, outcome, limit)?;
     }
     let own_disk = self::disk(plan, "l0")?.display().to_string();
@@ -149,7 +148,7 @@ fn outers(
     }
     let short: Vec<&str> = names.iter().map(String::as_str).collect();
     let switch = if count == 1 {
-        outside(lab, limit)?
+        outside(lab, peer, limit)?
     } else {
         lab.switch(Peer::VhostUser, "r1", &short, false, limit)?
     };
@@ -167,11 +166,15 @@ fn outers(
 }
 
 /// The switch of an L1 guest whose guests are reached from L0, too: from the namespace `h3`, as 10.2.0.100.
-fn outside(lab: &mut Lab, limit: &Limit) -> Result<crate::lab::Running> {
+fn outside(lab: &mut Lab, peer: Peer, limit: &Limit) -> Result<crate::lab::Running> {
     lab.add("h3", limit)?;
     lab.veth(("h3", "eth0"), ("r1", "p-h3"), limit)?;
     lab.ip("h3", "link set eth0 mtu 1450", limit)?;
     lab.ip("h3", "addr add 10.2.0.100/24 dev eth0", limit)?;
+    if peer == Peer::Ovs {
+        // Its ports in L1 would pass unfinished checksums on to guests that take finished frames only.
+        run(lab.command("h3", "ethtool").args(["-K", "eth0", "tx", "off"]), Duration::from_secs(20), limit)?;
+    }
     let config = format!(
         "name = \"r1\"\n[[network]]\nname = \"private\"\nvni = 100\n\
          [[port]]\nname = \"p-h3\"\ninterface = \"p-h3\"\nnetwork = \"private\"\nkind = \"packet\"\nbum_pps = 0\n\
@@ -202,7 +205,7 @@ pub fn same(plan: &Plan, peer: Peer, outcome: &mut Outcome, limit: &Limit) -> Re
     let path = plan.kit.probe.parent().unwrap_or(Path::new("/")).to_owned();
     let client = Host::Namespace { name: lab.name("h3"), path };
     let _server = client.start("serve", limit)?;
-    let name = if peer == Peer::VhostUser { OURS } else { peer.name() };
+    let name = peer.between_levels();
     let pairs = [
         ("L1-L2", &own, &outer.inner[0], "10.2.0.2", Some("10.2.0.1")),
         ("L2-L2", &outer.inner[0], &outer.inner[1], "10.2.0.3", None),
@@ -232,8 +235,8 @@ pub fn vxlan(plan: &Plan, peer: Peer, outcome: &mut Outcome, limit: &Limit) -> R
     let ends = ["10.1.0.1", "10.1.0.2"];
     outers[0].furnish(plan, peer, 1, &[2], Some((ends[0], ends[1])), limit)?;
     outers[1].furnish(plan, peer, 4, &[5], Some((ends[1], ends[0])), limit)?;
+    let name = peer.between_levels();
     let own = Host::Guest(Arc::clone(&outers[0].guest));
-    let name = if peer == Peer::VhostUser { OURS } else { peer.name() };
     let pids: Vec<u32> = outers.iter().map(|outer| outer.guest.pid()).collect();
     for (scenario, from, to) in [
         ("L1-L2 vxlan", &own, &outers[1].inner[0]),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use bench::process::Limit;
+use bench::process::{Background, Limit};
 use bench::results::{Key, Metric};
 
 use crate::guest::{Guest, Spec};
@@ -21,6 +21,9 @@ pub const TCP: &str = "tcp";
 pub const BACK: &str = "tcp back";
 /// The case of small packets.
 pub const SMALL: &str = "small packets";
+
+/// How often what targets compare is measured, all of it in turns: a shared machine has its better and its worse minutes.
+pub const PASSES: u32 = 3;
 
 /// Where the guests of a pair are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -200,11 +203,18 @@ pub fn spec(plan: &Plan, lab: &Lab, rvm: &str, n: usize, nic: crate::guest::Nic)
     }
 }
 
-/// Two guests of this machine, whoever switches between them; in one rVM, the rVM itself with a guest, too.
+/// Two guests of this machine, whoever switches between them; `with_own`, the rVM itself with a guest, too.
 ///
 /// # Errors
 /// Something does not start, or does not answer.
-pub fn guests(plan: &Plan, place: Place, peer: Peer, outcome: &mut Outcome, limit: &Limit) -> Result<()> {
+pub fn guests(
+    plan: &Plan,
+    place: Place,
+    peer: Peer,
+    with_own: bool,
+    outcome: &mut Outcome,
+    limit: &Limit,
+) -> Result<()> {
     let mut lab = Lab::new(&plan.state, &plan.kit.binaries)?;
     let two = place == Place::Vxlan;
     lab.rvms(two, limit)?;
@@ -237,14 +247,27 @@ pub fn guests(plan: &Plan, place: Place, peer: Peer, outcome: &mut Outcome, limi
     let pair =
         Pair { scenario, peer: name, from: &from, to: &to, address, back: None, guests, switch, slow: 1.0 };
     pair.measure(plan, outcome, limit)?;
-    // Ours by shared memory is in the row of levels.
-    if place != Place::Same || peer == Peer::VhostUser {
+    // The rVM itself, with its guests' network. Ours by shared memory is, in one rVM, in the row of levels.
+    if !with_own || place == Place::Provider || (place, peer) == (Place::Same, Peer::VhostUser) {
         return Ok(());
     }
-    lab.door(peer, "r1", "10.1.0.100/24", limit)?;
-    let path = plan.kit.probe.parent().unwrap_or(Path::new("/")).to_owned();
-    let own = Host::Namespace { name: lab.name("r1"), path };
-    let _own_server = own.start("serve", limit)?;
-    let pair = Pair { scenario: "L0-L1", from: &own, back: Some("10.1.0.100"), ..pair };
+    let own = |rvm: &str, address: &str| -> Result<(Host, Option<Background>)> {
+        lab.door(peer, rvm, address, limit)?;
+        let path = plan.kit.probe.parent().unwrap_or(Path::new("/")).to_owned();
+        let own = Host::Namespace { name: lab.name(rvm), path };
+        let server = own.start("serve", limit)?;
+        Ok((own, server))
+    };
+    let (near, _near_server) = own("r1", "10.1.0.100/24")?;
+    let mut pair = Pair { from: &near, back: Some("10.1.0.100"), ..pair };
+    pair.scenario = if two { "L0-L1 vxlan" } else { "L0-L1" };
+    pair.peer = peer.between_levels();
+    pair.measure(plan, outcome, limit)?;
+    // No guest is in the last one, so that it is the same with guests by TAPs as by shared memory.
+    if !two || peer == Peer::Tap {
+        return Ok(());
+    }
+    let (far, _far_server) = own("r2", "10.1.0.101/24")?;
+    (pair.scenario, pair.to, pair.address, pair.back) = ("L0-L0 vxlan", &far, "10.1.0.101", None);
     pair.measure(plan, outcome, limit)
 }

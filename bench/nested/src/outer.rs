@@ -219,15 +219,16 @@ fn bridge(door: u32, guests: &[u32], far: Option<(&str, &str)>) -> String {
         }
 }
 
-/// What starts Open vSwitch's userspace datapath. Its ports only listen in: the kernel must not answer the same frames,
-/// so it has no address there, and answers for none that it has elsewhere.
+/// What starts Open vSwitch's userspace datapath. Its ports only listen in: the kernel must not answer the same
+/// frames, so it has no address there, and neither answers nor listens for one that it has elsewhere. As an rVM it has
+/// the MAC of its NIC, the only one that the provider lets out.
 fn ovs(door: u32, guests: &[u32], far: Option<(&str, &str)>) -> String {
     let dir = format!("{INNER}/ovs");
     let vs = format!("ovs-vsctl --db=unix:{dir}/db.sock --timeout=20");
     let add = |bridge: &str| format!("{vs} add-br {bridge} -- set bridge {bridge} datapath_type=netdev");
     let mut words = format!(
         "mkdir -p {dir}; export OVS_RUNDIR={dir} OVS_LOGDIR={dir} OVS_DBDIR={dir} OVS_SYSCONFDIR={dir}; \
-         echo 1 > /proc/sys/net/ipv4/conf/all/arp_ignore; ethtool -K eth0 gro off tx off > {dir}/log 2>&1; \
+         cd /proc/sys/net/ipv4/conf/all; echo 1 > arp_ignore; echo 1 > rp_filter; ethtool -K eth0 gro off tx off > {dir}/log 2>&1; \
          ovsdb-tool create {dir}/conf.db {OVS_SCHEMA}; \
          (ovsdb-server {dir}/conf.db --remote=punix:{dir}/db.sock > {dir}/log 2>&1 &); \
          for n in $(seq 60); do test -S {dir}/db.sock && break; sleep 0.3; done; {vs} --no-wait init; \
@@ -239,8 +240,8 @@ fn ovs(door: u32, guests: &[u32], far: Option<(&str, &str)>) -> String {
     }
     words += &match far {
         Some((own, far)) => format!(
-            "; {}; {vs} add-port br-phy eth0; {IP} addr flush dev eth0; {IP} link set br-phy up; \
-             {IP} addr add {own}/24 dev br-phy; \
+            "; {} other-config:hwaddr=$(cat /sys/class/net/eth0/address); {vs} add-port br-phy eth0; \
+             {IP} addr flush dev eth0; {IP} link set br-phy up; {IP} addr add {own}/24 dev br-phy; \
              {vs} add-port br0 vx -- set interface vx type=vxlan options:remote_ip={far} options:key=100 options:dst_port=4789",
             add("br-phy")
         ),

@@ -279,13 +279,18 @@ fn plots_of(text: &mut String, plots: &[String], start: &str) {
 
 fn network(text: &mut String, results: &Results, plan: &Plan, plots: &[String]) {
     text.push_str("## Between two guests, under one emulation\n\n");
-    let rounds = plan.rounds;
+    let (rounds, passes) = (plan.rounds, plan.passes);
+    let turns = if passes > 1 {
+        format!(", for what targets compare (`vhost-user` and `bridge`) in {passes} passes that take turns")
+    } else {
+        String::new()
+    };
     writeln!(
         text,
         "Both are guests of this machine, whatever they stand for: rVMs on the provider's bridge, or iVMs behind a switch \
          in their rVM, which is a namespace, or in two of them with a tunnel between. So the emulation is the same on \
-         both sides of every ratio. {rounds} rounds of {} s each. Cores are processors kept busy; client and server are \
-         shares of the guests' own.\n",
+         both sides of every ratio. {rounds} rounds of {} s each{turns}. Cores are processors kept busy; client and \
+         server are shares of the guests' own.\n",
         plan.seconds
     )
     .ok();
@@ -346,23 +351,26 @@ fn network(text: &mut String, results: &Results, plan: &Plan, plots: &[String]) 
 
 /// Pairs of levels, in the shape of Iris's tables 4 and 5.
 fn levels(text: &mut String, results: &Results) {
-    const PAIRS: [(&str, &str); 8] = [
+    const PAIRS: [(&str, &str); 11] = [
         ("L0-L0", ""),
         ("L0-L1", ""),
         ("L0-L2", ""),
         ("L1-L1", "L1-L1"),
         ("L1-L2", "L1-L2"),
         ("L2-L2", "L2-L2"),
+        ("L0-L0 vxlan", ""),
+        ("L0-L1 vxlan", ""),
+        ("L1-L1 vxlan", ""),
         ("L1-L2 vxlan", ""),
         ("L2-L2 vxlan", ""),
     ];
     // Two guests of this machine behind our switch are L1 with L1.
-    let key = |pair: &str, case: &str, peer: &str, metric| match (pair, peer) {
-        ("L1-L1", nesting::OURS) => Key::nested(Place::Same.name(), case, "vhost-user", metric),
-        ("L1-L1", _) => Key::nested(Place::Same.name(), case, peer, metric),
-        _ => Key::nested(pair, case, peer, metric),
+    let key = |pair: &str, case: &str, peer: Peer, metric| match pair {
+        "L1-L1" => Key::nested(Place::Same.name(), case, peer.name(), metric),
+        "L1-L1 vxlan" => Key::nested(Place::Vxlan.name(), case, peer.name(), metric),
+        _ => Key::nested(pair, case, peer.between_levels(), metric),
     };
-    let ours = |pair: &str, case: &str, metric| results.median(&key(pair, case, nesting::OURS, metric));
+    let ours = |pair: &str, case: &str, metric| results.median(&key(pair, case, Peer::VhostUser, metric));
     if PAIRS.iter().all(|(pair, _)| ours(pair, RTT, Metric::RttP50).is_none()) {
         return;
     }
@@ -371,19 +379,20 @@ fn levels(text: &mut String, results: &Results) {
          switch at L0. Where both levels are emulated, every instruction of L2 is hundreds of the processor's: **these rows \
          are about the emulator**, and show that the switch works at every level and what remains of a network there; the \
          rows above are about the switch. Rows with L2 have one round. \
+         Across VXLAN, L0 is one of two rVMs that are namespaces here; it has no tunnel to the switch in an L1 guest. \
          Where Iris published a pair, its figure and its ratio over L1-L1 stand beside ours.\n\n",
     );
     for (peer, title) in [
-        (nesting::OURS, "our switch at every level, guests by shared memory"),
-        ("tap", "our switch at every level, guests of L1 by TAPs"),
-        ("bridge", "Linux bridge and kernel vxlan at the level that has the guests"),
-        ("ovs", "Open vSwitch at the level that has the guests"),
+        (Peer::VhostUser, "our switch at every level, guests by shared memory"),
+        (Peer::Tap, "our switch at every level, guests of L1 by TAPs"),
+        (Peer::Bridge, "Linux bridge and kernel vxlan at the level that has the guests"),
+        (Peer::Ovs, "Open vSwitch at the level that has the guests"),
     ] {
         let mut rows = Vec::new();
         for (pair, published) in PAIRS {
             let ms = |metric| results.median(&key(pair, RTT, peer, metric)).map(|us| figure(us / 1e3));
             let mbps = |case| results.median(&key(pair, case, peer, Metric::Gbps)).map(|gbps| gbps * 1e3);
-            let iris = |list| seeds::value(list, published).filter(|_| peer == nesting::OURS);
+            let iris = |list| seeds::value(list, published).filter(|_| peer == Peer::VhostUser);
             let own = |a: Option<f64>, pair: &str, case, metric| {
                 both_ways(a, results.median(&key(pair, case, peer, metric)))
             };
@@ -403,7 +412,7 @@ fn levels(text: &mut String, results: &Results) {
                 rows.push((pair.to_owned(), cells));
             }
         }
-        if peer != nesting::OURS && rows.iter().all(|(pair, _)| pair == "L1-L1") {
+        if peer != Peer::VhostUser && rows.iter().all(|(pair, _)| pair.starts_with("L1-L1")) {
             continue;
         }
         writeln!(text, "### With {title}\n").ok();

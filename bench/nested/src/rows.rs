@@ -26,6 +26,8 @@ pub struct Plan {
     pub rounds: u32,
     /// For so long.
     pub seconds: f64,
+    /// What targets compare, all of it so many times.
+    pub passes: u32,
 }
 
 /// What came of a row.
@@ -47,10 +49,15 @@ impl Outcome {
     /// Goes on without a part of the row that failed. Why is kept, and the row is tried again.
     pub fn attempt(&mut self, what: &str, part: impl FnOnce(&mut Self) -> Result<()>) {
         if let Err(why) = part(self) {
-            let whys = self.why.get_or_insert_default();
-            let comma = if whys.is_empty() { "" } else { "; " };
-            *whys += &format!("{comma}{what}: {why:#}");
+            self.lacks(&format!("{what}: {why:#}"));
         }
+    }
+
+    /// Something of the row is not there, for this reason.
+    pub fn lacks(&mut self, why: &str) {
+        let whys = self.why.get_or_insert_default();
+        *whys += if whys.is_empty() { "" } else { "; " };
+        *whys += why;
     }
 
     /// Adds one figure.
@@ -66,7 +73,7 @@ pub type Work = Box<dyn Fn(&Plan, &mut Outcome, &Limit) -> Result<()>>;
 pub struct Row {
     /// Its name, which is its file's.
     pub id: String,
-    /// How long it may take at most, in earnest.
+    /// How long it takes, about, in earnest: with less time left it is not begun.
     pub needs: Duration,
     /// What it does.
     pub work: Work,
@@ -93,12 +100,18 @@ impl Store {
         self.dir.join(format!("{}.json", id.replace([' ', '/'], "-")))
     }
 
-    /// The row, if it was done for the same source and settings, with figures.
+    /// What there is of the row for the same source and settings.
     #[must_use]
-    pub fn done(&self, id: &str) -> Option<Outcome> {
+    pub fn kept(&self, id: &str) -> Option<Outcome> {
         let text = std::fs::read_to_string(self.path(id)).ok()?;
         let outcome: Outcome = serde_json::from_str(&text).ok()?;
-        (outcome.settings == self.settings && outcome.why.is_none()).then_some(outcome)
+        (outcome.settings == self.settings).then_some(outcome)
+    }
+
+    /// The row, if all of it was done.
+    #[must_use]
+    pub fn done(&self, id: &str) -> Option<Outcome> {
+        self.kept(id).filter(|outcome| outcome.why.is_none())
     }
 
     /// Keeps a row. It is whole or it is not there.
@@ -158,6 +171,7 @@ mod tests {
         assert_eq!(outcome.why.as_deref(), Some("rtt: no guest; small: no guest"));
         store.keep("same rVM/tap", &mut outcome).expect("written");
         assert!(store.done("same rVM/tap").is_none(), "what failed is tried again");
+        assert_eq!(store.kept("same rVM/tap").map(|row| row.runs), Some(outcome.runs), "with what there is");
         std::fs::remove_dir_all(&dir).expect("removed");
     }
 }

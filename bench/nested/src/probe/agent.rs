@@ -21,19 +21,28 @@ pub fn ask(socket: &Path, command: &str, bound: Duration) -> Result<String> {
     let (mut answer, mut chunk) = (Vec::new(), [0; 4096]);
     loop {
         let left = end.saturating_duration_since(Instant::now());
-        ensure!(!left.is_zero(), "the guest took longer than {} s for: {command}", bound.as_secs());
+        ensure!(!left.is_zero(), "the guest took longer than {} s for: {}", bound.as_secs(), brief(command));
         stream.set_read_timeout(Some(left))?;
         let count = match stream.read(&mut chunk) {
-            Ok(0) => bail!("the guest ended during: {command}"),
+            Ok(0) => bail!("the guest ended during: {}", brief(command)),
             Ok(count) => count,
             Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => continue,
             Err(e) => return Err(e.into()),
         };
         answer.extend_from_slice(&chunk[..count]);
         if let Some((text, code)) = whole(&answer, &word) {
-            ensure!(code == 0, "in the guest: {command}: exit code {code}: {}", text.trim());
+            ensure!(code == 0, "in the guest: {}: exit code {code}: {}", brief(command), text.trim());
             return Ok(text);
         }
+    }
+}
+
+/// Enough of a command to know it by: some are long, or packed.
+fn brief(command: &str) -> String {
+    const MOST: usize = 80;
+    match command.char_indices().nth(MOST) {
+        Some((at, _)) => format!("{} ...", &command[..at]),
+        None => command.into(),
     }
 }
 
@@ -86,6 +95,12 @@ mod tests {
         let said = b"\x02v\nearlier\n\x011\n\x02w\nours\n\x010\n";
         assert_eq!(whole(&said[..16], "w"), None);
         assert_eq!(whole(said, "w"), Some(("ours\n".into(), 0)));
+    }
+
+    #[test]
+    fn a_long_command_is_cut() {
+        assert_eq!(brief("ip link"), "ip link");
+        assert_eq!(brief(&"ä".repeat(100)), format!("{} ...", "ä".repeat(80)));
     }
 
     #[test]

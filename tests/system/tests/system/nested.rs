@@ -28,7 +28,7 @@ fn n24_the_nested_benchmark_measures_once() {
         return;
     }
     let (results, said) = ivbench(&lab);
-    assert!(said.contains("vhost-user: done"), "{said}");
+    assert!(said.contains("vhost-user pass 1: done"), "{said}");
     let figure = |name: &str| {
         let runs = &results["runs"][format!("nested/iVM-iVM same rVM/{name}")];
         runs[0].as_f64().unwrap_or_else(|| panic!("no {name}: {results}"))
