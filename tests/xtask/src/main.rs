@@ -135,6 +135,7 @@ const FOR_THE_TESTS: &[(&str, &str)] = &[
     ("script", "bsdutils"),
     ("busybox", "busybox-static"),
     ("dhclient", "isc-dhcp-client"),
+    ("bpftool", "bpftool"),
 ];
 /// What real guests need: to be managed, and to run. Their kernel is downloaded, not installed.
 const FOR_THE_GUESTS: &[(&str, &str)] = &[
@@ -488,26 +489,31 @@ fn is_root() -> bool {
 
 /// Installs the Debian packages of those programs that are missing, if we are root.
 fn install(lists: &[&[(&str, &str)]]) -> Result<()> {
-    let wanted = lists.iter().flat_map(|list| list.iter());
-    let missing: Vec<&str> =
-        wanted.filter(|(program, _)| find(program).is_none()).map(|(_, package)| *package).collect();
-    if missing.is_empty() {
+    let missing = || {
+        let wanted = lists.iter().flat_map(|list| list.iter());
+        wanted.filter(|(program, _)| find(program).is_none()).map(|(_, package)| *package).collect::<Vec<_>>()
+    };
+    if missing().is_empty() {
         return Ok(());
     }
-    let packages = missing.join(" ");
+    let packages = missing().join(" ");
     if !is_root() || find("apt-get").is_none() {
         bail!(
             "missing on this machine: {packages}; install them, on Debian with: sudo apt-get install {packages}"
         );
     }
-    println!("== installing what is missing on this machine: apt-get install {packages}");
-    let install = || {
-        let mut apt = Command::new("apt-get");
-        apt.args(["install", "-y", "-q", "--no-install-recommends"]).args(&missing);
-        run(apt.env("DEBIAN_FRONTEND", "noninteractive"))
-    };
     run(Command::new("apt-get").args(["update", "-q"]))?;
-    install()
+    // Twice: a package from elsewhere that was there, and does not go with one that came, was removed for it.
+    for _ in 0..2 {
+        let missing = missing();
+        if !missing.is_empty() {
+            println!("== installing what is missing on this machine: apt-get install {}", missing.join(" "));
+            let mut apt = Command::new("apt-get");
+            apt.args(["install", "-y", "-q", "--no-install-recommends"]).args(&missing);
+            run(apt.env("DEBIAN_FRONTEND", "noninteractive"))?;
+        }
+    }
+    Ok(())
 }
 
 /// Looks for a program where root would find it, or for a file by its path.
