@@ -4,6 +4,7 @@ use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use system::{
     Answer, BOOT, GuestShell, Lab, Libvirt, Namespace, Switch, bind_script, guest_image, wait_until,
@@ -123,6 +124,11 @@ fn i06_n05_a_guest_lives_and_dies_with_its_port() {
     let g2 = rvm.guest("g2", 6, "");
     shell.run("true");
     h1.reaches("10.1.0.5");
+    // Its agent hears who asks, however soon after another left.
+    for n in 0..40_u64 {
+        assert_eq!(shell.run(&format!("echo {n}")), (0, format!("{n}\n")));
+        std::thread::sleep(Duration::from_micros(50 * n));
+    }
     // Two guests of one rVM, by TCP, both ways, with data intact: what one sends is what the other adds up.
     g2.run("true");
     assert_eq!(g2.run("nc -l -p 7 > /tmp/in < /bin/busybox &").0, 0);
