@@ -44,7 +44,7 @@ impl Peer {
         }
     }
 
-    /// Its name in keys of pairs of levels, where the kernel of a level has no guest's lane.
+    /// Its name in keys of pairs of levels: not every end there is a guest, so ours is not named after how guests are reached.
     #[must_use]
     pub const fn between_levels(self) -> &'static str {
         match self {

@@ -249,11 +249,9 @@ fn measure(rows: &[Row], plan: &Plan, store: &Store, again: bool, limit: &Limit)
                             outcome.lacks(&format!("{why:#}"));
                         }
                         outcome.took_s = start.elapsed().as_secs_f64();
-                        // Failed again, it does not take away what it had more of.
-                        let fuller = |before: &Outcome| {
-                            !again && outcome.why.is_some() && before.runs.len() > outcome.runs.len()
-                        };
-                        outcome = store.kept(&row.id).filter(fuller).unwrap_or(outcome);
+                        // Failed again, it does not take away what there was more of.
+                        let before = store.kept(&row.id).filter(|_| !again);
+                        let mut outcome = outcome.or_fuller(before);
                         store.keep(&row.id, &mut outcome)?;
                         outcome
                     }

@@ -60,6 +60,13 @@ impl Outcome {
         *whys += why;
     }
 
+    /// This one, or, where it lacks something, an earlier one that has more.
+    #[must_use]
+    pub fn or_fuller(self, before: Option<Self>) -> Self {
+        let fuller = |before: &Self| self.why.is_some() && before.runs.len() > self.runs.len();
+        before.filter(fuller).unwrap_or(self)
+    }
+
     /// Adds one figure.
     pub fn add(&mut self, key: Key, value: f64) {
         self.runs.entry(key.to_string()).or_default().push(value);
@@ -172,6 +179,9 @@ mod tests {
         store.keep("same rVM/tap", &mut outcome).expect("written");
         assert!(store.done("same rVM/tap").is_none(), "what failed is tried again");
         assert_eq!(store.kept("same rVM/tap").map(|row| row.runs), Some(outcome.runs), "with what there is");
+        let failed = || Outcome { why: Some("no guest".into()), ..Outcome::default() };
+        assert_eq!(failed().or_fuller(store.kept("same rVM/tap")).runs.len(), 1, "more than nothing");
+        assert!(Outcome::default().or_fuller(store.kept("same rVM/tap")).why.is_none(), "a whole row stands");
         std::fs::remove_dir_all(&dir).expect("removed");
     }
 }
