@@ -559,8 +559,14 @@ pub struct PeerRow {
     pub lladdr: Option<String>,
     /// Frames sent to it.
     pub tx: u64,
+    /// Bytes of these frames, without the tunnel's headers.
+    #[serde(default)]
+    pub tx_bytes: u64,
     /// Frames received from it.
     pub rx: u64,
+    /// Bytes of these frames, without the tunnel's headers.
+    #[serde(default)]
+    pub rx_bytes: u64,
 }
 
 /// A floating-IP mapping.
@@ -594,8 +600,14 @@ pub struct FloatingRow {
     pub location: Option<String>,
     /// Packets translated inbound.
     pub packets_in: u64,
+    /// Bytes of these packets, with their Ethernet headers.
+    #[serde(default)]
+    pub bytes_in: u64,
     /// Packets translated outbound.
     pub packets_out: u64,
+    /// Bytes of these packets, with their Ethernet headers.
+    #[serde(default)]
+    pub bytes_out: u64,
 }
 
 /// A source route.

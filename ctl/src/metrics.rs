@@ -53,6 +53,13 @@ pub fn render_plain(status: &Status) -> String {
 #[derive(Debug)]
 struct Snapshot(Status);
 
+/// All mappings of one floating IP together.
+struct FloatingSum {
+    resolved: bool,
+    /// Packets in and out, bytes in and out.
+    volumes: [u64; 4],
+}
+
 /// One metric, its samples still to come.
 struct Family<'a, 'b> {
     encoder: &'a mut DescriptorEncoder<'b>,
@@ -169,34 +176,36 @@ impl Collector for Snapshot {
         family("peer_rx_frames", "Frames received from the peer", &|mut f| {
             f.counters(s.peers.iter().map(|p| (vec![("peer", p.name.as_str())], p.rx)))
         })?;
+        family("peer_tx_bytes", "Bytes sent to the peer, without the tunnel's headers", &|mut f| {
+            f.counters(s.peers.iter().map(|p| (vec![("peer", p.name.as_str())], p.tx_bytes)))
+        })?;
+        family("peer_rx_bytes", "Bytes received from the peer, without the tunnel's headers", &|mut f| {
+            f.counters(s.peers.iter().map(|p| (vec![("peer", p.name.as_str())], p.rx_bytes)))
+        })?;
 
         // Several mappings may share an address by port: they are one here.
-        let mut floating: BTreeMap<(String, &str), (bool, u64, u64)> = BTreeMap::new();
+        let mut floating: BTreeMap<(String, &str), FloatingSum> = BTreeMap::new();
         for row in &s.floating {
-            let sum = floating.entry((row.ip.to_string(), row.network.as_str())).or_insert((true, 0, 0));
-            *sum = (sum.0 && row.resolved, sum.1 + row.packets_in, sum.2 + row.packets_out);
+            let key = (row.ip.to_string(), row.network.as_str());
+            let sum = floating.entry(key).or_insert(FloatingSum { resolved: true, volumes: [0; 4] });
+            sum.resolved &= row.resolved;
+            let volumes = [row.packets_in, row.packets_out, row.bytes_in, row.bytes_out];
+            sum.volumes.iter_mut().zip(volumes).for_each(|(sum, n)| *sum += n);
         }
+        let of_floating = |at: usize| {
+            floating.iter().map(move |((ip, network), sum)| {
+                (vec![("ip", ip.as_str()), ("network", *network)], sum.volumes[at])
+            })
+        };
         family("floating_resolved", "Whether it is known where the floating IP's packets go", &|mut f| {
-            f.gauges(
-                floating
-                    .iter()
-                    .map(|((ip, network), v)| (vec![("ip", ip.as_str()), ("network", *network)], truth(v.0))),
-            )
+            f.gauges(floating.iter().map(|((ip, network), v)| {
+                (vec![("ip", ip.as_str()), ("network", *network)], truth(v.resolved))
+            }))
         })?;
-        family("floating_in_packets", "Packets to the floating IP", &|mut f| {
-            f.counters(
-                floating
-                    .iter()
-                    .map(|((ip, network), v)| (vec![("ip", ip.as_str()), ("network", *network)], v.1)),
-            )
-        })?;
-        family("floating_out_packets", "Packets from the floating IP", &|mut f| {
-            f.counters(
-                floating
-                    .iter()
-                    .map(|((ip, network), v)| (vec![("ip", ip.as_str()), ("network", *network)], v.2)),
-            )
-        })?;
+        family("floating_in_packets", "Packets to the floating IP", &|mut f| f.counters(of_floating(0)))?;
+        family("floating_out_packets", "Packets from the floating IP", &|mut f| f.counters(of_floating(1)))?;
+        family("floating_in_bytes", "Bytes to the floating IP", &|mut f| f.counters(of_floating(2)))?;
+        family("floating_out_bytes", "Bytes from the floating IP", &|mut f| f.counters(of_floating(3)))?;
 
         let numbers: Vec<String> = (0..s.workers.len()).map(|n| n.to_string()).collect();
         let of_workers = || numbers.iter().map(|n| vec![("worker", n.as_str())]).zip(&s.workers);

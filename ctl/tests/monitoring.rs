@@ -18,7 +18,7 @@ fn status() -> Status {
     };
     let floating = |ip: &str, only: &str| {
         json!({ "ip": ip, "network": "public", "gateway": "rvm1", "here": true, "only": [only], "except": [],
-            "resolved": true, "packets_in": 3, "packets_out": 4 })
+            "resolved": true, "packets_in": 3, "packets_out": 4, "bytes_in": 300, "bytes_out": 400 })
     };
     serde_json::from_value(json!({
         "name": "rvm1", "version": "0.1.0", "api": 1, "uptime": 60, "vtep": "10.0.0.11", "tunnel_port": 4789,
@@ -27,7 +27,7 @@ fn status() -> Status {
         "networks": [{ "name": "private", "vni": 100, "gateway": [], "router_mac": "", "fdb_max": 8192,
             "fdb_age": 300, "ports": [], "peers": [], "fdb": 5 }],
         "peers": [{ "name": "rvm2", "address": "10.0.0.12", "relay": false, "networks": [], "mtu": 1500,
-            "resolved": true, "tx": 7, "rx": 8 }],
+            "resolved": true, "tx": 7, "rx": 8, "tx_bytes": 700, "rx_bytes": 800 }],
         "floating": [floating("56.0.0.11", "tcp/80"), floating("56.0.0.11", "tcp/443")],
         "workers": [{ "busy": 0.25, "sleeps": 1, "frames": 9 }],
         "frames": { "rx": 1, "replicated": 0, "originated": 0, "tx": 1, "dropped": 0, "punted": 0, "consumed": 0,
@@ -56,8 +56,12 @@ fn the_text_says_what_status_says() {
         "ivs_port_tx_bytes_total{port=\"a\\\"b\\\\c\",network=\"private\"} 200",
         "ivs_drops_total{port=\"uplink\",reason=\"too-big\"} 6",
         "ivs_peer_rx_frames_total{peer=\"rvm2\"} 8",
+        "ivs_peer_tx_bytes_total{peer=\"rvm2\"} 700",
+        "ivs_peer_rx_bytes_total{peer=\"rvm2\"} 800",
         "ivs_fdb_entries{network=\"private\"} 5.0",
         "ivs_floating_in_packets_total{ip=\"56.0.0.11\",network=\"public\"} 6",
+        "ivs_floating_in_bytes_total{ip=\"56.0.0.11\",network=\"public\"} 600",
+        "ivs_floating_out_bytes_total{ip=\"56.0.0.11\",network=\"public\"} 800",
         "ivs_worker_busy_ratio{worker=\"0\"} 0.25",
         "# TYPE ivs_drops counter",
     ] {

@@ -6,7 +6,7 @@ use engine::command::{
     Answer, DropSample, FdbRow, FloatingId, FloatingRow, Input as WorkerInput, NeighborRow, PeerId, PeerRow,
     PortId, Query, Vni,
 };
-use engine::counters::{PortCounters, SwitchCounters};
+use engine::counters::{PortCounters, SwitchCounters, Volume};
 use engine::time::{Duration, Instant};
 use engine::watch::{Seen, Walk};
 use engine::wire::mac::MacAddr;
@@ -273,18 +273,18 @@ impl Found {
             }
             Answer::Floating(rows) => {
                 for row in rows {
-                    let FloatingRow { id, next_mac, location, packets_in, packets_out } = row;
+                    let FloatingRow { id, next_mac, location, inbound, outbound } = row;
                     let sum = self.floatings.entry(id).or_insert(FloatingRow {
                         id,
                         next_mac: None,
                         location: None,
-                        packets_in: 0,
-                        packets_out: 0,
+                        inbound: Volume::default(),
+                        outbound: Volume::default(),
                     });
                     sum.next_mac = sum.next_mac.or(next_mac);
                     sum.location = sum.location.or(location);
-                    sum.packets_in += packets_in;
-                    sum.packets_out += packets_out;
+                    sum.inbound += inbound;
+                    sum.outbound += outbound;
                 }
                 None
             }
@@ -293,8 +293,8 @@ impl Found {
                     let sum = self.peers.entry(row.id).or_insert(PeerRow {
                         id: row.id,
                         next_mac: None,
-                        tx: 0,
-                        rx: 0,
+                        tx: Volume::default(),
+                        rx: Volume::default(),
                     });
                     sum.next_mac = sum.next_mac.or(row.next_mac);
                     sum.tx += row.tx;

@@ -323,8 +323,10 @@ impl Agent {
                 mtu: self.told.peers.get(&id).map_or(0, |(_, c)| c.mtu),
                 resolved: seen.is_some_and(|r| r.next_mac.is_some()),
                 lladdr: seen.and_then(|r| r.next_mac).map(|m| m.to_string()),
-                tx: seen.map_or(0, |r| r.tx),
-                rx: seen.map_or(0, |r| r.rx),
+                tx: seen.map_or(0, |r| r.tx.frames),
+                tx_bytes: seen.map_or(0, |r| r.tx.bytes),
+                rx: seen.map_or(0, |r| r.rx.frames),
+                rx_bytes: seen.map_or(0, |r| r.rx.bytes),
             })
         });
         rows.collect()
@@ -346,8 +348,10 @@ impl Agent {
                 resolved: seen.is_some_and(|r| r.next_mac.is_some() && r.location.is_some()),
                 lladdr: seen.and_then(|r| r.next_mac).map(|m| m.to_string()),
                 location: location.map(|(port, peer)| peer.unwrap_or(port)),
-                packets_in: seen.map_or(0, |r| r.packets_in),
-                packets_out: seen.map_or(0, |r| r.packets_out),
+                packets_in: seen.map_or(0, |r| r.inbound.frames),
+                bytes_in: seen.map_or(0, |r| r.inbound.bytes),
+                packets_out: seen.map_or(0, |r| r.outbound.frames),
+                bytes_out: seen.map_or(0, |r| r.outbound.bytes),
             }
         });
         rows.collect()

@@ -13,7 +13,7 @@ use ctl::io::{
 };
 use engine::command::Input as WorkerInput;
 use engine::command::{Answer, Command, Event, FdbRow, IpPrefix, PeerRow, PortConfig, PortId, Query, Vni};
-use engine::counters::{PortCounters, SwitchCounters};
+use engine::counters::{PortCounters, SwitchCounters, Volume};
 use engine::time::{Duration, Instant};
 use engine::wire::mac::MacAddr;
 use serde_json::{Value, json};
@@ -148,8 +148,8 @@ impl World {
             Query::Peers => Answer::Peers(vec![PeerRow {
                 id: engine::command::PeerId(0),
                 next_mac: (worker == 0).then_some(MacAddr([2, 0, 0, 0, 0, 9])),
-                tx: 5,
-                rx: 7,
+                tx: Volume { frames: 5, bytes: 500 },
+                rx: Volume { frames: 7, bytes: 700 },
             }]),
             Query::DropSamples => Answer::DropSamples(vec![]),
             Query::Seen(..) => Answer::Seen(vec![], 0),

@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::net::IpAddr;
 
-use crate::counters::{PortCounters, SwitchCounters};
+use crate::counters::{PortCounters, SwitchCounters, Volume};
 use crate::frame::PoolUsage;
 use crate::time::Duration;
 use crate::watch::{Seen, Walk, WatchId, WatchSpec};
@@ -480,10 +480,10 @@ pub struct FloatingRow {
     pub next_mac: Option<MacAddr>,
     /// Where inbound packets go, once known.
     pub location: Option<Location>,
-    /// Packets translated inbound and outbound.
-    pub packets_in: u64,
-    /// See `packets_in`.
-    pub packets_out: u64,
+    /// Packets and bytes translated inbound.
+    pub inbound: Volume,
+    /// Packets and bytes translated outbound.
+    pub outbound: Volume,
 }
 
 /// A peer as shown to people.
@@ -493,10 +493,10 @@ pub struct PeerRow {
     pub id: PeerId,
     /// MAC of the underlay next hop; `None` while unresolved.
     pub next_mac: Option<MacAddr>,
-    /// Frames sent and received.
-    pub tx: u64,
-    /// See `tx`.
-    pub rx: u64,
+    /// What was sent to it.
+    pub tx: Volume,
+    /// What was received from it.
+    pub rx: Volume,
 }
 
 /// The last frame dropped for a reason, cut to its first bytes.

@@ -148,6 +148,32 @@ impl fmt::Display for DropReason {
 /// Number of reasons.
 pub const DROP_REASONS: usize = DropReason::ALL.len();
 
+/// Traffic of one direction: frames, and their bytes without outer headers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Volume {
+    /// Frames. A super-frame is one.
+    pub frames: u64,
+    /// Bytes of the Ethernet frames, inside the tunnel where there is one. Segments that arrived merged count their
+    /// headers once, as the kernel counts them.
+    pub bytes: u64,
+}
+
+impl Volume {
+    /// Counts one frame.
+    #[inline]
+    pub const fn count(&mut self, bytes: u32) {
+        self.frames += 1;
+        self.bytes += bytes as u64;
+    }
+}
+
+impl core::ops::AddAssign for Volume {
+    fn add_assign(&mut self, other: Self) {
+        self.frames += other.frames;
+        self.bytes += other.bytes;
+    }
+}
+
 /// Counters of one port. A drop is counted on the port where the frame came in, but for what is the output's
 /// own ([`DropReason::is_of_output`]).
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -869,8 +869,8 @@ impl Rvm {
             for row in rows {
                 match all.iter_mut().find(|r| r.id == row.id) {
                     Some(r) => {
-                        r.packets_in += row.packets_in;
-                        r.packets_out += row.packets_out;
+                        r.inbound += row.inbound;
+                        r.outbound += row.outbound;
                     }
                     None => all.push(row),
                 }

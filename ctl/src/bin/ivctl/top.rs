@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{IsTerminal as _, stdout};
 use std::time::{Duration, Instant};
 
-use ctl::api::{Stats64, Status};
+use ctl::api::{FloatingRow, Stats64, Status};
 use ratatui::Frame;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
 use ratatui::layout::{Constraint, Layout};
@@ -148,16 +148,24 @@ impl Screen {
         rows.extend(networks.into_iter().map(|(name, rates)| ("network", plain(name), rates)));
         for peer in &after.peers {
             let was = before.peers.iter().find(|p| p.name == peer.name).unwrap_or(peer);
-            let rates =
-                Rates { rx_pps: rate(was.rx, peer.rx), tx_pps: rate(was.tx, peer.tx), ..Rates::default() };
+            let rates = Rates {
+                rx_pps: rate(was.rx, peer.rx),
+                rx_bps: 8.0 * rate(was.rx_bytes, peer.rx_bytes),
+                tx_pps: rate(was.tx, peer.tx),
+                tx_bps: 8.0 * rate(was.tx_bytes, peer.tx_bytes),
+                drops: 0.0,
+            };
             rows.push(("peer", plain(&peer.name), rates));
         }
-        for (at, fip) in after.floating.iter().enumerate() {
-            let was = before.floating.get(at).filter(|f| f.ip == fip.ip).unwrap_or(fip);
+        for fip in &after.floating {
+            let same = |f: &&FloatingRow| (f.ip, &f.network, &f.only) == (fip.ip, &fip.network, &fip.only);
+            let was = before.floating.iter().find(same).unwrap_or(fip);
             let rates = Rates {
                 rx_pps: rate(was.packets_in, fip.packets_in),
+                rx_bps: 8.0 * rate(was.bytes_in, fip.bytes_in),
                 tx_pps: rate(was.packets_out, fip.packets_out),
-                ..Rates::default()
+                tx_bps: 8.0 * rate(was.bytes_out, fip.bytes_out),
+                drops: 0.0,
             };
             rows.push(("fip", fip.ip.to_string(), rates));
         }
@@ -270,6 +278,8 @@ mod tests {
         after.ports[1].stats64.tx.packets += 50;
         after.ports[1].stats64.rx.dropped += 20;
         after.peers[0].rx += 3000;
+        after.peers[0].rx_bytes += 1_500_000;
+        after.floating[0].bytes_out += 250_000;
         ((now, before), (now + Duration::from_secs(2), after))
     }
 
@@ -283,7 +293,9 @@ mod tests {
         let port = &after.1.ports[1];
         assert_eq!((of("port", &port.ifname).tx_pps, of("port", &port.ifname).drops), (25.0, 10.0));
         assert_eq!(of("network", port.network.as_ref().unwrap()).tx_pps, 25.0);
-        assert_eq!(of("peer", &after.1.peers[0].name).rx_pps, 1500.0);
+        let peer = of("peer", &after.1.peers[0].name);
+        assert_eq!((peer.rx_pps, peer.rx_bps), (1500.0, 6e6));
+        assert_eq!(of("fip", "56.0.0.11").tx_bps, 1e6);
     }
 
     #[test]

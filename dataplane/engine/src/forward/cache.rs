@@ -19,7 +19,7 @@ use super::flow::{self, Flow, OUTER_LEN, Tally};
 use super::parse::Headers;
 use super::verdict::Verdict;
 use crate::command::PortId;
-use crate::counters::{DropReason, SwitchCounters};
+use crate::counters::{DropReason, SwitchCounters, Volume};
 use crate::limits::{FLOW_HOT_FRAMES, FLOW_IDLE_TICKS, FLOW_INSTALLS, FLOW_STALE_TICKS, FLOW_WARM_FRAMES};
 use crate::table::fdb::FdbKey;
 use crate::time::Instant;
@@ -315,13 +315,13 @@ fn count(
     }
     let Tally { peer_rx, peer_tx, floating, station } = *tally;
     if let Some(peer) = peer_rx.and_then(|id| tables.peers.get_mut(id)) {
-        peer.rx += frames;
+        peer.rx += Volume { frames, bytes };
     }
     if let Some(peer) = peer_tx.and_then(|id| tables.peers.get_mut(id)) {
-        peer.tx += frames;
+        peer.tx += Volume { frames, bytes };
     }
     if let Some((id, outbound)) = floating {
-        tables.floating.add_hits(id, outbound, frames);
+        tables.floating.add_hits(id, outbound, Volume { frames, bytes });
     }
     // Who was heard stays known; who has moved meanwhile is not moved back.
     if let Some(location) = station.filter(|_| frames > 0)

@@ -392,10 +392,11 @@ impl Switch {
         if entry.is(memo::FROM_PEER)
             && let Some(peer) = tables.peers.get_mut(PeerId(entry.from_peer))
         {
-            peer.rx += 1;
+            peer.rx.count(u32::from(look.len));
         }
         if entry.is(memo::COUNT_IN | memo::COUNT_OUT) {
-            tables.floating.hit(FloatingId(rewrite.mapping), entry.is(memo::COUNT_OUT));
+            let outbound = entry.is(memo::COUNT_OUT);
+            tables.floating.hit(FloatingId(rewrite.mapping), outbound, u32::from(look.len));
         }
         let (mut head, mut len) = (frame.head + u16::from(look.eth), u32::from(look.len));
         let mut to = PortId(entry.out);
@@ -413,7 +414,7 @@ impl Switch {
                     return self.drop_frame(id, frame, DropReason::PoolExhausted, pool);
                 }
                 (head, len) = (frame.head, frame.len);
-                peer.tx += 1;
+                peer.tx.count(u32::from(look.len));
                 let entropy = TunnelFacts::port(flow.hash);
                 peer.outer.stamp(pool.bytes_mut(&mut frame), vni, entropy, flow.ecn, OUTER_TTL);
                 to = uplink;
@@ -471,7 +472,7 @@ impl Switch {
         if let From::Peer(peer, _) = adm.from
             && let Some(peer) = self.tables.peers.get_mut(peer)
         {
-            peer.rx += 1;
+            peer.rx.count(h.end - u32::from(h.eth));
         }
         if let Some(flows) = &mut self.flows
             && flows.is_on()
@@ -528,7 +529,7 @@ impl Switch {
         if !act::act(pool, &mut frame, h, verdict) {
             return self.drop_frame(id, frame, DropReason::PoolExhausted, pool);
         }
-        self.count_mapping(verdict);
+        self.count_mapping(verdict, frame.len);
         match verdict.out {
             Out::Port(to) => self.send_to_port(id, to, verdict, frame, pool),
             Out::Peer(to) => {
@@ -546,11 +547,11 @@ impl Switch {
         }
     }
 
-    fn count_mapping(&mut self, verdict: &Verdict) {
+    fn count_mapping(&mut self, verdict: &Verdict, bytes: u32) {
         if let Some(nat) = &verdict.edits.nat {
-            self.tables.floating.hit(nat.id, nat.source);
+            self.tables.floating.hit(nat.id, nat.source, bytes);
         } else if let Some(id) = verdict.edits.route.and_then(|r| r.id) {
-            self.tables.floating.hit(id, true);
+            self.tables.floating.hit(id, true, bytes);
         }
     }
 

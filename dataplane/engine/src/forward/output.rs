@@ -146,12 +146,13 @@ impl Switch {
             }
             return;
         }
+        let bytes = frame.len;
         if !act::grow_head(pool, &mut frame, outer.len) {
             return self.drop_frame(from, frame, DropReason::PoolExhausted, pool);
         }
         outer.stamp(pool.bytes_mut(&mut frame), vni, tunnel.entropy, tunnel.ecn, tunnel.ttl);
         if let Some(peer) = direct.and_then(|id| self.tables.peers.get_mut(id)) {
-            peer.tx += 1;
+            peer.tx.count(bytes);
         }
         if too_big {
             return self.send_fragments(from, uplink, frame, outer.mtu, pool);

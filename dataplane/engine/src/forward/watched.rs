@@ -10,8 +10,9 @@ use alloc::vec::Vec;
 use super::memo::Look;
 use super::{Ingress, Parsed, Switch};
 use crate::command::{PeerId, PortId};
-use crate::counters::{DROP_REASONS, DropReason, PortCounters, SwitchCounters};
+use crate::counters::{DROP_REASONS, DropReason, PortCounters, SwitchCounters, Volume};
 use crate::frame::{Batch, Frame, FramePool};
+use crate::table::floating_ip::Hits;
 use crate::table::policer::Policer;
 use crate::table::port::TokenBucket;
 use crate::time::Instant;
@@ -32,8 +33,8 @@ type PortBefore = (PortId, PortCounters, TokenBucket, Instant, [Option<Box<Polic
 struct Before {
     counters: SwitchCounters,
     ports: Vec<PortBefore>,
-    peers: Vec<(PeerId, u64, u64)>,
-    hits: Vec<[u64; 2]>,
+    peers: Vec<(PeerId, Volume, Volume)>,
+    hits: Vec<Hits>,
     icmp_errors: TokenBucket,
     path_answers: TokenBucket,
     path_told: u32,

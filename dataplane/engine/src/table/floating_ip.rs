@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use super::{Map, Station, hasher};
 use crate::command::{FloatingConfig, FloatingId, Gateway, L4Range, Location, PeerId, Vni};
-use crate::counters::DropReason;
+use crate::counters::{DropReason, Volume};
 use crate::wire::checksum::Delta;
 use crate::wire::ip::Ip;
 use crate::wire::mac::MacAddr;
@@ -35,7 +35,14 @@ pub struct FloatingIps {
     stations: Map<(Vni, Ip), Waiting>,
     /// Addresses of those stations once known.
     macs: Map<(Vni, MacAddr), Vec<Ip>>,
-    hits: Vec<[u64; 2]>,
+    hits: Vec<Hits>,
+}
+
+/// What a mapping has translated.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Hits {
+    inbound: Volume,
+    outbound: Volume,
 }
 
 #[derive(Clone, Debug)]
@@ -147,7 +154,7 @@ impl FloatingIps {
             return (before, Vec::new());
         }
         if self.hits.len() <= id.0 as usize {
-            self.hits.resize(id.0 as usize + 1, [0; 2]);
+            self.hits.resize(id.0 as usize + 1, Hits::default());
         }
         let mut waits = Vec::new();
         for (domain, address, action, station) in actions(id, &config) {
@@ -198,7 +205,7 @@ impl FloatingIps {
             }
         }
         if let Some(hits) = self.hits.get_mut(id.0 as usize) {
-            *hits = [0; 2];
+            *hits = Hits::default();
         }
         waits
     }
@@ -235,26 +242,26 @@ impl FloatingIps {
 
     /// Counts a packet of a mapping: inbound or outbound.
     #[inline]
-    pub fn hit(&mut self, id: FloatingId, outbound: bool) {
-        self.add_hits(id, outbound, 1);
+    pub fn hit(&mut self, id: FloatingId, outbound: bool, bytes: u32) {
+        self.add_hits(id, outbound, Volume { frames: 1, bytes: u64::from(bytes) });
     }
 
     /// Counts several.
     #[inline]
-    pub fn add_hits(&mut self, id: FloatingId, outbound: bool, packets: u64) {
+    pub fn add_hits(&mut self, id: FloatingId, outbound: bool, volume: Volume) {
         if let Some(hits) = self.hits.get_mut(id.0 as usize) {
-            hits[usize::from(outbound)] += packets;
+            *(if outbound { &mut hits.outbound } else { &mut hits.inbound }) += volume;
         }
     }
 
     /// The counts of every mapping, to be put back after a rehearsal.
     #[must_use]
-    pub fn hits(&self) -> Vec<[u64; 2]> {
+    pub fn hits(&self) -> Vec<Hits> {
         self.hits.clone()
     }
 
     /// Puts the counts back.
-    pub fn set_hits(&mut self, hits: Vec<[u64; 2]>) {
+    pub fn set_hits(&mut self, hits: Vec<Hits>) {
         self.hits = hits;
     }
 
@@ -274,8 +281,8 @@ impl FloatingIps {
                     Some(Target::Station { mac, location, .. }) => (mac, location),
                     _ => (None, None),
                 };
-                let [packets_in, packets_out] = self.hits.get(id.0 as usize).copied().unwrap_or_default();
-                crate::command::FloatingRow { id, next_mac, location, packets_in, packets_out }
+                let Hits { inbound, outbound } = self.hits.get(id.0 as usize).copied().unwrap_or_default();
+                crate::command::FloatingRow { id, next_mac, location, inbound, outbound }
             })
             .collect();
         rows.sort_unstable_by_key(|r| r.id);

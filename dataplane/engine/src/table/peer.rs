@@ -7,6 +7,7 @@ use zerocopy::network_endian::{U16, U32};
 
 use super::{Map, hasher};
 use crate::command::{PeerConfig, PeerId, UplinkConfig, Vni};
+use crate::counters::Volume;
 use crate::frame::{GsoKind, Offload};
 use crate::limits::{OUTER_TTL, PEERS_MAX};
 use crate::wire::ethernet::{self, Ethernet};
@@ -39,10 +40,10 @@ pub struct PeerEntry {
     pub next_mac: Option<MacAddr>,
     /// The outer header to stamp, complete but for lengths, source port, ECN and VNI.
     pub outer: OuterHeader,
-    /// Frames sent to it and taken from it.
-    pub tx: u64,
-    /// See `tx`.
-    pub rx: u64,
+    /// What was sent to it.
+    pub tx: Volume,
+    /// What was taken from it.
+    pub rx: Volume,
 }
 
 /// A prebuilt outer header.
@@ -99,7 +100,7 @@ impl PeerTable {
         if self.peers.len() <= at {
             self.peers.resize(at + 1, None);
         }
-        let (tx, rx) = self.peers[at].as_ref().map_or((0, 0), |p| (p.tx, p.rx));
+        let (tx, rx) = self.peers[at].as_ref().map_or_else(Default::default, |p| (p.tx, p.rx));
         self.peers[at] =
             Some(PeerEntry { config, direct: None, next_mac: None, outer: OuterHeader::EMPTY, tx, rx });
         true

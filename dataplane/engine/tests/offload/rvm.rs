@@ -162,6 +162,14 @@ impl Rvm {
         assert_eq!(self.pool.usage().used, 0, "a slot leaked");
     }
 
+    /// The other rVM, as counted here.
+    pub fn peer(&mut self) -> PeerRow {
+        match self.switch.answer_query(self.now, &Query::Peers, &mut self.pool) {
+            Answer::Peers(rows) => rows[0],
+            other => panic!("{other:?}"),
+        }
+    }
+
     pub fn drops(&self, at: PortId, reason: DropReason) -> u64 {
         self.switch.port_counters(at).unwrap().drops[reason as usize]
     }

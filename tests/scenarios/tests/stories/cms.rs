@@ -183,7 +183,7 @@ fn i34_public_ip_on_any_rvms_eth2() {
     assert!(!w.tcp(net, "56.0.0.11", 80, 50_000, 50_000).failed);
     let now = w.now_ns;
     let row = &w.r(r1).floating(now)[0];
-    assert!(row.packets_in > 50 && row.packets_out > 50, "{row:?}");
+    assert!(row.inbound.frames > 50 && row.outbound.frames > 50, "{row:?}");
     w.finish();
 }
 
@@ -214,7 +214,7 @@ fn i38_cms_nat_untouched() {
     }
     let now = w.now_ns;
     let row = &w.r(f.rvm1).floating(now)[0];
-    assert_eq!(row.packets_in, dnat, "each packet in was translated once by rVM1 and once by the CMS");
-    assert_eq!(row.packets_out, snat);
+    assert_eq!(row.inbound.frames, dnat, "each packet in was translated once by rVM1 and once by the CMS");
+    assert_eq!(row.outbound.frames, snat);
     w.finish();
 }

@@ -101,7 +101,7 @@ fn i35_inbound_dnat_to_public_ip() {
     let after = w.r(f.rvm1).counters();
     assert_eq!((after.rx - before.rx, after.tx - before.tx, after.dropped), (1, 1, before.dropped));
     let now = w.now_ns;
-    assert_eq!(w.r(f.rvm1).floating(now)[0].packets_in, 3);
+    assert_eq!(w.r(f.rvm1).floating(now)[0].inbound.frames, 3);
     w.finish();
 }
 
@@ -180,7 +180,7 @@ fn i37_outbound_snat() {
     let reality = [10, 0, 0, 11, 8, 8, 8, 8];
     assert!(pcap.windows(8).any(|b| b == reality), "on eth0 the source is the NIC's own address");
     let now = w.now_ns;
-    assert_eq!(w.r(f.rvm1).floating(now)[0].packets_out, 1);
+    assert_eq!(w.r(f.rvm1).floating(now)[0].outbound.frames, 1);
     w.finish();
 }
 
@@ -224,7 +224,7 @@ fn i40_many_floating_ips() {
     let now = w.now_ns;
     let rows = w.r(f.rvm1).floating(now);
     assert_eq!(rows.len(), 12);
-    assert!(rows.iter().all(|r| r.packets_in > 10 && r.packets_out > 10), "{rows:?}");
+    assert!(rows.iter().all(|r| r.inbound.frames > 10 && r.outbound.frames > 10), "{rows:?}");
     w.finish();
 }
 
@@ -698,6 +698,9 @@ fn n27_shared_public_ip_over_two_rvms() {
     }
     let now = w.now_ns;
     let rows = w.r(gw).floating(now);
-    assert!(rows.len() == 2 && rows.iter().all(|r| r.packets_in > 20 && r.packets_out > 20), "{rows:?}");
+    assert!(
+        rows.len() == 2 && rows.iter().all(|r| r.inbound.frames > 20 && r.outbound.frames > 20),
+        "{rows:?}"
+    );
     w.finish();
 }

@@ -462,7 +462,7 @@ fn i39_floating_ip_across_data_centres() {
     assert_eq!((r.failed, r.bad), (false, 0));
     let now = w.now_ns;
     let row = &w.r(r1).floating(now)[0];
-    assert!(row.packets_in > 50 && row.packets_out > 50, "{row:?}");
+    assert!(row.inbound.frames > 50 && row.outbound.frames > 50, "{row:?}");
     assert_eq!(INTERNET.0, u32::MAX);
     w.finish();
 }

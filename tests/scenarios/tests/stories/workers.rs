@@ -341,6 +341,6 @@ fn floating_ips_on_several_workers() {
     assert!(busy > 1, "several workers translate");
     let now = w.now_ns;
     let rows = w.r(rvm).floating(now);
-    assert!(rows[0].packets_in > 80 && rows[0].packets_out > 80, "{rows:?}");
+    assert!(rows[0].inbound.frames > 80 && rows[0].outbound.frames > 80, "{rows:?}");
     w.finish();
 }

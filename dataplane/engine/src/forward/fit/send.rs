@@ -6,7 +6,7 @@ use super::merge::{Flow, Run, flow};
 use super::segment::Cut;
 use super::{takes_whole, tunnel, wire_len};
 use crate::command::{PortId, Role, Vni};
-use crate::counters::DropReason;
+use crate::counters::{DropReason, Volume};
 use crate::forward::Switch;
 use crate::forward::output::TunnelFacts;
 use crate::frame::{Batch, Frame, FramePool, GsoKind, Offload, SlotSize};
@@ -167,7 +167,7 @@ impl Switch {
     }
 
     /// Encapsulates a super-frame: in tunnel super-frames if the uplink takes those, else one packet per segment.
-    /// Returns the number of frames that went on the uplink's queue.
+    /// Returns what went on the uplink's queue, without the outer headers.
     #[allow(clippy::too_many_arguments, reason = "the facts of one frame")]
     pub(in crate::forward) fn cut_to_peer<P: FramePool>(
         &mut self,
@@ -178,10 +178,11 @@ impl Switch {
         tunnel: TunnelFacts,
         frame: Frame,
         pool: &mut P,
-    ) -> u64 {
+    ) -> Volume {
+        let mut sent = Volume::default();
         let Some(cut) = Cut::new(pool.bytes(&frame), frame.offload) else {
             self.drop_frame(from, frame, DropReason::OffloadInvalid, pool);
-            return 0;
+            return sent;
         };
         let takes = self.tables.ports.get(uplink).is_some_and(|p| p.caps.tx_uso);
         // Only to peers that take fragments: others were refused before.
@@ -189,7 +190,6 @@ impl Switch {
         let per = if takes && !large { tunnel::datagrams_per_frame(&cut, outer).max(1) } else { 1 };
         let frames = cut.count().div_ceil(per);
         self.counters.segmented += frames as u64 - 1;
-        let mut sent = 0;
         for number in 0..frames {
             let segments = number * per..cut.count().min((number + 1) * per);
             let left = (frames - number) as u64;
@@ -204,6 +204,7 @@ impl Switch {
             };
             part.len = len as u32;
             let several = segments.len() > 1;
+            sent.bytes += segments.clone().map(|at| cut.len(at) as u64).sum::<u64>();
             let (super_frame, bytes) = pool.pair(&frame, &mut part);
             tunnel::write(&cut, super_frame, segments, outer, vni, bytes);
             if several {
@@ -219,7 +220,7 @@ impl Switch {
             } else {
                 self.enqueue(uplink, part, pool);
             }
-            sent += 1;
+            sent.frames += 1;
         }
         pool.free(frame);
         sent
