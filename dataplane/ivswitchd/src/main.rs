@@ -1,5 +1,6 @@
 //! The Inception Switch daemon: its command line, and how the parts are put together.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
@@ -10,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::Parser;
 use ctl::agent::{Agent, Options};
+use ctl::io::IoKind;
 use ctl::{api, model};
 use engine::worker::Worker;
 use ivswitchd::confine::Confinement;
@@ -172,6 +174,8 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     }
     drop(pool);
     let control = Control::start(Setup {
+    let filtered = config.port.iter().filter(|port| port.means() == IoKind::Packet);
+    let filtered: BTreeSet<String> = filtered.map(|port| port.attached_to()).collect();
         agent,
         machines,
         umem,
@@ -189,6 +193,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         confinement: match arguments.confine.as_str() {
             "off" => Confinement::off(),
             _ => Confinement::new(arguments.without_syscall.as_deref())?,
+    ports::packet::remove_left(&filtered);
         },
     })?;
     if let Some(place) = &arguments.metrics {

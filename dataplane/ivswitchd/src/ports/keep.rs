@@ -16,7 +16,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use sd_notify::NotifyState;
 
-/// Set when the process ends and what is kept is to stay.
+/// Set when the process ends.
+static ENDING: AtomicBool = AtomicBool::new(false);
+
+/// Set when it ends and what is kept is to stay.
 static LEAVING: AtomicBool = AtomicBool::new(false);
 
 /// Whether there is a manager to ask.
@@ -58,7 +61,14 @@ pub fn remove(name: &str) {
 
 /// The process ends. What is kept stays as it is: a manager that starts no other drops it itself.
 pub fn leave() {
+    ENDING.store(true, Ordering::Relaxed);
     LEAVING.store(is_possible(), Ordering::Relaxed);
+}
+
+/// Whether ports close because the process ends, and not because they are no ports any more.
+#[must_use]
+pub fn is_ending() -> bool {
+    ENDING.load(Ordering::Relaxed)
 }
 
 /// See [`leave`].

@@ -167,3 +167,47 @@ pub fn falls_asleep(switch: &Switch) {
         idle
     });
 }
+
+/// The filters of ours that are on an interface.
+fn filters(rvm: &system::Namespace, interface: &str) -> usize {
+    let tc =
+        rvm.command("tc").args(["filter", "show", "dev", interface, "ingress"]).output().expect("running tc");
+    String::from_utf8_lossy(&tc.stdout).matches("handle 0x6976").count()
+}
+
+/// The filter that closes a `packet` port to the kernel goes with the port: when it is deleted, is of another kind, or
+/// was deleted from the file while the daemon was dead. On ports that stay it is there all the time.
+#[test]
+fn a_packet_ports_filter_goes_with_the_port() {
+    let Some(lab) = Lab::new() else { return };
+    let rvm = lab.namespace("rvm");
+    let _hosts = ["h1", "h2"].map(|name| host(&lab, &rvm, name, &[&format!("10.1.0.{}/24", &name[1..])]));
+    let packet = |name: &str| crate::topology::port(name, "private") + "kind = \"packet\"\n";
+    let door = "[[port]]\nname = \"eth1\"\nnetwork = \"private\"\nkind = \"packet\"\n";
+    let config = |ports: &[&str]| network("private", 100) + &ports.concat();
+    let (h1, h2) = (packet("h1"), packet("h2"));
+    let mut switch = Switch::start(&lab, &rvm, &config(&[&h1, &h2, door]));
+    switch.wait_live(&["h1", "h2", "eth1"]);
+    let on = |interfaces: [&str; 3]| interfaces.map(|interface| filters(&rvm, interface));
+    let all = ["p-h1", "p-h2", "eth1p"];
+    assert_eq!(on(all), [1, 1, 1]);
+    assert_eq!(switch.ivctl("port del h2").code, 0);
+    wait_for("the filter to go", || on(all) == [1, 0, 1]);
+    // A door keeps its interface when its kind changes from one pair to another.
+    switch.ivctl("port set eth1 --kind afxdp");
+    switch.wait_live(&["eth1"]);
+    assert_eq!(on(all), [1, 0, 0]);
+    switch.ivctl("port set eth1 --kind packet");
+    switch.wait_live(&["eth1"]);
+    assert_eq!(on(all), [1, 0, 1]);
+    // While the daemon is dead nothing of a guest's reaches the kernel; then the file says otherwise.
+    switch.kill();
+    assert_eq!(on(all), [1, 0, 1]);
+    std::fs::write(switch.config(), config(&[&h2, door])).unwrap();
+    switch.start_again();
+    switch.wait_live(&["h2", "eth1"]);
+    assert_eq!(on(all), [0, 1, 1]);
+    // An end in good order leaves doors closed, and gives others back what is theirs.
+    assert!(switch.terminate().success());
+    assert_eq!(on(all), [0, 0, 1]);
+}

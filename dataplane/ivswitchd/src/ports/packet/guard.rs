@@ -2,8 +2,10 @@
 //! in those of the verdict cache.
 //!
 //! A port that is all ours is closed to the kernel by a filter that stays when we die: until the next start nothing
-//! of a guest's reaches the rVM's own stack. The uplink's goes with us, so that the rVM stays reachable.
+//! of a guest's reaches the rVM's own stack. It goes with the port, and what a killed process left on an interface that is
+//! no port any more, the next one removes. The uplink's goes with us, so that the rVM stays reachable.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::OwnedFd;
 
@@ -16,6 +18,7 @@ use ctl::io::{OpenPort, SteerPlan};
 use engine::wire::mac::MacAddr;
 
 use crate::ports::afxdp::{SkbPrograms, SteerCounters, SteerTable, set_tail_call};
+use crate::ports::keep;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/bpf/packet.bpf.o"));
 
@@ -66,7 +69,7 @@ impl Guard {
         if !spec.shared || !crate::ports::kernel_at_least(6, 6) {
             // What a process before us left there; and a qdisc that is there already is as good as a new one.
             let _ = tc::qdisc_add_clsact(&spec.interface);
-            let _ = tc::qdisc_detach_program(&spec.interface, TcAttachType::Ingress, name);
+            remove(&spec.interface);
             let options = NlOptions { priority: PRIORITY, handle: HANDLE, ..NlOptions::default() };
             let link = classifier
                 .attach_with_options(
@@ -108,13 +111,30 @@ impl Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        if self.ours && !self.shared {
-            return;
+        // Doors outlive us, and what is behind them is to stay there.
+        if !(self.ours && !self.shared && keep::is_ending()) {
+            remove(&self.interface);
         }
-        let name = if self.shared { SHARED } else { ALL };
-        // By name, which finds nothing when it went with the interface, or will go with its link.
-        let _ = tc::qdisc_detach_program(&self.interface, TcAttachType::Ingress, name);
     }
+}
+
+/// Takes our filters off an interface. Finds none where they went with the interface, or will go with their link.
+fn remove(interface: &str) {
+    for name in [ALL, SHARED] {
+        let _ = tc::qdisc_detach_program(interface, TcAttachType::Ingress, name);
+    }
+}
+
+/// Takes the filters of a process before us off all interfaces but those that are about to get ours in their place.
+pub fn remove_left(but: &BTreeSet<String>) {
+    let interfaces = match std::fs::read_dir("/sys/class/net") {
+        Ok(interfaces) => interfaces,
+        Err(error) => {
+            return tracing::warn!("/sys/class/net: {error}; filters of a process before are not found");
+        }
+    };
+    let names = interfaces.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    names.filter(|name| !but.contains(name)).for_each(|name| remove(&name));
 }
 
 /// Where the programs that call by this map's name go on.

@@ -29,6 +29,7 @@ use super::lane::{Appetite, Lane, LaneError, LaneShared, Refusal, refusal, set};
 use super::messages::Messages;
 use super::umem::UmemPool;
 use guard::Guard;
+pub use guard::remove_left;
 
 /// Bytes that may wait in the socket, each way. Some two hundred super-frames: what a few TCP streams have under way.
 const BUFFER_LEN: i32 = 16 << 20;
