@@ -35,15 +35,7 @@ pub fn machine(m: &Machine, out: &mut Vec<Finding>) {
     });
     out.push(governor(m));
     out.push(clocksource(m));
-    out.push(match m.number("/proc/sys/net/bridge/bridge-nf-call-iptables") {
-        Some(1) => Finding::new(
-            "br_netfilter",
-            Level::Note,
-            "frames in Linux bridges pass through iptables",
-            "if no rule of the CMS needs it: sysctl -w net.bridge.bridge-nf-call-iptables=0",
-        ),
-        _ => Finding::ok("br_netfilter", "frames in Linux bridges do not pass through iptables"),
-    });
+    out.push(super::bridges::netfilter(m));
     out.push(if m.is_there("/dev/kvm") {
         Finding::ok("kvm", "/dev/kvm is there: iVMs run on the processor")
     } else {
@@ -309,12 +301,12 @@ fn network_manager(m: &Machine, s: &Status, out: &mut Vec<Finding>) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use std::fs;
 
     /// A machine of these files.
-    fn made(files: &[(&str, &str)]) -> (tempfile::TempDir, Machine) {
+    pub fn made(files: &[(&str, &str)]) -> (tempfile::TempDir, Machine) {
         let dir = tempfile::tempdir().unwrap();
         let machine = Machine { root: dir.path().to_owned() };
         for (path, text) in files {

@@ -1,10 +1,12 @@
 //! `ivctl doctor`: what this machine can do and what is set wrong, each with its remedy. It only reads.
 
+mod bridges;
 mod checks;
 
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use ctl::api::Status;
 use serde::Serialize;
@@ -51,9 +53,21 @@ impl Finding {
     }
 }
 
-/// The machine as its files say it is; under another root in tests.
+/// The machine as its files and programs say it is; under another root in tests, where `/said/PROGRAM` is what a program
+/// says.
 pub struct Machine {
     root: PathBuf,
+}
+
+/// What a program says.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Said {
+    /// It did what it was asked to.
+    Text(String),
+    /// It refused: mostly, only root may ask.
+    Refused,
+    /// It is not installed.
+    Missing,
 }
 
 impl Machine {
@@ -69,6 +83,21 @@ impl Machine {
     /// A file's text without its last line's end.
     fn text(&self, path: &str) -> Option<String> {
         fs::read_to_string(self.path(path)).ok().map(|text| text.trim_end().to_owned())
+    }
+
+    fn says(&self, program: &str, arguments: &[&str]) -> Said {
+        if self.root != Path::new("/") {
+            return self.text(&format!("/said/{program}")).map_or(Said::Missing, Said::Text);
+        }
+        let mut path = std::env::var_os("PATH").unwrap_or_default();
+        path.push(":/usr/sbin:/sbin");
+        match Command::new(program).args(arguments).env("PATH", path).stdin(Stdio::null()).output() {
+            Ok(output) if output.status.success() => {
+                Said::Text(String::from_utf8_lossy(&output.stdout).into_owned())
+            }
+            Ok(_) => Said::Refused,
+            Err(_) => Said::Missing,
+        }
     }
 
     fn number(&self, path: &str) -> Option<u64> {
