@@ -732,6 +732,9 @@ pub struct Status {
     /// The verdict cache.
     #[serde(default)]
     pub cache: CacheRow,
+    /// Addresses that are closed to the rVM's own kernel.
+    #[serde(default)]
+    pub closed: ClosedRow,
     /// Frames of the switch as a whole.
     pub frames: Frames,
     /// Drops by port and reason, most first.
@@ -755,6 +758,20 @@ pub struct CacheRow {
     pub hits: u64,
     /// Interfaces that frames are not redirected to, and why not.
     pub left_out: Vec<LeftOut>,
+}
+
+/// Reality addresses of floating IPs, which the rVM's own kernel must not answer for in their place while the daemon is
+/// away: a rule that outlives the daemon sees to it.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct ClosedRow {
+    /// The addresses.
+    pub addresses: Vec<IpAddr>,
+    /// The rule is in place.
+    pub in_place: bool,
+    /// Why not, with a remedy; empty when it is.
+    pub why: String,
+    /// Times that another program removed or changed the rule, and it was put back, since the daemon started.
+    pub restored: u64,
 }
 
 /// An interface without the verdict cache.

@@ -79,6 +79,8 @@ pub enum Input {
     WorkerStats(Vec<WorkerStats>),
     /// How the verdict cache is doing.
     CacheStats(CacheStats),
+    /// Whether the rule that [`Output::Close`] asked for is in place.
+    Closed(CloseState),
     /// What the kernel dropped at a port since it was opened.
     KernelDrops(PortId, KernelDrops),
     /// The answer to [`Output::LogFilter`]: what is logged now, or why that is no filter.
@@ -312,6 +314,27 @@ pub struct SteerReality {
     pub except: Vec<L4Range>,
 }
 
+/// Which packets the rVM's own kernel must not take, whether or not the daemon runs. Follows from the configuration
+/// alone, so that it can be put in place at boot, before anything is known of the machine.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ClosePlan {
+    /// The uplink's interface: what arrives elsewhere is none of the provider's NAT.
+    pub interface: String,
+    /// Where tunnel packets arrive: our VTEP, if it is known, and its UDP port.
+    pub tunnel: (Option<IpAddr>, u16),
+    /// Reality addresses of floating IPs held here. Empty: there is nothing to close.
+    pub reality: Vec<SteerReality>,
+}
+
+/// Whether reality addresses are closed to the kernel.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct CloseState {
+    /// Why the rule is not in place, with a remedy; empty when it is, or when there is nothing to close.
+    pub why: String,
+    /// Times that another program removed or changed the rule, and it was put back.
+    pub restored: u64,
+}
+
 /// Something the agent wants done.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Output {
@@ -329,6 +352,8 @@ pub enum Output {
     Cache(CacheMode),
     /// The uplink's steering.
     Steer(SteerPlan),
+    /// Which packets the kernel must not take in our place. Outlives the daemon. Answered by [`Input::Closed`].
+    Close(ClosePlan),
     /// The interface whose routes and neighbours are the underlay's; `None`: none.
     WatchUnderlay(Option<String>),
     /// Make the kernel resolve this underlay next hop now.

@@ -207,6 +207,16 @@ impl Collector for Snapshot {
         family("floating_in_bytes", "Bytes to the floating IP", &|mut f| f.counters(of_floating(2)))?;
         family("floating_out_bytes", "Bytes from the floating IP", &|mut f| f.counters(of_floating(3)))?;
 
+        let closed: Vec<String> = s.closed.addresses.iter().map(ToString::to_string).collect();
+        family(
+            "reality_closed",
+            "Whether the rVM's own kernel is kept from answering for the address while the daemon is away",
+            &|mut f| {
+                let state = truth(s.closed.in_place);
+                f.gauges(closed.iter().map(|address| (vec![("address", address.as_str())], state)))
+            },
+        )?;
+
         let numbers: Vec<String> = (0..s.workers.len()).map(|n| n.to_string()).collect();
         let of_workers = || numbers.iter().map(|n| vec![("worker", n.as_str())]).zip(&s.workers);
         family("worker_busy_ratio", "Share of the last second spent moving frames", &|mut f| {

@@ -14,7 +14,7 @@ use engine::limits;
 use engine::time::Duration;
 use engine::wire::mac::MacAddr;
 
-use crate::io::{SteerPlan, SteerReality};
+use crate::io::{ClosePlan, SteerPlan, SteerReality};
 use crate::model::{
     AddressOrPrefix, Config, FLOATINGS_MAX, Floating, FloatingKey, Mac, Network, Peer, Port, PortRole,
     PortSet, Ports, Route, StaticFdb, Vlan, prefix,
@@ -540,8 +540,24 @@ pub fn steer(config: &Config, facts: &Facts) -> SteerPlan {
     let (Some(uplink), Some(underlay)) = (&config.uplink, &facts.underlay) else {
         return SteerPlan::default();
     };
+    SteerPlan { tunnel: Some((underlay.vtep, uplink.port)), reality: reality(config, &facts.name) }
+}
+
+/// Which of it the kernel must not take when the daemon is away. `name` is this rVM's; `vtep` its VTEP, once known.
+#[must_use]
+pub fn close(config: &Config, name: &str, vtep: Option<IpAddr>) -> ClosePlan {
+    let Some(uplink) = &config.uplink else { return ClosePlan::default() };
+    let reality = reality(config, name);
+    if reality.is_empty() {
+        return ClosePlan::default();
+    }
+    ClosePlan { interface: uplink.interface.clone(), tunnel: (uplink.address.or(vtep), uplink.port), reality }
+}
+
+/// The reality addresses of floating IPs whose gateway is this rVM, and what of them belongs to those.
+fn reality(config: &Config, name: &str) -> Vec<SteerReality> {
     let mut wanted: BTreeMap<IpAddr, PortSet> = BTreeMap::new();
-    for f in config.floating.iter().filter(|f| f.gateway == facts.name) {
+    for f in config.floating.iter().filter(|f| f.gateway == name) {
         if let Some(reality) = f.reality {
             wanted.entry(reality).or_default().add(&PortSet::new(&f.only, &f.except_effective()));
         }
@@ -552,7 +568,7 @@ pub fn steer(config: &Config, facts: &Facts) -> SteerPlan {
         ports: if ports.others { Vec::new() } else { ports.ranges() },
         except: if ports.others { ports.gaps() } else { Vec::new() },
     });
-    SteerPlan { tunnel: Some((underlay.vtep, uplink.port)), reality: reality.collect() }
+    reality.collect()
 }
 
 /// The commands that lead from `old` to `new`.

@@ -274,7 +274,7 @@ impl Lab {
         let (config, socket) = (self.dir.join(format!("{rvm}.toml")), self.dir.join(format!("{rvm}.sock")));
         std::fs::write(&config, text)?;
         let mut command = self.command(rvm, self.binaries.join("ivswitchd"));
-        command.arg("--config").arg(&config).arg("--socket").arg(&socket);
+        command.arg("--config").arg(&config).arg("--socket").arg(&socket).arg("--state").arg(&self.dir);
         let mut program = Background::start(&mut command)?;
         let end = Instant::now() + bound();
         while let Err(why) = self.ivctl(rvm, &["status"], limit) {

@@ -287,6 +287,12 @@ impl Agent {
             self.steered = plan.clone();
             self.outputs.push_back(Output::Steer(plan));
         }
+        let vtep = self.facts.underlay.as_ref().map(|underlay| underlay.vtep);
+        let plan = reconcile::close(&self.config, &self.facts.name, vtep);
+        if self.closed_plan.as_ref() != Some(&plan) {
+            self.closed_plan = Some(plan.clone());
+            self.outputs.push_back(Output::Close(plan));
+        }
     }
 
     /// As [`Agent::tell`], when only this port's state changed.

@@ -24,7 +24,9 @@ use engine::watch::WatchId;
 use engine::wire::mac::MacAddr;
 
 use crate::api;
-use crate::io::{CacheMode, CacheStats, ClientId, Input, LinkFacts, Output, SteerPlan, WorkerStats};
+use crate::io::{
+    CacheMode, CacheStats, ClientId, ClosePlan, CloseState, Input, LinkFacts, Output, SteerPlan, WorkerStats,
+};
 use crate::model::{self, Config, ConfigError, DropIn, Layered};
 use crate::reconcile::{self, Facts, Ids, State};
 use machine::Attachment;
@@ -98,6 +100,9 @@ pub struct Agent {
     facts: Facts,
     told: State,
     steered: SteerPlan,
+    /// What was asked for last; at the start nothing, so that what another process left is put right.
+    closed_plan: Option<ClosePlan>,
+    closed: CloseState,
     watched: Option<String>,
     attachments: BTreeMap<PortId, Attachment>,
     links: BTreeMap<String, LinkFacts>,
@@ -164,6 +169,8 @@ impl Agent {
             facts: Facts::default(),
             told: State::default(),
             steered: SteerPlan::default(),
+            closed_plan: None,
+            closed: CloseState::default(),
             watched: None,
             attachments: BTreeMap::new(),
             links: BTreeMap::new(),
@@ -221,6 +228,7 @@ impl Agent {
             Input::Unreadable(why) => self.refused = Some(why),
             Input::WorkerStats(stats) => self.stats = stats,
             Input::CacheStats(stats) => self.cache = stats,
+            Input::Closed(state) => self.heard_closed(state),
             Input::KernelDrops(id, drops) => {
                 if let Some(attachment) = self.attachments.get_mut(&id) {
                     attachment.kernel_drops = drops;
@@ -374,6 +382,20 @@ impl Agent {
             api::Error::new(api::Code::Failed, "the log stays as it is", model::clean(&why), how)
         });
         self.respond(client, id, answer);
+    }
+
+    fn heard_closed(&mut self, state: CloseState) {
+        if state.restored > self.closed.restored {
+            self.log(
+                "warn",
+                "another program removed or changed the table \"inet ivswitch\" of nftables, which closes reality \
+                 addresses to the kernel; it is put back",
+            );
+        }
+        if !state.why.is_empty() && state.why != self.closed.why {
+            self.log("error", format!("reality addresses are not closed to the kernel: {}", state.why));
+        }
+        self.closed = state;
     }
 
     fn hangup(&mut self, client: ClientId) {

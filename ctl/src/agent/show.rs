@@ -13,8 +13,8 @@ use super::machine::{Attachment, Phase};
 use super::pending::Found;
 use super::request::{Ask, FdbFilter, is_floating};
 use crate::api::{
-    self, CacheRow, Code, DropRow, Edited, Error, FloatingRow, Frames, LeftOut, NeighRow, NetworkRow,
-    PeerRow, PortRow, RateRow, Rows, SampleRow, Stats, Stats64, Status, WorkerRow,
+    self, CacheRow, ClosedRow, Code, DropRow, Edited, Error, FloatingRow, Frames, LeftOut, NeighRow,
+    NetworkRow, PeerRow, PortRow, RateRow, Rows, SampleRow, Stats, Stats64, Status, WorkerRow,
 };
 use crate::io::CacheMode;
 use crate::model::{Network, Port, PortRole};
@@ -118,6 +118,7 @@ impl Agent {
                 .map(|w| WorkerRow { busy: w.busy, sleeps: w.sleeps, frames: w.frames })
                 .collect(),
             cache: self.cache_row(),
+            closed: self.closed_row(),
             frames: Frames {
                 rx: s.rx,
                 replicated: s.replicated,
@@ -157,6 +158,17 @@ impl Agent {
         }
     }
 
+    fn closed_row(&self) -> ClosedRow {
+        let plan = self.closed_plan.as_ref();
+        let addresses: Vec<IpAddr> = plan.iter().flat_map(|p| &p.reality).map(|r| r.address).collect();
+        ClosedRow {
+            in_place: !addresses.is_empty() && self.closed.why.is_empty(),
+            addresses,
+            why: self.closed.why.clone(),
+            restored: self.closed.restored,
+        }
+    }
+
     /// What needs the operator's attention.
     fn warn(&self, warnings: &mut Vec<String>) {
         for a in self.attachments.values() {
@@ -180,6 +192,12 @@ impl Agent {
             warnings.extend(self.mtu_warnings());
         } else if !self.config.peer.is_empty() {
             warnings.push("there are peers but no [uplink]: nothing reaches them".to_owned());
+        }
+        if !self.closed.why.is_empty() {
+            warnings.push(format!(
+                "while the daemon is away, the kernel answers for the reality addresses of floating IPs: {}",
+                self.closed.why
+            ));
         }
         if self.config.workers != self.workers {
             warnings.push(format!(

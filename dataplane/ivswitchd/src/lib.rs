@@ -3,9 +3,11 @@
 //! - [`ports`]: port I/O and frame memory;
 //! - [`thread`]: the worker's thread, and when it sleeps;
 //! - [`links`]: the machine's interfaces through rtnetlink, doors included;
+//! - [`closed`]: the rule that keeps reality addresses from the kernel while the daemon is away;
 //! - [`control`]: the control thread, which carries out what the agent wants.
 
 pub mod clock;
+pub mod closed;
 pub mod confine;
 pub mod control;
 mod links;

@@ -18,7 +18,7 @@ use ivswitchd::confine::Confinement;
 use ivswitchd::control::{self, Control, Setup};
 use ivswitchd::ports::afxdp::Kept;
 use ivswitchd::ports::host::HostPort;
-use ivswitchd::{clock, log, metrics, ports, privileges};
+use ivswitchd::{clock, closed, log, metrics, ports, privileges};
 use sd_notify::NotifyState;
 
 /// The tables are large and looked up at random.
@@ -73,6 +73,14 @@ struct Arguments {
     #[arg(long, hide = true)]
     man: bool,
 
+    /// Where is kept what the next boot needs
+    #[arg(long, value_name = "DIR", env = "IVS_STATE", default_value = "/var/lib/ivswitch")]
+    state: PathBuf,
+
+    /// Close the reality addresses of floating IPs whose gateway is this rVM to its own kernel, and end: at boot, before the network is up and the switch is there. A running daemon does so by itself
+    #[arg(long, conflicts_with = "check")]
+    close: bool,
+
     /// Check this configuration file, say what is wrong with it, and end
     #[arg(long, value_name = "FILE")]
     check: Option<PathBuf>,
@@ -98,6 +106,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let result = match &arguments.check {
         Some(file) => check(file),
+        None if arguments.close => close(&arguments),
         None if arguments.man => {
             use clap::CommandFactory;
             let page = clap_mangen::Man::new(Arguments::command()).section("8");
@@ -133,6 +142,28 @@ fn check(file: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Closes what the configuration wants closed; where it is refused, what was closed before.
+fn close(arguments: &Arguments) -> anyhow::Result<()> {
+    let name = model::name_of_host(&hostname());
+    let config =
+        model::read_files(&arguments.config).map_err(anyhow::Error::msg).and_then(|(text, drop_ins)| {
+            model::parse_layers(&text.unwrap_or_default(), &drop_ins, Some(&name))
+                .map_err(|errors| complain(&arguments.config, &errors))
+        });
+    let said = match config {
+        Ok(layers) => {
+            let name = layers.whole.name.clone().unwrap_or(name);
+            closed::close_for(&layers.whole, &name, &arguments.state)
+        }
+        Err(error) => {
+            eprintln!("ivswitchd: {error:#}");
+            closed::close_as_before(&arguments.state)
+        }
+    };
+    println!("{}", said.map_err(anyhow::Error::msg)?);
+    Ok(())
+}
+
 fn run(arguments: &Arguments) -> anyhow::Result<()> {
     log::start(&arguments.log_level, arguments.log_format)?;
     let (text, drop_ins) = model::read_files(&arguments.config).map_err(anyhow::Error::msg)?;
@@ -143,6 +174,8 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let config = model::parse_layers(text.as_deref().unwrap_or_default(), &drop_ins, Some(&name))
         .map_err(|errors| complain(&arguments.config, &errors))?
         .whole;
+    let filtered = config.port.iter().filter(|port| port.means() == IoKind::Packet);
+    let filtered: BTreeSet<String> = filtered.map(|port| port.attached_to()).collect();
     let cpus = arguments.cpu.clone().map_or(config.workers.cpus, |cores| cores.0);
     let count = config.workers.count.of(cores_allowed());
     let options = Options {
@@ -160,6 +193,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let umem = pool.handle();
     privileges::keep_only_what_is_needed()?;
     abort_on_panic();
+    ports::packet::remove_left(&filtered);
     let (writers, cache) = ports::afxdp::cache::create(count).context("the maps of the XDP programs")?;
     let mut machines = Vec::new();
     for ((me, links), writer) in engine::handoff::mesh(count).into_iter().enumerate().zip(writers) {
@@ -174,8 +208,6 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     }
     drop(pool);
     let control = Control::start(Setup {
-    let filtered = config.port.iter().filter(|port| port.means() == IoKind::Packet);
-    let filtered: BTreeSet<String> = filtered.map(|port| port.attached_to()).collect();
         agent,
         machines,
         umem,
@@ -183,6 +215,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         cache,
         socket: arguments.socket.clone(),
         config: arguments.config.clone(),
+        state: arguments.state.clone(),
         cpus,
         admins: match &arguments.admin_group {
             Some(name) => Some(control::group_number(name).with_context(|| {
@@ -193,7 +226,6 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         confinement: match arguments.confine.as_str() {
             "off" => Confinement::off(),
             _ => Confinement::new(arguments.without_syscall.as_deref())?,
-    ports::packet::remove_left(&filtered);
         },
     })?;
     if let Some(place) = &arguments.metrics {

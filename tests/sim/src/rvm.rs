@@ -662,7 +662,7 @@ impl Rvm {
                 }
             }
             // A simulated rVM has no kernel that could follow verdicts.
-            Output::Cache(_) => {}
+            Output::Cache(_) | Output::Close(_) => {}
             Output::Steer(plan) => life.plan = plan,
             Output::WatchUnderlay(interface) => life.watching = interface.is_some(),
             Output::Resolve(ip) => self.asked.push(ip),

@@ -347,6 +347,9 @@ fn spawn(
 fn run(mut command: Command, config: &Path, socket: &Path, log: &Path, options: &[&str]) -> Child {
     let log = File::options().create(true).append(true).open(log).expect("a log file");
     command.arg("--config").arg(config).arg("--socket").arg(socket).args(options);
+    let state = config.with_extension("state");
+    fs::create_dir_all(&state).expect("a directory for its state");
+    command.env("IVS_STATE", state);
     command.stdin(Stdio::null()).stdout(log.try_clone().expect("a file")).stderr(log);
     command.spawn().expect("running ivswitchd")
 }

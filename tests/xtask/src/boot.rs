@@ -40,6 +40,19 @@ network = "private"
 kind = "afxdp"
 "#;
 
+/// What makes the rVM's own address that of a floating IP.
+const FLOATING: &str = r#"
+[[network]]
+name = "public"
+vni = 200
+gateway = ["10.2.0.1"]
+[[floating]]
+ip = "56.0.0.11"
+network = "public"
+gateway = "rvm1"
+reality = "10.0.0.11"
+"#;
+
 /// Boots `root`, which has systemd, and lives through the package's life there; without what that needs, says why not.
 pub fn test(root: &Path, package: &Path, examples: bool) -> Result<()> {
     if find("systemd-nspawn").is_none() {
@@ -58,6 +71,7 @@ pub fn test(root: &Path, package: &Path, examples: bool) -> Result<()> {
     };
     run(as_root(Path::new("cp"))?.arg(package).arg(root.join("ivswitch.deb")))?;
     booted.life(root)?;
+    let booted = booted.closed(root)?;
     if examples {
         booted.ansible(root)?;
         booted.cloud_init(root)?;
@@ -260,6 +274,41 @@ impl Booted {
         self.nothing_but(&before)
     }
 
+    /// The reality address of a floating IP is closed to the kernel while the daemon is stopped, after the firewall's own
+    /// service was restarted or reloaded, and after a boot at which the daemon does not start. A purge opens it.
+    fn closed(self, root: &Path) -> Result<Self> {
+        const LIST: &str = "nft list table inet ivswitch";
+        let before = self.left()?;
+        self.done("dpkg -i /ivswitch.deb")?;
+        fs_write(&root.join("etc/ivswitch/ivswitch.toml"), &[CONFIGURATION, FLOATING].concat())?;
+        self.done(&format!("systemctl reload {UNIT}"))?;
+        let is_closed = |own: &Self, when: &str| -> Result<()> {
+            own.until(when, |own| Ok(own.inside(LIST)?.0.contains("10.0.0.11 : goto")))
+        };
+        is_closed(&self, "the table after a reload")?;
+        self.done(&format!("systemctl stop {UNIT}"))?;
+        is_closed(&self, "the table of a stopped daemon")?;
+        for action in ["start", "restart", "reload"] {
+            self.done(&format!("systemctl {action} nftables"))?;
+            is_closed(&self, "the table after the firewall's own service was touched")?;
+        }
+        self.done(&format!("systemctl disable nftables {UNIT}"))?;
+        drop(self);
+        run(as_root(Path::new("ip"))?.args(["netns", "exec", MACHINE, "nft", "flush", "ruleset"]))?;
+        let booted = Self::new(root)?;
+        ensure!(booted.property("ActiveState")? == "inactive", "the daemon was to stay away");
+        is_closed(&booted, "the table after a boot without the daemon")?;
+        let order = booted.done("systemctl show ivswitch-closed --property Before --property ActiveState")?;
+        ensure!(order.contains("network-pre.target") && order.contains("ActiveState=active"), "{order}");
+        booted.done("dpkg --purge ivswitch")?;
+        ensure!(!booted.inside(LIST)?.1, "a purge left the table");
+        println!(
+            "ok  closed to the kernel: stopped, firewall restarted, booted without the daemon; opened by a purge"
+        );
+        booted.nothing_but(&before)?;
+        Ok(booted)
+    }
+
     /// Waits for another process than `pid`, ready.
     fn again_than(&self, pid: u64) -> Result<()> {
         self.until("started again", |own| {
@@ -297,7 +346,7 @@ impl Booted {
     /// What a purge has to remove, as lines.
     fn left(&self) -> Result<String> {
         self.done(
-            "find /etc /usr /run/ivswitch /run/systemd/system /var/lib/dpkg/info -xdev 2>/dev/null \
+            "find /etc /usr /var/lib/ivswitch /run/ivswitch /run/systemd/system /var/lib/dpkg/info -xdev 2>/dev/null \
              | grep -v -e __pycache__ -e /etc/group- -e /etc/gshadow- -e /etc/cloud -e /etc/apt | sort; \
              getent group | sort; ls /sys/class/net; systemctl list-units --all --plain --no-legend 'ivswitch*'",
         )

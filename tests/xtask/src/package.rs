@@ -73,6 +73,7 @@ const FILES: &[&str] = &[
     "usr/bin/ivctl",
     "usr/bin/ivbench",
     "usr/lib/systemd/system/ivswitchd.service",
+    "usr/lib/systemd/system/ivswitch-closed.service",
     "usr/lib/sysusers.d/ivswitch.conf",
     "usr/share/man/man8/ivswitchd.8.gz",
     "usr/share/man/man8/ivbench.8.gz",
@@ -114,7 +115,9 @@ const RELEASES: [(&str, &str); 2] =
 
 fn in_root(root: &Path, packages: &[PathBuf], release: &str, examples: &str) -> Result<()> {
     let mut debootstrap = as_root(Path::new("debootstrap"))?;
-    debootstrap.args(["--variant=minbase", "--include=systemd,systemd-sysv,iproute2", release]).arg(root);
+    debootstrap
+        .args(["--variant=minbase", "--include=systemd,systemd-sysv,iproute2,nftables", release])
+        .arg(root);
     run(debootstrap.stdout(Stdio::null()))?;
     let inside = |command: &str| -> Result<Output> {
         let mut chroot = as_root(Path::new("chroot"))?;
@@ -133,7 +136,7 @@ fn in_root(root: &Path, packages: &[PathBuf], release: &str, examples: &str) -> 
             println!("warning: {wanted}: {}", String::from_utf8_lossy(&output.stderr));
         }
     }
-    let listing = "find /etc /usr /run /var/lib/dpkg/info -xdev | sort; getent group | sort";
+    let listing = "find /etc /usr /run /var/lib/dpkg/info /var/lib/ivswitch -xdev 2>/dev/null | sort; getent group | sort";
     let before = inside(listing)?.stdout;
     let files: Vec<String> = PACKAGES.iter().map(|(name, _)| format!("/{name}.deb")).collect();
     for (package, file) in packages.iter().zip(&files) {

@@ -366,6 +366,8 @@ impl Cloud {
             let mut daemon = self.inside(rvm, &self.ivswitchd);
             daemon.arg("--config").arg(self.file(rvm, "toml"));
             daemon.arg("--socket").arg(self.file(rvm, "sock"));
+            fs::create_dir_all(self.file(rvm, "state"))?;
+            daemon.arg("--state").arg(self.file(rvm, "state"));
             self.start(rvm, daemon)?;
         }
         for rvm in RVMS {

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use ctl::api::Status;
+use ctl::api::{ClosedRow, Status};
 use serde_json::json;
 
 use crate::client::Client;
@@ -14,6 +14,9 @@ const DROPS_SHOWN: usize = 5;
 
 /// Rows of a list shown; its own command has all.
 const ROWS_SHOWN: usize = 12;
+
+/// Closed addresses shown.
+const ADDRESSES_SHOWN: usize = 4;
 
 /// Shows it. What needs attention is part of the answer, not of the exit code.
 pub fn run(client: &mut Client, printer: &Printer) -> Result<u8, Failure> {
@@ -59,6 +62,7 @@ pub fn render(s: &Status, paint: Paint) -> String {
         );
     }
     text.push_str(&cache::line(&s.cache));
+    text.push_str(&closed(&s.closed));
     section(&mut text, paint, port::table, &s.ports);
     section(&mut text, paint, network::table, &s.networks);
     section(&mut text, paint, peer::table, &s.peers);
@@ -75,6 +79,21 @@ pub fn render(s: &Status, paint: Paint) -> String {
         let _ = writeln!(text, "{} {}", paint.yellow("warning:"), plain(warning));
     }
     text
+}
+
+/// Which addresses the kernel does not answer for, whether or not the daemon runs.
+fn closed(row: &ClosedRow) -> String {
+    if row.addresses.is_empty() {
+        return String::new();
+    }
+    let shown: Vec<String> = row.addresses.iter().take(ADDRESSES_SHOWN).map(ToString::to_string).collect();
+    let more = if row.addresses.len() > ADDRESSES_SHOWN {
+        format!(" and {} more", row.addresses.len() - ADDRESSES_SHOWN)
+    } else {
+        String::new()
+    };
+    let state = if row.in_place { "closed to the kernel" } else { "NOT closed to the kernel" };
+    format!("{state}: {}{more}\n", shown.join(", "))
 }
 
 fn section<T>(text: &mut String, paint: Paint, table: impl FnOnce(&[T]) -> Table, rows: &[T]) {

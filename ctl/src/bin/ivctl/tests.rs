@@ -49,6 +49,7 @@ pub fn status() -> Status {
         "workers": [{ "busy": 0.0312, "sleeps": 40 }],
         "cache": { "mode": "auto", "on": true, "reason": "", "flows": 12, "hits": 34567,
                    "left_out": [{ "link": "eth0", "reason": "its XDP program runs in generic mode" }] },
+        "closed": { "addresses": ["10.0.0.11"], "in_place": true, "why": "", "restored": 0 },
         "frames": { "rx": 2100, "replicated": 0, "originated": 0, "segmented": 0, "tx": 2080, "dropped": 3, "punted": 17, "consumed": 0, "coalesced": 0, "queued": 0 },
         "drops": [{ "port": "uplink", "reason": "unknown-vni", "count": 3,
                     "help": "The VNI is not configured here." }],
@@ -65,6 +66,7 @@ VTEP 10.0.0.11 port 4789 on eth0: live, native, copy (virtio_net has no zero-cop
 worker 0: 3.1 % busy, 0 frames received, slept 40 times
 verdict cache: on, 12 flows, 34567 frames followed in the kernel
   not to eth0: its XDP program runs in generic mode
+closed to the kernel: 10.0.0.11
 
 PORT    ROLE    NETWORK  STATE    LINK    MTU    RX    TX  DROPPED  MODE
 uplink  uplink  -        live     eth0   1500  1200   980        3  native, copy (virtio_net has no zero-copy here)
@@ -95,6 +97,7 @@ fn the_status_of_an_empty_start() {
     (s.ports, s.networks, s.peers, s.floating, s.workers) = (vec![], vec![], vec![], vec![], vec![]);
     (s.drops, s.warnings, s.vtep, s.uptime) = (vec![], vec![], None, 9);
     s.cache = ctl::api::CacheRow { reason: "switched off".to_owned(), ..Default::default() };
+    s.closed = ctl::api::ClosedRow::default();
     assert_eq!(
         status::render(&s, PLAIN),
         "rvm1  ivswitchd 0.1.0  up 9 s\n\

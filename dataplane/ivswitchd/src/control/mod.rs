@@ -30,6 +30,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook_mio::v1_0::Signals;
 
 use crate::clock;
+use crate::closed::Closer;
 use crate::confine::Confinement;
 use crate::links::{self, Links};
 use crate::log;
@@ -84,6 +85,8 @@ pub struct Setup<M> {
     pub socket: PathBuf,
     /// Where edits are written to.
     pub config: PathBuf,
+    /// Where is kept what the next boot needs.
+    pub state: PathBuf,
     /// Cores for the workers; empty: any.
     pub cpus: Vec<usize>,
     /// The group whose members may change things, by its number.
@@ -131,6 +134,7 @@ pub struct Control {
     unfinished: BTreeSet<PortId>,
     workers: Vec<WorkerThread<UmemPool>>,
     plan: SteerPlan,
+    closer: Closer,
     hold: Option<PortHold>,
     config: Saved,
     tick: Instant,
@@ -162,6 +166,7 @@ impl Control {
             .context("rtnetlink")?;
         let workers = thread::start(setup.machines, &waker, &setup.cpus, Some(&setup.confinement))
             .context("the workers' threads; correct [workers] cpus, or --cpu")?;
+        let closer = Closer::start(setup.state, Arc::clone(&waker)).context("the thread for nftables")?;
         let now = clock::now();
         let watchdog = sd_notify::watchdog_enabled().map(|limit| (limit / 2, now));
         Ok(Self {
@@ -185,6 +190,7 @@ impl Control {
             usage: vec![Usage::default(); workers.len()],
             workers,
             plan: SteerPlan::default(),
+            closer,
             hold: None,
             config: Saved::new(setup.config),
             tick: now + TICK,
@@ -241,6 +247,7 @@ impl Control {
                     for (n, worker) in self.workers.iter().enumerate() {
                         out.extend(worker.events().map(|event| Input::Event(n, event)));
                     }
+                    out.extend(self.closer.news().map(Input::Closed));
                 }
                 _ if ControlSocket::owns(event) => self.socket.ready(event, self.poll.registry(), &mut out),
                 Token(number) => {
@@ -380,6 +387,7 @@ impl Control {
             Output::ClosePort(id) => self.close_port(id),
             Output::Cache(mode) => self.cache.set_mode(mode),
             Output::Steer(plan) => self.steer(plan),
+            Output::Close(plan) => self.closer.close(plan),
             Output::WatchUnderlay(interface) => {
                 if let Err(error) = self.links.watch_underlay(interface, &mut out) {
                     tracing::error!("rtnetlink: cannot read the underlay's routes and neighbours: {error}");

@@ -4,6 +4,7 @@
 mod attacks;
 mod cache;
 mod cli;
+mod closed;
 mod counters;
 mod demo;
 mod dhcp;

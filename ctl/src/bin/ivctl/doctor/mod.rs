@@ -2,6 +2,7 @@
 
 mod bridges;
 mod checks;
+mod closed;
 
 use std::fmt::Write as _;
 use std::fs;
@@ -126,8 +127,12 @@ pub fn examine(machine: &Machine, global: &Global) -> Vec<Finding> {
     let status = daemon(&global.socket, global.timeout, &mut findings);
     checks::machine(machine, &mut findings);
     checks::process(machine, daemon_pid(&global.socket), &mut findings);
-    if let Some(status) = &status {
-        checks::switch(machine, status, &mut findings);
+    match &status {
+        Some(status) => {
+            checks::switch(machine, status, &mut findings);
+            findings.push(closed::by_daemon(status));
+        }
+        None => findings.extend(closed::without_daemon(machine)),
     }
     findings
 }

@@ -1,0 +1,245 @@
+//! Keeps the reality addresses of floating IPs closed to the rVM's own kernel, whether or not the daemon runs.
+//!
+//! While the daemon runs, steering takes what belongs to a floating IP before the kernel sees it. When it is stopped,
+//! killed, or not there yet, that would fall to the kernel, whose services would answer the Internet under the floating
+//! IP's address. A table of nftables refuses it; nothing removes that table but the mapping's removal, a purge of the
+//! package, or somebody else, which is noticed. At boot `ivswitchd --close` puts it in place before the network is up.
+//! `dataplane/decisions/0023` has the alternatives.
+//!
+//! [`rules`] writes the script, [`nft`] has it carried out.
+
+mod nft;
+mod rules;
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use ctl::io::{ClosePlan, CloseState};
+use ctl::model::Config;
+use mio::Waker;
+
+use nft::Changes;
+use rules::Sockets;
+
+/// How often it is asked whether somebody changed rules.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// How soon a failed attempt is made again: `nft` may have been installed meanwhile.
+const RETRY: Duration = Duration::from_secs(30);
+
+/// The script that was carried out last, for a boot at which the configuration is refused.
+const SAVED: &str = "closed.nft";
+
+/// The thread that looks after the rule. A program is run for each change, and nothing else is to wait for that.
+#[derive(Debug)]
+pub struct Closer {
+    plans: Option<Sender<ClosePlan>>,
+    states: Receiver<CloseState>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Closer {
+    /// Starts it. `dir` is where the script is kept for the next boot; `waker` is woken when there is news.
+    ///
+    /// # Errors
+    /// There can be no thread.
+    pub fn start(dir: PathBuf, waker: Arc<Waker>) -> io::Result<Self> {
+        let (plans, orders) = mpsc::channel();
+        let (news, states) = mpsc::channel();
+        let thread = std::thread::Builder::new().name("closed".to_owned()).spawn(move || {
+            let mut rule = Rule { dir, ..Rule::default() };
+            rule.look_after(&orders, |state| {
+                let _ = news.send(state);
+                let _ = waker.wake();
+            });
+        })?;
+        Ok(Self { plans: Some(plans), states, thread: Some(thread) })
+    }
+
+    /// Has the rule of this plan put in place of any other.
+    pub fn close(&self, plan: ClosePlan) {
+        if let Some(plans) = &self.plans {
+            let _ = plans.send(plan);
+        }
+    }
+
+    /// News of how it stands.
+    pub fn news(&self) -> impl Iterator<Item = CloseState> {
+        self.states.try_iter()
+    }
+}
+
+impl Drop for Closer {
+    /// What was asked for is done first: a mapping that was removed just before the end leaves no rule.
+    fn drop(&mut self) {
+        drop(self.plans.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The rule as it is wanted, and as it is.
+#[derive(Debug, Default)]
+struct Rule {
+    plan: ClosePlan,
+    /// The table as `nft` showed it when it was put in place.
+    shown: Option<String>,
+    changes: Option<Changes>,
+    state: CloseState,
+    /// When a failure is tried again.
+    retry: Option<Instant>,
+    dir: PathBuf,
+}
+
+impl Rule {
+    fn look_after(&mut self, orders: &Receiver<ClosePlan>, mut tell: impl FnMut(CloseState)) {
+        loop {
+            // Where nothing is closed there is nothing to look after.
+            let order = if self.plan.reality.is_empty() {
+                orders.recv().map_err(|_| RecvTimeoutError::Disconnected)
+            } else {
+                orders.recv_timeout(LOOK)
+            };
+            match order {
+                Ok(plan) => {
+                    // Of several only the last counts.
+                    self.plan = orders.try_iter().last().unwrap_or(plan);
+                    self.apply();
+                    tell(self.state.clone());
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    let before = self.state.clone();
+                    self.look();
+                    if self.state != before {
+                        tell(self.state.clone());
+                    }
+                }
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    /// Looks whether somebody changed the rule, and puts it back.
+    fn look(&mut self) {
+        if self.changes.as_mut().is_some_and(Changes::any) && self.shown.is_some() {
+            match nft::table() {
+                Ok(is) if is == self.shown => return,
+                Ok(_) => self.state.restored += 1,
+                Err(_) => {}
+            }
+            self.apply();
+        } else if self.retry.is_some_and(|at| Instant::now() >= at) {
+            self.apply();
+        }
+    }
+
+    fn apply(&mut self) {
+        let nothing = self.plan.reality.is_empty();
+        (self.shown, self.retry, self.state.why) = (None, None, String::new());
+        if nothing {
+            self.changes = None;
+        } else if self.changes.is_none() {
+            self.changes = Changes::listen().map_err(|error| tracing::warn!("nftables: {error}")).ok();
+        }
+        let shown = carry_out(&self.plan, &self.dir).and_then(|()| {
+            // What was heard until now was us.
+            self.changes.as_mut().map(Changes::any);
+            nft::table()
+        });
+        match shown {
+            Ok(shown) => self.shown = shown,
+            // Without nft there is no table of ours either.
+            Err(why) if nothing => tracing::debug!("nothing is to be closed: {why}"),
+            Err(why) => {
+                self.state.why = why;
+                self.retry = Some(Instant::now() + RETRY);
+            }
+        }
+    }
+}
+
+/// Carries out a plan, and keeps its script for the next boot.
+fn carry_out(plan: &ClosePlan, dir: &Path) -> Result<(), String> {
+    let also: Vec<String> = bridge_of(&plan.interface).into_iter().collect();
+    let script = rules::script(plan, &also, Sockets::Known);
+    let (script, result) = match nft::carry_out(&script) {
+        Err(_) if !plan.reality.is_empty() => {
+            let less = rules::script(plan, &also, Sockets::Unknown);
+            let result = nft::carry_out(&less);
+            (less, result)
+        }
+        result => (script, result),
+    };
+    if (result.is_ok() || plan.reality.is_empty())
+        && let Err(error) = keep(dir, &script, plan.reality.is_empty())
+    {
+        tracing::warn!(
+            "{}: the closed addresses are not kept for a boot at which the configuration is refused: {error}",
+            dir.join(SAVED).display()
+        );
+    }
+    result
+}
+
+/// Writes the script where the next boot finds it, or removes it.
+fn keep(dir: &Path, script: &str, empty: bool) -> io::Result<()> {
+    let path = dir.join(SAVED);
+    if empty {
+        return match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        };
+    }
+    if fs::read_to_string(&path).is_ok_and(|is| is == script) {
+        return Ok(());
+    }
+    let new = dir.join("closed.nft.new");
+    fs::write(&new, script)?;
+    fs::File::open(&new)?.sync_all()?;
+    fs::rename(new, path)
+}
+
+/// The bridge that the interface is in: what arrives is the bridge's, for the kernel's IP stack.
+fn bridge_of(interface: &str) -> Option<String> {
+    if interface.is_empty() || interface.contains('/') {
+        return None;
+    }
+    let master = fs::read_link(format!("/sys/class/net/{interface}/master")).ok()?;
+    Some(master.file_name()?.to_str()?.to_owned())
+}
+
+/// Closes what a configuration wants closed, without a daemon: `ivswitchd --close`, at boot. Gives what to say.
+///
+/// # Errors
+/// What `nft` refused.
+pub fn close_for(config: &Config, name: &str, dir: &Path) -> Result<String, String> {
+    let plan = ctl::reconcile::close(config, name, None);
+    let result = carry_out(&plan, dir);
+    if plan.reality.is_empty() {
+        // Without nft there is no table of ours either.
+        return Ok("no address is to be closed to the kernel".to_owned());
+    }
+    result?;
+    let addresses: Vec<String> = plan.reality.iter().map(|reality| reality.address.to_string()).collect();
+    Ok(format!("closed to the kernel: {}", addresses.join(", ")))
+}
+
+/// Closes what was closed last, because the configuration cannot be read. Gives what to say.
+///
+/// # Errors
+/// What `nft` refused, or that nothing was kept.
+pub fn close_as_before(dir: &Path) -> Result<String, String> {
+    let path = dir.join(SAVED);
+    let script = fs::read_to_string(&path).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => "nothing was closed before, and nothing is closed now".to_owned(),
+        _ => format!("{}: {error}", path.display()),
+    })?;
+    nft::carry_out(&script)?;
+    Ok(format!("closed to the kernel is what was before ({})", path.display()))
+}
