@@ -732,6 +732,9 @@ pub struct Status {
     /// The verdict cache.
     #[serde(default)]
     pub cache: CacheRow,
+    /// What the uplink's steering did; absent where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub steered: Option<SteeredRow>,
     /// Addresses that are closed to the rVM's own kernel.
     #[serde(default)]
     pub closed: ClosedRow,
@@ -758,6 +761,23 @@ pub struct CacheRow {
     pub hits: u64,
     /// Interfaces that frames are not redirected to, and why not.
     pub left_out: Vec<LeftOut>,
+}
+
+/// What became of frames that came in by the uplink, before the switch decided about any.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct SteeredRow {
+    /// Tunnel packets that the switch took.
+    pub tunnel: u64,
+    /// Packets to reality addresses that it took.
+    pub reality: u64,
+    /// Packets to reality addresses that it left to the kernel, as answers to what the kernel sent itself.
+    pub own: u64,
+    /// Everything else, which is the kernel's.
+    pub passed: u64,
+    /// Flows of the kernel's own on reality addresses that are known.
+    pub own_flows: u32,
+    /// Why they cannot be known, with a remedy; empty where they can.
+    pub own_unknown: String,
 }
 
 /// Reality addresses of floating IPs, which the rVM's own kernel must not answer for in their place while the daemon is

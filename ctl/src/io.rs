@@ -79,6 +79,8 @@ pub enum Input {
     WorkerStats(Vec<WorkerStats>),
     /// How the verdict cache is doing.
     CacheStats(CacheStats),
+    /// What the uplink's steering did.
+    Steered(Steered),
     /// Whether the rule that [`Output::Close`] asked for is in place.
     Closed(CloseState),
     /// What the kernel dropped at a port since it was opened.
@@ -120,6 +122,23 @@ impl KernelDrops {
             (self.tx_invalid, "kernel-tx-invalid", "The kernel could not send a frame."),
         ]
     }
+}
+
+/// What became of frames that came in by the uplink, before the switch decided about any.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Steered {
+    /// Tunnel packets that the switch took.
+    pub tunnel: u64,
+    /// Packets to reality addresses that it took.
+    pub reality: u64,
+    /// Packets to reality addresses that it left to the kernel, as answers to what the kernel sent itself.
+    pub own: u64,
+    /// Everything else, which is the kernel's.
+    pub passed: u64,
+    /// Flows of the kernel's own on reality addresses that are known.
+    pub own_flows: u32,
+    /// Why they cannot be known, with a remedy; empty where they can.
+    pub own_unknown: String,
 }
 
 /// Why nothing passes through an open port.

@@ -217,6 +217,21 @@ impl Collector for Snapshot {
             },
         )?;
 
+        let steered = s.steered.iter().flat_map(|s| {
+            [("tunnel", s.tunnel), ("reality", s.reality), ("own", s.own), ("kernel", s.passed)]
+        });
+        family(
+            "steered_frames",
+            "Frames that came in by the uplink, by where they went: to the switch from the tunnel or for a reality \
+             address, to the kernel as answers to its own connections there, or else to the kernel",
+            &|mut f| f.counters(steered.clone().map(|(to, n)| (vec![("to", to)], n))),
+        )?;
+        family(
+            "own_flows",
+            "Flows of the rVM's own kernel on reality addresses whose answers stay with it",
+            &|mut f| f.gauges(s.steered.iter().map(|s| (vec![], f64::from(s.own_flows)))),
+        )?;
+
         let numbers: Vec<String> = (0..s.workers.len()).map(|n| n.to_string()).collect();
         let of_workers = || numbers.iter().map(|n| vec![("worker", n.as_str())]).zip(&s.workers);
         family("worker_busy_ratio", "Share of the last second spent moving frames", &|mut f| {

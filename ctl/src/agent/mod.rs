@@ -25,7 +25,8 @@ use engine::wire::mac::MacAddr;
 
 use crate::api;
 use crate::io::{
-    CacheMode, CacheStats, ClientId, ClosePlan, CloseState, Input, LinkFacts, Output, SteerPlan, WorkerStats,
+    CacheMode, CacheStats, ClientId, ClosePlan, CloseState, Input, LinkFacts, Output, SteerPlan, Steered,
+    WorkerStats,
 };
 use crate::model::{self, Config, ConfigError, DropIn, Layered};
 use crate::reconcile::{self, Facts, Ids, State};
@@ -103,6 +104,7 @@ pub struct Agent {
     /// What was asked for last; at the start nothing, so that what another process left is put right.
     closed_plan: Option<ClosePlan>,
     closed: CloseState,
+    uplink_steered: Option<Steered>,
     watched: Option<String>,
     attachments: BTreeMap<PortId, Attachment>,
     links: BTreeMap<String, LinkFacts>,
@@ -171,6 +173,7 @@ impl Agent {
             steered: SteerPlan::default(),
             closed_plan: None,
             closed: CloseState::default(),
+            uplink_steered: None,
             watched: None,
             attachments: BTreeMap::new(),
             links: BTreeMap::new(),
@@ -228,6 +231,7 @@ impl Agent {
             Input::Unreadable(why) => self.refused = Some(why),
             Input::WorkerStats(stats) => self.stats = stats,
             Input::CacheStats(stats) => self.cache = stats,
+            Input::Steered(steered) => self.uplink_steered = Some(steered),
             Input::Closed(state) => self.heard_closed(state),
             Input::KernelDrops(id, drops) => {
                 if let Some(attachment) = self.attachments.get_mut(&id) {

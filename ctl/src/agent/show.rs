@@ -14,7 +14,7 @@ use super::pending::Found;
 use super::request::{Ask, FdbFilter, is_floating};
 use crate::api::{
     self, CacheRow, ClosedRow, Code, DropRow, Edited, Error, FloatingRow, Frames, LeftOut, NeighRow,
-    NetworkRow, PeerRow, PortRow, RateRow, Rows, SampleRow, Stats, Stats64, Status, WorkerRow,
+    NetworkRow, PeerRow, PortRow, RateRow, Rows, SampleRow, Stats, Stats64, Status, SteeredRow, WorkerRow,
 };
 use crate::io::CacheMode;
 use crate::model::{Network, Port, PortRole};
@@ -118,6 +118,7 @@ impl Agent {
                 .map(|w| WorkerRow { busy: w.busy, sleeps: w.sleeps, frames: w.frames })
                 .collect(),
             cache: self.cache_row(),
+            steered: self.steered_row(),
             closed: self.closed_row(),
             frames: Frames {
                 rx: s.rx,
@@ -158,6 +159,18 @@ impl Agent {
         }
     }
 
+    fn steered_row(&self) -> Option<SteeredRow> {
+        let s = self.uplink_steered.as_ref().filter(|_| self.config.uplink.is_some())?;
+        Some(SteeredRow {
+            tunnel: s.tunnel,
+            reality: s.reality,
+            own: s.own,
+            passed: s.passed,
+            own_flows: s.own_flows,
+            own_unknown: s.own_unknown.clone(),
+        })
+    }
+
     fn closed_row(&self) -> ClosedRow {
         let plan = self.closed_plan.as_ref();
         let addresses: Vec<IpAddr> = plan.iter().flat_map(|p| &p.reality).map(|r| r.address).collect();
@@ -192,6 +205,13 @@ impl Agent {
             warnings.extend(self.mtu_warnings());
         } else if !self.config.peer.is_empty() {
             warnings.push("there are peers but no [uplink]: nothing reaches them".to_owned());
+        }
+        if let Some(why) = self.uplink_steered.as_ref().map(|s| &s.own_unknown).filter(|why| !why.is_empty())
+        {
+            warnings.push(format!(
+                "answers to what the rVM's own kernel asks from a reality address go to the floating IP: {why}; until \
+                 then, give the rVM a second address, or list its ports in `except`"
+            ));
         }
         if !self.closed.why.is_empty() {
             warnings.push(format!(

@@ -99,6 +99,8 @@ drop_reasons! {
     NeighborUnresolved = "neighbor-unresolved",
     /// A translated packet to a VTEP, the tunnel port, a management prefix or the metadata service.
     Guarded = "guarded",
+    /// From an iVM by NAT, in a connection that the rVM's own kernel has with the same far end and ports.
+    OwnConnection = "own-connection",
     /// Not one of the ports or protocols that the floating IP is mapped for.
     PortNotMapped = "port-not-mapped",
     /// The peer of the destination is not there.

@@ -16,6 +16,7 @@ pub mod frame;
 pub mod handoff;
 pub mod limits;
 pub mod mailbox;
+pub mod own;
 pub mod port;
 pub mod table;
 pub mod time;

@@ -12,6 +12,7 @@ use crate::frame::{Batch, FramePool};
 use crate::handoff::{Link, Share};
 use crate::limits::{COMMANDS_PER_POLL, HANDOFF_FRAMES_PER_POLL, HANDOFF_NEWS_PER_POLL};
 use crate::mailbox::Mailbox;
+use crate::own::OwnFlows;
 use crate::port::{Port, PortCaps};
 use crate::time::{Duration, Instant};
 
@@ -110,6 +111,11 @@ impl<P: FramePool> Worker<P> {
     /// Gives the worker a cache for the verdicts of hot flows.
     pub fn attach_cache(&mut self, cache: Box<dyn FlowCache + Send>) {
         self.switch.attach_cache(cache);
+    }
+
+    /// Gives the worker what knows the flows of the rVM's own kernel.
+    pub fn attach_own(&mut self, own: Box<dyn OwnFlows>) {
+        self.switch.attach_own(own);
     }
 
     /// Gives the worker the way to the kernel for punted frames.

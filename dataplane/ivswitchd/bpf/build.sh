@@ -1,5 +1,5 @@
 #!/bin/sh
-# Builds steer.bpf.o, packet.bpf.o and cache_skb.bpf.o, each from its .c file.
+# Builds steer.bpf.o, packet.bpf.o, track.bpf.o and cache_skb.bpf.o, each from its .c file.
 #   build.sh           replaces the committed objects
 #   build.sh --check   rebuilds beside them and fails when the code differs
 # Needs clang 16 and LLVM's strip and objdump of the same version (other versions make other code), libbpf's and
@@ -19,11 +19,11 @@ dump() { "$OBJDUMP" -d -r "$1" | tail -n +3; }
 
 case "${1:-}" in
 '')
-	for name in steer packet cache_skb; do build "$name" "$name.bpf.o"; done ;;
+	for name in steer packet track cache_skb; do build "$name" "$name.bpf.o"; done ;;
 --check)
 	dir=$(mktemp -d)
 	trap 'rm -rf "$dir"' EXIT
-	for name in steer packet cache_skb; do
+	for name in steer packet track cache_skb; do
 		build "$name" "$dir/$name.bpf.o"
 		dump "$name.bpf.o" > "$dir/committed"
 		dump "$dir/$name.bpf.o" > "$dir/rebuilt"

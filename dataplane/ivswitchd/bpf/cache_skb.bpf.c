@@ -23,6 +23,7 @@
 #define TC_SHOT 2
 #define GO_UP 0x69767570     // the mark "ivup"
 #define TUNNEL (1U << 31)
+#define FOLLOWED 0x6976      // what track.bpf.c knows our frames by
 
 // By the filter for tc, one frame later 0 again: one more than the slot's number, and whether it is a tunnel packet.
 struct {
@@ -296,6 +297,7 @@ static __always_inline int act(struct __sk_buff *skb, __u32 number, const __u32 
 		if (bpf_l4_csum_replace(skb, at, before, after, flags))
 			goto stray;
 	}
+	skb->tc_index = FOLLOWED;
 	return bpf_redirect(s->ifindex, 0);
 stray:
 	__sync_fetch_and_add(&s->stray, 1);

@@ -73,7 +73,8 @@ int packet_all_socket(struct __sk_buff *skb)
 SEC("classifier")
 int packet_shared(struct __sk_buff *skb)
 {
-	if (classify(skb) == PASSED)
+	__u32 verdict = classify(skb);
+	if (STAYS(verdict))
 		return TC_UNSPEC;
 	bpf_tail_call(skb, &follow_tc, 0);
 	return TC_SHOT;
@@ -86,7 +87,7 @@ int packet_socket(struct __sk_buff *skb)
 	__u64 *count = bpf_map_lookup_elem(&counters, &verdict);
 	if (count)
 		*count += 1;
-	if (verdict == PASSED)
+	if (STAYS(verdict))
 		return 0;
 	if (verdict == UP_TUNNEL)
 		bpf_tail_call(skb, &follow_socket, IN_TUNNEL);

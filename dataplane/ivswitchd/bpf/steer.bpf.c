@@ -10,8 +10,10 @@
 //
 // Before that, both look whether the switch has decided about the packet's flow already (cache_xdp.bpf.h).
 //
-// packet.bpf.c includes this file to apply the very same rules where there is no XDP (an AF_PACKET socket and the
-// tc hook beside it): what differs is only how a packet's bytes are read.
+// Of what the map sends up, the answers to what the rVM's kernel itself has sent stay with it all the same (own.bpf.h).
+//
+// packet.bpf.c and track.bpf.c include this file to apply the very same rules where there is no XDP (an AF_PACKET socket and the
+// tc hooks beside it): what differs is only how a packet's bytes are read.
 //
 // The object is committed; bpf/build.sh rebuilds and compares it.
 #include <linux/bpf.h>
@@ -24,13 +26,17 @@
 
 #define EXTENSIONS_MAX 6     // IPv6 extension headers walked; more of them: to the kernel
 
-enum { PASSED, UP_TUNNEL, UP_REALITY, COUNTERS };
+enum { PASSED, UP_TUNNEL, UP_REALITY, OWN, COUNTERS };
+
+#define STAYS(verdict) ((verdict) == PASSED || (verdict) == OWN)
 
 // What is ours by exact match. All zero: nothing is.
 struct config {
 	__u8 mac[ETH_ALEN];      // the NIC's own; frames to any other address pass
 	__be16 tunnel_port;      // 0: no tunnel
 	__u8 vtep[16];           // IPv4 as ::ffff:a.b.c.d
+	__u64 own;               // 0: nobody notes the kernel's own flows, so none are known
+	__u64 mix[6];            // odd numbers that nobody else knows
 };
 
 // Longest prefix wins: an address (128 bits), its protocol (136), its ports (144 to 160).
@@ -77,6 +83,8 @@ struct {
 	__type(value, __u64);
 } counters SEC(".maps");
 
+#include "own.bpf.h"
+
 #ifndef STEER_RULES_ONLY
 #include "cache_xdp.bpf.h"
 #endif
@@ -90,6 +98,9 @@ struct packet {
 	__u8 fragment;           // any fragment, the first included
 	__u8 first;              // holds the transport header
 	__u8 v6;
+	__u32 id;                // of a fragment's packet
+	__u8 source[16] __attribute__((aligned(8)));
+	__u8 dest[16];
 };
 
 static __always_inline int same(const __u8 *a, const __u8 *b)
@@ -106,47 +117,50 @@ static __always_inline void map_v4(__u8 *to, __be32 addr)
 	words[3] = addr;
 }
 
-// Reads the IP header at `off`. `source` and `dest` get its addresses. False: leave it to the kernel.
+// Reads the IP header at `off`. False: leave it to the kernel.
 //
 // What has no fixed place in the frame is read through the helper: computing with packet pointers would
-// take CAP_PERFMON to load.
-static __always_inline int read_ip(CONTEXT *ctx, __u32 off, int v6, struct packet *p, __u8 *source,
-				   __u8 *dest)
+// take CAP_PERFMON to load. So would half a word that the compiler writes over a pointer it has put away; hence
+// functions here have stacks of their own.
+static __noinline int read_ip(CONTEXT *ctx, __u32 off, int v6, struct packet *p)
 {
 	p->fragment = 0;
 	p->first = 1;
 	p->v6 = v6;
+	p->id = 0;
 	if (!v6) {
 		struct iphdr ip;
 		if (load_bytes(ctx, off, &ip, sizeof ip) || ip.version != 4 || ip.ihl < 5)
 			return 0;
 		__u16 frag = bpf_ntohs(ip.frag_off);
 		p->fragment = (frag & 0x3fff) != 0;
+		p->id = ip.id;
 		p->first = (frag & 0x1fff) == 0;
 		p->proto = ip.protocol;
 		p->l4 = off + ip.ihl * 4;
-		map_v4(source, ip.saddr);
-		map_v4(dest, ip.daddr);
+		map_v4(p->source, ip.saddr);
+		map_v4(p->dest, ip.daddr);
 		return 1;
 	}
 	struct ipv6hdr ip;
 	if (load_bytes(ctx, off, &ip, sizeof ip) || ip.version != 6)
 		return 0;
-	__builtin_memcpy(source, &ip.saddr, 16);
-	__builtin_memcpy(dest, &ip.daddr, 16);
+	__builtin_memcpy(p->source, &ip.saddr, 16);
+	__builtin_memcpy(p->dest, &ip.daddr, 16);
 	p->proto = ip.nexthdr;
 	off += sizeof ip;
 	for (int i = 0; i <= EXTENSIONS_MAX; i++) {
 		if (p->proto != IPPROTO_HOPOPTS && p->proto != IPPROTO_ROUTING &&
 		    p->proto != IPPROTO_DSTOPTS && p->proto != IPPROTO_FRAGMENT)
 			break;
-		__u8 ext[8];
+		__u8 ext[8] __attribute__((aligned(8)));
 		if (i == EXTENSIONS_MAX || load_bytes(ctx, off, ext, sizeof ext))
 			return 0;
 		if (p->proto == IPPROTO_FRAGMENT) {
 			__u16 frag = (__u16)ext[2] << 8 | ext[3];
 			p->fragment |= (frag & 0xfff9) != 0;
 			p->first &= (frag & 0xfff8) == 0;
+			p->id = *(__u32 *)(ext + 4);
 			off += 8;
 		} else {
 			off += 8 + ext[1] * 8;
@@ -198,6 +212,112 @@ static __always_inline int is_icmp_error(const struct packet *p, __u8 type)
 	return p->v6 ? type >= 1 && type <= 4 : type == 3 || type == 4 || type == 5 || type == 11 || type == 12;
 }
 
+// The identifier of an echo message of this type, at `off` in the frame. False: it has none.
+static __always_inline int read_echo(CONTEXT *ctx, __u32 off, __be16 *id)
+{
+	return !load_bytes(ctx, off + 4, id, sizeof *id);
+}
+
+#ifndef TRACK_ONLY
+enum { WHOLE, FIRST_FRAGMENT, LATER_FRAGMENT };
+
+// Whether a packet that `steering` sends up belongs to a flow of the kernel's own all the same. `flow` has its addresses,
+// protocol and ports as the kernel sees them (of an ICMP error those of the packet that it is about), and is used up; `id`
+// tells a fragment's packet.
+static __noinline int stays_own(const struct config *c, struct own_key *flow, int piece, __u32 id)
+{
+	if (piece != LATER_FRAGMENT && !own_has(flow, c->mix))
+		return 0;
+	if (piece == WHOLE)
+		return 1;
+	// Most fragments have no ports: they follow the first.
+	flow->remote_port = id;
+	flow->local_port = id >> 16;
+	flow->fragment = 1;
+	if (piece == LATER_FRAGMENT)
+		return own_has_fragment(flow, c->mix);
+	own_note_fragment(flow, c->mix);
+	return 1;
+}
+
+// Where a packet goes whose fields have no fixed place.
+static __noinline int classify_packet(CONTEXT *ctx, const struct config *c, int v6)
+{
+	struct packet p = {};
+	struct steering_key key = {};
+	struct own_key flow = {};
+	if (!read_ip(ctx, sizeof(struct ethhdr), v6, &p))
+		return PASSED;
+	__builtin_memcpy(key.addr, p.dest, 16);
+	__builtin_memcpy(flow.local, p.dest, 16);
+	__builtin_memcpy(flow.remote, p.source, 16);
+	flow.proto = p.proto;
+	key.prefixlen = BITS_PROTO;
+	key.proto = p.proto;
+	int ports_known =
+		has_ports(&p) && p.first && !load_bytes(ctx, p.l4, &flow.remote_port, sizeof(struct ports));
+	int icmp = p.proto == (v6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP);
+	__u8 type = 0;
+	if (icmp && p.first) {
+		if (load_bytes(ctx, p.l4, &type, 1))
+			return PASSED;
+		// The answer to an echo request.
+		if (type == (v6 ? 129 : 0) && read_echo(ctx, p.l4, &flow.remote_port))
+			flow.local_port = flow.remote_port;
+	}
+
+	if (p.proto == IPPROTO_UDP && ports_known) {
+		// The first fragment of a tunnel packet goes up, where it is counted; the others follow the rule
+		// for fragments below. No peer of ours fragments.
+		if (c->tunnel_port && flow.local_port == c->tunnel_port && same(p.dest, c->vtep))
+			return UP_TUNNEL;
+		// The rVM's own lease: without it the rVM loses its address.
+		if (!v6 && flow.remote_port == bpf_htons(67) && flow.local_port == bpf_htons(68))
+			return PASSED;
+	}
+
+	if (p.fragment) {
+		// All fragments of a packet go one way, and most have no ports: address and protocol decide.
+	} else if (ports_known) {
+		key.port = flow.local_port;
+		key.prefixlen = BITS_PORT;
+	} else if (icmp) {
+		// Neighbour and multicast listener discovery keep the address itself reachable.
+		if (v6 && ((type >= 130 && type <= 137) || type == 143))
+			return PASSED;
+		if (is_icmp_error(&p, type)) {
+			// An error goes where the flow lives that it is about: ours sent the quoted packet.
+			struct packet quoted = {};
+			if (!read_ip(ctx, p.l4 + 8, v6, &quoted) || !same(quoted.source, p.dest))
+				return PASSED;
+			__builtin_memcpy(flow.remote, quoted.dest, 16);
+			key.proto = flow.proto = quoted.proto;
+			if (has_ports(&quoted) && quoted.first &&
+			    !load_bytes(ctx, quoted.l4, &flow.remote_port, sizeof(struct ports))) {
+				// It was sent the other way.
+				__be16 ours = flow.remote_port;
+				flow.remote_port = flow.local_port;
+				flow.local_port = ours;
+				// About our tunnel: path MTU and unreachable peers are the kernel's to know.
+				if (quoted.proto == IPPROTO_UDP && flow.remote_port == c->tunnel_port)
+					return PASSED;
+				key.port = ours;
+				key.prefixlen = BITS_PORT;
+			} else if (quoted.proto == p.proto && quoted.first &&
+				   read_echo(ctx, quoted.l4, &flow.remote_port)) {
+				flow.local_port = flow.remote_port;
+			}
+		}
+	}
+	__u32 *up = bpf_map_lookup_elem(&steering, &key);
+	if (!up || !*up)
+		return PASSED;
+	if (!c->own)
+		return UP_REALITY;
+	int piece = !p.fragment ? WHOLE : p.first ? FIRST_FRAGMENT : LATER_FRAGMENT;
+	return stays_own(c, &flow, piece, p.id) ? OWN : UP_REALITY;
+}
+
 // The frame's first bytes are from `data` to `end`.
 static __always_inline int classify_at(CONTEXT *ctx, void *data, void *end, const struct config *c)
 {
@@ -216,62 +336,11 @@ static __always_inline int classify_at(CONTEXT *ctx, void *data, void *end, cons
 	if (is_plain_tunnel(data, end, c))
 		return UP_TUNNEL;
 
-	struct packet p = {};
-	struct steering_key key = {};
-	__u8 source[16] = {};
-	if (!read_ip(ctx, sizeof *eth, v6, &p, source, key.addr))
-		return PASSED;
-	key.prefixlen = BITS_PROTO;
-	key.proto = p.proto;
-	struct ports ports = {};
-	int ports_known = has_ports(&p) && p.first && !load_bytes(ctx, p.l4, &ports, sizeof ports);
-
-	if (p.proto == IPPROTO_UDP && ports_known) {
-		// The first fragment of a tunnel packet goes up, where it is counted; the others follow the rule
-		// for fragments below. No peer of ours fragments.
-		if (c->tunnel_port && ports.dest == c->tunnel_port && same(key.addr, c->vtep))
-			return UP_TUNNEL;
-		// The rVM's own lease: without it the rVM loses its address.
-		if (!v6 && ports.source == bpf_htons(67) && ports.dest == bpf_htons(68))
-			return PASSED;
-	}
-
-	if (p.fragment) {
-		// All fragments of a packet go one way, and most have no ports: address and protocol decide.
-	} else if (ports_known) {
-		key.port = ports.dest;
-		key.prefixlen = BITS_PORT;
-	} else if (p.proto == (v6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP)) {
-		__u8 type;
-		if (load_bytes(ctx, p.l4, &type, 1))
-			return PASSED;
-		// Neighbour and multicast listener discovery keep the address itself reachable.
-		if (v6 && ((type >= 130 && type <= 137) || type == 143))
-			return PASSED;
-		if (is_icmp_error(&p, type)) {
-			// An error goes where the flow lives that it is about: ours sent the quoted packet.
-			struct packet quoted = {};
-			__u8 from[16] = {}, unused[16] = {};
-			if (!read_ip(ctx, p.l4 + 8, v6, &quoted, from, unused) || !same(from, key.addr))
-				return PASSED;
-			key.proto = quoted.proto;
-			if (has_ports(&quoted) && quoted.first &&
-			    !load_bytes(ctx, quoted.l4, &ports, sizeof ports)) {
-				// About our tunnel: path MTU and unreachable peers are the kernel's to know.
-				if (quoted.proto == IPPROTO_UDP && ports.dest == c->tunnel_port)
-					return PASSED;
-				key.port = ports.source;
-				key.prefixlen = BITS_PORT;
-			}
-		}
-	}
-	__u32 *up = bpf_map_lookup_elem(&steering, &key);
-	return up && *up ? UP_REALITY : PASSED;
+	return classify_packet(ctx, c, v6);
 }
+#endif
 
 #ifndef STEER_RULES_ONLY
-// With a stack of its own: where the compiler writes half a word over a pointer it has put away, loading would take
-// CAP_PERFMON.
 static __noinline int classify(struct xdp_md *ctx, const struct config *c)
 {
 	return classify_at(ctx, (void *)(long)ctx->data, (void *)(long)ctx->data_end, c);
@@ -284,6 +353,27 @@ static __always_inline int is_ours(struct xdp_md *ctx, const struct config *c)
 	const __u16 *mac = (const void *)c->mac, *to = data;
 	return data + sizeof(struct ethhdr) <= end && to[0] == mac[0] && to[1] == mac[1] && to[2] == mac[2] &&
 	       to[6] == bpf_htons(ETH_P_IP) && is_plain_tunnel(data, end, c);
+}
+
+// Whether a frame is a plain packet over IPv4 of a flow of the kernel's own. The cache may know a flow of the very same
+// ports, and is not asked then.
+static __noinline int is_own(struct xdp_md *ctx, const struct config *c)
+{
+	struct {
+		struct ethhdr eth;
+		struct iphdr ip;
+		struct ports ports;
+	} __attribute__((packed)) *f = (void *)(long)ctx->data;
+	if (!c || (void *)(f + 1) > (void *)(long)ctx->data_end || f->eth.h_proto != bpf_htons(ETH_P_IP) ||
+	    *(__u8 *)&f->ip != 0x45 || (f->ip.frag_off & bpf_htons(0x3fff)))
+		return 0;
+	struct own_key flow = {};
+	map_v4(flow.remote, f->ip.saddr);
+	map_v4(flow.local, f->ip.daddr);
+	flow.remote_port = f->ports.source;
+	flow.local_port = f->ports.dest;
+	flow.proto = f->ip.protocol;
+	return (flow.proto == IPPROTO_TCP || flow.proto == IPPROTO_UDP) && own_has(&flow, c->mix);
 }
 
 SEC("xdp.frags")
@@ -302,14 +392,18 @@ int steer_shared(struct xdp_md *ctx)
 	struct config *c = bpf_map_lookup_elem(&config, &zero);
 	if (!c)
 		return XDP_PASS;
-	int done = follow(ctx, is_ours(ctx, c) ? OUTER_LEN : 0);
-	if (done != UNDECIDED)
-		return done;
-	__u32 verdict = classify(ctx, c);
+	__u32 verdict = OWN;
+	int tunnel = is_ours(ctx, c);
+	if (tunnel || !c->own || !is_own(ctx, c)) {
+		int done = follow(ctx, tunnel ? OUTER_LEN : 0);
+		if (done != UNDECIDED)
+			return done;
+		verdict = classify(ctx, c);
+	}
 	__u64 *count = bpf_map_lookup_elem(&counters, &verdict);
 	if (count)
 		*count += 1;
-	if (verdict == PASSED)
+	if (STAYS(verdict))
 		return XDP_PASS;
 	return bpf_redirect_map(&xsks_map, ctx->rx_queue_index, XDP_PASS);
 }
@@ -327,4 +421,6 @@ int probe_output(struct xdp_md *ctx)
 
 #endif
 
+#ifndef TRACK_ONLY
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
+#endif

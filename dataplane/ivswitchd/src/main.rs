@@ -18,6 +18,7 @@ use ivswitchd::confine::Confinement;
 use ivswitchd::control::{self, Control, Setup};
 use ivswitchd::ports::afxdp::Kept;
 use ivswitchd::ports::host::HostPort;
+use ivswitchd::ports::own::OwnWatch;
 use ivswitchd::{clock, closed, log, metrics, ports, privileges};
 use sd_notify::NotifyState;
 
@@ -204,6 +205,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         worker.join(me, links);
         worker.attach_cache(Box::new(writer));
         worker.attach_host(Box::new(HostPort::open()?));
+        worker.attach_own(Box::new(OwnWatch));
         machines.push((worker, handle));
     }
     drop(pool);

@@ -63,6 +63,13 @@ pub fn render(s: &Status, paint: Paint) -> String {
     }
     text.push_str(&cache::line(&s.cache));
     text.push_str(&closed(&s.closed));
+    if let Some(steered) = s.steered.as_ref().filter(|_| !s.closed.addresses.is_empty()) {
+        let _ = writeln!(
+            text,
+            "the kernel's own connections there: {} flows, {} frames left to it",
+            steered.own_flows, steered.own
+        );
+    }
     section(&mut text, paint, port::table, &s.ports);
     section(&mut text, paint, network::table, &s.networks);
     section(&mut text, paint, peer::table, &s.peers);

@@ -49,6 +49,7 @@ pub fn status() -> Status {
         "workers": [{ "busy": 0.0312, "sleeps": 40 }],
         "cache": { "mode": "auto", "on": true, "reason": "", "flows": 12, "hits": 34567,
                    "left_out": [{ "link": "eth0", "reason": "its XDP program runs in generic mode" }] },
+        "steered": { "tunnel": 900, "reality": 20, "own": 7, "passed": 55, "own_flows": 3, "own_unknown": "" },
         "closed": { "addresses": ["10.0.0.11"], "in_place": true, "why": "", "restored": 0 },
         "frames": { "rx": 2100, "replicated": 0, "originated": 0, "segmented": 0, "tx": 2080, "dropped": 3, "punted": 17, "consumed": 0, "coalesced": 0, "queued": 0 },
         "drops": [{ "port": "uplink", "reason": "unknown-vni", "count": 3,
@@ -67,6 +68,7 @@ worker 0: 3.1 % busy, 0 frames received, slept 40 times
 verdict cache: on, 12 flows, 34567 frames followed in the kernel
   not to eth0: its XDP program runs in generic mode
 closed to the kernel: 10.0.0.11
+the kernel's own connections there: 3 flows, 7 frames left to it
 
 PORT    ROLE    NETWORK  STATE    LINK    MTU    RX    TX  DROPPED  MODE
 uplink  uplink  -        live     eth0   1500  1200   980        3  native, copy (virtio_net has no zero-copy here)

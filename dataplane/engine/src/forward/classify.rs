@@ -7,6 +7,7 @@ use super::verdict::{Edits, NatRewrite, Out, Responder, Route, Verdict};
 use super::{Tables, dhcp};
 use crate::command::{Location, NextHop, PeerId, PortId, Role, Vni};
 use crate::counters::DropReason;
+use crate::own::OwnFlow;
 use crate::table::fdb::FdbKey;
 use crate::table::floating_ip::{Action, Domain, Target};
 use crate::table::network::{NetId, Network};
@@ -488,6 +489,9 @@ fn translated(
             if guarded(tables, h) {
                 return Verdict::drop(vni, DropReason::Guarded);
             }
+            if source && is_own(tables, h, action.address) {
+                return Verdict::drop(vni, DropReason::OwnConnection);
+            }
             trail.step(|| Step::Underlay(h.dst));
             match tables.underlay.hop(h.dst) {
                 Hop::Mac(mac) => (vni, Out::Port(uplink.port), mac, uplink.mac),
@@ -497,6 +501,21 @@ fn translated(
         }
     };
     Verdict { edits: Edits { nat, route: Some(Route { dst, src, id }), ..Edits::NONE }, out, vni, vid: 0 }
+}
+
+/// Whether a packet that leaves by NAT from `local` would do so in a connection of the rVM's own kernel.
+#[inline]
+fn is_own(tables: &Tables, h: &Headers, local: Ip) -> bool {
+    let Some(own) = &tables.own else { return false };
+    (h.proto == l4::TCP || h.proto == l4::UDP)
+        && h.l4 != 0
+        && own.holds(&OwnFlow {
+            remote: h.dst,
+            remote_port: h.dport,
+            local,
+            local_port: h.sport,
+            proto: h.proto,
+        })
 }
 
 /// Whether a guest's packet may not leave by NAT: it would have our own, trusted, source address.

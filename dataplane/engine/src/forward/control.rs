@@ -13,6 +13,7 @@ use crate::command::{
 use crate::counters::{DropReason, PortCounters, SwitchCounters};
 use crate::frame::{Frame, FramePool};
 use crate::limits::{AGE_SLICE_MAX, ANNOUNCEMENTS, REFRESH_INTERVAL, RESOLVE_INTERVAL};
+use crate::own::OwnFlows;
 use crate::port::PortCaps;
 use crate::table::floating_ip::Domain;
 use crate::table::underlay::Hop;
@@ -365,6 +366,11 @@ impl Switch {
     /// Gives the switch a cache for the verdicts of hot flows.
     pub fn attach_cache(&mut self, cache: Box<dyn FlowCache + Send>) {
         self.flows = Some(FlowBook::new(cache));
+    }
+
+    /// Gives the switch what knows the flows of the rVM's own kernel.
+    pub fn attach_own(&mut self, own: Box<dyn OwnFlows>) {
+        self.tables.own = Some(own);
     }
 
     /// Revokes cached verdicts that no longer hold. To be called before anything is answered or sent that

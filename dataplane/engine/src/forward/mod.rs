@@ -21,6 +21,7 @@ mod output;
 mod path;
 mod watched;
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use self::classify::{Admission, From, Probe};
@@ -37,6 +38,7 @@ use crate::limits::{
     BATCH_LEN, FLOW_SAMPLE, ICMP_ERRORS_PPS, LEARNED_EVENTS, OUTER_TTL, PATH_ANSWERS_PPS,
     TUNNEL_DATAGRAMS_IN_MAX,
 };
+use crate::own::OwnFlows;
 use crate::table::fdb::{self, Fdb};
 use crate::table::floating_ip::FloatingIps;
 use crate::table::neighbor::Neighbors;
@@ -73,6 +75,8 @@ pub struct Tables {
     pub guard: Guard,
     /// Where the underlay is met.
     pub uplink: Option<UplinkConfig>,
+    /// Flows of the rVM's own kernel that translated packets may not take part in.
+    pub own: Option<Box<dyn OwnFlows>>,
     /// Grows with every change of a table, but for stations that come (no remembered verdict is about
     /// an unknown one) and that leave (see [`Fdb::version`]).
     pub version: u32,
@@ -92,6 +96,7 @@ impl Tables {
             underlay: Underlay::new(part(7)),
             guard: Guard::new(part(8)),
             uplink: None,
+            own: None,
             version: 0,
         }
     }

@@ -17,7 +17,8 @@ use std::time::Duration;
 use anyhow::Context;
 use ctl::agent::Agent;
 use ctl::io::{
-    CacheStats, DoorFault, GuestIo, Input, IoKind, KernelDrops, OpenPort, Output, SteerPlan, WorkerStats,
+    CacheStats, DoorFault, GuestIo, Input, IoKind, KernelDrops, OpenPort, Output, SteerPlan, Steered,
+    WorkerStats,
 };
 use ctl::model::{self, ConfigError};
 use engine::command::PortId;
@@ -34,8 +35,8 @@ use crate::closed::Closer;
 use crate::confine::Confinement;
 use crate::links::{self, Links};
 use crate::log;
-use crate::ports::afxdp::Kept;
 use crate::ports::afxdp::cache::CacheControl;
+use crate::ports::afxdp::{self, Kept};
 use crate::ports::keep;
 use crate::ports::umem::{UmemHandle, UmemPool};
 use crate::ports::{self, PortControl};
@@ -56,6 +57,9 @@ const TICK: Duration = Duration::from_secs(1);
 
 /// For `systemctl status`.
 const REFUSED: &str = "the configuration files are refused, what was in force goes on: ivctl status";
+
+/// How often the kernel's own connections are asked for: those about to end are known for two minutes.
+const REFRESH: Duration = Duration::from_secs(30);
 
 /// How often ports are looked after: what took one away is not always told.
 const LOOK: Duration = Duration::from_millis(100);
@@ -135,6 +139,10 @@ pub struct Control {
     workers: Vec<WorkerThread<UmemPool>>,
     plan: SteerPlan,
     closer: Closer,
+    /// What the agent was told of the uplink's steering last.
+    steered: Steered,
+    /// When the kernel's own connections are asked for again.
+    refresh: Instant,
     hold: Option<PortHold>,
     config: Saved,
     tick: Instant,
@@ -191,6 +199,8 @@ impl Control {
             workers,
             plan: SteerPlan::default(),
             closer,
+            steered: Steered::default(),
+            refresh: now + REFRESH,
             hold: None,
             config: Saved::new(setup.config),
             tick: now + TICK,
@@ -581,6 +591,7 @@ impl Control {
             self.stats.clone_from(&stats);
             self.inbox.push_back(Input::WorkerStats(stats));
         }
+        self.measure_steering();
         self.cache.tick();
         let stats = self.cache.stats();
         if stats != self.cache_stats {
@@ -598,6 +609,31 @@ impl Control {
                 port.guest_io = guest_io;
                 self.inbox.push_back(Input::GuestIo(id, io));
             }
+        }
+    }
+
+    fn measure_steering(&mut self) {
+        let Some(uplink) = self.ports.values().find(|port| port.spec.shared) else { return };
+        let Some((own, counters)) = uplink.control.own().zip(uplink.control.steer_counters()) else { return };
+        let (own_flows, own_unknown) = own.state();
+        let afxdp::SteerCounters { passed, tunnel, reality, own: answers } = counters;
+        let own_unknown = own_unknown.to_owned();
+        let steered = Steered { tunnel, reality, own: answers, passed, own_flows, own_unknown };
+        let now = clock::now();
+        let due = now >= self.refresh;
+        if due {
+            self.refresh = now + REFRESH;
+        }
+        // Where it failed it may work now; where another tool took the program off, it is put back.
+        if due
+            && !own.refresh()
+            && let Err(why) = self.apply_plan()
+        {
+            tracing::error!("{why}");
+        }
+        if steered != self.steered {
+            self.steered = steered.clone();
+            self.inbox.push_back(Input::Steered(steered));
         }
     }
 

@@ -29,7 +29,8 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 pub use door::DoorError;
 pub use ethtool::set_rx_unmerged as keep_unmerged;
 pub use merger::Merger;
-use netlink::{Heard, Monitor, Requester};
+pub use netlink::Requester;
+use netlink::{Heard, Monitor};
 use table::Table;
 
 /// Datagrams of events taken at once, so that a storm of them cannot starve the control socket.

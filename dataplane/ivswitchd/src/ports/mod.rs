@@ -10,7 +10,8 @@
 //! - [`udp`]: tunnel packets through UDP sockets;
 //! - [`vhostuser`]: a guest's NIC, in memory shared with QEMU;
 //! - [`host`]: whole packets handed to the kernel through raw sockets;
-//! - [`keep`]: what of all this outlives the process.
+//! - [`keep`]: what of all this outlives the process;
+//! - [`own`]: the kernel's own connections on addresses that are steered.
 
 pub mod afxdp;
 pub mod ethtool;
@@ -19,6 +20,7 @@ pub mod keep;
 mod landing;
 pub mod lane;
 mod messages;
+pub mod own;
 pub mod packet;
 pub mod tap;
 pub mod udp;
@@ -194,6 +196,15 @@ impl PortControl {
         match self {
             Self::Afxdp(control) => control.steer_counters(),
             Self::Packet(control) => control.steer_counters(),
+            Self::Tap(_) | Self::Udp(_) | Self::Vhostuser(_) => None,
+        }
+    }
+
+    /// The kernel's own flows on the uplink; `None` where nothing is steered.
+    pub fn own(&self) -> Option<&own::Own> {
+        match self {
+            Self::Afxdp(control) => Some(control.own()),
+            Self::Packet(control) => Some(control.own()),
             Self::Tap(_) | Self::Udp(_) | Self::Vhostuser(_) => None,
         }
     }

@@ -28,8 +28,8 @@ struct Figure4 {
     two: Switch,
 }
 
-const PUBLIC: &str = "56.0.0.11";
-const INTERNET_HOST: &str = "203.0.113.9";
+pub const PUBLIC: &str = "56.0.0.11";
+pub const INTERNET_HOST: &str = "203.0.113.9";
 
 /// By which means the rVMs' frames come and go.
 #[derive(Clone, Copy)]
@@ -99,7 +99,7 @@ impl Figure4 {
 }
 
 /// The provider's network: rVM1 and rVM2 on 10.0.0.0/16, an Internet host, NAT 56.0.0.11 <-> 10.0.0.11.
-fn reality(lab: &Lab) -> (Namespace, Namespace, Namespace, Namespace) {
+pub fn reality(lab: &Lab) -> (Namespace, Namespace, Namespace, Namespace) {
     let [inet, net, rvm1, rvm2] = ["inet", "net", "rvm1", "rvm2"].map(|name| lab.namespace(name));
     net.ip("link add lan type bridge");
     net.ip("link set lan up");
@@ -154,12 +154,12 @@ fn cms(rvm: &Namespace) {
     rvm.ip("route add 192.168.1.0/24 dev br1 table 100");
 }
 
-fn at(address: &str, port: u16) -> SocketAddr {
+pub fn at(address: &str, port: u16) -> SocketAddr {
     format!("{address}:{port}").parse().expect("an address")
 }
 
 /// A UDP question and its answer, through whatever is between; retried, since UDP may be lost.
-fn udp_answers(client: &Namespace, server: &Namespace, connect: SocketAddr, listen: SocketAddr) {
+pub fn udp_answers(client: &Namespace, server: &Namespace, connect: SocketAddr, listen: SocketAddr) {
     let socket = server.run(move || UdpSocket::bind(listen)).expect("a free port");
     server.spawn(move || -> io::Result<()> {
         socket.set_read_timeout(Some(Duration::from_secs(10)))?;

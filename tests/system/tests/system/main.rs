@@ -24,6 +24,7 @@ mod lifecycle;
 mod mtu;
 mod nested;
 mod operate;
+mod own;
 mod policy;
 mod privileges;
 mod restart;

@@ -42,14 +42,17 @@ use engine::limits::{HEADROOM, SLOT_SMALL_LEN};
 use engine::wire::mac::MacAddr;
 
 use super::keep;
+use super::own::Own;
 use super::umem::UmemHandle;
 pub use kept::{Kept, KeptPort};
 pub use port::AfxdpPort;
 pub use probe::InterfaceFacts;
+pub use program::is_detached as is_link_detached;
 use program::{LoadError, Program};
-pub use program::{SharedMaps, SkbPrograms, SteerMaps, SteerTable, set_tail_call};
+pub use program::{SharedMaps, SkbPrograms, SteerMaps, SteerTable, load_track, set_tail_call};
 use socket::SocketError;
 use sockets::Sockets;
+pub use steer::mapped;
 
 /// Queues of one interface that we open at most.
 const QUEUES_MAX: u32 = 64;
@@ -201,6 +204,8 @@ pub struct SteerCounters {
     pub tunnel: u64,
     /// Packets to reality addresses taken up.
     pub reality: u64,
+    /// Packets to reality addresses left to the kernel, because they answer what it sent itself.
+    pub own: u64,
 }
 
 /// The control thread's part of a port. While it lives the XDP program is attached.
@@ -573,11 +578,13 @@ impl Drop for AfxdpControl {
         );
         if let Some(steered) = steered {
             tracing::info!(
-                "{}: steered up {} tunnel packets and {} for reality addresses, left {} to the kernel",
+                "{}: steered up {} tunnel packets and {} for reality addresses, left {} to the kernel, {} of them in \
+                 connections of its own on reality addresses",
                 self.interface,
                 steered.tunnel,
                 steered.reality,
-                steered.passed
+                steered.passed + steered.own,
+                steered.own
             );
         }
     }
@@ -617,7 +624,15 @@ impl AfxdpControl {
         if !self.shared {
             return Err(PortError::NotShared { interface });
         }
-        self.program.steer(plan, mac).map_err(|cause| PortError::Steering { interface, cause })
+        self.program
+            .steer(plan, mac, &self.interface)
+            .map_err(|cause| PortError::Steering { interface, cause })
+    }
+
+    /// The kernel's own flows on the uplink.
+    #[must_use]
+    pub fn own(&self) -> &Own {
+        self.program.own()
     }
 
     /// The kernel's counters, all queues; `None` once a worker's part is closed.

@@ -19,10 +19,13 @@ use aya_obj::generated::{BPF_CALL, BPF_JMP, BPF_PSEUDO_KFUNC_CALL};
 
 use super::SteerCounters;
 use super::steer::{self, SteerEntries, SteerKey};
+use crate::ports::own::{self, Own};
 use ctl::io::SteerPlan;
 use engine::wire::mac::MacAddr;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/bpf/steer.bpf.o"));
+static TRACK_OBJECT: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/bpf/track.bpf.o"));
 static SKB_OBJECT: &[u8] =
     aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/bpf/cache_skb.bpf.o"));
 
@@ -109,20 +112,21 @@ impl SharedMaps {
             ];
             let mut object = parse_object(SKB_OBJECT)?;
             fit_to_kernel(&mut object)?;
-            let ([plain, tunnel, tc], _) = load_all(object, names, 1, self)?;
+            let ([plain, tunnel, tc], _) = load_all(object, names, 1, &|name| self.get(name))?;
             Ok(SkbPrograms { socket: [plain, tunnel], tc })
         };
         let loaded = self.skb.get_or_init(|| load().map_err(|error: LoadError| error.to_string()));
         loaded.as_ref().map_err(String::as_str)
     }
 
-    fn get(&self, name: &str) -> Option<&MapData> {
-        match name {
-            "cache" => Some(&self.cache),
-            "flows" => Some(&self.flows),
-            "outputs" => Some(&self.outputs),
-            _ => None,
-        }
+    fn get(&self, name: &str) -> Option<RawFd> {
+        let map = match name {
+            "cache" => &self.cache,
+            "flows" => &self.flows,
+            "outputs" => &self.outputs,
+            _ => return None,
+        };
+        Some(map.fd().as_fd().as_raw_fd())
     }
 }
 
@@ -159,7 +163,7 @@ impl Program {
     }
 
     fn load_named(name: &'static str, queues: u32, cache: &Arc<SharedMaps>) -> Result<Self, LoadError> {
-        let ([fd], own) = load_all(parse()?, [(name, BPF_PROG_TYPE_XDP)], queues, cache)?;
+        let ([fd], own) = load_all(parse()?, [(name, BPF_PROG_TYPE_XDP)], queues, &|name| cache.get(name))?;
         let maps = own.into_iter().map(|(name, data)| Ok((name, Map::from_map_data(data)?)));
         let maps = maps.collect::<Result<_, MapError>>()?;
         Ok(Self { fd, maps, name, link: None, table: SteerTable::default() })
@@ -230,12 +234,17 @@ impl Program {
         self.fd.as_raw_fd()
     }
 
-    /// Replaces the steering.
+    /// Replaces the steering of what comes in by `interface`.
     ///
     /// # Errors
     /// When the table is full. What was changed stays changed; the next call goes on from there.
-    pub fn steer(&mut self, plan: &SteerPlan, mac: MacAddr) -> Result<(), MapError> {
-        self.table.replace(&mut self.maps, plan, mac)
+    pub fn steer(&mut self, plan: &SteerPlan, mac: MacAddr, interface: &str) -> Result<(), MapError> {
+        self.table.replace(&mut self.maps, plan, mac, interface)
+    }
+
+    /// The kernel's own flows.
+    pub fn own(&self) -> &Own {
+        self.table.own()
     }
 
     /// What the program did so far.
@@ -266,7 +275,7 @@ pub fn detach(link: &OwnedFd) {
 
 /// Whether a link no longer attaches anything.
 pub fn is_detached(link: &OwnedFd) -> bool {
-    // `struct bpf_link_info`: type, id, program, padding, and for XDP the interface, which is 0 when detached.
+    // `struct bpf_link_info`: type, id, program, padding, and for XDP and tcx the interface, which is 0 when detached.
     let info = link_info(link);
     info.is_ok_and(|info| info[4] == 0)
 }
@@ -321,13 +330,15 @@ impl SteerMaps for aya::Ebpf {
 pub struct SteerTable {
     /// What is in the table now.
     entries: SteerEntries,
+    own: Own,
 }
 
 impl SteerTable {
     /// Replaces the steering. `mac` is the interface's own address.
     ///
     /// While it changes, single packets may still go the old way, and none goes a way that is in
-    /// neither plan: entries that leave packets to the kernel come first, obsolete ones go last.
+    /// neither plan: entries that leave packets to the kernel come first, obsolete ones go last. The kernel's own
+    /// flows are known before an entry takes its packets up.
     ///
     /// # Errors
     /// When the table is full. What was changed stays changed; the next call goes on from there.
@@ -336,11 +347,17 @@ impl SteerTable {
         maps: &mut impl SteerMaps,
         plan: &SteerPlan,
         mac: MacAddr,
+        interface: &str,
     ) -> Result<(), MapError> {
-        let (config, wanted) = (steer::config(plan, mac), steer::entries(plan));
-        let map = maps.map_mut("steering").expect("the object has this map");
-        let mut table = LpmTrie::<_, [u8; 20], u32>::try_from(map)?;
+        let own = self.own.follow(maps, plan, interface);
+        let (config, wanted) = (steer::config(plan, mac, own), steer::entries(plan));
         for up in [false, true] {
+            if up {
+                let map = maps.map_mut("config").expect("the object has this map");
+                Array::<_, [u8; steer::CONFIG_LEN]>::try_from(map)?.set(0, config, 0)?;
+            }
+            let map = maps.map_mut("steering").expect("the object has this map");
+            let mut table = LpmTrie::<_, [u8; 20], u32>::try_from(map)?;
             for (key, _) in wanted.iter().filter(|(_, wanted)| **wanted == up) {
                 if self.entries.get(key) != Some(&up) {
                     table.insert(&to_key(key), u32::from(up), 0)?;
@@ -348,8 +365,6 @@ impl SteerTable {
                 }
             }
         }
-        let map = maps.map_mut("config").expect("the object has this map");
-        Array::<_, [u8; 24]>::try_from(map)?.set(0, config, 0)?;
         let map = maps.map_mut("steering").expect("the object has this map");
         let mut table = LpmTrie::<_, [u8; 20], u32>::try_from(map)?;
         // Longest last: a packet must not be taken up because only its exception is gone already.
@@ -371,16 +386,33 @@ impl SteerTable {
         let map = maps.map("counters").expect("the object has this map");
         let counters = PerCpuArray::<_, u64>::try_from(map)?;
         let sum = |index: u32| Ok::<u64, MapError>(counters.get(&index, 0)?.iter().sum());
-        Ok(SteerCounters { passed: sum(0)?, tunnel: sum(1)?, reality: sum(2)? })
+        Ok(SteerCounters { passed: sum(0)?, tunnel: sum(1)?, reality: sum(2)?, own: sum(3)? })
+    }
+
+    /// The kernel's own flows.
+    #[must_use]
+    pub fn own(&self) -> &Own {
+        &self.own
     }
 }
 
-/// Loads programs of an object, with maps of their own but for those of the cache.
+/// Loads the program that notes the kernel's own flows, for the steering that has these maps.
+///
+/// # Errors
+/// What the kernel or its verifier refuses.
+pub fn load_track(maps: &impl SteerMaps) -> Result<OwnedFd, LoadError> {
+    let object = parse_object(TRACK_OBJECT)?;
+    let shared = |name: &str| maps.map(name).and_then(own::fd_of);
+    let ([program], _) = load_all(object, [("track", BPF_PROG_TYPE_SCHED_CLS)], 1, &shared)?;
+    Ok(program)
+}
+
+/// Loads programs of an object, with maps of their own but for those that are shared.
 fn load_all<const N: usize>(
     mut object: Object,
     programs: [(&'static str, u32); N],
     queues: u32,
-    cache: &SharedMaps,
+    shared: &dyn Fn(&str) -> Option<RawFd>,
 ) -> Result<([OwnedFd; N], HashMap<String, MapData>), LoadError> {
     let broken = |error: &dyn std::fmt::Display| LoadError::Object(error.to_string());
     let mut own = HashMap::new();
@@ -389,8 +421,8 @@ fn load_all<const N: usize>(
         if name == "xsks_map" {
             map.set_max_entries(queues);
         }
-        let fd = match cache.get(&name) {
-            Some(data) => data.fd().as_fd().as_raw_fd(),
+        let fd = match shared(&name) {
+            Some(fd) => fd,
             None => {
                 let data = create_map(&map, &name)?;
                 own.entry(name.clone()).or_insert(data).fd().as_fd().as_raw_fd()

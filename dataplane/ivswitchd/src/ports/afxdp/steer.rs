@@ -11,6 +11,8 @@ use ctl::io::{SteerPlan, SteerReality};
 use engine::command::{L4Proto, L4Range};
 use engine::wire::mac::MacAddr;
 
+use crate::ports::own::Mix;
+
 /// Bits of a key that are the address.
 const BITS_ADDRESS: u32 = 128;
 
@@ -41,14 +43,22 @@ pub fn mapped(address: IpAddr) -> [u8; 16] {
     }
 }
 
-/// The `struct config` of the XDP program.
+/// Bytes of the programs' `struct config`.
+pub const CONFIG_LEN: usize = 80;
+
+/// The `struct config` of the programs. `own`: how the kernel's own flows are hashed, where they are noted.
 #[must_use]
-pub fn config(plan: &SteerPlan, mac: MacAddr) -> [u8; 24] {
-    let mut config = [0; 24];
+pub fn config(plan: &SteerPlan, mac: MacAddr, own: Option<Mix>) -> [u8; CONFIG_LEN] {
+    let mut config = [0; CONFIG_LEN];
     config[..6].copy_from_slice(&mac.0);
     if let Some((address, port)) = plan.tunnel {
         config[6..8].copy_from_slice(&port.to_be_bytes());
-        config[8..].copy_from_slice(&mapped(address));
+        config[8..24].copy_from_slice(&mapped(address));
+    }
+    if let Some(mix) = own {
+        for (at, word) in [1].into_iter().chain(mix).enumerate() {
+            config[24 + at * 8..32 + at * 8].copy_from_slice(&word.to_ne_bytes());
+        }
     }
     config
 }
@@ -270,8 +280,12 @@ mod tests {
     #[test]
     fn the_config_is_laid_out_as_the_program_reads_it() {
         let plan = SteerPlan { tunnel: Some(("10.0.0.11".parse().unwrap(), 4789)), reality: vec![] };
-        let config = config(&plan, MacAddr([2, 0, 0, 0, 0, 1]));
+        let with = config(&plan, MacAddr([2, 0, 0, 0, 0, 1]), Some([3, 5, 7, 9, 11, 13]));
+        let word = |at: usize| u64::from_ne_bytes(with[at..at + 8].try_into().unwrap());
+        assert_eq!([24, 32, 72].map(word), [1, 3, 13]);
+        let config = config(&plan, MacAddr([2, 0, 0, 0, 0, 1]), None);
         assert_eq!(config[..8], [2, 0, 0, 0, 0, 1, 0x12, 0xb5]);
-        assert_eq!(config[8..], [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 0, 0, 11]);
+        assert_eq!(config[24..], [0; 56]);
+        assert_eq!(config[8..24], [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 0, 0, 11]);
     }
 }

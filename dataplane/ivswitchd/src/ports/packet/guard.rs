@@ -19,6 +19,7 @@ use engine::wire::mac::MacAddr;
 
 use crate::ports::afxdp::{SkbPrograms, SteerCounters, SteerTable, set_tail_call};
 use crate::ports::keep;
+use crate::ports::own::{self, Own};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/bpf/packet.bpf.o"));
 
@@ -100,7 +101,12 @@ impl Guard {
     /// # Errors
     /// The kernel's table refused an entry.
     pub fn steer(&mut self, plan: &SteerPlan, mac: MacAddr) -> Result<(), MapError> {
-        self.table.replace(&mut self.ebpf, plan, mac)
+        self.table.replace(&mut self.ebpf, plan, mac, &self.interface)
+    }
+
+    /// The kernel's own flows.
+    pub fn own(&self) -> &Own {
+        self.table.own()
     }
 
     /// What the socket's filter did; `None` where there is none.
@@ -134,7 +140,12 @@ pub fn remove_left(but: &BTreeSet<String>) {
         }
     };
     let names = interfaces.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    names.filter(|name| !but.contains(name)).for_each(|name| remove(&name));
+    for name in names {
+        own::remove_left(&name);
+        if !but.contains(&name) {
+            remove(&name);
+        }
+    }
 }
 
 /// Where the programs that call by this map's name go on.

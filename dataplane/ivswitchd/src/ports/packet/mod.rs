@@ -27,6 +27,7 @@ use super::afxdp::{InterfaceFacts, SharedMaps, SteerCounters};
 use super::landing::Landing;
 use super::lane::{Appetite, Lane, LaneError, LaneShared, Refusal, refusal, set};
 use super::messages::Messages;
+use super::own::Own;
 use super::umem::UmemPool;
 use guard::Guard;
 pub use guard::remove_left;
@@ -366,11 +367,13 @@ impl Drop for PacketControl {
         );
         if let Some(steered) = self.steer_counters() {
             tracing::info!(
-                "{}: steered up {} tunnel packets and {} for reality addresses, left {} to the kernel",
+                "{}: steered up {} tunnel packets and {} for reality addresses, left {} to the kernel, {} of them in \
+                 connections of its own on reality addresses",
                 self.interface,
                 steered.tunnel,
                 steered.reality,
-                steered.passed
+                steered.passed + steered.own,
+                steered.own
             );
         }
     }
@@ -385,6 +388,12 @@ impl PacketControl {
         self.guard.steer(plan, mac).map_err(|cause| {
             format!("port {:?}: steering: {cause}; name fewer ports in `only` and `except`", self.interface)
         })
+    }
+
+    /// The kernel's own flows on the uplink.
+    #[must_use]
+    pub fn own(&self) -> &Own {
+        self.guard.own()
     }
 
     /// What was dropped; `None` once the worker's part is closed.
