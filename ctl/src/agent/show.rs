@@ -75,7 +75,11 @@ impl Agent {
                 self.tell_of_pulse(found);
                 Value::Null
             }
-            Ask::Trace(port, _) => {
+            Ask::Trace(port, frame) => {
+                let steer = (port == UPLINK_PORT).then(|| self.steering(&frame));
+                if let Some(Err(kernel)) = steer {
+                    return Ok(json!(kernel));
+                }
                 let walk = found.walk.as_ref().ok_or_else(|| {
                     let why = "no worker answered in time";
                     Error::new(
@@ -85,7 +89,11 @@ impl Agent {
                         "try again with a longer --timeout",
                     )
                 })?;
-                json!(self.walk_row(port, walk))
+                let mut row = self.walk_row(port, walk);
+                if let Some(Ok(step)) = steer {
+                    row.steps.insert(0, step);
+                }
+                json!(row)
             }
             Ask::CaptureStarted(id, port) => json!(self.capture_started(id, port)),
             Ask::Captured(id, ..) => json!(self.captured(id, &found.seen, found.seen_lost)),

@@ -9,6 +9,7 @@ use engine::limits::{SLOT_LARGE_LEN, WATCHES_MAX};
 use engine::table::port::TagEdit;
 use engine::watch::{Fate, Seen, Sent, Walk, WatchId, WatchSpec};
 use engine::wire::l4;
+use engine::wire::mac::MacAddr;
 
 use super::Agent;
 use super::request::{Ask, not_found, quoted};
@@ -16,7 +17,9 @@ use super::show::hex;
 use crate::api::{self, CaptureStarted, Captured, Code, Error, SeenRow, SentRow, StepRow, WalkDrop, WalkRow};
 use crate::filter;
 use crate::io::ClientId;
+use crate::model::UplinkKind;
 use crate::reconcile::UPLINK_PORT;
+use crate::steering::{self, Steering};
 
 /// Frames and bytes in one answer to `capture.read`. In hexadecimal, with their words, they stay well below what a
 /// client may leave unread.
@@ -136,7 +139,17 @@ impl Agent {
 
     fn seen_row(&self, s: &Seen, whole: bool) -> SeenRow {
         let (leaving, verdict, walk) = match &s.fate {
-            Fate::Walked(walk) => (false, self.verdict(walk), whole.then(|| self.walk_row(s.port, walk))),
+            Fate::Walked(walk) => {
+                let row = whole.then(|| {
+                    let mut row = self.walk_row(s.port, walk);
+                    // It has come up, so all that is to be told is why.
+                    if let (UPLINK_PORT, Ok(step)) = (s.port, self.steering(&s.bytes)) {
+                        row.steps.insert(0, step);
+                    }
+                    row
+                });
+                (false, self.verdict(walk), row)
+            }
             Fate::Sent => (true, "sent".to_owned(), None),
             Fate::NotSent(reason) => (true, format!("dropped: {}", reason.name()), None),
         };
@@ -149,6 +162,37 @@ impl Agent {
             verdict,
             walk,
         }
+    }
+
+    /// What becomes of a frame on the uplink before the switch sees it: a step when it comes up; else it is the
+    /// kernel's, and that is all.
+    pub(super) fn steering(&self, frame: &[u8]) -> Result<StepRow, WalkRow> {
+        let step =
+            |text: String| StepRow { stage: "steer".to_owned(), table: Some("steering".to_owned()), text };
+        let mac = self.facts.underlay.as_ref().map_or(MacAddr::ZERO, |underlay| underlay.mac);
+        let sockets = self.config.uplink.as_ref().is_some_and(|u| u.kind == UplinkKind::Udp);
+        let kernel = match steering::steer(&self.steered, mac, frame) {
+            Steering::Tunnel => return Ok(step("a tunnel packet to us: up to the switch".to_owned())),
+            Steering::Reality(_) if sockets => {
+                "an uplink of kind \"udp\" hears tunnel packets only".to_owned()
+            }
+            Steering::Reality(ip) => {
+                let own = if self.uplink_steered.as_ref().is_some_and(|s| s.own_unknown.is_empty()) {
+                    ", unless it answers what the rVM's kernel itself has sent"
+                } else {
+                    ""
+                };
+                return Ok(step(format!("to reality address {ip}: up to the switch{own}")));
+            }
+            Steering::Kernel(why) => why.to_string(),
+        };
+        Err(WalkRow {
+            steps: vec![step(format!("left to the kernel: {kernel}"))],
+            verdict: "to the rVM's kernel".to_owned(),
+            delivered: true,
+            sent: Vec::new(),
+            drops: Vec::new(),
+        })
     }
 
     /// A walk, step by step.

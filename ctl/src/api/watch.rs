@@ -106,7 +106,7 @@ pub struct WalkRow {
 /// A step of a walk.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct StepRow {
-    /// `admit`, `classify`, `act` or `output`.
+    /// `steer`, `admit`, `classify`, `act` or `output`.
     pub stage: String,
     /// The table that decided, if one did.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -139,6 +139,23 @@ fn own_connections_stay_own(kind: &str) {
     });
     assert!(service.accept().is_err(), "the service got what was the floating IP's");
 
+    // A trace begins with the steering, and ends with it where the kernel has the packet.
+    let walk = |to: &str| {
+        let trace = format!("trace --from uplink --src {INTERNET_HOST} --to 10.0.0.11 {to}");
+        let traced = switch.json(&trace)[0]["walk"].clone();
+        (traced["verdict"].clone(), traced["steps"].as_array().expect("steps").clone())
+    };
+    for service in ["tcp --dport 22", "tcp --dport 5672"] {
+        let (verdict, steps) = walk(service);
+        assert_eq!((verdict, steps.len()), ("to the rVM's kernel".into(), 1), "{service}");
+        let command = format!("trace --from uplink --src {INTERNET_HOST} --to 10.0.0.11 {service}");
+        assert_eq!(switch.ivctl(&command).code, 0);
+    }
+    let (verdict, steps) = walk("tcp --dport 80");
+    assert_eq!(steps[0]["stage"], "steer");
+    assert!(steps[0]["text"].as_str().is_some_and(|text| text.contains("unless it answers")), "{steps:?}");
+    assert!(verdict.as_str().is_some_and(|verdict| verdict.ends_with("to ivm")), "{verdict}");
+
     // Echoes by their identifiers, whole and in fragments, at the same time as the iVM's.
     let pinging = ivm.clone();
     let others = std::thread::spawn(move || pinging.ping(&format!("-c20 -i0.1 -W1 {INTERNET_HOST}")));

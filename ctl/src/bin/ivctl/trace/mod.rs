@@ -30,10 +30,10 @@ const PAUSE: Duration = Duration::from_millis(20);
 #[command(
     after_help = "A frame is made up (--from, --to and a protocol), read (--pcap, --hex), or awaited (--next and a \
 filter in tcpdump's words). One that is made up, or read, walks through the switch as it stands; nothing is learned, \
-sent or counted. Addresses that are not given are taken from the configuration and from what the switch knows.\n\n\
+sent or counted. On the uplink its way begins with the steering: the rVM's kernel may have it. Addresses that are not given are taken from the configuration and from what the switch knows.\n\n\
 Examples:\n  ivctl trace --from eth2 --src 56.0.0.11 --to 203.0.113.9 tcp --dport 80\n  \
   ivctl trace --from uplink --pcap odd.pcap --frame 3\n  ivctl trace --next --from eth2 icmp and host 56.0.0.11\n\n\
-Exit codes: 0 it is delivered, 8 something of it is dropped."
+Exit codes: 0 it is delivered, or left to the rVM's kernel, 8 something of it is dropped."
 )]
 pub struct Args {
     /// Where the frame comes in: a port, or a peer whose tunnel it comes through

@@ -6,6 +6,7 @@
 use std::net::IpAddr;
 
 use ctl::io::{SteerPlan, SteerReality};
+use ctl::steering::{self, Steering};
 use engine::command::{L4Proto, L4Range};
 use engine::wire::mac::MacAddr;
 
@@ -121,6 +122,8 @@ fn maps() -> std::sync::Arc<SharedMaps> {
 /// A program with a socket on queue 0, to which the kernel's test runs belong.
 struct Bench {
     program: Program,
+    plan: SteerPlan,
+    shared: bool,
     _socket: (Queue, std::os::fd::OwnedFd),
     _pool: UmemPool,
 }
@@ -137,19 +140,26 @@ impl Bench {
         let socket = Queue::new(&pool.handle()).unwrap();
         let mut program = Program::load(shared, 1, &maps()).unwrap();
         program.set_socket(0, socket.1.as_raw_fd()).unwrap();
-        Some(Self { program, _socket: socket, _pool: pool })
+        Some(Self { program, plan: SteerPlan::default(), shared, _socket: socket, _pool: pool })
     }
 
     fn steer(&mut self, plan: &SteerPlan, interface: &str) {
         self.program.steer(plan, MAC, interface).unwrap();
+        self.plan.clone_from(plan);
     }
 
+    /// Whether a frame goes up. What `ivctl trace` says of it is the same, but for the kernel's own flows.
     fn is_up(&mut self, frame: &[u8]) -> bool {
-        match test_run::dry(self.program.fd(), frame).0 {
+        let up = match test_run::dry(self.program.fd(), frame).0 {
             XDP_REDIRECT => true,
             XDP_PASS => false,
             other => panic!("verdict {other}"),
+        };
+        let told = steering::steer(&self.plan, MAC, frame);
+        if self.shared && self.program.own().state().0 == 0 {
+            assert_eq!(up, !matches!(told, Steering::Kernel(_)), "{told:?}: {frame:02x?}");
         }
+        up
     }
 
     fn expect(&mut self, table: &[(&str, bool, Vec<u8>)]) {

@@ -1,0 +1,234 @@
+//! Where a frame that comes in by the uplink goes first: up to the switch, or to the rVM's kernel. The rules of the
+//! programs that do so (`dataplane/ivswitchd/bpf/steer.bpf.c`), for `trace` to tell; a test of theirs holds both to the same
+//! verdicts. What they cannot be asked for here is whether the kernel itself has sent what a packet answers.
+
+use std::net::IpAddr;
+
+use engine::command::{L4Proto, L4Range};
+use engine::wire::mac::MacAddr;
+
+use crate::io::{SteerPlan, SteerReality};
+
+/// Where a frame goes first.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Steering {
+    /// Up, as a tunnel packet.
+    Tunnel,
+    /// Up, as a packet to this reality address; unless it answers what the kernel itself has sent.
+    Reality(IpAddr),
+    /// To the kernel, and why.
+    Kernel(Why),
+}
+
+/// Why a frame is the kernel's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Why {
+    /// It is not for the uplink's own MAC address.
+    OtherMac,
+    /// It is neither IPv4 nor IPv6, has a VLAN tag, or is malformed.
+    NoPacket,
+    /// Its destination is neither our VTEP with the tunnel's port nor a reality address.
+    OtherAddress(IpAddr),
+    /// Its port on a reality address is the rVM's own.
+    Port(IpAddr, L4Proto, u16),
+    /// Only some ports of the address are a floating IP's, and it has none, or is a fragment.
+    NoPort(IpAddr),
+    /// It keeps the address itself alive: DHCP, neighbour or multicast listener discovery.
+    Housekeeping,
+    /// An ICMP error that is about no packet of a floating IP's.
+    ErrorOfKernel,
+}
+
+impl std::fmt::Display for Why {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::OtherMac => f.write_str("it is not for the uplink's own MAC address"),
+            Self::NoPacket => f.write_str("it is no untagged IP packet"),
+            Self::OtherAddress(ip) => {
+                write!(f, "{ip} is no reality address, and it is no tunnel packet to us")
+            }
+            Self::Port(ip, proto, port) => {
+                let proto = if *proto == L4Proto::Tcp { "tcp" } else { "udp" };
+                write!(f, "{proto}/{port} of {ip} is the rVM's own (`only`, `except`)")
+            }
+            Self::NoPort(ip) => write!(f, "of {ip} only some ports are a floating IP's, and it names none"),
+            Self::Housekeeping => f.write_str("DHCP and neighbour discovery keep the address itself alive"),
+            Self::ErrorOfKernel => f.write_str("it is about a packet of the kernel's, or of the tunnel"),
+        }
+    }
+}
+
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+const ETH_LEN: usize = 14;
+/// As many as the programs look at.
+const EXTENSIONS_MAX: usize = 6;
+
+/// What is read of an IP header.
+struct Packet {
+    source: IpAddr,
+    dest: IpAddr,
+    proto: u8,
+    l4: usize,
+    fragment: bool,
+    first: bool,
+}
+
+/// Where a frame goes first. `mac` is the uplink's own.
+#[must_use]
+pub fn steer(plan: &SteerPlan, mac: MacAddr, frame: &[u8]) -> Steering {
+    verdict(plan, mac, frame).unwrap_or_else(Steering::Kernel)
+}
+
+fn verdict(plan: &SteerPlan, mac: MacAddr, frame: &[u8]) -> Result<Steering, Why> {
+    let header = frame.get(..ETH_LEN).ok_or(Why::NoPacket)?;
+    if header[..6] != mac.0 || mac == MacAddr::ZERO {
+        return Err(Why::OtherMac);
+    }
+    let v6 = match header[12..] {
+        [0x08, 0x00] => false,
+        [0x86, 0xdd] => true,
+        _ => return Err(Why::NoPacket),
+    };
+    let packet = read(frame, ETH_LEN, v6).ok_or(Why::NoPacket)?;
+    let ports = ports(frame, &packet);
+    if let (UDP, Some((source, dest))) = (packet.proto, ports) {
+        if plan.tunnel == Some((packet.dest, dest)) && dest != 0 {
+            return Ok(Steering::Tunnel);
+        }
+        if !v6 && (source, dest) == (67, 68) {
+            return Err(Why::Housekeeping);
+        }
+    }
+    let (mut proto, mut port) = (packet.proto, ports.map(|(_, dest)| dest).filter(|_| !packet.fragment));
+    if !packet.fragment && proto == if v6 { 58 } else { 1 } {
+        let kind = *frame.get(packet.l4).ok_or(Why::NoPacket)?;
+        if v6 && matches!(kind, 130..=137 | 143) {
+            return Err(Why::Housekeeping);
+        }
+        let error = if v6 { matches!(kind, 1..=4) } else { matches!(kind, 3 | 4 | 5 | 11 | 12) };
+        if error {
+            let quoted = read(frame, packet.l4 + 8, v6).ok_or(Why::ErrorOfKernel)?;
+            if quoted.source != packet.dest {
+                return Err(Why::ErrorOfKernel);
+            }
+            proto = quoted.proto;
+            if let Some((source, dest)) = self::ports(frame, &quoted) {
+                if proto == UDP && plan.tunnel.is_some_and(|(_, tunnel)| tunnel == dest) {
+                    return Err(Why::ErrorOfKernel);
+                }
+                port = Some(source);
+            }
+        }
+    }
+    let here: Vec<&SteerReality> = plan.reality.iter().filter(|r| r.address == packet.dest).collect();
+    if here.is_empty() {
+        return Err(Why::OtherAddress(packet.dest));
+    }
+    let proto = match proto {
+        TCP => Some(L4Proto::Tcp),
+        UDP => Some(L4Proto::Udp),
+        _ => None,
+    };
+    let up = match proto.zip(port) {
+        None => here.iter().any(|reality| reality.all),
+        Some((proto, port)) => here.iter().any(|reality| {
+            let is_in = |ranges: &[L4Range]| {
+                ranges.iter().any(|r| r.proto == proto && (r.first..=r.last).contains(&port))
+            };
+            (reality.all || is_in(&reality.ports)) && !is_in(&reality.except)
+        }),
+    };
+    match proto.zip(port) {
+        _ if up => Ok(Steering::Reality(packet.dest)),
+        Some((proto, port)) => Err(Why::Port(packet.dest, proto, port)),
+        None => Err(Why::NoPort(packet.dest)),
+    }
+}
+
+/// Source and destination port, where the packet has them.
+fn ports(frame: &[u8], packet: &Packet) -> Option<(u16, u16)> {
+    let bytes = frame.get(packet.l4..packet.l4 + 4).filter(|_| packet.first)?;
+    let port = |at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
+    matches!(packet.proto, TCP | UDP).then(|| (port(0), port(2)))
+}
+
+/// Reads the IP header at `at`.
+fn read(frame: &[u8], at: usize, v6: bool) -> Option<Packet> {
+    if !v6 {
+        let ip: &[u8; 20] = frame.get(at..)?.first_chunk()?;
+        let header_len = usize::from(ip[0] & 15) * 4;
+        if ip[0] >> 4 != 4 || header_len < 20 {
+            return None;
+        }
+        let fragment = u16::from_be_bytes([ip[6], ip[7]]);
+        let address = |at: usize| IpAddr::from([ip[at], ip[at + 1], ip[at + 2], ip[at + 3]]);
+        return Some(Packet {
+            source: address(12),
+            dest: address(16),
+            proto: ip[9],
+            l4: at + header_len,
+            fragment: fragment & 0x3fff != 0,
+            first: fragment & 0x1fff == 0,
+        });
+    }
+    let ip: &[u8; 40] = frame.get(at..)?.first_chunk()?;
+    if ip[0] >> 4 != 6 {
+        return None;
+    }
+    let address = |at: usize| ip[at..at + 16].first_chunk().map(|bytes: &[u8; 16]| IpAddr::from(*bytes));
+    let (source, dest) = (address(8)?, address(24)?);
+    let mut packet = Packet { source, dest, proto: ip[6], l4: at + 40, fragment: false, first: true };
+    for count in 0..=EXTENSIONS_MAX {
+        // Hop-by-hop, routing, fragment and destination options (RFC 8200 s.4).
+        if !matches!(packet.proto, 0 | 43 | 44 | 60) {
+            break;
+        }
+        let extension: &[u8; 8] = frame.get(packet.l4..)?.first_chunk()?;
+        if count == EXTENSIONS_MAX {
+            return None;
+        }
+        if packet.proto == 44 {
+            let fragment = u16::from_be_bytes([extension[2], extension[3]]);
+            packet.fragment |= fragment & 0xfff9 != 0;
+            packet.first &= fragment & 0xfff8 == 0;
+            packet.l4 += 8;
+        } else {
+            packet.l4 += 8 + usize::from(extension[1]) * 8;
+        }
+        packet.proto = extension[0];
+        if !packet.first {
+            break;
+        }
+    }
+    Some(packet)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Any bytes are read without harm. (Verdicts are compared with the programs' where these are run.)
+    #[test]
+    fn cut_frames_are_the_kernels() {
+        let mac = MacAddr([2, 0, 0, 0, 0, 1]);
+        let address: IpAddr = "10.0.0.11".parse().unwrap();
+        let except = vec![L4Range { proto: L4Proto::Tcp, first: 22, last: 22 }];
+        let plan = SteerPlan {
+            tunnel: Some((address, 4789)),
+            reality: vec![SteerReality { address, all: true, ports: vec![], except }],
+        };
+        let mut frame =
+            [&mac.0[..], &[2, 0, 0, 0, 0, 2], &[8, 0, 0x45, 0, 0, 40, 0, 0, 0, 0, 64, 6, 0, 0]].concat();
+        frame.extend([203, 0, 113, 9, 10, 0, 0, 11, 0x9c, 0x40, 0, 22]);
+        let ssh = Steering::Kernel(Why::Port(address, L4Proto::Tcp, 22));
+        assert_eq!(steer(&plan, mac, &frame), ssh);
+        frame[37] = 80;
+        assert_eq!(steer(&plan, mac, &frame), Steering::Reality(address));
+        for len in 0..34 {
+            assert!(matches!(steer(&plan, mac, &frame[..len]), Steering::Kernel(_)), "{len}");
+        }
+        assert_eq!(steer(&plan, MacAddr([2; 6]), &frame), Steering::Kernel(Why::OtherMac));
+        assert_eq!(steer(&SteerPlan::default(), MacAddr::ZERO, &[0; 60]), Steering::Kernel(Why::OtherMac));
+    }
+}
