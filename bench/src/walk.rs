@@ -229,10 +229,13 @@ impl Walk {
                 },
             ));
         }
-        self.apply(Command::SetUnderlayRoutes(vec![
-            UnderlayRoute { to: IpPrefix { addr: v4(VTEP & 0xffff_0000), len: 16 }, via: None },
-            UnderlayRoute { to: IpPrefix { addr: v4(0), len: 0 }, via: Some(v4(0x0a00_0001)) },
-        ]));
+        self.apply(Command::SetUnderlayRoutes(
+            vec![
+                UnderlayRoute::new(IpPrefix { addr: v4(VTEP & 0xffff_0000), len: 16 }, None),
+                UnderlayRoute::new(IpPrefix { addr: v4(0), len: 0 }, Some(v4(0x0a00_0001))),
+            ]
+            .into(),
+        ));
         self.apply(Command::SetUnderlayNeighbor(v4(PEER_VTEP), PEER_NIC));
         self.apply(Command::SetUnderlayNeighbor(v4(0x0a00_0001), PEER_NIC));
         let behind_peer = matches!(kind, Kind::Encap | Kind::FipInGateway);

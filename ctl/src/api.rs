@@ -554,6 +554,9 @@ pub struct PeerRow {
     pub mtu: u16,
     /// Whether its underlay next hop is known.
     pub resolved: bool,
+    /// The kernel has no route to it from our VTEP address out of the uplink.
+    #[serde(default)]
+    pub no_route: bool,
     /// MAC of that next hop.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lladdr: Option<String>,

@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use engine::command::{IpPrefix, L4Range, PortId, UnderlayRoute};
+use engine::command::{IpPrefix, L4Range, PortId, UnderlayRoutes};
 use engine::wire::mac::MacAddr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -46,8 +46,8 @@ pub enum Input {
     Link(LinkFacts),
     /// An interface is gone.
     LinkGone(String),
-    /// The kernel's routes through the uplink, all of them.
-    UnderlayRoutes(Vec<UnderlayRoute>),
+    /// All routes of the kernel out of the uplink.
+    UnderlayRoutes(UnderlayRoutes),
     /// A neighbour on the uplink: its MAC, or `None` when it failed or went.
     UnderlayNeighbor(IpAddr, Option<MacAddr>),
     /// A port asked for by [`Output::OpenPort`] is attached to the worker.

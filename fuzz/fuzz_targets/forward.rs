@@ -84,10 +84,7 @@ fn setup(switch: &mut Switch, pool: &mut HeapPool, now: Instant) {
         PeerId(0),
         PeerConfig { address: v4(12), vnis: vec![vni(1), vni(2)], via: None, spoke: true, mtu: 1600, fragment: false },
     ));
-    apply(Command::SetUnderlayRoutes(vec![UnderlayRoute {
-        to: IpPrefix { addr: [0, 0, 0, 0].into(), len: 0 },
-        via: Some(v4(1)),
-    }]));
+    apply(Command::SetUnderlayRoutes(vec![UnderlayRoute::new(IpPrefix { addr: [0, 0, 0, 0].into(), len: 0 }, Some(v4(1)))].into()));
     apply(Command::SetUnderlayNeighbor(v4(1), MacAddr([2, 0, 0, 0, 0, 0xfe])));
     apply(Command::SetFloating(
         FloatingId(0),

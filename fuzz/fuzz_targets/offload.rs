@@ -71,10 +71,7 @@ fn setup(switch: &mut Switch, pool: &mut HeapPool, now: Instant, caps: u8) {
         fragment: caps & 0x40 != 0,
     };
     apply(Command::SetPeer(PeerId(0), peer));
-    apply(Command::SetUnderlayRoutes(vec![UnderlayRoute {
-        to: IpPrefix { addr: [0, 0, 0, 0].into(), len: 0 },
-        via: Some(v4(1)),
-    }]));
+    apply(Command::SetUnderlayRoutes(vec![UnderlayRoute::new(IpPrefix { addr: [0, 0, 0, 0].into(), len: 0 }, Some(v4(1)))].into()));
     apply(Command::SetUnderlayNeighbor(v4(1), MacAddr([2, 0, 0, 0, 0, 1])));
     let floating = FloatingConfig {
         ip: [56, 0, 0, 11].into(),

@@ -18,7 +18,7 @@ mod watch;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 
-use engine::command::{Command, Event, Input as WorkerInput, PortId, UnderlayRoute};
+use engine::command::{Command, Event, Input as WorkerInput, PortId, UnderlayRoutes};
 use engine::time::{Duration, Instant};
 use engine::watch::WatchId;
 use engine::wire::mac::MacAddr;
@@ -108,7 +108,7 @@ pub struct Agent {
     watched: Option<String>,
     attachments: BTreeMap<PortId, Attachment>,
     links: BTreeMap<String, LinkFacts>,
-    routes: Vec<UnderlayRoute>,
+    routes: UnderlayRoutes,
     neighbors: BTreeMap<IpAddr, MacAddr>,
     resolving: BTreeMap<IpAddr, Instant>,
     paths: Paths,
@@ -177,7 +177,7 @@ impl Agent {
             watched: None,
             attachments: BTreeMap::new(),
             links: BTreeMap::new(),
-            routes: Vec::new(),
+            routes: UnderlayRoutes::default(),
             neighbors: BTreeMap::new(),
             resolving: BTreeMap::new(),
             paths: Paths::default(),

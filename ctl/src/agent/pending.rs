@@ -293,6 +293,7 @@ impl Found {
                     let sum = self.peers.entry(row.id).or_insert(PeerRow {
                         id: row.id,
                         next_mac: None,
+                        no_route: row.no_route,
                         tx: Volume::default(),
                         rx: Volume::default(),
                     });

@@ -17,8 +17,11 @@ use crate::api::{
     NetworkRow, PeerRow, PortRow, RateRow, Rows, SampleRow, Stats, Stats64, Status, SteeredRow, WorkerRow,
 };
 use crate::io::CacheMode;
-use crate::model::{Network, Port, PortRole};
+use crate::model::{Network, Peer, Port, PortRole};
 use crate::reconcile::UPLINK_PORT;
+
+/// Warnings of one kind that are shown: the others have the same cause.
+const WARNINGS_OF_A_KIND: usize = 10;
 
 impl Agent {
     /// The answer to `ask`.
@@ -102,6 +105,7 @@ impl Agent {
 
     fn status(&self, found: &Found, mut warnings: Vec<String>) -> Status {
         self.warn(&mut warnings);
+        self.warn_of_routes(found, &mut warnings);
         let s = found.switch;
         if !found.incomplete && !s.conserved() {
             warnings.push("frames were lost or counted twice: please report this".to_owned());
@@ -277,6 +281,25 @@ impl Agent {
         }
     }
 
+    /// Peers that the kernel knows no way to.
+    fn warn_of_routes(&self, found: &Found, warnings: &mut Vec<String>) {
+        let (Some(uplink), Some(underlay)) = (&self.config.uplink, &self.facts.underlay) else { return };
+        let (vtep, interface) = (underlay.vtep, &uplink.interface);
+        let live = self.attachments.get(&UPLINK_PORT).is_some_and(Attachment::is_live);
+        let lost = |p: &&Peer| {
+            let row = self.ids.peer(&p.name).and_then(|id| found.peers.get(&id));
+            p.via.is_none() && p.address.is_ipv4() == vtep.is_ipv4() && row.is_some_and(|r| r.no_route)
+        };
+        for p in self.config.peer.iter().filter(lost).filter(|_| live).take(WARNINGS_OF_A_KIND) {
+            let to = p.address;
+            warnings.push(format!(
+                "peer \"{}\": the kernel has no route to {to} from {vtep} out of {interface}; `ip route get {to} from \
+                 {vtep} oif {interface}` shows what it does, and `ip route add` or `ip rule add` mends it",
+                p.name
+            ));
+        }
+    }
+
     fn network_rows(&self, found: &Found) -> Vec<NetworkRow> {
         let row = |n: &Network| {
             let vni = Vni::new(n.vni);
@@ -368,6 +391,7 @@ impl Agent {
                 networks: p.networks.clone().unwrap_or_else(all),
                 mtu: self.told.peers.get(&id).map_or(0, |(_, c)| c.mtu),
                 resolved: seen.is_some_and(|r| r.next_mac.is_some()),
+                no_route: seen.is_some_and(|r| r.no_route),
                 lladdr: seen.and_then(|r| r.next_mac).map(|m| m.to_string()),
                 tx: seen.map_or(0, |r| r.tx.frames),
                 tx_bytes: seen.map_or(0, |r| r.tx.bytes),

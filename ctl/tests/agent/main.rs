@@ -148,6 +148,7 @@ impl World {
             Query::Peers => Answer::Peers(vec![PeerRow {
                 id: engine::command::PeerId(0),
                 next_mac: (worker == 0).then_some(MacAddr([2, 0, 0, 0, 0, 9])),
+                no_route: false,
                 tx: Volume { frames: 5, bytes: 500 },
                 rx: Volume { frames: 7, bytes: 700 },
             }]),

@@ -346,13 +346,50 @@ pub enum NextHop {
     Address(IpAddr),
 }
 
-/// A route of the underlay, as the kernel has it for the uplink.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// The kernel's routes out of the uplink: its policy rules and tables, composed for each source address of ours.
+///
+/// Rules choose a table by the source address, so packets from a reality address of a floating IP may take another
+/// way than tunnel packets, which come from the VTEP address.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct UnderlayRoutes {
+    /// For tunnel packets.
+    pub tunnel: Vec<UnderlayRoute>,
+    /// For packets from a reality address, where those differ from `tunnel`.
+    pub from: Vec<(IpAddr, Vec<UnderlayRoute>)>,
+}
+
+impl From<Vec<UnderlayRoute>> for UnderlayRoutes {
+    /// The same routes for every source address.
+    fn from(tunnel: Vec<UnderlayRoute>) -> Self {
+        Self { tunnel, from: Vec::new() }
+    }
+}
+
+/// A route of the underlay.
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct UnderlayRoute {
     /// Destination prefix, longest wins.
     pub to: IpPrefix,
-    /// Gateway; `None` when the destination is on the link.
-    pub via: Option<IpAddr>,
+    /// Next hops, of which a destination takes one by its hash. None: the kernel sends nothing there through the
+    /// uplink (an unreachable or blackhole route, or a rule that says so).
+    pub hops: Vec<UnderlayHop>,
+}
+
+impl UnderlayRoute {
+    /// A route with one next hop: this gateway, or without one the destination itself.
+    #[must_use]
+    pub fn new(to: IpPrefix, via: Option<IpAddr>) -> Self {
+        Self { to, hops: alloc::vec![via.map_or(UnderlayHop::Link, UnderlayHop::Gateway)] }
+    }
+}
+
+/// Where a packet goes next.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum UnderlayHop {
+    /// To its destination, which is on the link.
+    Link,
+    /// To this router on the link.
+    Gateway(IpAddr),
 }
 
 /// Where a MAC address is.
@@ -390,7 +427,7 @@ pub enum Command {
     /// Removes the source route of a prefix.
     RemoveSourceRoute(Vni, IpPrefix),
     /// Replaces the underlay's routes.
-    SetUnderlayRoutes(Vec<UnderlayRoute>),
+    SetUnderlayRoutes(UnderlayRoutes),
     /// An underlay next hop answered.
     SetUnderlayNeighbor(IpAddr, MacAddr),
     /// An underlay next hop is no longer there.
@@ -493,6 +530,8 @@ pub struct PeerRow {
     pub id: PeerId,
     /// MAC of the underlay next hop; `None` while unresolved.
     pub next_mac: Option<MacAddr>,
+    /// The kernel has no route to it through the uplink.
+    pub no_route: bool,
     /// What was sent to it.
     pub tx: Volume,
     /// What was received from it.

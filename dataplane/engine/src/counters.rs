@@ -93,7 +93,8 @@ drop_reasons! {
     IpMalformed = "ip-malformed",
     /// The hop limit is used up.
     TtlExpired = "ttl-expired",
-    /// Addressed to the virtual gateway, but no floating IP or source route is for it.
+    /// No floating IP or source route is for it, or the kernel has no route to its peer or destination out of the
+    /// uplink.
     NoRoute = "no-route",
     /// The next hop's MAC is not known yet.
     NeighborUnresolved = "neighbor-unresolved",

@@ -129,6 +129,10 @@ pub const NEIGHBOR_AGE: Duration = Duration::from_secs(120);
 /// Broadcast, multicast and unknown-unicast frames a port may send per second, by default.
 pub const BUM_PPS_DEFAULT: u32 = 10_000;
 
+/// Prefixes of the underlay for each of our source addresses. A cloud's route table has hundreds; the Internet's has
+/// a million, but few next hops, so that most of its prefixes are merged before they come here.
+pub const UNDERLAY_ROUTES_MAX: usize = 16_384;
+
 /// Hop limit of the outer header (the kernel's default for tunnels).
 pub const OUTER_TTL: u8 = 64;
 

@@ -249,10 +249,13 @@ impl Rvm {
             }));
         }
         rvm.peer(false, false);
-        rvm.apply(Command::SetUnderlayRoutes(vec![
-            UnderlayRoute { to: IpPrefix { addr: ip("10.0.0.0"), len: 16 }, via: None },
-            UnderlayRoute { to: IpPrefix { addr: ip("0.0.0.0"), len: 0 }, via: Some(ip("10.0.0.1")) },
-        ]));
+        rvm.apply(Command::SetUnderlayRoutes(
+            vec![
+                UnderlayRoute::new(IpPrefix { addr: ip("10.0.0.0"), len: 16 }, None),
+                UnderlayRoute::new(IpPrefix { addr: ip("0.0.0.0"), len: 0 }, Some(ip("10.0.0.1"))),
+            ]
+            .into(),
+        ));
         for n in 0..3 {
             rvm.neighbor(n, true);
         }

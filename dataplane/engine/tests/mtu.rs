@@ -81,7 +81,7 @@ impl Rvm {
         };
         rvm.apply(Command::SetPeer(PEER, peer));
         let (addr, len) = if v6 { (address(0, true), 64) } else { (address(0, false), 24) };
-        rvm.apply(Command::SetUnderlayRoutes(vec![UnderlayRoute { to: IpPrefix { addr, len }, via: None }]));
+        rvm.apply(Command::SetUnderlayRoutes(vec![UnderlayRoute::new(IpPrefix { addr, len }, None)].into()));
         rvm.apply(Command::SetUnderlayNeighbor(address(other, v6), mac(other)));
         rvm.apply(Command::AddFdb(vni, 0, mac(100 + other), Location::Peer(PEER)));
         rvm

@@ -91,11 +91,14 @@ impl Rvm {
         ));
         let on_link = if v6 { "fd00::/64" } else { "10.0.0.0/16" };
         let (addr, len) = on_link.split_once('/').unwrap();
-        rvm.apply(Command::SetUnderlayRoutes(vec![
-            UnderlayRoute { to: IpPrefix { addr: ip(addr), len: len.parse().unwrap() }, via: None },
-            UnderlayRoute { to: IpPrefix { addr: ip("0.0.0.0"), len: 0 }, via: Some(ip("10.0.0.1")) },
-            UnderlayRoute { to: IpPrefix { addr: ip("::"), len: 0 }, via: Some(ip("fd00::1")) },
-        ]));
+        rvm.apply(Command::SetUnderlayRoutes(
+            vec![
+                UnderlayRoute::new(IpPrefix { addr: ip(addr), len: len.parse().unwrap() }, None),
+                UnderlayRoute::new(IpPrefix { addr: ip("0.0.0.0"), len: 0 }, Some(ip("10.0.0.1"))),
+                UnderlayRoute::new(IpPrefix { addr: ip("::"), len: 0 }, Some(ip("fd00::1"))),
+            ]
+            .into(),
+        ));
         for n in [1, 11, 12] {
             rvm.apply(Command::SetUnderlayNeighbor(address(n), mac(n)));
             rvm.apply(Command::SetUnderlayNeighbor(ip(&format!("10.0.0.{n}")), mac(n)));

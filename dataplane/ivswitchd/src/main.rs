@@ -17,7 +17,7 @@ use engine::worker::Worker;
 use ivswitchd::confine::Confinement;
 use ivswitchd::control::{self, Control, Setup};
 use ivswitchd::ports::afxdp::Kept;
-use ivswitchd::ports::host::HostPort;
+use ivswitchd::ports::host::{HostPort, UplinkIndex};
 use ivswitchd::ports::own::OwnWatch;
 use ivswitchd::{clock, closed, log, metrics, ports, privileges};
 use sd_notify::NotifyState;
@@ -197,6 +197,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     ports::packet::remove_left(&filtered);
     let (writers, cache) = ports::afxdp::cache::create(count).context("the maps of the XDP programs")?;
     let mut machines = Vec::new();
+    let uplink = UplinkIndex::default();
     for ((me, links), writer) in engine::handoff::mesh(count).into_iter().enumerate().zip(writers) {
         let (mailbox, handle) = engine::mailbox::mailbox();
         // Attackers choose MAC addresses, so every start hashes them differently.
@@ -204,7 +205,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         let mut worker = Worker::new(pool.sibling(), mailbox, seed);
         worker.join(me, links);
         worker.attach_cache(Box::new(writer));
-        worker.attach_host(Box::new(HostPort::open()?));
+        worker.attach_host(Box::new(HostPort::open(uplink.clone())?));
         worker.attach_own(Box::new(OwnWatch));
         machines.push((worker, handle));
     }
@@ -212,6 +213,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let control = Control::start(Setup {
         agent,
         machines,
+        uplink,
         umem,
         kept,
         cache,

@@ -498,6 +498,7 @@ fn child_takes_everything() {
 #[test]
 fn the_kernel_sends_what_is_punted() {
     use engine::frame::HeapPool;
+    use ivswitchd::ports::host::{HostPort, UplinkIndex};
     use std::net::{Ipv6Addr, SocketAddr};
     if !root() {
         return;
@@ -507,7 +508,7 @@ fn the_kernel_sends_what_is_punted() {
     let servers = underlay
         .host
         .within(|| [UdpSocket::bind("10.0.0.99:7000").unwrap(), UdpSocket::bind("[fd00::99]:7000").unwrap()]);
-    let mut host = underlay.ours.within(|| ivswitchd::ports::host::HostPort::open().unwrap());
+    let mut host = underlay.ours.within(|| HostPort::open(UplinkIndex::default()).unwrap());
     let counters = host.counters();
     let mut pool = HeapPool::new(16, 0);
     let mut ethernet_v4 = vec![0; 12];

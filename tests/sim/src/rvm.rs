@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use ctl::agent::{Agent, Options};
 use ctl::io::{ClientId, Input, LinkFacts, Output, PortFacts, SteerPlan};
 use engine::command::{
-    Answer, Event, FdbRow, FloatingRow, Input as EngineInput, IpPrefix, PortId, Query, UnderlayRoute,
+    Answer, Event, FdbRow, FloatingRow, Input as EngineInput, IpPrefix, PortId, Query, UnderlayHop,
+    UnderlayRoutes,
 };
 use engine::counters::{DropReason, PortCounters, SwitchCounters};
 use engine::frame::{Batch, Frame, FramePool, HeapPool, Offload};
@@ -176,7 +177,7 @@ pub struct Rvm {
     interfaces: BTreeMap<String, Interface>,
     next_index: u32,
     /// The kernel's routes through the uplink.
-    pub routes: Vec<UnderlayRoute>,
+    pub routes: UnderlayRoutes,
     neighbors: BTreeMap<IpAddr, MacAddr>,
     unresolved: BTreeMap<IpAddr, Vec<Vec<u8>>>,
     /// Neighbours the kernel is asked for: the world answers.
@@ -228,7 +229,7 @@ impl Rvm {
             life: None,
             interfaces: BTreeMap::new(),
             next_index: 2,
-            routes: Vec::new(),
+            routes: UnderlayRoutes::default(),
             neighbors: BTreeMap::new(),
             unresolved: BTreeMap::new(),
             asked: Vec::new(),
@@ -586,8 +587,11 @@ impl Rvm {
     }
 
     fn next_hop(&self, dst: IpAddr) -> Option<IpAddr> {
-        let best = self.routes.iter().filter(|r| r.to.contains(dst)).max_by_key(|r| r.to.len)?;
-        Some(best.via.unwrap_or(dst))
+        let best = self.routes.tunnel.iter().filter(|r| r.to.contains(dst)).max_by_key(|r| r.to.len)?;
+        Some(match best.hops.first()? {
+            UnderlayHop::Link => dst,
+            UnderlayHop::Gateway(via) => *via,
+        })
     }
 }
 

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use engine::command::{IpPrefix, UnderlayRoute};
+use engine::command::{IpPrefix, UnderlayRoute, UnderlayRoutes};
 use engine::wire::mac::MacAddr;
 
 use crate::node::{Ctx, Wire};
@@ -133,16 +133,18 @@ impl Cloud {
 
     /// The routes a NIC's kernel got by DHCP.
     #[must_use]
-    pub fn routes(&self, nic: usize) -> Vec<UnderlayRoute> {
-        let Some(site) = self.nics[nic].site.map(|s| &self.sites[s]) else { return Vec::new() };
+    pub fn routes(&self, nic: usize) -> UnderlayRoutes {
+        let Some(site) = self.nics[nic].site.map(|s| &self.sites[s]) else {
+            return UnderlayRoutes::default();
+        };
         let mut routes = Vec::new();
         for (prefix, &router) in site.prefixes.iter().zip(&site.routers) {
             let on_link = if site.flat { *prefix } else { IpPrefix::host(router) };
-            routes.push(UnderlayRoute { to: on_link, via: None });
+            routes.push(UnderlayRoute::new(on_link, None));
             let any: IpAddr = if router.is_ipv4() { [0; 4].into() } else { [0u8; 16].into() };
-            routes.push(UnderlayRoute { to: IpPrefix { addr: any, len: 0 }, via: Some(router) });
+            routes.push(UnderlayRoute::new(IpPrefix { addr: any, len: 0 }, Some(router)));
         }
-        routes
+        routes.into()
     }
 
     /// The addresses of a NIC as its kernel has them.

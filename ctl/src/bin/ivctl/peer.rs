@@ -119,7 +119,12 @@ pub fn table(rows: &[PeerRow]) -> Table {
             if r.relay { "yes".to_owned() } else { String::new() },
             some(&r.networks),
             r.mtu.to_string(),
-            if r.resolved { "yes" } else { "no" }.to_owned(),
+            match (r.resolved, r.no_route) {
+                (true, _) => "yes",
+                (false, true) => "no route",
+                (false, false) => "no",
+            }
+            .to_owned(),
             r.lladdr.clone().unwrap_or_default(),
             r.rx.to_string(),
             r.tx.to_string(),

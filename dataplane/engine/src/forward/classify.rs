@@ -493,7 +493,7 @@ fn translated(
                 return Verdict::drop(vni, DropReason::OwnConnection);
             }
             trail.step(|| Step::Underlay(h.dst));
-            match tables.underlay.hop(h.dst) {
+            match tables.underlay.hop_from(action.address, h.dst) {
                 Hop::Mac(mac) => (vni, Out::Port(uplink.port), mac, uplink.mac),
                 Hop::Unresolved(_) => (vni, Out::Punt, MacAddr::ZERO, uplink.mac),
                 Hop::NoRoute => return Verdict::drop(vni, DropReason::NoRoute),

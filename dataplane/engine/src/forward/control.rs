@@ -206,11 +206,7 @@ impl Switch {
     /// Peers' outer headers depend on the uplink and on the underlay's next hops.
     fn compose_peers(&mut self) {
         let t = &mut self.tables;
-        let underlay = &t.underlay;
-        t.peers.compose(t.uplink.as_ref(), |ip| match underlay.hop(ip) {
-            Hop::Mac(mac) => Some(mac),
-            Hop::Unresolved(_) | Hop::NoRoute => None,
-        });
+        t.peers.compose(t.uplink.as_ref(), &t.underlay);
     }
 
     fn unguard_peer(&mut self, id: PeerId) {
@@ -345,12 +341,9 @@ impl Switch {
         let peers =
             t.peers.iter().filter(|(_, p)| p.config.via.is_none()).map(|(_, p)| Ip::from(p.config.address));
         let mut wanted: Vec<Ip> = peers
+            .filter_map(|ip| t.underlay.next_address(ip))
             .chain(t.underlay.gateways())
-            .filter_map(|ip| match t.underlay.hop(ip) {
-                Hop::Unresolved(next) => Some(next),
-                Hop::Mac(_) if refresh => Some(ip),
-                _ => None,
-            })
+            .filter(|&next| refresh || !t.underlay.is_known(next))
             .collect();
         wanted.sort_unstable();
         wanted.dedup();
@@ -418,8 +411,9 @@ impl Switch {
             Query::Floating => Answer::Floating(t.floating.rows()),
             Query::Peers => {
                 let row = |(id, p): (_, &crate::table::peer::PeerEntry)| {
-                    let next_mac = p.direct.and_then(|d| t.peers.get(d)).and_then(|d| d.next_mac);
-                    PeerRow { id, next_mac, tx: p.tx, rx: p.rx }
+                    let next = p.direct.and_then(|d| t.peers.get(d)).map(|d| d.next);
+                    let no_route = next == Some(Hop::NoRoute);
+                    PeerRow { id, next_mac: next.and_then(Hop::mac), no_route, tx: p.tx, rx: p.rx }
                 };
                 Answer::Peers(t.peers.iter().map(row).collect())
             }

@@ -163,7 +163,7 @@ pub fn compose(
             let direct = tables.peers.get(to)?.direct?;
             let peer = tables.peers.get(direct)?;
             let header = &peer.outer;
-            let ready = header.len == OUTER_LEN && !header.checksum && peer.next_mac.is_some();
+            let ready = header.len == OUTER_LEN && !header.checksum && peer.next.mac().is_some();
             if !ready || !tables.ports.get(uplink)?.config.live {
                 return None;
             }

@@ -519,7 +519,7 @@ fn compose(
             let direct = tables.peers.get(to)?.direct?;
             let peer = tables.peers.get(direct)?;
             let live = tables.ports.get(tables.uplink.as_ref()?.port)?.config.live;
-            if peer.outer.len == 0 || peer.next_mac.is_none() || !live {
+            if peer.outer.len == 0 || peer.next.mac().is_none() || !live {
                 return None;
             }
             entry.kind |= TO_PEER;

@@ -11,6 +11,7 @@ use crate::counters::DropReason;
 use crate::frame::{Frame, FramePool, GsoKind, Offload, SlotSize};
 use crate::limits::{OUTER_TTL, TX_QUEUE_LEN};
 use crate::port::PortCaps;
+use crate::table::underlay::Hop;
 use crate::time::Instant;
 use crate::wire::ethernet;
 use crate::wire::ip::Ip;
@@ -124,7 +125,9 @@ impl Switch {
         let too_big = wire_len + outer.len - ethernet::HEADER_LEN > usize::from(outer.mtu);
         let reason = if outer.len == 0 {
             Some(DropReason::PeerGone)
-        } else if peer.next_mac.is_none() {
+        } else if peer.next == Hop::NoRoute {
+            Some(DropReason::NoRoute)
+        } else if peer.next.mac().is_none() {
             Some(DropReason::NeighborUnresolved)
         } else if tunnel.ttl == 0 {
             Some(DropReason::RelayLoop)

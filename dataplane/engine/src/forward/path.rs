@@ -39,7 +39,7 @@ impl Switch {
         let (port, src, outer) = (uplink.port, uplink.switch_mac, peer.outer);
         let live = t.ports.get(port).is_some_and(|p| p.config.live);
         let len = (ethernet::HEADER_LEN + packet_len).max(outer.len + path_probe::LEN);
-        if !live || outer.len == 0 || peer.next_mac.is_none() {
+        if !live || outer.len == 0 || peer.next.mac().is_none() {
             return;
         }
         let Some(mut frame) = pool.alloc(SlotSize::for_len(len)) else { return };

@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 use zerocopy::IntoBytes;
 use zerocopy::network_endian::{U16, U32};
 
+use super::underlay::{Hop, Underlay};
 use super::{Map, hasher};
 use crate::command::{PeerConfig, PeerId, UplinkConfig, Vni};
 use crate::counters::Volume;
@@ -36,8 +37,8 @@ pub struct PeerEntry {
     pub config: PeerConfig,
     /// The peer that its frames are sent to: itself, or the relay it is behind.
     pub direct: Option<PeerId>,
-    /// MAC of the underlay's next hop; `None` while unresolved.
-    pub next_mac: Option<MacAddr>,
+    /// The underlay's next hop.
+    pub next: Hop,
     /// The outer header to stamp, complete but for lengths, source port, ECN and VNI.
     pub outer: OuterHeader,
     /// What was sent to it.
@@ -102,7 +103,7 @@ impl PeerTable {
         }
         let (tx, rx) = self.peers[at].as_ref().map_or_else(Default::default, |p| (p.tx, p.rx));
         self.peers[at] =
-            Some(PeerEntry { config, direct: None, next_mac: None, outer: OuterHeader::EMPTY, tx, rx });
+            Some(PeerEntry { config, direct: None, next: Hop::NoRoute, outer: OuterHeader::EMPTY, tx, rx });
         true
     }
 
@@ -119,11 +120,7 @@ impl PeerTable {
     }
 
     /// Works out again what depends on several peers, the uplink or the underlay's next hops.
-    pub fn compose(
-        &mut self,
-        uplink: Option<&UplinkConfig>,
-        mut next_mac: impl FnMut(Ip) -> Option<MacAddr>,
-    ) {
+    pub fn compose(&mut self, uplink: Option<&UplinkConfig>, underlay: &Underlay) {
         self.by_address.clear();
         for at in 0..self.peers.len() {
             let direct = self.resolve_via(PeerId(at as u16));
@@ -133,11 +130,12 @@ impl PeerTable {
             if peer.config.via.is_none() {
                 self.by_address.insert(address, PeerId(at as u16));
             }
-            peer.next_mac = None;
+            peer.next = Hop::NoRoute;
             peer.outer = OuterHeader::EMPTY;
             if let (Some(uplink), None) = (uplink, peer.config.via) {
-                peer.next_mac = next_mac(address);
-                peer.outer = OuterHeader::new(uplink, &peer.config, peer.next_mac.unwrap_or(MacAddr::ZERO));
+                peer.next = underlay.hop(address);
+                let mac = peer.next.mac().unwrap_or(MacAddr::ZERO);
+                peer.outer = OuterHeader::new(uplink, &peer.config, mac);
             }
         }
     }

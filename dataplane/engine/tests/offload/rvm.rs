@@ -97,11 +97,14 @@ impl Rvm {
             },
         ));
         let on_link = if v6 { "fd00::" } else { "10.0.0.0" };
-        rvm.apply(Command::SetUnderlayRoutes(vec![
-            UnderlayRoute { to: IpPrefix { addr: ip(on_link), len: if v6 { 64 } else { 16 } }, via: None },
-            UnderlayRoute { to: IpPrefix { addr: ip("0.0.0.0"), len: 0 }, via: Some(ip("10.0.0.1")) },
-            UnderlayRoute { to: IpPrefix { addr: ip("::"), len: 0 }, via: Some(ip("fd00::1")) },
-        ]));
+        rvm.apply(Command::SetUnderlayRoutes(
+            vec![
+                UnderlayRoute::new(IpPrefix { addr: ip(on_link), len: if v6 { 64 } else { 16 } }, None),
+                UnderlayRoute::new(IpPrefix { addr: ip("0.0.0.0"), len: 0 }, Some(ip("10.0.0.1"))),
+                UnderlayRoute::new(IpPrefix { addr: ip("::"), len: 0 }, Some(ip("fd00::1"))),
+            ]
+            .into(),
+        ));
         for n in [1, 11, 12] {
             rvm.apply(Command::SetUnderlayNeighbor(ip(&format!("10.0.0.{n}")), mac(n)));
             rvm.apply(Command::SetUnderlayNeighbor(ip(&format!("fd00::{n}")), mac(n)));

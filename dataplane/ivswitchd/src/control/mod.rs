@@ -37,6 +37,7 @@ use crate::links::{self, Links};
 use crate::log;
 use crate::ports::afxdp::cache::CacheControl;
 use crate::ports::afxdp::{self, Kept};
+use crate::ports::host::UplinkIndex;
 use crate::ports::keep;
 use crate::ports::umem::{UmemHandle, UmemPool};
 use crate::ports::{self, PortControl};
@@ -79,6 +80,8 @@ pub struct Setup<M> {
     pub agent: Agent,
     /// The workers, ready to run, each with the agent's end of its mailbox.
     pub machines: Vec<(M, engine::mailbox::MailboxHandle)>,
+    /// The interface that the workers' ports to the kernel send out of.
+    pub uplink: UplinkIndex,
     /// Their frame memory.
     pub umem: UmemHandle,
     /// What of the ports outlived the process before.
@@ -121,6 +124,7 @@ pub struct Control {
     links_wait: bool,
     agent: Agent,
     inbox: VecDeque<Input>,
+    uplink: UplinkIndex,
     umem: UmemHandle,
     kept: Kept,
     /// There was something.
@@ -185,6 +189,7 @@ impl Control {
             links_wait: true,
             agent: setup.agent,
             inbox: first.into(),
+            uplink: setup.uplink,
             umem: setup.umem,
             resuming: !setup.kept.is_empty(),
             kept: setup.kept,
@@ -291,6 +296,9 @@ impl Control {
         if now >= self.look {
             self.look = now + LOOK;
             self.look_after_ports();
+            let mut late = Vec::new();
+            self.links.follow_routes(&mut late).context("rtnetlink")?;
+            self.inbox.extend(late);
             if self.proven_at.take_if(|at| now >= *at).is_some() {
                 self.umem.proven();
             }
@@ -524,14 +532,18 @@ impl Control {
             }
             None => self.hold = None,
         }
+        let mut out = Vec::new();
+        self.links.watch_sources(&plan, &mut out);
+        self.inbox.extend(out);
         self.plan = plan;
         if let Err(why) = self.apply_plan() {
             tracing::error!("{why}");
         }
     }
 
-    /// The plan holds the uplink's MAC address, which may change.
+    /// The plan holds the uplink's MAC address, which may change; and the interface may be another.
     fn follow_uplink(&mut self, input: &Input) {
+        self.uplink.set(self.links.uplink().map_or(0, |link| link.index));
         if let Input::Link(link) = input
             && self.ports.values().any(|port| port.spec.shared && port.spec.interface == link.name)
             && let Err(why) = self.apply_plan()

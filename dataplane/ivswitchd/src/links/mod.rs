@@ -7,6 +7,7 @@ mod door;
 mod ethtool;
 mod merger;
 mod netlink;
+mod rib;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -15,26 +16,35 @@ use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, RawFd};
+use std::time::{Duration, Instant};
 
-use ctl::io::{DoorSpec, Input, LinkFacts};
+use ctl::io::{DoorSpec, Input, LinkFacts, SteerPlan};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 use netlink_packet_route::address::AddressMessage;
 use netlink_packet_route::link::LinkMessage;
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
-use netlink_packet_route::route::{RouteAttribute, RouteHeader, RouteMessage};
+use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteType};
+use netlink_packet_route::rule::RuleMessage;
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 pub use door::DoorError;
 pub use ethtool::set_rx_unmerged as keep_unmerged;
 pub use merger::Merger;
 pub use netlink::Requester;
-use netlink::{Heard, Monitor};
+use netlink::{Heard, Monitor, RTM_GETNEXTHOP};
+use rib::{NextHops, Rib, Sources};
 use table::Table;
 
 /// Datagrams of events taken at once, so that a storm of them cannot starve the control socket.
 const EVENTS_PER_POLL: usize = 256;
+
+/// Rules and routes are read again this long after they were read last at the earliest.
+const ROUTES_PAUSE: Duration = Duration::from_millis(100);
+
+/// And after so many times the time that it took: where there are very many, a table in motion leaves us time.
+const ROUTES_PAUSE_TIMES: u32 = 10;
 
 /// Watches and changes the interfaces of the namespace it was opened in.
 pub struct Links {
@@ -42,6 +52,8 @@ pub struct Links {
     requester: Requester,
     table: Table,
     overrun: bool,
+    /// When rules and routes may be read again.
+    routes_due: Instant,
 }
 
 impl Links {
@@ -53,7 +65,8 @@ impl Links {
         // Listening first: what changes while we read is then heard afterwards.
         let monitor = Monitor::open()?;
         let requester = Requester::open()?;
-        let mut links = Self { monitor, requester, table: Table::default(), overrun: false };
+        let mut links =
+            Self { monitor, requester, table: Table::default(), overrun: false, routes_due: Instant::now() };
         links.read_all(out)?;
         Ok(links)
     }
@@ -67,20 +80,50 @@ impl Links {
         let overrun = &mut self.overrun;
         let done = self.monitor.poll(EVENTS_PER_POLL, |heard| match heard {
             Heard::Message(message) => table.hear(message, out),
+            Heard::NextHop => table.hear_of_routes(),
             Heard::Overrun => *overrun = true,
         })?;
         if done && std::mem::take(&mut self.overrun) {
             tracing::info!("netlink: events were lost in a storm of them; reading everything anew");
-            self.read_all(out)?;
-        } else if done && self.table.routes_dirty() {
-            self.read_routes(out)?;
+            match self.read_all(out) {
+                // Still in motion: once more.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                    self.overrun = true;
+                    return Ok(false);
+                }
+                read => read?,
+            }
+        } else if done {
+            self.follow_routes(out)?;
         }
         Ok(done)
+    }
+
+    /// Reads rules and routes again if they changed and were not read just now. To be called now and then.
+    ///
+    /// # Errors
+    /// The kernel refused a table.
+    pub fn follow_routes(&mut self, out: &mut Vec<Input>) -> io::Result<()> {
+        if self.table.routes_dirty() && Instant::now() >= self.routes_due {
+            self.read_routes(out)?;
+        }
+        Ok(())
+    }
+
+    /// Chooses the source addresses whose routes are wanted: those of tunnel packets, and of floating IPs' packets.
+    pub fn watch_sources(&mut self, plan: &SteerPlan, out: &mut Vec<Input>) {
+        let reality = plan.reality.iter().map(|reality| reality.address).collect();
+        self.table.set_sources(Sources { tunnel: plan.tunnel, reality }, out);
     }
 
     /// The interface of this name.
     pub fn by_name(&self, name: &str) -> Option<&LinkFacts> {
         self.table.by_name(name)
+    }
+
+    /// The interface whose routes and neighbours are the underlay's, while it is there.
+    pub fn uplink(&self) -> Option<&LinkFacts> {
+        self.table.uplink()
     }
 
     /// Chooses whose routes and neighbours are the underlay's.
@@ -154,19 +197,70 @@ impl Links {
     }
 
     fn read_routes(&mut self, out: &mut Vec<Input>) -> io::Result<()> {
-        let mut routes = Vec::new();
-        if let Some(uplink) = self.table.uplink() {
-            for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-                let mut message = RouteMessage::default();
-                message.header.address_family = family;
-                // The kernel filters (where it can), so that a router with a full table costs nothing.
-                message.header.table = RouteHeader::RT_TABLE_MAIN;
-                message.attributes = vec![RouteAttribute::Oif(uplink.index)];
-                routes.extend(unless_gone(self.requester.dump(&RouteNetlinkMessage::GetRoute(message)))?);
+        let start = Instant::now();
+        let read = match self.table.uplink().map(|uplink| uplink.index) {
+            Some(uplink) => self.read_rib(uplink),
+            None => Ok(Rib::default()),
+        };
+        match read {
+            Ok(rib) => self.table.set_routes(rib, out),
+            // They kept changing while they were read: they are read again when it is due.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+        let now = Instant::now();
+        self.routes_due = now + ROUTES_PAUSE.max((now - start) * ROUTES_PAUSE_TIMES);
+        Ok(())
+    }
+
+    fn read_rib(&mut self, uplink: u32) -> io::Result<Rib> {
+        /// Kinds of routes that lead nowhere, and so belong to no interface.
+        const NOWHERE: [RouteType; 4] =
+            [RouteType::BlackHole, RouteType::Unreachable, RouteType::Prohibit, RouteType::Throw];
+        let mut rules = Vec::new();
+        let mut found = Vec::new();
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let mut message = RuleMessage::default();
+            message.header.family = family;
+            rules.extend(unless_gone(self.requester.dump(&RouteNetlinkMessage::GetRule(message)))?);
+            // The kernel filters (where it can), so that a router with a full table costs nothing.
+            let mut message = RouteMessage::default();
+            message.header.address_family = family;
+            message.attributes = vec![RouteAttribute::Oif(uplink)];
+            found.extend(unless_gone(self.requester.dump(&RouteNetlinkMessage::GetRoute(message.clone())))?);
+            message.attributes.clear();
+            for kind in NOWHERE {
+                message.header.kind = kind;
+                found.extend(unless_gone(
+                    self.requester.dump(&RouteNetlinkMessage::GetRoute(message.clone())),
+                )?);
             }
         }
-        self.table.set_routes(&routes, out);
-        Ok(())
+        let nexthops = match found.iter().any(has_lone_nexthop) {
+            true => self.read_nexthops()?,
+            false => NextHops::default(),
+        };
+        let rules: Vec<_> = rules
+            .iter()
+            .filter_map(|message| match message {
+                RouteNetlinkMessage::NewRule(m) => rib::rule_of(m),
+                _ => None,
+            })
+            .collect();
+        let routes = found.iter().filter_map(|message| match message {
+            RouteNetlinkMessage::NewRoute(m) => rib::route_of(m, uplink, &nexthops),
+            _ => None,
+        });
+        // A kernel without policy routing has no rules to tell of.
+        let rules = if rules.is_empty() { rib::default_rules() } else { rules };
+        Ok(Rib::new(rules, routes.collect()))
+    }
+
+    fn read_nexthops(&mut self) -> io::Result<NextHops> {
+        /// An empty `struct nhmsg`: of all families.
+        const ALL: [u8; 8] = [0; 8];
+        let bodies = unless_gone(self.requester.dump_raw(RTM_GETNEXTHOP, &ALL))?;
+        Ok(bodies.iter().filter_map(|body| rib::nexthop_of(body)).collect())
     }
 
     fn read_neighbors(&mut self, out: &mut Vec<Input>) -> io::Result<()> {
@@ -185,11 +279,16 @@ impl Links {
     }
 }
 
-/// What a dump about one interface says, which is nothing when the interface has just gone: its routes go
-/// first, and we hear of them before we hear of it.
+/// Whether it is a route of which the kernel told no more than the number of its nexthop object.
+fn has_lone_nexthop(message: &RouteNetlinkMessage) -> bool {
+    matches!(message, RouteNetlinkMessage::NewRoute(m) if rib::lone_nexthop(m).is_some())
+}
+
+/// The rows of a dump: none when the interface it is about has just gone (its routes go first, and we hear
+/// of them before we hear of it), and none when this kernel has no such table.
 fn unless_gone<T>(dump: io::Result<Vec<T>>) -> io::Result<Vec<T>> {
     match dump {
-        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(Vec::new()),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENODEV | libc::EOPNOTSUPP)) => Ok(Vec::new()),
         other => other,
     }
 }

@@ -14,6 +14,17 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use rustix::net::sockopt;
 
+/// Bytes of `struct nlmsghdr`.
+const HEADER_LEN: usize = 16;
+
+/// From `linux/netlink.h` and `linux/rtnetlink.h`.
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+const RTM_NEWNEXTHOP: u16 = 104;
+const RTM_DELNEXTHOP: u16 = 105;
+/// Asks for nexthop objects.
+pub const RTM_GETNEXTHOP: u16 = 106;
+
 /// How long the kernel may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -81,11 +92,47 @@ impl Requester {
         Err(io::Error::new(io::ErrorKind::Interrupted, "the table kept changing while it was read"))
     }
 
-    fn send(&mut self, message: RouteNetlinkMessage, flags: u16) -> io::Result<u32> {
+    /// Asks for all objects of a type that the netlink library does not know; gives the bodies of the answers.
+    ///
+    /// # Errors
+    /// The kernel's refusal, or no answer.
+    pub fn dump_raw(&mut self, kind: u16, body: &[u8]) -> io::Result<Vec<Vec<u8>>> {
+        let sequence = self.next_sequence();
+        let mut bytes = Vec::with_capacity(HEADER_LEN + body.len());
+        bytes.extend(((HEADER_LEN + body.len()) as u32).to_ne_bytes());
+        bytes.extend(kind.to_ne_bytes());
+        bytes.extend((NLM_F_REQUEST | NLM_F_DUMP).to_ne_bytes());
+        bytes.extend(sequence.to_ne_bytes());
+        bytes.extend([0; 4]);
+        bytes.extend(body);
+        self.socket.send_to(&bytes, &SocketAddr::new(0, 0), 0)?;
+        let mut bodies = Vec::new();
+        loop {
+            let (datagram, from) = self.socket.recv_from_full()?;
+            let ours = |(header, _): &(NetlinkHeader, &[u8])| header.sequence_number == sequence;
+            for (header, message) in parts(&datagram).filter(|_| from.port_number() == 0).filter(ours) {
+                let body = &message[HEADER_LEN..];
+                let code = || body.first_chunk().map_or(0, |code| i32::from_ne_bytes(*code));
+                match header.message_type {
+                    NLMSG_DONE | NLMSG_ERROR if code() < 0 => {
+                        return Err(io::Error::from_raw_os_error(-code()));
+                    }
+                    NLMSG_DONE | NLMSG_ERROR => return Ok(bodies),
+                    _ => bodies.push(body.to_vec()),
+                }
+            }
+        }
+    }
+
+    fn next_sequence(&mut self) -> u32 {
         self.sequence = self.sequence.wrapping_add(1);
+        self.sequence
+    }
+
+    fn send(&mut self, message: RouteNetlinkMessage, flags: u16) -> io::Result<u32> {
         let mut header = NetlinkHeader::default();
         header.flags = flags;
-        header.sequence_number = self.sequence;
+        header.sequence_number = self.next_sequence();
         let mut packet = NetlinkMessage::new(header, NetlinkPayload::from(message));
         packet.finalize();
         let mut bytes = vec![0; packet.buffer_len()];
@@ -127,7 +174,7 @@ impl Requester {
     }
 }
 
-/// Hears of every change of links, addresses, routes and neighbours.
+/// Hears of every change of links, addresses, rules, routes, nexthop objects and neighbours.
 pub struct Monitor {
     socket: Socket,
 }
@@ -136,6 +183,8 @@ pub struct Monitor {
 pub enum Heard {
     /// A change.
     Message(RouteNetlinkMessage),
+    /// A nexthop object changed.
+    NextHop,
     /// Changes were lost: read everything anew.
     Overrun,
 }
@@ -146,13 +195,15 @@ impl Monitor {
     /// # Errors
     /// The kernel refused the socket or a group.
     pub fn open() -> io::Result<Self> {
-        const GROUPS: [u32; 6] = [
+        const GROUPS: [u32; 8] = [
             libc::RTNLGRP_LINK,
             libc::RTNLGRP_NEIGH,
             libc::RTNLGRP_IPV4_IFADDR,
             libc::RTNLGRP_IPV6_IFADDR,
             libc::RTNLGRP_IPV4_ROUTE,
             libc::RTNLGRP_IPV6_ROUTE,
+            libc::RTNLGRP_IPV4_RULE,
+            libc::RTNLGRP_IPV6_RULE,
         ];
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.bind_auto()?;
@@ -163,6 +214,8 @@ impl Monitor {
         for group in GROUPS {
             socket.add_membership(group)?;
         }
+        // Older kernels than Linux 5.3 have no nexthop objects, and refuse.
+        let _ = socket.add_membership(libc::RTNLGRP_NEXTHOP);
         Ok(Self { socket })
     }
 
@@ -174,7 +227,11 @@ impl Monitor {
         for _ in 0..limit {
             match self.socket.recv_from_full() {
                 Ok((datagram, from)) if from.port_number() == 0 => {
-                    for (_, payload) in messages(&datagram) {
+                    for (header, payload) in messages(&datagram) {
+                        if matches!(header.message_type, RTM_NEWNEXTHOP | RTM_DELNEXTHOP) {
+                            each(Heard::NextHop);
+                            continue;
+                        }
                         match payload {
                             Ok(NetlinkPayload::InnerMessage(message)) => each(Heard::Message(message)),
                             Ok(NetlinkPayload::Overrun(_)) => each(Heard::Overrun),
@@ -204,7 +261,13 @@ type Payload = Result<NetlinkPayload<RouteNetlinkMessage>, netlink_packet_core::
 
 /// The messages of one datagram. One that is not understood does not hide those behind it.
 fn messages(datagram: &[u8]) -> impl Iterator<Item = (NetlinkHeader, Payload)> + '_ {
-    const HEADER_LEN: usize = 16;
+    parts(datagram).map(|(header, message)| {
+        (header, NetlinkMessage::<RouteNetlinkMessage>::deserialize(message).map(|m| m.into_parts().1))
+    })
+}
+
+/// The messages of one datagram, each with its header read.
+fn parts(datagram: &[u8]) -> impl Iterator<Item = (NetlinkHeader, &[u8])> {
     let mut rest = datagram;
     std::iter::from_fn(move || {
         let len = u32::from_ne_bytes(rest.get(..4)?.try_into().ok()?) as usize;
@@ -219,8 +282,7 @@ fn messages(datagram: &[u8]) -> impl Iterator<Item = (NetlinkHeader, Payload)> +
         header.message_type = word(4);
         header.flags = word(6);
         header.sequence_number = u32::from_ne_bytes([message[8], message[9], message[10], message[11]]);
-        let payload = NetlinkMessage::<RouteNetlinkMessage>::deserialize(message).map(|m| m.into_parts().1);
-        Some((header, payload))
+        Some((header, message))
     })
 }
 

@@ -7,27 +7,37 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ctl::io::{Input, LinkFacts};
-use engine::command::{IpPrefix, UnderlayRoute};
+use engine::command::{IpPrefix, UnderlayRoutes};
 use engine::wire::mac::MacAddr;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
-use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use netlink_packet_route::link::{InfoData, InfoVrf, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
-use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteNextHopFlags, RouteType,
-    RouteVia,
-};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+
+use super::rib::{Rib, Sources, Uplink};
 
 /// Mirrors the kernel's links and addresses, and the routes and neighbours of one of them: the uplink.
 #[derive(Default)]
 pub struct Table {
     links: BTreeMap<u32, LinkFacts>,
+    places: BTreeMap<u32, Place>,
     uplink: Option<String>,
-    routes: Vec<UnderlayRoute>,
+    sources: Sources,
+    rib: Rib,
+    routes: UnderlayRoutes,
     neighbors: BTreeMap<IpAddr, MacAddr>,
     routes_dirty: bool,
+}
+
+/// How an interface stands to others, as far as policy rules ask for it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+struct Place {
+    group: u32,
+    controller: Option<u32>,
+    /// It is a VRF with this table.
+    vrf: Option<u32>,
 }
 
 impl Table {
@@ -51,7 +61,15 @@ impl Table {
         self.routes_dirty = true;
     }
 
-    /// Whether routes changed since [`Self::set_routes`].
+    /// Which source addresses are ours.
+    pub fn set_sources(&mut self, sources: Sources, out: &mut Vec<Input>) {
+        if self.sources != sources {
+            self.sources = sources;
+            self.compose(out);
+        }
+    }
+
+    /// Whether rules or routes changed since [`Self::set_routes`].
     pub const fn routes_dirty(&self) -> bool {
         self.routes_dirty
     }
@@ -72,11 +90,17 @@ impl Table {
             RouteNetlinkMessage::DelAddress(m) => self.address(&m, false, out),
             RouteNetlinkMessage::NewNeighbour(m) => self.neighbour(&m, true, out),
             RouteNetlinkMessage::DelNeighbour(m) => self.neighbour(&m, false, out),
-            RouteNetlinkMessage::NewRoute(m) | RouteNetlinkMessage::DelRoute(m) => {
-                self.routes_dirty |= table_of(&m) == u32::from(RouteHeader::RT_TABLE_MAIN);
-            }
+            RouteNetlinkMessage::NewRoute(_)
+            | RouteNetlinkMessage::DelRoute(_)
+            | RouteNetlinkMessage::NewRule(_)
+            | RouteNetlinkMessage::DelRule(_) => self.hear_of_routes(),
             _ => {}
         }
+    }
+
+    /// Something changed that routes depend on.
+    pub fn hear_of_routes(&mut self) {
+        self.routes_dirty = true;
     }
 
     /// After a full dump of links: forgets those that were not in it.
@@ -131,14 +155,30 @@ impl Table {
         }
     }
 
-    /// After a full dump of routes.
-    pub fn set_routes(&mut self, dump: &[RouteNetlinkMessage], out: &mut Vec<Input>) {
+    /// After rules and routes were read.
+    pub fn set_routes(&mut self, rib: Rib, out: &mut Vec<Input>) {
         self.routes_dirty = false;
-        let routes = self.uplink().map(|uplink| underlay_routes(dump, uplink)).unwrap_or_default();
+        self.rib = rib;
+        self.compose(out);
+    }
+
+    fn compose(&mut self, out: &mut Vec<Input>) {
+        let routes = self.place_of_uplink().map(|uplink| self.rib.compose(&uplink, &self.sources));
+        let routes = routes.unwrap_or_default();
         if routes != self.routes {
             self.routes.clone_from(&routes);
             out.push(Input::UnderlayRoutes(routes));
         }
+    }
+
+    fn place_of_uplink(&self) -> Option<Uplink> {
+        let link = self.uplink()?;
+        let place = self.places.get(&link.index).copied().unwrap_or_default();
+        let vrf = place.controller.and_then(|index| {
+            let table = self.places.get(&index)?.vrf?;
+            Some((self.links.get(&index)?.name.clone(), table))
+        });
+        Some(Uplink { index: link.index, name: link.name.clone(), group: place.group, vrf })
     }
 
     fn link(&mut self, m: &LinkMessage, out: &mut Vec<Input>) {
@@ -156,17 +196,24 @@ impl Table {
             carrier: m.header.flags.contains(LinkFlags::LowerUp),
             addresses: Vec::new(),
         };
+        let mut place = Place::default();
         for attribute in &m.attributes {
             match attribute {
                 LinkAttribute::IfName(name) => facts.name.clone_from(name),
                 LinkAttribute::Mtu(mtu) => facts.mtu = *mtu,
                 LinkAttribute::Address(mac) => facts.mac = mac_of(mac).unwrap_or(MacAddr::ZERO),
+                LinkAttribute::Group(group) => place.group = *group,
+                LinkAttribute::Controller(index) => place.controller = Some(*index),
+                LinkAttribute::LinkInfo(infos) => place.vrf = infos.iter().find_map(vrf_table),
                 _ => {}
             }
         }
         if facts.name.is_empty() {
             return;
         }
+        let is_uplink = self.uplink.as_ref() == Some(&facts.name);
+        let moved = self.places.insert(index, place) != Some(place);
+        self.routes_dirty |= moved && (is_uplink || place.vrf.is_some());
         if let Some(known) = self.links.get(&index) {
             facts.addresses.clone_from(&known.addresses);
             if *known == facts {
@@ -184,12 +231,14 @@ impl Table {
         if let Some(twin) = twin.map(|link| link.index) {
             self.link_gone(twin, out);
         }
-        self.routes_dirty |= self.uplink.as_ref() == Some(&facts.name);
+        // Routes go with the state of their device, for which the kernel sends no messages of their own.
+        self.routes_dirty |= is_uplink;
         out.push(Input::Link(facts.clone()));
         self.links.insert(index, facts);
     }
 
     fn link_gone(&mut self, index: u32, out: &mut Vec<Input>) {
+        self.places.remove(&index);
         if let Some(link) = self.links.remove(&index) {
             let is_uplink = self.uplink.as_ref() == Some(&link.name);
             out.push(Input::LinkGone(link.name));
@@ -203,8 +252,9 @@ impl Table {
         for ip in std::mem::take(&mut self.neighbors).into_keys() {
             out.push(Input::UnderlayNeighbor(ip, None));
         }
-        if !std::mem::take(&mut self.routes).is_empty() {
-            out.push(Input::UnderlayRoutes(Vec::new()));
+        self.rib = Rib::default();
+        if std::mem::take(&mut self.routes) != UnderlayRoutes::default() {
+            out.push(Input::UnderlayRoutes(UnderlayRoutes::default()));
         }
     }
 
@@ -288,111 +338,17 @@ fn neighbour_ip(m: &NeighbourMessage) -> Option<IpAddr> {
     (!ip.is_multicast()).then_some(ip)
 }
 
+/// The table of a VRF.
+fn vrf_table(info: &LinkInfo) -> Option<u32> {
+    let LinkInfo::Data(InfoData::Vrf(vrf)) = info else { return None };
+    vrf.iter().find_map(|attribute| match attribute {
+        InfoVrf::TableId(table) => Some(*table),
+        _ => None,
+    })
+}
+
 fn mac_of(bytes: &[u8]) -> Option<MacAddr> {
     bytes.try_into().ok().map(MacAddr)
-}
-
-fn table_of(m: &RouteMessage) -> u32 {
-    m.attributes
-        .iter()
-        .find_map(|attribute| match attribute {
-            RouteAttribute::Table(table) => Some(*table),
-            _ => None,
-        })
-        .unwrap_or_else(|| u32::from(m.header.table))
-}
-
-/// The routes of the main table that lead out of the uplink, best metric per prefix, and the
-/// uplink's connected prefixes. Sorted, so that equal tables compare equal.
-fn underlay_routes(dump: &[RouteNetlinkMessage], uplink: &LinkFacts) -> Vec<UnderlayRoute> {
-    let mut best: BTreeMap<IpPrefix, (u32, Option<IpAddr>)> = BTreeMap::new();
-    for message in dump {
-        if let RouteNetlinkMessage::NewRoute(m) = message
-            && let Some((to, metric, via)) = route_through(m, uplink.index)
-            && best.get(&to).is_none_or(|(known, _)| metric < *known)
-        {
-            best.insert(to, (metric, via));
-        }
-    }
-    for prefix in &uplink.addresses {
-        if *prefix != IpPrefix::host(prefix.addr) {
-            best.entry(network(*prefix)).or_insert((u32::MAX, None));
-        }
-    }
-    best.into_iter().map(|(to, (_, via))| UnderlayRoute { to, via }).collect()
-}
-
-/// Destination, metric and gateway of a route, if it leads out of interface `index`.
-fn route_through(m: &RouteMessage, index: u32) -> Option<(IpPrefix, u32, Option<IpAddr>)> {
-    if table_of(m) != u32::from(RouteHeader::RT_TABLE_MAIN)
-        || m.header.kind != RouteType::Unicast
-        || m.header.flags.intersects(RouteFlags::Dead | RouteFlags::Cloned)
-        || m.header.tos != 0
-        || m.header.source_prefix_length != 0
-    {
-        return None;
-    }
-    let unspecified = match m.header.address_family {
-        AddressFamily::Inet => IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED),
-        AddressFamily::Inet6 => IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED),
-        _ => return None,
-    };
-    let mut to = unspecified;
-    let mut metric = 0;
-    let mut oif = None;
-    let mut via = None;
-    let mut hop = None;
-    for attribute in &m.attributes {
-        match attribute {
-            RouteAttribute::Destination(address) => to = route_ip(address)?,
-            RouteAttribute::Priority(priority) => metric = *priority,
-            RouteAttribute::Oif(index) => oif = Some(*index),
-            RouteAttribute::MultiPath(hops) => {
-                hop = hops
-                    .iter()
-                    .find(|hop| hop.interface_index == index && !hop.flags.contains(RouteNextHopFlags::Dead));
-            }
-            attribute => via = gateway(attribute).or(via),
-        }
-    }
-    if let Some(hop) = hop {
-        via = hop.attributes.iter().find_map(gateway);
-    } else if oif != Some(index) {
-        return None;
-    }
-    Some((IpPrefix { addr: to, len: m.header.destination_prefix_length }, metric, via))
-}
-
-fn gateway(attribute: &RouteAttribute) -> Option<IpAddr> {
-    match attribute {
-        RouteAttribute::Gateway(address) => route_ip(address),
-        RouteAttribute::Via(RouteVia::Inet(ip)) => Some(IpAddr::V4(*ip)),
-        RouteAttribute::Via(RouteVia::Inet6(ip)) => Some(IpAddr::V6(*ip)),
-        _ => None,
-    }
-}
-
-const fn route_ip(address: &RouteAddress) -> Option<IpAddr> {
-    match address {
-        RouteAddress::Inet(ip) => Some(IpAddr::V4(*ip)),
-        RouteAddress::Inet6(ip) => Some(IpAddr::V6(*ip)),
-        _ => None,
-    }
-}
-
-/// The prefix with the bits of the host cleared.
-fn network(prefix: IpPrefix) -> IpPrefix {
-    let addr = match prefix.addr {
-        IpAddr::V4(ip) => {
-            let mask = u32::MAX.checked_shl(32 - u32::from(prefix.len.min(32))).unwrap_or(0);
-            IpAddr::V4((ip.to_bits() & mask).into())
-        }
-        IpAddr::V6(ip) => {
-            let mask = u128::MAX.checked_shl(128 - u32::from(prefix.len.min(128))).unwrap_or(0);
-            IpAddr::V6((ip.to_bits() & mask).into())
-        }
-    };
-    IpPrefix { addr, len: prefix.len }
 }
 
 #[cfg(test)]
@@ -417,23 +373,6 @@ mod tests {
         m.header = AddressHeader { prefix_len: len, index, ..Default::default() };
         m.attributes = vec![AddressAttribute::Local(ip.parse().unwrap())];
         m
-    }
-
-    fn route(to: &str, len: u8, via: Option<&str>, oif: u32, metric: u32) -> RouteNetlinkMessage {
-        let mut m = RouteMessage::default();
-        let to: IpAddr = to.parse().unwrap();
-        m.header.address_family = if to.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-        m.header.table = RouteHeader::RT_TABLE_MAIN;
-        m.header.kind = RouteType::Unicast;
-        m.header.destination_prefix_length = len;
-        m.attributes = vec![RouteAttribute::Oif(oif), RouteAttribute::Priority(metric)];
-        if len > 0 {
-            m.attributes.push(RouteAttribute::Destination(to.into()));
-        }
-        if let Some(via) = via {
-            m.attributes.push(RouteAttribute::Gateway(via.parse::<IpAddr>().unwrap().into()));
-        }
-        RouteNetlinkMessage::NewRoute(m)
     }
 
     fn hear(table: &mut Table, message: RouteNetlinkMessage) -> Vec<Input> {
@@ -487,35 +426,6 @@ mod tests {
         assert!(matches!(&out[..], [Input::Link(l)] if l.addresses.len() == 1));
         let out = hear(&mut table, RouteNetlinkMessage::DelAddress(m));
         assert!(matches!(&out[..], [Input::Link(l)] if l.addresses.is_empty()));
-    }
-
-    /// Only what leaves through the uplink counts; the best metric wins; connected prefixes are there.
-    #[test]
-    fn routes_of_the_uplink_only() {
-        let mut table = Table::default();
-        let mut out = Vec::new();
-        hear(&mut table, link(3, "eth0", LinkFlags::Up));
-        hear(&mut table, RouteNetlinkMessage::NewAddress(address(3, "10.0.0.11", 24)));
-        table.set_uplink(Some("eth0".into()), &mut out);
-        let dump = [
-            route("0.0.0.0", 0, Some("10.0.0.9"), 3, 200),
-            route("0.0.0.0", 0, Some("10.0.0.1"), 3, 100),
-            route("10.9.0.0", 16, Some("192.168.0.1"), 4, 0),
-            route("fd00::", 8, Some("fe80::1"), 3, 0),
-        ];
-        table.set_routes(&dump, &mut out);
-        let [Input::UnderlayRoutes(routes)] = &out[..] else { panic!("{out:?}") };
-        let said: Vec<String> = routes.iter().map(|r| format!("{} {:?}", r.to, r.via)).collect();
-        assert_eq!(said, ["0.0.0.0/0 Some(10.0.0.1)", "10.0.0.0/24 None", "fd00::/8 Some(fe80::1)"]);
-        // The same again is no news.
-        out.clear();
-        table.set_routes(&dump, &mut out);
-        assert!(out.is_empty());
-        // With the uplink its routes go.
-        let mut m = LinkMessage::default();
-        m.header.index = 3;
-        let out = hear(&mut table, RouteNetlinkMessage::DelLink(m));
-        assert!(matches!(&out[..], [Input::LinkGone(_), Input::UnderlayRoutes(r)] if r.is_empty()));
     }
 
     /// Neighbours: only the uplink's, only valid ones, and their end is told once.

@@ -4,8 +4,8 @@ use std::fs;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use ctl::io::{DoorSpec, Input, IoKind};
-use engine::command::{IpPrefix, UnderlayRoute};
+use ctl::io::{DoorSpec, Input, IoKind, SteerPlan, SteerReality};
+use engine::command::{IpPrefix, UnderlayHop, UnderlayRoute, UnderlayRoutes};
 use engine::wire::mac::MacAddr;
 
 use super::*;
@@ -271,29 +271,341 @@ fn the_underlay_follows_the_kernel() {
         let (mut links, _) = open();
         let mut out = Vec::new();
         links.watch_underlay(Some("eth0".into()), &mut out).unwrap();
-        let routes = out
-            .iter()
-            .find_map(|i| match i {
-                Input::UnderlayRoutes(routes) => Some(routes.clone()),
+        links.watch_sources(&plan("10.0.0.11", &[]), &mut out);
+        assert_eq!(told(&out), ["0.0.0.0/0 10.0.0.1", "10.0.0.0/24 link", "10.9.0.0/16 10.0.0.8"]);
+        ip("route del 10.9.0.0/16 via 10.0.0.8");
+        wait_for_routes(&mut links, &["0.0.0.0/0 10.0.0.1", "10.0.0.0/24 link", "10.9.0.0/16 10.0.0.9"]);
+        // Without a route of its own the kernel does not take it for being on the link; neither do we.
+        ip("addr add 10.7.0.1/24 dev eth0 noprefixroute");
+        ip("route add 10.6.0.0/16 via 10.0.0.6 mtu 1400");
+        wait_for_routes(
+            &mut links,
+            &["0.0.0.0/0 10.0.0.1", "10.0.0.0/24 link", "10.6.0.0/16 10.0.0.6", "10.9.0.0/16 10.0.0.9"],
+        );
+        // Routes that go with their device's state go without a message.
+        ip("link set eth0 down");
+        wait_for_routes(&mut links, &[]);
+        ip("link set eth0 up");
+        wait_for_routes(&mut links, &["10.0.0.0/24 link"]);
+        ip("link del far");
+        wait_for_routes(&mut links, &[]);
+    });
+}
+
+/// The tunnel's source address, and floating IPs'.
+fn plan(tunnel: &str, reality: &[&str]) -> SteerPlan {
+    let reality = reality.iter().map(|ip| SteerReality {
+        address: ip.parse().unwrap(),
+        all: true,
+        ports: Vec::new(),
+        except: Vec::new(),
+    });
+    SteerPlan { tunnel: Some((tunnel.parse().unwrap(), 4789)), reality: reality.collect() }
+}
+
+/// Routes for people, without those to the addresses that the machine and its links have for themselves.
+fn shown(routes: &[UnderlayRoute]) -> Vec<String> {
+    let hop = |hop: &UnderlayHop| match hop {
+        UnderlayHop::Link => "link".to_owned(),
+        UnderlayHop::Gateway(via) => via.to_string(),
+    };
+    let line = |r: &UnderlayRoute| match r.hops.is_empty() {
+        true => format!("{} nowhere", r.to),
+        false => format!("{} {}", r.to, r.hops.iter().map(hop).collect::<Vec<_>>().join("+")),
+    };
+    let own = |r: &&UnderlayRoute| r.hops.is_empty() && r.to == IpPrefix::host(r.to.addr);
+    routes
+        .iter()
+        .filter(|r| !own(r) && r.to.addr != IpAddr::from([0xff00, 0, 0, 0, 0, 0, 0, 0]))
+        .map(line)
+        .collect()
+}
+
+/// The tunnel's routes in the last message about routes.
+fn told(out: &[Input]) -> Vec<String> {
+    let last = out.iter().rev().find_map(|input| match input {
+        Input::UnderlayRoutes(routes) => Some(shown(&routes.tunnel)),
+        _ => None,
+    });
+    last.expect("routes were told")
+}
+
+/// Lets the kernel tell until it is so; within a second, as promised.
+fn wait_for_all_routes(links: &mut Links, so: impl Fn(&UnderlayRoutes) -> bool) {
+    let start = Instant::now();
+    let mut last = None;
+    loop {
+        let mut out = Vec::new();
+        links.poll(&mut out).unwrap();
+        last = out
+            .into_iter()
+            .rev()
+            .find_map(|input| match input {
+                Input::UnderlayRoutes(routes) => Some(routes),
                 _ => None,
             })
-            .unwrap();
-        let v4 = |routes: &[UnderlayRoute]| -> Vec<String> {
-            let v4 = routes.iter().filter(|r| r.to.addr.is_ipv4());
-            v4.map(|r| format!("{} {}", r.to, r.via.map_or("link".into(), |via| via.to_string()))).collect()
-        };
-        assert_eq!(v4(&routes), ["0.0.0.0/0 10.0.0.1", "10.0.0.0/24 link", "10.9.0.0/16 10.0.0.8"]);
-        ip("route del 10.9.0.0/16 via 10.0.0.8");
-        ip("addr add 10.7.0.1/24 dev eth0 noprefixroute");
-        let expected = ["0.0.0.0/0 10.0.0.1", "10.0.0.0/24 link", "10.7.0.0/24 link", "10.9.0.0/16 10.0.0.9"];
-        wait_for(&mut links, |i| {
-            matches!(i, Input::UnderlayRoutes(routes) if v4(routes) == expected).then_some(())
+            .or(last);
+        if last.as_ref().is_some_and(&so) {
+            return;
+        }
+        assert!(start.elapsed() < Duration::from_secs(1), "the routes are {last:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn wait_for_routes(links: &mut Links, expected: &[&str]) {
+    wait_for_all_routes(links, |routes| shown(&routes.tunnel) == expected);
+}
+
+/// A rented machine's second NIC as clouds' own agents set it up: its default route is in a table of its own, by source
+/// address, and a secondary address has another gateway. Every change is noticed within a second.
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn policy_rules_are_followed() {
+    in_namespace(|| {
+        for nic in ["eth0", "eth1"] {
+            ip(&format!("link add {nic} type veth peer name far-{nic}"));
+            ip(&format!("link set far-{nic} up"));
+            ip(&format!("link set {nic} up"));
+        }
+        ip("addr add 10.9.0.5/24 dev eth0");
+        ip("addr add 10.0.1.11/24 dev eth1");
+        ip("addr add 10.0.1.12/24 dev eth1");
+        ip("route add default via 10.9.0.1 dev eth0");
+        let (mut links, mut out) = open();
+        links.watch_underlay(Some("eth1".into()), &mut out).unwrap();
+        links.watch_sources(&plan("10.0.1.11", &["10.0.1.11", "10.0.1.12"]), &mut out);
+        assert_eq!(told(&out), ["10.0.1.0/24 link"], "the default route is the other NIC's");
+        ip("route add default via 10.0.1.1 dev eth1 table 1001");
+        ip("rule add from 10.0.1.11 lookup 1001");
+        // As the kernel, which asks the table of the rule first: the link's own prefix is not in it.
+        wait_for_routes(&mut links, &["0.0.0.0/0 10.0.1.1"]);
+        ip("route add 10.0.1.0/24 dev eth1 table 1001");
+        wait_for_routes(&mut links, &["0.0.0.0/0 10.0.1.1", "10.0.1.0/24 link"]);
+        ip("route add default via 10.0.1.2 dev eth1 table 1002");
+        ip("rule add from 10.0.1.12 lookup 1002");
+        wait_for_all_routes(&mut links, |routes| {
+            let [(from, other)] = &routes.from[..] else { return false };
+            *from == IpAddr::from([10, 0, 1, 12]) && shown(other)[0] == "0.0.0.0/0 10.0.1.2"
         });
-        ip("link del far");
-        wait_for(&mut links, |i| {
-            matches!(i, Input::UnderlayRoutes(routes) if routes.is_empty()).then_some(())
-        });
+        ip(
+            "route replace default table 1001 nexthop via 10.0.1.3 dev eth1 weight 2 nexthop via 10.0.1.4 dev eth1",
+        );
+        wait_for_routes(&mut links, &["0.0.0.0/0 10.0.1.3+10.0.1.3+10.0.1.4", "10.0.1.0/24 link"]);
+        ip("rule add to 10.66.0.0/16 prohibit");
+        wait_for_routes(
+            &mut links,
+            &["0.0.0.0/0 10.0.1.3+10.0.1.3+10.0.1.4", "10.0.1.0/24 link", "10.66.0.0/16 nowhere"],
+        );
+        ip("rule del to 10.66.0.0/16");
+        ip("rule del from 10.0.1.11 lookup 1001");
+        wait_for_routes(&mut links, &["10.0.1.0/24 link"]);
+        // A second choice in the main table.
+        ip("route add default via 10.0.1.1 dev eth1 metric 10001");
+        wait_for_routes(&mut links, &["0.0.0.0/0 10.0.1.1", "10.0.1.0/24 link"]);
+        ip("route add unreachable 10.77.0.0/16");
+        wait_for_routes(&mut links, &["0.0.0.0/0 10.0.1.1", "10.0.1.0/24 link", "10.77.0.0/16 nowhere"]);
     });
+}
+
+/// Routes by nexthop objects: alone, in groups, with the kernel telling of their members with the route or not.
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn nexthop_objects_are_followed() {
+    in_namespace(|| {
+        ip("link set lo up");
+        ip("link add eth0 type veth peer name far");
+        ip("link set far up");
+        ip("link set eth0 up");
+        ip("addr add 10.0.0.11/24 dev eth0");
+        ip("addr add fd00::11/64 dev eth0 nodad");
+        for compat in ["1", "0"] {
+            fs::write("/proc/sys/net/ipv4/nexthop_compat_mode", compat).unwrap();
+            ip("nexthop add id 1 via 10.0.0.1 dev eth0");
+            ip("nexthop add id 2 via 10.0.0.2 dev eth0");
+            ip("nexthop add id 3 group 1/2,2");
+            ip("nexthop add id 4 blackhole");
+            ip("nexthop add id 6 via fd00::1 dev eth0");
+            ip("route add default nhid 1");
+            ip("route add 10.8.0.0/16 nhid 3");
+            ip("route add 10.9.0.0/16 nhid 4");
+            ip("-6 route add default nhid 6");
+            ip("route add 10.6.0.0/16 via inet6 fd00::6 dev eth0");
+            let (mut links, mut out) = open();
+            links.watch_underlay(Some("eth0".into()), &mut out).unwrap();
+            links.watch_sources(&plan("10.0.0.11", &["fd00::11"]), &mut out);
+            assert_eq!(
+                told(&out),
+                [
+                    "0.0.0.0/0 10.0.0.1",
+                    "10.0.0.0/24 link",
+                    "10.6.0.0/16 fd00::6",
+                    "10.8.0.0/16 10.0.0.1+10.0.0.1+10.0.0.2",
+                    "10.9.0.0/16 nowhere"
+                ],
+                "compat mode {compat}"
+            );
+            let Some(Input::UnderlayRoutes(routes)) = out.last() else { panic!("{out:?}") };
+            assert!(shown(&routes.from[0].1).contains(&"::/0 fd00::1".to_owned()), "{routes:?}");
+            ip("nexthop replace id 1 via 10.0.0.7 dev eth0");
+            wait_for_all_routes(&mut links, |routes| shown(&routes.tunnel)[0] == "0.0.0.0/0 10.0.0.7");
+            ip("nexthop flush");
+            ip("route flush 10.6.0.0/16");
+            wait_for_routes(&mut links, &["10.0.0.0/24 link"]);
+        }
+    });
+}
+
+/// For random rules and routes the composed table gives, for every destination, the answer of the kernel about a packet
+/// from our address that is bound to the uplink.
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn composed_routes_are_the_kernels_answers() {
+    for seed in 0..8 {
+        in_namespace(move || as_the_kernel_answers(seed));
+    }
+}
+
+fn as_the_kernel_answers(seed: u64) {
+    let mut state = seed * 2 + 1;
+    let mut random = move |below: u64| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % below
+    };
+    for (nic, four, six) in [("eth0", "10.9.0.5", "fd09::5"), ("eth1", "10.0.1.11", "fd01::11")] {
+        ip(&format!("link add {nic} type veth peer name far-{nic}"));
+        ip(&format!("link set far-{nic} up"));
+        ip(&format!("link set {nic} up group 7"));
+        ip(&format!("addr add {four}/24 dev {nic}"));
+        ip(&format!("addr add {six}/64 dev {nic} nodad"));
+    }
+    let tables = ["main", "100", "101"];
+    let prefixes = |six: bool, n: u64, len: u64| match six {
+        false => format!("20.{}.{}.0/{}", n % 2, n / 2 % 2, [0, 7, 8, 15, 16, 23, 24, 32][len as usize % 8]),
+        true => format!(
+            "2001:db8:{}:{}::/{}",
+            n % 2,
+            n / 2 % 2,
+            [0, 31, 32, 47, 48, 63, 64, 128][len as usize % 8]
+        ),
+    };
+    let try_ip = |text: String| {
+        let _ = Command::new("ip").args(text.split_whitespace()).stderr(std::process::Stdio::null()).status();
+    };
+    let clean = |prefix: String| -> String {
+        // Without bits beyond its length, which `ip route` refuses.
+        let (addr, len) = prefix.split_once('/').unwrap();
+        let net =
+            ctl::reconcile::truncate(IpPrefix { addr: addr.parse().unwrap(), len: len.parse().unwrap() });
+        net.to_string()
+    };
+    for six in [false, true] {
+        let family = if six { "-6" } else { "-4" };
+        let gateway = |n: u64| if six { format!("fd01::{}", n + 1) } else { format!("10.0.1.{}", n + 1) };
+        for n in 0..24 {
+            let to = clean(prefixes(six, random(4), random(8)));
+            let table = tables[random(3) as usize];
+            let metric = random(3) + 1;
+            // IPv6's lookup considers routes by other devices even for a bound packet, so this world has none.
+            let kind = match random(if six { 6 } else { 8 }) {
+                0 => "unreachable",
+                1 => "blackhole",
+                2 => "throw",
+                6 => "other",
+                _ => "",
+            };
+            try_ip(match kind {
+                "" => format!(
+                    "{family} route add {to} via {} dev eth1 table {table} metric {metric}",
+                    gateway(n)
+                ),
+                "other" => {
+                    format!("{family} route add {to} via 10.9.0.1 dev eth0 table {table} metric {metric}")
+                }
+                kind => format!("{family} route add {kind} {to} table {table} metric {metric}"),
+            });
+        }
+        for n in 0..8 {
+            let source = if six { "fd01::11" } else { "10.0.1.11" };
+            let select = match random(8) {
+                0 => format!("from {source}"),
+                1 => format!("not from {source}"),
+                2 | 3 => format!("to {}", clean(prefixes(six, random(4), random(8)))),
+                4 => format!("not to {}", clean(prefixes(six, random(4), random(8)))),
+                5 => "iif lo".to_owned(),
+                6 => "oif eth1".to_owned(),
+                _ => "fwmark 1".to_owned(),
+            };
+            let action = match random(8) {
+                0 => "unreachable".to_owned(),
+                1 => format!("goto {}", 100 + n + 1 + random(3)),
+                2 => "lookup main suppress_prefixlength 0".to_owned(),
+                3 => "lookup main suppress_ifgroup 7".to_owned(),
+                4 => format!("lookup 100 suppress_prefixlength {}", random(33)),
+                _ => format!("lookup {}", tables[random(3) as usize]),
+            };
+            try_ip(format!("{family} rule add {select} priority {} {action}", 100 + n));
+        }
+    }
+    let (mut links, mut out) = open();
+    links.watch_underlay(Some("eth1".into()), &mut out).unwrap();
+    links.watch_sources(&plan("10.0.1.11", &["fd01::11"]), &mut out);
+    let Some(Input::UnderlayRoutes(routes)) =
+        out.iter().rev().find(|i| matches!(i, Input::UnderlayRoutes(_)))
+    else {
+        panic!("no routes were told")
+    };
+    let uplink = links.by_name("eth1").unwrap().index;
+    let mut asked = 0;
+    for six in [false, true] {
+        let table = if six { &routes.from[0].1 } else { &routes.tunnel };
+        for _ in 0..400 {
+            let n = random(8);
+            let to: IpAddr = match six {
+                false => [20, (n % 2) as u8, (n / 2 % 2) as u8, random(3) as u8].into(),
+                true => [0x2001, 0xdb8, (n % 2) as u16, (n / 2 % 2) as u16, 0, 0, 0, random(3) as u16].into(),
+            };
+            let longest = table.iter().filter(|r| r.to.contains(to)).max_by_key(|r| r.to.len);
+            let ours = longest.map_or(&[][..], |r| &r.hops);
+            let kernels = kernels_answer(&mut links.requester, uplink, six, to);
+            assert_eq!(
+                ours,
+                kernels,
+                "seed {seed}: {to}\n{}\n{}",
+                ip(if six { "-6 rule" } else { "-4 rule" }),
+                ip(if six { "-6 route show table all" } else { "-4 route show table all" })
+            );
+            asked += usize::from(!ours.is_empty());
+        }
+    }
+    assert!(asked > 20, "seed {seed}: hardly a destination has a way");
+}
+
+/// What `ip route get fibmatch TO from OURS oif eth1` says.
+fn kernels_answer(requester: &mut Requester, uplink: u32, six: bool, to: IpAddr) -> Vec<UnderlayHop> {
+    use netlink_packet_route::route::{RouteAddress, RouteFlags};
+    let address = |ip: IpAddr| match ip {
+        IpAddr::V4(ip) => RouteAddress::Inet(ip),
+        IpAddr::V6(ip) => RouteAddress::Inet6(ip),
+    };
+    let from: IpAddr = if six { "fd01::11" } else { "10.0.1.11" }.parse().unwrap();
+    let mut message = RouteMessage::default();
+    message.header.address_family = if six { AddressFamily::Inet6 } else { AddressFamily::Inet };
+    message.header.flags = RouteFlags::FibMatch;
+    let len = if six { 128 } else { 32 };
+    (message.header.destination_prefix_length, message.header.source_prefix_length) = (len, len);
+    message.attributes = vec![
+        RouteAttribute::Destination(address(to)),
+        RouteAttribute::Source(address(from)),
+        RouteAttribute::Oif(uplink),
+    ];
+    match requester.get(RouteNetlinkMessage::GetRoute(message)) {
+        Ok(Some(RouteNetlinkMessage::NewRoute(m))) => match rib::route_of(&m, uplink, &NextHops::default()) {
+            Some(rib::Route { way: rib::Way::Uplink(hops), .. }) => hops,
+            _ => Vec::new(),
+        },
+        _ => Vec::new(),
+    }
 }
 
 /// The kernel is asked for a next hop and its answer is told; a host that goes is told too.

@@ -1,20 +1,22 @@
 //! The way out through the rVM's own kernel.
 //!
 //! Frames punted by the engine are whole Ethernet frames that hold an IP packet. The packet goes to the
-//! kernel through a raw socket with its IP header as it stands; the kernel routes it, resolves the next
-//! hop by ARP or ND, and sends it. Nothing here blocks: what the kernel cannot take at once is dropped
-//! and counted, as any full queue does.
+//! kernel through a raw socket with its IP header as it stands; the kernel routes it by its source address out of
+//! the uplink, as the engine would, resolves the next hop by ARP or ND, and sends it. Nothing here blocks: a packet
+//! that the kernel cannot take is dropped and counted, as by any full queue.
 
 use std::io;
 use std::mem::size_of;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use engine::frame::{Batch, Frame, FramePool};
 use engine::port::{Port, PortCaps};
 use engine::time::Instant;
+
+use super::messages::Messages;
 
 /// Bytes of an Ethernet header.
 const ETH_LEN: usize = 14;
@@ -35,7 +37,24 @@ pub struct HostCounters {
 pub struct HostPort {
     v4: OwnedFd,
     v6: Option<OwnedFd>,
+    uplink: UplinkIndex,
+    messages: Messages,
     counters: Arc<HostCounters>,
+}
+
+/// The index of the interface that is the uplink now; 0 without one. The control thread keeps it up to date.
+#[derive(Clone, Debug, Default)]
+pub struct UplinkIndex(Arc<AtomicU32>);
+
+impl UplinkIndex {
+    /// Another interface is the uplink.
+    pub fn set(&self, index: u32) {
+        self.0.store(index, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> u32 {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 /// The raw sockets could not be opened.
@@ -44,16 +63,18 @@ pub struct HostPort {
 pub struct HostError(#[from] io::Error);
 
 impl HostPort {
-    /// Opens the raw sockets.
+    /// Opens the raw sockets, which send out of `uplink`.
     ///
     /// # Errors
     /// When the kernel refuses a raw IPv4 socket. A kernel without IPv6 is no error.
-    pub fn open() -> Result<Self, HostError> {
+    pub fn open(uplink: UplinkIndex) -> Result<Self, HostError> {
         let v4 = raw_socket(libc::AF_INET)?;
         set_int(&v4, libc::IPPROTO_IP, libc::IP_HDRINCL, 1)?;
         let v6 = match raw_socket(libc::AF_INET6) {
             Ok(fd) => {
                 set_int(&fd, libc::IPPROTO_IPV6, libc::IPV6_HDRINCL, 1)?;
+                // A reality address may be one that the provider alone knows to be ours.
+                set_int(&fd, libc::IPPROTO_IPV6, libc::IPV6_FREEBIND, 1)?;
                 Some(fd)
             }
             Err(cause) => {
@@ -61,7 +82,7 @@ impl HostPort {
                 None
             }
         };
-        Ok(Self { v4, v6, counters: Arc::default() })
+        Ok(Self { v4, v6, uplink, messages: Messages::new(), counters: Arc::default() })
     }
 
     /// What became of the frames.
@@ -69,9 +90,9 @@ impl HostPort {
         self.counters.clone()
     }
 
-    fn send(&self, frame: &[u8]) {
+    fn send(&mut self, frame: &[u8]) {
         let counter = match self.try_send(frame) {
-            Some(Ok(())) => &self.counters.sent,
+            Some(Ok(_)) => &self.counters.sent,
             Some(Err(_)) => &self.counters.refused,
             None => &self.counters.not_ip,
         };
@@ -79,21 +100,36 @@ impl HostPort {
     }
 
     /// `None`: there is no IP packet in the frame.
-    fn try_send(&self, frame: &[u8]) -> Option<io::Result<()>> {
+    fn try_send(&mut self, frame: &[u8]) -> Option<io::Result<usize>> {
         let packet = frame.get(ETH_LEN..)?;
+        let index = self.uplink.get().to_ne_bytes();
+        self.messages.clear();
         match u16::from_be_bytes([frame[12], frame[13]]) {
             0x0800 if packet.len() >= 20 && packet[0] >> 4 == 4 => {
                 // The kernel sends as many bytes as it is given; Ethernet padding is not part of the packet.
                 let len = usize::from(u16::from_be_bytes([packet[2], packet[3]]));
                 let packet = packet.get(..len).filter(|packet| packet.len() >= 20)?;
+                let from: [u8; 4] = packet[12..16].try_into().ok()?;
                 let to: [u8; 4] = packet[16..20].try_into().ok()?;
-                Some(send_v4(&self.v4, packet, Ipv4Addr::from(to)))
+                // `struct in_pktinfo`. The kernel looks for a route by its fields, not by the packet's header.
+                let mut info = [0; 12];
+                info[..4].copy_from_slice(&index);
+                info[4..8].copy_from_slice(&from);
+                let to = SocketAddr::new(IpAddr::V4(Ipv4Addr::from(to)), 0);
+                self.messages.push_datagram(packet, to, &[(libc::IPPROTO_IP, libc::IP_PKTINFO, &info)]);
+                Some(self.messages.send(&self.v4, 0))
             }
             0x86dd if packet.len() >= 40 && packet[0] >> 4 == 6 => {
                 let len = 40 + usize::from(u16::from_be_bytes([packet[4], packet[5]]));
                 let packet = packet.get(..len)?;
                 let to: [u8; 16] = packet[24..40].try_into().ok()?;
-                Some(send_v6(self.v6.as_ref()?, packet, Ipv6Addr::from(to)))
+                // `struct in6_pktinfo`.
+                let mut info = [0; 20];
+                info[..16].copy_from_slice(&packet[8..24]);
+                info[16..].copy_from_slice(&index);
+                let to = SocketAddr::new(IpAddr::V6(Ipv6Addr::from(to)), 0);
+                self.messages.push_datagram(packet, to, &[(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, &info)]);
+                Some(self.messages.send(self.v6.as_ref()?, 0))
             }
             _ => None,
         }
@@ -145,42 +181,4 @@ fn set_int(fd: &OwnedFd, level: i32, option: i32, value: i32) -> io::Result<()> 
     // SAFETY: the pointer and length describe `value`.
     let done = unsafe { libc::setsockopt(fd.as_raw_fd(), level, option, (&raw const value).cast(), len) };
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
-}
-
-fn send_v4(fd: &OwnedFd, packet: &[u8], to: Ipv4Addr) -> io::Result<()> {
-    let to = libc::sockaddr_in {
-        sin_family: libc::AF_INET as u16,
-        sin_port: 0,
-        sin_addr: libc::in_addr { s_addr: u32::from(to).to_be() },
-        sin_zero: [0; 8],
-    };
-    send_to(fd, packet, (&raw const to).cast(), size_of::<libc::sockaddr_in>())
-}
-
-fn send_v6(fd: &OwnedFd, packet: &[u8], to: Ipv6Addr) -> io::Result<()> {
-    let to = libc::sockaddr_in6 {
-        sin6_family: libc::AF_INET6 as u16,
-        sin6_port: 0,
-        sin6_flowinfo: 0,
-        sin6_addr: libc::in6_addr { s6_addr: to.octets() },
-        sin6_scope_id: 0,
-    };
-    send_to(fd, packet, (&raw const to).cast(), size_of::<libc::sockaddr_in6>())
-}
-
-/// `to` must point to a socket address of `to_len` bytes; only the two callers above do that.
-fn send_to(fd: &OwnedFd, packet: &[u8], to: *const libc::sockaddr, to_len: usize) -> io::Result<()> {
-    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-    // SAFETY: the pointers and lengths describe `packet` and the caller's address.
-    let sent = unsafe {
-        libc::sendto(
-            fd.as_raw_fd(),
-            packet.as_ptr().cast(),
-            packet.len(),
-            flags,
-            to,
-            to_len as libc::socklen_t,
-        )
-    };
-    if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

@@ -91,24 +91,20 @@ impl Messages {
         self.places[at][0] = iovec { iov_base: self.leads[at].as_mut_ptr().cast(), iov_len: HEADER_LEN };
     }
 
-    /// A datagram to be sent to this address, with control data as `(level, type, value)`.
-    pub fn push_datagram(&mut self, bytes: &[u8], to: SocketAddr, control: &[(c_int, c_int, c_int, usize)]) {
+    /// A datagram to be sent to this address, with control data as `(level, type, value)`, the value in the machine's
+    /// order.
+    pub fn push_datagram(&mut self, bytes: &[u8], to: SocketAddr, control: &[(c_int, c_int, &[u8])]) {
         let at = self.headers.len();
         self.push([place_of(bytes); 2], 0, 1);
         let name_len = write_name(&mut self.names[at].0, to);
         let buffer = &mut self.control[at].0;
         let mut end = 0;
-        for &(level, kind, value, len) in control {
-            buffer[end..end + 8].copy_from_slice(&(CMSG_HEADER + len).to_ne_bytes());
+        for &(level, kind, value) in control {
+            buffer[end..end + 8].copy_from_slice(&(CMSG_HEADER + value.len()).to_ne_bytes());
             buffer[end + 8..end + 12].copy_from_slice(&level.to_ne_bytes());
             buffer[end + 12..end + 16].copy_from_slice(&kind.to_ne_bytes());
-            buffer[end + 16..end + 24].fill(0);
-            // The machine's order: a short value is written as short.
-            match len {
-                2 => buffer[end + 16..end + 18].copy_from_slice(&(value as u16).to_ne_bytes()),
-                _ => buffer[end + 16..end + 20].copy_from_slice(&value.to_ne_bytes()),
-            }
-            end += CMSG_HEADER + 8;
+            buffer[end + CMSG_HEADER..end + CMSG_HEADER + value.len()].copy_from_slice(value);
+            end += CMSG_HEADER + value.len().next_multiple_of(8);
         }
         let header = &mut self.headers[at].msg_hdr;
         header.msg_name = self.names[at].0.as_mut_ptr().cast();
@@ -248,8 +244,10 @@ mod tests {
     #[test]
     fn control_data_is_found_by_its_kind() {
         let mut messages = Messages::new();
-        let control = [(17, 103, 1400, 2), (0, 1, 3, 4)];
+        let (short, long) = (1400_u16.to_ne_bytes(), 3_i32.to_ne_bytes());
+        let control = [(17, 103, &short[..]), (0, 8, &[7; 20]), (0, 1, &long)];
         messages.push_datagram(b"x", "10.0.0.1:1".parse().unwrap(), &control);
+        assert_eq!(messages.control(0, 0, 8), Some(&[7; 20][..]));
         assert_eq!(messages.control(0, 17, 103), Some(&1400_u16.to_ne_bytes()[..]));
         assert_eq!(messages.control(0, 0, 1), Some(&3_i32.to_ne_bytes()[..]));
         assert_eq!(messages.control(0, 0, 2), None);

@@ -103,7 +103,8 @@ pub fn open(
             .map_err(failed("no datagrams in batches", "use kind = \"packet\""))?;
         let mut outbound = Vec::with_capacity(SOURCES);
         for _ in 0..SOURCES {
-            let socket = source(ip).map_err(failed("no socket to send from", "use kind = \"packet\""))?;
+            let socket =
+                source(ip, spec.index).map_err(failed("no socket to send from", "use kind = \"packet\""))?;
             outbound.push(socket);
         }
         ports.push(UdpPort {
@@ -145,9 +146,10 @@ fn prepare_inbound(socket: &OwnedFd, v4: bool) -> io::Result<()> {
     }
 }
 
-/// A socket to send from, at a source port of the kernel's choice. It hears nothing.
-fn source(ip: IpAddr) -> io::Result<OwnedFd> {
+/// A socket to send from, at a source port of the kernel's choice. It hears nothing, and sends out of the uplink.
+fn source(ip: IpAddr, uplink: u32) -> io::Result<OwnedFd> {
     let socket = OwnedFd::from(UdpSocket::bind(SocketAddr::new(ip, 0))?);
+    set(&socket, libc::SOL_SOCKET, libc::SO_BINDTOIFINDEX, uplink.cast_signed())?;
     set(&socket, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, BUFFER_LEN)?;
     deafen(&socket)?;
     // What the underlay does not carry is refused to us, never cut in fragments on the way.
@@ -277,11 +279,11 @@ fn push(messages: &mut Messages, payload: &[u8], outer: &Outer, gso: u16) {
     } else {
         (libc::IPPROTO_IPV6, libc::IPV6_TCLASS, libc::IPV6_HOPLIMIT)
     };
-    let control = [
-        (level, class, i32::from(outer.traffic_class), 4),
-        (level, hops, i32::from(outer.hop_limit), 4),
-        (SOL_UDP, UDP_SEGMENT, i32::from(gso), 2),
-    ];
+    let word = |value: u8| i32::from(value).to_ne_bytes();
+    let (traffic_class, hop_limit) = (word(outer.traffic_class), word(outer.hop_limit));
+    let gso_size = gso.to_ne_bytes();
+    let control =
+        [(level, class, &traffic_class[..]), (level, hops, &hop_limit), (SOL_UDP, UDP_SEGMENT, &gso_size)];
     messages.push_datagram(payload, outer.to, &control[..if gso > 0 { 3 } else { 2 }]);
 }
 

@@ -26,6 +26,7 @@ mod nested;
 mod operate;
 mod own;
 mod policy;
+mod policy_routing;
 mod privileges;
 mod restart;
 mod rvm_guest;

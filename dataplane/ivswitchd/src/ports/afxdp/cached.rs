@@ -313,10 +313,13 @@ impl World {
             self.apply(Command::SetUnderlayNeighbor(address, mac(n)));
         }
         self.apply(Command::SetUnderlayNeighbor(ip("10.0.0.1"), mac(99)));
-        self.apply(Command::SetUnderlayRoutes(vec![
-            UnderlayRoute { to: IpPrefix { addr: ip("10.0.0.0"), len: 16 }, via: None },
-            UnderlayRoute { to: IpPrefix { addr: ip("0.0.0.0"), len: 0 }, via: Some(ip("10.0.0.1")) },
-        ]));
+        self.apply(Command::SetUnderlayRoutes(
+            vec![
+                UnderlayRoute::new(IpPrefix { addr: ip("10.0.0.0"), len: 16 }, None),
+                UnderlayRoute::new(IpPrefix { addr: ip("0.0.0.0"), len: 0 }, Some(ip("10.0.0.1"))),
+            ]
+            .into(),
+        ));
         let inside = r.of(&[None, Some("192.168.1.2"), Some("192.168.1.2")]);
         self.apply(Command::SetFloating(
             FloatingId(0),
