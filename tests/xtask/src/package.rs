@@ -74,6 +74,7 @@ const FILES: &[&str] = &[
     "usr/bin/ivbench",
     "usr/lib/systemd/system/ivswitchd.service",
     "usr/lib/systemd/system/ivswitch-closed.service",
+    "usr/lib/systemd/system/nftables.service.d/ivswitch.conf",
     "usr/lib/sysusers.d/ivswitch.conf",
     "usr/share/man/man8/ivswitchd.8.gz",
     "usr/share/man/man8/ivbench.8.gz",
