@@ -793,6 +793,9 @@ pub struct ClosedRow {
     pub in_place: bool,
     /// Why not, with a remedy; empty when it is.
     pub why: String,
+    /// Why filters of tc stand in for nftables; empty where they do not.
+    #[serde(default)]
+    pub instead: String,
     /// Times that another program removed or changed the rule, and it was put back, since the daemon started.
     pub restored: u64,
 }

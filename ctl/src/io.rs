@@ -350,6 +350,8 @@ pub struct ClosePlan {
 pub struct CloseState {
     /// Why the rule is not in place, with a remedy; empty when it is, or when there is nothing to close.
     pub why: String,
+    /// Why filters of tc stand in for nftables; empty where they do not.
+    pub instead: String,
     /// Times that another program removed or changed the rule, and it was put back.
     pub restored: u64,
 }

@@ -190,6 +190,7 @@ impl Agent {
             in_place: !addresses.is_empty() && self.closed.why.is_empty(),
             addresses,
             why: self.closed.why.clone(),
+            instead: self.closed.instead.clone(),
             restored: self.closed.restored,
         }
     }

@@ -8,6 +8,8 @@
 // packet_all_socket   its socket filter: we get everything.
 // packet_shared       tc ingress of the uplink: the kernel gets what is not ours, and everything when we are gone.
 // packet_socket       its socket filter: we get what is ours.
+// packet_closed       tc ingress of an uplink where there is no nftables: stays when we are gone, and keeps from the
+//                     kernel what belongs to floating IPs.
 //
 // What is ours is left to the verdict cache (cache_skb.bpf.c), when there is one: it may know the frame's flow.
 #include <linux/bpf.h>
@@ -78,6 +80,12 @@ int packet_shared(struct __sk_buff *skb)
 		return TC_UNSPEC;
 	bpf_tail_call(skb, &follow_tc, 0);
 	return TC_SHOT;
+}
+
+SEC("classifier")
+int packet_closed(struct __sk_buff *skb)
+{
+	return classify(skb) == UP_REALITY ? TC_SHOT : TC_UNSPEC;
 }
 
 SEC("socket")

@@ -37,7 +37,8 @@ const REFUSED: Duration = Duration::from_secs(1);
 ///
 /// SIGTERM or SIGINT ends it and removes what it made, except for doors: the interfaces given to a
 /// cloud management system stay, with their addresses and bridge membership, and the next start takes
-/// them up again. `ivctl port del` removes one. SIGHUP reads the files again. What is not switched goes on to the kernel the whole time.
+/// them up again. `ivctl port del` removes one. What closes reality addresses of floating IPs to the kernel stays too (see
+/// --close), until the mapping is removed. SIGHUP reads the files again. What is not switched goes on to the kernel the whole time.
 #[derive(Parser, Debug)]
 #[command(name = "ivswitchd", version)]
 struct Arguments {
@@ -82,6 +83,10 @@ struct Arguments {
     #[arg(long, conflicts_with = "check")]
     close: bool,
 
+    /// Another program in place of nft; for the test that there may be none
+    #[arg(long, value_name = "PATH", hide = true)]
+    nft: Option<PathBuf>,
+
     /// Check this configuration file, say what is wrong with it, and end
     #[arg(long, value_name = "FILE")]
     check: Option<PathBuf>,
@@ -105,6 +110,9 @@ struct Cores(Vec<usize>);
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if let Some(nft) = &arguments.nft {
+        closed::use_program(nft.clone());
+    }
     let result = match &arguments.check {
         Some(file) => check(file),
         None if arguments.close => close(&arguments),

@@ -100,7 +100,9 @@ fn closed(row: &ClosedRow) -> String {
         String::new()
     };
     let state = if row.in_place { "closed to the kernel" } else { "NOT closed to the kernel" };
-    format!("{state}: {}{more}\n", shown.join(", "))
+    let by =
+        if row.instead.is_empty() { String::new() } else { format!(" (by tc: {})", plain(&row.instead)) };
+    format!("{state}: {}{more}{by}\n", shown.join(", "))
 }
 
 fn section<T>(text: &mut String, paint: Paint, table: impl FnOnce(&[T]) -> Table, rows: &[T]) {

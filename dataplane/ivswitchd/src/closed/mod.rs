@@ -6,8 +6,9 @@
 //! package, or somebody else, which is noticed. At boot `ivswitchd --close` puts it in place before the network is up.
 //! `dataplane/decisions/0023` has the alternatives.
 //!
-//! [`rules`] writes the script, [`nft`] has it carried out.
+//! [`rules`] writes the script, [`nft`] has it carried out; where there is no nftables, [`filter`] closes by tc.
 
+mod filter;
 mod nft;
 mod rules;
 
@@ -24,10 +25,14 @@ use ctl::model::Config;
 use mio::Waker;
 
 use nft::Changes;
+pub use nft::use_program;
 use rules::Sockets;
 
 /// How often it is asked whether somebody changed rules.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// How long after a start with nothing to close it is looked for what is closed.
+const SETTLED: Duration = Duration::from_secs(1);
 
 /// How soon a failed attempt is made again: `nft` may have been installed meanwhile.
 const RETRY: Duration = Duration::from_secs(30);
@@ -92,6 +97,8 @@ struct Rule {
     shown: Option<String>,
     changes: Option<Changes>,
     state: CloseState,
+    /// Filters of tc are to be looked for: a process before us may have needed them, or we did.
+    filters: Option<bool>,
     /// When a failure is tried again.
     retry: Option<Instant>,
     dir: PathBuf,
@@ -109,7 +116,16 @@ impl Rule {
             match order {
                 Ok(plan) => {
                     // Of several only the last counts.
-                    self.plan = orders.try_iter().last().unwrap_or(plan);
+                    let mut plan = orders.try_iter().last().unwrap_or(plan);
+                    if self.filters.is_none() && plan.reality.is_empty() {
+                        // A start with nothing to close. What another process may have left can wait until ports are open.
+                        match orders.recv_timeout(SETTLED) {
+                            Ok(other) => plan = other,
+                            Err(RecvTimeoutError::Timeout) => {}
+                            Err(RecvTimeoutError::Disconnected) => return,
+                        }
+                    }
+                    self.plan = plan;
                     self.apply();
                     tell(self.state.clone());
                 }
@@ -141,7 +157,8 @@ impl Rule {
 
     fn apply(&mut self) {
         let nothing = self.plan.reality.is_empty();
-        (self.shown, self.retry, self.state.why) = (None, None, String::new());
+        (self.shown, self.retry) = (None, None);
+        (self.state.why, self.state.instead) = (String::new(), String::new());
         if nothing {
             self.changes = None;
         } else if self.changes.is_none() {
@@ -152,12 +169,20 @@ impl Rule {
             self.changes.as_mut().map(Changes::any);
             nft::table()
         });
+        if (shown.is_ok() || nothing) && self.filters != Some(false) {
+            filter::open();
+            self.filters = Some(false);
+        }
         match shown {
             Ok(shown) => self.shown = shown,
             // Without nft there is no table of ours either.
             Err(why) if nothing => tracing::debug!("nothing is to be closed: {why}"),
             Err(why) => {
-                self.state.why = why;
+                self.filters = Some(true);
+                match filter::close(&self.plan) {
+                    Ok(()) => self.state.instead = why,
+                    Err(other) => self.state.why = format!("{why} (and by tc: {other})"),
+                }
                 self.retry = Some(Instant::now() + RETRY);
             }
         }
@@ -225,9 +250,15 @@ pub fn close_for(config: &Config, name: &str, dir: &Path) -> Result<String, Stri
         // Without nft there is no table of ours either.
         return Ok("no address is to be closed to the kernel".to_owned());
     }
-    result?;
+    let by = match result {
+        Ok(()) => String::new(),
+        Err(why) => {
+            filter::close(&plan).map_err(|other| format!("{why} (and by tc: {other})"))?;
+            format!(", by tc, since {why}")
+        }
+    };
     let addresses: Vec<String> = plan.reality.iter().map(|reality| reality.address.to_string()).collect();
-    Ok(format!("closed to the kernel: {}", addresses.join(", ")))
+    Ok(format!("closed to the kernel: {}{by}", addresses.join(", ")))
 }
 
 /// Closes what was closed last, because the configuration cannot be read. Gives what to say.

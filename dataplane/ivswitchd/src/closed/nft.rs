@@ -2,7 +2,9 @@
 
 use std::io::{self, Write as _};
 use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use caps::{CapSet, Capability};
@@ -19,6 +21,14 @@ const GROUP_NFTABLES: u32 = 7;
 
 /// Where it is looked for: a daemon may be started with any `PATH`.
 const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/sbin";
+
+/// Another program than `nft`: for the test that there may be none.
+static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+
+/// Has this program run in place of `nft`. To be called once, first.
+pub fn use_program(path: PathBuf) {
+    let _ = PROGRAM.set(path);
+}
 
 /// Carries out a script, as one transaction.
 ///
@@ -45,7 +55,7 @@ pub fn table() -> Result<Option<String>, String> {
 fn run(arguments: &[&str], input: &str) -> Result<String, String> {
     // A daemon that is not root has the capability for itself alone; the program gets it by inheritance, this once.
     let lent = lend();
-    let child = Command::new("nft")
+    let child = Command::new(PROGRAM.get().map_or(Path::new("nft"), PathBuf::as_path))
         .args(arguments)
         .env_clear()
         .env("PATH", PATH)

@@ -20,7 +20,7 @@ pub const REMOVE: &str = "add table inet ivswitch\ndelete table inet ivswitch\n"
 const PRIORITY: i32 = -152;
 
 /// An rVM whose switch does not run must be reachable to mend it.
-const SSH: L4Range = L4Range { proto: L4Proto::Tcp, first: 22, last: 22 };
+pub const SSH: L4Range = L4Range { proto: L4Proto::Tcp, first: 22, last: 22 };
 
 /// Which expressions of `nft` may be used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

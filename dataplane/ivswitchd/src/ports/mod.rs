@@ -263,6 +263,15 @@ fn interface_index(name: &str) -> Option<u32> {
     (index != 0).then_some(index)
 }
 
+/// Name of the interface of this index, in this thread's network namespace.
+fn interface_name(index: u32) -> Option<String> {
+    let mut name = [0_u8; libc::IF_NAMESIZE];
+    // SAFETY: the buffer has the length that the call wants.
+    let found = unsafe { libc::if_indextoname(index, name.as_mut_ptr().cast()) };
+    let len = name.iter().position(|&byte| byte == 0)?;
+    (!found.is_null()).then(|| String::from_utf8_lossy(&name[..len]).into_owned())
+}
+
 /// Whether the kernel is of this version or newer.
 fn kernel_at_least(major: u32, minor: u32) -> bool {
     let name = rustix::system::uname();

@@ -270,3 +270,51 @@ fn closed_before_the_daemon_is_there() {
     rvm.ip("link delete eth0");
     assert!(close(&good).status.success());
 }
+
+/// A machine without nftables: filters of tc, which outlive the daemon, close by the rules of steering. They are told of, and
+/// go as soon as there is nftables, or nothing to close.
+#[test]
+fn closed_without_nftables() {
+    let Some(lab) = Lab::new() else { return };
+    let (rvm, far) = underlay_pair(&lab, V4);
+    far.reaches(V4.ours);
+    serve(&rvm, SERVICE);
+    let ssh = Session::start(&far, &rvm, at(V4.ours, 22), at(V4.ours, 22));
+    let filters = || {
+        let tc = |way| {
+            rvm.command("tc").args(["filter", "show", "dev", "eth0", way]).output().expect("running tc")
+        };
+        ["ingress", "egress"].map(|way| String::from_utf8_lossy(&tc(way).stdout).contains("ivs_closed"))
+    };
+    for kind in ["afxdp", "packet"] {
+        let config = config(kind, V4, V4.ours, "");
+        let mut switch = Switch::start_with(&lab, &rvm, &config, &["--nft", "/nonexistent"]);
+        wait_for("the rule", || is_closed(&switch));
+        switch.wait_live(&["uplink"]);
+        assert_eq!((table(&rvm), filters()), (None, [true, true]));
+        let told = switch.json("status")["closed"]["instead"].clone();
+        assert!(told.as_str().is_some_and(|told| told.contains("nftables")), "{told}");
+        let prober = Prober::start(&far, at(V4.ours, SERVICE));
+        let own = || {
+            let there = at(V4.far, 80);
+            transfer(&rvm, &far, there, there, 100_000);
+            rvm.reaches(V4.far);
+        };
+        own();
+        switch.kill();
+        prober.more();
+        own();
+        assert_eq!(far.ping(&format!("-c2 -i0.1 -W1 {}", V4.ours)), 0);
+        ssh.assert_alive("while the daemon is dead");
+        assert_eq!(prober.finish(), 0);
+        // With nftables again.
+        switch.start_again();
+        wait_for("the table", || is_closed(&switch) && table(&rvm).is_some());
+        wait_for("the filters to go", || filters() == [false, false]);
+        std::fs::write(switch.config(), "name = \"rvm\"\n").unwrap();
+        switch.reload();
+        wait_for("the table to go", || table(&rvm).is_none());
+        assert!(answers(&far, at(V4.ours, SERVICE)));
+    }
+    ssh.finish();
+}

@@ -48,7 +48,7 @@ fn i20_ssh_survives_start_kill_and_restart() {
     assert!(longest.as_millis() < 3000, "an answer took {longest:?}");
 }
 
-/// SIGTERM leaves nothing but the doors: no XDP program, no socket file, no change of the uplink.
+/// SIGTERM leaves nothing but the doors and what closes reality addresses: no XDP program, no socket file, no change of the uplink.
 #[test]
 fn sigterm_leaves_no_trace() {
     let Some(lab) = Lab::new() else { return };

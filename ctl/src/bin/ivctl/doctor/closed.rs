@@ -14,6 +14,16 @@ pub fn by_daemon(s: &Status) -> Finding {
     let list = addresses(&row.addresses);
     match (row.addresses.is_empty(), row.in_place, row.restored) {
         (true, ..) => Finding::ok(CHECK, "no floating IP has its gateway here"),
+        (_, true, _) if !row.instead.is_empty() => Finding::new(
+            CHECK,
+            Level::Note,
+            format!(
+                "the kernel does not answer for {list}, even when the daemon is away; but that is by filters of tc, which \
+                 cannot be there before their interface is: {}",
+                row.instead
+            ),
+            "mend what it says; it is tried again every 30 s",
+        ),
         (_, true, 0) => {
             Finding::ok(CHECK, format!("the kernel does not answer for {list}, even when the daemon is away"))
         }
@@ -110,6 +120,9 @@ mod tests {
     fn with_the_daemon() {
         let mut s = crate::tests::status();
         assert_eq!(by_daemon(&s).level, Level::Ok);
+        s.closed.instead = "the program nft is missing".into();
+        assert_eq!(by_daemon(&s).level, Level::Note);
+        s.closed.instead.clear();
         s.closed.restored = 3;
         assert_eq!(by_daemon(&s).level, Level::Warn);
         (s.closed.in_place, s.closed.why) = (false, "nft: no".into());

@@ -49,10 +49,18 @@ pub use port::AfxdpPort;
 pub use probe::InterfaceFacts;
 pub use program::is_detached as is_link_detached;
 use program::{LoadError, Program};
-pub use program::{SharedMaps, SkbPrograms, SteerMaps, SteerTable, load_track, set_tail_call};
+pub use program::{SharedMaps, SkbPrograms, SteerMaps, SteerTable, load_closed, load_track, set_tail_call};
 use socket::SocketError;
 use sockets::Sockets;
 pub use steer::mapped;
+
+/// The program that notes the kernel's own flows, beside a steering that has its maps.
+#[cfg(test)]
+pub fn trial_of_track(cache: &Arc<SharedMaps>) -> (impl Sized, std::os::fd::OwnedFd) {
+    let steering = Program::load(true, 1, cache).expect("it loads");
+    let track = steering.load_track().expect("it loads");
+    (steering, track)
+}
 
 /// Queues of one interface that we open at most.
 const QUEUES_MAX: u32 = 64;

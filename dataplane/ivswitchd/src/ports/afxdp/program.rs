@@ -24,6 +24,8 @@ use ctl::io::SteerPlan;
 use engine::wire::mac::MacAddr;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/bpf/steer.bpf.o"));
+static PACKET_OBJECT: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/bpf/packet.bpf.o"));
 static TRACK_OBJECT: &[u8] =
     aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/bpf/track.bpf.o"));
 static SKB_OBJECT: &[u8] =
@@ -247,6 +249,12 @@ impl Program {
         self.table.own()
     }
 
+    /// The program that notes them.
+    #[cfg(test)]
+    pub fn load_track(&self) -> Result<OwnedFd, LoadError> {
+        load_track(&self.maps)
+    }
+
     /// What the program did so far.
     ///
     /// # Errors
@@ -334,6 +342,12 @@ pub struct SteerTable {
 }
 
 impl SteerTable {
+    /// Steering that stays when we are gone.
+    #[must_use]
+    pub fn lasting() -> Self {
+        Self { own: Own::lasting(), ..Self::default() }
+    }
+
     /// Replaces the steering. `mac` is the interface's own address.
     ///
     /// While it changes, single packets may still go the old way, and none goes a way that is in
@@ -405,6 +419,18 @@ pub fn load_track(maps: &impl SteerMaps) -> Result<OwnedFd, LoadError> {
     let shared = |name: &str| maps.map(name).and_then(own::fd_of);
     let ([program], _) = load_all(object, [("track", BPF_PROG_TYPE_SCHED_CLS)], 1, &shared)?;
     Ok(program)
+}
+
+/// Loads the program that closes an uplink to the kernel while we are away, with the maps of its steering.
+///
+/// # Errors
+/// What the kernel or its verifier refuses.
+pub fn load_closed() -> Result<(OwnedFd, HashMap<String, Map>), LoadError> {
+    let object = parse_object(PACKET_OBJECT)?;
+    let programs = [("packet_closed", BPF_PROG_TYPE_SCHED_CLS)];
+    let ([program], own) = load_all(object, programs, 1, &|_| None)?;
+    let maps = own.into_iter().map(|(name, data)| Ok((name, Map::from_map_data(data)?)));
+    Ok((program, maps.collect::<Result<_, MapError>>()?))
 }
 
 /// Loads programs of an object, with maps of their own but for those that are shared.

@@ -16,9 +16,22 @@ use crate::links::Requester;
 const BPF_LINK_CREATE: i64 = 28;
 const BPF_TCX_EGRESS: u32 = 47;
 
-/// What our filter is called, and its place among others. Its number spells "iv".
-const NAME: &str = "ivs_track";
-const PRIORITY: u32 = 0x6976;
+/// What a filter of ours is called, and its place among others. Numbers spell "iv".
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Place {
+    name: &'static str,
+    way: TcAttachType,
+    priority: u16,
+}
+
+/// Where flows are noted for the running switch.
+const TRACK: Place = Place { name: "ivs_track", way: TcAttachType::Egress, priority: 0x6976 };
+
+/// Where an uplink is closed while the switch is away, and flows are noted for that. `packaging/debian/postrm` has the
+/// priorities, too.
+pub const CLOSED: Place = Place { name: "ivs_closed", way: TcAttachType::Ingress, priority: 0x6977 };
+const CLOSED_TRACK: Place = Place { name: "ivs_closed_own", way: TcAttachType::Egress, priority: 0x6978 };
+
 const HANDLE: TcHandle = TcHandle { major: 0, minor: 0x6976 };
 const ALL_PROTOCOLS: u32 = (libc::ETH_P_ALL as u16).to_be() as u32;
 
@@ -29,6 +42,8 @@ pub enum Hook {
     Link(OwnedFd),
     /// A filter on this interface.
     Filter(String),
+    /// A filter that stays when we are gone.
+    Lasting(String),
 }
 
 impl Hook {
@@ -41,16 +56,26 @@ impl Hook {
         if crate::ports::kernel_at_least(6, 6) {
             link(index, program).map(Self::Link)
         } else {
-            filter(interface, index, program)
+            set_filter(TRACK, interface, index, program)?;
+            Ok(Self::Filter(interface.to_owned()))
         }
     }
 
-    /// Whether it still is, as far as that can be told: a link says so itself.
+    /// Attaches a program that stays when we are gone.
+    ///
+    /// # Errors
+    /// What the kernel refuses.
+    pub fn attach_lasting(interface: &str, program: &OwnedFd) -> io::Result<Self> {
+        close(CLOSED_TRACK, interface, program).map(|()| Self::Lasting(interface.to_owned()))
+    }
+
+    /// Whether it still is. A link says so itself; a filter is put in its own place again.
     #[must_use]
-    pub fn is_attached(&self) -> bool {
+    pub fn is_attached(&self, program: &OwnedFd) -> bool {
         match self {
             Self::Link(link) => !crate::ports::afxdp::is_link_detached(link),
-            Self::Filter(_) => true,
+            Self::Filter(interface) => close(TRACK, interface, program).is_ok(),
+            Self::Lasting(interface) => close(CLOSED_TRACK, interface, program).is_ok(),
         }
     }
 }
@@ -63,9 +88,44 @@ impl Drop for Hook {
     }
 }
 
-/// Takes such a filter off an interface, if there is one.
+/// Interfaces that may have filters of ours, in one question: those with the qdisc that holds them.
+///
+/// # Errors
+/// The kernel did not answer.
+pub fn interfaces() -> io::Result<Vec<String>> {
+    let question = RouteNetlinkMessage::GetQueueDiscipline(TcMessage::default());
+    let qdiscs = Requester::open()?.dump(&question)?;
+    let name = |message: RouteNetlinkMessage| {
+        let RouteNetlinkMessage::NewQueueDiscipline(qdisc) = message else { return None };
+        let clsact = |a: &TcAttribute| matches!(a, TcAttribute::Kind(kind) if kind == "clsact");
+        let index = u32::try_from(qdisc.header.index).ok()?;
+        qdisc.attributes.iter().any(clsact).then(|| crate::ports::interface_name(index)).flatten()
+    };
+    Ok(qdiscs.into_iter().filter_map(name).collect())
+}
+
+/// Takes a filter that notes flows off an interface, if there is one of a process before us.
 pub fn remove_left(interface: &str) {
-    let _ = tc::qdisc_detach_program(interface, TcAttachType::Egress, NAME);
+    remove(TRACK, interface);
+}
+
+/// Takes what closed an interface off it.
+pub fn remove_closed(interface: &str) {
+    remove(CLOSED, interface);
+    remove(CLOSED_TRACK, interface);
+}
+
+fn remove(place: Place, interface: &str) {
+    let _ = tc::qdisc_detach_program(interface, place.way, place.name);
+}
+
+/// Puts a program in its place, over one that is there.
+///
+/// # Errors
+/// What the kernel refuses.
+pub fn close(place: Place, interface: &str, program: &OwnedFd) -> io::Result<()> {
+    let index = crate::ports::interface_index(interface).ok_or(io::ErrorKind::NotFound)?;
+    set_filter(place, interface, index, program)
 }
 
 fn link(index: u32, program: &OwnedFd) -> io::Result<OwnedFd> {
@@ -83,23 +143,67 @@ fn link(index: u32, program: &OwnedFd) -> io::Result<OwnedFd> {
 }
 
 /// One filter takes the place of another of ours without a moment between them.
-fn filter(interface: &str, index: u32, program: &OwnedFd) -> io::Result<Hook> {
+fn set_filter(place: Place, interface: &str, index: u32, program: &OwnedFd) -> io::Result<()> {
     // One that is there already is as good as a new one.
     let _ = tc::qdisc_add_clsact(interface);
     let options = [
         TcFilterBpfOption::ProgFd(program.as_raw_fd() as u32),
-        TcFilterBpfOption::ProgName(NAME.to_owned()),
+        TcFilterBpfOption::ProgName(place.name.to_owned()),
         TcFilterBpfOption::Flags(TcBpfFlags::DirectAction),
     ];
     let mut message = TcMessage::with_index(index as i32);
-    message.header.parent = TcHandle { major: TcHandle::CLSACT.major, minor: TcHandle::MIN_EGRESS };
+    let minor = match place.way {
+        TcAttachType::Ingress => TcHandle::MIN_INGRESS,
+        _ => TcHandle::MIN_EGRESS,
+    };
+    message.header.parent = TcHandle { major: TcHandle::CLSACT.major, minor };
     message.header.handle = HANDLE;
-    message.header.info = PRIORITY << 16 | ALL_PROTOCOLS;
+    message.header.info = u32::from(place.priority) << 16 | ALL_PROTOCOLS;
     message.attributes = vec![
         TcAttribute::Kind(TcFilterBpf::KIND.to_owned()),
         TcAttribute::Options(options.map(TcOption::Bpf).to_vec()),
     ];
     let request = RouteNetlinkMessage::NewTrafficFilter(message);
-    Requester::open()?.change(request, NLM_F_CREATE | NLM_F_REPLACE)?;
-    Ok(Hook::Filter(interface.to_owned()))
+    Requester::open()?.change(request, NLM_F_CREATE | NLM_F_REPLACE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ports::afxdp::{SharedMaps, trial_of_track};
+
+    /// As on kernels before tcx: the filter is there once however often it is set, is put back when another tool has
+    /// removed the qdisc, and goes with the hook.
+    #[test]
+    fn a_filter_where_there_is_no_tcx() {
+        if !rustix::process::geteuid().is_root() {
+            return eprintln!("skipped: needs root (BPF)");
+        }
+        // In a network of its own, where nobody else's filters are.
+        let thread = std::thread::spawn(|| {
+            // SAFETY: this thread ends with the closure, and holds nothing of the old namespace.
+            unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }.unwrap();
+            let maps = std::sync::Arc::new(SharedMaps::create().unwrap());
+            let (_steering, program) = trial_of_track(&maps);
+            let tc = |arguments: &str| {
+                let tc = std::process::Command::new("tc").args(arguments.split(' ')).output().unwrap();
+                String::from_utf8_lossy(&tc.stdout).matches(TRACK.name).count()
+            };
+            let count = || tc("filter show dev lo egress").min(1) + tc("filter show dev lo ingress");
+            for _ in 0..3 {
+                close(TRACK, "lo", &program).unwrap();
+            }
+            let hook = Hook::Filter("lo".to_owned());
+            assert_eq!((count(), tc("filter show dev lo egress")), (1, 1));
+            tc("qdisc del dev lo clsact");
+            assert_eq!(interfaces().unwrap(), [""; 0]);
+            assert_eq!(count(), 0);
+            assert!(hook.is_attached(&program));
+            assert_eq!(count(), 1);
+            assert_eq!(interfaces().unwrap(), ["lo"]);
+            drop(hook);
+            assert_eq!(count(), 0);
+        });
+        thread.join().unwrap();
+    }
 }

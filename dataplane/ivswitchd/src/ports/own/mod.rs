@@ -10,7 +10,7 @@ mod sockets;
 mod table;
 mod watch;
 
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use aya::maps::Map;
 use ctl::io::{SteerPlan, SteerReality};
 use engine::command::L4Proto;
 
-pub use hook::remove_left;
+pub use hook::{CLOSED, close, interfaces, remove_closed, remove_left};
 #[cfg(test)]
 pub use table::{LIFE_UDP, now};
 pub use table::{Mix, OwnFlow, OwnTable};
@@ -32,6 +32,8 @@ pub use watch::OwnWatch;
 pub struct Own {
     mix: Mix,
     running: Option<Running>,
+    /// What notes flows stays when we are gone.
+    lasting: bool,
     /// Why they are not known, though an address is steered.
     why: String,
 }
@@ -40,6 +42,7 @@ pub struct Own {
 #[derive(Debug)]
 struct Running {
     hook: Hook,
+    program: OwnedFd,
     table: Arc<OwnTable>,
     reality: Vec<SteerReality>,
 }
@@ -48,11 +51,17 @@ impl Default for Own {
     fn default() -> Self {
         use std::hash::{BuildHasher, Hasher, RandomState};
         let odd = |_| RandomState::new().build_hasher().finish() | 1;
-        Self { mix: std::array::from_fn(odd), running: None, why: String::new() }
+        Self { mix: std::array::from_fn(odd), running: None, lasting: false, why: String::new() }
     }
 }
 
 impl Own {
+    /// Flows of an uplink that is closed while we are away: what notes them stays.
+    #[must_use]
+    pub fn lasting() -> Self {
+        Self { lasting: true, ..Self::default() }
+    }
+
     /// Starts where an address is to be steered, stops where none is. `maps` are those of the steering. Gives what its
     /// programs need to know of it: `None`, where nothing notes flows.
     pub fn follow(&mut self, maps: &impl SteerMaps, plan: &SteerPlan, interface: &str) -> Option<Mix> {
@@ -60,9 +69,9 @@ impl Own {
             (self.running, self.why) = (None, String::new());
             return None;
         }
-        if self.running.as_ref().is_none_or(|running| !running.hook.is_attached()) {
+        if self.running.as_ref().is_none_or(|running| !running.is_attached()) {
             self.running = None;
-            match Running::start(maps, self.mix, interface) {
+            match Running::start(maps, self.mix, interface, self.lasting) {
                 Ok(running) => (self.running, self.why) = (Some(running), String::new()),
                 Err(why) => {
                     if self.why != why {
@@ -85,7 +94,7 @@ impl Own {
     pub fn refresh(&self) -> bool {
         let Some(running) = &self.running else { return self.why.is_empty() };
         running.ask_for_sockets();
-        running.hook.is_attached()
+        running.is_attached()
     }
 
     /// Their table.
@@ -108,7 +117,7 @@ impl Drop for Running {
 }
 
 impl Running {
-    fn start(maps: &impl SteerMaps, mix: Mix, interface: &str) -> Result<Self, String> {
+    fn start(maps: &impl SteerMaps, mix: Mix, interface: &str, lasting: bool) -> Result<Self, String> {
         let program = load_track(maps).map_err(|error| format!("the program that notes them: {error}"))?;
         let own = maps.map("own").and_then(fd_of).ok_or("no table")?;
         // SAFETY: it is the descriptor of a map that `maps` holds open, during this call.
@@ -116,11 +125,18 @@ impl Running {
         let table =
             OwnTable::map(own, mix).map_err(|error| format!("their table cannot be mapped: {error}"))?;
         let table = Arc::new(table);
-        let hook = Hook::attach(interface, &program).map_err(|error| {
+        let attach = if lasting { Hook::attach_lasting } else { Hook::attach };
+        let hook = attach(interface, &program).map_err(|error| {
             format!("no program at the way out of {interface}: {error}; Linux 6.6, or CONFIG_NET_CLS_BPF, has the place")
         })?;
-        watch::show(&table);
-        Ok(Self { hook, table, reality: Vec::new() })
+        if !lasting {
+            watch::show(&table);
+        }
+        Ok(Self { hook, program, table, reality: Vec::new() })
+    }
+
+    fn is_attached(&self) -> bool {
+        self.hook.is_attached(&self.program)
     }
 
     fn ask_for_sockets(&self) {

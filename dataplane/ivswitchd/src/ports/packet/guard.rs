@@ -133,13 +133,10 @@ fn remove(interface: &str) {
 
 /// Takes the filters of a process before us off all interfaces but those that are about to get ours in their place.
 pub fn remove_left(but: &BTreeSet<String>) {
-    let interfaces = match std::fs::read_dir("/sys/class/net") {
-        Ok(interfaces) => interfaces,
-        Err(error) => {
-            return tracing::warn!("/sys/class/net: {error}; filters of a process before are not found");
-        }
+    let names = match own::interfaces() {
+        Ok(names) => names,
+        Err(error) => return tracing::warn!("filters of a process before are not found: {error}"),
     };
-    let names = interfaces.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
     for name in names {
         own::remove_left(&name);
         if !but.contains(&name) {
