@@ -19,6 +19,7 @@ mod gate;
 mod mss;
 mod output;
 mod path;
+mod route;
 mod watched;
 
 use alloc::boxed::Box;
