@@ -6,7 +6,6 @@ use ctl::agent::{Agent, Options};
 use ctl::api::Code;
 use ctl::io::{ClientId, Input, LinkFacts, Output, PortFacts};
 use engine::command::{Answer, Command, Cut, Event, Input as WorkerInput, PortConfig, PortId, Query, Rate};
-use engine::counters::SwitchCounters;
 use engine::time::{Duration, Instant};
 use serde_json::{Value, json};
 
@@ -78,7 +77,7 @@ impl World {
                 }
                 Output::Worker(WorkerInput::Query(token, Query::Counters)) => {
                     let answer = Answer::Counters {
-                        switch: SwitchCounters::default(),
+                        switch: Box::default(),
                         ports: vec![],
                         pool: engine::frame::PoolUsage::default(),
                         fdb_entries: 0,

@@ -232,7 +232,7 @@ impl Found {
     fn add(&mut self, answer: Answer) -> Option<Query> {
         match answer {
             Answer::Counters { switch, ports, fdb_by_network, .. } => {
-                self.switch += switch;
+                self.switch += *switch;
                 for (id, c) in ports {
                     *self.ports.entry(id).or_default() += &c;
                 }

@@ -4,7 +4,7 @@ use engine::command::{Command, FloatingId, Location, NextHop, PortId, Query, Vni
 use engine::counters::DropReason;
 use engine::forward::parse::{self, Headers};
 use engine::forward::trail::Step;
-use engine::forward::verdict::{Out, Responder, Verdict};
+use engine::forward::verdict::{Out, Refusal, Responder, Verdict};
 use engine::limits::{SLOT_LARGE_LEN, WATCHES_MAX};
 use engine::table::port::TagEdit;
 use engine::watch::{Fate, Seen, Sent, Walk, WatchId, WatchSpec};
@@ -201,8 +201,11 @@ impl Agent {
         let mut step = |stage: &str, table: Option<&str>, text: String| {
             steps.push(StepRow { stage: stage.to_owned(), table: table.map(str::to_owned), text });
         };
-        let leaves =
-            |s: &&Step| matches!(s, Step::Limit { leaving: true, .. } | Step::Mirror { leaving: true, .. });
+        let leaves = |s: &&Step| match s {
+            Step::Limit { leaving, .. } | Step::Mirror { leaving, .. } => *leaving,
+            Step::Told(..) => true,
+            _ => false,
+        };
         for s in walk.steps.iter().filter(|s| !leaves(s)) {
             let (stage, table, text) = self.step_words(s);
             step(stage, table, text);
@@ -278,6 +281,9 @@ impl Agent {
             Step::Underlay(ip) => {
                 ("classify", Some("underlay"), format!("it leaves for {ip} by the underlay"))
             }
+            Step::Told(what, from) => {
+                ("output", None, format!("its sender is told, from {from}: {}", refusal_words(what)))
+            }
             Step::Limit { port, leaving, within } => {
                 let (way, is) =
                     (if leaving { "egress" } else { "ingress" }, if within { "within" } else { "over" });
@@ -313,9 +319,13 @@ impl Agent {
             Out::Hairpin(Responder::Dhcp) => "back, as a DHCP answer, by the port's binding".to_owned(),
             Out::Punt => "to the kernel, which resolves the next hop".to_owned(),
             Out::Consume => return (None, "for the switch itself".to_owned()),
-            Out::Drop(reason) => return (None, format!("nowhere: {}", help(reason))),
+            Out::Drop(reason) | Out::Refuse(reason, _) => {
+                return (None, format!("nowhere: {}", help(reason)));
+            }
         };
-        let end = match (dropped(walk), forwarded(walk).count()) {
+        // The error is not the frame.
+        let sent = if is_told(walk) { 0 } else { forwarded(walk).count() };
+        let end = match (dropped(walk), sent) {
             (Some(reason), 0) => format!(", but dropped: {}", help(reason)),
             (Some(reason), n) => format!(": {n} sent, others dropped: {}", help(reason)),
             (None, _) => String::new(),
@@ -341,6 +351,7 @@ impl Agent {
             }
             let sent = forwarded(walk).next().is_some();
             match verdict.out {
+                _ if is_told(walk) => parts.push("its sender is told".to_owned()),
                 Out::Peer(id) if sent => {
                     parts.push(format!("to peer {}", self.place(Location::Peer(id)).1.unwrap_or_default()));
                 }
@@ -423,9 +434,28 @@ fn forwarded(walk: &Walk) -> impl Iterator<Item = &Sent> {
     walk.sent.iter().filter(move |sent| !is_tap(sent.port))
 }
 
+/// Whether its sender was told why it is not forwarded.
+fn is_told(walk: &Walk) -> bool {
+    walk.steps.iter().any(|s| matches!(s, Step::Told(..)))
+}
+
 /// Why something of the frame itself was dropped: that a mirror's tap has no room is its own matter.
 fn dropped(walk: &Walk) -> Option<DropReason> {
     walk.drops.iter().map(|(_, reason)| *reason).find(|reason| *reason != DropReason::MirrorLost)
+}
+
+/// What a sender is told, in the words of `ping` and `traceroute`.
+fn refusal_words(what: Refusal) -> String {
+    match what {
+        Refusal::TimeExceeded => "time exceeded in transit".to_owned(),
+        Refusal::NoRoute => "network unreachable".to_owned(),
+        Refusal::HostUnreachable => "host unreachable".to_owned(),
+        Refusal::Prohibited => "communication administratively prohibited".to_owned(),
+        Refusal::PortUnreachable => "port unreachable".to_owned(),
+        Refusal::ProtocolUnreachable => "protocol unreachable".to_owned(),
+        Refusal::Reset => "TCP reset".to_owned(),
+        Refusal::TooBig(mtu) => format!("packet too big, {mtu} bytes fit"),
+    }
 }
 
 fn help(reason: DropReason) -> &'static str {

@@ -130,7 +130,7 @@ impl World {
                 port.drops[1] = 4;
                 let switch = SwitchCounters { rx: 10, tx: 6, dropped: 4, ..SwitchCounters::default() };
                 Answer::Counters {
-                    switch,
+                    switch: switch.into(),
                     ports: self.ports.keys().map(|&id| (id, port.clone())).collect(),
                     pool: engine::frame::PoolUsage::default(),
                     fdb_entries: 3,

@@ -557,7 +557,7 @@ pub enum Answer {
     /// To [`Query::Counters`].
     Counters {
         /// The switch as a whole.
-        switch: SwitchCounters,
+        switch: Box<SwitchCounters>,
         /// Every port.
         ports: Vec<(PortId, PortCounters)>,
         /// Frame memory.

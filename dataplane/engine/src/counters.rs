@@ -10,6 +10,8 @@
 
 use core::fmt;
 
+use crate::forward::verdict::REFUSAL_KINDS;
+
 macro_rules! drop_reasons {
     ($($(#[doc = $doc:literal])+ $name:ident = $text:literal,)+) => {
         /// Why a frame was dropped. Each reason has a counter per port.
@@ -96,6 +98,8 @@ drop_reasons! {
     /// No floating IP or source route is for it, or the kernel has no route to its peer or destination out of the
     /// uplink.
     NoRoute = "no-route",
+    /// Addressed to the virtual gateway itself, which answers echo requests and offers no service.
+    GatewayNoService = "gateway-no-service",
     /// The next hop's MAC is not known yet.
     NeighborUnresolved = "neighbor-unresolved",
     /// A translated packet to a VTEP, the tunnel port, a management prefix or the metadata service.
@@ -245,6 +249,10 @@ pub struct SwitchCounters {
     pub handed_off: u64,
     /// Frames taken from another worker, to be sent.
     pub taken_over: u64,
+    /// Errors among `originated`, by what they say ([`Refusal::kind`](crate::forward::verdict::Refusal::kind)).
+    pub refusals: [u64; REFUSAL_KINDS],
+    /// Errors that were due and not sent, for there were too many.
+    pub refusals_limited: u64,
 }
 
 impl core::ops::AddAssign for SwitchCounters {
@@ -262,6 +270,8 @@ impl core::ops::AddAssign for SwitchCounters {
             queued,
             handed_off,
             taken_over,
+            refusals,
+            refusals_limited,
         } = other;
         self.rx += rx;
         self.replicated += replicated;
@@ -275,6 +285,8 @@ impl core::ops::AddAssign for SwitchCounters {
         self.queued += queued;
         self.handed_off += handed_off;
         self.taken_over += taken_over;
+        self.refusals.iter_mut().zip(refusals).for_each(|(sum, n)| *sum += n);
+        self.refusals_limited += refusals_limited;
     }
 }
 

@@ -38,9 +38,26 @@ pub const TUNNEL_DATAGRAMS_IN_MAX: usize = 128;
 /// leave little of each to merge.
 pub const MERGES_MAX: usize = 16;
 
-/// ICMP errors the switch sends per second (RFC 1812 §4.3.2.8 asks for a limit): path-MTU discovery needs one
-/// per flow and ten minutes.
+/// ICMP errors and TCP resets a worker sends per second (RFC 1812 §4.3.2.8 and RFC 4443 §2.4 (f) ask for a limit): as
+/// many as Linux (`net.ipv4.icmp_msgs_per_sec`). Path-MTU discovery needs one per flow and ten minutes.
 pub const ICMP_ERRORS_PPS: u32 = 1000;
+
+/// Of these, how many one source is sent per second, a quarter of them at once: a tenth of all, so that whoever makes
+/// errors on purpose leaves the others theirs. A traceroute or `mtr` needs a few, a host with a hundred flows of
+/// packets that are too big is told within the second.
+pub const ICMP_ERRORS_PER_SOURCE_PPS: u32 = 100;
+
+/// Buckets that sources of packets share by a keyed hash when their errors are limited: one that sends too many shares
+/// its bucket with one in a thousand others. 40 KiB of memory for each worker.
+pub const ICMP_ERROR_BUCKETS: usize = 1024;
+
+/// Questions for a next hop, a second apart, that stay without an answer before it counts as unreachable
+/// (Linux: `mcast_solicit`, 3).
+pub const RESOLVE_ATTEMPTS: u8 = 3;
+
+/// Underlay next hops at a time that are watched for whether they answer. An rVM has a gateway or two; a packet to a
+/// further one goes to the kernel as always, only its sender is not told.
+pub const SILENT_HOPS_MAX: usize = 64;
 
 /// Path-MTU probes of peers that are answered per second. A peer asks a few dozen when its path changed; an
 /// answer is never larger than the question.

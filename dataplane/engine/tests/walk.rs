@@ -551,7 +551,8 @@ fn t14_guard_before_snat() {
     rvm.apply(Command::SetFloating(FloatingId(0), floating(here, Some((PRIVATE, "192.168.1.2")), false)));
     for to in ["10.0.0.12", "10.0.0.11", "169.254.169.254", "224.0.0.1", "255.255.255.255", "127.0.0.1"] {
         let bytes = packet((mac(9), router_mac(PRIVATE)), ip("192.168.1.2"), ip(to), Kind::Udp, b"x");
-        assert_eq!(rvm.forward(DOOR1, &bytes, Offload::NONE), vec![], "{to}");
+        let out = rvm.forward(DOOR1, &bytes, Offload::NONE);
+        assert!(out.iter().all(|(port, _)| *port == DOOR1), "{to}: the guest may be told, nothing leaves");
     }
     let mut vxlan = Vec::new();
     PacketBuilder::ethernet2(mac(9).0, router_mac(PRIVATE).0)

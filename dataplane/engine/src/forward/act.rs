@@ -17,10 +17,10 @@ use crate::wire::l4;
 use crate::wire::mac::MacAddr;
 use crate::wire::{set_word, view_mut, word};
 
-const IPV4_SRC: usize = 12;
-const IPV4_DST: usize = 16;
-const IPV6_SRC: usize = 8;
-const IPV6_DST: usize = 24;
+pub(super) const IPV4_SRC: usize = 12;
+pub(super) const IPV4_DST: usize = 16;
+pub(super) const IPV6_SRC: usize = 8;
+pub(super) const IPV6_DST: usize = 24;
 
 /// Changes the frame as the verdict says, up to but not including encapsulation. False when there was no
 /// room for a tag; the frame is then to be dropped.
@@ -204,12 +204,12 @@ fn take_hop(bytes: &mut [u8], l3: usize, net: Net) {
     }
 }
 
-fn update(bytes: &mut [u8], at: usize, delta: Delta) {
+pub(super) fn update(bytes: &mut [u8], at: usize, delta: Delta) {
     let checksum = word(bytes, at);
     set_word(bytes, at, delta.apply(checksum));
 }
 
-fn write_address(bytes: &mut [u8], l3: usize, v4: bool, source: bool, ip: Ip) {
+pub(super) fn write_address(bytes: &mut [u8], l3: usize, v4: bool, source: bool, ip: Ip) {
     if v4 {
         let at = l3 + if source { IPV4_SRC } else { IPV4_DST };
         bytes[at..at + 4].copy_from_slice(&ip.v4_bytes());
@@ -331,7 +331,7 @@ pub fn respond<P: FramePool>(pool: &mut P, frame: &mut Frame, h: &Headers, who: 
     true
 }
 
-fn answer_macs(bytes: &mut [u8], to: MacAddr, from: MacAddr) {
+pub(super) fn answer_macs(bytes: &mut [u8], to: MacAddr, from: MacAddr) {
     if let Some(eth) = view_mut::<Ethernet>(bytes, 0) {
         (eth.dst, eth.src) = (to, from);
     }
@@ -365,73 +365,6 @@ fn advertise(bytes: &mut [u8], l3: usize, l4: usize, h: &Headers, mac: MacAddr) 
     set_word(na, 2, !checksum::fold(sum));
 }
 
-/// Writes to `out` the ICMP error that tells the sender of `frame` that packets over `mtu` bytes do not fit:
-/// fragmentation needed (RFC 1191) or packet too big (RFC 4443 §3.2), with the tags and between the addresses
-/// of the frame itself. Returns its length; `None` when no such error may be sent (RFC 1122 §3.2.2).
-pub fn too_big(frame: &[u8], h: &Headers, mtu: u16, out: &mut [u8]) -> Option<usize> {
-    const DONT_FRAGMENT_AT: usize = 6;
-    /// RFC 1812 §4.3.2.3: as much as fits 576 bytes; RFC 4443 §2.4 (c): as fits 1280.
-    const V4_QUOTE_MAX: usize = 576 - ipv4::HEADER_LEN - icmp::HEADER_LEN;
-    const V6_QUOTE_MAX: usize = 1280 - ipv6::HEADER_LEN - icmp::HEADER_LEN;
-    let (eth, l3) = (usize::from(h.eth), usize::from(h.l3));
-    let packet = frame.get(l3..h.end as usize)?;
-    let v4 = h.net == Net::V4;
-    let may_not_fragment = !v4 || word(packet, DONT_FRAGMENT_AT) & ipv4::DONT_FRAGMENT != 0;
-    let to_one = !h.eth_dst.is_multicast() && h.src.is_host() && h.dst.is_host();
-    if !may_not_fragment || !to_one || h.icmp_error() || h.part == Part::Later {
-        return None;
-    }
-    let l2_len = l3 - eth;
-    out[..l2_len].copy_from_slice(&frame[eth..l3]);
-    answer_macs(out, h.eth_src, h.eth_dst);
-    let quote = &packet[..packet.len().min(if v4 { V4_QUOTE_MAX } else { V6_QUOTE_MAX })];
-    let icmp_len = icmp::HEADER_LEN + quote.len();
-    let ip = &mut out[l2_len..];
-    let message = if v4 {
-        let total_len = (ipv4::HEADER_LEN + icmp_len) as u16;
-        ip[..ipv4::HEADER_LEN].fill(0);
-        ip[0] = 0x45;
-        set_word(ip, 2, total_len);
-        ip[8] = 64;
-        ip[9] = l4::ICMP;
-        write_address(ip, 0, true, true, h.dst);
-        write_address(ip, 0, true, false, h.src);
-        set_word(ip, ipv4::CHECKSUM_AT, !checksum::sum(&ip[..ipv4::HEADER_LEN]));
-        &mut ip[ipv4::HEADER_LEN..]
-    } else {
-        ip[..8].copy_from_slice(&[0x60, 0, 0, 0, 0, 0, l4::ICMPV6, 64]);
-        set_word(ip, 4, icmp_len as u16);
-        write_address(ip, 0, false, true, h.dst);
-        write_address(ip, 0, false, false, h.src);
-        &mut ip[ipv6::HEADER_LEN..]
-    };
-    let message = &mut message[..icmp_len];
-    let kind = if v4 { [icmp::UNREACHABLE, icmp::FRAGMENTATION_NEEDED] } else { [icmp::V6_TOO_BIG, 0] };
-    message[..2].copy_from_slice(&kind);
-    message[2..6].fill(0);
-    set_word(message, 6, mtu);
-    message[icmp::HEADER_LEN..].copy_from_slice(quote);
-    if h.wire_end != h.end {
-        // Of a super-frame, quote what would have been too big on the wire.
-        let quoted = &mut message[icmp::HEADER_LEN..];
-        let wire_len = (h.wire_end - u32::from(h.l3)) as u16;
-        if v4 {
-            let old = word(quoted, ipv4::TOTAL_LEN_AT);
-            set_word(quoted, ipv4::TOTAL_LEN_AT, wire_len);
-            update(quoted, ipv4::CHECKSUM_AT, Delta::ZERO.word(old, wire_len));
-        } else {
-            set_word(quoted, ipv6::PAYLOAD_LEN_AT, wire_len - ipv6::HEADER_LEN as u16);
-        }
-    }
-    let pseudo = if v4 { 0 } else { checksum::pseudo(h.dst, h.src, l4::ICMPV6, icmp_len as u32) };
-    let sum = u32::from(pseudo) + u32::from(checksum::sum(message));
-    set_word(message, 2, !checksum::fold(sum));
-    Some(l2_len + if v4 { ipv4::HEADER_LEN } else { ipv6::HEADER_LEN } + icmp_len)
-}
-
-/// The longest frame of [`too_big`].
-pub const TOO_BIG_MAX: usize = ethernet::HEADER_LEN + 2 * ethernet::TAG_LEN + 1280;
-
 /// Writes the question "who has `target`" from the switch: ARP or a neighbor solicitation. Returns its length;
 /// `bytes` has room for [`QUESTION_MAX`].
 pub fn ask(bytes: &mut [u8], mac: MacAddr, source: Option<Ip>, target: Ip) -> usize {
@@ -447,12 +380,11 @@ pub fn ask(bytes: &mut [u8], mac: MacAddr, source: Option<Ip>, target: Ip) -> us
         }
         return ethernet::HEADER_LEN + arp::LEN;
     }
-    // RFC 4291 §2.7.1: the solicited-node group; §2.5.6 and appendix A: our link-local address.
+    // RFC 4291 §2.7.1: the solicited-node group.
     let t = target.v6_bytes();
     let group = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, t[13], t[14], t[15]];
     let m = mac.0;
-    let local = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, m[0] ^ 2, m[1], m[2], 0xff, 0xfe, m[3], m[4], m[5]];
-    let source = source.map_or(local, Ip::v6_bytes);
+    let source = source.map_or(mac.link_local(), Ip::v6_bytes);
     let dst = MacAddr([0x33, 0x33, 0xff, t[13], t[14], t[15]]);
     if let Some(e) = view_mut(bytes, 0) {
         *e = Ethernet { dst, src: mac, ethertype: ethernet::TYPE_IPV6.into() };

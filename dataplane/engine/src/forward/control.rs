@@ -160,6 +160,7 @@ impl Switch {
                     self.compose_peers();
                     self.ask_again(now);
                 }
+                self.silent_hops.answered(ip.into());
             }
             Command::RemoveUnderlayNeighbor(ip) => {
                 t.underlay.remove_neighbor(ip.into());
@@ -275,6 +276,7 @@ impl Switch {
             station_moved(&mut self.tables, vni, mac, None);
         }
         self.announce(now, pool);
+        self.silent_hops.age(now);
         let (due, lost) = self.tables.neighbors.due(now);
         if !lost.is_empty() {
             self.tables.changed();
@@ -345,6 +347,7 @@ impl Switch {
             .chain(t.underlay.gateways())
             .filter(|&next| refresh || !t.underlay.is_known(next))
             .collect();
+        wanted.extend(self.silent_hops.unreachable(now));
         wanted.sort_unstable();
         wanted.dedup();
         self.events.extend(wanted.into_iter().map(|ip| Event::Resolve(ip.into())));
@@ -394,7 +397,7 @@ impl Switch {
             }
             Query::Trace(port, ref bytes) => Answer::Trace(self.trace(now, port, bytes, pool)),
             Query::Counters => Answer::Counters {
-                switch: self.counters,
+                switch: Box::new(self.counters),
                 ports: t.ports.iter().map(|(id, p)| (id, p.counters.clone())).collect(),
                 pool: pool.usage(),
                 fdb_entries: t.fdb.len(),

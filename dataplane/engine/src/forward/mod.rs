@@ -16,6 +16,7 @@ mod control;
 mod dhcp;
 mod fragment;
 mod gate;
+mod icmp_error;
 mod mss;
 mod output;
 mod path;
@@ -31,23 +32,24 @@ use self::memo::{Look, Memo, Side};
 use self::output::{FloodTarget, TunnelFacts};
 use self::parse::Headers;
 use self::trail::Trail;
-use self::verdict::{Out, Verdict};
+use self::verdict::{Out, Refusal, Verdict};
 use crate::command::{DropSample, Event, FloatingId, Location, PeerId, PortId, Role, UplinkConfig, Vni};
 use crate::counters::{DROP_REASONS, DropReason, SwitchCounters};
 use crate::frame::{Batch, Frame, FramePool, GsoKind, Offload};
 use crate::limits::{
-    BATCH_LEN, FLOW_SAMPLE, ICMP_ERRORS_PPS, LEARNED_EVENTS, OUTER_TTL, PATH_ANSWERS_PPS,
-    TUNNEL_DATAGRAMS_IN_MAX,
+    BATCH_LEN, FLOW_SAMPLE, LEARNED_EVENTS, OUTER_TTL, PATH_ANSWERS_PPS, TUNNEL_DATAGRAMS_IN_MAX,
 };
 use crate::own::OwnFlows;
+use crate::table::error_limit::ErrorLimit;
 use crate::table::fdb::{self, Fdb};
 use crate::table::floating_ip::FloatingIps;
 use crate::table::neighbor::Neighbors;
 use crate::table::network::Networks;
 use crate::table::peer::PeerTable;
 use crate::table::port::{PortEntry, PortTable, TokenBucket};
+use crate::table::silent_hops::SilentHops;
 use crate::table::source_route::SourceRoutes;
-use crate::table::underlay::{Guard, Underlay};
+use crate::table::underlay::{Guard, Hop, Underlay};
 use crate::time::{Duration, Instant};
 use crate::watch::Watches;
 use crate::wire::ip::Ip;
@@ -135,7 +137,8 @@ pub struct Switch {
     /// A queue is to be flushed before more comes.
     crowded: bool,
     events: Vec<Event>,
-    icmp_errors: TokenBucket,
+    error_limit: ErrorLimit,
+    silent_hops: SilentHops,
     path_answers: TokenBucket,
     /// Probes and answers told of since the last tick.
     path_told: u32,
@@ -171,6 +174,15 @@ struct Parsed {
     refused: Option<DropReason>,
     /// Its flow is worth a place in the verdict cache.
     hot: bool,
+}
+
+/// A frame about which is decided: where it came in, and what was read and decided.
+#[derive(Clone, Copy, Debug)]
+struct Onward<'a> {
+    id: PortId,
+    adm: &'a Admission,
+    h: &'a Headers,
+    verdict: &'a Verdict,
 }
 
 /// Where a batch comes in: what the first stages need for each of its frames.
@@ -250,7 +262,8 @@ impl Switch {
             gated: Vec::new(),
             crowded: false,
             events: Vec::with_capacity(2 * LEARNED_EVENTS as usize),
-            icmp_errors: TokenBucket::new(Instant::ZERO, Some(ICMP_ERRORS_PPS)),
+            error_limit: ErrorLimit::new(seed.rotate_left(32)),
+            silent_hops: SilentHops::default(),
             path_answers: TokenBucket::new(Instant::ZERO, Some(PATH_ANSWERS_PPS)),
             path_told: 0,
             fragment_id: seed as u32,
@@ -486,7 +499,7 @@ impl Switch {
         {
             flows.consider(&self.tables, id, (adm, h, probe), &verdict);
         }
-        self.carry_out(now, id, adm, h, &verdict, frame, pool);
+        self.carry_out(now, Onward { id, adm, h, verdict: &verdict }, frame, pool, trail);
     }
 
     /// A station appeared or moved.
@@ -500,19 +513,21 @@ impl Switch {
     }
 
     /// Stages three and on: change the bytes and put the frame where it goes.
-    #[allow(clippy::too_many_arguments, reason = "the facts of one frame, each read by some arm")]
-    fn carry_out<P: FramePool>(
+    fn carry_out<P: FramePool, T: Trail>(
         &mut self,
         now: Instant,
-        id: PortId,
-        adm: &Admission,
-        h: &Headers,
-        verdict: &Verdict,
+        on: Onward<'_>,
         mut frame: Frame,
         pool: &mut P,
+        trail: &mut T,
     ) {
+        let Onward { id, adm, h, verdict } = on;
         match verdict.out {
             Out::Drop(reason) => return self.drop_frame(id, frame, reason, pool),
+            Out::Refuse(reason, what) => {
+                self.tell(now, on, what, true, &frame, pool, trail);
+                return self.drop_frame(id, frame, reason, pool);
+            }
             Out::Consume => {
                 self.counters.consumed += 1;
                 return pool.free(frame);
@@ -523,19 +538,39 @@ impl Switch {
                     return self.drop_frame(id, frame, DropReason::BumRateLimit, pool);
                 }
             }
+            Out::Punt if self.is_silent_hop(now, h, verdict) => {
+                self.tell(now, on, Refusal::HostUnreachable, true, &frame, pool, trail);
+                return self.drop_frame(id, frame, DropReason::NeighborUnresolved, pool);
+            }
             _ => {}
         }
         if mss::opens(h, pool.bytes(&frame)) {
             self.clamp_mss(adm, h, verdict, &mut frame, pool);
         }
         if let Some(mtu) = self.exceeded_mtu(h, verdict) {
-            self.tell_too_big(now, id, adm, h, mtu, &frame, pool);
-            return self.drop_frame(id, frame, DropReason::TooBig, pool);
+            return self.exceed(now, on, mtu, frame, pool, trail);
         }
         if !act::act(pool, &mut frame, h, verdict) {
             return self.drop_frame(id, frame, DropReason::PoolExhausted, pool);
         }
         self.count_mapping(verdict, frame.len);
+        self.send_onward(on, frame, pool);
+    }
+
+    /// Whether the kernel has been asked in vain for the next hop of a packet that it is to be handed.
+    #[cold]
+    fn is_silent_hop(&mut self, now: Instant, h: &Headers, verdict: &Verdict) -> bool {
+        let from = verdict.edits.nat.filter(|nat| nat.source).map_or(h.src, |nat| nat.address);
+        match self.tables.underlay.hop_from(from, h.dst) {
+            Hop::Unresolved(hop) => self.silent_hops.wanted(now, hop),
+            Hop::Mac(_) | Hop::NoRoute => false,
+        }
+    }
+
+    /// Puts a frame that is changed as its verdict says where the verdict says.
+    #[inline]
+    fn send_onward<P: FramePool>(&mut self, on: Onward<'_>, frame: Frame, pool: &mut P) {
+        let Onward { id, adm, h, verdict } = on;
         match verdict.out {
             Out::Port(to) => self.send_to_port(id, to, verdict, frame, pool),
             Out::Peer(to) => {
@@ -549,7 +584,7 @@ impl Switch {
             }
             Out::Hairpin(who) => self.answer(id, adm, h, verdict, who, frame, pool),
             Out::Punt => self.punt(id, frame, pool),
-            Out::Consume | Out::Drop(_) => unreachable!("handled above"),
+            Out::Consume | Out::Drop(_) | Out::Refuse(..) => unreachable!("carried out already"),
         }
     }
 

@@ -1,11 +1,10 @@
 //! Where a frame leaves: a port's queue, a peer's tunnel, everybody, back to who asked, or the kernel.
 
-use super::Switch;
 use super::classify::{Admission, From};
-use super::fit;
 use super::parse::{Headers, Net};
-use super::verdict::{self, Out, Responder, Verdict};
-use super::{act, dhcp};
+use super::trail::Trail;
+use super::verdict::{self, Out, Refusal, Responder, Verdict};
+use super::{Onward, Switch, act, dhcp, fit};
 use crate::command::{PeerId, PortId, Role, Vni};
 use crate::counters::DropReason;
 use crate::frame::{Frame, FramePool, GsoKind, Offload, SlotSize};
@@ -33,34 +32,28 @@ impl Switch {
         (h.wire_end - u32::from(h.l3) > u32::from(mtu)).then_some(mtu)
     }
 
-    /// Tells a sender that its packet is too big, so that path-MTU discovery works through the switch.
+    /// Ends a packet that is larger than its output carries. Its sender is told, so that path-MTU discovery works.
     #[cold]
-    #[allow(clippy::too_many_arguments, reason = "the facts of one frame")]
-    pub(super) fn tell_too_big<P: FramePool>(
+    pub(super) fn exceed<P: FramePool, T: Trail>(
         &mut self,
         now: Instant,
-        id: PortId,
-        adm: &Admission,
-        h: &Headers,
+        on: Onward<'_>,
         mtu: u16,
-        frame: &Frame,
+        frame: Frame,
         pool: &mut P,
+        trail: &mut T,
     ) {
-        let mut message = [0; act::TOO_BIG_MAX];
-        let Some(len) = act::too_big(pool.bytes(frame), h, mtu, &mut message) else { return };
-        if !self.icmp_errors.take(now) {
-            return;
+        let Onward { id, h, verdict, .. } = on;
+        let routed = verdict.edits.route.is_some();
+        let packet = h.packet(pool.bytes(&frame));
+        let end = u32::from(h.l3) + packet.len() as u32;
+        if routed && h.wire_end == h.end && packet.len() <= usize::from(mtu) {
+            // It only seemed too large: what follows the packet in its frame is not forwarded.
+            let h = Headers { end, wire_end: end, ..*h };
+            return self.carry_out(now, Onward { h: &h, ..on }, frame, pool, trail);
         }
-        let Some(answer) = pool.alloc_from(&message[..len]) else { return };
-        self.counters.originated += 1;
-        match adm.from {
-            // It has the tags that the frame came with.
-            From::Port(_) | From::Underlay => self.enqueue(id, answer, pool),
-            From::Peer(peer, _) => {
-                let tunnel = TunnelFacts { entropy: TunnelFacts::port(h.hash), ecn: 0, ttl: OUTER_TTL };
-                self.send_to_peer(id, peer, adm.vni, tunnel, answer, pool);
-            }
-        }
+        self.tell(now, on, Refusal::TooBig(mtu), routed, &frame, pool, trail);
+        self.drop_frame(id, frame, DropReason::TooBig, pool);
     }
 
     /// Puts a frame on a port's transmit queue.

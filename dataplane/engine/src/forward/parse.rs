@@ -123,6 +123,18 @@ impl Headers {
                 || !matches!(self.proto, l4::TCP | l4::UDP | l4::ICMP | l4::ICMPV6))
     }
 
+    /// The IP packet in the frame `bytes`, without what may follow it; empty when there is none.
+    #[must_use]
+    pub fn packet<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
+        let rest = bytes.get(usize::from(self.l3)..).unwrap_or_default();
+        let len = match self.net {
+            Net::V4 => usize::from(word(rest, ipv4::TOTAL_LEN_AT)),
+            Net::V6 => ipv6::HEADER_LEN + usize::from(word(rest, ipv6::PAYLOAD_LEN_AT)),
+            Net::Other | Net::Malformed | Net::Arp => 0,
+        };
+        rest.get(..len).unwrap_or_default()
+    }
+
     /// Whether it is an ICMP or ICMPv6 error, which quotes another packet.
     #[inline]
     #[must_use]

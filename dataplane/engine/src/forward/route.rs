@@ -1,11 +1,21 @@
 //! Routing: what becomes of a packet sent to the virtual gateway or, on the underlay, to a reality address. A part of
 //! `classify`, and as pure.
+//!
+//! Here the switch is a router, and a router that does not forward a packet says so (RFC 1812 §4.3, RFC 4443 §2.4). Each
+//! refusal is what Linux would send in its place; `icmp_error.rs` says who may not be told. As in Linux, that there is no
+//! route goes before the hop limit, and the hop limit before everything else.
+//!
+//! Some drops stay silent on purpose. That a packet would leave in a connection of the *rVM's own kernel*: a guest
+//! could find them all. *Guarded* destinations of a single address: see
+//! [`Guard::may_be_told`](crate::table::underlay::Guard::may_be_told). What the *underlay* sends to ports of a
+//! reality address that are not mapped: those belong to the rVM's own kernel, and only fragments of its packets ever
+//! come here. And malformed packets.
 
 use super::Tables;
-use super::classify::{Admission, towards};
+use super::classify::{Admission, From, towards};
 use super::parse::{Headers, Net};
 use super::trail::{Step, Trail};
-use super::verdict::{Edits, NatRewrite, Out, Route, Verdict};
+use super::verdict::{Edits, NatRewrite, Out, Refusal, Route, Verdict};
 use crate::command::{Location, NextHop, Vni};
 use crate::counters::DropReason;
 use crate::own::OwnFlow;
@@ -16,7 +26,11 @@ use crate::wire::ip::Ip;
 use crate::wire::l4;
 use crate::wire::mac::MacAddr;
 
-/// A packet sent to the virtual gateway: to a floating IP that ends here, from one, or source-routed.
+/// Where a packet of the underlay was heard; a network's number fits 24 bits.
+const UNDERLAY: u32 = u32::MAX;
+
+/// A packet sent to the virtual gateway: to the gateway itself, to a floating IP that ends here, from one, or
+/// source-routed.
 pub(super) fn route(
     tables: &Tables,
     network: &Network,
@@ -25,43 +39,98 @@ pub(super) fn route(
     bytes: &[u8],
     trail: &mut impl Trail,
 ) -> Verdict {
-    let vni = adm.vni;
-    let drop = |reason| Verdict::drop(vni, reason);
     trail.step(|| Step::Routed);
     if !h.routable() {
-        return drop(DropReason::IpMalformed);
+        return Verdict::drop(adm.vni, DropReason::IpMalformed);
     }
-    if h.ttl <= 1 {
-        return drop(DropReason::TtlExpired);
-    }
+    // What is addressed to the router is not forwarded, whatever its hop limit.
     if network.gateways.contains(&h.dst) {
-        return drop(DropReason::NoRoute);
+        return to_gateway(adm.vni, h);
     }
-    if let Some(found) = tables.floating.lookup(Domain::To(vni), h.dst, || h.l4_key(bytes, false)) {
+    last_hop(adm.vni, h, onward(tables, network, adm, h, bytes, trail))
+}
+
+/// What the virtual gateway itself does not answer: it offers no service.
+fn to_gateway(vni: Vni, h: &Headers) -> Verdict {
+    let what = match h.proto {
+        l4::UDP => Refusal::PortUnreachable,
+        l4::TCP => Refusal::Reset,
+        // Nobody waits for an answer to an answer; and what was fragmented is not put together here.
+        l4::ICMP | l4::ICMPV6 => return Verdict::drop(vni, DropReason::GatewayNoService),
+        _ => Refusal::ProtocolUnreachable,
+    };
+    Verdict::refuse(vni, DropReason::GatewayNoService, what)
+}
+
+/// Refuses a packet whose hop limit ends here (RFC 1812 §5.3.1, RFC 8200 §3).
+fn last_hop(vni: Vni, h: &Headers, verdict: Verdict) -> Verdict {
+    let unroutable =
+        matches!(verdict.out, Out::Drop(DropReason::NoRoute) | Out::Refuse(DropReason::NoRoute, _));
+    if h.ttl > 1 || unroutable {
+        return verdict;
+    }
+    Verdict::refuse(vni, DropReason::TtlExpired, Refusal::TimeExceeded)
+}
+
+/// The next hop of a packet that is not for the gateway itself.
+fn onward(
+    tables: &Tables,
+    network: &Network,
+    adm: &Admission,
+    h: &Headers,
+    bytes: &[u8],
+    trail: &mut impl Trail,
+) -> Verdict {
+    let vni = adm.vni;
+    let no_route = Verdict::refuse(vni, DropReason::NoRoute, Refusal::NoRoute);
+    if h.src.is_v6_link_local() || h.dst.is_v6_link_local() {
+        return no_route;
+    }
+    let to = Domain::To(vni);
+    if let Some(found) = tables.floating.lookup(to, h.dst, || h.l4_key(bytes, false)) {
         return match found {
             Ok(action) => translated(tables, vni, h, action, false, trail),
-            Err(reason) => drop(reason),
+            // As a host does that has the address and not the service.
+            Err(reason @ DropReason::PortNotMapped) if matches!(h.proto, l4::TCP | l4::UDP) => {
+                Verdict::refuse(vni, reason, Refusal::PortUnreachable)
+            }
+            Err(reason) => unmapped(vni, reason),
         };
     }
-    if let Some(found) = tables.floating.lookup(Domain::From(vni), h.src, || h.l4_key(bytes, true)) {
+    let from = Domain::From(vni);
+    if let Some(found) = tables.floating.lookup(from, h.src, || h.l4_key(bytes, true)) {
         return match found {
             Ok(action) => translated(tables, vni, h, action, true, trail),
-            Err(reason) => drop(reason),
+            Err(reason) => unmapped(vni, reason),
         };
     }
-    let Some(via) = tables.routes.lookup(vni, h.src) else { return drop(DropReason::NoRoute) };
+    let Some(via) = tables.routes.lookup(vni, h.src) else { return no_route };
     trail.step(|| Step::SourceRoute(via));
     let (dst, out) = match via {
         NextHop::Peer(peer) => (network.config.router_mac, Out::Peer(peer)),
         NextHop::Address(ip) => {
             let Some(mac) = tables.neighbors.mac(vni, ip.into()) else {
-                return drop(DropReason::NeighborUnresolved);
+                return unresolved(vni, tables.neighbors.is_silent(vni, ip.into()));
             };
             (mac, tables.fdb.get(vni, 0, mac).map_or(Out::Flood, |l| towards(tables, adm.from, l)))
         }
     };
     let route = Some(Route { dst, src: tables.switch_mac(), id: None });
     Verdict { edits: Edits { route, ..Edits::NONE }, out, vni, vid: 0 }
+}
+
+/// Not one of the ports of a floating IP: its list is the operator's wish.
+fn unmapped(vni: Vni, reason: DropReason) -> Verdict {
+    match reason {
+        DropReason::PortNotMapped => Verdict::refuse(vni, reason, Refusal::Prohibited),
+        _ => Verdict::drop(vni, reason),
+    }
+}
+
+/// The next hop's MAC address is missing. The first packets are lost without a word, as it may still answer.
+fn unresolved(vni: Vni, silent: bool) -> Verdict {
+    let reason = DropReason::NeighborUnresolved;
+    if silent { Verdict::refuse(vni, reason, Refusal::HostUnreachable) } else { Verdict::drop(vni, reason) }
 }
 
 /// A packet of the underlay to a reality address.
@@ -71,17 +140,15 @@ pub(super) fn from_underlay(tables: &Tables, h: &Headers, bytes: &[u8], trail: &
     if !matches!(h.net, Net::V4 | Net::V6) || h.tagged {
         return drop(DropReason::NotOurs);
     }
-    let Some(found) = tables.floating.lookup(Domain::Uplink, h.dst, || h.l4_key(bytes, false)) else {
+    let key = || h.l4_key(bytes, false);
+    let Some(found) = tables.floating.lookup(Domain::Uplink, h.dst, key) else {
         return drop(DropReason::NotOurs);
     };
     if !h.routable() {
         return drop(DropReason::IpMalformed);
     }
-    if h.ttl <= 1 {
-        return drop(DropReason::TtlExpired);
-    }
     match found {
-        Ok(action) => translated(tables, vni, h, action, false, trail),
+        Ok(action) => last_hop(vni, h, translated(tables, vni, h, action, false, trail)),
         Err(reason) => drop(reason),
     }
 }
@@ -105,9 +172,12 @@ fn translated(
         delta: action.delta,
     });
     let id = nat.is_none().then_some(action.id);
+    let no_route = Verdict::refuse(vni, DropReason::NoRoute, Refusal::NoRoute);
     let (vni, out, dst, src) = match action.to {
         Target::Station { vni, mac, location } => {
-            let Some(mac) = mac else { return Verdict::drop(vni, DropReason::NeighborUnresolved) };
+            let Some(mac) = mac else {
+                return unresolved(vni, tables.neighbors.is_silent(vni, action.address));
+            };
             let out = match location {
                 Some(Location::Port(port)) => Out::Port(port),
                 Some(Location::Peer(peer)) => Out::Peer(peer),
@@ -122,9 +192,9 @@ fn translated(
             (vni, Out::Peer(peer), network.config.router_mac, tables.switch_mac())
         }
         Target::Uplink => {
-            let Some(uplink) = &tables.uplink else { return Verdict::drop(vni, DropReason::NoRoute) };
+            let Some(uplink) = &tables.uplink else { return no_route };
             if guarded(tables, h) {
-                return Verdict::drop(vni, DropReason::Guarded);
+                return refuse_guarded(tables, vni, h);
             }
             if source && is_own(tables, h, action.address) {
                 return Verdict::drop(vni, DropReason::OwnConnection);
@@ -133,7 +203,7 @@ fn translated(
             match tables.underlay.hop_from(action.address, h.dst) {
                 Hop::Mac(mac) => (vni, Out::Port(uplink.port), mac, uplink.mac),
                 Hop::Unresolved(_) => (vni, Out::Punt, MacAddr::ZERO, uplink.mac),
-                Hop::NoRoute => return Verdict::drop(vni, DropReason::NoRoute),
+                Hop::NoRoute => return no_route,
             }
         }
     };
@@ -158,8 +228,24 @@ fn is_own(tables: &Tables, h: &Headers, local: Ip) -> bool {
 /// Whether a guest's packet may not leave by NAT: it would have our own, trusted, source address.
 #[inline]
 fn guarded(tables: &Tables, h: &Headers) -> bool {
+    !h.dst.is_host() || tables.guard.covers(h.dst) || is_tunnel(tables, h)
+}
+
+/// Whether it would be taken for a tunnel packet.
+fn is_tunnel(tables: &Tables, h: &Headers) -> bool {
     let tunnel = tables.uplink.as_ref().map_or(0, |u| u.tunnel_port);
-    !h.dst.is_host()
-        || tables.guard.covers(h.dst)
-        || h.proto == l4::UDP && h.l4 != 0 && (h.dport == tunnel || h.sport == tunnel)
+    h.proto == l4::UDP && h.l4 != 0 && (h.dport == tunnel || h.sport == tunnel)
+}
+
+#[cold]
+fn refuse_guarded(tables: &Tables, vni: Vni, h: &Headers) -> Verdict {
+    if tables.guard.may_be_told(h.dst) && !is_tunnel(tables, h) {
+        return Verdict::refuse(vni, DropReason::Guarded, Refusal::Prohibited);
+    }
+    Verdict::drop(vni, DropReason::Guarded)
+}
+
+/// Where a packet was heard, for tables that tell networks and the underlay apart.
+pub(super) fn domain(adm: &Admission) -> u32 {
+    if adm.from == From::Underlay { UNDERLAY } else { adm.vni.get() }
 }

@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use super::verdict::Verdict;
+use super::verdict::{Refusal, Verdict};
 use crate::command::{FloatingId, Location, NextHop, PeerId, PortId, Vni};
 use crate::watch::Walk;
 use crate::wire::ip::Ip;
@@ -27,6 +27,8 @@ pub enum Step {
     FdbMiss(MacAddr),
     /// The underlay's next hop for this destination.
     Underlay(Ip),
+    /// Its sender is told why it is not forwarded, from this address.
+    Told(Refusal, Ip),
     /// A port's rate limit, on the way in or out.
     Limit {
         /// Whose.

@@ -75,6 +75,62 @@ pub enum Out {
     Consume,
     /// Nowhere.
     Drop(DropReason),
+    /// Nowhere, and its sender is told.
+    Refuse(DropReason, Refusal),
+}
+
+/// What a router tells the sender of a packet that it does not forward: an ICMP error (RFC 792, RFC 1812 §5.2.7;
+/// RFC 4443 §3) or, of a connection to the router itself, a TCP reset.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refusal {
+    /// The hop limit ends here.
+    TimeExceeded,
+    /// There is no route.
+    NoRoute,
+    /// The next hop does not answer.
+    HostUnreachable,
+    /// The operator does not want it.
+    Prohibited,
+    /// Nobody listens at that port.
+    PortUnreachable,
+    /// The destination does not speak the protocol.
+    ProtocolUnreachable,
+    /// Nobody listens at that TCP port.
+    Reset,
+    /// The output carries so many bytes at most.
+    TooBig(u16),
+}
+
+/// Number of kinds of [`Refusal`].
+pub const REFUSAL_KINDS: usize = 8;
+
+impl Refusal {
+    /// The kinds' names in metrics and status, by their number.
+    pub const KINDS: [&'static str; REFUSAL_KINDS] = [
+        "time-exceeded",
+        "no-route",
+        "host-unreachable",
+        "prohibited",
+        "port-unreachable",
+        "protocol-unreachable",
+        "tcp-reset",
+        "too-big",
+    ];
+
+    /// The kind's number.
+    #[must_use]
+    pub const fn kind(self) -> usize {
+        match self {
+            Self::TimeExceeded => 0,
+            Self::NoRoute => 1,
+            Self::HostUnreachable => 2,
+            Self::Prohibited => 3,
+            Self::PortUnreachable => 4,
+            Self::ProtocolUnreachable => 5,
+            Self::Reset => 6,
+            Self::TooBig(_) => 7,
+        }
+    }
 }
 
 /// Who answers in place.
@@ -95,6 +151,12 @@ impl Verdict {
     #[must_use]
     pub const fn drop(vni: Vni, reason: DropReason) -> Self {
         Self { edits: Edits::NONE, out: Out::Drop(reason), vni, vid: 0 }
+    }
+
+    /// Dropped for this reason, and its sender is told.
+    #[must_use]
+    pub const fn refuse(vni: Vni, reason: DropReason, what: Refusal) -> Self {
+        Self { edits: Edits::NONE, out: Out::Refuse(reason, what), vni, vid: 0 }
     }
 }
 

@@ -12,9 +12,11 @@ use super::{Ingress, Parsed, Switch};
 use crate::command::{PeerId, PortId};
 use crate::counters::{DROP_REASONS, DropReason, PortCounters, SwitchCounters, Volume};
 use crate::frame::{Batch, Frame, FramePool};
+use crate::table::error_limit::ErrorLimit;
 use crate::table::floating_ip::Hits;
 use crate::table::policer::Policer;
 use crate::table::port::TokenBucket;
+use crate::table::silent_hops::SilentHops;
 use crate::time::Instant;
 use crate::watch::{Fate, Sent, Walk};
 
@@ -35,7 +37,8 @@ struct Before {
     ports: Vec<PortBefore>,
     peers: Vec<(PeerId, Volume, Volume)>,
     hits: Vec<Hits>,
-    icmp_errors: TokenBucket,
+    error_limit: ErrorLimit,
+    silent_hops: SilentHops,
     path_answers: TokenBucket,
     path_told: u32,
     fragment_id: u32,
@@ -175,7 +178,8 @@ impl Switch {
                 .collect(),
             peers: t.peers.iter().map(|(id, p)| (id, p.tx, p.rx)).collect(),
             hits: t.floating.hits(),
-            icmp_errors: self.icmp_errors.clone(),
+            error_limit: self.error_limit.clone(),
+            silent_hops: self.silent_hops.clone(),
             path_answers: self.path_answers.clone(),
             path_told: self.path_told,
             fragment_id: self.fragment_id,
@@ -207,7 +211,8 @@ impl Switch {
         }
         self.tables.floating.set_hits(before.hits);
         self.counters = before.counters;
-        self.icmp_errors = before.icmp_errors;
+        self.error_limit = before.error_limit;
+        self.silent_hops = before.silent_hops;
         self.path_answers = before.path_answers;
         (self.path_told, self.fragment_id) = (before.path_told, before.fragment_id);
         self.sampled = before.sampled;

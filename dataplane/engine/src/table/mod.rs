@@ -1,5 +1,6 @@
 //! The tables: one file, one struct, one essay each. Composed when something changes, not per packet.
 
+pub mod error_limit;
 pub mod fdb;
 pub mod floating_ip;
 pub mod neighbor;
@@ -7,6 +8,7 @@ pub mod network;
 pub mod peer;
 pub mod policer;
 pub mod port;
+pub mod silent_hops;
 pub mod source_route;
 pub mod underlay;
 

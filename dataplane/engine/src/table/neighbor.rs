@@ -4,7 +4,9 @@ use alloc::vec::Vec;
 
 use super::{Map, Station, hasher};
 use crate::command::{NeighborRow, Vni};
-use crate::limits::{NEIGHBOR_AGE, NEIGHBORS_MAX, QUERY_PAGE_LEN, REFRESH_INTERVAL, RESOLVE_INTERVAL};
+use crate::limits::{
+    NEIGHBOR_AGE, NEIGHBORS_MAX, QUERY_PAGE_LEN, REFRESH_INTERVAL, RESOLVE_ATTEMPTS, RESOLVE_INTERVAL,
+};
 use crate::time::Instant;
 use crate::wire::ip::Ip;
 use crate::wire::mac::MacAddr;
@@ -29,6 +31,8 @@ struct Neighbor {
     mac: Option<MacAddr>,
     heard: Instant,
     asked: Option<Instant>,
+    /// Questions since it was heard last.
+    unanswered: u8,
     users: u32,
 }
 
@@ -42,7 +46,7 @@ impl Neighbors {
     /// Asks for an address from now on. Each call needs its [`Neighbors::unwant`].
     pub fn want(&mut self, vni: Vni, ip: Ip) {
         if self.map.len() < NEIGHBORS_MAX || self.map.contains_key(&(vni, ip)) {
-            let new = Neighbor { mac: None, heard: Instant::ZERO, asked: None, users: 0 };
+            let new = Neighbor { mac: None, heard: Instant::ZERO, asked: None, unanswered: 0, users: 0 };
             self.map.entry((vni, ip)).or_insert(new).users += 1;
         }
     }
@@ -62,7 +66,7 @@ impl Neighbors {
     pub fn heard(&mut self, now: Instant, vni: Vni, ip: Ip, mac: MacAddr) -> bool {
         let Some(neighbor) = self.map.get_mut(&(vni, ip)) else { return false };
         let again = now.since(neighbor.heard) >= RESOLVE_INTERVAL;
-        neighbor.heard = now;
+        (neighbor.heard, neighbor.unanswered) = (now, 0);
         let news = neighbor.mac != Some(mac);
         neighbor.mac = Some(mac);
         if (news || again)
@@ -76,7 +80,7 @@ impl Neighbors {
     /// The same, from another worker.
     pub fn heard_by_other(&mut self, now: Instant, vni: Vni, ip: Ip, mac: MacAddr) -> bool {
         let Some(neighbor) = self.map.get_mut(&(vni, ip)) else { return false };
-        neighbor.heard = now;
+        (neighbor.heard, neighbor.unanswered) = (now, 0);
         neighbor.mac.replace(mac) != Some(mac)
     }
 
@@ -96,6 +100,13 @@ impl Neighbors {
         self.map.get(&(vni, ip))?.mac
     }
 
+    /// Whether it was asked for often enough without an answer to count as unreachable.
+    #[must_use]
+    pub fn is_silent(&self, vni: Vni, ip: Ip) -> bool {
+        let silent = |n: &Neighbor| n.mac.is_none() && n.unanswered > RESOLVE_ATTEMPTS;
+        self.map.get(&(vni, ip)).is_some_and(silent)
+    }
+
     /// Makes every unanswered question due: a way to the stations has opened.
     pub fn ask_again(&mut self) {
         self.again = true;
@@ -113,8 +124,13 @@ impl Neighbors {
             }
             let quiet = again && neighbor.mac.is_none()
                 || neighbor.asked.is_none_or(|at| now.since(at) >= RESOLVE_INTERVAL);
+            if again {
+                // What was asked before could not arrive.
+                neighbor.unanswered = 0;
+            }
             if quiet && (neighbor.mac.is_none() || silent >= REFRESH_INTERVAL) {
                 neighbor.asked = Some(now);
+                neighbor.unanswered = neighbor.unanswered.saturating_add(1);
                 ask.push(key);
             }
         }
@@ -137,5 +153,38 @@ impl Neighbors {
             })
             .collect();
         (rows, (end < keys.len()).then_some(end as u32))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::time::Duration;
+
+    /// A station counts as unreachable a second after the third question that it left without an answer, not before;
+    /// an answer, or a way that opens, begins the count anew.
+    #[test]
+    fn silence_takes_three_questions() {
+        let mut table = Neighbors::new(1);
+        let (vni, ip) = (Vni::new(1).unwrap(), Ip::v4([10, 0, 0, 1]));
+        table.want(vni, ip);
+        let mut now = Instant::from_millis(1000);
+        let mut seconds = |table: &mut Neighbors, count: u32| {
+            for _ in 0..count {
+                table.due(now);
+                now = now + Duration::from_secs(1);
+            }
+            table.is_silent(vni, ip)
+        };
+        assert!(!seconds(&mut table, 3), "the third question may still be answered");
+        assert!(seconds(&mut table, 1));
+        table.ask_again();
+        assert!(!seconds(&mut table, 3));
+        assert!(seconds(&mut table, 1));
+        table.heard(Instant::from_millis(9000), vni, ip, MacAddr([2; 6]));
+        assert!(!seconds(&mut table, 1), "it is there");
+        // It is not heard for long: it is given up, having left more questions than three without an answer.
+        assert!(seconds(&mut table, 300));
+        assert!(!table.is_silent(vni, Ip::v4([10, 0, 0, 2])), "no one asks for it");
     }
 }

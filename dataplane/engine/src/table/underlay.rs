@@ -274,6 +274,15 @@ impl Guard {
         self.prefixes = prefixes.iter().map(|&p| Prefix::new(p)).collect();
     }
 
+    /// Whether a guest may be told that `ip` is guarded: it lies in a prefix of more than one address, or is where
+    /// metadata is served by convention (169.254.0.0/16). That a single address is guarded says that a peer or a
+    /// management host has it, and a guest that tries every address would find them all.
+    #[must_use]
+    pub fn may_be_told(&self, ip: Ip) -> bool {
+        let link_local = ip.is_v4() && ip.v4_bytes()[..2] == [169, 254];
+        link_local || self.prefixes.iter().any(|p| p.mask != u128::MAX && p.contains(ip))
+    }
+
     /// Whether `ip` is guarded.
     #[inline]
     #[must_use]
@@ -413,9 +422,12 @@ mod tests {
         g.add(ip("10.0.0.12"));
         g.add(ip("10.0.0.12"));
         g.remove(ip("10.0.0.12"));
-        g.set_prefixes(&[prefix("169.254.169.254/32"), prefix("192.168.0.0/16")]);
+        g.set_prefixes(&[prefix("169.254.169.254/32"), prefix("192.168.0.0/16"), prefix("203.0.113.7/32")]);
         assert!(g.covers(ip("10.0.0.12")) && g.covers(ip("192.168.4.5")) && g.covers(ip("169.254.169.254")));
         assert!(!g.covers(ip("10.0.0.13")) && !g.covers(ip("2001:db8::1")));
+        assert!(g.may_be_told(ip("192.168.4.5")) && g.may_be_told(ip("169.254.169.254")));
+        assert!(g.covers(ip("203.0.113.7")) && !g.may_be_told(ip("203.0.113.7")), "a single host");
+        assert!(!g.may_be_told(ip("10.0.0.12")), "a peer");
         g.remove(ip("10.0.0.12"));
         assert!(!g.covers(ip("10.0.0.12")));
     }

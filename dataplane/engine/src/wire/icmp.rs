@@ -18,12 +18,40 @@ pub const ECHO_REQUEST: u8 = 8;
 pub const V6_ECHO_REQUEST: u8 = 128;
 /// ICMPv6 echo reply.
 pub const V6_ECHO_REPLY: u8 = 129;
-/// ICMP destination unreachable; code 4 with the MTU: fragmentation needed (RFC 1191 §4).
+/// ICMP destination unreachable (RFC 792; codes: RFC 1812 §5.2.7.1).
 pub const UNREACHABLE: u8 = 3;
-/// Code of [`UNREACHABLE`].
+/// Code of [`UNREACHABLE`]: no route to the destination's network.
+pub const NET: u8 = 0;
+/// Code of [`UNREACHABLE`]: the last router cannot reach the host.
+pub const HOST: u8 = 1;
+/// Code of [`UNREACHABLE`]: the host does not speak the protocol.
+pub const PROTOCOL: u8 = 2;
+/// Code of [`UNREACHABLE`]: nobody listens at the port.
+pub const PORT: u8 = 3;
+/// Code of [`UNREACHABLE`], with the MTU: fragmentation needed (RFC 1191 §4).
 pub const FRAGMENTATION_NEEDED: u8 = 4;
+/// Code of [`UNREACHABLE`]: communication administratively prohibited.
+pub const PROHIBITED: u8 = 13;
+/// ICMP time exceeded; code 0: in transit.
+pub const TIME_EXCEEDED: u8 = 11;
+/// ICMPv6 destination unreachable (RFC 4443 §3.1).
+pub const V6_UNREACHABLE: u8 = 1;
+/// Code of [`V6_UNREACHABLE`]: no route to the destination.
+pub const V6_NO_ROUTE: u8 = 0;
+/// Code of [`V6_UNREACHABLE`]: communication administratively prohibited.
+pub const V6_PROHIBITED: u8 = 1;
+/// Code of [`V6_UNREACHABLE`]: the address does not answer.
+pub const V6_ADDRESS: u8 = 3;
+/// Code of [`V6_UNREACHABLE`]: nobody listens at the port.
+pub const V6_PORT: u8 = 4;
 /// ICMPv6 packet too big (RFC 4443 §3.2).
 pub const V6_TOO_BIG: u8 = 2;
+/// ICMPv6 time exceeded (RFC 4443 §3.3); code 0: in transit.
+pub const V6_TIME_EXCEEDED: u8 = 3;
+/// ICMPv6 parameter problem (RFC 4443 §3.4).
+pub const V6_PARAMETER_PROBLEM: u8 = 4;
+/// Code of [`V6_PARAMETER_PROBLEM`]: an unrecognized next header, to which the message points.
+pub const V6_NEXT_HEADER: u8 = 1;
 /// Router advertisement.
 pub const ROUTER_ADVERTISEMENT: u8 = 134;
 /// Neighbor solicitation.

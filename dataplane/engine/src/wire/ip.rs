@@ -54,6 +54,21 @@ impl Ip {
         }
     }
 
+    /// Whether it is an IPv6 link-local address, which no router forwards (RFC 4291 §2.5.6).
+    #[inline]
+    #[must_use]
+    pub const fn is_v6_link_local(self) -> bool {
+        self.0 >> 118 == 0xfe80 >> 6
+    }
+
+    /// Whether a packet from it may be answered with an error (RFC 1122 §3.2.2): it names a single host, so it is not
+    /// of IPv4's class E or "this network" either.
+    #[must_use]
+    pub fn may_be_told(self) -> bool {
+        let first = self.v4_bytes()[0];
+        self.is_host() && !(self.is_v4() && (first == 0 || first >= 240))
+    }
+
     /// One's complement sum of the address's 16-bit words, folded (RFC 1071).
     #[inline]
     #[must_use]
@@ -112,5 +127,29 @@ mod tests {
         assert!(Ip::from("10.0.0.1".parse::<IpAddr>().unwrap()).is_v4());
         assert!(!Ip::from("2001:db8::1".parse::<IpAddr>().unwrap()).is_v4());
         assert_eq!(Ip::v4([1, 2, 3, 4]).sum(), 0x0102 + 0x0304);
+    }
+
+    #[test]
+    fn kinds_of_addresses() {
+        let ip = |text: &str| Ip::from(text.parse::<IpAddr>().unwrap());
+        for (text, link_local) in
+            [("fe80::1", true), ("febf::1", true), ("fec0::1", false), ("169.254.0.1", false)]
+        {
+            assert_eq!(ip(text).is_v6_link_local(), link_local, "{text}");
+        }
+        for text in [
+            "0.0.0.0",
+            "0.1.2.3",
+            "127.0.0.1",
+            "224.0.0.1",
+            "240.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "ff02::1",
+        ] {
+            assert!(!ip(text).may_be_told(), "{text}");
+        }
+        assert!(ip("10.0.0.1").may_be_told() && ip("fe80::1").may_be_told());
     }
 }

@@ -13,6 +13,7 @@ use zerocopy::network_endian::U16;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::ip::Ip;
+use super::{checksum, set_word, word};
 
 /// Bytes of a header without options.
 pub const HEADER_LEN: usize = 20;
@@ -60,6 +61,26 @@ pub struct Ipv4 {
 }
 
 const _: () = assert!(size_of::<Ipv4>() == HEADER_LEN);
+
+/// Whether the packet, whose header is there, forbids fragments.
+#[must_use]
+pub fn may_not_fragment(packet: &[u8]) -> bool {
+    word(packet, FLAGS_OFFSET_AT) & DONT_FRAGMENT != 0
+}
+
+/// Writes the checksum of a header, options included.
+pub fn seal(header: &mut [u8]) {
+    set_word(header, CHECKSUM_AT, 0);
+    let sum = !checksum::sum(header);
+    set_word(header, CHECKSUM_AT, sum);
+}
+
+/// Whether the checksum of the packet's header is right (RFC 1812 §5.2.2).
+#[must_use]
+pub fn is_sound(packet: &[u8]) -> bool {
+    let len = packet.first().map_or(0, |first| usize::from(first & 0xf) * 4);
+    packet.get(..len).is_some_and(|header| checksum::sum(header) == 0xffff)
+}
 
 impl Ipv4 {
     /// Bytes of the header, options included; `None` when version or length is impossible.

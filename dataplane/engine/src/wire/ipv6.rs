@@ -91,6 +91,8 @@ pub struct UpperLayer {
     pub protocol: u8,
     /// Bytes from the start of the packet to it.
     pub offset: usize,
+    /// Bytes from the start of the packet to the field that names its protocol.
+    pub named_at: usize,
     /// Part of a fragmented packet.
     pub fragment: bool,
     /// Not the first part: the upper-layer header is elsewhere.
@@ -102,13 +104,19 @@ pub struct UpperLayer {
 #[inline]
 #[must_use]
 pub fn upper_layer(packet: &[u8]) -> Option<UpperLayer> {
-    let mut at =
-        UpperLayer { protocol: *packet.get(6)?, offset: HEADER_LEN, fragment: false, later_fragment: false };
+    let mut at = UpperLayer {
+        protocol: *packet.get(NEXT_HEADER_AT)?,
+        offset: HEADER_LEN,
+        named_at: NEXT_HEADER_AT,
+        fragment: false,
+        later_fragment: false,
+    };
     for _ in 0..IPV6_EXTENSIONS_MAX {
         match at.protocol {
             HOP_BY_HOP | ROUTING | DESTINATION => {
                 let header = packet.get(at.offset..at.offset + 8)?;
                 at.protocol = header[0];
+                at.named_at = at.offset;
                 at.offset += 8 + usize::from(header[1]) * 8;
             }
             FRAGMENT => {
@@ -116,6 +124,7 @@ pub fn upper_layer(packet: &[u8]) -> Option<UpperLayer> {
                 let offset_more = u16::from_be_bytes([header[2], header[3]]);
                 at.fragment = at.fragment || offset_more & 0xfff9 != 0;
                 at.protocol = header[0];
+                at.named_at = at.offset;
                 at.offset += 8;
                 if offset_more & 0xfff8 != 0 {
                     at.later_fragment = true;
@@ -152,6 +161,7 @@ mod tests {
         assert!(first.fragment && !first.later_fragment);
         let later = upper_layer(&packet(44, &[17, 0, 0, 8, 0, 0, 0, 9])).unwrap();
         assert!(later.later_fragment);
+        assert_eq!((hop.named_at, later.named_at), (40, 40));
         assert_eq!(upper_layer(&packet(0, &[6, 0])), None);
         assert_eq!(upper_layer(&packet(0, &[0; 100])), None);
     }

@@ -24,12 +24,16 @@ pub const TCP_HEADER_LEN: usize = 20;
 pub const TCP_CHECKSUM_AT: usize = 16;
 /// Where the sequence number is in a TCP header.
 pub const TCP_SEQ_AT: usize = 4;
+/// Where the acknowledgment number is in a TCP header.
+pub const TCP_ACK_AT: usize = 8;
 /// Where a TCP header's length is, in the upper half of the byte, in 32-bit words.
 pub const TCP_DATA_OFFSET_AT: usize = 12;
 /// Where the flags are in a TCP header.
 pub const TCP_FLAGS_AT: usize = 13;
 /// A connection opens.
 pub const TCP_SYN: u8 = 0x02;
+/// The connection is refused or reset.
+pub const TCP_RST: u8 = 0x04;
 /// The sender is done.
 pub const TCP_FIN: u8 = 0x01;
 /// Hand it to the application now.

@@ -54,6 +54,13 @@ impl MacAddr {
         matches!(self.0, [0x01, 0x80, 0xc2, 0x00, 0x00, 0x00 | 0x08])
     }
 
+    /// The IPv6 link-local address that its owner gives itself (RFC 4291 §2.5.6 and appendix A).
+    #[must_use]
+    pub const fn link_local(self) -> [u8; 16] {
+        let m = self.0;
+        [0xfe, 0x80, 0, 0, 0, 0, 0, 0, m[0] ^ 2, m[1], m[2], 0xff, 0xfe, m[3], m[4], m[5]]
+    }
+
     /// The address as the low 48 bits of an integer.
     #[must_use]
     pub const fn to_u64(self) -> u64 {
