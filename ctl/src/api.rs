@@ -5,6 +5,7 @@
 
 mod mtu;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 
@@ -743,6 +744,12 @@ pub struct Status {
     pub closed: ClosedRow,
     /// Frames of the switch as a whole.
     pub frames: Frames,
+    /// ICMP errors (and TCP resets) that senders of packets were sent, by kind.
+    #[serde(default)]
+    pub icmp_errors: BTreeMap<String, u64>,
+    /// Errors that were not sent, for there were too many.
+    #[serde(default)]
+    pub icmp_errors_limited: u64,
     /// Drops by port and reason, most first.
     pub drops: Vec<DropRow>,
     /// What needs attention.

@@ -259,6 +259,12 @@ impl Collector for Snapshot {
         family("frames", "Frames of the switch as a whole, by what became of them", &|mut f| {
             f.counters(kinds.iter().map(|(kind, n)| (vec![("kind", *kind)], *n)))
         })?;
+        family("icmp_errors", "ICMP errors and TCP resets sent to senders of packets, by kind", &|mut f| {
+            f.counters(s.icmp_errors.iter().map(|(kind, n)| (vec![("kind", kind.as_str())], *n)))
+        })?;
+        family("icmp_errors_limited", "ICMP errors not sent, for there were too many", &|mut f| {
+            f.counters([(vec![], s.icmp_errors_limited)])
+        })?;
         family("frames_queued", "Frames waiting in transmit queues", &|mut f| {
             f.gauges([(vec![], frames.queued as f64)])
         })

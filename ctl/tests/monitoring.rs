@@ -34,6 +34,7 @@ fn status() -> Status {
         "closed": { "addresses": ["10.0.0.11", "fd00::11"], "in_place": true, "why": "", "restored": 2 },
         "frames": { "rx": 1, "replicated": 0, "originated": 0, "tx": 1, "dropped": 0, "punted": 0, "consumed": 0,
             "queued": 0 },
+        "icmp_errors": { "time-exceeded": 5 }, "icmp_errors_limited": 2,
         "drops": [{ "port": "uplink", "reason": "too-big", "count": 6, "help": "" }],
         "warnings": ["x"],
     }))
@@ -68,6 +69,8 @@ fn the_text_says_what_status_says() {
         "ivs_floating_in_bytes_total{ip=\"56.0.0.11\",network=\"public\"} 600",
         "ivs_floating_out_bytes_total{ip=\"56.0.0.11\",network=\"public\"} 800",
         "ivs_worker_busy_ratio{worker=\"0\"} 0.25",
+        "ivs_icmp_errors_total{kind=\"time-exceeded\"} 5",
+        "ivs_icmp_errors_limited_total{} 2",
         "# TYPE ivs_drops counter",
     ] {
         assert!(text.lines().any(|l| l == line), "{line}\n{text}");

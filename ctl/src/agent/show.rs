@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use engine::command::{Command, FdbRow, Location, PortId, Vni};
 use engine::counters::{DropReason, PortCounters};
+use engine::forward::verdict::Refusal;
 use engine::limits;
 use serde_json::{Value, json};
 
@@ -146,6 +147,8 @@ impl Agent {
                 handed_off: s.handed_off,
                 taken_over: s.taken_over,
             },
+            icmp_errors: Refusal::KINDS.iter().map(|kind| (*kind).to_owned()).zip(s.refusals).collect(),
+            icmp_errors_limited: s.refusals_limited,
             drops,
             warnings,
         }
