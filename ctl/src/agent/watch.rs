@@ -203,7 +203,7 @@ impl Agent {
         };
         let leaves = |s: &&Step| match s {
             Step::Limit { leaving, .. } | Step::Mirror { leaving, .. } => *leaving,
-            Step::Told(..) => true,
+            Step::Told(..) | Step::Fragmented(_) => true,
             _ => false,
         };
         for s in walk.steps.iter().filter(|s| !leaves(s)) {
@@ -283,6 +283,9 @@ impl Agent {
             }
             Step::Told(what, from) => {
                 ("output", None, format!("its sender is told, from {from}: {}", refusal_words(what)))
+            }
+            Step::Fragmented(mtu) => {
+                ("output", None, format!("in fragments: the next hop carries {mtu} bytes"))
             }
             Step::Limit { port, leaving, within } => {
                 let (way, is) =

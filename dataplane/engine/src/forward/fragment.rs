@@ -1,96 +1,250 @@
-//! Outer fragmentation, where an operator chose it for a peer: the tunnel packet is cut into IP fragments no larger
-//! than the path carries (RFC 791 §3.2; RFC 8200 §4.5). The peer has to put them together: a kernel does, this
-//! switch does not.
+//! Fragmentation, inner and outer.
+//!
+//! *Inner*: on its routed path the switch is an IPv4 router, so a packet that is larger than its next hop carries and may
+//! be fragmented goes on in fragments (RFC 791 §3.2, RFC 1812 §4.2.2.7), which the receiving host puts together. It is done
+//! behind `act`, so every fragment is translated, and on finished packets: a super-frame is cut into its segments first. A
+//! bridge does not fragment: on a bridged path such a packet is dropped. IPv6 has no fragments on the way (RFC 8200 §5).
+//!
+//! *Outer*, where an operator chose it for a peer: the tunnel packet is cut into IP fragments no larger than the path
+//! carries (RFC 791 §3.2; RFC 8200 §4.5). The peer has to put them together: a kernel does, this switch does not.
 
-use super::Switch;
+use super::fit::segment::Cut;
+use super::{Onward, Switch, act, fit};
 use crate::command::PortId;
 use crate::counters::DropReason;
-use crate::frame::{Frame, FramePool, SlotSize};
-use crate::wire::{checksum, ethernet, ipv4, ipv6, l4, set_word};
+use crate::frame::{Frame, FramePool, GsoKind, SlotSize};
+use crate::port::PortCaps;
+use crate::wire::{ethernet, ipv4, ipv6, l4, set_word, word};
 
 /// Bytes of an IPv6 fragment header, and its number.
 const V6_FRAGMENT_LEN: usize = 8;
 const V6_FRAGMENT: u8 = 44;
-const MORE_V4: u16 = 0x2000;
 
 impl Switch {
+    /// Sends a routed IPv4 packet, or each segment of a super-frame, on in fragments of at most `mtu` bytes.
+    #[cold]
+    pub(super) fn send_in_fragments<P: FramePool>(
+        &mut self,
+        on: Onward<'_>,
+        mtu: u16,
+        mut frame: Frame,
+        pool: &mut P,
+    ) {
+        let onward = |switch: &mut Self, part, pool: &mut P| switch.send_onward(on, part, pool);
+        if !act::act(pool, &mut frame, on.h, on.verdict) {
+            return self.drop_frame(on.id, frame, DropReason::PoolExhausted, pool);
+        }
+        self.count_mapping(on.verdict, frame.len);
+        if frame.offload.gso_kind == GsoKind::None {
+            return match fit::fit(pool, &mut frame, PortCaps::default()) {
+                Ok(()) => self.fragment(on.id, mtu, frame, pool, onward),
+                Err(reason) => self.drop_frame(on.id, frame, reason, pool),
+            };
+        }
+        let Some(cut) = Cut::new(pool.bytes(&frame), frame.offload) else {
+            return self.drop_frame(on.id, frame, DropReason::OffloadInvalid, pool);
+        };
+        self.counters.segmented += cut.count() as u64 - 1;
+        for index in 0..cut.count() {
+            let Some(mut part) = pool.alloc(SlotSize::for_len(cut.len(index))) else {
+                self.count_drop(on.id, DropReason::PoolExhausted);
+                continue;
+            };
+            part.len = cut.len(index) as u32;
+            let (super_frame, bytes) = pool.pair(&frame, &mut part);
+            cut.write(super_frame, index, bytes, false);
+            self.fragment(on.id, mtu, part, pool, onward);
+        }
+        pool.free(frame);
+    }
+
+    /// Hands the fragments of a finished IPv4 packet in an untagged frame to `send`. Those beyond the first count as
+    /// segments.
+    fn fragment<P: FramePool>(
+        &mut self,
+        from: PortId,
+        mtu: u16,
+        frame: Frame,
+        pool: &mut P,
+        send: impl Fn(&mut Self, Frame, &mut P),
+    ) {
+        let plan = match Plan::new(&pool.bytes(&frame)[ethernet::HEADER_LEN..], usize::from(mtu)) {
+            Ok(plan) => plan,
+            Err(reason) => return self.drop_frame(from, frame, reason, pool),
+        };
+        let mut at = 0;
+        while let Some(piece) = plan.piece(at) {
+            self.counters.segmented += u64::from(at > 0);
+            at += piece.data_len;
+            let len = ethernet::HEADER_LEN + piece.header_len + piece.data_len;
+            let Some(mut part) = pool.alloc(SlotSize::for_len(len)) else {
+                self.count_drop(from, DropReason::PoolExhausted);
+                continue;
+            };
+            part.len = len as u32;
+            let (whole, bytes) = pool.pair(&frame, &mut part);
+            plan.write(piece, whole, bytes);
+            send(self, part, pool);
+        }
+        pool.free(frame);
+    }
+
     /// Sends a finished tunnel packet as fragments of at most `mtu` bytes. Those beyond the first count as segments.
     #[cold]
-    pub(super) fn send_fragments<P: FramePool>(
+    pub(super) fn send_outer_fragments<P: FramePool>(
         &mut self,
         from: PortId,
         uplink: PortId,
-        frame: Frame,
+        mut frame: Frame,
         mtu: u16,
         pool: &mut P,
     ) {
-        let v4 = pool.bytes(&frame).get(ethernet::HEADER_LEN).is_some_and(|b| b >> 4 == 4);
-        let (ip_len, extra) = if v4 { (ipv4::HEADER_LEN, 0) } else { (ipv6::HEADER_LEN, V6_FRAGMENT_LEN) };
-        let header_len = ethernet::HEADER_LEN + ip_len;
-        let payload_len = frame.len as usize - header_len;
+        self.fragment_id = self.fragment_id.wrapping_add(1);
+        let ip = &mut pool.bytes_mut(&mut frame)[ethernet::HEADER_LEN..];
+        if ip[0] >> 4 == 4 {
+            set_word(ip, ipv4::ID_AT, self.fragment_id as u16);
+            set_word(ip, ipv4::FLAGS_OFFSET_AT, 0);
+            ipv4::seal(&mut ip[..ipv4::HEADER_LEN]);
+            let to_uplink = |switch: &mut Self, part, pool: &mut P| switch.enqueue(uplink, part, pool);
+            return self.fragment(from, mtu, frame, pool, to_uplink);
+        }
+        const HEADERS_LEN: usize = ethernet::HEADER_LEN + ipv6::HEADER_LEN;
+        let payload_len = frame.len as usize - HEADERS_LEN;
         // Every fragment but the last carries a multiple of eight.
-        let room = usize::from(mtu).saturating_sub(ip_len + extra) & !7;
+        let room = usize::from(mtu).saturating_sub(ipv6::HEADER_LEN + V6_FRAGMENT_LEN) & !7;
         if room == 0 {
             return self.drop_frame(from, frame, DropReason::TooBig, pool);
         }
-        self.fragment_id = self.fragment_id.wrapping_add(1);
-        let mut at = 0;
-        while at < payload_len {
+        for at in (0..payload_len).step_by(room) {
             let len = room.min(payload_len - at);
-            let more = at + len < payload_len;
-            if at > 0 {
-                self.counters.segmented += 1;
-            }
-            match pool.alloc(SlotSize::for_len(header_len + extra + len)) {
-                Some(mut piece) => {
-                    copy(pool, &frame, 0, &mut piece, 0, header_len);
-                    copy(pool, &frame, header_len + at, &mut piece, header_len + extra, len);
-                    let ip = &mut pool.bytes_mut(&mut piece)[ethernet::HEADER_LEN..];
-                    let offset = (at / 8) as u16;
-                    if v4 {
-                        stamp_v4(ip, self.fragment_id, offset, more)
-                    } else {
-                        stamp_v6(ip, self.fragment_id, offset, more)
-                    }
-                    self.enqueue(uplink, piece, pool);
-                }
-                None => self.count_drop(from, DropReason::PoolExhausted),
-            }
-            at += len;
+            self.counters.segmented += u64::from(at > 0);
+            let Some(mut part) = pool.alloc(SlotSize::for_len(HEADERS_LEN + V6_FRAGMENT_LEN + len)) else {
+                self.count_drop(from, DropReason::PoolExhausted);
+                continue;
+            };
+            part.len = (HEADERS_LEN + V6_FRAGMENT_LEN + len) as u32;
+            let (whole, bytes) = pool.pair(&frame, &mut part);
+            bytes[..HEADERS_LEN].copy_from_slice(&whole[..HEADERS_LEN]);
+            bytes[HEADERS_LEN + V6_FRAGMENT_LEN..]
+                .copy_from_slice(&whole[HEADERS_LEN + at..HEADERS_LEN + at + len]);
+            let ip = &mut bytes[ethernet::HEADER_LEN..];
+            stamp_v6(ip, self.fragment_id, (at / 8) as u16, at + len < payload_len);
+            self.enqueue(uplink, part, pool);
         }
         pool.free(frame);
     }
 }
 
-fn stamp_v4(ip: &mut [u8], id: u32, offset: u16, more: bool) {
-    let total_len = ip.len() as u16;
-    set_word(ip, 2, total_len);
-    set_word(ip, 4, id as u16);
-    set_word(ip, 6, offset | if more { MORE_V4 } else { 0 });
-    set_word(ip, ipv4::CHECKSUM_AT, 0);
-    let sum = checksum::sum(&ip[..ipv4::HEADER_LEN]);
-    set_word(ip, ipv4::CHECKSUM_AT, !sum);
+/// How one IPv4 packet is cut.
+struct Plan {
+    mtu: usize,
+    header_len: usize,
+    data_len: usize,
+    /// Of a packet that is a fragment already: where it starts, in units of eight bytes, and whether more follow.
+    offset: u16,
+    more: bool,
+    /// The header of all fragments but the first, and its length.
+    later: [u8; V4_HEADER_MAX],
+    later_len: usize,
+}
+
+/// Bytes of the longest IPv4 header.
+const V4_HEADER_MAX: usize = 60;
+
+/// One fragment.
+#[derive(Clone, Copy, Debug)]
+struct Piece {
+    /// Where its data starts in that of the packet.
+    at: usize,
+    header_len: usize,
+    data_len: usize,
+}
+
+impl Plan {
+    /// How `packet`, which was parsed, is cut.
+    fn new(packet: &[u8], mtu: usize) -> Result<Self, DropReason> {
+        let header_len = usize::from(packet[0] & 0xf) * 4;
+        let data_len = usize::from(word(packet, ipv4::TOTAL_LEN_AT)) - header_len;
+        let flags_offset = word(packet, ipv4::FLAGS_OFFSET_AT);
+        let offset = flags_offset & ipv4::OFFSET_MASK;
+        // Headers that are made anew must not make good what was corrupted. And what a fragment would be of has to be
+        // an IPv4 packet.
+        let sound = ipv4::is_sound(packet) && usize::from(offset) * 8 + data_len <= usize::from(u16::MAX);
+        if !sound {
+            return Err(DropReason::IpMalformed);
+        }
+        if mtu < header_len + 8 {
+            return Err(DropReason::TooBig);
+        }
+        let (later, later_len) = later_header(&packet[..header_len]);
+        let more = flags_offset & ipv4::MORE_FRAGMENTS != 0;
+        Ok(Self { mtu, header_len, data_len, offset, more, later, later_len })
+    }
+
+    /// The fragment whose data starts at `at`; `None` at the end.
+    fn piece(&self, at: usize) -> Option<Piece> {
+        let header_len = if at == 0 { self.header_len } else { self.later_len };
+        let (room, left) = (self.mtu - header_len, self.data_len.checked_sub(at)?);
+        // Every fragment but the last carries a multiple of eight.
+        let data_len = if left <= room { left } else { room & !7 };
+        (at == 0 || left > 0).then_some(Piece { at, header_len, data_len })
+    }
+
+    /// Writes a fragment of the packet in the frame `from` to `to`, which is as long as it.
+    fn write(&self, piece: Piece, from: &[u8], to: &mut [u8]) {
+        let Piece { at, header_len, data_len } = piece;
+        let data_at = ethernet::HEADER_LEN + self.header_len + at;
+        let (headers, data) = to.split_at_mut(ethernet::HEADER_LEN + header_len);
+        headers[..ethernet::HEADER_LEN].copy_from_slice(&from[..ethernet::HEADER_LEN]);
+        data.copy_from_slice(&from[data_at..data_at + data_len]);
+        let ip = &mut headers[ethernet::HEADER_LEN..];
+        if at == 0 {
+            ip.copy_from_slice(&from[ethernet::HEADER_LEN..ethernet::HEADER_LEN + header_len]);
+        } else {
+            ip.copy_from_slice(&self.later[..header_len]);
+        }
+        let more = self.more || at + data_len < self.data_len;
+        let more = if more { ipv4::MORE_FRAGMENTS } else { 0 };
+        set_word(ip, ipv4::TOTAL_LEN_AT, (header_len + data_len) as u16);
+        set_word(ip, ipv4::FLAGS_OFFSET_AT, more | (self.offset + (at / 8) as u16));
+        ipv4::seal(ip);
+    }
+}
+
+/// The header of the fragments behind the first: with those options only that are to be copied (RFC 791 §3.1).
+fn later_header(header: &[u8]) -> ([u8; V4_HEADER_MAX], usize) {
+    const END: u8 = 0;
+    const NOP: u8 = 1;
+    const COPIED: u8 = 0x80;
+    let mut later = [0; V4_HEADER_MAX];
+    later[..ipv4::HEADER_LEN].copy_from_slice(&header[..ipv4::HEADER_LEN]);
+    let (mut len, mut options) = (ipv4::HEADER_LEN, &header[ipv4::HEADER_LEN..]);
+    while let [kind, rest @ ..] = options {
+        let option_len = match (*kind, rest) {
+            (END, _) => break,
+            (NOP, _) => 1,
+            (_, [option_len, ..]) if *option_len >= 2 => usize::from(*option_len),
+            _ => break,
+        };
+        let Some((option, behind)) = options.split_at_checked(option_len) else { break };
+        if kind & COPIED != 0 {
+            later[len..len + option_len].copy_from_slice(option);
+            len += option_len;
+        }
+        options = behind;
+    }
+    // What is missing to whole words are ends of the list.
+    let len = len.next_multiple_of(4);
+    later[0] = 0x40 | (len / 4) as u8;
+    (later, len)
 }
 
 fn stamp_v6(ip: &mut [u8], id: u32, offset: u16, more: bool) {
     let payload_len = (ip.len() - ipv6::HEADER_LEN) as u16;
-    set_word(ip, 4, payload_len);
-    ip[6] = V6_FRAGMENT;
+    set_word(ip, ipv6::PAYLOAD_LEN_AT, payload_len);
+    ip[ipv6::NEXT_HEADER_AT] = V6_FRAGMENT;
     let header = &mut ip[ipv6::HEADER_LEN..ipv6::HEADER_LEN + V6_FRAGMENT_LEN];
     header[..2].copy_from_slice(&[l4::UDP, 0]);
     set_word(header, 2, offset << 3 | u16::from(more));
     header[4..].copy_from_slice(&id.to_be_bytes());
-}
-
-/// Copies between two frames of one pool, which lends only one at a time: by way of the stack, in pieces. `to` grows
-/// as needed.
-fn copy<P: FramePool>(pool: &mut P, from: &Frame, from_at: usize, to: &mut Frame, to_at: usize, len: usize) {
-    const PIECE: usize = 2048;
-    let mut piece = [0u8; PIECE];
-    to.len = to.len.max((to_at + len) as u32);
-    for done in (0..len).step_by(PIECE) {
-        let n = PIECE.min(len - done);
-        piece[..n].copy_from_slice(&pool.bytes(from)[from_at + done..from_at + done + n]);
-        pool.bytes_mut(to)[to_at + done..to_at + done + n].copy_from_slice(&piece[..n]);
-    }
 }

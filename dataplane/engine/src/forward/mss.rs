@@ -76,7 +76,8 @@ impl Switch {
         peer.outer.mtu.checked_sub(peer.outer.len as u16).filter(|_| whole)
     }
 
-    fn flood_mtu(&self, verdict: &Verdict) -> Option<u16> {
+    /// The largest IP packet that every member of the verdict's network takes.
+    pub(super) fn flood_mtu(&self, verdict: &Verdict) -> Option<u16> {
         let network = self.tables.networks.get(verdict.vni)?;
         let ports = network.ports.iter().filter_map(|&p| self.port_mtu(p));
         ports.chain(network.peers.iter().filter_map(|&(p, _)| self.tunnel_mtu(p))).min()

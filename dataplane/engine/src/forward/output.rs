@@ -2,7 +2,7 @@
 
 use super::classify::{Admission, From};
 use super::parse::{Headers, Net};
-use super::trail::Trail;
+use super::trail::{Step, Trail};
 use super::verdict::{self, Out, Refusal, Responder, Verdict};
 use super::{Onward, Switch, act, dhcp, fit};
 use crate::command::{PeerId, PortId, Role, Vni};
@@ -12,9 +12,9 @@ use crate::limits::{OUTER_TTL, TX_QUEUE_LEN};
 use crate::port::PortCaps;
 use crate::table::underlay::Hop;
 use crate::time::Instant;
-use crate::wire::ethernet;
 use crate::wire::ip::Ip;
 use crate::wire::mac::MacAddr;
+use crate::wire::{ethernet, ipv4};
 
 impl Switch {
     /// The largest IP packet that the output takes, if this one is larger.
@@ -27,12 +27,16 @@ impl Switch {
             Out::Port(to) => self.tables.ports.get(to)?.config.mtu,
             // Unresolved peers have none; they are refused later, with their own reason.
             Out::Peer(to) => self.tunnel_mtu(to)?,
+            // Of what is routed every copy has to fit; what a bridge floods may fit some.
+            Out::Flood if verdict.edits.route.is_some() => self.flood_mtu(verdict)?,
+            Out::Punt => self.tables.uplink.as_ref()?.mtu,
             _ => return None,
         };
         (h.wire_end - u32::from(h.l3) > u32::from(mtu)).then_some(mtu)
     }
 
-    /// Ends a packet that is larger than its output carries. Its sender is told, so that path-MTU discovery works.
+    /// Ends a packet that is larger than its output carries: it goes on in fragments where the switch is a router and
+    /// the packet may be fragmented, else it is dropped and its sender told, so that path-MTU discovery works.
     #[cold]
     pub(super) fn exceed<P: FramePool, T: Trail>(
         &mut self,
@@ -51,6 +55,10 @@ impl Switch {
             // It only seemed too large: what follows the packet in its frame is not forwarded.
             let h = Headers { end, wire_end: end, ..*h };
             return self.carry_out(now, Onward { h: &h, ..on }, frame, pool, trail);
+        }
+        if routed && h.net == Net::V4 && !ipv4::may_not_fragment(packet) {
+            trail.step(|| Step::Fragmented(mtu));
+            return self.send_in_fragments(on, mtu, frame, pool);
         }
         self.tell(now, on, Refusal::TooBig(mtu), routed, &frame, pool, trail);
         self.drop_frame(id, frame, DropReason::TooBig, pool);
@@ -151,7 +159,7 @@ impl Switch {
             peer.tx.count(bytes);
         }
         if too_big {
-            return self.send_fragments(from, uplink, frame, outer.mtu, pool);
+            return self.send_outer_fragments(from, uplink, frame, outer.mtu, pool);
         }
         self.enqueue(uplink, frame, pool);
     }

@@ -29,6 +29,8 @@ pub enum Step {
     Underlay(Ip),
     /// Its sender is told why it is not forwarded, from this address.
     Told(Refusal, Ip),
+    /// It goes on in fragments of at most so many bytes.
+    Fragmented(u16),
     /// A port's rate limit, on the way in or out.
     Limit {
         /// Whose.

@@ -17,6 +17,8 @@ use super::{checksum, set_word, word};
 
 /// Bytes of a header without options.
 pub const HEADER_LEN: usize = 20;
+/// More-fragments flag in `flags_offset`.
+pub const MORE_FRAGMENTS: u16 = 0x2000;
 /// Don't-fragment flag in `flags_offset`.
 pub const DONT_FRAGMENT: u16 = 0x4000;
 /// More-fragments flag and the fragment offset: zero for a whole packet.

@@ -2,4 +2,5 @@
 //! fragments, and how fragments find their ports. Read by etherparse and smoltcp, which are not ours.
 
 mod errors;
+mod fragments;
 mod rvm;

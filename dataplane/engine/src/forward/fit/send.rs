@@ -216,7 +216,7 @@ impl Switch {
                 outer.stamp(bytes, vni, tunnel.entropy, tunnel.ecn, tunnel.ttl);
             }
             if large && part.len as usize - ethernet::HEADER_LEN > usize::from(outer.mtu) {
-                self.send_fragments(from, uplink, part, outer.mtu, pool);
+                self.send_outer_fragments(from, uplink, part, outer.mtu, pool);
             } else {
                 self.enqueue(uplink, part, pool);
             }
