@@ -108,6 +108,8 @@ drop_reasons! {
     OwnConnection = "own-connection",
     /// Not one of the ports or protocols that the floating IP is mapped for.
     PortNotMapped = "port-not-mapped",
+    /// A later fragment for a floating IP with port lists, whose first fragment did not come before it.
+    FragmentWithoutFirst = "fragment-without-first",
     /// The peer of the destination is not there.
     PeerGone = "peer-gone",
     /// The port of the destination is not there or not live.

@@ -55,7 +55,20 @@ pub const ICMP_ERROR_BUCKETS: usize = 1024;
 /// (Linux: `mcast_solicit`, 3).
 pub const RESOLVE_ATTEMPTS: u8 = 3;
 
-/// Underlay next hops at a time that are watched for whether they answer. An rVM has a gateway or two; a packet to a
+/// Fragmented packets of floating IPs with port lists whose ports a worker remembers at a time, in sets of
+/// [`FRAGMENT_WAYS`]: 200 KiB. A source fills one set at most.
+pub const FRAGMENTS_MAX: usize = 4096;
+
+/// Fragmented packets of one source whose ports are remembered at a time. A sender hands the fragments of a packet over
+/// together, so few of its packets are on the way in parts.
+pub const FRAGMENT_WAYS: usize = 16;
+
+/// How long the ports of a fragmented packet are remembered. The fragments of a packet arrive together or hardly
+/// at all, and at a gigabit per second a sender uses each of the 65,536 identifications again every 0.8 s (RFC 4963 §3),
+/// so Linux' 30 s for putting packets together would be far too long.
+pub const FRAGMENT_AGE: Duration = Duration::from_secs(2);
+
+/// Underlay next hops at a time that are watched for whether they ever answer. An rVM has a gateway or two; a packet to a
 /// further one goes to the kernel as always, only its sender is not told.
 pub const SILENT_HOPS_MAX: usize = 64;
 

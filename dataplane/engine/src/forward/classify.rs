@@ -265,7 +265,7 @@ pub fn classify(
     trail: &mut impl Trail,
 ) -> Verdict {
     let mut verdict = match adm.from {
-        From::Underlay => route::from_underlay(tables, h, bytes, trail),
+        From::Underlay => route::from_underlay(tables, adm, h, bytes, trail),
         _ => on_network(tables, adm, h, probe, bytes, trail),
     };
     verdict.edits.ecn = adm.ecn;

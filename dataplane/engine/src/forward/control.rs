@@ -276,6 +276,7 @@ impl Switch {
             station_moved(&mut self.tables, vni, mac, None);
         }
         self.announce(now, pool);
+        self.tables.fragments.set_time(now);
         self.silent_hops.age(now);
         let (due, lost) = self.tables.neighbors.due(now);
         if !lost.is_empty() {

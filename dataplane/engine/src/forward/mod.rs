@@ -30,7 +30,7 @@ use self::classify::{Admission, From, Probe};
 use self::fit::send::{Merges, brings_tunnels};
 use self::memo::{Look, Memo, Side};
 use self::output::{FloodTarget, TunnelFacts};
-use self::parse::Headers;
+use self::parse::{Headers, Part};
 use self::trail::Trail;
 use self::verdict::{Out, Refusal, Verdict};
 use crate::command::{DropSample, Event, FloatingId, Location, PeerId, PortId, Role, UplinkConfig, Vni};
@@ -43,6 +43,7 @@ use crate::own::OwnFlows;
 use crate::table::error_limit::ErrorLimit;
 use crate::table::fdb::{self, Fdb};
 use crate::table::floating_ip::FloatingIps;
+use crate::table::fragments::Fragments;
 use crate::table::neighbor::Neighbors;
 use crate::table::network::Networks;
 use crate::table::peer::PeerTable;
@@ -68,6 +69,8 @@ pub struct Tables {
     pub peers: PeerTable,
     /// Floating IPs.
     pub floating: FloatingIps,
+    /// Ports of packets that come in fragments.
+    pub fragments: Fragments,
     /// Source routes.
     pub routes: SourceRoutes,
     /// Overlay next hops.
@@ -98,6 +101,7 @@ impl Tables {
             neighbors: Neighbors::new(part(6)),
             underlay: Underlay::new(part(7)),
             guard: Guard::new(part(8)),
+            fragments: Fragments::new(part(9)),
             uplink: None,
             own: None,
             version: 0,
@@ -464,6 +468,9 @@ impl Switch {
         frame: &Frame,
         pool: &P,
     ) {
+        if h.part == Part::First {
+            route::note_fragment(&mut self.tables, adm, h, pool.bytes(frame));
+        }
         if let Some((location, moved)) = learn::learn(&mut self.tables, now, adm, h, probe, pool.bytes(frame))
         {
             self.learned(now, adm, h, location, moved);

@@ -151,7 +151,11 @@ impl Headers {
     /// An ICMP error belongs to the packet it quotes, which went the other way.
     #[must_use]
     pub fn l4_key(&self, bytes: &[u8], outbound: bool) -> L4Key {
-        if self.part == Part::Later {
+        // Behind a fragment header the protocol may be that of a further extension.
+        if self.part == Part::Later
+            && (matches!(self.proto, l4::TCP | l4::UDP)
+                || self.net == Net::V6 && ipv6::is_extension(self.proto))
+        {
             return L4Key::Fragment;
         }
         let port = |proto, sport, dport| match proto {

@@ -19,12 +19,13 @@ use super::verdict::{Edits, NatRewrite, Out, Refusal, Route, Verdict};
 use crate::command::{Location, NextHop, Vni};
 use crate::counters::DropReason;
 use crate::own::OwnFlow;
-use crate::table::floating_ip::{Action, Domain, Target};
+use crate::table::floating_ip::{Action, Domain, L4Key, Target};
+use crate::table::fragments::{First, FragmentKey};
 use crate::table::network::Network;
 use crate::table::underlay::Hop;
 use crate::wire::ip::Ip;
-use crate::wire::l4;
 use crate::wire::mac::MacAddr;
+use crate::wire::{ipv4, ipv6, l4, word};
 
 /// Where a packet of the underlay was heard; a network's number fits 24 bits.
 const UNDERLAY: u32 = u32::MAX;
@@ -87,7 +88,7 @@ fn onward(
         return no_route;
     }
     let to = Domain::To(vni);
-    if let Some(found) = tables.floating.lookup(to, h.dst, || h.l4_key(bytes, false)) {
+    if let Some(found) = tables.floating.lookup(to, h.dst, || l4_key(tables, adm, h, bytes, false)) {
         return match found {
             Ok(action) => translated(tables, vni, h, action, false, trail),
             // As a host does that has the address and not the service.
@@ -98,7 +99,7 @@ fn onward(
         };
     }
     let from = Domain::From(vni);
-    if let Some(found) = tables.floating.lookup(from, h.src, || h.l4_key(bytes, true)) {
+    if let Some(found) = tables.floating.lookup(from, h.src, || l4_key(tables, adm, h, bytes, true)) {
         return match found {
             Ok(action) => translated(tables, vni, h, action, true, trail),
             Err(reason) => unmapped(vni, reason),
@@ -134,13 +135,19 @@ fn unresolved(vni: Vni, silent: bool) -> Verdict {
 }
 
 /// A packet of the underlay to a reality address.
-pub(super) fn from_underlay(tables: &Tables, h: &Headers, bytes: &[u8], trail: &mut impl Trail) -> Verdict {
+pub(super) fn from_underlay(
+    tables: &Tables,
+    adm: &Admission,
+    h: &Headers,
+    bytes: &[u8],
+    trail: &mut impl Trail,
+) -> Verdict {
     let vni = const { Vni::new(0).unwrap() };
     let drop = |reason| Verdict::drop(vni, reason);
     if !matches!(h.net, Net::V4 | Net::V6) || h.tagged {
         return drop(DropReason::NotOurs);
     }
-    let key = || h.l4_key(bytes, false);
+    let key = || l4_key(tables, adm, h, bytes, false);
     let Some(found) = tables.floating.lookup(Domain::Uplink, h.dst, key) else {
         return drop(DropReason::NotOurs);
     };
@@ -243,6 +250,45 @@ fn refuse_guarded(tables: &Tables, vni: Vni, h: &Headers) -> Verdict {
         return Verdict::refuse(vni, DropReason::Guarded, Refusal::Prohibited);
     }
     Verdict::drop(vni, DropReason::Guarded)
+}
+
+/// The port that decides for a packet; of a later fragment, what its first fragment said.
+fn l4_key(tables: &Tables, adm: &Admission, h: &Headers, bytes: &[u8], outbound: bool) -> L4Key {
+    match h.l4_key(bytes, outbound) {
+        L4Key::Fragment => {
+            let first = fragment_key(adm, h, bytes).and_then(|key| tables.fragments.first(&key));
+            let port = |f: First| L4Key::Port(f.proto, if outbound { f.sport } else { f.dport });
+            first.map_or(L4Key::Fragment, port)
+        }
+        key => key,
+    }
+}
+
+/// Remembers the ports of a packet's first fragment where they decide about the later ones.
+#[cold]
+pub(super) fn note_fragment(tables: &mut Tables, adm: &Admission, h: &Headers, bytes: &[u8]) {
+    let by_port = |domain, address| tables.floating.decides_by_port(domain, address);
+    let wanted = match adm.from {
+        From::Underlay => by_port(Domain::Uplink, h.dst),
+        _ => by_port(Domain::To(adm.vni), h.dst) || by_port(Domain::From(adm.vni), h.src),
+    };
+    if wanted
+        && h.l4 != 0
+        && matches!(h.proto, l4::TCP | l4::UDP)
+        && let Some(key) = fragment_key(adm, h, bytes)
+    {
+        tables.fragments.note(key, First { proto: h.proto, sport: h.sport, dport: h.dport });
+    }
+}
+
+fn fragment_key(adm: &Admission, h: &Headers, bytes: &[u8]) -> Option<FragmentKey> {
+    let packet = bytes.get(usize::from(h.l3)..)?;
+    // RFC 791 §3.2, RFC 8200 §4.5: in IPv6 the protocol does not tell packets apart.
+    let (proto, id) = match h.net {
+        Net::V4 => (h.proto, u32::from(word(packet, ipv4::ID_AT))),
+        _ => (0, ipv6::fragment_id(packet)?),
+    };
+    Some(FragmentKey { domain: domain(adm), src: h.src, dst: h.dst, proto, id })
 }
 
 /// Where a packet was heard, for tables that tell networks and the underlay apart.

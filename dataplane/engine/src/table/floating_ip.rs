@@ -104,7 +104,7 @@ pub enum L4Key {
     Port(u8, u16),
     /// A protocol without ports.
     Other,
-    /// A later fragment: the ports are elsewhere.
+    /// A later fragment of a TCP or UDP packet whose first was not seen (`table/fragments.rs`).
     Fragment,
 }
 
@@ -138,6 +138,12 @@ impl FloatingIps {
             return Some(Ok(&entry.first));
         }
         Some(entry.by_port(l4()))
+    }
+
+    /// Whether ports decide about packets of `address` in `domain`.
+    #[must_use]
+    pub fn decides_by_port(&self, domain: Domain, address: Ip) -> bool {
+        self.entries.get(&(domain, address)).is_some_and(|e| e.first.ports.is_some() || !e.more.is_empty())
     }
 
     /// Whether any mapping has `address` in `domain`.
@@ -374,6 +380,9 @@ impl Entry {
 
     #[cold]
     fn by_port(&self, l4: L4Key) -> Result<&Action, DropReason> {
+        if l4 == L4Key::Fragment {
+            return Err(DropReason::FragmentWithoutFirst);
+        }
         self.iter().find(|a| a.ports.as_ref().is_none_or(|p| p.allow(l4))).ok_or(DropReason::PortNotMapped)
     }
 
@@ -389,7 +398,8 @@ impl Ports {
                 (self.only.is_empty() || self.only.iter().any(|r| r.contains(proto, port)))
                     && !self.except.iter().any(|r| r.contains(proto, port))
             }
-            L4Key::Other | L4Key::Fragment => self.only.is_empty(),
+            L4Key::Other => self.only.is_empty(),
+            L4Key::Fragment => false,
         }
     }
 }
@@ -479,6 +489,9 @@ mod tests {
         assert_eq!(to(80), Some(Ok(ip("192.168.1.2").into())));
         assert_eq!(to(25), Some(Ok(ip("192.168.1.3").into())));
         assert_eq!(to(26), Some(Err(DropReason::PortNotMapped)));
+        let fragment = find(&t, Domain::Uplink, "10.0.0.11", L4Key::Fragment).map(|r| r.map(|(a, _)| a));
+        assert_eq!(fragment, Some(Err(DropReason::FragmentWithoutFirst)));
+        assert!(t.decides_by_port(Domain::Uplink, ip("10.0.0.11").into()));
         t.remove(FloatingId(0));
         let to =
             |port| find(&t, Domain::Uplink, "10.0.0.11", L4Key::Port(6, port)).map(|r| r.map(|(a, _)| a));

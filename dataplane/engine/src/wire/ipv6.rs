@@ -27,6 +27,12 @@ const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;
 const DESTINATION: u8 = 60;
 
+/// Whether this is the number of an extension header behind which the walk goes on.
+#[must_use]
+pub const fn is_extension(protocol: u8) -> bool {
+    matches!(protocol, HOP_BY_HOP | ROUTING | DESTINATION)
+}
+
 /// The fixed header.
 #[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
@@ -137,6 +143,22 @@ pub fn upper_layer(packet: &[u8]) -> Option<UpperLayer> {
     None
 }
 
+/// The identification of a fragment (RFC 8200 §4.5). `None` when the packet is none.
+#[must_use]
+pub fn fragment_id(packet: &[u8]) -> Option<u32> {
+    let (mut protocol, mut at) = (*packet.get(NEXT_HEADER_AT)?, HEADER_LEN);
+    for _ in 0..IPV6_EXTENSIONS_MAX {
+        let header: &[u8; 8] = packet.get(at..)?.first_chunk()?;
+        match protocol {
+            HOP_BY_HOP | ROUTING | DESTINATION => at += 8 + usize::from(header[1]) * 8,
+            FRAGMENT => return Some(u32::from_be_bytes([header[4], header[5], header[6], header[7]])),
+            _ => return None,
+        }
+        protocol = header[0];
+    }
+    None
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -162,6 +184,9 @@ mod tests {
         let later = upper_layer(&packet(44, &[17, 0, 0, 8, 0, 0, 0, 9])).unwrap();
         assert!(later.later_fragment);
         assert_eq!((hop.named_at, later.named_at), (40, 40));
+        let id = [60, 0, 0, 0, 0, 0, 0, 0, 44, 0, 0, 0, 0, 0, 0, 0, 17, 0, 0, 8, 1, 2, 3, 4];
+        assert_eq!(fragment_id(&packet(0, &id)), Some(0x0102_0304));
+        assert_eq!(fragment_id(&packet(17, &[0; 8])), None);
         assert_eq!(upper_layer(&packet(0, &[6, 0])), None);
         assert_eq!(upper_layer(&packet(0, &[0; 100])), None);
     }

@@ -3,4 +3,5 @@
 
 mod errors;
 mod fragments;
+mod ports;
 mod rvm;
