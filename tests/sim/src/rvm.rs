@@ -397,6 +397,13 @@ impl Rvm {
         self.interfaces.get(name).filter(|i| i.present).map(|i| &i.facts)
     }
 
+    /// Lets the interface carry at least so much, before the switch runs.
+    pub fn raise_mtu(&mut self, name: &str, mtu: u32) {
+        if let Some(i) = self.interfaces.get_mut(name) {
+            i.facts.mtu = i.facts.mtu.max(mtu);
+        }
+    }
+
     /// Lets the interface take only this many frames per poll.
     pub fn slow_down(&mut self, name: &str, room: Option<usize>) {
         if let Some(i) = self.interfaces.get(name) {

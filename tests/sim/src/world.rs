@@ -228,10 +228,11 @@ impl World {
         self.add(Node::Host(Box::new(Host::new(spec, seed, now))))
     }
 
-    /// An iVM on the rVM's interface `interface`.
+    /// An iVM on the rVM's interface `interface`, which carries at least what the iVM's does.
     pub fn guest(&mut self, rvm: NodeId, interface: &str, spec: HostSpec) -> NodeId {
         let name = format!("{}-{interface}", self.r(rvm).name);
         let number = self.r(rvm).interface(interface, true);
+        self.r(rvm).raise_mtu(interface, spec.mtu as u32);
         let id = self.host(spec);
         self.connect(&name, (rvm, number), (id, 0));
         id

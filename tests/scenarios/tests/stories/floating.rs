@@ -12,18 +12,28 @@ fn ip(s: &str) -> std::net::IpAddr {
 
 /// rVM1 is the gateway of the floating IPs, rVM2 hosts the iVMs; no CMS: rVM2's switch translates to the
 /// `inside` address itself. One entry per iVM: (public, reality, inside).
-struct Inside {
-    rvm1: NodeId,
-    rvm2: NodeId,
-    ivms: Vec<NodeId>,
-    host: NodeId,
+pub(crate) struct Inside {
+    pub(crate) rvm1: NodeId,
+    pub(crate) rvm2: NodeId,
+    pub(crate) ivms: Vec<NodeId>,
+    pub(crate) host: NodeId,
 }
 
-fn inside(w: &mut World, ips: &[(&str, &str, &str)], more: &str) -> Inside {
+pub(crate) fn inside(w: &mut World, ips: &[(&str, &str, &str)], more: &str) -> Inside {
     inside_with(w, ips, more, CsumMode::Full)
 }
 
 fn inside_with(w: &mut World, ips: &[(&str, &str, &str)], more: &str, csum: CsumMode) -> Inside {
+    inside_of(w, ips, more, |spec| spec.csum(csum))
+}
+
+/// The same, of iVMs that `shape` has changed.
+pub(crate) fn inside_of(
+    w: &mut World,
+    ips: &[(&str, &str, &str)],
+    more: &str,
+    shape: impl Fn(HostSpec) -> HostSpec,
+) -> Inside {
     let site = w.site("east", &["10.0.0.0/16", "fd00::/64"], true);
     let mut r1 =
         head("rvm1", "10.0.0.1").replace("\"10.0.0.1\"", "\"10.0.0.2\"") + &peer("rvm2", "10.0.0.3", "");
@@ -55,10 +65,12 @@ fn inside_with(w: &mut World, ips: &[(&str, &str, &str)], more: &str, csum: Csum
     for (n, address) in owners.iter().enumerate() {
         let v6 = address.contains(':');
         let own = format!("{address}/{}", if v6 { 64 } else { 24 });
-        let spec = HostSpec::new(&format!("ivm{n}"), &mac(n as u32), PRIVATE, &[&own])
-            .via(if v6 { "fd01::1" } else { "192.168.1.1" })
-            .csum(csum);
-        ivms.push(w.guest(rvm2, &format!("h{n}"), spec));
+        let spec = HostSpec::new(&format!("ivm{n}"), &mac(n as u32), PRIVATE, &[&own]).via(if v6 {
+            "fd01::1"
+        } else {
+            "192.168.1.1"
+        });
+        ivms.push(w.guest(rvm2, &format!("h{n}"), shape(spec)));
         allow_internet(w, PRIVATE, address, if v6 { "2001:db8:8::8" } else { "8.8.8.8" });
     }
     w.start_all();
@@ -67,7 +79,7 @@ fn inside_with(w: &mut World, ips: &[(&str, &str, &str)], more: &str, csum: Csum
 }
 
 /// What an iVM heard of 8.8.8.8, or the host of a public address: IP packets, parsed.
-fn heard(w: &mut World, host: NodeId) -> Vec<Vec<u8>> {
+pub(crate) fn heard(w: &mut World, host: NodeId) -> Vec<Vec<u8>> {
     let heard = w.h(host).heard.replace(Vec::new()).unwrap_or_default();
     heard.into_iter().map(|f| f.1).filter(|f| packet::parse(f).is_some_and(|p| p.ip.is_some())).collect()
 }

@@ -8,6 +8,7 @@ mod l2;
 mod live;
 mod mtu;
 mod networks;
+mod router;
 mod swarm;
 mod underlay;
 mod vlan;
