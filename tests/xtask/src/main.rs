@@ -136,6 +136,7 @@ const FOR_THE_TESTS: &[(&str, &str)] = &[
     ("busybox", "busybox-static"),
     ("dhclient", "isc-dhcp-client"),
     ("bpftool", "bpftool"),
+    ("traceroute", "traceroute"),
 ];
 /// What real guests need: to be managed, and to run. Their kernel is downloaded, not installed.
 const FOR_THE_GUESTS: &[(&str, &str)] = &[

@@ -10,7 +10,7 @@ use crate::topology::{finished, host, network, port};
 
 /// How 56.0.0.11 reaches its owner on rVM2.
 #[derive(Clone, Copy, PartialEq)]
-enum Owner {
+pub enum Owner {
     /// A CMS behind the door `eth2`: DNAT, SNAT and source routing by the kernel.
     Cms,
     /// Nobody but the switch: `inside`.
@@ -18,14 +18,14 @@ enum Owner {
 }
 
 /// The paper's Figure 4: an Internet host behind a provider NAT, gateway rVM1, owner's rVM2, the iVM.
-struct Figure4 {
-    inet: Namespace,
-    net: Namespace,
+pub struct Figure4 {
+    pub inet: Namespace,
+    pub net: Namespace,
     rvm1: Namespace,
     rvm2: Namespace,
-    ivm: Namespace,
-    one: Switch,
-    two: Switch,
+    pub ivm: Namespace,
+    pub one: Switch,
+    pub two: Switch,
 }
 
 pub const PUBLIC: &str = "56.0.0.11";
@@ -33,13 +33,13 @@ pub const INTERNET_HOST: &str = "203.0.113.9";
 
 /// By which means the rVMs' frames come and go.
 #[derive(Clone, Copy)]
-struct Lanes {
-    uplinks: [&'static str; 2],
-    port: &'static str,
+pub struct Lanes {
+    pub uplinks: [&'static str; 2],
+    pub port: &'static str,
 }
 
 impl Lanes {
-    const AFXDP: Self = Self { uplinks: ["afxdp", "afxdp"], port: "afxdp" };
+    pub const AFXDP: Self = Self { uplinks: ["afxdp", "afxdp"], port: "afxdp" };
 
     /// Whether super-frames pass.
     fn whole(self) -> bool {
@@ -48,7 +48,7 @@ impl Lanes {
 }
 
 impl Figure4 {
-    fn new(lab: &Lab, owner: Owner, lanes: Lanes) -> Self {
+    pub fn new(lab: &Lab, owner: Owner, lanes: Lanes) -> Self {
         let (inet, net, rvm1, rvm2) = reality(lab);
         let ivm = host(lab, &rvm2, "ivm", &["192.168.1.2/24"]);
         ivm.ip("link set eth0 mtu 1450");
@@ -222,9 +222,7 @@ fn everything_through_it(owner: Owner, lanes: Lanes) {
     udp_refused(inet, at(PUBLIC, 4444));
     udp_refused(ivm, at(INTERNET_HOST, 4444));
 
-    // Fragments, in and out: 1:1 translation needs no port. They are of the tunnel's size: one that does
-    // not fit it is a counted drop.
-    inet.ip("route replace 56.0.0.0/24 via 203.0.113.1 mtu 1450");
+    // Fragments, in and out: 1:1 translation needs no port, and those that do not fit the tunnel are cut again.
     inet.reaches_with(PUBLIC, "-s 4000");
     ivm.reaches_with(INTERNET_HOST, "-s 4000");
     // Bulk.

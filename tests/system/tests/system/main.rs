@@ -29,6 +29,7 @@ mod policy;
 mod policy_routing;
 mod privileges;
 mod restart;
+mod router;
 mod rvm_guest;
 mod topology;
 mod uplink;
