@@ -217,6 +217,8 @@ impl Links {
         /// Kinds of routes that lead nowhere, and so belong to no interface.
         const NOWHERE: [RouteType; 4] =
             [RouteType::BlackHole, RouteType::Unreachable, RouteType::Prohibit, RouteType::Throw];
+        let nexthops = self.read_nexthops()?;
+        let blackhole = rib::has_blackhole(&nexthops);
         let mut rules = Vec::new();
         let mut found = Vec::new();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
@@ -235,11 +237,13 @@ impl Links {
                     self.requester.dump(&RouteNetlinkMessage::GetRoute(message.clone())),
                 )?);
             }
+            if blackhole {
+                // The kernel finds routes by such an object neither by its kind nor by an interface.
+                message.header.kind = RouteType::default();
+                let all = unless_gone(self.requester.dump(&RouteNetlinkMessage::GetRoute(message)))?;
+                found.extend(all.into_iter().filter(|route| leads_nowhere(route, &nexthops)));
+            }
         }
-        let nexthops = match found.iter().any(has_lone_nexthop) {
-            true => self.read_nexthops()?,
-            false => NextHops::default(),
-        };
         let rules: Vec<_> = rules
             .iter()
             .filter_map(|message| match message {
@@ -279,9 +283,9 @@ impl Links {
     }
 }
 
-/// Whether it is a route of which the kernel told no more than the number of its nexthop object.
-fn has_lone_nexthop(message: &RouteNetlinkMessage) -> bool {
-    matches!(message, RouteNetlinkMessage::NewRoute(m) if rib::lone_nexthop(m).is_some())
+/// Whether it is a route whose nexthop object leads nowhere.
+fn leads_nowhere(message: &RouteNetlinkMessage, nexthops: &NextHops) -> bool {
+    matches!(message, RouteNetlinkMessage::NewRoute(m) if rib::leads_nowhere(m, nexthops))
 }
 
 /// The rows of a dump: none when the interface it is about has just gone (its routes go first, and we hear

@@ -423,7 +423,7 @@ fn nexthop_objects_are_followed() {
             fs::write("/proc/sys/net/ipv4/nexthop_compat_mode", compat).unwrap();
             ip("nexthop add id 1 via 10.0.0.1 dev eth0");
             ip("nexthop add id 2 via 10.0.0.2 dev eth0");
-            ip("nexthop add id 3 group 1/2,2");
+            ip("nexthop add id 3 group 1,2/2");
             ip("nexthop add id 4 blackhole");
             ip("nexthop add id 6 via fd00::1 dev eth0");
             ip("route add default nhid 1");

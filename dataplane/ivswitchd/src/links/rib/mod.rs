@@ -18,7 +18,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use engine::command::{IpPrefix, UnderlayHop, UnderlayRoute, UnderlayRoutes};
 
-pub use parse::{NextHops, lone_nexthop, nexthop_of, route_of, rule_of};
+pub use parse::{NextHops, has_blackhole, leads_nowhere, nexthop_of, route_of, rule_of};
 pub use rules::{Action, Rule, Seen};
 
 /// A prefix of either family: IPv4 is mapped, and its lengths are 96 more.

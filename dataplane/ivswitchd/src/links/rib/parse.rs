@@ -136,15 +136,15 @@ pub fn route_of(m: &RouteMessage, uplink: u32, nexthops: &NextHops) -> Option<Ro
     Some(route)
 }
 
-/// The number of a route's nexthop object, where the kernel names no interface beside it
-/// (`net.ipv4.nexthop_compat_mode = 0`).
-pub fn lone_nexthop(m: &RouteMessage) -> Option<u32> {
-    let told = |a: &RouteAttribute| matches!(a, RouteAttribute::Oif(_) | RouteAttribute::MultiPath(_));
-    let id = m.attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::NhId(id) => Some(*id),
-        _ => None,
-    });
-    id.filter(|_| !m.attributes.iter().any(told))
+/// Whether there is a nexthop object that leads nowhere.
+pub fn has_blackhole(nexthops: &NextHops) -> bool {
+    nexthops.values().any(|nexthop| *nexthop == NextHop::Blackhole)
+}
+
+/// Whether a route's nexthop object leads nowhere.
+pub fn leads_nowhere(m: &RouteMessage, nexthops: &NextHops) -> bool {
+    let blackhole = |a: &RouteAttribute| matches!(a, RouteAttribute::NhId(id) if nexthops.get(id) == Some(&NextHop::Blackhole));
+    m.attributes.iter().any(blackhole)
 }
 
 fn of_multipath(hops: &[RouteNextHop], uplink: u32) -> Vec<UnderlayHop> {
