@@ -4,6 +4,7 @@
 //! iproute2's. `socat - UNIX-CONNECT:/run/ivswitch/control.sock` speaks it too.
 
 mod mtu;
+mod problem;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,6 +15,8 @@ use serde_json::{Value, json};
 
 use crate::io::{CacheMode, GuestIo};
 use crate::model::{Change, ConfigError, Fault, Inside, Ports};
+
+pub use problem::{Problem, ProblemKind};
 
 pub use mtu::{MtuNetwork, MtuPaste, MtuPeer, MtuPort, MtuProblem, MtuReport, MtuUplink};
 
@@ -537,6 +540,64 @@ pub struct NetworkRow {
     pub fdb: Option<u32>,
 }
 
+/// How a peer is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PeerState {
+    /// It has never answered.
+    #[default]
+    Unknown,
+    /// It answers.
+    Up,
+    /// It answered once, and does not any more.
+    Silent,
+    /// It does not answer, but its packets arrive.
+    OneWay,
+    /// It does not answer, and ICMP errors say why.
+    Unreachable,
+    /// It answers, but takes packets of no network that we share with it.
+    Refuses,
+    /// It is reached through a peer that answers; itself it is not asked.
+    Relayed,
+    /// It is this rVM.
+    ThisRvm,
+}
+
+impl PeerState {
+    /// Every state.
+    pub const ALL: [Self; 8] = [
+        Self::Unknown,
+        Self::Up,
+        Self::Silent,
+        Self::OneWay,
+        Self::Unreachable,
+        Self::Refuses,
+        Self::Relayed,
+        Self::ThisRvm,
+    ];
+
+    /// Its name in JSON, metrics and tables.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Up => "up",
+            Self::Silent => "silent",
+            Self::OneWay => "one-way",
+            Self::Unreachable => "unreachable",
+            Self::Refuses => "refuses",
+            Self::Relayed => "relayed",
+            Self::ThisRvm => "this-rvm",
+        }
+    }
+}
+
+impl fmt::Display for PeerState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
 /// A peer.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct PeerRow {
@@ -553,6 +614,24 @@ pub struct PeerRow {
     pub networks: Vec<String>,
     /// Largest underlay IP packet that reaches it.
     pub mtu: u16,
+    /// How it is. Only `up` is health.
+    #[serde(default)]
+    pub state: PeerState,
+    /// The cause of the state; empty when the peer is up.
+    #[serde(default)]
+    pub why: String,
+    /// Seconds since the last change of the state.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<u64>,
+    /// Seconds since it answered last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answered: Option<u64>,
+    /// Seconds since its last packet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heard: Option<u64>,
+    /// Networks of which it refuses our packets.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refuses: Vec<String>,
     /// Whether its underlay next hop is known.
     pub resolved: bool,
     /// The kernel has no route to it from our VTEP address out of the uplink.
@@ -752,8 +831,11 @@ pub struct Status {
     pub icmp_errors_limited: u64,
     /// Drops by port and reason, most first.
     pub drops: Vec<DropRow>,
-    /// What needs attention.
+    /// The problems as sentences.
     pub warnings: Vec<String>,
+    /// The same with its kind, in the same order.
+    #[serde(default)]
+    pub problems: Vec<Problem>,
 }
 
 /// The verdict cache: the kernel follows the verdicts of hot flows by itself.

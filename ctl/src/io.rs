@@ -8,6 +8,7 @@ use engine::wire::mac::MacAddr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::liveness::Unreachable;
 use crate::model::{ConfigError, DropIn};
 
 /// A connection to the control socket. Chosen by the daemon; never reused while open.
@@ -62,6 +63,17 @@ pub enum Input {
     GuestIo(PortId, GuestIo),
     /// An interface pair asked for by [`Output::CreateDoor`] could not be made, or is not as it should be.
     DoorFailed(PortId, DoorFault),
+    /// An ICMP error came about a packet that was sent from and to these addresses, to this UDP port.
+    Unreachable {
+        /// The sender of the packet.
+        from: IpAddr,
+        /// The destination that could not be reached.
+        to: IpAddr,
+        /// The port there.
+        port: u16,
+        /// The cause that the error names.
+        why: Unreachable,
+    },
     /// Something from worker `n`.
     Event(usize, engine::command::Event),
     /// The answer to [`Output::Persist`]: `Err` says why the file could not be written.

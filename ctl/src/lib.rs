@@ -7,6 +7,7 @@ pub mod cli;
 pub mod filter;
 pub mod guest;
 pub mod io;
+pub mod liveness;
 pub mod metrics;
 pub mod model;
 pub mod path;

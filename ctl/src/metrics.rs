@@ -13,7 +13,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
-use crate::api::Status;
+use crate::api::{PeerRow, PeerState, ProblemKind, Status};
 
 /// The content type of [`render_plain`]'s text.
 pub const PLAIN: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -55,7 +55,7 @@ struct Snapshot(Status);
 
 /// All mappings of one floating IP together.
 struct FloatingSum {
-    resolved: bool,
+    resolved: Option<bool>,
     /// Packets in and out, bytes in and out.
     volumes: [u64; 4],
 }
@@ -98,8 +98,9 @@ impl Collector for Snapshot {
             f.gauges([(vec![("name", s.name.as_str()), ("version", s.version.as_str())], 1.0)])
         })?;
         family("uptime_seconds", "Since the daemon started", &|mut f| f.gauges([(vec![], s.uptime as f64)]))?;
-        family("warnings", "Things that need attention: ivctl status", &|mut f| {
-            f.gauges([(vec![], s.warnings.len() as f64)])
+        family("warnings", "Things that need attention, by what they are about: ivctl status", &|mut f| {
+            let count = |kind| s.problems.iter().filter(|p| p.kind == kind).count() as f64;
+            f.gauges(ProblemKind::ALL.iter().map(|&kind| (vec![("kind", kind.name())], count(kind))))
         })?;
 
         let port = |p: &'_ crate::api::PortRow| -> (String, String) {
@@ -167,28 +168,48 @@ impl Collector for Snapshot {
             f.gauges(of_networks(|n| f64::from(n.fdb_max)))
         })?;
 
-        family("peer_up", "Whether the way to the peer is known", &|mut f| {
-            f.gauges(s.peers.iter().map(|p| (vec![("peer", p.name.as_str())], truth(p.resolved))))
+        let peers = || s.peers.iter().filter(|p| p.state != PeerState::ThisRvm);
+        let of_peers = |value: fn(&PeerRow) -> u64| {
+            peers().map(move |p| (vec![("peer", p.name.as_str())], value(p))).collect::<Vec<_>>()
+        };
+        family("peer_up", "Whether the peer answers, and takes packets of a network", &|mut f| {
+            let up = |p: &PeerRow| truth(p.state == PeerState::Up);
+            f.gauges(peers().map(|p| (vec![("peer", p.name.as_str())], up(p))))
         })?;
-        family("peer_tx_frames", "Frames sent to the peer", &|mut f| {
-            f.counters(s.peers.iter().map(|p| (vec![("peer", p.name.as_str())], p.tx)))
+        family("peer_state", "1 for the state that the peer is in: ivctl peer show", &|mut f| {
+            let states = PeerState::ALL.into_iter().filter(|state| *state != PeerState::ThisRvm);
+            let each = |p| states.clone().map(move |state| (p, state));
+            f.gauges(peers().flat_map(each).map(|(p, state): (&PeerRow, PeerState)| {
+                (vec![("peer", p.name.as_str()), ("state", state.name())], truth(p.state == state))
+            }))
         })?;
-        family("peer_rx_frames", "Frames received from the peer", &|mut f| {
-            f.counters(s.peers.iter().map(|p| (vec![("peer", p.name.as_str())], p.rx)))
+        family("peer_answered_seconds", "Since the peer answered last; of those that ever did", &|mut f| {
+            f.gauges(peers().filter_map(|p| Some((vec![("peer", p.name.as_str())], p.answered? as f64))))
         })?;
+        family("peer_resolved", "Whether the underlay's next hop to the peer is known", &|mut f| {
+            f.gauges(peers().map(|p| (vec![("peer", p.name.as_str())], truth(p.resolved))))
+        })?;
+        family("peer_refused_networks", "Networks of which the peer refuses our packets", &|mut f| {
+            f.gauges(peers().map(|p| (vec![("peer", p.name.as_str())], p.refuses.len() as f64)))
+        })?;
+        family("peer_tx_frames", "Frames sent to the peer", &|mut f| f.counters(of_peers(|p| p.tx)))?;
+        family("peer_rx_frames", "Frames received from the peer", &|mut f| f.counters(of_peers(|p| p.rx)))?;
         family("peer_tx_bytes", "Bytes sent to the peer, without the tunnel's headers", &|mut f| {
-            f.counters(s.peers.iter().map(|p| (vec![("peer", p.name.as_str())], p.tx_bytes)))
+            f.counters(of_peers(|p| p.tx_bytes))
         })?;
         family("peer_rx_bytes", "Bytes received from the peer, without the tunnel's headers", &|mut f| {
-            f.counters(s.peers.iter().map(|p| (vec![("peer", p.name.as_str())], p.rx_bytes)))
+            f.counters(of_peers(|p| p.rx_bytes))
         })?;
 
         // Several mappings may share an address by port: they are one here.
         let mut floating: BTreeMap<(String, &str), FloatingSum> = BTreeMap::new();
         for row in &s.floating {
             let key = (row.ip.to_string(), row.network.as_str());
-            let sum = floating.entry(key).or_insert(FloatingSum { resolved: true, volumes: [0; 4] });
-            sum.resolved &= row.resolved;
+            let sum = floating.entry(key).or_insert(FloatingSum { resolved: None, volumes: [0; 4] });
+            // Where its packets go next is known to its gateway, and to the rVM that translates.
+            if row.here || row.inside.is_some() {
+                sum.resolved = Some(sum.resolved.unwrap_or(true) && row.resolved);
+            }
             let volumes = [row.packets_in, row.packets_out, row.bytes_in, row.bytes_out];
             sum.volumes.iter_mut().zip(volumes).for_each(|(sum, n)| *sum += n);
         }
@@ -197,11 +218,17 @@ impl Collector for Snapshot {
                 (vec![("ip", ip.as_str()), ("network", *network)], sum.volumes[at])
             })
         };
-        family("floating_resolved", "Whether it is known where the floating IP's packets go", &|mut f| {
-            f.gauges(floating.iter().map(|((ip, network), v)| {
-                (vec![("ip", ip.as_str()), ("network", *network)], truth(v.resolved))
-            }))
-        })?;
+        family(
+            "floating_resolved",
+            "Whether it is known where the floating IP's packets go, on its gateway and where the switch translates",
+            &|mut f| {
+                let known = floating.iter().filter_map(|((ip, network), sum)| {
+                    let labels = vec![("ip", ip.as_str()), ("network", *network)];
+                    Some((labels, truth(sum.resolved?)))
+                });
+                f.gauges(known)
+            },
+        )?;
         family("floating_in_packets", "Packets to the floating IP", &|mut f| f.counters(of_floating(0)))?;
         family("floating_out_packets", "Packets from the floating IP", &|mut f| f.counters(of_floating(1)))?;
         family("floating_in_bytes", "Bytes to the floating IP", &|mut f| f.counters(of_floating(2)))?;

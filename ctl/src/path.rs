@@ -198,6 +198,18 @@ impl Path {
         }
     }
 
+    /// Whether the question of this size and nonce is under way and not answered yet.
+    #[must_use]
+    pub fn is_asked(&self, size: u16, nonce: u64) -> bool {
+        let round = match &self.phase {
+            Phase::Knocking(round) | Phase::Searching { round, .. } | Phase::Confirming { round, .. } => {
+                round
+            }
+            Phase::Settled { .. } | Phase::Silent { .. } => return false,
+        };
+        round.asked.iter().any(|a| a.size == size && a.nonce == nonce && !a.answered)
+    }
+
     /// Takes what happened.
     pub fn handle(&mut self, now: Instant, input: Input) {
         match input {

@@ -263,7 +263,7 @@ pub fn compile(config: &Config, ids: &Ids, facts: &Facts) -> State {
             state.ports.insert(id, (p.name.clone(), port(p, vni, tap, id, ids, facts)));
         }
     }
-    for p in &config.peer {
+    for p in config.peer.iter().filter(|p| !is_ourselves(p, facts)) {
         if let Some(id) = ids.peer(&p.name) {
             state.peers.insert(id, (p.name.clone(), peer(p, config, &vnis, ids, facts)));
         }
@@ -441,12 +441,18 @@ pub fn takes_part(p: &Peer, network: &str) -> bool {
     p.networks.as_ref().is_none_or(|list| list.iter().any(|n| n == network))
 }
 
+/// Whether this entry is this rVM itself: a list of all rVMs may be the same on each rVM. Nothing is sent to it.
+#[must_use]
+pub fn is_ourselves(p: &Peer, facts: &Facts) -> bool {
+    facts.underlay.as_ref().is_some_and(|u| u.vtep == p.address)
+}
+
 /// What each network carries to all of its peers. Those that larger packets go to in fragments do not count.
 #[must_use]
 pub fn network_mtus(config: &Config, ids: &Ids, facts: &Facts) -> BTreeMap<String, u16> {
     let most = facts.overlay_mtu();
     let mut mtus: BTreeMap<String, u16> = config.network.iter().map(|n| (n.name.clone(), most)).collect();
-    for p in config.peer.iter().filter(|p| !fragments(p, config)) {
+    for p in config.peer.iter().filter(|p| !fragments(p, config) && !is_ourselves(p, facts)) {
         let mtu = path_mtu(p, config, ids, facts).saturating_sub(facts.overhead());
         for (network, least) in &mut mtus {
             if mtu < *least && takes_part(p, network) {

@@ -27,7 +27,7 @@ fn status() -> Status {
         "networks": [{ "name": "private", "vni": 100, "gateway": [], "router_mac": "", "fdb_max": 8192,
             "fdb_age": 300, "ports": [], "peers": [], "fdb": 5 }],
         "peers": [{ "name": "rvm2", "address": "10.0.0.12", "relay": false, "networks": [], "mtu": 1500,
-            "resolved": true, "tx": 7, "rx": 8, "tx_bytes": 700, "rx_bytes": 800 }],
+            "resolved": true, "state": "silent", "answered": 12, "refuses": ["private"], "tx": 7, "rx": 8, "tx_bytes": 700, "rx_bytes": 800 }],
         "floating": [floating("56.0.0.11", "tcp/80"), floating("56.0.0.11", "tcp/443")],
         "workers": [{ "busy": 0.25, "sleeps": 1, "frames": 9 }],
         "steered": { "tunnel": 90, "reality": 20, "own": 7, "passed": 55, "own_flows": 3, "own_unknown": "" },
@@ -37,6 +37,7 @@ fn status() -> Status {
         "icmp_errors": { "time-exceeded": 5 }, "icmp_errors_limited": 2,
         "drops": [{ "port": "uplink", "reason": "too-big", "count": 6, "help": "" }],
         "warnings": ["x"],
+        "problems": [{ "kind": "unknown-peer", "object": "10.0.0.13", "what": "x" }],
     }))
     .unwrap()
 }
@@ -59,6 +60,14 @@ fn the_text_says_what_status_says() {
         "ivs_port_tx_bytes_total{port=\"a\\\"b\\\\c\",network=\"private\"} 200",
         "ivs_drops_total{port=\"uplink\",reason=\"too-big\"} 6",
         "ivs_peer_rx_frames_total{peer=\"rvm2\"} 8",
+        "ivs_peer_up{peer=\"rvm2\"} 0.0",
+        "ivs_peer_resolved{peer=\"rvm2\"} 1.0",
+        "ivs_peer_state{peer=\"rvm2\",state=\"silent\"} 1.0",
+        "ivs_peer_state{peer=\"rvm2\",state=\"up\"} 0.0",
+        "ivs_peer_answered_seconds{peer=\"rvm2\"} 12.0",
+        "ivs_peer_refused_networks{peer=\"rvm2\"} 1.0",
+        "ivs_warnings{kind=\"unknown-peer\"} 1.0",
+        "ivs_warnings{kind=\"peer\"} 0.0",
         "ivs_peer_tx_bytes_total{peer=\"rvm2\"} 700",
         "ivs_peer_rx_bytes_total{peer=\"rvm2\"} 800",
         "ivs_fdb_entries{network=\"private\"} 5.0",

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use engine::command::{Location, PeerId, PortId, Vni};
+use engine::command::{Location, PortId, Vni};
 use engine::counters::DropReason;
 use engine::time::{Duration, Instant};
 use engine::wire::mac::MacAddr;
@@ -25,8 +25,6 @@ pub(super) const DROPS_PER_SECOND: u64 = 100;
 pub(super) struct Told {
     /// State and carrier of each port.
     ports: BTreeMap<PortId, (String, bool)>,
-    /// Whether each peer's next hop is known.
-    peers: BTreeMap<PeerId, bool>,
     /// Drops, and when they were counted.
     drops: BTreeMap<(PortId, DropReason), u64>,
     asked: Option<Instant>,
@@ -117,22 +115,10 @@ impl Agent {
         self.wait_for_answers(super::OURSELVES, None, None, Ask::Pulse);
     }
 
-    /// Their answers: tells of peers that came or went, and of drops that come fast.
+    /// Their answers: tells of drops that come fast.
     pub(super) fn tell_of_pulse(&mut self, found: &Found) {
         if found.incomplete || self.subscribers.is_empty() {
             return;
-        }
-        let peers: BTreeMap<PeerId, bool> =
-            found.peers.iter().map(|(&id, row)| (id, row.next_mac.is_some())).collect();
-        let before = std::mem::replace(&mut self.heard.peers, peers.clone());
-        let first = self.heard.asked.is_none();
-        for (id, resolved) in peers {
-            let Some((name, config)) = self.told.peers.get(&id) else { continue };
-            if !first && before.get(&id) != Some(&resolved) {
-                let state = if resolved { "reachable" } else { "unresolved" };
-                let fields = json!({ "peer": name, "address": config.address, "state": state });
-                self.notify("peer", fields);
-            }
         }
         let elapsed = self.heard.asked.map(|at| self.now.since(at).as_millis().max(1) as u64);
         self.heard.asked = Some(self.now);

@@ -202,6 +202,7 @@ impl Agent {
         }
         self.sync_paths();
         self.gather_facts();
+        self.sync_peers();
         self.tell();
         self.outputs.extend(afterwards);
         self.step_all();
@@ -455,6 +456,7 @@ impl Agent {
                 self.facts.underlay = underlay;
                 self.sync_paths();
                 self.gather_facts();
+                self.sync_peers();
                 self.tell();
                 // The MTU of doors follows the uplink's.
                 self.step_all();
@@ -530,6 +532,7 @@ impl Agent {
         self.tell_port(id);
         if id == UPLINK_PORT {
             self.restart_paths();
+            self.restart_peers();
             self.outputs.push_back(Output::Steer(self.steered.clone()));
         }
     }

@@ -8,11 +8,13 @@ mod configure;
 mod events;
 mod machine;
 mod mtu;
-
 mod paths;
+mod peers;
 mod pending;
+mod problems;
 mod request;
 mod show;
+mod strangers;
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -28,11 +30,14 @@ use crate::io::{
     CacheMode, CacheStats, ClientId, ClosePlan, CloseState, Input, LinkFacts, Output, SteerPlan, Steered,
     WorkerStats,
 };
+use crate::liveness;
 use crate::model::{self, Config, ConfigError, DropIn, Layered};
 use crate::reconcile::{self, Facts, Ids, State};
 use machine::Attachment;
 use paths::Paths;
+use peers::Peers;
 use pending::Pending;
+use strangers::Strangers;
 
 /// Interfaces remembered. A host has hundreds; this only bounds memory against a runaway.
 const LINKS_MAX: usize = 16_384;
@@ -112,6 +117,8 @@ pub struct Agent {
     neighbors: BTreeMap<IpAddr, MacAddr>,
     resolving: BTreeMap<IpAddr, Instant>,
     paths: Paths,
+    peers: Peers,
+    strangers: Strangers,
     stats: Vec<WorkerStats>,
     cache: CacheStats,
     /// What was said of the cache last.
@@ -181,6 +188,8 @@ impl Agent {
             neighbors: BTreeMap::new(),
             resolving: BTreeMap::new(),
             paths: Paths::default(),
+            peers: Peers::default(),
+            strangers: Strangers::default(),
             stats: Vec::new(),
             cache: CacheStats::default(),
             cache_told: None,
@@ -225,6 +234,7 @@ impl Agent {
                 }
             }
             Input::DoorFailed(id, fault) => self.door_failed(id, &fault),
+            Input::Unreachable { from, to, port, why } => self.unreachable(from, to, port, why),
             Input::Event(worker, event) => self.event(worker, event),
             Input::Persisted(result) => self.persisted(result),
             Input::Reload { text, drop_ins } => self.reload(text, drop_ins),
@@ -266,6 +276,7 @@ impl Agent {
             .chain(waits)
             .chain(self.persist.retry)
             .chain(self.paths.next_deadline())
+            .chain(self.peers.next_deadline())
             .chain(trial)
             .chain(self.heard.due)
             .min()
@@ -307,6 +318,7 @@ impl Agent {
             self.step(id);
         }
         self.step_paths();
+        self.step_peers();
         if self.persist.retry.is_some_and(|at| at <= self.now) {
             self.persist.retry = None;
             self.save();
@@ -437,7 +449,18 @@ impl Agent {
                 self.tell_of_station(vni, vid, mac, location, moved);
             }
             Event::PathAnswered(peer, size, nonce) => self.path_answered(peer, size, nonce),
-            Event::PathAsked(peer) => self.path_asked(peer),
+            Event::PathAsked(peer) => {
+                self.path_asked(peer);
+                self.peer_input(peer, liveness::Input::AskedUs);
+            }
+            Event::PeerRefuses(peer, vni, nonce) => {
+                self.peer_input(peer, liveness::Input::Refused { vni, nonce });
+            }
+            Event::PeerRefused(peer, vni, reason) => self.peer_refused(peer, vni, reason),
+            Event::Stranger(ip, vni) => self.stranger(ip, vni),
+            Event::FloatingClaimed(vni, ip, peer, mac, owner) => {
+                self.floating_claimed(vni, ip, peer, mac, owner);
+            }
             Event::Bpdu(port) => self.bpdu(port),
             Event::Reply(token, answer) => self.answer(worker, token, answer),
         }

@@ -1,7 +1,9 @@
 //! `ivctl mtu`: every hop from the underlay's NIC to the CMS's end of a door, and what does not fit together.
 
 use super::Agent;
-use crate::api::{MtuNetwork, MtuPaste, MtuPeer, MtuPort, MtuProblem, MtuReport, MtuUplink};
+use crate::api::{
+    MtuNetwork, MtuPaste, MtuPeer, MtuPort, MtuProblem, MtuReport, MtuUplink, Problem, ProblemKind,
+};
 use crate::model::{Network, Peer, Port, PortRole};
 use crate::path::{Origin, Path};
 use crate::reconcile;
@@ -210,11 +212,12 @@ impl Agent {
     }
 
     /// Those that are part of `ivctl status`.
-    pub(super) fn mtu_warnings(&self) -> impl Iterator<Item = String> {
-        let problems = self.mtu_problems().into_iter();
-        problems
-            .filter(|p| p.severity == "warning")
-            .map(|p| format!("MTU of {}: {}; {}", p.object, p.why, p.how))
+    pub(super) fn mtu_warnings(&self) -> impl Iterator<Item = Problem> {
+        let warnings = self.mtu_problems().into_iter().filter(|p| p.severity == "warning");
+        warnings.map(|p| {
+            let what = format!("MTU of {}: {}", p.object, p.why);
+            Problem::new(ProblemKind::Mtu, p.object, what, p.how)
+        })
     }
 }
 

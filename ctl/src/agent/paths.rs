@@ -8,6 +8,7 @@ use engine::time::Instant;
 
 use super::Agent;
 use super::machine::Phase;
+use crate::liveness;
 use crate::path::{Input, Origin, Output, Path};
 use crate::reconcile::{self, UPLINK_PORT};
 
@@ -45,7 +46,8 @@ impl Agent {
         if let (Some(uplink), Some(underlay)) = (&self.config.uplink, underlay)
             && uplink.probe
         {
-            for p in self.config.peer.iter().filter(|p| p.via.is_none()) {
+            let ours = |p: &crate::model::Peer| p.address == underlay.vtep;
+            for p in self.config.peer.iter().filter(|p| p.via.is_none() && !ours(p)) {
                 let Some(id) = self.ids.peer(&p.name) else { continue };
                 if p.address.is_ipv4() != underlay.vtep.is_ipv4() {
                     continue;
@@ -77,7 +79,10 @@ impl Agent {
     }
 
     pub(super) fn path_answered(&mut self, peer: PeerId, size: u16, nonce: u64) {
+        let asked = self.paths.get(peer).is_some_and(|path| path.is_asked(size, nonce));
         self.path_input(peer, Input::Answered { size, nonce });
+        let input = if asked { liveness::Input::PathAnswered } else { liveness::Input::Answered { nonce } };
+        self.peer_input(peer, input);
     }
 
     pub(super) fn path_asked(&mut self, peer: PeerId) {
@@ -159,7 +164,8 @@ impl Agent {
         if self.facts.underlay.is_none() {
             return false;
         }
-        let mut peers = self.config.peer.iter().filter(|p| p.via.is_none() && p.mtu.is_none());
+        let counts = |p: &&crate::model::Peer| p.via.is_none() && p.mtu.is_none() && !self.is_ourselves(p);
+        let mut peers = self.config.peer.iter().filter(counts);
         let decided = |p: &crate::model::Peer| {
             let path = self.ids.peer(&p.name).and_then(|id| self.paths.get(id));
             !reconcile::takes_part(p, network) || path.is_some_and(Path::decided)

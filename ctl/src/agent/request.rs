@@ -40,6 +40,8 @@ pub(super) enum Ask {
     CaptureStarted(WatchId, Option<PortId>),
     /// What subscribers are told of.
     Pulse,
+    /// The volumes between us and the peers.
+    Look,
     /// What was seen: frames and bytes at most, of each worker.
     Captured(WatchId, usize, usize),
 }
@@ -64,7 +66,8 @@ impl Ask {
             Self::Fdb(_) | Self::FdbDelete { .. } => vec![Query::Fdb(0)],
             Self::Neighbors(_) => vec![Query::Neighbors(0)],
             Self::Drops(_) => vec![Query::Counters, Query::DropSamples],
-            Self::Pulse => vec![Query::Counters, Query::Peers],
+            Self::Pulse => vec![Query::Counters],
+            Self::Look => vec![Query::Peers],
             Self::Trace(..) | Self::CaptureStarted(..) | Self::Captured(..) => self.watch_queries(),
         }
     }

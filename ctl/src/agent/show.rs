@@ -15,14 +15,13 @@ use super::pending::Found;
 use super::request::{Ask, FdbFilter, is_floating};
 use crate::api::{
     self, CacheRow, ClosedRow, Code, DropRow, Edited, Error, FloatingRow, Frames, LeftOut, NeighRow,
-    NetworkRow, PeerRow, PortRow, RateRow, Rows, SampleRow, Stats, Stats64, Status, SteeredRow, WorkerRow,
+    NetworkRow, PeerRow, PortRow, Problem, ProblemKind, RateRow, Rows, SampleRow, Stats, Stats64, Status,
+    SteeredRow, WorkerRow,
 };
 use crate::io::CacheMode;
-use crate::model::{Network, Peer, Port, PortRole};
+use crate::liveness::Liveness;
+use crate::model::{Network, Port, PortRole};
 use crate::reconcile::UPLINK_PORT;
-
-/// Warnings of one kind that are shown: the others have the same cause.
-const WARNINGS_OF_A_KIND: usize = 10;
 
 impl Agent {
     /// The answer to `ask`.
@@ -36,6 +35,10 @@ impl Agent {
         }
         Ok(match ask {
             Ask::Status => json!(self.status(found, warnings)),
+            Ask::Look => {
+                self.looked(found);
+                Value::Null
+            }
             Ask::Networks(name) => {
                 let mut rows = self.network_rows(found);
                 rows.retain(|r| name.as_ref().is_none_or(|n| *n == r.name));
@@ -104,12 +107,13 @@ impl Agent {
         })
     }
 
-    fn status(&self, found: &Found, mut warnings: Vec<String>) -> Status {
-        self.warn(&mut warnings);
-        self.warn_of_routes(found, &mut warnings);
+    fn status(&self, found: &Found, incomplete: Vec<String>) -> Status {
         let s = found.switch;
+        let daemon = |what: String| Problem::new(ProblemKind::Daemon, "", what, "");
+        let mut problems: Vec<Problem> = incomplete.into_iter().map(daemon).collect();
+        problems.extend(self.problems());
         if !found.incomplete && !s.conserved() {
-            warnings.push("frames were lost or counted twice: please report this".to_owned());
+            problems.push(daemon("frames were lost or counted twice: please report this".to_owned()));
         }
         let mut drops = self.drop_rows(found, None);
         drops.sort_by_key(|d| std::cmp::Reverse(d.count));
@@ -150,7 +154,8 @@ impl Agent {
             icmp_errors: Refusal::KINDS.iter().map(|kind| (*kind).to_owned()).zip(s.refusals).collect(),
             icmp_errors_limited: s.refusals_limited,
             drops,
-            warnings,
+            warnings: problems.iter().map(ToString::to_string).collect(),
+            problems,
         }
     }
 
@@ -195,112 +200,6 @@ impl Agent {
             why: self.closed.why.clone(),
             instead: self.closed.instead.clone(),
             restored: self.closed.restored,
-        }
-    }
-
-    /// What needs the operator's attention.
-    fn warn(&self, warnings: &mut Vec<String>) {
-        for a in self.attachments.values() {
-            let (state, why) = a.state();
-            match state {
-                "live" | "ready" | "disabled" | "quarantined" => {}
-                "failed" | "err-disabled" => warnings.push(format!("port \"{}\": {why}", a.name)),
-                _ => warnings.push(format!("port \"{}\" is {why}", a.name)),
-            }
-        }
-        if let Some(uplink) = &self.config.uplink {
-            match &self.facts.underlay {
-                None if self.links.contains_key(&uplink.interface) => {
-                    let i = &uplink.interface;
-                    warnings
-                        .push(format!("uplink {i} has no global address; add one, or set [uplink] address"));
-                }
-                None => {}
-                Some(underlay) => self.warn_of_addresses(&uplink.interface, underlay.vtep, warnings),
-            }
-            warnings.extend(self.mtu_warnings());
-        } else if !self.config.peer.is_empty() {
-            warnings.push("there are peers but no [uplink]: nothing reaches them".to_owned());
-        }
-        if let Some(why) = self.uplink_steered.as_ref().map(|s| &s.own_unknown).filter(|why| !why.is_empty())
-        {
-            warnings.push(format!(
-                "answers to what the rVM's own kernel asks from a reality address go to the floating IP: {why}; until \
-                 then, give the rVM a second address, or list its ports in `except`"
-            ));
-        }
-        if !self.closed.why.is_empty() {
-            warnings.push(format!(
-                "while the daemon is away, the kernel answers for the reality addresses of floating IPs: {}",
-                self.closed.why
-            ));
-        }
-        if self.config.workers != self.workers {
-            warnings.push(format!(
-                "[workers] was changed: {} run until the daemon is started again",
-                self.options.workers
-            ));
-        }
-        if let Some(trial) = &self.trial {
-            let left = trial.until().since(self.now).as_secs();
-            warnings.push(format!(
-                "the configuration is on trial and taken back in {left} s; `ivctl config confirm` keeps it"
-            ));
-        }
-        if let Some(why) = &self.refused {
-            warnings.push(format!(
-                "the configuration files were refused when they were read last, and what was in force before goes on: {why}; \
-                 correct them, then reload"
-            ));
-        }
-        if let Some(why) = &self.persist.failure {
-            warnings.push(format!(
-                "the configuration is not saved: {why}; a restart would lose the last changes"
-            ));
-        }
-        warnings.truncate(100);
-    }
-
-    fn warn_of_addresses(&self, interface: &str, vtep: IpAddr, warnings: &mut Vec<String>) {
-        let Some(link) = self.links.get(interface) else { return };
-        let held = |ip: IpAddr| link.addresses.iter().any(|a| a.addr == ip);
-        if !held(vtep) {
-            warnings.push(format!(
-                "VTEP {vtep} is not an address of {interface}; add it, or correct [uplink] address"
-            ));
-        }
-        for f in self.config.floating.iter().filter(|f| f.gateway == self.facts.name) {
-            if let Some(reality) = f.reality.filter(|&r| !held(r)) {
-                warnings
-                    .push(format!("floating {}: reality {reality} is not an address of {interface}", f.ip));
-            }
-        }
-        for p in self.config.peer.iter().filter(|p| p.via.is_none() && p.address.is_ipv4() != vtep.is_ipv4())
-        {
-            let text = format!(
-                "peer \"{}\": {} is of another address family than the VTEP {vtep}",
-                p.name, p.address
-            );
-            warnings.push(text);
-        }
-    }
-
-    /// Peers that the kernel knows no way to.
-    fn warn_of_routes(&self, found: &Found, warnings: &mut Vec<String>) {
-        let (Some(uplink), Some(underlay)) = (&self.config.uplink, &self.facts.underlay) else { return };
-        let (vtep, interface) = (underlay.vtep, &uplink.interface);
-        let live = self.attachments.get(&UPLINK_PORT).is_some_and(Attachment::is_live);
-        let lost = |p: &&Peer| {
-            let row = self.ids.peer(&p.name).and_then(|id| found.peers.get(&id));
-            p.via.is_none() && p.address.is_ipv4() == vtep.is_ipv4() && row.is_some_and(|r| r.no_route)
-        };
-        for p in self.config.peer.iter().filter(lost).filter(|_| live).take(WARNINGS_OF_A_KIND) {
-            let to = p.address;
-            warnings.push(format!(
-                "peer \"{}\": the kernel has no route to {to} from {vtep} out of {interface}; `ip route get {to} from \
-                 {vtep} oif {interface}` shows what it does, and `ip route add` or `ip rule add` mends it",
-                p.name
-            ));
         }
     }
 
@@ -387,6 +286,8 @@ impl Agent {
         let rows = self.config.peer.iter().filter_map(|p| {
             let id = self.ids.peer(&p.name)?;
             let seen = found.peers.get(&id);
+            let (told, machine) = (self.peer_told(p), self.peers.get(id));
+            let seconds = |at| self.now.since(at).as_secs();
             Some(PeerRow {
                 name: p.name.clone(),
                 address: p.address,
@@ -394,6 +295,12 @@ impl Agent {
                 relay: p.relay,
                 networks: p.networks.clone().unwrap_or_else(all),
                 mtu: self.told.peers.get(&id).map_or(0, |(_, c)| c.mtu),
+                state: told.state,
+                why: told.why,
+                since: machine.map(|m| seconds(m.since())),
+                answered: machine.and_then(Liveness::answered).map(seconds),
+                heard: machine.and_then(Liveness::heard).map(seconds),
+                refuses: self.refused_names(id),
                 resolved: seen.is_some_and(|r| r.next_mac.is_some()),
                 no_route: seen.is_some_and(|r| r.no_route),
                 lladdr: seen.and_then(|r| r.next_mac).map(|m| m.to_string()),

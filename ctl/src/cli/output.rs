@@ -241,9 +241,11 @@ impl Paint {
     /// The colour of a state's name.
     pub fn state(self, text: &str) -> String {
         match text.trim_end() {
-            "live" | "yes" => self.green(text),
-            "failed" | "no" => self.red(text),
-            "waiting" | "opening" => self.yellow(text),
+            "live" | "yes" | "up" => self.green(text),
+            "failed" | "no" | "silent" | "unreachable" | "one-way" | "refuses" | "unresolved" => {
+                self.red(text)
+            }
+            "waiting" | "opening" | "unknown" => self.yellow(text),
             _ => text.to_owned(),
         }
     }

@@ -1,5 +1,6 @@
 //! The agent, driven by hand: what happens to interfaces, doors, requests and the file, and what it asks for then.
 
+mod peers;
 mod random;
 mod requests;
 
@@ -40,8 +41,8 @@ address = "10.0.0.12"
 "#;
 
 /// Of an agent that has nothing to do by itself.
-fn without_probes() -> String {
-    CONFIG.replace("[uplink]", "[uplink]\nprobe = false")
+fn without_peers() -> String {
+    CONFIG.split("[[peer]]").next().unwrap().to_owned()
 }
 
 const CLIENT: ClientId = ClientId(7);
@@ -54,6 +55,8 @@ struct World {
     /// Whether workers answer queries, and how many there are.
     workers: usize,
     answering: bool,
+    /// Frames are sent to the peers all the time.
+    busy: bool,
     fdb: Vec<Vec<FdbRow>>,
     /// The tables as the workers have them.
     ports: BTreeMap<PortId, PortConfig>,
@@ -76,6 +79,7 @@ impl World {
             seen: Vec::new(),
             workers,
             answering: true,
+            busy: false,
             fdb: vec![Vec::new(); workers],
             ports: BTreeMap::new(),
             replies: Vec::new(),
@@ -149,13 +153,19 @@ impl World {
                 id: engine::command::PeerId(0),
                 next_mac: (worker == 0).then_some(MacAddr([2, 0, 0, 0, 0, 9])),
                 no_route: false,
-                tx: Volume { frames: 5, bytes: 500 },
+                tx: if self.busy { self.sent() } else { Volume { frames: 5, bytes: 500 } },
                 rx: Volume { frames: 7, bytes: 700 },
             }]),
             Query::DropSamples => Answer::DropSamples(vec![]),
             Query::Seen(..) => Answer::Seen(vec![], 0),
             Query::Trace(..) => Answer::Trace(engine::watch::Walk::default()),
         }
+    }
+
+    /// The volume sent to a peer in use.
+    fn sent(&self) -> Volume {
+        let frames = self.now.as_nanos() / 1_000_000;
+        Volume { frames, bytes: 100 * frames }
     }
 
     /// Lets time pass, calling the agent at each of its deadlines.

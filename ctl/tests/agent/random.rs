@@ -8,7 +8,7 @@ use engine::time::Duration;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use crate::{CLIENT, CONFIG, World, link, uplink, without_probes};
+use crate::{CLIENT, CONFIG, World, link, uplink, without_peers};
 
 /// What can happen around an agent, in any order.
 #[derive(Clone, Debug)]
@@ -112,7 +112,7 @@ proptest! {
     /// Whatever happens, only attached ports are live; and when all troubles are over, every enabled port is.
     #[test]
     fn in_the_end_every_port_is_live(happenings in prop::collection::vec(happening(), 0..60)) {
-        let mut w = World::new(&without_probes());
+        let mut w = World::new(&without_peers());
         let mut m = Machine::default();
         let door = |i: usize| json!({ "object": { "name": PORTS[i], "network": "private" }, "timeout_ms": 0 });
         for happening in happenings {

@@ -11,7 +11,7 @@ use engine::time::{Duration, Instant};
 use engine::wire::mac::MacAddr;
 use serde_json::json;
 
-use crate::{CLIENT, CONFIG, World, link, without_probes};
+use crate::{CLIENT, CONFIG, World, link, without_peers};
 
 /// `port add` answers when the port is live.
 #[test]
@@ -268,7 +268,7 @@ fn the_answers_of_all_workers_are_put_together() {
 /// A worker that does not answer: the asker hears what there is, in time.
 #[test]
 fn a_silent_worker_blocks_nobody() {
-    let mut w = World::up(&without_probes());
+    let mut w = World::up(&without_peers());
     w.answering = false;
     let status = w.send("status", json!({ "timeout_ms": 500 }));
     let edit = w.send("network.add", json!({ "object": { "name": "n", "vni": 5 }, "timeout_ms": 500 }));

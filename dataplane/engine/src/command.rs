@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::net::IpAddr;
 
-use crate::counters::{PortCounters, SwitchCounters, Volume};
+use crate::counters::{DropReason, PortCounters, SwitchCounters, Volume};
 use crate::frame::PoolUsage;
 use crate::time::Duration;
 use crate::watch::{Seen, Walk, WatchId, WatchSpec};
@@ -439,6 +439,10 @@ pub enum Command {
     /// Sends a probe of so many bytes (an underlay IP packet) to a peer that is reached directly; the peer's
     /// answer brings the nonce back ([`Event::PathAnswered`]).
     ProbePath(PeerId, u16, u64),
+    /// Asks a peer that is reached directly, with a packet of the smallest size, whether it is there, and whether it
+    /// takes packets of this network from us. Its answer brings the nonce back ([`Event::PathAnswered`] or
+    /// [`Event::PeerRefuses`]).
+    AskPeer(PeerId, Option<Vni>, u64),
     /// Removes learned entries: of one network, of one location, or (both `None`) all.
     FlushFdb(Option<Vni>, Option<Location>),
     /// Begins a capture, or the wait for one frame. What was decided before is forgotten, so that nothing passes
@@ -544,7 +548,7 @@ pub struct DropSample {
     /// Where it came in.
     pub port: PortId,
     /// Why it was dropped.
-    pub reason: crate::counters::DropReason,
+    pub reason: DropReason,
     /// Its first bytes as they stood when it was dropped.
     pub bytes: Vec<u8>,
     /// Its whole length.
@@ -594,6 +598,19 @@ pub enum Event {
     PathAnswered(PeerId, u16, u64),
     /// The peer sent us a probe: it is there, and speaks as we do. Told at most once per tick.
     PathAsked(PeerId),
+    /// The peer says that it takes no packets of this network from us: as the answer to [`Command::AskPeer`] with this
+    /// nonce, or, with nonce 0, because it has just dropped one.
+    PeerRefuses(PeerId, Vni, u64),
+    /// A packet of this network came from the peer and was dropped for this reason: the network is not configured here,
+    /// or the peer does not take part in it. At most [`crate::limits::PEER_EVENTS`] per tick.
+    PeerRefused(PeerId, Vni, DropReason),
+    /// A tunnel packet of this network (0: a probe) came from an unknown address. At most
+    /// [`crate::limits::PEER_EVENTS`] per tick.
+    Stranger(IpAddr, Vni),
+    /// The switch behind this peer that has this MAC address asks who has a floating IP that is configured here, as only
+    /// its gateway does; or says that it has it, as only its owner's rVM does (`true`). At most
+    /// [`crate::limits::PEER_EVENTS`] per tick.
+    FloatingClaimed(Vni, IpAddr, PeerId, MacAddr, bool),
     /// A BPDU came in at a port with a guard against them. Told of each port at most once per tick.
     Bpdu(PortId),
     /// The answer to a query.

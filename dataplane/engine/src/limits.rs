@@ -80,6 +80,10 @@ pub const PATH_ANSWERS_PPS: u32 = 2000;
 /// crowd answers out of the mailbox.
 pub const LEARNED_EVENTS: u32 = 64;
 
+/// Signs of peers that are configured differently than here told of per tick, and answered: one of each is enough, and a
+/// flood of them must not crowd answers out of the mailbox.
+pub const PEER_EVENTS: u32 = 16;
+
 /// Packets within a tick that make a flow worth a place in the verdict cache: a few hundred per second.
 pub const FLOW_HOT_FRAMES: u32 = 32;
 

@@ -1,4 +1,5 @@
-//! MTU in the switch, frame by frame: probes and their answers, the MSS of connections that open, outer fragments.
+//! MTU and peers in the switch, frame by frame: probes and their answers, the MSS of connections that open, outer
+//! fragments; and the events and answers about peers that are configured differently.
 
 use std::net::IpAddr;
 
@@ -6,7 +7,7 @@ use engine::command::*;
 use engine::counters::DropReason;
 use engine::forward::Switch;
 use engine::frame::{Batch, FramePool, HeapPool, Offload};
-use engine::limits::{FDB_AGE, LEARNED_EVENTS, PATH_ANSWERS_PPS};
+use engine::limits::{FDB_AGE, LEARNED_EVENTS, PATH_ANSWERS_PPS, PEER_EVENTS};
 use engine::time::Instant;
 use engine::wire::mac::MacAddr;
 use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TcpOptionElement, TransportSlice};
@@ -117,10 +118,7 @@ impl Rvm {
     }
 
     fn events(&mut self) -> Vec<Event> {
-        self.switch
-            .take_events()
-            .filter(|e| matches!(e, Event::PathAnswered(..) | Event::PathAsked(_)))
-            .collect()
+        self.switch.take_events().filter(|e| !matches!(e, Event::Learned(..) | Event::Resolve(_))).collect()
     }
 
     fn drops(&self, reason: DropReason) -> u64 {
@@ -216,7 +214,7 @@ fn probes_are_answered() {
         b.apply(Command::RemovePeer(PEER));
         assert_eq!(b.forward(UPLINK, &asked), vec![]);
         assert_eq!(b.drops(DropReason::UnknownPeer), 1);
-        assert_eq!(b.events(), vec![]);
+        assert_eq!(b.events(), [Event::Stranger(address(11, v6), vni(0))]);
     }
 }
 
@@ -308,5 +306,150 @@ fn fragments_where_chosen() {
         // Without the choice it is refused, and nobody is told: the packet does not forbid fragments.
         let mut refused = Rvm::new(11, v6, 1400, false, true);
         assert_eq!(refused.forward(DOOR, &frame).iter().filter(|(id, _)| *id == UPLINK).count(), 0);
+    }
+}
+
+fn vni(n: u32) -> Vni {
+    Vni::new(n).unwrap()
+}
+
+/// A tunnel packet with this inner frame, as rVM `from` sends it to rVM 12.
+fn tunnelled(from: u8, vni: u32, inner: &[u8]) -> Vec<u8> {
+    let mut payload = vec![8, 0, 0, 0];
+    payload.extend((vni << 8).to_be_bytes());
+    payload.extend(inner);
+    let mut bytes = Vec::new();
+    let outer = PacketBuilder::ethernet2(mac(from).0, mac(12).0).ipv4([10, 0, 0, from], [10, 0, 0, 12], 64);
+    outer.udp(50_000, 4789).write(&mut bytes, &payload).unwrap();
+    bytes
+}
+
+/// The smallest packet asks a peer whether it is there, and about a network: it answers, or says that it takes
+/// nothing of that network from us. Both bring the nonce back, over IPv4 and IPv6.
+#[test]
+fn a_peer_is_asked_about_a_network() {
+    for v6 in [false, true] {
+        let (mut a, mut b) = (Rvm::new(11, v6, 1400, false, true), Rvm::new(12, v6, 1400, false, true));
+        let answer = Event::PathAnswered(PEER, if v6 { 90 } else { 70 }, 77);
+        for (about, expected) in [
+            (None, answer.clone()),
+            (Some(vni(100)), answer.clone()),
+            (Some(vni(101)), Event::PeerRefuses(PEER, vni(101), 77)),
+        ] {
+            a.apply(Command::AskPeer(PEER, about, 77));
+            let asked = a.sent();
+            assert!(asked.len() == 1 && asked[0].1.len() < 110, "{asked:?}");
+            let said = b.forward(UPLINK, &asked[0].1);
+            assert_eq!((said.len(), b.events()), (1, vec![Event::PathAsked(PEER)]));
+            assert!(said[0].1.len() <= asked[0].1.len(), "no more than was sent");
+            assert_eq!(a.forward(UPLINK, &said[0].1), vec![]);
+            assert_eq!(a.events(), [expected]);
+        }
+        // It is a network of the peer's, but not one in which we take part there.
+        let config = PeerConfig {
+            address: address(11, v6),
+            vnis: vec![],
+            via: None,
+            spoke: false,
+            mtu: 1400,
+            fragment: false,
+        };
+        b.apply(Command::SetPeer(PEER, config));
+        a.apply(Command::AskPeer(PEER, Some(vni(100)), 78));
+        let asked = a.sent().remove(0).1;
+        let said = b.forward(UPLINK, &asked).remove(0).1;
+        a.forward(UPLINK, &said);
+        assert_eq!(a.events(), [Event::PeerRefuses(PEER, vni(100), 78)]);
+    }
+}
+
+/// Packets of a network that is not here are dropped and counted, with an event, and with a refusal if their sender is a peer.
+/// A stranger gets no answer. However many come, the events per tick are bounded.
+#[test]
+fn packets_that_do_not_fit_are_told_of() {
+    let (mut a, mut b) = (Rvm::new(11, false, 1400, false, true), Rvm::new(12, false, 1400, false, true));
+    let inner = tcp(false, 0, 10);
+    let notice = b.forward(UPLINK, &tunnelled(11, 101, &inner));
+    assert_eq!(b.drops(DropReason::UnknownVni), 1);
+    assert_eq!(b.events(), [Event::PeerRefused(PEER, vni(101), DropReason::UnknownVni)]);
+    assert_eq!(notice.len(), 1);
+    assert_eq!(a.forward(UPLINK, &notice[0].1), vec![], "which ends there");
+    assert_eq!(a.events(), [Event::PeerRefuses(PEER, vni(101), 0)]);
+
+    let mut stranger = b.forward(UPLINK, &tunnelled(13, 100, &inner));
+    stranger.extend(b.forward(UPLINK, &tunnelled(13, 0, &inner)));
+    assert_eq!(stranger, vec![]);
+    let from = IpAddr::from([10, 0, 0, 13]);
+    assert_eq!(b.events(), [Event::Stranger(from, vni(100)), Event::Stranger(from, vni(0))]);
+
+    let flood = |b: &mut Rvm| -> usize {
+        (0..100).map(|n| b.forward(UPLINK, &tunnelled([11, 13][n % 2], 101, &inner)).len()).sum()
+    };
+    let answers = flood(&mut b);
+    assert!(answers < PEER_EVENTS as usize && b.events().len() == PEER_EVENTS as usize - 3, "{answers}");
+    b.now = b.now + std::time::Duration::from_secs(1);
+    b.switch.tick(b.now, &mut b.pool);
+    assert!(flood(&mut b) > 0 && b.events().len() == PEER_EVENTS as usize);
+    assert_eq!(b.drops(DropReason::UnknownPeer), 102, "each is counted");
+}
+
+/// A trace of such a packet shows what would be sent, and leaves nothing behind: no event, no notice, no count.
+#[test]
+fn a_trace_of_a_packet_that_does_not_fit_tells_nobody() {
+    let mut b = Rvm::new(12, false, 1400, false, true);
+    let bytes = tunnelled(11, 101, &tcp(false, 0, 10));
+    let before = b.switch.counters();
+    for _ in 0..100 {
+        let query = Query::Trace(UPLINK, bytes.clone());
+        let Answer::Trace(walk) = b.switch.answer_query(b.now, &query, &mut b.pool) else { panic!() };
+        assert_eq!(walk.drops, [(UPLINK, DropReason::UnknownVni)]);
+        assert_eq!(walk.sent.len(), 1, "the notice");
+    }
+    assert_eq!((b.events(), b.sent(), b.switch.counters()), (vec![], vec![], before));
+    b.forward(UPLINK, &bytes);
+    assert_eq!(b.events().len(), 1);
+}
+
+/// Only the gateway of a floating IP asks who has it, only the rVM of its owner says so: from a peer's switch either is
+/// told of, from anyone else it is not.
+#[test]
+fn who_takes_a_floating_ip_for_its_own_is_told_of() {
+    let mut b = Rvm::new(12, false, 1400, false, true);
+    let floating = [56, 0, 0, 11];
+    b.apply(Command::SetFloating(
+        FloatingId(0),
+        FloatingConfig {
+            ip: IpAddr::from(floating),
+            vni: vni(100),
+            gateway: Gateway::Here { reality: IpAddr::from([10, 0, 0, 12]) },
+            inside: None,
+            only: vec![],
+            except: vec![],
+        },
+    ));
+    b.sent();
+    let switch = |n: u8| MacAddr([2, 0x69, 0x77, 0, 0, n]);
+    let arp = |from: MacAddr, operation: u8, sender: [u8; 4], target: [u8; 4]| {
+        let mut frame = vec![0xff; 6];
+        frame.extend(from.0);
+        frame.extend([8, 6, 0, 1, 8, 0, 6, 4, 0, operation]);
+        frame.extend(from.0);
+        frame.extend(sender);
+        frame.extend([0; 6]);
+        frame.extend(target);
+        tunnelled(11, 100, &frame)
+    };
+    let gateway = [10, 2, 0, 1];
+    let claimed = |owner| Event::FloatingClaimed(vni(100), IpAddr::from(floating), PEER, switch(11), owner);
+    for (frame, expected) in [
+        (arp(switch(11), 1, gateway, floating), vec![claimed(false)]),
+        (arp(switch(11), 1, floating, floating), vec![claimed(true)]),
+        (arp(switch(11), 2, floating, gateway), vec![claimed(true)]),
+        (arp(switch(11), 1, gateway, [56, 0, 0, 12]), vec![]),
+        (arp(mac(111), 1, [56, 0, 0, 1], floating), vec![]),
+        (arp(switch(12), 1, gateway, floating), vec![]),
+    ] {
+        b.forward(UPLINK, &frame);
+        assert_eq!(b.events(), expected);
     }
 }

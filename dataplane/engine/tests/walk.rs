@@ -10,6 +10,8 @@ use engine::frame::{Batch, Frame, FramePool, HeapPool, Offload};
 use engine::limits::{FDB_AGE, HEADROOM};
 use engine::time::Instant;
 use engine::wire::mac::MacAddr;
+use engine::wire::path_probe::{self, About, PathProbe};
+use engine::wire::view;
 use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
 use proptest::prelude::*;
 
@@ -645,7 +647,18 @@ fn virtual_gateway_answers() {
     assert_eq!((got.len(), &got[0].1[20..28]), (1, &[&[0, 2][..], &router_mac(PRIVATE).0].concat()[..]));
 }
 
-/// A frame from a stranger, for a stranger, or for a network the peer has no part in.
+/// The network that the only frame sent refuses, to the underlay.
+fn refused(sent: &[(PortId, Vec<u8>)]) -> Option<u32> {
+    /// Where the VXLAN packet's frame begins.
+    const INNER: usize = 50;
+    let [(UPLINK, bytes)] = sent else { return None };
+    let probe: &PathProbe = view(bytes, INNER)?;
+    let about: &About = view(bytes, INNER + path_probe::ABOUT_AT)?;
+    (probe.kind() == Some(path_probe::Kind::Refusal)).then(|| about.vni())?.map(|vni| vni.get())
+}
+
+/// A frame from a stranger, for a stranger, or for a network the peer has no part in. Nothing of it reaches a port; only a
+/// peer hears that its packets of a network are refused.
 #[test]
 fn t12_tunnel_takes_only_from_peers() {
     let (mut a, mut b) = (Rvm::new(11, false, false), Rvm::new(12, false, false));
@@ -662,8 +675,13 @@ fn t12_tunnel_takes_only_from_peers() {
     for (at, value, reason) in cases {
         let mut bad = outer.clone();
         bad[at] = value;
-        assert_eq!(b.forward(UPLINK, &bad, Offload::NONE), vec![]);
+        let told = b.forward(UPLINK, &bad, Offload::NONE);
         assert_eq!(b.drops(UPLINK, reason), if at == 49 { 2 } else { 1 }, "{reason}");
+        if reason == DropReason::UnknownVni {
+            assert_eq!(refused(&told), Some(99), "{told:?}");
+        } else {
+            assert_eq!(told, vec![], "{reason}");
+        }
     }
     let mut peer = PeerConfig {
         address: ip("10.0.0.11"),
@@ -674,7 +692,7 @@ fn t12_tunnel_takes_only_from_peers() {
         fragment: false,
     };
     b.apply(Command::SetPeer(PeerId(0), peer.clone()));
-    assert_eq!(b.forward(UPLINK, &outer, Offload::NONE), vec![]);
+    assert_eq!(refused(&b.forward(UPLINK, &outer, Offload::NONE)), Some(PRIVATE));
     assert_eq!(b.drops(UPLINK, DropReason::PeerNotInVni), 1);
     peer.vnis.push(vni(PRIVATE));
     b.apply(Command::SetPeer(PeerId(0), peer));

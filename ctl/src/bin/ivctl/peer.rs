@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use clap::Subcommand;
-use ctl::api::PeerRow;
+use ctl::api::{PeerRow, PeerState};
 use serde_json::json;
 
 use crate::client::Client;
@@ -108,27 +108,44 @@ pub fn run(verb: Verb, client: &mut Client, printer: &Printer) -> Result<u8, Fai
 
 /// The table of peers.
 pub fn table(rows: &[PeerRow]) -> Table {
-    let mut table = Table::new(&[
-        "PEER", "VTEP", "VIA", "RELAY", "NETWORKS", ">MTU", "RESOLVED", "NEXT HOP", ">RX", ">TX",
-    ]);
+    let heads = [
+        "PEER", "VTEP", "VIA", "RELAY", "STATE", "ANSWERED", "NETWORKS", ">MTU", "NEXT HOP", ">RX", ">TX",
+        "NOTE",
+    ];
+    let mut table = Table::new(&heads);
     for r in rows {
         table.row([
             r.name.clone(),
             r.address.to_string(),
             r.via.clone().unwrap_or_default(),
             if r.relay { "yes".to_owned() } else { String::new() },
+            r.state.to_string(),
+            r.answered.map(ago).unwrap_or_default(),
             some(&r.networks),
             r.mtu.to_string(),
-            match (r.resolved, r.no_route) {
-                (true, _) => "yes",
-                (false, true) => "no route",
-                (false, false) => "no",
-            }
-            .to_owned(),
-            r.lladdr.clone().unwrap_or_default(),
+            r.lladdr.clone().unwrap_or_else(|| if r.no_route { "no route" } else { "unresolved" }.to_owned()),
             r.rx.to_string(),
             r.tx.to_string(),
+            note(r),
         ]);
     }
     table
+}
+
+/// The cause of its state, and the networks that it refuses.
+fn note(r: &PeerRow) -> String {
+    let refuses = (!r.refuses.is_empty() && r.state == PeerState::Up)
+        .then(|| format!("refuses packets of {}", r.refuses.join(", ")));
+    let why = Some(r.why.clone()).filter(|why| !why.is_empty());
+    why.into_iter().chain(refuses).collect::<Vec<_>>().join("; ")
+}
+
+/// How long ago something was: `3 s ago`.
+pub fn ago(seconds: u64) -> String {
+    match seconds {
+        0 => "now".to_owned(),
+        s if s < 120 => format!("{s} s ago"),
+        s if s < 7200 => format!("{} min ago", s / 60),
+        s => format!("{} h ago", s / 3600),
+    }
 }

@@ -40,7 +40,7 @@ pub fn status() -> Status {
         ],
         "peers": [
             { "name": "rvm2", "address": "10.0.0.12", "relay": false, "networks": ["private", "public"], "mtu": 1500,
-              "resolved": true, "lladdr": "02:00:00:00:00:12", "tx": 980, "rx": 1197 },
+              "state": "up", "answered": 3, "resolved": true, "lladdr": "02:00:00:00:00:12", "tx": 980, "rx": 1197 },
         ],
         "floating": [
             { "ip": "56.0.0.11", "network": "public", "gateway": "rvm1", "here": true, "reality": "10.0.0.11",
@@ -55,6 +55,7 @@ pub fn status() -> Status {
         "drops": [{ "port": "uplink", "reason": "unknown-vni", "count": 3,
                     "help": "The VNI is not configured here." }],
         "warnings": ["port \"g1\" is waiting for interface p-g1"],
+        "problems": [{ "kind": "port", "object": "g1", "what": "port \"g1\" is waiting for interface p-g1" }],
     });
     serde_json::from_value(value).unwrap()
 }
@@ -79,8 +80,8 @@ NETWORK  VNI  GATEWAY   PORTS    PEERS  FDB   MAX   AGE
 private  100  -         eth1,g1  rvm2     4  8192  300s
 public   200  10.2.0.1  -        rvm2     0  8192  300s
 
-PEER  VTEP       NETWORKS         MTU  RESOLVED  NEXT HOP             RX   TX
-rvm2  10.0.0.12  private,public  1500  yes       02:00:00:00:00:12  1197  980
+PEER  VTEP       STATE  ANSWERED  NETWORKS         MTU  NEXT HOP             RX   TX
+rvm2  10.0.0.12  up     3 s ago   private,public  1500  02:00:00:00:00:12  1197  980
 
 FLOATING IP  NETWORK  GATEWAY      REALITY    EXCEPT  RESOLVED  IN  OUT
 56.0.0.11    public   rvm1 (here)  10.0.0.11  tcp/22  no         0    0

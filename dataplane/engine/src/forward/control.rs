@@ -178,6 +178,7 @@ impl Switch {
                 }
             }
             Command::ProbePath(id, size, nonce) => self.ask_path(id, size, nonce, pool),
+            Command::AskPeer(id, vni, nonce) => self.ask_peer(id, vni, nonce, pool),
             Command::FlushFdb(vni, location) => {
                 t.fdb.flush(vni, location, false);
                 self.locate_stations();
@@ -264,7 +265,7 @@ impl Switch {
         self.next_tick = now + TICK;
         self.sampled.fill(false);
         self.learned_told = 0;
-        self.path_told = 0;
+        (self.path_told, self.peers_told) = (0, 0);
         let slots = (self.tables.fdb.slots() / 32).clamp(256, AGE_SLICE_MAX);
         let mut gone = Vec::new();
         self.tables.fdb.age(now, slots, |vni, vid, mac| {

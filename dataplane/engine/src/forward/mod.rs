@@ -20,6 +20,7 @@ mod icmp_error;
 mod mss;
 mod output;
 mod path;
+mod peers;
 mod route;
 mod watched;
 
@@ -146,6 +147,8 @@ pub struct Switch {
     path_answers: TokenBucket,
     /// Probes and answers told of since the last tick.
     path_told: u32,
+    /// Signs of peers that are configured differently, told of since then.
+    peers_told: u32,
     /// Of the last outer packet that was cut.
     fragment_id: u32,
     /// Stations told of since the last tick.
@@ -270,6 +273,7 @@ impl Switch {
             silent_hops: SilentHops::default(),
             path_answers: TokenBucket::new(Instant::ZERO, Some(PATH_ANSWERS_PPS)),
             path_told: 0,
+            peers_told: 0,
             fragment_id: seed as u32,
             learned_told: 0,
             samples: (0..DROP_REASONS).map(|_| None).collect(),
@@ -474,6 +478,11 @@ impl Switch {
         if let Some((location, moved)) = learn::learn(&mut self.tables, now, adm, h, probe, pool.bytes(frame))
         {
             self.learned(now, adm, h, location, moved);
+        }
+        if let From::Peer(peer, _) = adm.from
+            && h.eth_src.is_switch()
+        {
+            self.hear_switch(adm, peer, h, pool.bytes(frame));
         }
     }
 

@@ -1,18 +1,36 @@
-//! Path-MTU probes: sent when the agent says so, answered when a peer asks. What they mean is the agent's
-//! business (`ctl::path`).
+//! Probes between switches: sent when the agent commands it, answered when a peer asks. Their meaning is the agent's
+//! business (`ctl::path`, `ctl::liveness`).
 //!
 //! A probe is a packet like those it speaks for: the same outer header, an unusual source port, never
-//! fragmented. Only peers are answered, with less than they sent, and only a bounded number per second.
+//! fragmented. Only peers are answered, with no more than they sent, and only a bounded number per second.
 
 use super::parse::Headers;
 use super::{Switch, TICK};
-use crate::command::{Event, PeerId, PortId};
+use crate::command::{Event, PeerId, PortId, Vni};
 use crate::counters::DropReason;
 use crate::frame::{Frame, FramePool, SlotSize};
 use crate::limits::{LEARNED_EVENTS, OUTER_TTL};
 use crate::time::Instant;
-use crate::wire::path_probe::{self, Kind, PathProbe};
+use crate::wire::path_probe::{self, About, Kind, PathProbe};
 use crate::wire::{ethernet, ipv4, ipv6, l4, view, view_mut, vxlan};
+
+/// The content of a probe.
+#[derive(Clone, Copy)]
+pub(super) struct Said {
+    kind: Kind,
+    /// Bytes of the underlay packet asked about.
+    size: u16,
+    nonce: u64,
+    /// The network asked about, or refused.
+    vni: Option<Vni>,
+}
+
+impl Said {
+    /// That packets of a network are not taken.
+    pub(super) const fn refusal(vni: Vni) -> Self {
+        Self { kind: Kind::Refusal, size: 0, nonce: 0, vni: Some(vni) }
+    }
+}
 
 impl Switch {
     /// Asks a peer whether an underlay packet of `size` bytes reaches it. Nothing happens when it cannot be sent:
@@ -20,17 +38,24 @@ impl Switch {
     /// one sends it.
     pub(super) fn ask_path<P: FramePool>(&mut self, to: PeerId, size: u16, nonce: u64, pool: &mut P) {
         if self.is_speaker() && self.tables.uplink.as_ref().is_some_and(|u| size <= u.mtu) {
-            self.send_probe(to, Kind::Ask, size, usize::from(size), nonce, pool);
+            let said = Said { kind: Kind::Ask, size, nonce, vni: None };
+            self.send_probe(to, said, usize::from(size), pool);
         }
     }
 
-    fn send_probe<P: FramePool>(
+    /// Asks a peer whether it is there, and whether it takes packets of a network. With the smallest packet there is.
+    pub(super) fn ask_peer<P: FramePool>(&mut self, to: PeerId, vni: Option<Vni>, nonce: u64, pool: &mut P) {
+        let Some(peer) = self.tables.peers.get(to).filter(|_| self.is_speaker()) else { return };
+        let size = (peer.outer.len + path_probe::LEN).saturating_sub(ethernet::HEADER_LEN);
+        let said = Said { kind: Kind::Ask, size: size as u16, nonce, vni };
+        self.send_probe(to, said, size, pool);
+    }
+
+    pub(super) fn send_probe<P: FramePool>(
         &mut self,
         to: PeerId,
-        kind: Kind,
-        size: u16,
+        said: Said,
         packet_len: usize,
-        nonce: u64,
         pool: &mut P,
     ) {
         let t = &self.tables;
@@ -50,10 +75,13 @@ impl Switch {
         let bytes = pool.bytes_mut(&mut frame);
         bytes.fill(0);
         if let Some(probe) = view_mut(bytes, outer.len) {
-            *probe = PathProbe::new(src, kind, size, nonce);
+            *probe = PathProbe::new(src, said.kind, said.size, said.nonce);
+        }
+        if let (Some(vni), Some(about)) = (said.vni, view_mut(bytes, outer.len + path_probe::ABOUT_AT)) {
+            *about = About::new(vni);
         }
         // Another source port for every probe: another way, where the underlay has several.
-        let entropy = 0xc000 | (nonce & 0x3fff) as u16;
+        let entropy = 0xc000 | (said.nonce & 0x3fff) as u16;
         outer.stamp(bytes, path_probe::VNI, entropy, 0, OUTER_TTL);
         self.counters.originated += 1;
         self.enqueue(port, frame, pool);
@@ -71,15 +99,16 @@ impl Switch {
         pool: &mut P,
     ) {
         if reason == DropReason::UnknownVni
-            && let Some((peer, kind, size, nonce)) = self.probe_in(h, pool.bytes(&frame))
+            && let Some((peer, said)) = self.probe_in(h, pool.bytes(&frame))
         {
             self.counters.consumed += 1;
             pool.free(frame);
-            return self.take_probe(now, peer, kind, size, nonce, pool);
+            return self.take_probe(now, peer, said, pool);
         }
         if reason == DropReason::LinkLocalGroup && h.eth_dst.is_bridge_group() {
             self.tell_of_bpdu(now, id);
         }
+        self.tell_of_difference(now, h, reason, pool);
         self.drop_frame(id, frame, reason, pool);
     }
 
@@ -95,7 +124,7 @@ impl Switch {
     }
 
     /// The probe in a tunnel packet that came from a peer, whole.
-    fn probe_in(&self, h: &Headers, bytes: &[u8]) -> Option<(PeerId, Kind, u16, u64)> {
+    fn probe_in(&self, h: &Headers, bytes: &[u8]) -> Option<(PeerId, Said)> {
         let outer = h.outer.filter(|o| o.vni == path_probe::VNI)?;
         let peer = self.tables.peers.by_address(outer.src)?;
         let probe: &PathProbe = view(bytes, usize::from(h.eth))?;
@@ -103,26 +132,29 @@ impl Switch {
         let ip_len = if outer.src.is_v4() { ipv4::HEADER_LEN } else { ipv6::HEADER_LEN };
         let in_front = ip_len + l4::UDP_HEADER_LEN + vxlan::HEADER_LEN;
         let came = h.end as usize - usize::from(h.eth) + in_front;
-        (kind == Kind::Answer || came == usize::from(probe.size()))
-            .then(|| (peer, kind, probe.size(), probe.nonce()))
+        let whole = kind != Kind::Ask || came == usize::from(probe.size());
+        // A probe of an older switch, without the field, is about no network.
+        let about: Option<&About> = view(&bytes[..h.end as usize], usize::from(h.eth) + path_probe::ABOUT_AT);
+        let vni = about.and_then(|about| about.vni());
+        whole.then(|| (peer, Said { kind, size: probe.size(), nonce: probe.nonce(), vni }))
     }
 
-    fn take_probe<P: FramePool>(
-        &mut self,
-        now: Instant,
-        peer: PeerId,
-        kind: Kind,
-        size: u16,
-        nonce: u64,
-        pool: &mut P,
-    ) {
+    fn take_probe<P: FramePool>(&mut self, now: Instant, peer: PeerId, said: Said, pool: &mut P) {
+        let Said { kind, size, nonce, vni } = said;
         match kind {
             Kind::Ask if self.path_answers.take(now) => {
-                self.send_probe(peer, Kind::Answer, size, 0, nonce, pool);
+                let refused = vni.filter(|&vni| !self.takes(peer, vni));
+                let kind = if refused.is_some() { Kind::Refusal } else { Kind::Answer };
+                self.send_probe(peer, Said { kind, ..said }, 0, pool);
                 self.tell_of_path(Event::PathAsked(peer));
             }
             Kind::Ask => {}
             Kind::Answer => self.tell_of_path(Event::PathAnswered(peer, size, nonce)),
+            Kind::Refusal => {
+                if let Some(vni) = vni {
+                    self.tell_of_path(Event::PeerRefuses(peer, vni, nonce));
+                }
+            }
         }
     }
 

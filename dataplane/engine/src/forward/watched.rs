@@ -41,6 +41,7 @@ struct Before {
     silent_hops: SilentHops,
     path_answers: TokenBucket,
     path_told: u32,
+    peers_told: u32,
     fragment_id: u32,
     sampled: [bool; DROP_REASONS],
     crowded: bool,
@@ -182,6 +183,7 @@ impl Switch {
             silent_hops: self.silent_hops.clone(),
             path_answers: self.path_answers.clone(),
             path_told: self.path_told,
+            peers_told: self.peers_told,
             fragment_id: self.fragment_id,
             sampled: self.sampled,
             crowded: self.crowded,
@@ -214,7 +216,8 @@ impl Switch {
         self.error_limit = before.error_limit;
         self.silent_hops = before.silent_hops;
         self.path_answers = before.path_answers;
-        (self.path_told, self.fragment_id) = (before.path_told, before.fragment_id);
+        (self.path_told, self.peers_told) = (before.path_told, before.peers_told);
+        self.fragment_id = before.fragment_id;
         self.sampled = before.sampled;
         self.crowded = before.crowded;
         self.events.truncate(before.events);

@@ -61,6 +61,13 @@ impl MacAddr {
         [0xfe, 0x80, 0, 0, 0, 0, 0, 0, m[0] ^ 2, m[1], m[2], 0xff, 0xfe, m[3], m[4], m[5]]
     }
 
+    /// 02:69:77:…: a switch's own address on every network, which the agent derives from the rVM's name.
+    #[inline]
+    #[must_use]
+    pub const fn is_switch(self) -> bool {
+        matches!(self.0, [0x02, 0x69, 0x77, ..])
+    }
+
     /// The address as the low 48 bits of an integer.
     #[must_use]
     pub const fn to_u64(self) -> u64 {

@@ -1,15 +1,18 @@
 //! Path-MTU probes between switches: Ethernet frames inside VXLAN packets of a VNI that no network can have.
 //!
 //! ```text
-//!  0      14     18      19     20            22          30
-//! +------+------+-------+------+-------------+-----------+---------+
-//! | MACs | ivpm | vers. | kind | outer bytes |   nonce   | padding |
-//! +------+------+-------+------+-------------+-----------+---------+
+//!  0      14     18      19     20            22          30      34
+//! +------+------+-------+------+-------------+-----------+-------+---------+
+//! | MACs | ivpm | vers. | kind | outer bytes |   nonce   |  VNI  | padding |
+//! +------+------+-------+------+-------------+-----------+-------+---------+
 //! ```
+//! The VNI, 0 for none, says which network the question or the refusal is about. Switches of before it was added send
+//! and see padding there.
+//!
 //! The destination is the group address that no bridge passes on (802.1Q-2018 §8.6.3), so that nobody who
 //! decapsulates one by mistake can spread it; the EtherType is the local experimental one (IEEE 802-2014 §9.2.4).
 
-use zerocopy::network_endian::{U16, U64};
+use zerocopy::network_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::ethernet::Ethernet;
@@ -36,6 +39,8 @@ pub enum Kind {
     Ask,
     /// It did.
     Answer,
+    /// It did, but packets of this VNI are not taken from you.
+    Refusal,
 }
 
 /// A probe without its padding.
@@ -50,9 +55,30 @@ pub struct PathProbe {
     nonce: U64,
 }
 
+/// The network that a probe is about, behind it.
+#[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(transparent)]
+pub struct About(U32);
+
+impl About {
+    /// This network.
+    #[must_use]
+    pub fn new(vni: Vni) -> Self {
+        Self(vni.get().into())
+    }
+
+    /// The network; `None` when the probe is about none.
+    #[must_use]
+    pub fn vni(self) -> Option<Vni> {
+        Vni::new(self.0.get()).filter(|vni| *vni != VNI)
+    }
+}
+
+/// Where [`About`] is in a probe.
+pub const ABOUT_AT: usize = size_of::<PathProbe>();
 /// Bytes of a probe without padding.
-pub const LEN: usize = size_of::<PathProbe>();
-const _: () = assert!(LEN == 30);
+pub const LEN: usize = ABOUT_AT + size_of::<About>();
+const _: () = assert!(LEN == 34);
 
 impl PathProbe {
     /// The question, or the answer, about outer IP packets of `size` bytes.
@@ -65,6 +91,7 @@ impl PathProbe {
             kind: match kind {
                 Kind::Ask => 1,
                 Kind::Answer => 2,
+                Kind::Refusal => 3,
             },
             size: size.into(),
             nonce: nonce.into(),
@@ -81,6 +108,7 @@ impl PathProbe {
         match self.kind {
             1 if ours => Some(Kind::Ask),
             2 if ours => Some(Kind::Answer),
+            3 if ours => Some(Kind::Refusal),
             _ => None,
         }
     }

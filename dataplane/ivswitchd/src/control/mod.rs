@@ -25,7 +25,7 @@ use engine::command::PortId;
 use engine::handoff::Share;
 use engine::time::Instant;
 use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Token, Waker};
+use mio::{Events, Interest, Poll, Registry, Token, Waker};
 use sd_notify::NotifyState;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook_mio::v1_0::Signals;
@@ -33,7 +33,7 @@ use signal_hook_mio::v1_0::Signals;
 use crate::clock;
 use crate::closed::Closer;
 use crate::confine::Confinement;
-use crate::links::{self, Links};
+use crate::links::{self, IcmpErrors, Links};
 use crate::log;
 use crate::ports::afxdp::cache::CacheControl;
 use crate::ports::afxdp::{self, Kept};
@@ -49,6 +49,8 @@ use socket::ControlSocket;
 const LINKS: Token = Token(0);
 const SIGNALS: Token = Token(1);
 const WORKER: Token = Token(2);
+/// ICMP errors of IPv4 and IPv6.
+const ICMP: [Token; 2] = [Token(3), Token(4)];
 /// The port of number n has this and n.
 const PORTS: usize = 16;
 const _: () = assert!(PORTS + engine::limits::PORTS_MAX < ControlSocket::TOKENS);
@@ -122,6 +124,9 @@ pub struct Control {
     links: Links,
     /// More of the kernel's events can be read without waiting.
     links_wait: bool,
+    icmp: Vec<IcmpErrors>,
+    /// More ICMP errors can be.
+    icmp_wait: bool,
     agent: Agent,
     inbox: VecDeque<Input>,
     uplink: UplinkIndex,
@@ -176,6 +181,7 @@ impl Control {
         registry
             .register(&mut SourceFd(&links.as_raw_fd()), LINKS, Interest::READABLE)
             .context("rtnetlink")?;
+        let icmp = open_icmp(registry);
         let workers = thread::start(setup.machines, &waker, &setup.cpus, Some(&setup.confinement))
             .context("the workers' threads; correct [workers] cpus, or --cpu")?;
         let closer = Closer::start(setup.state, Arc::clone(&waker)).context("the thread for nftables")?;
@@ -187,6 +193,8 @@ impl Control {
             signals,
             links,
             links_wait: true,
+            icmp,
+            icmp_wait: false,
             agent: setup.agent,
             inbox: first.into(),
             uplink: setup.uplink,
@@ -248,6 +256,7 @@ impl Control {
         for event in &*events {
             match event.token() {
                 LINKS => self.links_wait = true,
+                token if ICMP.contains(&token) => self.icmp_wait = true,
                 SIGNALS => {
                     for signal in self.signals.pending() {
                         if signal == SIGHUP {
@@ -272,6 +281,11 @@ impl Control {
         }
         if self.links_wait {
             self.links_wait = !self.links.poll(&mut out).context("rtnetlink")?;
+        }
+        if std::mem::take(&mut self.icmp_wait) {
+            for errors in &self.icmp {
+                self.icmp_wait |= !errors.poll(&mut out);
+            }
         }
         for id in std::mem::take(&mut self.ports_wait) {
             if self.ports.get_mut(&id).is_some_and(|port| port.control.turn(id, &mut out)) {
@@ -320,6 +334,7 @@ impl Control {
     /// How long nothing needs to be done.
     fn patience(&mut self) -> Duration {
         if self.links_wait
+            || self.icmp_wait
             || !self.ports_wait.is_empty()
             || self.socket.has_unfinished()
             || !self.inbox.is_empty()
@@ -675,6 +690,24 @@ impl Control {
         self.workers.iter_mut().for_each(WorkerThread::stop);
         self.socket.remove();
     }
+}
+
+/// The sockets for ICMP errors, as far as there are any to be had: they only say more of a peer that does not answer.
+fn open_icmp(registry: &Registry) -> Vec<IcmpErrors> {
+    let mut opened = Vec::new();
+    for (v6, token) in [false, true].into_iter().zip(ICMP) {
+        let errors = IcmpErrors::open(v6).and_then(|errors| {
+            registry.register(&mut SourceFd(&errors.as_raw_fd()), token, Interest::READABLE)?;
+            Ok(errors)
+        });
+        match errors {
+            Ok(errors) => opened.push(errors),
+            Err(error) => {
+                tracing::info!("ICMP errors of IPv{} are not heard: {error}", if v6 { 6 } else { 4 })
+            }
+        }
+    }
+    opened
 }
 
 /// A reload begins: `Type=notify-reload` waits for the next `READY=1`, and wants to know the time of this.

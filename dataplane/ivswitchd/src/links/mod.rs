@@ -5,6 +5,7 @@
 
 mod door;
 mod ethtool;
+mod icmp;
 mod merger;
 mod netlink;
 mod rib;
@@ -31,6 +32,7 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 pub use door::DoorError;
 pub use ethtool::set_rx_unmerged as keep_unmerged;
+pub use icmp::IcmpErrors;
 pub use merger::Merger;
 pub use netlink::Requester;
 use netlink::{Heard, Monitor, RTM_GETNEXTHOP};

@@ -25,6 +25,7 @@ mod mtu;
 mod nested;
 mod operate;
 mod own;
+mod peers;
 mod policy;
 mod policy_routing;
 mod privileges;

@@ -183,8 +183,8 @@ fn i13_events_are_told_as_they_happen() {
     assert!(drops["per_second"].as_u64().expect("a number") >= 20, "{drops}");
     // A next hop that appears.
     far.ip("addr add 10.0.0.77/16 dev eth0");
-    monitor.expect("the peer is reachable", |e| {
-        e["event"] == "peer" && e["peer"] == "ghost" && e["state"] == "reachable"
+    monitor.expect("the way to the peer is known", |e| {
+        e["event"] == "peer" && e["peer"] == "ghost" && e["resolved"] == true
     });
 }
 

@@ -1,6 +1,6 @@
 //! What is looked at. Each check says what it found even when that is fine, so that a report shows it was looked at.
 
-use ctl::api::Status;
+use ctl::api::{PeerRow, PeerState, Problem, ProblemKind, Status};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
@@ -198,11 +198,40 @@ pub fn switch(m: &Machine, s: &Status, out: &mut Vec<Finding>) {
     reverse_path(m, s, out);
     mtu(s, out);
     network_manager(m, s, out);
-    if s.warnings.is_empty() {
+    peers(s, out);
+    let others = s.problems.iter().filter(|p| !is_about_peers(p.kind));
+    let before = out.len();
+    out.extend(others.map(|p| complaint("switch", p)));
+    if out.len() == before {
         out.push(Finding::ok("switch", "it has nothing to complain about"));
     }
-    for warning in &s.warnings {
-        out.push(Finding::new("switch", Level::Warn, warning, "ivctl status"));
+}
+
+fn is_about_peers(kind: ProblemKind) -> bool {
+    matches!(kind, ProblemKind::Peer | ProblemKind::PeerNetwork | ProblemKind::UnknownPeer)
+}
+
+/// A problem of the switch as a finding.
+fn complaint(check: &'static str, p: &Problem) -> Finding {
+    let remedy = if p.how.is_empty() { "ivctl status" } else { &p.how };
+    Finding::new(check, Level::Warn, &p.what, remedy)
+}
+
+/// Whether the peers are there. A peer that cannot answer is a note: its silence is not health.
+fn peers(s: &Status, out: &mut Vec<Finding>) {
+    let before = out.len();
+    out.extend(s.problems.iter().filter(|p| is_about_peers(p.kind)).map(|p| complaint("peers", p)));
+    let is_named = |p: &PeerRow| s.problems.iter().any(|q| q.kind == ProblemKind::Peer && q.object == p.name);
+    for p in s.peers.iter().filter(|p| p.state == PeerState::Unknown && !is_named(p)) {
+        let found = format!("peer \"{}\" is unknown: {}", p.name, p.why);
+        out.push(Finding::new("peers", Level::Note, found, "try it: ping through the network"));
+    }
+    if out.len() == before {
+        let up = s.peers.iter().filter(|p| p.state == PeerState::Up).count();
+        out.push(match s.peers.len() {
+            0 => Finding::ok("peers", "there are none"),
+            _ => Finding::ok("peers", format!("{up} answer")),
+        });
     }
 }
 
@@ -385,10 +414,31 @@ pub(super) mod tests {
         }
     }
 
+    /// Silence is not health: a peer that never answered is named even where nothing is wrong with that.
+    #[test]
+    fn a_peer_that_cannot_be_asked_is_named() {
+        let mut s = crate::tests::status();
+        s.problems.clear();
+        let look = |s: &Status| {
+            let mut findings = Vec::new();
+            peers(s, &mut findings);
+            findings
+        };
+        assert_eq!(look(&s), [Finding::ok("peers", "1 answer")]);
+        (s.peers[0].state, s.peers[0].why) = (PeerState::Unknown, "it has never answered".into());
+        let findings = look(&s);
+        assert_eq!((findings.len(), findings[0].level), (1, Level::Note), "{findings:?}");
+        assert!(findings[0].found.contains("rvm2") && findings[0].found.contains("never answered"));
+        s.problems =
+            vec![Problem::new(ProblemKind::Peer, "rvm2", "peer \"rvm2\": it is not there", "start it")];
+        assert_eq!(level(&look(&s), "peers"), Level::Warn);
+        assert_eq!(look(&s).len(), 1, "said once");
+    }
+
     #[test]
     fn what_the_switch_needs_of_its_surroundings() {
         let mut s = crate::tests::status();
-        s.warnings.clear();
+        s.problems.clear();
         for port in &mut s.ports {
             port.mode = "native, copy".into();
             port.mtu = s.overlay_mtu;
@@ -409,10 +459,13 @@ pub(super) mod tests {
         for port in &mut s.ports {
             (port.mode, port.mtu, port.state) = ("generic, copy".into(), 9000, "live".into());
         }
-        s.warnings = vec!["x".into()];
+        s.problems = vec![
+            Problem::new(ProblemKind::Port, "g1", "port \"g1\" is gone", ""),
+            Problem::new(ProblemKind::Peer, "rvm2", "peer \"rvm2\": silent for 9 s", "start it"),
+        ];
         let mut findings = Vec::new();
         switch(&m, &s, &mut findings);
-        for check in ["rp_filter", "network-manager", "xdp-mode", "mtu", "switch"] {
+        for check in ["rp_filter", "network-manager", "xdp-mode", "mtu", "switch", "peers"] {
             assert_eq!(level(&findings, check), Level::Warn, "{check}: {findings:?}");
         }
         assert_remedies(&findings);

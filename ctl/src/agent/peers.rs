@@ -1,0 +1,520 @@
+//! Whether the peers are there: one [`Liveness`] per peer that is reached directly, signs of other rVMs that do not fit
+//! this one's configuration, and the words for both.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use engine::command::{Command, PeerId, Vni};
+use engine::counters::{DropReason, Volume};
+use engine::time::{Duration, Instant};
+use serde_json::json;
+
+use super::Agent;
+use super::machine::Phase;
+use super::pending::Found;
+use super::request::Ask;
+use crate::api::PeerState;
+use crate::liveness::{Input, Liveness, Output, State, Unreachable};
+use crate::model::Peer;
+use crate::reconcile::{self, UPLINK_PORT};
+
+/// How often the agent asks the workers how much passed between us and the peers.
+const LOOK: Duration = Duration::from_secs(1);
+/// Peers asked per second by all machines together: the rest waits, so that thousands of peers in use cost a
+/// bounded number of packets. The path MTU's own confirmations are not among them.
+const ASKS_PER_SECOND: u32 = 100;
+/// Networks of a peer's packets that are refused here, remembered for each.
+const REFUSED_MAX: usize = 16;
+/// How long after the last such packet it counts.
+const REFUSED: Duration = Duration::from_secs(120);
+
+/// The machines of all peers, and their shared bounds.
+#[derive(Debug, Default)]
+pub(super) struct Peers {
+    /// By peer, each with the address it was made for.
+    machines: BTreeMap<PeerId, (IpAddr, Liveness)>,
+    /// The peers' volumes at the last look, and its time.
+    seen: BTreeMap<PeerId, (Volume, Volume)>,
+    looked: Option<Instant>,
+    /// The underlay's next hop to each at that time, and since when it is so.
+    hops: BTreeMap<PeerId, (NextHop, Instant)>,
+    look_due: Option<Instant>,
+    /// When a machine is due.
+    due: Option<Instant>,
+    /// Questions left in this second, and when it began.
+    asks_left: u32,
+    asks_since: Instant,
+    /// Packets of peers that are dropped here for their network.
+    refused: BTreeMap<(PeerId, Vni), (Instant, DropReason)>,
+}
+
+impl Peers {
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.due.into_iter().chain(self.look_due).min()
+    }
+
+    pub(super) fn get(&self, id: PeerId) -> Option<&Liveness> {
+        self.machines.get(&id).map(|(_, machine)| machine)
+    }
+
+    /// Takes one of this second's questions.
+    fn take_ask(&mut self, now: Instant) -> bool {
+        if now.since(self.asks_since) >= Duration::from_secs(1) {
+            (self.asks_since, self.asks_left) = (now, ASKS_PER_SECOND);
+        }
+        let there = self.asks_left > 0;
+        self.asks_left -= u32::from(there);
+        there
+    }
+}
+
+/// The underlay's next hop to a peer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum NextHop {
+    Known,
+    Unresolved,
+    /// The kernel has no route to the peer.
+    NoRoute,
+}
+
+/// How a peer is, in words.
+pub(super) struct Told {
+    pub(super) state: PeerState,
+    /// The state in words; empty when the peer is up.
+    pub(super) why: String,
+    /// The remedy; empty when nothing needs one.
+    pub(super) how: String,
+}
+
+impl Agent {
+    /// Makes the machines follow the configuration and the uplink.
+    pub(super) fn sync_peers(&mut self) {
+        let now = self.now;
+        let mut before = std::mem::take(&mut self.peers.machines);
+        let underlay = self.facts.underlay.clone().or_else(|| self.underlay());
+        let live = self.uplink_is_live();
+        if let (Some(uplink), Some(underlay)) = (&self.config.uplink, underlay)
+            && uplink.probe
+        {
+            for p in self.config.peer.iter().filter(|p| p.via.is_none() && p.address != underlay.vtep) {
+                let Some(id) = self.ids.peer(&p.name) else { continue };
+                if p.address.is_ipv4() != underlay.vtep.is_ipv4() {
+                    continue;
+                }
+                let mut machine = match before.remove(&id).filter(|(address, _)| *address == p.address) {
+                    Some((_, machine)) => machine,
+                    None if live => {
+                        let hash = reconcile::stable_hash(&["liveness", &p.name]);
+                        Liveness::new(now, self.options.secret.wrapping_add(hash))
+                    }
+                    None => continue,
+                };
+                machine.set_vnis(now, reconcile::compile_peer(p, &self.config, &self.ids, &self.facts).vnis);
+                self.peers.machines.insert(id, (p.address, machine));
+            }
+        }
+        let there: BTreeSet<PeerId> =
+            self.config.peer.iter().filter_map(|p| self.ids.peer(&p.name)).collect();
+        self.peers.seen.retain(|id, _| there.contains(id));
+        self.peers.hops.retain(|id, _| there.contains(id));
+        let networks: BTreeSet<Vni> = self.config.network.iter().filter_map(|n| Vni::new(n.vni)).collect();
+        self.peers.refused.retain(|(id, vni), (_, reason)| {
+            there.contains(id) && (*reason == DropReason::PeerNotInVni) == networks.contains(vni)
+        });
+        self.peers.look_due = match (there.is_empty(), self.peers.look_due) {
+            (true, _) => None,
+            (false, due) => Some(due.unwrap_or(now)),
+        };
+        self.peers.due = self.peers.machines.values().map(|(_, machine)| machine.next_deadline()).min();
+    }
+
+    /// The uplink was opened: losses from before, or on another NIC, say nothing.
+    pub(super) fn restart_peers(&mut self) {
+        let now = self.now;
+        self.peers.machines.values_mut().for_each(|(_, machine)| machine.handle(now, Input::Restart));
+        self.sync_peers();
+        self.step_peers();
+    }
+
+    fn uplink_is_live(&self) -> bool {
+        self.attachments.get(&UPLINK_PORT).is_some_and(|a| matches!(a.phase, Phase::Live(_)))
+    }
+
+    /// Something happened that is about one peer.
+    pub(super) fn peer_input(&mut self, peer: PeerId, input: Input) {
+        let now = self.now;
+        if let Some((_, machine)) = self.peers.machines.get_mut(&peer) {
+            machine.handle(now, input);
+            let due = machine.next_deadline();
+            self.drain_peers(peer..=peer);
+            self.peers.due = self.peers.due.into_iter().chain([due]).min();
+        }
+    }
+
+    /// Does what the time has come for.
+    pub(super) fn step_peers(&mut self) {
+        let now = self.now;
+        if self.peers.look_due.is_some_and(|due| due <= now) {
+            self.peers.look_due = Some(now + LOOK);
+            self.wait_for_answers(super::OURSELVES, None, Some(LOOK.as_millis() as u64 * 2), Ask::Look);
+        }
+        if self.peers.due.is_none_or(|due| now < due) {
+            return;
+        }
+        let due: Vec<PeerId> = self
+            .peers
+            .machines
+            .iter()
+            .filter(|(_, (_, machine))| machine.next_deadline() <= now)
+            .map(|(&id, _)| id)
+            .collect();
+        for id in due {
+            let Some((_, machine)) = self.peers.machines.get(&id) else { continue };
+            let input = match !machine.is_due(now) || self.peers.take_ask(now) {
+                true => Input::Time,
+                // Later, but not all of them at the same moment.
+                false => Input::Postpone(LOOK + Duration::from_millis(u64::from(id.0) % 1000)),
+            };
+            if let Some((_, machine)) = self.peers.machines.get_mut(&id) {
+                machine.handle(now, input);
+            }
+        }
+        self.drain_peers(PeerId(0)..=PeerId(u16::MAX));
+        self.peers.due = self.peers.machines.values().map(|(_, machine)| machine.next_deadline()).min();
+    }
+
+    /// Sends what these machines want sent, and tells what they found.
+    fn drain_peers(&mut self, peers: std::ops::RangeInclusive<PeerId>) {
+        let (mut asks, mut changed) = (Vec::new(), Vec::new());
+        for (&id, (_, machine)) in self.peers.machines.range_mut(peers) {
+            while let Some(output) = machine.poll_output() {
+                match output {
+                    Output::Ask { vni, nonce } => asks.push(Command::AskPeer(id, vni, nonce)),
+                    Output::Changed => changed.push(id),
+                }
+            }
+        }
+        asks.into_iter().for_each(|ask| self.command(ask));
+        changed.dedup();
+        for id in changed {
+            self.tell_of_peer(id);
+        }
+    }
+
+    /// A peer's state changed: the log and the subscribers get it.
+    fn tell_of_peer(&mut self, id: PeerId) {
+        let Some(p) = self.config.peer.iter().find(|p| self.ids.peer(&p.name) == Some(id)) else { return };
+        let told = self.peer_told(p);
+        let text = match told.why.as_str() {
+            "" => format!("peer \"{}\": {}", p.name, told.state),
+            why => format!("peer \"{}\": {}: {why}", p.name, told.state),
+        };
+        let fields = self.peer_event(p, &told);
+        self.log(if told.state == PeerState::Up { "info" } else { "warn" }, text);
+        self.notify("peer", fields);
+    }
+
+    fn peer_event(&self, p: &Peer, told: &Told) -> serde_json::Value {
+        let id = self.ids.peer(&p.name);
+        let mut fields = json!({ "peer": p.name, "address": p.address, "state": told.state,
+            "resolved": id.and_then(|id| self.hop(id)) == Some(NextHop::Known) });
+        if !told.why.is_empty() {
+            fields["why"] = json!(told.why);
+        }
+        fields
+    }
+
+    /// Takes the volumes that passed between us and the peers, from the workers.
+    pub(super) fn looked(&mut self, found: &Found) {
+        if found.incomplete {
+            return;
+        }
+        let now = self.now;
+        let since = self.peers.looked.replace(now);
+        for (&id, row) in &found.peers {
+            let hop = match (row.next_mac, row.no_route) {
+                (Some(_), _) => NextHop::Known,
+                (None, true) => NextHop::NoRoute,
+                (None, false) => NextHop::Unresolved,
+            };
+            let before = self.peers.hops.get(&id).copied().filter(|(before, _)| *before == hop);
+            let changed = before.is_none() && self.peers.hops.insert(id, (hop, now)).is_some();
+            if changed && let Some(p) = self.config.peer.iter().find(|p| self.ids.peer(&p.name) == Some(id)) {
+                let fields = self.peer_event(p, &self.peer_told(p));
+                self.notify("peer", fields);
+            }
+            let Some((tx, rx)) = self.peers.seen.insert(id, (row.tx, row.rx)) else { continue };
+            if let Some(since) = since.filter(|_| row.rx.frames > rx.frames) {
+                self.peer_input(id, Input::Heard { since });
+            }
+            if row.tx.frames > tx.frames {
+                self.peer_input(id, Input::InUse);
+            }
+        }
+        self.peers.refused.retain(|_, (at, _)| now.since(*at) < REFUSED);
+    }
+
+    /// An ICMP error came about a packet to `to`.
+    pub(super) fn unreachable(&mut self, from: IpAddr, to: IpAddr, port: u16, why: Unreachable) {
+        let ours = self.facts.underlay.as_ref().is_some_and(|u| u.vtep == from)
+            && self.config.uplink.as_ref().is_some_and(|u| u.port == port);
+        let peer = self.config.peer.iter().find(|p| ours && p.via.is_none() && p.address == to);
+        if let Some(id) = peer.and_then(|p| self.ids.peer(&p.name)) {
+            self.peer_input(id, Input::Unreachable(why));
+        }
+    }
+
+    /// A packet of the peer was dropped here for its network.
+    pub(super) fn peer_refused(&mut self, peer: PeerId, vni: Vni, reason: DropReason) {
+        let of_peer =
+            self.peers.refused.range((peer, Vni::default())..).take_while(|((id, _), _)| *id == peer);
+        if of_peer.count() < REFUSED_MAX || self.peers.refused.contains_key(&(peer, vni)) {
+            self.peers.refused.insert((peer, vni), (self.now, reason));
+        }
+    }
+
+    /// Whether this entry names this rVM: a list of all rVMs may be the same on each rVM.
+    pub(super) fn is_ourselves(&self, p: &Peer) -> bool {
+        reconcile::is_ourselves(p, &self.facts)
+    }
+
+    /// How a peer is.
+    pub(super) fn peer_told(&self, p: &Peer) -> Told {
+        let told = self.answers_told(p);
+        match (told.state, self.no_route(p)) {
+            (PeerState::Up | PeerState::Relayed | PeerState::ThisRvm, _) | (_, None) => told,
+            (state, Some((why, how))) => Told { state, why, how },
+        }
+    }
+
+    /// That the kernel has no route to a peer, and what helps.
+    fn no_route(&self, p: &Peer) -> Option<(String, String)> {
+        let (uplink, underlay) = (self.config.uplink.as_ref()?, self.facts.underlay.as_ref()?);
+        let (to, vtep, interface) = (p.address, underlay.vtep, &uplink.interface);
+        let id = self.ids.peer(&p.name)?;
+        // At a start routes come a moment after peers; and what answers since has a route.
+        let answered = self.peers.get(id).and_then(Liveness::answered);
+        let lasting = self.peers.hops.get(&id).is_some_and(|&(hop, since)| {
+            hop == NextHop::NoRoute && self.now.since(since) >= LOOK && answered.is_none_or(|at| at < since)
+        });
+        let lost = p.via.is_none() && lasting && self.uplink_is_live();
+        lost.then(|| {
+            (
+                format!("the kernel has no route to {to} from {vtep} out of {interface}"),
+                format!(
+                    "`ip route get {to} from {vtep} oif {interface}` shows what it does, and `ip route add` or \
+                     `ip rule add` mends it"
+                ),
+            )
+        })
+    }
+
+    fn hop(&self, id: PeerId) -> Option<NextHop> {
+        self.peers.hops.get(&id).map(|(hop, _)| *hop)
+    }
+
+    /// How a peer is, by its answers.
+    fn answers_told(&self, p: &Peer) -> Told {
+        let vtep = self.facts.underlay.as_ref().map(|u| u.vtep);
+        let unknown = |why: String| Told { state: PeerState::Unknown, why, how: String::new() };
+        if self.is_ourselves(p) {
+            let why = format!("{} is this rVM's own address: nothing is sent there", p.address);
+            return Told { state: PeerState::ThisRvm, why, how: String::new() };
+        }
+        if let Some(via) = &p.via {
+            return self.relayed_told(via);
+        }
+        let Some(uplink) = &self.config.uplink else { return unknown("there is no uplink".to_owned()) };
+        let machine = self.ids.peer(&p.name).and_then(|id| self.peers.get(id));
+        let Some(machine) = machine else {
+            let family = vtep.is_some_and(|vtep| vtep.is_ipv4() != p.address.is_ipv4());
+            return unknown(match (uplink.probe, family) {
+                (_, true) => "its address is of another family than this rVM's".to_owned(),
+                (false, _) => "nobody asks it: `probe = false` in [uplink]".to_owned(),
+                (true, false) => "the uplink is not open yet".to_owned(),
+            });
+        };
+        let seconds = |at: Instant| self.now.since(at).as_secs();
+        let last = machine.answered().map_or_else(
+            || "it has never answered".to_owned(),
+            |at| format!("its last answer was {} s ago", seconds(at)),
+        );
+        let here = vtep.map_or_else(|| "this rVM".to_owned(), |vtep| format!("this rVM ({vtep})"));
+        let port = uplink.port;
+        match machine.state() {
+            State::Unknown if !machine.was_tried() => unknown("it is being asked".to_owned()),
+            State::Unknown => {
+                let heard = machine.heard().map(seconds);
+                let (why, how) = match heard {
+                    Some(s) => (
+                        format!(
+                            "it has never answered a probe, as a kernel's VXLAN never does; its packets came {s} s ago"
+                        ),
+                        String::new(),
+                    ),
+                    None => (
+                        format!(
+                            "it has never answered: it is not there, does not have {here} as a peer, or is no ivswitchd"
+                        ),
+                        format!(
+                            "on it: ivctl status, ivctl peer list; between: let UDP {port} pass both ways"
+                        ),
+                    ),
+                };
+                Told { state: PeerState::Unknown, why: self.with_next_hop(p, why), how }
+            }
+            State::Up => Told { state: PeerState::Up, why: String::new(), how: String::new() },
+            State::Silent => Told {
+                state: PeerState::Silent,
+                why: self.with_next_hop(p, format!("silent for {} s; {last}", seconds(machine.since()))),
+                how: format!(
+                    "on it: systemctl status ivswitchd, ivctl status; does it have {here} as a peer? Between: let UDP {port} pass"
+                ),
+            },
+            State::OneWay => Told {
+                state: PeerState::OneWay,
+                why: format!(
+                    "it does not answer for {} s, but its packets arrive: one direction is broken; {last}",
+                    seconds(machine.since())
+                ),
+                how: format!("let UDP {port} pass in both directions between {here} and {}", p.address),
+            },
+            State::Unreachable(why) => {
+                let (why, how) = match why {
+                    Unreachable::Port => (
+                        format!("nobody listens at UDP port {port} there (ICMP port unreachable)"),
+                        "start the switch on it: systemctl start ivswitchd; is it the same port in [uplink]?"
+                            .to_owned(),
+                    ),
+                    Unreachable::Host => (
+                        "the host cannot be reached (ICMP host unreachable)".to_owned(),
+                        format!("is it up, and its address right? ip route get {}", p.address),
+                    ),
+                    Unreachable::Prohibited => (
+                        "a filter forbids it (ICMP administratively prohibited)".to_owned(),
+                        format!("let UDP {port} pass both ways between {here} and {}", p.address),
+                    ),
+                };
+                Told { state: PeerState::Unreachable, why: format!("{why}; {last}"), how }
+            }
+            State::Refuses => {
+                let (why, how) = self.refusal_words(p, machine);
+                Told { state: PeerState::Refuses, why, how }
+            }
+        }
+    }
+
+    /// A silence may simply be the next hop's.
+    fn with_next_hop(&self, p: &Peer, why: String) -> String {
+        if self.ids.peer(&p.name).and_then(|id| self.hop(id)) == Some(NextHop::Unresolved) {
+            format!("{why}; the underlay's next hop to it is not resolved")
+        } else {
+            why
+        }
+    }
+
+    /// For a peer that is reached through another only that other one gets questions.
+    fn relayed_told(&self, via: &str) -> Told {
+        let relay = self.config.peer(via).map(|relay| self.peer_told(relay));
+        match relay {
+            Some(Told { state: PeerState::Up, .. }) => Told {
+                state: PeerState::Relayed,
+                why: format!("reached through {via}, which answers; what is behind it is not asked"),
+                how: String::new(),
+            },
+            Some(told) => {
+                let why = format!("reached through {via}: {}", told.why);
+                Told { why, ..told }
+            }
+            None => Told { state: PeerState::Unknown, why: format!("there is no {via}"), how: String::new() },
+        }
+    }
+
+    /// The networks that a peer refuses, in words.
+    pub(super) fn refused_names(&self, id: PeerId) -> Vec<String> {
+        self.peers.get(id).into_iter().flat_map(Liveness::refused).map(|vni| self.network_name(vni)).collect()
+    }
+
+    fn refusal_words(&self, p: &Peer, machine: &Liveness) -> (String, String) {
+        let names: Vec<String> = machine
+            .refused()
+            .take(4)
+            .map(|vni| format!("\"{}\" (VNI {vni})", self.network_name(vni)))
+            .collect();
+        let more = machine.refused().count().saturating_sub(4);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        let why = format!(
+            "it refuses packets of network {}{more}: it has no such network, or says that this rVM takes no part in it",
+            names.join(", ")
+        );
+        let how = format!(
+            "give it the same `vni` on both rVMs; or say which networks the peer has: ivctl peer set {} --networks NAME,...",
+            p.name
+        );
+        (why, how)
+    }
+
+    /// The faults of peers, each with its object, cause and remedy.
+    pub(super) fn peer_faults(&self) -> Vec<PeerFault> {
+        let mut faults = Vec::new();
+        for p in &self.config.peer {
+            let Some(id) = self.ids.peer(&p.name) else { continue };
+            let (told, lost) = (self.peer_told(p), self.no_route(p));
+            let heard = || self.peers.get(id).is_some_and(|m| m.heard().is_some());
+            let say =
+                |network, why: String, how: String| PeerFault { peer: p.name.clone(), network, why, how };
+            match told.state {
+                PeerState::Up if lost.is_some() => faults.extend(lost.map(|(why, how)| say(false, why, how))),
+                PeerState::Up | PeerState::Relayed | PeerState::ThisRvm => {}
+                PeerState::Unknown if lost.is_some() => faults.push(say(false, told.why, told.how)),
+                // Without questions, or after too few, silence means nothing.
+                PeerState::Unknown if told.how.is_empty() || heard() => {}
+                // The relay has the fault.
+                _ if p.via.is_some() => {}
+                _ => faults.push(say(false, told.why, told.how)),
+            }
+            if let Some(machine) = self.peers.get(id).filter(|m| m.state() == State::Up)
+                && machine.refused().next().is_some()
+            {
+                let (why, how) = self.refusal_words(p, machine);
+                faults.push(say(true, why, how));
+            }
+            let refused =
+                self.peers.refused.range((id, Vni::default())..).take_while(|((of, _), _)| *of == id);
+            for ((_, vni), (_, reason)) in refused.take(4) {
+                let (why, how) = match reason {
+                    DropReason::PeerNotInVni => {
+                        let name = self.network_name(*vni);
+                        (
+                            format!(
+                                "it sends packets of network \"{name}\" (VNI {vni}), in which it takes no part here: they are dropped"
+                            ),
+                            format!(
+                                "add \"{name}\" to its `networks`: ivctl peer set {} --networks ...",
+                                p.name
+                            ),
+                        )
+                    }
+                    _ => (
+                        format!("it sends packets of VNI {vni}, which is no network here: they are dropped"),
+                        format!(
+                            "ivctl network add NAME --vni {vni}; or, on the peer, name the networks of this rVM: ivctl peer set {} --networks NAME,...",
+                            self.facts.name
+                        ),
+                    ),
+                };
+                faults.push(say(true, why, how));
+            }
+        }
+        faults
+    }
+}
+
+/// Something that is wrong with a peer.
+pub(super) struct PeerFault {
+    pub(super) peer: String,
+    /// It is about a network, not about the peer as a whole.
+    pub(super) network: bool,
+    pub(super) why: String,
+    pub(super) how: String,
+}

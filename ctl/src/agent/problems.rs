@@ -1,0 +1,169 @@
+//! The warnings of `ivctl status`: they need the operator's attention, and last until they are mended.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use super::Agent;
+use super::peers::PeerFault;
+use super::strangers::Misfit;
+use crate::api::{Problem, ProblemKind};
+use crate::model::Peer;
+
+/// The most warnings of a kind: more would not be read, and would hide those of other kinds.
+const OF_A_KIND_MAX: usize = 25;
+
+impl Agent {
+    /// Everything that needs attention.
+    pub(super) fn problems(&self) -> Vec<Problem> {
+        let mut problems = self.port_problems();
+        self.uplink_problems(&mut problems);
+        problems.extend(self.own_entries().map(|p| self.own_entry_problem(p)));
+        problems.extend(self.peer_faults().into_iter().map(|PeerFault { peer, network, why, how }| {
+            let kind = if network { ProblemKind::PeerNetwork } else { ProblemKind::Peer };
+            let what = format!("peer \"{peer}\": {why}");
+            Problem::new(kind, peer, what, how)
+        }));
+        let misfit = |kind| move |Misfit { object, what, how }| Problem::new(kind, object, what, how);
+        problems.extend(self.stranger_misfits().into_iter().map(misfit(ProblemKind::UnknownPeer)));
+        problems.extend(self.floating_misfits().into_iter().map(misfit(ProblemKind::Floating)));
+        self.configuration_problems(&mut problems);
+        let mut count = BTreeMap::new();
+        problems.retain(|p| {
+            let count = count.entry(p.kind).or_insert(0);
+            *count += 1;
+            *count <= OF_A_KIND_MAX
+        });
+        problems
+    }
+
+    fn port_problems(&self) -> Vec<Problem> {
+        let problem = |a: &super::machine::Attachment| {
+            let (state, why) = a.state();
+            let what = match state {
+                "live" | "ready" | "disabled" | "quarantined" => return None,
+                "failed" | "err-disabled" => format!("port \"{}\": {why}", a.name),
+                _ => format!("port \"{}\" is {why}", a.name),
+            };
+            Some(Problem::new(ProblemKind::Port, &a.name, what, ""))
+        };
+        self.attachments.values().filter_map(problem).collect()
+    }
+
+    fn uplink_problems(&self, problems: &mut Vec<Problem>) {
+        self.reality_problems(problems);
+        let Some(uplink) = &self.config.uplink else {
+            if !self.config.peer.is_empty() {
+                let what = "there are peers but no [uplink]: nothing reaches them";
+                problems.push(Problem::new(ProblemKind::Uplink, "", what, ""));
+            }
+            return;
+        };
+        match &self.facts.underlay {
+            None if self.links.contains_key(&uplink.interface) => {
+                let what = format!("uplink {} has no global address", uplink.interface);
+                let how = "add one, or set [uplink] address";
+                problems.push(Problem::new(ProblemKind::Uplink, &uplink.interface, what, how));
+            }
+            None => {}
+            Some(underlay) => self.address_problems(&uplink.interface, underlay.vtep, problems),
+        }
+        problems.extend(self.mtu_warnings());
+    }
+
+    fn reality_problems(&self, problems: &mut Vec<Problem>) {
+        let mut say = |what, how| problems.push(Problem::new(ProblemKind::Reality, "", what, how));
+        let own_unknown = self.uplink_steered.as_ref().map(|s| &s.own_unknown);
+        if let Some(why) = own_unknown.filter(|why| !why.is_empty()) {
+            say(
+                format!(
+                    "answers to what the rVM's own kernel asks from a reality address go to the floating IP: {why}"
+                ),
+                "until then, give the rVM a second address, or list its ports in `except`",
+            );
+        }
+        if !self.closed.why.is_empty() {
+            let why = &self.closed.why;
+            say(
+                format!(
+                    "while the daemon is away, the kernel answers for the reality addresses of floating IPs: {why}"
+                ),
+                "",
+            );
+        }
+    }
+
+    fn address_problems(&self, interface: &str, vtep: IpAddr, problems: &mut Vec<Problem>) {
+        let Some(link) = self.links.get(interface) else { return };
+        let held = |ip: IpAddr| link.addresses.iter().any(|a| a.addr == ip);
+        if !held(vtep) {
+            let what = format!("VTEP {vtep} is not an address of {interface}");
+            let how = "add it, or correct [uplink] address";
+            problems.push(Problem::new(ProblemKind::Uplink, vtep.to_string(), what, how));
+        }
+        for f in self.config.floating.iter().filter(|f| f.gateway == self.facts.name) {
+            if let Some(reality) = f.reality.filter(|&r| !held(r)) {
+                let what = format!("floating {}: reality {reality} is not an address of {interface}", f.ip);
+                problems.push(Problem::new(ProblemKind::Floating, f.ip.to_string(), what, ""));
+            }
+        }
+        let other_family = |p: &&Peer| p.via.is_none() && p.address.is_ipv4() != vtep.is_ipv4();
+        for p in self.config.peer.iter().filter(other_family) {
+            let what = format!(
+                "peer \"{}\": {} is of another address family than the VTEP {vtep}",
+                p.name, p.address
+            );
+            problems.push(Problem::new(ProblemKind::Peer, &p.name, what, ""));
+        }
+    }
+
+    /// Peers that have this rVM's own address, and should not: a drop-in that lists all rVMs has one rightly, as long
+    /// as nothing refers to it by another name than this rVM's.
+    fn own_entries(&self) -> impl Iterator<Item = &Peer> {
+        let used = |p: &Peer| {
+            self.config.floating.iter().any(|f| f.gateway == p.name)
+                || self.config.route.iter().any(|r| r.via == p.name)
+                || self.config.peer.iter().any(|other| other.via.as_ref() == Some(&p.name))
+                || self.config.fdb.iter().any(|e| e.peer.as_ref() == Some(&p.name))
+        };
+        let main = self.main.peer.len();
+        let peers = self.config.peer.iter().enumerate();
+        peers.filter(move |(at, p)| self.is_ourselves(p) && (*at < main || used(p))).map(|(_, p)| p)
+    }
+
+    fn own_entry_problem(&self, p: &Peer) -> Problem {
+        let own = &self.facts.name;
+        let what =
+            format!("peer \"{}\" has this rVM's own address {}: nothing is sent to it", p.name, p.address);
+        let how = format!(
+            "correct its address, or remove it: ivctl peer del {}; if it is this rVM, which is called \"{own}\" here, set `name`",
+            p.name
+        );
+        Problem::new(ProblemKind::Peer, &p.name, what, how)
+    }
+
+    fn configuration_problems(&self, problems: &mut Vec<Problem>) {
+        let mut say = |kind, what: String, how: &str| problems.push(Problem::new(kind, "", what, how));
+        if self.config.workers != self.workers {
+            let what = format!(
+                "[workers] was changed: {} run until the daemon is started again",
+                self.options.workers
+            );
+            say(ProblemKind::Daemon, what, "");
+        }
+        if let Some(trial) = &self.trial {
+            let left = trial.until().since(self.now).as_secs();
+            let what = format!("the configuration is on trial and taken back in {left} s");
+            say(ProblemKind::Configuration, what, "`ivctl config confirm` keeps it");
+        }
+        if let Some(why) = &self.refused {
+            let what = format!(
+                "the configuration files were refused when they were read last, and what was in force before goes on: {why}"
+            );
+            say(ProblemKind::Configuration, what, "correct them, then reload");
+        }
+        if let Some(why) = &self.persist.failure {
+            let what = format!("the configuration is not saved: {why}");
+            say(ProblemKind::Configuration, what, "a restart would lose the last changes");
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! Signs that another rVM is configured differently than this one: its packets are refused here, ours are refused there,
+//! it is not a peer here, or it takes a floating IP for its own. They leave forwarding as it is; the agent
+//! tells people of them (`ctl::agent`).
+
+use super::Switch;
+use super::classify::{Admission, nd_target};
+use super::parse::{Headers, Net};
+use super::path::Said;
+use crate::command::{Event, PeerId, Vni};
+use crate::counters::DropReason;
+use crate::frame::FramePool;
+use crate::limits::PEER_EVENTS;
+use crate::table::floating_ip::Domain;
+use crate::time::Instant;
+use crate::wire::icmp;
+use crate::wire::ip::Ip;
+use crate::wire::l4;
+use crate::wire::path_probe;
+
+impl Switch {
+    /// Whether packets of a network are taken from a peer: what `admit` asks of each.
+    pub(super) fn takes(&self, peer: PeerId, vni: Vni) -> bool {
+        self.tables.networks.get(vni).is_some_and(|network| network.has_member(peer))
+    }
+
+    /// A tunnel packet was refused for its sender or its network: the agent gets an event, and a peer gets a refusal.
+    /// A stranger gets no answer.
+    pub(super) fn tell_of_difference<P: FramePool>(
+        &mut self,
+        now: Instant,
+        h: &Headers,
+        reason: DropReason,
+        pool: &mut P,
+    ) {
+        let Some(outer) = h.outer.filter(|_| self.peers_told < PEER_EVENTS) else { return };
+        match reason {
+            DropReason::UnknownPeer => self.tell_of_peers(Event::Stranger(outer.src.into(), outer.vni)),
+            // VNI 0 stands for probes: this one is malformed, or of an unknown version.
+            DropReason::UnknownVni | DropReason::PeerNotInVni if outer.vni != path_probe::VNI => {
+                let Some(peer) = self.tables.peers.by_address(outer.src) else { return };
+                self.tell_of_peers(Event::PeerRefused(peer, outer.vni, reason));
+                if self.path_answers.take(now) {
+                    self.send_probe(peer, Said::refusal(outer.vni), 0, pool);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// The switch of another rVM speaks on a network: when it asks for a floating IP, or announces it, it shows
+    /// which part it plays for that IP.
+    #[cold]
+    pub(super) fn hear_switch(&mut self, adm: &Admission, peer: PeerId, h: &Headers, bytes: &[u8]) {
+        let nd = h.net == Net::V6 && h.proto == l4::ICMPV6 && h.l4 != 0;
+        let (speaker, target) = match h.net {
+            Net::Arp => (h.src, h.dst),
+            Net::V6 if nd && h.icmp_type() == icmp::NEIGHBOR_SOLICITATION => {
+                (h.src, nd_target(h, bytes).unwrap_or_default())
+            }
+            Net::V6 if nd && h.icmp_type() == icmp::NEIGHBOR_ADVERTISEMENT => {
+                (nd_target(h, bytes).unwrap_or_default(), Ip::default())
+            }
+            _ => return,
+        };
+        if h.eth_src == self.tables.switch_mac() {
+            return;
+        }
+        let floating = |ip: Ip| self.tables.floating.is_mapped(Domain::From(adm.vni), ip);
+        let (ip, owner) = match (floating(speaker), floating(target)) {
+            (true, _) => (speaker, true),
+            (false, true) => (target, false),
+            (false, false) => return,
+        };
+        self.tell_of_peers(Event::FloatingClaimed(adm.vni, ip.into(), peer, h.eth_src, owner));
+    }
+
+    fn tell_of_peers(&mut self, event: Event) {
+        if self.peers_told < PEER_EVENTS {
+            self.peers_told += 1;
+            self.events.push(event);
+        }
+    }
+}
