@@ -642,6 +642,16 @@ fn virtual_gateway_answers() {
     assert_eq!(got[0].0, DOOR1);
     assert_checksums(&got[0].1);
     assert_eq!((got[0].1[54], &got[0].1[80..86]), (136, &router_mac(PRIVATE).0[..]));
+    // Behind extension headers the question is longer than its answer, and its target lies beyond that one's end.
+    for len in [0, 1, 4] {
+        let mut long = question[..n].to_vec();
+        long[20] = 60;
+        long[18..20].copy_from_slice(&(32 + 8 + 8 * u16::from(len)).to_be_bytes());
+        let mut header = vec![58, len, 1, 4 + 8 * len];
+        header.resize(8 + 8 * usize::from(len), 0);
+        long.splice(54..54, header);
+        assert_eq!(rvm.forward(DOOR1, &long, Offload::NONE), got, "{len}");
+    }
     let n = engine::forward::act::ask(&mut question, mac(9), None, ip("192.168.1.1").into());
     let got = rvm.forward(DOOR1, &question[..n], Offload::NONE);
     assert_eq!((got.len(), &got[0].1[20..28]), (1, &[&[0, 2][..], &router_mac(PRIVATE).0].concat()[..]));

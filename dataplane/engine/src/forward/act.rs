@@ -15,7 +15,7 @@ use crate::wire::ipv4;
 use crate::wire::ipv6;
 use crate::wire::l4;
 use crate::wire::mac::MacAddr;
-use crate::wire::{set_word, view_mut, word};
+use crate::wire::{nd, set_word, view_mut, word};
 
 pub(super) const IPV4_SRC: usize = 12;
 pub(super) const IPV4_DST: usize = 16;
@@ -301,11 +301,14 @@ pub fn respond<P: FramePool>(pool: &mut P, frame: &mut Frame, h: &Headers, who: 
         }
         Responder::Nd(mac) => {
             let len = l3 + ipv6::HEADER_LEN + icmp::ND_LEN;
-            if usize::from(frame.head) + len > pool.slot_len(frame) {
+            // The question may be longer than the answer: there may be extension headers in front of its target.
+            let target = pool.bytes(frame).get(l4..).and_then(nd::target);
+            let Some(target) = target.filter(|_| usize::from(frame.head) + len <= pool.slot_len(frame))
+            else {
                 return false;
-            }
+            };
             frame.len = len as u32;
-            advertise(pool.bytes_mut(frame), l3, l4, h, mac);
+            advertise(pool.bytes_mut(frame), l3, h, target, mac);
         }
         Responder::Echo => {
             let mac = h.eth_dst;
@@ -338,12 +341,11 @@ pub(super) fn answer_macs(bytes: &mut [u8], to: MacAddr, from: MacAddr) {
 }
 
 /// Writes a neighbor advertisement (RFC 4861 §4.4, §7.2.4) over the solicitation.
-fn advertise(bytes: &mut [u8], l3: usize, l4: usize, h: &Headers, mac: MacAddr) {
+fn advertise(bytes: &mut [u8], l3: usize, h: &Headers, target: Ip, mac: MacAddr) {
     const ROUTER_OVERRIDE: u8 = 0xa0;
     const SOLICITED: u8 = 0x40;
     const ALL_NODES: [u8; 16] = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
-    let mut target = [0; 16];
-    target.copy_from_slice(&bytes[l4 + icmp::HEADER_LEN..l4 + icmp::HEADER_LEN + 16]);
+    let (src, target) = (target, target.v6_bytes());
     // A station that checks whether its address is free has none yet: everybody is told.
     let probing = h.src == Ip(0);
     let (to_mac, to_ip) =
@@ -359,8 +361,7 @@ fn advertise(bytes: &mut [u8], l3: usize, l4: usize, h: &Headers, mac: MacAddr) 
     na[8..24].copy_from_slice(&target);
     na[24..26].copy_from_slice(&[icmp::OPTION_TARGET_MAC, 1]);
     na[26..32].copy_from_slice(&mac.0);
-    let (src, dst) = (Ip::v6(target), Ip::v6(to_ip));
-    let sum = u32::from(checksum::pseudo(src, dst, l4::ICMPV6, icmp::ND_LEN as u32))
+    let sum = u32::from(checksum::pseudo(src, Ip::v6(to_ip), l4::ICMPV6, icmp::ND_LEN as u32))
         + u32::from(checksum::sum(&na[..icmp::ND_LEN]));
     set_word(na, 2, !checksum::fold(sum));
 }

@@ -52,6 +52,18 @@ pub const V6_TIME_EXCEEDED: u8 = 3;
 pub const V6_PARAMETER_PROBLEM: u8 = 4;
 /// Code of [`V6_PARAMETER_PROBLEM`]: an unrecognized next header, to which the message points.
 pub const V6_NEXT_HEADER: u8 = 1;
+/// ICMP redirect (RFC 792), by which a router sends hosts to another.
+pub const REDIRECT: u8 = 5;
+/// ICMP router advertisement (RFC 1256).
+pub const V4_ROUTER_ADVERTISEMENT: u8 = 9;
+/// Multicast listener query (RFC 2710, RFC 9777).
+pub const LISTENER_QUERY: u8 = 130;
+/// Multicast listener report, version 1.
+pub const LISTENER_REPORT: u8 = 131;
+/// Multicast listener done.
+pub const LISTENER_DONE: u8 = 132;
+/// Router solicitation.
+pub const ROUTER_SOLICITATION: u8 = 133;
 /// Router advertisement.
 pub const ROUTER_ADVERTISEMENT: u8 = 134;
 /// Neighbor solicitation.
@@ -60,6 +72,16 @@ pub const NEIGHBOR_SOLICITATION: u8 = 135;
 pub const NEIGHBOR_ADVERTISEMENT: u8 = 136;
 /// Redirect (ICMPv6).
 pub const V6_REDIRECT: u8 = 137;
+/// Router renumbering (RFC 2894).
+pub const ROUTER_RENUMBERING: u8 = 138;
+/// Inverse neighbor discovery solicitation (RFC 3122): ND for links without addresses, which Ethernet is not.
+pub const INVERSE_SOLICITATION: u8 = 141;
+/// Inverse neighbor discovery advertisement.
+pub const INVERSE_ADVERTISEMENT: u8 = 142;
+/// Multicast listener report, version 2.
+pub const LISTENER_REPORT_V2: u8 = 143;
+/// Certification path advertisement (RFC 3971), the last message of ND that RFC 6980 forbids in fragments.
+pub const PATH_ADVERTISEMENT: u8 = 149;
 
 /// ND option: source link-layer address.
 pub const OPTION_SOURCE_MAC: u8 = 1;
@@ -73,6 +95,12 @@ pub const ND_LEN: usize = 32;
 #[must_use]
 pub const fn is_error(kind: u8) -> bool {
     matches!(kind, 3 | 4 | 5 | 11 | 12)
+}
+
+/// Whether this ICMPv6 type is a message of ND, which has no business in fragments (RFC 6980 §5).
+#[must_use]
+pub const fn is_nd(kind: u8) -> bool {
+    matches!(kind, ROUTER_SOLICITATION..=V6_REDIRECT | PATH_ADVERTISEMENT)
 }
 
 /// Whether this ICMPv6 type carries a quoted packet (RFC 4443 §2.1).

@@ -10,6 +10,7 @@ pub mod ipv4;
 pub mod ipv6;
 pub mod l4;
 pub mod mac;
+pub mod nd;
 pub mod path_probe;
 pub mod virtio_net;
 pub mod vxlan;
