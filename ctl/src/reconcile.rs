@@ -355,7 +355,7 @@ fn uplink_port(fact: &PortFact) -> PortConfig {
         live: fact.live,
         mtu: fact.mtu.unwrap_or(1500),
         vlan: VlanPolicy::Transparent,
-        binding: Binding::default(),
+        binding: Box::default(),
         bum_pps: None,
         fdb_max: 0,
         policy: Box::default(),
@@ -386,10 +386,11 @@ fn port(p: &Port, vni: Option<Vni>, tap: bool, id: PortId, ids: &Ids, facts: &Fa
                 VlanPolicy::Trunk { tagged: trunk.clone().unwrap_or_default(), native: *native }
             }
         },
-        binding: Binding {
+        binding: Box::new(Binding {
             macs: p.mac.iter().map(|&Mac(mac)| mac).collect(),
             ips: p.ip.iter().map(|&AddressOrPrefix(ip)| ip).collect(),
-        },
+            ..Binding::default()
+        }),
         bum_pps: (p.bum_pps != 0).then_some(p.bum_pps),
         fdb_max: p.fdb_max,
         policy: Box::new(PortPolicy {

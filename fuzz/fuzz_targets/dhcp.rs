@@ -42,7 +42,11 @@ fn switch(pool: &mut HeapPool, now: Instant) -> Switch {
         live: true,
         mtu: 1450,
         vlan: VlanPolicy::Transparent,
-        binding: Binding { macs: vec![MAC], ips: vec![prefix("10.1.0.5", 32), prefix("fd01::5", 128)] },
+        binding: Box::new(Binding {
+            macs: vec![MAC],
+            ips: vec![prefix("10.1.0.5", 32), prefix("fd01::5", 128)],
+            ..Binding::default()
+        }),
         bum_pps: None,
         policy: Box::default(),
         fdb_max: 8,
@@ -76,7 +80,7 @@ fn frame(v4: bool, unicast: bool, message: &[u8]) -> Vec<u8> {
         frame.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
         frame.extend(udp_len.to_be_bytes());
         frame.extend([17, 1]);
-        frame.extend([0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 5]);
+        frame.extend(MAC.link_local());
         frame.extend([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 2]);
         frame.extend([2, 34, 2, 35]);
     }

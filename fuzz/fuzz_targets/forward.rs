@@ -34,14 +34,16 @@ fn port(n: u8) -> PortConfig {
         live: true,
         mtu: 1500,
         vlan: if n == 4 { VlanPolicy::Access(10) } else { VlanPolicy::Transparent },
-        binding: Binding {
+        binding: Box::new(Binding {
             macs: vec![MacAddr([2, 0, 0, 0, 0, n])],
             ips: vec![
                 IpPrefix { addr: [192, 168, 1, 0].into(), len: 24 },
                 IpPrefix::host([192, 168, 1, n].into()),
                 IpPrefix::host("fd00::5".parse().expect("an address")),
             ],
-        },
+            shared_ips: vec![IpPrefix::host([192, 168, 2, 9].into())],
+            link_local: if n == 4 { LinkLocalRule::Opaque } else { LinkLocalRule::Eui64 },
+        }),
         bum_pps: Some(1000),
         policy: Box::default(),
         fdb_max: 8,
@@ -82,9 +84,18 @@ fn setup(switch: &mut Switch, pool: &mut HeapPool, now: Instant) {
     }
     apply(Command::SetPeer(
         PeerId(0),
-        PeerConfig { address: v4(12), vnis: vec![vni(1), vni(2)], via: None, spoke: true, mtu: 1600, fragment: false },
+        PeerConfig {
+            address: v4(12),
+            vnis: vec![vni(1), vni(2)],
+            via: None,
+            spoke: true,
+            mtu: 1600,
+            fragment: false,
+        },
     ));
-    apply(Command::SetUnderlayRoutes(vec![UnderlayRoute::new(IpPrefix { addr: [0, 0, 0, 0].into(), len: 0 }, Some(v4(1)))].into()));
+    apply(Command::SetUnderlayRoutes(
+        vec![UnderlayRoute::new(IpPrefix { addr: [0, 0, 0, 0].into(), len: 0 }, Some(v4(1)))].into(),
+    ));
     apply(Command::SetUnderlayNeighbor(v4(1), MacAddr([2, 0, 0, 0, 0, 0xfe])));
     apply(Command::SetFloating(
         FloatingId(0),

@@ -34,7 +34,7 @@ fn setup(switch: &mut Switch, pool: &mut HeapPool, now: Instant, caps: u8) {
             live: true,
             mtu: 1500,
             vlan: VlanPolicy::Transparent,
-            binding: Binding { macs: vec![], ips: vec![] },
+            binding: Box::new(Binding { macs: vec![], ips: vec![], ..Binding::default() }),
             bum_pps: None,
             policy: Box::default(),
             fdb_max: 8,
@@ -71,7 +71,9 @@ fn setup(switch: &mut Switch, pool: &mut HeapPool, now: Instant, caps: u8) {
         fragment: caps & 0x40 != 0,
     };
     apply(Command::SetPeer(PeerId(0), peer));
-    apply(Command::SetUnderlayRoutes(vec![UnderlayRoute::new(IpPrefix { addr: [0, 0, 0, 0].into(), len: 0 }, Some(v4(1)))].into()));
+    apply(Command::SetUnderlayRoutes(
+        vec![UnderlayRoute::new(IpPrefix { addr: [0, 0, 0, 0].into(), len: 0 }, Some(v4(1)))].into(),
+    ));
     apply(Command::SetUnderlayNeighbor(v4(1), MacAddr([2, 0, 0, 0, 0, 1])));
     let floating = FloatingConfig {
         ip: [56, 0, 0, 11].into(),

@@ -121,6 +121,20 @@ pub struct Binding {
     pub macs: Vec<MacAddr>,
     /// Source IPs (ARP sender and ND target too); empty means unchecked.
     pub ips: Vec<IpPrefix>,
+    /// Source IPs that guests share, such as VRRP's: DHCP gives them to none.
+    pub shared_ips: Vec<IpPrefix>,
+    /// Which link-local addresses it may use beside those.
+    pub link_local: LinkLocalRule,
+}
+
+/// Which IPv6 link-local addresses a guest may use whose addresses are bound.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum LinkLocalRule {
+    /// Those that its MACs make (RFC 4291 appendix A).
+    #[default]
+    Eui64,
+    /// Also opaque ones (RFC 7217), as it claims them: see [`crate::table::link_local`].
+    Opaque,
 }
 
 /// Where the rVM meets the underlay.
@@ -188,7 +202,7 @@ pub struct PortConfig {
     /// Which VLAN tags it speaks.
     pub vlan: VlanPolicy,
     /// Anti-spoofing, for [`Role::Guest`].
-    pub binding: Binding,
+    pub binding: Box<Binding>,
     /// Broadcast, multicast and unknown-unicast frames it may send per second; `None`: no limit.
     pub bum_pps: Option<u32>,
     /// Most MAC addresses learned on it.

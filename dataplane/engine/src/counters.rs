@@ -53,13 +53,19 @@ drop_reasons! {
     SpoofedMac = "spoofed-mac",
     /// The source IP is not bound to this guest port.
     SpoofedIp = "spoofed-ip",
-    /// The ARP sender, or the ND target or source, is not bound to this guest port.
+    /// An address that ARP or Neighbor Discovery speaks for is not bound to this guest port.
     SpoofedNeighbor = "spoofed-neighbor",
-    /// A guest port spoke as a DHCP server.
+    /// A guest port spoke as a DHCP server, a DHCP relay or a boot server.
     DhcpServerGuard = "dhcp-server-guard",
-    /// A guest port sent an IPv6 router advertisement.
+    /// A guest port sent a router advertisement or a redirect, of IPv4 or IPv6.
     RaGuard = "ra-guard",
-    /// A guest port sent a DHCP message to the switch that is no proper question.
+    /// A guest port asked for multicast listeners (IGMP or MLD), as the querier of its segment does.
+    QuerierGuard = "querier-guard",
+    /// A guest port sent a fragment that hides what it is part of, or cut what may not be cut (Neighbor Discovery).
+    FragmentGuard = "fragment-guard",
+    /// A guest port sent an IEEE 802.2 (LLC, SNAP) frame, in which some receivers take IP past every other guard.
+    LlcGuard = "llc-guard",
+    /// A guest port sent a DHCP message that is no proper question, or not one for the guest itself.
     DhcpMalformed = "dhcp-malformed",
     /// Destination 01-80-C2-00-00-0x: never forwarded by a bridge.
     LinkLocalGroup = "link-local-group",

@@ -210,3 +210,10 @@ pub const WATCH_FILTER_OPS: usize = 64;
 
 /// Name servers that DHCP tells a guest, of each family: as many as resolvers ask.
 pub const DHCP_DNS_MAX: usize = 3;
+
+/// Opaque link-local addresses of one guest port: the one in use, and the one of a system installed after it.
+pub const LINK_LOCALS_MAX: usize = 2;
+
+/// How long a claim of a link-local address waits for another station to object (RFC 6620 §3.1: TENT_LT), less than
+/// the second for which the guest itself waits (RFC 4862 §5.4).
+pub const LINK_LOCAL_TENTATIVE: Duration = Duration::from_millis(500);

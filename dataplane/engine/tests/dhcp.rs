@@ -62,7 +62,7 @@ impl World {
                     live: true,
                     mtu: 1450,
                     vlan: VlanPolicy::Transparent,
-                    binding: Binding { macs, ips },
+                    binding: Box::new(Binding { macs, ips, ..Binding::default() }),
                     bum_pps: None,
                     policy: Box::default(),
                     fdb_max: 100,
@@ -171,7 +171,7 @@ fn v6(kind: u8, options: &[(u16, Vec<u8>)]) -> Vec<u8> {
         message.extend((value.len() as u16).to_be_bytes());
         message.extend(value);
     }
-    let source = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 5];
+    let source = mac(GUEST).link_local();
     let group = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 2];
     let mut frame = Vec::new();
     let packet =
@@ -331,7 +331,7 @@ fn hostile_questions_are_counted() {
 }
 
 fn v6_raw(message: &[u8]) -> Vec<u8> {
-    let source = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 5];
+    let source = mac(GUEST).link_local();
     let group = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 2];
     let mut frame = Vec::new();
     let packet =

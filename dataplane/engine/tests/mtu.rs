@@ -44,7 +44,7 @@ impl Rvm {
             live: true,
             mtu: 9000,
             vlan: VlanPolicy::Transparent,
-            binding: Binding::default(),
+            binding: Box::default(),
             bum_pps: None,
             policy: Box::default(),
             fdb_max: 100,

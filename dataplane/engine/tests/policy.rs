@@ -76,7 +76,7 @@ impl Rvm {
             live: true,
             mtu: 1500,
             vlan: VlanPolicy::Transparent,
-            binding: Binding::default(),
+            binding: Box::default(),
             bum_pps: None,
             fdb_max: 100,
             policy: Box::default(),

@@ -165,7 +165,7 @@ fn port(vni: Option<Vni>, role: Role, mtu: u16) -> PortConfig {
         live: true,
         mtu: if role == Role::Uplink { 1600 } else { mtu },
         vlan: VlanPolicy::Transparent,
-        binding: Binding::default(),
+        binding: Box::default(),
         bum_pps: None,
         policy: Box::default(),
         fdb_max: 100,
@@ -451,7 +451,8 @@ proptest! {
         let mut rvm = Rvm::new(11, false, false);
         let mut config = port(Some(vni(PRIVATE)), Role::Guest, 1500);
         config.vlan = VlanPolicy::Access(5);
-        config.binding = Binding { macs: vec![mac(9)], ips: vec![IpPrefix::host(ip("192.168.1.9"))] };
+        config.binding.macs = vec![mac(9)];
+        config.binding.ips = vec![IpPrefix::host(ip("192.168.1.9"))];
         rvm.apply(Command::SetPort(GUEST, config));
         let from = ip(&format!("192.168.1.{address}"));
         let mut bytes = packet((mac(source), mac(8)), from, ip("192.168.1.3"), kind, &[]);

@@ -6,8 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use engine::command::{
-    Answer, Binding, Command, FdbRow, Input, Location, NetworkConfig, PortConfig, PortId, Query, Role,
-    VlanPolicy, Vni,
+    Answer, Command, FdbRow, Input, Location, NetworkConfig, PortConfig, PortId, Query, Role, VlanPolicy, Vni,
 };
 use engine::forward::Switch;
 use engine::forward::share::News;
@@ -154,7 +153,7 @@ fn config() -> PortConfig {
         live: true,
         mtu: 1500,
         vlan: VlanPolicy::Transparent,
-        binding: Binding::default(),
+        binding: Box::default(),
         bum_pps: None,
         policy: Box::default(),
         fdb_max: 1024,

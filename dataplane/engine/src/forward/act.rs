@@ -366,8 +366,8 @@ fn advertise(bytes: &mut [u8], l3: usize, h: &Headers, target: Ip, mac: MacAddr)
     set_word(na, 2, !checksum::fold(sum));
 }
 
-/// Writes the question "who has `target`" from the switch: ARP or a neighbor solicitation. Returns its length;
-/// `bytes` has room for [`QUESTION_MAX`].
+/// Writes the question "who has `target`" from the switch: ARP or a neighbor solicitation. A source of `::` asks whether
+/// the address is free (RFC 4862 §5.4.2). Returns its length; `bytes` has room for [`QUESTION_MAX`].
 pub fn ask(bytes: &mut [u8], mac: MacAddr, source: Option<Ip>, target: Ip) -> usize {
     if target.is_v4() {
         let ip = source.map_or([0; 4], Ip::v4_bytes);
@@ -384,25 +384,26 @@ pub fn ask(bytes: &mut [u8], mac: MacAddr, source: Option<Ip>, target: Ip) -> us
     // RFC 4291 §2.7.1: the solicited-node group.
     let t = target.v6_bytes();
     let group = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, t[13], t[14], t[15]];
-    let m = mac.0;
     let source = source.map_or(mac.link_local(), Ip::v6_bytes);
     let dst = MacAddr([0x33, 0x33, 0xff, t[13], t[14], t[15]]);
     if let Some(e) = view_mut(bytes, 0) {
         *e = Ethernet { dst, src: mac, ethertype: ethernet::TYPE_IPV6.into() };
     }
     let ip = &mut bytes[ethernet::HEADER_LEN..];
-    ip[..8].copy_from_slice(&[0x60, 0, 0, 0, 0, icmp::ND_LEN as u8, l4::ICMPV6, 255]);
+    // Who asks from nowhere does not say its MAC either (RFC 4861 §4.3).
+    let len = if source == [0; 16] { icmp::ND_LEN - 8 } else { icmp::ND_LEN };
+    ip[..8].copy_from_slice(&[0x60, 0, 0, 0, 0, len as u8, l4::ICMPV6, 255]);
     ip[IPV6_SRC..IPV6_SRC + 16].copy_from_slice(&source);
     ip[IPV6_DST..IPV6_DST + 16].copy_from_slice(&group);
     let ns = &mut ip[ipv6::HEADER_LEN..ipv6::HEADER_LEN + icmp::ND_LEN];
     ns[..8].copy_from_slice(&[icmp::NEIGHBOR_SOLICITATION, 0, 0, 0, 0, 0, 0, 0]);
     ns[8..24].copy_from_slice(&t);
     ns[24..26].copy_from_slice(&[icmp::OPTION_SOURCE_MAC, 1]);
-    ns[26..32].copy_from_slice(&m);
-    let sum = u32::from(checksum::pseudo(Ip::v6(source), Ip::v6(group), l4::ICMPV6, icmp::ND_LEN as u32))
-        + u32::from(checksum::sum(ns));
+    ns[26..32].copy_from_slice(&mac.0);
+    let sum = u32::from(checksum::pseudo(Ip::v6(source), Ip::v6(group), l4::ICMPV6, len as u32))
+        + u32::from(checksum::sum(&ns[..len]));
     set_word(ns, 2, !checksum::fold(sum));
-    QUESTION_MAX
+    ethernet::HEADER_LEN + ipv6::HEADER_LEN + len
 }
 
 /// The longest question of [`ask`].

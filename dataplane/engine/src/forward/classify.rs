@@ -4,19 +4,18 @@
 use super::parse::{Headers, Net, Part};
 use super::trail::{Step, Trail};
 use super::verdict::{Edits, Out, Responder, Verdict};
-use super::{Tables, dhcp, route};
+use super::{Tables, dhcp, guard, route};
 use crate::command::{Location, PeerId, PortId, Role, Vni};
 use crate::counters::DropReason;
 use crate::table::fdb::FdbKey;
 use crate::table::floating_ip::Domain;
 use crate::table::network::{NetId, Network};
 use crate::table::port::{PortEntry, TagEdit};
-use crate::wire::arp::{self, Arp};
+use crate::wire::arp;
 use crate::wire::icmp;
 use crate::wire::ip::Ip;
 use crate::wire::l4;
-use crate::wire::mac::MacAddr;
-use crate::wire::{ethernet, view};
+use crate::wire::{ethernet, nd};
 
 /// Who brought the frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -141,8 +140,15 @@ fn admit_local(
         return Err(DropReason::SourceMacOurs);
     }
     let (vid, tag) = port.vlan.ingress(h.tagged, h.vid).ok_or(DropReason::VlanNotAllowed)?;
+    // A tag behind the one that says the VLAN would be the frame's VLAN once that one is taken off.
+    if h.is_double_tagged() && (tag != TagEdit::Keep || role == Role::Guest && port.vlan.is_set()) {
+        return Err(DropReason::VlanNotAllowed);
+    }
+    if port.config.policy.bpdu_guard && h.eth_dst.is_pvst_group() {
+        return Err(DropReason::LinkLocalGroup);
+    }
     if role == Role::Guest {
-        guard_guest(port, h, bytes)?;
+        guard::guest(tables, network, id, port, h, bytes)?;
     }
     let fdb_max = port.config.fdb_max;
     Ok(Admission { from: From::Port(id), vni, net, fdb_max, station: true, vid, tag, ecn: None })
@@ -174,84 +180,6 @@ fn decapsulated_ecn(outer: u8, h: &Headers) -> Result<Option<u8>, DropReason> {
         (ECT0, ECT1) => Ok(Some(ECT1)),
         _ => Ok(None),
     }
-}
-
-/// Anti-spoofing and the guards of a port whose iVM we know: MAC, IP, ARP sender, ND source and target,
-/// DHCP servers, router advertisements.
-fn guard_guest(port: &PortEntry, h: &Headers, bytes: &[u8]) -> Result<(), DropReason> {
-    if !port.binds_mac(h.eth_src) {
-        return Err(DropReason::SpoofedMac);
-    }
-    match h.net {
-        Net::Other if ethernet::is_tag(h.ethertype) => Err(DropReason::VlanNotAllowed),
-        Net::Other => Ok(()),
-        Net::Malformed => Err(DropReason::IpMalformed),
-        Net::Arp => {
-            let sender = view::<Arp>(bytes, usize::from(h.l3)).map_or(MacAddr::ZERO, |a| a.sender_mac);
-            if port.binds_mac(sender) && port.binds_ip(h.src) {
-                Ok(())
-            } else {
-                Err(DropReason::SpoofedNeighbor)
-            }
-        }
-        Net::V4 | Net::V6 => {
-            // From nowhere comes a DHCP client's search and nothing else.
-            let searches = h.proto == l4::UDP
-                && h.l4 != 0
-                && (h.sport, h.dport) == (l4::DHCP_CLIENT_PORT, l4::DHCP_SERVER_PORT);
-            if !port.binds_ip(h.src) || (port.is_nowhere(h.src) && !searches) {
-                return Err(DropReason::SpoofedIp);
-            }
-            let server = match h.net {
-                Net::V4 => l4::DHCP_SERVER_PORT,
-                _ => 547,
-            };
-            if h.proto == l4::UDP && h.l4 != 0 && h.sport == server {
-                return Err(DropReason::DhcpServerGuard);
-            }
-            if h.proto == l4::ICMPV6 && h.l4 != 0 {
-                return guard_nd(port, h, bytes);
-            }
-            Ok(())
-        }
-    }
-}
-
-fn guard_nd(port: &PortEntry, h: &Headers, bytes: &[u8]) -> Result<(), DropReason> {
-    match h.icmp_type() {
-        icmp::ROUTER_ADVERTISEMENT | icmp::V6_REDIRECT => Err(DropReason::RaGuard),
-        icmp::NEIGHBOR_SOLICITATION | icmp::NEIGHBOR_ADVERTISEMENT => {
-            let target = nd_target(h, bytes).ok_or(DropReason::IpMalformed)?;
-            let own = h.icmp_type() == icmp::NEIGHBOR_SOLICITATION || port.binds_ip(target);
-            let mac_own = nd_mac(h, bytes).is_none_or(|mac| port.binds_mac(mac));
-            if own && mac_own { Ok(()) } else { Err(DropReason::SpoofedNeighbor) }
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Target of a neighbor solicitation or advertisement.
-pub(super) fn nd_target(h: &Headers, bytes: &[u8]) -> Option<Ip> {
-    let at = usize::from(h.l4) + icmp::HEADER_LEN;
-    Some(Ip::v6(*bytes.get(at..)?.first_chunk()?))
-}
-
-/// The link-layer address option of a solicitation (source) or advertisement (target).
-pub(super) fn nd_mac(h: &Headers, bytes: &[u8]) -> Option<MacAddr> {
-    let wanted = if h.icmp_type() == icmp::NEIGHBOR_SOLICITATION {
-        icmp::OPTION_SOURCE_MAC
-    } else {
-        icmp::OPTION_TARGET_MAC
-    };
-    let end = (usize::from(h.l4) + usize::from(h.l4_len)).min(bytes.len());
-    let mut rest = bytes.get(usize::from(h.l4) + icmp::HEADER_LEN + 16..end)?;
-    while let [kind, len, ..] = *rest {
-        if kind == wanted && len == 1 {
-            return Some(MacAddr(*rest.get(2..)?.first_chunk()?));
-        }
-        rest = rest.get(usize::from(len).max(1) * 8..)?;
-    }
-    None
 }
 
 /// Where an admitted frame goes, and what is changed on the way.
@@ -366,7 +294,7 @@ fn resolver(tables: &Tables, network: &Network, h: &Headers, bytes: &[u8]) -> Op
             if h.ttl != 255 || usize::from(h.l4_len) < 24 {
                 return None;
             }
-            owner(nd_target(h, bytes)?).map(Responder::Nd)
+            owner(nd::target(h.segment(bytes))?).map(Responder::Nd)
         }
         Net::V4 | Net::V6 if h.part == Part::Whole && usize::from(h.l4_len) >= icmp::HEADER_LEN => {
             let echo = h.proto == l4::ICMP && h.icmp_type() == icmp::ECHO_REQUEST

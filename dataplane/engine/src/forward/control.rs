@@ -32,6 +32,7 @@ impl Switch {
             // What was hit until now counts for what is there now.
             self.fold_flows(now);
         }
+        let revises = matches!(command, Command::SetPort(..) | Command::SetNetwork(_));
         let t = &mut self.tables;
         t.changed();
         match command {
@@ -186,6 +187,9 @@ impl Switch {
             Command::Watch(id, spec) => self.watches.add(id, spec),
             Command::Unwatch(id) => self.watches.remove(id),
         }
+        if revises {
+            self.revise_link_locals();
+        }
     }
 
     fn remove_route(&mut self, vni: Vni, from: crate::command::IpPrefix) {
@@ -275,6 +279,9 @@ impl Switch {
         });
         for (vni, mac) in gone {
             station_moved(&mut self.tables, vni, mac, None);
+        }
+        if self.tables.ports.any_claims() {
+            self.tables.ports.iter_mut().for_each(|port| port.link_locals.settle(now));
         }
         self.announce(now, pool);
         self.tables.fragments.set_time(now);

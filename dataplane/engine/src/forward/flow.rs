@@ -7,11 +7,11 @@
 //! cache, which then leaves the packet to the walk: hop limits that run out, packets over [`Action::len_max`],
 //! unfinished checksums, congestion marks on the outer header, TCP's SYN.
 
-use super::Tables;
 use super::classify::{Admission, From, Probe};
 use super::output::TunnelFacts;
 use super::parse::{Headers, Net, Part};
 use super::verdict::{Out, Verdict};
+use super::{Tables, guard};
 use crate::command::{FloatingId, Location, PeerId, PortId, Role, Vni};
 use crate::limits::OUTER_TTL;
 use crate::table::port::TagEdit;
@@ -119,6 +119,12 @@ pub fn compose(
     if !plain || !untouched {
         return None;
     }
+    let ingress = tables.ports.get(id)?;
+    // A guard has judged more of it than the key holds.
+    let is_judged = ingress.config.role == Role::Guest && h.proto == l4::UDP;
+    if is_judged && guard::reads_payload(h.sport, h.dport) {
+        return None;
+    }
     let tunnel = match h.outer {
         // What comes with VNI 0 is between switches.
         Some(outer) if outer.vni.get() == 0 => return None,
@@ -128,7 +134,6 @@ pub fn compose(
         None if h.eth == 0 => None,
         _ => return None,
     };
-    let ingress = tables.ports.get(id)?;
     if ingress.needs_walk() {
         return None;
     }

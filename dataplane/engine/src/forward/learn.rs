@@ -1,7 +1,7 @@
 //! Learning: the only table write on the path.
 
 use super::Tables;
-use super::classify::{Admission, From, Probe, nd_mac, nd_target};
+use super::classify::{Admission, From, Probe};
 use super::parse::{Headers, Net};
 use crate::command::{Location, Vni};
 use crate::table::fdb::Learned;
@@ -11,7 +11,7 @@ use crate::wire::icmp;
 use crate::wire::ip::Ip;
 use crate::wire::l4;
 use crate::wire::mac::MacAddr;
-use crate::wire::view;
+use crate::wire::{nd, view};
 
 /// Notes where the frame's sender is, and what it says of its IP address. Returns its place if that is news, and
 /// whether it was elsewhere before.
@@ -65,12 +65,17 @@ fn hear(tables: &mut Tables, now: Instant, vni: Vni, h: &Headers, bytes: &[u8]) 
             Some(arp) => (h.src, arp.sender_mac),
             None => return,
         },
-        _ if h.icmp_type() == icmp::NEIGHBOR_SOLICITATION => match nd_mac(h, bytes) {
-            Some(mac) => (h.src, mac),
-            None => return,
-        },
-        _ => match nd_target(h, bytes) {
-            Some(target) => (target, nd_mac(h, bytes).unwrap_or(h.eth_src)),
+        _ if h.icmp_type() == icmp::NEIGHBOR_SOLICITATION => {
+            match nd::link_layer(h.segment(bytes), icmp::OPTION_SOURCE_MAC) {
+                Some(mac) => (h.src, mac),
+                None => return,
+            }
+        }
+        _ => match nd::target(h.segment(bytes)) {
+            Some(target) => {
+                let mac = nd::link_layer(h.segment(bytes), icmp::OPTION_TARGET_MAC);
+                (target, mac.unwrap_or(h.eth_src))
+            }
             None => return,
         },
     };

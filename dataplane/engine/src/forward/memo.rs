@@ -14,10 +14,10 @@ use alloc::boxed::Box;
 
 use zerocopy::FromZeros;
 
-use super::Tables;
 use super::classify::{Admission, From, Probe};
 use super::parse::Headers;
 use super::verdict::{Out, Verdict};
+use super::{Tables, guard};
 use crate::command::{FloatingId, Location, PortId, Role, UplinkConfig, Vni};
 use crate::limits::MEMO_ENTRIES;
 use crate::table::fdb::{Fdb, FdbKey};
@@ -295,6 +295,10 @@ impl<'a> Side<'a> {
         if proto == l4::TCP && bytes[TCP_FLAGS_AT] & l4::TCP_SYN != 0 {
             return;
         }
+        // Some of what a guest sends is judged by more than the key holds.
+        if self.bound && proto == l4::UDP && guard::reads_payload(be16(head, 34), be16(head, 36)) {
+            return;
+        }
         let macs = u64_at(head, 0);
         let dst = macs & MAC_MASK;
         let (mut addresses, mut rest) = (u64_at(head, 26), u64::from(u32_at(head, 34)));
@@ -304,9 +308,6 @@ impl<'a> Side<'a> {
             }
             rest |= u64::from(proto) << 32 | ROUTED;
         } else {
-            if self.bound && proto == l4::UDP && be16(head, 34) == l4::DHCP_SERVER_PORT {
-                return;
-            }
             addresses = if self.bound { addresses & 0xffff_ffff } else { 0 };
             rest = 0;
         }

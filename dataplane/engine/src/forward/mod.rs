@@ -16,7 +16,9 @@ mod control;
 mod dhcp;
 mod fragment;
 mod gate;
+mod guard;
 mod icmp_error;
+mod link_local;
 mod mss;
 mod output;
 mod path;
@@ -54,6 +56,7 @@ use crate::table::source_route::SourceRoutes;
 use crate::table::underlay::{Guard, Hop, Underlay};
 use crate::time::{Duration, Instant};
 use crate::watch::Watches;
+use crate::wire::icmp;
 use crate::wire::ip::Ip;
 use crate::wire::mac::MacAddr;
 
@@ -336,7 +339,10 @@ impl Switch {
             parsed[at].hot = hot;
             match parsed[at].refused {
                 None => self.forward_one(now, port, look, &parsed[at], frame, pool),
-                Some(reason) => self.refuse(now, port, &parsed[at].h, frame, reason, pool),
+                Some(reason) => {
+                    self.note_refusal(now, port, &parsed[at].h, reason, &frame, pool);
+                    self.refuse(now, port, &parsed[at].h, frame, reason, pool);
+                }
             }
         }
         (self.looks, self.parsed) = (looks, parsed);
@@ -483,6 +489,9 @@ impl Switch {
             && h.eth_src.is_switch()
         {
             self.hear_switch(adm, peer, h, pool.bytes(frame));
+        }
+        if h.is_icmpv6() && self.tables.ports.any_claims() && icmp::is_nd(h.icmp_type()) {
+            self.hear_of_link_local(now, adm, h, pool.bytes(frame));
         }
     }
 

@@ -135,6 +135,30 @@ impl Headers {
         rest.get(..len).unwrap_or_default()
     }
 
+    /// The transport segment; empty when there is none to read.
+    #[must_use]
+    pub fn segment<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
+        let at = usize::from(self.l4);
+        let len = if at == 0 { 0 } else { usize::from(self.l4_len) };
+        bytes.get(at..at + len).unwrap_or_default()
+    }
+
+    /// Whether it is an ICMPv6 message of this packet that can be read.
+    #[inline]
+    #[must_use]
+    pub const fn is_icmpv6(&self) -> bool {
+        matches!(self.net, Net::V6) && self.proto == l4::ICMPV6 && self.l4 != 0
+    }
+
+    /// Whether there is a VLAN tag behind the first.
+    #[inline]
+    #[must_use]
+    pub const fn is_double_tagged(&self) -> bool {
+        self.tagged
+            && (ethernet::is_tag(self.ethertype)
+                || self.l3 as usize > self.eth as usize + ethernet::HEADER_LEN + ethernet::TAG_LEN)
+    }
+
     /// Whether it is an ICMP or ICMPv6 error, which quotes another packet.
     #[inline]
     #[must_use]

@@ -3,7 +3,7 @@
 //! tells people of them (`ctl::agent`).
 
 use super::Switch;
-use super::classify::{Admission, nd_target};
+use super::classify::Admission;
 use super::parse::{Headers, Net};
 use super::path::Said;
 use crate::command::{Event, PeerId, Vni};
@@ -14,7 +14,7 @@ use crate::table::floating_ip::Domain;
 use crate::time::Instant;
 use crate::wire::icmp;
 use crate::wire::ip::Ip;
-use crate::wire::l4;
+use crate::wire::nd;
 use crate::wire::path_probe;
 
 impl Switch {
@@ -51,15 +51,12 @@ impl Switch {
     /// which part it plays for that IP.
     #[cold]
     pub(super) fn hear_switch(&mut self, adm: &Admission, peer: PeerId, h: &Headers, bytes: &[u8]) {
-        let nd = h.net == Net::V6 && h.proto == l4::ICMPV6 && h.l4 != 0;
+        let nd = h.is_icmpv6();
+        let nd_target = || nd::target(h.segment(bytes)).unwrap_or_default();
         let (speaker, target) = match h.net {
             Net::Arp => (h.src, h.dst),
-            Net::V6 if nd && h.icmp_type() == icmp::NEIGHBOR_SOLICITATION => {
-                (h.src, nd_target(h, bytes).unwrap_or_default())
-            }
-            Net::V6 if nd && h.icmp_type() == icmp::NEIGHBOR_ADVERTISEMENT => {
-                (nd_target(h, bytes).unwrap_or_default(), Ip::default())
-            }
+            Net::V6 if nd && h.icmp_type() == icmp::NEIGHBOR_SOLICITATION => (h.src, nd_target()),
+            Net::V6 if nd && h.icmp_type() == icmp::NEIGHBOR_ADVERTISEMENT => (nd_target(), Ip::default()),
             _ => return,
         };
         if h.eth_src == self.tables.switch_mac() {

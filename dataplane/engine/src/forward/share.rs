@@ -1,7 +1,7 @@
 //! One switch on several workers: what one learns, the others must know.
 //!
 //! Every worker has tables of its own, so a station heard by one would be unknown to the others and its
-//! traffic flooded. Three kinds of [`News`] keep the tables alike, without a lock:
+//! traffic flooded. Four kinds of [`News`] keep the tables alike, without a lock:
 //!
 //! - A *claim*: a station appeared or moved. Told before the frame that taught it is sent, so that whoever
 //!   answers that frame finds every worker informed. Claims are ordered by (stamp, worker), where a stamp is
@@ -11,6 +11,7 @@
 //!   of addresses) is made good within one walk. A sighting carries when the station was heard, not when it
 //!   is told: an echo keeps nobody alive.
 //! - A *neighbour*: what ARP and ND said of an address that is routed to.
+//! - A *link-local address*: a guest has claimed an opaque one, or another station has it.
 //!
 //! News is about a state of the configuration. Commands reach all workers in one order, and each counts them:
 //! news of a state that is not reached here yet waits, and news from before something was forgotten here
@@ -23,7 +24,7 @@ use alloc::vec::Vec;
 
 use super::Switch;
 use super::learn::station_moved;
-use crate::command::{Command, Location, Vni};
+use crate::command::{Command, Location, PortId, Vni};
 use crate::limits::{AGE_SLICE_MAX, CLAIMS_PER_TICK, SIGHTINGS_PER_TICK};
 use crate::table::fdb::{FdbKey, Learned};
 use crate::time::{Duration, Instant};
@@ -46,6 +47,8 @@ enum What {
     Sighting(Station, Instant),
     /// An address that is routed to has this MAC.
     Neighbor(Vni, Ip, MacAddr),
+    /// The guest of a port has claimed an opaque link-local address, or lost it.
+    LinkLocal(PortId, Ip, bool),
 }
 
 /// Where a station is.
@@ -214,8 +217,16 @@ impl Switch {
                     t.floating.resolve(vni, ip, Some(mac), location);
                 }
             }
+            What::LinkLocal(id, ip, claimed) => self.hear_link_local(now, id, ip, claimed),
         }
         true
+    }
+
+    /// Tells that a guest has claimed an opaque link-local address, or lost it.
+    pub(super) fn tell_link_local(&mut self, id: PortId, ip: Ip, claimed: bool) {
+        if let Some(s) = &mut self.sharing {
+            s.out.push(News { epoch: s.epoch, what: What::LinkLocal(id, ip, claimed) });
+        }
     }
 
     fn hear_claim(&mut self, now: Instant, from: u8, station: &Station, stamp: u64) {

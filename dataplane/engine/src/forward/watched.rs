@@ -133,7 +133,12 @@ impl Switch {
         let mut parsed = Parsed::default();
         Ingress::new(&self.tables, id).parse(&mut frame, pool, &mut parsed);
         match parsed.refused {
-            Some(reason) => self.refuse(now, id, &parsed.h, frame, reason, pool),
+            Some(reason) => {
+                if learn {
+                    self.note_refusal(now, id, &parsed.h, reason, &frame, pool);
+                }
+                self.refuse(now, id, &parsed.h, frame, reason, pool);
+            }
             None => {
                 if learn {
                     self.learn(now, &parsed, &frame, pool);

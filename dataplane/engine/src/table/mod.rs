@@ -4,6 +4,7 @@ pub mod error_limit;
 pub mod fdb;
 pub mod floating_ip;
 pub mod fragments;
+pub mod link_local;
 pub mod neighbor;
 pub mod network;
 pub mod peer;

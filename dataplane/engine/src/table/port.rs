@@ -3,11 +3,12 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
-use crate::command::{Cut, PortConfig, PortId, Role, VlanPolicy, Vni};
+use crate::command::{Binding, Cut, IpPrefix, LinkLocalRule, PortConfig, PortId, Role, VlanPolicy, Vni};
 use crate::counters::{DropReason, PortCounters};
 use crate::frame::Frame;
 use crate::limits::{PORTS_MAX, TX_QUEUE_LEN};
 use crate::port::PortCaps;
+use crate::table::link_local::LinkLocals;
 use crate::table::network::NetId;
 use crate::table::policer::Policer;
 use crate::time::Instant;
@@ -19,6 +20,8 @@ use crate::wire::mac::MacAddr;
 #[derive(Debug, Default)]
 pub struct PortTable {
     ports: Vec<Option<Box<PortEntry>>>,
+    /// Whether opaque link-local addresses may be claimed at any of them.
+    any_claims: bool,
 }
 
 /// One port.
@@ -32,6 +35,8 @@ pub struct PortEntry {
     pub caps: PortCaps,
     /// Its VLAN rules, ready to test.
     pub vlan: VlanRules,
+    /// The opaque link-local addresses of its guest.
+    pub link_locals: LinkLocals,
     /// Its limit for broadcast, multicast and unknown unicast.
     pub bum: TokenBucket,
     /// Its limit for what comes in.
@@ -89,6 +94,10 @@ impl PortTable {
                     port.egress = Policer::new(now, new.egress);
                 }
                 port.gated = port.ingress.is_some() || new.mirror.is_some();
+                // Who was behind it may be another's guest now.
+                if !config.live || port.config.vni != config.vni || port.config.binding != config.binding {
+                    port.link_locals = LinkLocals::default();
+                }
                 port.config = config;
             }
             empty => {
@@ -97,6 +106,7 @@ impl PortTable {
                     egress: Policer::new(now, config.policy.egress),
                     gated: config.policy.ingress.is_limit() || config.policy.mirror.is_some(),
                     next_bpdu: now,
+                    link_locals: LinkLocals::default(),
                     config,
                     net: None,
                     caps: PortCaps::default(),
@@ -107,6 +117,7 @@ impl PortTable {
                 }));
             }
         }
+        self.any_claims = self.ports.iter().flatten().any(|port| port.takes_claims());
         true
     }
 
@@ -123,6 +134,13 @@ impl PortTable {
     /// Every port, to change it.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut PortEntry> {
         self.ports.iter_mut().filter_map(Option::as_deref_mut)
+    }
+
+    /// Whether opaque link-local addresses may be claimed at any port.
+    #[inline]
+    #[must_use]
+    pub const fn any_claims(&self) -> bool {
+        self.any_claims
     }
 
     /// Numbers up to which ports may exist.
@@ -182,24 +200,36 @@ impl PortEntry {
         self.config.binding.macs.contains(&mac)
     }
 
-    /// Whether the iVM behind may use this source IP. IPv6 link-local and unspecified sources are part of
-    /// having an IPv6 stack at all; the unspecified IPv4 source is DHCP's.
+    /// Whether the iVM behind may call this address its own. Where none are bound, any that a host may have.
     #[must_use]
     pub fn binds_ip(&self, ip: Ip) -> bool {
-        let ips = &self.config.binding.ips;
+        let Binding { macs, ips, shared_ips, .. } = &*self.config.binding;
+        if ips.is_empty() {
+            return ip.is_host();
+        }
         let addr = ip.into();
-        ips.is_empty()
-            || ips.iter().any(|p| p.contains(addr))
-            || match addr {
-                core::net::IpAddr::V4(a) => a.is_unspecified(),
-                core::net::IpAddr::V6(a) => a.is_unspecified() || a.is_unicast_link_local(),
-            }
+        ips.iter().chain(shared_ips).any(|prefix| prefix.contains(addr))
+            || ip.is_v6_link_local()
+                && (macs.iter().any(|&mac| ip == Ip::v6(mac.link_local())) || self.link_locals.holds(ip))
     }
 
-    /// Whether this is the unspecified IPv4 source, on a port whose iVM's addresses are known.
+    /// Whether opaque link-local addresses may be claimed here.
     #[must_use]
-    pub fn is_nowhere(&self, ip: Ip) -> bool {
-        !self.config.binding.ips.is_empty() && ip == Ip::v4([0; 4])
+    pub fn takes_claims(&self) -> bool {
+        let binding = &self.config.binding;
+        self.config.role == Role::Guest
+            && binding.link_local == LinkLocalRule::Opaque
+            && !binding.ips.is_empty()
+    }
+
+    /// Whether this very address is a station's here: listed, made by one of its MACs, or claimed.
+    #[must_use]
+    pub fn is_owner(&self, ip: Ip) -> bool {
+        let Binding { macs, ips, shared_ips, .. } = &*self.config.binding;
+        let host = IpPrefix::host(ip.into());
+        ips.iter().chain(shared_ips).any(|prefix| *prefix == host)
+            || macs.iter().any(|&mac| ip == Ip::v6(mac.link_local()))
+            || self.link_locals.knows(ip)
     }
 }
 
@@ -241,6 +271,13 @@ impl VlanRules {
                 Self::Trunk(bits, *native)
             }
         }
+    }
+
+    /// Whether the port was given VLANs.
+    #[inline]
+    #[must_use]
+    pub const fn is_set(&self) -> bool {
+        !matches!(self, Self::Transparent)
     }
 
     /// For a frame from this port with this outermost tag: its VLAN inside and how to get there. `None`:

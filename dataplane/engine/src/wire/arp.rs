@@ -22,6 +22,9 @@ pub const REQUEST: u16 = 1;
 /// An answer.
 pub const REPLY: u16 = 2;
 
+/// The question of reverse ARP (RFC 903), under an EtherType of its own.
+pub const REVERSE_REQUEST: u16 = 3;
+
 /// The packet.
 #[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]

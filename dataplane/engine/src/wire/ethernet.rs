@@ -25,10 +25,16 @@ pub const TYPE_IPV4: u16 = 0x0800;
 pub const TYPE_ARP: u16 = 0x0806;
 /// IPv6.
 pub const TYPE_IPV6: u16 = 0x86dd;
+/// Reverse ARP (RFC 903): by it QEMU announces a guest that has moved.
+pub const TYPE_RARP: u16 = 0x8035;
+/// The least EtherType. What is below is a length, and an IEEE 802.2 (LLC) header follows (802.3-2018 §3.2.6).
+pub const TYPE_MIN: u16 = 0x0600;
 /// Customer VLAN tag (802.1Q).
 pub const TYPE_CTAG: u16 = 0x8100;
 /// Service VLAN tag (802.1ad).
 pub const TYPE_STAG: u16 = 0x88a8;
+/// Service VLAN tags before 802.1ad, which some devices still take.
+pub const TYPE_OLD_STAGS: [u16; 3] = [0x9100, 0x9200, 0x9300];
 
 /// The header.
 #[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]

@@ -45,6 +45,13 @@ impl Ip {
         self.0.to_be_bytes()
     }
 
+    /// Whether it is the unspecified address of its family.
+    #[inline]
+    #[must_use]
+    pub const fn is_unspecified(self) -> bool {
+        self.0 == 0 || self.0 == V4_MAPPED
+    }
+
     /// Whether it may be a host's own address: not multicast, unspecified, loopback or broadcast.
     #[must_use]
     pub fn is_host(self) -> bool {

@@ -103,6 +103,12 @@ pub struct UpperLayer {
     pub fragment: bool,
     /// Not the first part: the upper-layer header is elsewhere.
     pub later_fragment: bool,
+    /// There is a fragment header, even if it only says that this is the whole packet (RFC 6946).
+    pub fragment_header: bool,
+    /// There are extension headers behind the fragment header: in the part that fragments are cut from.
+    pub behind_fragment: bool,
+    /// Where in that part a fragment begins, in bytes.
+    pub place: usize,
 }
 
 /// Finds the upper layer of the packet `packet` (which starts with the fixed header). `None` when the
@@ -116,10 +122,14 @@ pub fn upper_layer(packet: &[u8]) -> Option<UpperLayer> {
         named_at: NEXT_HEADER_AT,
         fragment: false,
         later_fragment: false,
+        fragment_header: false,
+        behind_fragment: false,
+        place: 0,
     };
     for _ in 0..IPV6_EXTENSIONS_MAX {
         match at.protocol {
             HOP_BY_HOP | ROUTING | DESTINATION => {
+                at.behind_fragment |= at.fragment_header;
                 let header = packet.get(at.offset..at.offset + 8)?;
                 at.protocol = header[0];
                 at.named_at = at.offset;
@@ -128,12 +138,16 @@ pub fn upper_layer(packet: &[u8]) -> Option<UpperLayer> {
             FRAGMENT => {
                 let header = packet.get(at.offset..at.offset + 8)?;
                 let offset_more = u16::from_be_bytes([header[2], header[3]]);
+                at.behind_fragment |= at.fragment_header;
+                at.fragment_header = true;
                 at.fragment = at.fragment || offset_more & 0xfff9 != 0;
                 at.protocol = header[0];
                 at.named_at = at.offset;
                 at.offset += 8;
                 if offset_more & 0xfff8 != 0 {
                     at.later_fragment = true;
+                    at.place = usize::from(offset_more & 0xfff8);
+                    at.behind_fragment |= is_extension(at.protocol) || at.protocol == FRAGMENT;
                     return Some(at);
                 }
             }
@@ -181,9 +195,21 @@ mod tests {
         assert_eq!((hop.protocol, hop.offset), (6, 48));
         let first = upper_layer(&packet(44, &[17, 0, 0, 1, 0, 0, 0, 9])).unwrap();
         assert!(first.fragment && !first.later_fragment);
+        assert!(first.fragment_header && !first.behind_fragment);
+        let atomic = upper_layer(&packet(44, &[58, 0, 0, 0, 0, 0, 0, 9])).unwrap();
+        assert!(atomic.fragment_header && !atomic.fragment && !atomic.behind_fragment);
+        let hidden =
+            upper_layer(&packet(44, &[60, 0, 0, 1, 0, 0, 0, 9, 17, 0, 1, 4, 0, 0, 0, 0, 0, 0])).unwrap();
+        assert!(hidden.behind_fragment && hidden.protocol == 17);
+        let twice = upper_layer(&packet(44, &[44, 0, 0, 0, 0, 0, 0, 9, 17, 0, 0, 1, 0, 0, 0, 9])).unwrap();
+        assert!(twice.behind_fragment && twice.fragment);
+        let before = upper_layer(&packet(60, &[44, 0, 1, 4, 0, 0, 0, 0, 17, 0, 0, 1, 0, 0, 0, 9])).unwrap();
+        assert!(before.fragment_header && !before.behind_fragment);
         let later = upper_layer(&packet(44, &[17, 0, 0, 8, 0, 0, 0, 9])).unwrap();
-        assert!(later.later_fragment);
+        assert!(later.later_fragment && later.place == 8 && !later.behind_fragment);
         assert_eq!((hop.named_at, later.named_at), (40, 40));
+        let later = upper_layer(&packet(44, &[60, 0, 4, 1, 0, 0, 0, 9])).unwrap();
+        assert!(later.later_fragment && later.place == 1024 && later.behind_fragment);
         let id = [60, 0, 0, 0, 0, 0, 0, 0, 44, 0, 0, 0, 0, 0, 0, 0, 17, 0, 0, 8, 1, 2, 3, 4];
         assert_eq!(fragment_id(&packet(0, &id)), Some(0x0102_0304));
         assert_eq!(fragment_id(&packet(17, &[0; 8])), None);

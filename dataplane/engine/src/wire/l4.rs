@@ -1,6 +1,8 @@
 //! What the switch reads of the transport layer: ports, and where the checksum is.
 //! TCP (RFC 9293 §3.1), UDP (RFC 768).
 
+/// IGMP.
+pub const IGMP: u8 = 2;
 /// ICMP for IPv4.
 pub const ICMP: u8 = 1;
 /// TCP.
@@ -10,11 +12,16 @@ pub const UDP: u8 = 17;
 /// ICMP for IPv6.
 pub const ICMPV6: u8 = 58;
 
-/// The port DHCP servers answer from.
+/// The port of DHCP servers and relays, which clients ask.
 pub const DHCP_SERVER_PORT: u16 = 67;
-
-/// The port DHCP clients ask from.
+/// The port of DHCP clients, by which they know an answer (RFC 2131 §4.1).
 pub const DHCP_CLIENT_PORT: u16 = 68;
+/// The port of DHCPv6 clients (RFC 8415 §7.2).
+pub const DHCP6_CLIENT_PORT: u16 = 546;
+/// The port of DHCPv6 servers and relays.
+pub const DHCP6_SERVER_PORT: u16 = 547;
+/// The port of PXE boot servers, by which their clients ask too (PXE 2.1 §2.2.1).
+pub const PXE_PORT: u16 = 4011;
 
 /// Bytes of a UDP header.
 pub const UDP_HEADER_LEN: usize = 8;

@@ -48,10 +48,29 @@ impl MacAddr {
         matches!(self.0, [0x01, 0x80, 0xc2, 0x00, 0x00, 0x00..=0x0f])
     }
 
-    /// 01-80-C2-00-00-00 and -08: where bridges and provider bridges send BPDUs (802.1Q-2018 table 8-1, 8-2).
+    /// 01-80-C2-00-00-00 and -08: where bridges and provider bridges send BPDUs (802.1Q-2018 table 8-1, 8-2); and
+    /// 01-00-0C-CC-CC-CD, where Cisco's send those of one VLAN each (PVST+).
     #[must_use]
     pub const fn is_bridge_group(self) -> bool {
-        matches!(self.0, [0x01, 0x80, 0xc2, 0x00, 0x00, 0x00 | 0x08])
+        matches!(self.0, [0x01, 0x80, 0xc2, 0x00, 0x00, 0x00 | 0x08]) || self.is_pvst_group()
+    }
+
+    /// 01-00-0C-CC-CC-CD: the group of PVST+.
+    #[must_use]
+    pub const fn is_pvst_group(self) -> bool {
+        matches!(self.0, [0x01, 0x00, 0x0c, 0xcc, 0xcc, 0xcd])
+    }
+
+    /// A group by which bridges and switches speak among themselves: 01-80-C2-00-00-00 to -0F and -20 to -2F (802.1Q-2018
+    /// tables 8-1 and 10-1: spanning tree, and GARP and MRP, which register VLANs), and Cisco's 01-00-0C-CC-CC-CC (CDP, VTP, DTP),
+    /// -CD and 01-00-0C-CD-CD-CD.
+    #[must_use]
+    pub const fn is_control_group(self) -> bool {
+        matches!(self.0, [0x01, 0x80, 0xc2, 0x00, 0x00, 0x00..=0x0f | 0x20..=0x2f])
+            || matches!(
+                self.0,
+                [0x01, 0x00, 0x0c, 0xcc, 0xcc, 0xcc | 0xcd] | [0x01, 0x00, 0x0c, 0xcd, 0xcd, 0xcd]
+            )
     }
 
     /// The IPv6 link-local address that its owner gives itself (RFC 4291 §2.5.6 and appendix A).
@@ -146,5 +165,10 @@ mod tests {
         assert!(!MacAddr::ZERO.is_unicast());
         assert!(MacAddr([1, 0x80, 0xc2, 0, 0, 0]).is_link_local_group());
         assert!(!MacAddr([1, 0x80, 0xc2, 0, 0, 0x10]).is_link_local_group());
+        let pvst = MacAddr([1, 0, 0x0c, 0xcc, 0xcc, 0xcd]);
+        assert!(pvst.is_bridge_group() && pvst.is_control_group() && !pvst.is_link_local_group());
+        assert!(MacAddr([1, 0x80, 0xc2, 0, 0, 0x21]).is_control_group());
+        assert!(!MacAddr([1, 0x80, 0xc2, 0, 0, 0x10]).is_control_group());
+        assert!(!MacAddr([1, 0, 0x5e, 0, 0, 1]).is_control_group() && !MacAddr::BROADCAST.is_control_group());
     }
 }

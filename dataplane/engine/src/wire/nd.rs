@@ -1,4 +1,4 @@
-//! Neighbor Discovery messages (RFC 4861 §4): who is spoken of, and the options.
+//! Neighbor Discovery messages (RFC 4861 §4): their target and their options.
 //!
 //! ```text
 //!  0      1      2          4        8               24
@@ -44,7 +44,7 @@ pub fn link_layer(message: &[u8], kind: u8) -> Option<MacAddr> {
     options(message).map_while(Result::ok).find(|option| option.kind == kind)?.mac()
 }
 
-/// Options one after another. Ends with an error where the rest is none.
+/// Options one after another. Ends with an error at the first that is malformed.
 #[derive(Clone, Debug)]
 pub struct Options<'a> {
     rest: &'a [u8],
@@ -53,7 +53,7 @@ pub struct Options<'a> {
 /// One option.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct NdOption<'a> {
-    /// What it is.
+    /// Its type.
     pub kind: u8,
     /// Its value, without kind and length.
     pub value: &'a [u8],
@@ -111,7 +111,7 @@ mod tests {
         assert_eq!(kinds, [14, 1]);
     }
 
-    /// What is no list of options is an error at its place, and the end.
+    /// A malformed option is an error, and ends the list.
     #[test]
     fn malformed() {
         for bad in [&[1][..], &[1, 0, 0, 0, 0, 0, 0, 0], &[1, 2, 0, 0, 0, 0, 0, 0], &[1, 1, 0]] {

@@ -192,7 +192,7 @@ fn port(vni: Option<Vni>, role: Role) -> PortConfig {
         live: true,
         mtu: if role == Role::Uplink { 1600 } else { 1500 },
         vlan: VlanPolicy::Transparent,
-        binding: Binding::default(),
+        binding: Box::default(),
         bum_pps: None,
         policy: Box::default(),
         fdb_max: 100,

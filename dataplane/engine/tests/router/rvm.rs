@@ -255,7 +255,7 @@ fn port(vni: Option<Vni>, role: Role) -> PortConfig {
         live: true,
         mtu: 1500,
         vlan: VlanPolicy::Transparent,
-        binding: Binding::default(),
+        binding: Box::default(),
         bum_pps: None,
         policy: Box::default(),
         fdb_max: 100,

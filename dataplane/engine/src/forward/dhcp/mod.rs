@@ -71,7 +71,7 @@ pub fn outcome(network: &Network, port: &PortEntry, h: &Headers, bytes: &[u8]) -
     let dhcp = network.config.dhcp.as_ref()?;
     let server = match h.net {
         Net::V4 => l4::DHCP_SERVER_PORT,
-        Net::V6 => v6::SERVER_PORT,
+        Net::V6 => l4::DHCP6_SERVER_PORT,
         _ => return None,
     };
     if h.proto != l4::UDP || h.dport != server || h.part != Part::Whole || h.l4 == 0 {

@@ -8,10 +8,8 @@ use core::net::IpAddr;
 use super::{Asker, Judged, LEASE, Message};
 use crate::limits::DHCP_DNS_MAX;
 use crate::wire::ip::Ip;
+use crate::wire::l4;
 
-/// Where clients ask (RFC 8415 §7.2).
-pub(super) const SERVER_PORT: u16 = 547;
-const CLIENT_PORT: u16 = 546;
 /// Bytes of a client's DUID (RFC 8415 §11.1).
 const DUID_LEN_MAX: usize = 130;
 /// Options of a message that are looked at.
@@ -48,7 +46,7 @@ impl Asker<'_> {
         let (&[kind, a, b, c], options) = text.split_first_chunk()?;
         let q = Question::read(options)?;
         let duid = self.duid();
-        if self.h.sport != CLIENT_PORT || !self.h.src.is_host() {
+        if self.h.sport != l4::DHCP6_CLIENT_PORT || !self.h.src.is_host() {
             return None;
         }
         if q.server.is_some_and(|server| server != duid) {
@@ -101,9 +99,10 @@ impl Asker<'_> {
             put(&mut text, option::DNS, &[&dns])?;
         }
         Some(Judged::Answer {
-            from: self.link_local(),
+            // The address that the virtual gateway's MAC makes, which is nobody else's.
+            from: Ip::v6(self.network.config.router_mac.link_local()),
             to: self.h.src,
-            ports: (SERVER_PORT, CLIENT_PORT),
+            ports: (l4::DHCP6_SERVER_PORT, l4::DHCP6_CLIENT_PORT),
             message: text,
         })
     }
@@ -121,12 +120,6 @@ impl Asker<'_> {
     fn duid(&self) -> [u8; 10] {
         let m = self.network.config.router_mac.0;
         [0, 3, 0, 1, m[0], m[1], m[2], m[3], m[4], m[5]]
-    }
-
-    /// The address that the virtual gateway's MAC makes (RFC 4291 appendix A), which is nobody else's.
-    fn link_local(&self) -> Ip {
-        let m = self.network.config.router_mac.0;
-        Ip::v6([0xfe, 0x80, 0, 0, 0, 0, 0, 0, m[0] ^ 2, m[1], m[2], 0xff, 0xfe, m[3], m[4], m[5]])
     }
 }
 

@@ -61,7 +61,7 @@ fn partial(bytes: &[u8], h: &mut Headers, offload: &mut Offload) -> Result<(), D
 }
 
 /// A partial checksum behind the headers we read. It may be anywhere there: the bytes are the sender's own, and
-/// nobody has judged them.
+/// nobody judges them, but for those of DHCP.
 fn nested(bytes: &[u8], h: &mut Headers, offload: &mut Offload) -> Result<(), DropReason> {
     /// RFC 4960 §6.8: SCTP's checksum is another one. What it says cannot be told from this.
     const SCTP: u8 = 132;
@@ -73,7 +73,9 @@ fn nested(bytes: &[u8], h: &mut Headers, offload: &mut Offload) -> Result<(), Dr
     let behind = end - usize::from(h.l4_len) + l4::UDP_HEADER_LEN;
     let start = usize::from(offload.csum_start);
     let inside = start >= behind && start + usize::from(offload.csum_offset) + 2 <= end;
-    if !inside || matches!(h.proto, l4::TCP | l4::ICMP | l4::ICMPV6 | SCTP) {
+    let is_judged =
+        h.proto == l4::UDP && matches!(h.dport, l4::DHCP_SERVER_PORT | l4::DHCP6_SERVER_PORT | l4::PXE_PORT);
+    if !inside || is_judged || matches!(h.proto, l4::TCP | l4::ICMP | l4::ICMPV6 | SCTP) {
         return Err(DropReason::OffloadInvalid);
     }
     offload.gso_size = 0;

@@ -266,7 +266,11 @@ impl World {
             live: true,
             mtu,
             vlan,
-            binding: Binding { macs: vec![mac(1), mac(2), mac(3)], ips: vec![] },
+            binding: Box::new(Binding {
+                macs: vec![mac(1), mac(2), mac(3)],
+                ips: vec![],
+                ..Binding::default()
+            }),
             bum_pps: None,
             policy: Box::default(),
             fdb_max: 100,

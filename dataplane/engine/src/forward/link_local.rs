@@ -1,0 +1,150 @@
+//! Claims of opaque link-local addresses ([`crate::table::link_local`]): noted, contested, told to other workers.
+
+use super::classify::{Admission, From};
+use super::output::TunnelFacts;
+use super::parse::{Headers, Net};
+use super::verdict::{Edits, Out, Verdict};
+use super::{Switch, act, guard};
+use crate::command::PortId;
+use crate::counters::DropReason;
+use crate::frame::{Frame, FramePool, SlotSize};
+use crate::limits::OUTER_TTL;
+use crate::table::link_local::is_opaque;
+use crate::table::port::TagEdit;
+use crate::time::Instant;
+use crate::wire::ip::Ip;
+use crate::wire::{icmp, nd};
+
+impl Switch {
+    /// Takes an admitted message of ND into account: it may claim an address for the guest behind its port, and ends
+    /// the claim of any other port to that address. The later station is believed, because the guards have already
+    /// dropped the message if its sender is a guest that may not use the address.
+    #[cold]
+    pub(super) fn hear_of_link_local(&mut self, now: Instant, adm: &Admission, h: &Headers, bytes: &[u8]) {
+        let segment = h.segment(bytes);
+        let probes = h.icmp_type() == icmp::NEIGHBOR_SOLICITATION && h.src.is_unspecified();
+        let ip = match h.icmp_type() {
+            icmp::NEIGHBOR_ADVERTISEMENT => nd::target(segment),
+            icmp::NEIGHBOR_SOLICITATION if probes => nd::target(segment),
+            _ => Some(h.src),
+        };
+        let Some(ip) = ip.filter(|&ip| is_opaque(ip)) else { return };
+        let from = if let From::Port(id) = adm.from { Some(id) } else { None };
+        for at in 0..self.tables.ports.bound() {
+            let id = PortId(at);
+            let port = self.tables.ports.get_mut(id).filter(|p| p.net == Some(adm.net) && from != Some(id));
+            if port.is_some_and(|port| port.link_locals.retain(|claimed| claimed != ip)) {
+                self.tell_link_local(id, ip, false);
+            }
+        }
+        if let Some(id) = from
+            && probes
+        {
+            self.claim_link_local(now, id, ip);
+        }
+    }
+
+    /// A frame was refused, perhaps because of an address that its guest may claim and had before this switch looked: it
+    /// was moved here while it ran, or the switch was restarted.
+    #[inline]
+    pub(super) fn note_refusal<P: FramePool>(
+        &mut self,
+        now: Instant,
+        id: PortId,
+        h: &Headers,
+        reason: DropReason,
+        frame: &Frame,
+        pool: &mut P,
+    ) {
+        let address = matches!(reason, DropReason::SpoofedIp | DropReason::SpoofedNeighbor);
+        if address && h.net == Net::V6 && self.tables.ports.any_claims() {
+            self.claim_refused(now, id, h, frame, pool);
+        }
+    }
+
+    /// The switch asks in the guest's place whether its address is free.
+    #[cold]
+    fn claim_refused<P: FramePool>(
+        &mut self,
+        now: Instant,
+        id: PortId,
+        h: &Headers,
+        frame: &Frame,
+        pool: &mut P,
+    ) {
+        let Some(port) = self.tables.ports.get(id).filter(|port| port.takes_claims()) else { return };
+        let Some((vid, _)) = port.vlan.ingress(h.tagged, h.vid) else { return };
+        let ip = if is_opaque(h.src) {
+            h.src
+        } else if h.is_icmpv6() && h.icmp_type() == icmp::NEIGHBOR_ADVERTISEMENT {
+            nd::target(h.segment(pool.bytes(frame))).unwrap_or_default()
+        } else {
+            return;
+        };
+        if self.claim_link_local(now, id, ip) {
+            self.ask_if_free(id, vid, ip, pool);
+        }
+    }
+
+    fn claim_link_local(&mut self, now: Instant, id: PortId, ip: Ip) -> bool {
+        let t = &mut self.tables;
+        let claimed = t.ports.get(id).is_some_and(|port| {
+            let network = port.net.and_then(|net| t.networks.at(net));
+            network.is_some_and(|network| guard::is_claimable(t, network, id, port, ip))
+        }) && t.ports.get_mut(id).is_some_and(|port| port.link_locals.claim(now, ip));
+        if claimed {
+            self.tell_link_local(id, ip, true);
+        }
+        claimed
+    }
+
+    /// Another worker's news: a guest of this port has claimed the address, or has lost it.
+    pub(super) fn hear_link_local(&mut self, now: Instant, id: PortId, ip: Ip, claimed: bool) {
+        let Some(port) = self.tables.ports.get_mut(id).filter(|port| port.takes_claims()) else { return };
+        if claimed {
+            port.link_locals.claim(now, ip);
+        } else {
+            port.link_locals.retain(|known| known != ip);
+        }
+    }
+
+    /// Drops the claims that the configuration, as it now is, does not allow.
+    pub(super) fn revise_link_locals(&mut self) {
+        if !self.tables.ports.any_claims() {
+            return;
+        }
+        for at in 0..self.tables.ports.bound() {
+            let id = PortId(at);
+            let Some(port) = self.tables.ports.get_mut(id).filter(|p| !p.link_locals.is_empty()) else {
+                continue;
+            };
+            let mut claims = core::mem::take(&mut port.link_locals);
+            let t = &self.tables;
+            claims.retain(|ip| {
+                t.ports.get(id).is_some_and(|port| {
+                    let network = port.net.and_then(|net| t.networks.at(net));
+                    network.is_some_and(|network| guard::is_claimable(t, network, id, port, ip))
+                })
+            });
+            if let Some(port) = self.tables.ports.get_mut(id) {
+                port.link_locals = claims;
+            }
+        }
+    }
+
+    /// Asks every station of the network but the guest whether it has an address (RFC 4862 §5.4.2).
+    fn ask_if_free<P: FramePool>(&mut self, id: PortId, vid: u16, ip: Ip, pool: &mut P) {
+        let network = self.tables.ports.get(id).and_then(|p| self.tables.networks.at(p.net?));
+        let Some((vni, mac)) = network.map(|n| (n.config.vni, n.config.router_mac)) else { return };
+        let Some(mut frame) = pool.alloc(SlotSize::Small) else { return };
+        frame.len = act::QUESTION_MAX as u32;
+        frame.len = act::ask(pool.bytes_mut(&mut frame), mac, Some(Ip(0)), ip) as u32;
+        if vid != 0 {
+            act::tag(pool, &mut frame, TagEdit::Push(vid));
+        }
+        self.counters.originated += 1;
+        let verdict = Verdict { edits: Edits::NONE, out: Out::Flood, vni, vid };
+        let tunnel = TunnelFacts { entropy: TunnelFacts::port(ip.0 as u32), ecn: 0, ttl: OUTER_TTL };
+        self.flood(id, Some(From::Port(id)), &verdict, tunnel, frame, pool);
+    }
+}
