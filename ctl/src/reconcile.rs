@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use engine::command::{
-    Binding, Command, Cut, DhcpConfig, FloatingConfig, FloatingId, Gateway, IpPrefix, L4Proto, L4Range,
-    Location, NetworkConfig, NextHop, PeerConfig, PeerId, PortConfig, PortId, PortPolicy, Rate, Role,
-    SourceRouteConfig, UplinkConfig, VlanPolicy, Vni,
+    Binding, BootConfig, Command, Cut, DhcpConfig, FloatingConfig, FloatingId, Gateway, IpPrefix, L4Proto,
+    L4Range, Location, NetworkConfig, NextHop, PeerConfig, PeerId, PortConfig, PortId, PortPolicy, Rate,
+    Role, SourceRouteConfig, UplinkConfig, VlanPolicy, Vni,
 };
 use engine::limits;
 use engine::time::Duration;
@@ -341,9 +341,15 @@ fn network(n: &Network) -> Option<NetworkConfig> {
         fdb_max: n.fdb_max,
         fdb_age: Duration::from_secs(n.fdb_age),
         mss_clamp: n.mss_clamp,
-        dhcp: (!n.dhcp.is_empty()).then(|| DhcpConfig {
-            prefixes: n.dhcp.iter().map(|net| prefix(*net)).collect(),
-            dns: n.dns.clone(),
+        dhcp: (!n.dhcp.is_empty()).then(|| {
+            Box::new(DhcpConfig {
+                prefixes: n.dhcp.iter().map(|net| prefix(*net)).collect(),
+                dns: n.dns.clone(),
+                boot: (n.next_server.is_some() || n.boot_file.is_some()).then(|| BootConfig {
+                    server: n.next_server,
+                    file: n.boot_file.clone().unwrap_or_default().into_bytes(),
+                }),
+            })
         }),
     })
 }

@@ -29,12 +29,13 @@ fn switch(pool: &mut HeapPool, now: Instant) -> Switch {
         fdb_max: 16,
         fdb_age: Duration::from_secs(5),
         mss_clamp: true,
-        dhcp: Some(DhcpConfig {
+        dhcp: Some(Box::new(DhcpConfig {
             prefixes: vec![prefix("10.1.0.0", 24), prefix("fd01::", 64)],
             dns: ["9.9.9.9", "1.1.1.1", "8.8.8.8", "fd01::1", "fd01::2", "fd01::3"]
                 .map(|ip| prefix(ip, 0).addr)
                 .to_vec(),
-        }),
+            boot: Some(BootConfig { server: Some([10, 1, 0, 9].into()), file: b"pxelinux.0".to_vec() }),
+        })),
     };
     let port = PortConfig {
         vni: Some(vni),

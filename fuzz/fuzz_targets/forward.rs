@@ -73,13 +73,14 @@ fn setup(switch: &mut Switch, pool: &mut HeapPool, now: Instant) {
             fdb_max: 16,
             fdb_age: Duration::from_secs(5),
             mss_clamp: true,
-            dhcp: Some(DhcpConfig {
+            dhcp: Some(Box::new(DhcpConfig {
                 prefixes: vec![
                     IpPrefix { addr: [192, 168, 1, 0].into(), len: 24 },
                     IpPrefix { addr: "fd00::".parse().expect("an address"), len: 64 },
                 ],
                 dns: vec![[9, 9, 9, 9].into(), "fd00::9".parse().expect("an address")],
-            }),
+                boot: None,
+            })),
         }));
     }
     apply(Command::SetPeer(

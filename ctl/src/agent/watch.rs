@@ -319,7 +319,12 @@ impl Agent {
             Out::Hairpin(Responder::Arp(mac)) => format!("back, as an ARP reply: it is at {mac}"),
             Out::Hairpin(Responder::Nd(mac)) => format!("back, as a neighbor advertisement: it is at {mac}"),
             Out::Hairpin(Responder::Echo) => "back, as an echo reply".to_owned(),
-            Out::Hairpin(Responder::Dhcp) => "back, as a DHCP answer, by the port's binding".to_owned(),
+            Out::Hairpin(Responder::Dhcp { boots: false }) => {
+                "back, as a DHCP answer, by the port's binding".to_owned()
+            }
+            Out::Hairpin(Responder::Dhcp { boots: true }) => {
+                "back, as a DHCP answer, by the port's binding; and to boot servers".to_owned()
+            }
             Out::Punt => "to the kernel, which resolves the next hop".to_owned(),
             Out::Consume => return (None, "for the switch itself".to_owned()),
             Out::Drop(reason) | Out::Refuse(reason, _) => {

@@ -59,11 +59,23 @@ fn vlan() -> impl Strategy<Value = Vlan> {
 }
 
 fn network() -> impl Strategy<Value = Network> {
-    let dhcp = (vec(net(1), 0..3), vec(ip(1), 0..3));
+    let server = (1u8..12).prop_map(|n| Ipv4Addr::new(10, 0, 1, n));
+    let dhcp = (vec(net(1), 0..3), vec(ip(1), 0..3), of(server), of("[a-z.]{0,9}"));
     (pick("n", 6), 0u32..9, vec(ip(1), 0..3), of(mac()), 0u32..4, 0u64..900, any::<bool>(), dhcp).prop_map(
-        |(name, vni, gateway, router_mac, fdb_max, fdb_age, mss_clamp, (dhcp, dns))| Network {
+        |(
+            name,
+            vni,
+            gateway,
+            router_mac,
+            fdb_max,
+            fdb_age,
+            mss_clamp,
+            (dhcp, dns, next_server, boot_file),
+        )| Network {
             dhcp,
             dns,
+            next_server,
+            boot_file,
             // Few VNIs, so that networks swap theirs.
             vni: if vni == 8 { 0xff_ffff } else { vni },
             gateway,

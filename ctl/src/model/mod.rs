@@ -17,7 +17,7 @@ mod text;
 mod validate;
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use engine::limits;
 use ipnet::IpNet;
@@ -274,6 +274,13 @@ pub struct Network {
     /// Name servers that guests are told by DHCP, three of each family at most. Default: none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub dns: Vec<IpAddr>,
+    /// The server that guests are told by DHCP to boot from. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_server: Option<Ipv4Addr>,
+    /// The file there, or a URL, that guests are told by DHCP to boot. Default: none, and what a guest asks that boots
+    /// from the network also reaches boot servers (proxyDHCP) behind ports that are not guests'.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot_file: Option<String>,
 }
 
 impl Network {
@@ -290,6 +297,8 @@ impl Network {
             mss_clamp: true,
             dhcp: Vec::new(),
             dns: Vec::new(),
+            next_server: None,
+            boot_file: None,
         }
     }
 }

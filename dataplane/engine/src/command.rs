@@ -176,7 +176,7 @@ pub struct NetworkConfig {
     /// Whether the MSS of TCP connections that open is lowered to what their path carries.
     pub mss_clamp: bool,
     /// What guests are told by DHCP; `None`: nothing.
-    pub dhcp: Option<DhcpConfig>,
+    pub dhcp: Option<Box<DhcpConfig>>,
 }
 
 /// What the guests of a network are told by DHCP, beside the address of their binding.
@@ -186,6 +186,17 @@ pub struct DhcpConfig {
     pub prefixes: Vec<IpPrefix>,
     /// Name servers.
     pub dns: Vec<IpAddr>,
+    /// Where guests boot from.
+    pub boot: Option<BootConfig>,
+}
+
+/// Where DHCP tells guests to boot from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct BootConfig {
+    /// The boot server's address; `None`: whoever answers DHCP.
+    pub server: Option<core::net::Ipv4Addr>,
+    /// The file there, of [`crate::limits::DHCP_BOOT_FILE_LEN_MAX`] bytes at most.
+    pub file: Vec<u8>,
 }
 
 /// A switch port. It forwards nothing while not `live`.

@@ -217,3 +217,6 @@ pub const LINK_LOCALS_MAX: usize = 2;
 /// How long a claim of a link-local address waits for another station to object (RFC 6620 §3.1: TENT_LT), less than
 /// the second for which the guest itself waits (RFC 4862 §5.4).
 pub const LINK_LOCAL_TENTATIVE: Duration = Duration::from_millis(500);
+
+/// Bytes of the name of a boot file: what the field of a DHCP message holds, which ends with a zero (RFC 2131 §2).
+pub const DHCP_BOOT_FILE_LEN_MAX: usize = 127;

@@ -22,6 +22,9 @@ const OWN: Ipv4Address = Ipv4Address::new(10, 1, 0, 5);
 const NOBODY: Ipv4Address = Ipv4Address::UNSPECIFIED;
 const ROUTER: MacAddr = MacAddr([2, 0x69, 0x76, 0, 0, 100]);
 
+/// A boot server behind a door, and what its client says it is.
+const PXE: &[u8] = b"PXEClient:Arch:00000:UNDI:002001";
+
 struct World {
     switch: Switch,
     pool: HeapPool,
@@ -43,9 +46,12 @@ impl World {
             fdb_max: 100,
             fdb_age: FDB_AGE,
             mss_clamp: true,
-            dhcp: dhcp.then(|| DhcpConfig {
-                prefixes: vec![prefix("10.9.0.0", 16), prefix("10.1.0.0", 24), prefix("fd01::", 64)],
-                dns: vec!["9.9.9.9".parse().unwrap(), "2620:fe::9".parse().unwrap()],
+            dhcp: dhcp.then(|| {
+                Box::new(DhcpConfig {
+                    prefixes: vec![prefix("10.9.0.0", 16), prefix("10.1.0.0", 24), prefix("fd01::", 64)],
+                    dns: vec!["9.9.9.9".parse().unwrap(), "2620:fe::9".parse().unwrap()],
+                    boot: None,
+                })
             }),
         }));
         for (id, role) in [(GUEST, Role::Guest), (FREE, Role::Guest), (DOOR, Role::Door)] {
@@ -262,6 +268,82 @@ fn other_questions_go_their_way() {
     }
     let other = v4(GUEST, DhcpMessageType::Request, Some(OWN), Some(Ipv4Address::new(10, 1, 0, 99)));
     assert_eq!(w.forward(GUEST, &other).len(), 2);
+}
+
+/// The same question with a vendor class (RFC 2132 §9.13).
+fn of_class(question: &[u8], class: &[u8]) -> Vec<u8> {
+    let mut message = question[42..].to_vec();
+    let end = message.iter().rposition(|byte| *byte == 255).unwrap();
+    message.truncate(end);
+    message.extend([60, class.len() as u8]);
+    message.extend(class);
+    message.push(255);
+    message.resize(message.len().max(300), 0);
+    udp4(GUEST, &message)
+}
+
+/// A guest that boots from the network: it gets its address from the switch, and its question also reaches the boot
+/// servers there may be, which are not guests. Within the limit of what a port may flood, and for a broadcast only.
+#[test]
+fn a_boot_server_is_asked_too() {
+    let mut w = World::new(true);
+    for class in [PXE, b"HTTPClient:Arch:00016"] {
+        for kind in [DhcpMessageType::Discover, DhcpMessageType::Request] {
+            let question = of_class(&v4(GUEST, kind, Some(OWN), None), class);
+            let mut out = w.forward(GUEST, &question);
+            out.sort_by_key(|(to, _)| to.0);
+            let [(GUEST, answer), (DOOR, asked)] = out.as_slice() else { panic!("{out:?}") };
+            assert_eq!(asked, &question, "as it was asked");
+            let packet = DhcpPacket::new_checked(&answer[42..]).unwrap();
+            assert_eq!(DhcpRepr::parse(&packet).unwrap().your_ip, OWN);
+        }
+    }
+    let mut renewal = of_class(&v4(GUEST, DhcpMessageType::Request, Some(OWN), None), PXE);
+    renewal[..6].copy_from_slice(&ROUTER.0);
+    assert_eq!(w.forward(GUEST, &renewal).len(), 1, "to the switch alone");
+    assert_eq!(
+        w.forward(GUEST, &of_class(&v4(GUEST, DhcpMessageType::Discover, None, None), b"MSFT 5.0")).len(),
+        1
+    );
+
+    let port = w.switch.tables().ports.get(GUEST).unwrap().config.clone();
+    w.apply(Command::SetPort(GUEST, PortConfig { bum_pps: Some(4), ..port }));
+    let question = of_class(&v4(GUEST, DhcpMessageType::Discover, None, None), PXE);
+    let asked = (0..10).filter(|_| w.forward(GUEST, &question).len() == 2).count();
+    assert_eq!(asked, 1, "a quarter of a second's worth");
+    w.apply(Command::RemovePort(DOOR));
+    assert_eq!(w.forward(GUEST, &question).len(), 1, "there is nobody to ask");
+}
+
+/// The configuration may say itself where guests boot from: then every answer does, and nobody else is asked.
+#[test]
+fn a_configured_boot_server_is_told() {
+    let mut w = World::new(true);
+    let mut network = w.switch.tables().networks.get(Vni::new(100).unwrap()).unwrap().config.clone();
+    let server = Ipv4Address::new(10, 1, 0, 50);
+    for file in [&b"pxelinux.0"[..], &[b'x'; 127], b"http://10.1.0.50/boot.efi", b""] {
+        let boot = BootConfig { server: Some(server), file: file.to_vec() };
+        network.dhcp.as_mut().unwrap().boot = Some(boot);
+        w.apply(Command::SetNetwork(network.clone()));
+        let question = v4(GUEST, DhcpMessageType::Discover, None, None);
+        for (class, echoed) in
+            [(PXE, None), (b"HTTPClient:Arch:00016", Some(&b"HTTPClient"[..])), (b"MSFT", None)]
+        {
+            let answer = w.answer(&of_class(&question, class));
+            let packet = DhcpPacket::new_checked(&answer[..]).unwrap();
+            assert_eq!(packet.server_ip(), server);
+            assert_eq!((&answer[108..108 + file.len()], answer[108 + file.len()]), (file, 0));
+            assert!(answer[108 + file.len()..236].iter().all(|byte| *byte == 0));
+            let said = packet.options().find(|o| o.kind == 60).map(|o| o.data);
+            assert_eq!(said, echoed);
+            assert_eq!(DhcpRepr::parse(&packet).unwrap().your_ip, OWN);
+        }
+    }
+    // What a guest is refused says nothing of it.
+    let other = v4(GUEST, DhcpMessageType::Request, Some(Ipv4Address::new(10, 1, 0, 6)), None);
+    let refusal = w.answer(&of_class(&other, PXE));
+    assert_eq!(&refusal[20..24], &[0; 4]);
+    assert!(refusal[108..236].iter().all(|byte| *byte == 0));
 }
 
 #[test]

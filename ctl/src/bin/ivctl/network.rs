@@ -67,6 +67,12 @@ pub struct Flags {
     /// Name server that guests are told by DHCP; may be repeated
     #[arg(long, value_name = "IP")]
     dns: Vec<String>,
+    /// Server that guests are told by DHCP to boot from
+    #[arg(long, value_name = "IP")]
+    next_server: Option<String>,
+    /// File or URL that guests are told by DHCP to boot
+    #[arg(long, value_name = "PATH")]
+    boot_file: Option<String>,
     /// MAC of the virtual gateway
     #[arg(long, value_name = "MAC")]
     router_mac: Option<String>,
@@ -87,6 +93,8 @@ impl Flags {
             .list("gateway", self.gateway.iter().map(ToString::to_string).collect())
             .list("dhcp", self.dhcp)
             .list("dns", self.dns)
+            .put("next_server", self.next_server)
+            .put("boot_file", self.boot_file)
             .put("router_mac", self.router_mac)
             .put("fdb_max", self.fdb_max)
             .put("fdb_age", self.fdb_age)

@@ -83,6 +83,24 @@ impl Checker<'_> {
             let cause = "`dns` is told by DHCP, and there is no `dhcp`";
             self.error(place, Invalid, object, cause, "add dhcp = [\"192.168.1.0/24\"], or remove `dns`");
         }
+        if n.dhcp.is_empty() && (n.next_server.is_some() || n.boot_file.is_some()) {
+            let cause = "`next_server` and `boot_file` are told by DHCP, and there is no `dhcp`";
+            self.error(place, Invalid, object, cause, "add dhcp = [\"192.168.1.0/24\"], or remove them");
+        }
+        if let Some(server) = n.next_server {
+            self.host_address(place, object, "next_server", server.into());
+        }
+        if let Some(file) = &n.boot_file {
+            let printable = file.bytes().all(|byte| byte.is_ascii_graphic());
+            if file.is_empty() || file.len() > limits::DHCP_BOOT_FILE_LEN_MAX || !printable {
+                let cause = format!("boot_file {file:?} cannot be the name of a boot file");
+                let remedy = format_args!(
+                    "write a path or URL of at most {} characters without spaces",
+                    limits::DHCP_BOOT_FILE_LEN_MAX
+                );
+                self.error(place, Invalid, object, cause, remedy);
+            }
+        }
         for net in n.dhcp.iter().filter(|net| net.addr().is_multicast() || net.addr().is_loopback()) {
             let cause = format!("dhcp {net} holds no addresses of stations");
             self.error(place, Invalid, object, cause, "write the network's own prefix");

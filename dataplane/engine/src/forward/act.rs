@@ -290,7 +290,7 @@ pub fn respond<P: FramePool>(pool: &mut P, frame: &mut Frame, h: &Headers, who: 
     let (l3, l4) = (usize::from(h.l3 - eth), usize::from(h.l4.saturating_sub(eth)));
     match who {
         // Made from the tables, not from the question alone: `output::answer` does it.
-        Responder::Dhcp => return false,
+        Responder::Dhcp { .. } => return false,
         Responder::Arp(mac) => {
             frame.len = (l3 + arp::LEN) as u32;
             let bytes = pool.bytes_mut(frame);

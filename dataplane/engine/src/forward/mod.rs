@@ -35,7 +35,7 @@ use self::memo::{Look, Memo, Side};
 use self::output::{FloodTarget, TunnelFacts};
 use self::parse::{Headers, Part};
 use self::trail::Trail;
-use self::verdict::{Out, Refusal, Verdict};
+use self::verdict::{Out, Refusal, Responder, Verdict};
 use crate::command::{DropSample, Event, FloatingId, Location, PeerId, PortId, Role, UplinkConfig, Vni};
 use crate::counters::{DROP_REASONS, DropReason, SwitchCounters};
 use crate::frame::{Batch, Frame, FramePool, GsoKind, Offload};
@@ -579,6 +579,9 @@ impl Switch {
             return self.drop_frame(id, frame, DropReason::PoolExhausted, pool);
         }
         self.count_mapping(verdict, frame.len);
+        if verdict.out == Out::Hairpin(Responder::Dhcp { boots: true }) {
+            self.ask_boot_servers(now, on, &frame, pool);
+        }
         self.send_onward(on, frame, pool);
     }
 

@@ -175,11 +175,22 @@ impl Switch {
         frame: Frame,
         pool: &mut P,
     ) {
+        self.find_targets(from, verdict, Audience::Everyone);
+        if self.targets.is_empty() {
+            return self.drop_frame(id, frame, DropReason::NoDestination, pool);
+        }
+        self.send_to_targets(id, verdict, tunnel, frame, pool);
+    }
+
+    fn find_targets(&mut self, from: Option<From>, verdict: &Verdict, audience: Audience) {
         self.targets.clear();
         if let Some(network) = self.tables.networks.get(verdict.vni) {
             let ports = network.ports.iter().filter(|&&p| from != Some(From::Port(p)));
             let may_have = |p: &&PortId| {
-                self.tables.ports.get(**p).is_some_and(|e| e.vlan.egress(verdict.vid).is_some())
+                self.tables.ports.get(**p).is_some_and(|e| {
+                    let is_meant = audience == Audience::Everyone || e.config.role != Role::Guest;
+                    is_meant && e.vlan.egress(verdict.vid).is_some()
+                })
             };
             self.targets.extend(ports.filter(may_have).map(|&p| FloodTarget::Port(p)));
             let peers = network.peers.iter().filter(|&&(peer, spoke)| match from {
@@ -188,9 +199,18 @@ impl Switch {
             });
             self.targets.extend(peers.map(|&(peer, _)| FloodTarget::Peer(peer)));
         }
-        let Some(last) = self.targets.pop() else {
-            return self.drop_frame(id, frame, DropReason::NoDestination, pool);
-        };
+    }
+
+    /// Sends a frame to the targets found, of which there is one at least.
+    fn send_to_targets<P: FramePool>(
+        &mut self,
+        id: PortId,
+        verdict: &Verdict,
+        tunnel: TunnelFacts,
+        frame: Frame,
+        pool: &mut P,
+    ) {
+        let Some(last) = self.targets.pop() else { return pool.free(frame) };
         let targets = core::mem::take(&mut self.targets);
         for &target in &targets {
             self.counters.replicated += 1;
@@ -231,7 +251,7 @@ impl Switch {
         pool: &mut P,
     ) {
         let answered = match who {
-            Responder::Dhcp => self.answer_dhcp(id, adm, h, &mut frame, pool),
+            Responder::Dhcp { .. } => self.answer_dhcp(id, adm, h, &mut frame, pool),
             who => act::respond(pool, &mut frame, h, who),
         };
         if !answered {
@@ -247,6 +267,30 @@ impl Switch {
         }
     }
 
+    /// A guest's question that boot servers answer too, to where they may be. It is a broadcast like any other.
+    #[cold]
+    pub(super) fn ask_boot_servers<P: FramePool>(
+        &mut self,
+        now: Instant,
+        on: Onward<'_>,
+        frame: &Frame,
+        pool: &mut P,
+    ) {
+        let Onward { id, adm, h, verdict } = on;
+        self.find_targets(Some(adm.from), verdict, Audience::Servers);
+        if self.targets.is_empty() {
+            return;
+        }
+        self.counters.replicated += 1;
+        if self.tables.ports.get_mut(id).is_some_and(|p| !p.bum.take(now)) {
+            return self.count_drop(id, DropReason::BumRateLimit);
+        }
+        let Some(copy) = act::copy(pool, frame) else {
+            return self.count_drop(id, DropReason::PoolExhausted);
+        };
+        self.send_to_targets(id, verdict, TunnelFacts::new(adm, h, verdict), copy, pool);
+    }
+
     /// Writes the answer over a guest's question. False when the slot has no room for it.
     fn answer_dhcp<P: FramePool>(
         &mut self,
@@ -260,7 +304,8 @@ impl Switch {
         else {
             return false;
         };
-        let Some(dhcp::Outcome::Answer(answer)) = dhcp::outcome(network, port, h, pool.bytes(frame)) else {
+        let Some(dhcp::Outcome::Answer(answer, _)) = dhcp::outcome(network, port, h, pool.bytes(frame))
+        else {
             return false;
         };
         if usize::from(frame.head) + answer.len() > pool.slot_len(frame) {
@@ -348,6 +393,15 @@ impl Switch {
         let uplink = self.tables.uplink.as_ref().map_or(PortId(0), |u| u.port);
         self.flood(uplink, None, &verdict, tunnel, frame, pool);
     }
+}
+
+/// Whom a flooded frame is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Audience {
+    /// Every member of the network.
+    Everyone,
+    /// Those that may answer DHCP: not the guests of this rVM.
+    Servers,
 }
 
 #[derive(Clone, Copy, Debug)]

@@ -143,7 +143,10 @@ pub enum Responder {
     /// Echo reply.
     Echo,
     /// The guest's address and what goes with it (`dhcp`).
-    Dhcp,
+    Dhcp {
+        /// Boot servers are asked too: the question goes on to where they may be.
+        boots: bool,
+    },
 }
 
 impl Verdict {

@@ -4,6 +4,10 @@
 //! prefixes; everybody else's questions are switched like any frame, to whoever answers them. There are no leases
 //! to keep: the binding is the lease, so an answer is a function of the question and the configuration, and a restart
 //! forgets nothing. What a guest sends that is no proper question is dropped as `dhcp-malformed`.
+//!
+//! A guest that boots from the network also needs the name of a file and of its server. The configuration has them, or
+//! else a boot server on the network that answers beside us with only these (a proxyDHCP server, PXE 2.1 §2.2.3): what
+//! such a guest asks goes on to every port that is not a guest's.
 
 mod v4;
 mod v6;
@@ -36,8 +40,8 @@ pub type Answer = ArrayVec<u8, ANSWER_LEN_MAX>;
 #[derive(Debug)]
 #[allow(clippy::large_enum_variant, reason = "there is one at a time, on the stack")]
 pub enum Outcome {
-    /// This is the answer.
-    Answer(Answer),
+    /// This is the answer; and whether boot servers are asked too.
+    Answer(Answer, bool),
     /// It needs none.
     Consume,
     /// It is no proper question.
@@ -47,8 +51,8 @@ pub enum Outcome {
 /// What a message is, to whom it may concern.
 #[allow(clippy::large_enum_variant, reason = "there is one at a time, on the stack")]
 enum Judged {
-    /// This goes back, from one address and UDP port to another.
-    Answer { from: Ip, to: Ip, ports: (u16, u16), message: Message },
+    /// This goes back, from one address and UDP port to another. `boots`: boot servers are asked too.
+    Answer { from: Ip, to: Ip, ports: (u16, u16), message: Message, boots: bool },
     /// Nothing needs to.
     Consume,
     /// Another server's business.
@@ -59,7 +63,7 @@ enum Judged {
 #[cold]
 pub fn decide(network: &Network, port: &PortEntry, h: &Headers, bytes: &[u8]) -> Option<Out> {
     Some(match outcome(network, port, h, bytes)? {
-        Outcome::Answer(_) => Out::Hairpin(Responder::Dhcp),
+        Outcome::Answer(_, boots) => Out::Hairpin(Responder::Dhcp { boots }),
         Outcome::Consume => Out::Consume,
         Outcome::Drop(reason) => Out::Drop(reason),
     })
@@ -87,9 +91,9 @@ pub fn outcome(network: &Network, port: &PortEntry, h: &Headers, bytes: &[u8]) -
         None => Outcome::Drop(DropReason::DhcpMalformed),
         Some(Judged::Elsewhere) => return None,
         Some(Judged::Consume) => Outcome::Consume,
-        Some(Judged::Answer { from, to, ports, message }) => {
+        Some(Judged::Answer { from, to, ports, message, boots }) => {
             let macs = (network.config.router_mac, h.eth_src);
-            Outcome::Answer(frame(macs, (from, to), ports, &message)?)
+            Outcome::Answer(frame(macs, (from, to), ports, &message)?, boots && h.eth_dst.is_multicast())
         }
     })
 }

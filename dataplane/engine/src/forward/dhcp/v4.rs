@@ -8,15 +8,22 @@ use smoltcp::wire::{
 };
 
 use super::{Asker, Judged, LEASE, MESSAGE_LEN_MAX, Message};
-use crate::limits::DHCP_DNS_MAX;
+use crate::limits::{DHCP_BOOT_FILE_LEN_MAX, DHCP_DNS_MAX};
 use crate::wire::ip::Ip;
 use crate::wire::l4;
 
 const REQUESTED_IP: u8 = 50;
 const MESSAGE_TYPE: u8 = 53;
 const SERVER_ID: u8 = 54;
+const VENDOR_CLASS: u8 = 60;
 const CLIENT_ID: u8 = 61;
 const INTERFACE_MTU: u8 = 26;
+/// How the vendor class of firmware begins that looks for a boot server (PXE 2.1 §2.4.2), or for a URL to boot from (UEFI
+/// 2.10 §24.7.3). The latter wants its own class back.
+const PXE_CLIENT: &[u8] = b"PXEClient";
+const HTTP_CLIENT: &[u8] = b"HTTPClient";
+/// Where the name of the boot file is.
+const BOOT_FILE_AT: usize = 108;
 /// Magic number in front of the options (RFC 2131 §3).
 const MAGIC: u32 = 0x6382_5363;
 /// Bytes of a client identifier: a DUID (RFC 8415 §11.1) with what RFC 4361 puts in front.
@@ -33,6 +40,7 @@ struct Question<'a> {
     requested: Option<Ipv4Addr>,
     server: Option<Ipv4Addr>,
     client: Option<&'a [u8]>,
+    class: &'a [u8],
 }
 
 impl Asker<'_> {
@@ -58,6 +66,7 @@ impl Asker<'_> {
                 SERVER_ID => q.server = Some(address()?),
                 CLIENT_ID if option.data.len() <= CLIENT_ID_MAX => q.client = Some(option.data),
                 CLIENT_ID => return None,
+                VENDOR_CLASS => q.class = option.data,
                 _ => {}
             }
         }
@@ -83,7 +92,13 @@ impl Asker<'_> {
         let mtu = self.mtu.to_be_bytes();
         let mtu = granted.then_some(DhcpOption { kind: INTERFACE_MTU, data: &mtu });
         let client = q.client.map(|data| DhcpOption { kind: CLIENT_ID, data });
-        let options: arrayvec::ArrayVec<_, 2> = client.into_iter().chain(mtu).collect();
+        let boot = self.dhcp.boot.as_ref().filter(|_| granted);
+        let boots = [PXE_CLIENT, HTTP_CLIENT].iter().any(|class| q.class.starts_with(class))
+            && granted
+            && self.dhcp.boot.is_none();
+        let by_http = boot.is_some() && q.class.starts_with(HTTP_CLIENT);
+        let class = by_http.then_some(DhcpOption { kind: VENDOR_CLASS, data: HTTP_CLIENT });
+        let options: arrayvec::ArrayVec<_, 3> = client.into_iter().chain(mtu).chain(class).collect();
         let mask = u32::MAX.checked_shl(32 - u32::from(self.prefix.len)).unwrap_or(0);
         let has_dns = self.dhcp.dns.iter().any(IpAddr::is_ipv4);
         let dns = self.dhcp.dns.iter().filter_map(|ip| match ip {
@@ -97,7 +112,7 @@ impl Asker<'_> {
             client_hardware_address: mac,
             client_ip: if granted { has } else { Ipv4Addr::UNSPECIFIED },
             your_ip: if lease.is_some() { own } else { Ipv4Addr::UNSPECIFIED },
-            server_ip: Ipv4Addr::UNSPECIFIED,
+            server_ip: boot.and_then(|boot| boot.server).unwrap_or(Ipv4Addr::UNSPECIFIED),
             router: router.filter(|_| granted),
             subnet_mask: granted.then_some(Ipv4Addr::from(mask)),
             relay_agent_ip: Ipv4Addr::UNSPECIFIED,
@@ -118,6 +133,10 @@ impl Asker<'_> {
         let len = (PLAIN_LEN + q.client.map_or(0, <[u8]>::len)).min(MESSAGE_LEN_MAX);
         let text = text.get_mut(..len)?;
         answer.emit(&mut DhcpPacket::new_unchecked(&mut *text)).ok()?;
+        if let Some(boot) = boot {
+            let file = &boot.file[..boot.file.len().min(DHCP_BOOT_FILE_LEN_MAX)];
+            text.get_mut(BOOT_FILE_AT..BOOT_FILE_AT + file.len())?.copy_from_slice(file);
+        }
         // RFC 2131 §4.1.
         let to = if !has.is_unspecified() && granted {
             has
@@ -131,6 +150,7 @@ impl Asker<'_> {
             to: Ip::v4(to.octets()),
             ports: (l4::DHCP_SERVER_PORT, l4::DHCP_CLIENT_PORT),
             message: Message::try_from(&*text).ok()?,
+            boots,
         })
     }
 }

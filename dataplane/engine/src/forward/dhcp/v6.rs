@@ -104,6 +104,7 @@ impl Asker<'_> {
             to: self.h.src,
             ports: (l4::DHCP6_SERVER_PORT, l4::DHCP6_CLIENT_PORT),
             message: text,
+            boots: false,
         })
     }
 
