@@ -7,8 +7,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use engine::command::{
     Binding, BootConfig, Command, Cut, DhcpConfig, FloatingConfig, FloatingId, Gateway, IpPrefix, L4Proto,
-    L4Range, Location, NetworkConfig, NextHop, PeerConfig, PeerId, PortConfig, PortId, PortPolicy, Rate,
-    Role, SourceRouteConfig, UplinkConfig, VlanPolicy, Vni,
+    L4Range, LinkLocalRule, Location, NetworkConfig, NextHop, PeerConfig, PeerId, PortConfig, PortId,
+    PortPolicy, Rate, Role, SourceRouteConfig, UplinkConfig, VlanPolicy, Vni,
 };
 use engine::limits;
 use engine::time::Duration;
@@ -16,8 +16,8 @@ use engine::wire::mac::MacAddr;
 
 use crate::io::{ClosePlan, SteerPlan, SteerReality};
 use crate::model::{
-    AddressOrPrefix, Config, FLOATINGS_MAX, Floating, FloatingKey, Mac, Network, Peer, Port, PortRole,
-    PortSet, Ports, Route, StaticFdb, Vlan, prefix,
+    AddressOrPrefix, Config, FLOATINGS_MAX, Floating, FloatingKey, LinkLocal, Mac, Network, Peer, Port,
+    PortRole, PortSet, Ports, Route, StaticFdb, Vlan, prefix,
 };
 
 /// The uplink's port, always.
@@ -393,9 +393,13 @@ fn port(p: &Port, vni: Option<Vni>, tap: bool, id: PortId, ids: &Ids, facts: &Fa
             }
         },
         binding: Box::new(Binding {
-            macs: p.mac.iter().map(|&Mac(mac)| mac).collect(),
+            macs: p.mac.iter().chain(&p.shared_mac).map(|&Mac(mac)| mac).collect(),
             ips: p.ip.iter().map(|&AddressOrPrefix(ip)| ip).collect(),
-            ..Binding::default()
+            shared_ips: p.shared_ip.iter().map(|&AddressOrPrefix(ip)| ip).collect(),
+            link_local: match p.link_local {
+                LinkLocal::Eui64 => LinkLocalRule::Eui64,
+                LinkLocal::StablePrivacy => LinkLocalRule::Opaque,
+            },
         }),
         bum_pps: (p.bum_pps != 0).then_some(p.bum_pps),
         fdb_max: p.fdb_max,

@@ -90,7 +90,8 @@ fn network() -> impl Strategy<Value = Network> {
 
 fn port() -> impl Strategy<Value = Port> {
     let names = (pick("p", 8), pick("n", 6), any::<bool>(), of(pick("if", 8)));
-    let lists = (vec(net(2), 0..3), vec(mac(), 0..3), vec(net(3), 0..3), of(vlan()));
+    let shared = (vec(mac(), 0..2), vec(net(3), 0..2), any::<[bool; 2]>());
+    let lists = (vec(net(2), 0..3), vec(mac(), 0..3), vec(net(3), 0..3), of(vlan()), shared);
     let kind = prop_oneof![
         4 => Just(PortKind::Auto),
         1 => Just(PortKind::Afxdp),
@@ -111,12 +112,18 @@ fn port() -> impl Strategy<Value = Port> {
         let (bum_pps, fdb_max, mtu, xdp, enabled, kind) = numbers;
         let (bps, pps, burst, [out, quarantine, mirrors, bpdu_guard], mirror, recovery) = policy;
         let (name, network, guest, interface) = names;
-        let (address, mac, ip, vlan) = lists;
+        let (address, mac, ip, vlan, (shared_mac, shared_ip, [shares, opaque])) = lists;
         let mut p = Port::new(name, network);
         if guest {
             p.role = PortRole::Guest;
             p.mac = mac;
-            p.ip = ip.into_iter().map(|ip| AddressOrPrefix(super::prefix(ip))).collect();
+            let bound =
+                |ips: Vec<IpNet>| ips.into_iter().map(|ip| AddressOrPrefix(super::prefix(ip))).collect();
+            p.ip = bound(ip);
+            if shares {
+                (p.shared_mac, p.shared_ip) = (shared_mac, bound(shared_ip));
+            }
+            p.link_local = if opaque { LinkLocal::StablePrivacy } else { LinkLocal::Eui64 };
         } else if interface.is_none() {
             p.address = address;
         }

@@ -314,6 +314,18 @@ pub enum PortRole {
     Guest,
 }
 
+/// Which IPv6 link-local addresses a guest may use whose addresses are bound.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum LinkLocal {
+    /// Those that its MACs make.
+    #[default]
+    Eui64,
+    /// Also an opaque one, as NetworkManager, macOS and Windows make theirs: the guest gets what it claims by duplicate
+    /// address detection and no other station has.
+    StablePrivacy,
+}
+
 /// Which VLAN tags a port speaks.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -359,6 +371,15 @@ pub struct Port {
     /// Source addresses of a guest. Default: unchecked.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ip: Vec<AddressOrPrefix>,
+    /// Source MACs that guests share, such as the virtual one of VRRP: other ports may list them here too. Default: none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shared_mac: Vec<Mac>,
+    /// Source addresses that guests share, beside those in `ip`; DHCP gives them to none. Default: none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shared_ip: Vec<AddressOrPrefix>,
+    /// Which IPv6 link-local addresses a guest may use beside those in `ip`. Default: `eui64`.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub link_local: LinkLocal,
     /// Which VLAN tags it speaks. Default: all, as they are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vlan: Option<Vlan>,
@@ -426,6 +447,9 @@ impl Port {
             address: Vec::new(),
             mac: Vec::new(),
             ip: Vec::new(),
+            shared_mac: Vec::new(),
+            shared_ip: Vec::new(),
+            link_local: LinkLocal::default(),
             vlan: None,
             bum_pps: bum_pps(),
             ingress_bps: None,

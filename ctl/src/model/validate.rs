@@ -1,5 +1,6 @@
 //! What has to hold between the values of a [`Config`]. All errors are found, not only the first.
 
+mod binding;
 mod network;
 mod policy;
 mod port;

@@ -121,6 +121,15 @@ enum Kind {
     Vhostuser,
 }
 
+/// Which link-local addresses a guest may use.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LinkLocal {
+    /// Those that its MACs make
+    Eui64,
+    /// Also an opaque one, first come, first served
+    StablePrivacy,
+}
+
 /// What a port can have.
 #[derive(clap::Args, Debug)]
 pub struct Flags {
@@ -145,6 +154,15 @@ pub struct Flags {
     /// Source address of a guest; may be repeated
     #[arg(long, value_name = "IP[/LEN]")]
     ip: Vec<String>,
+    /// Source MAC that guests share, such as VRRP's; may be repeated
+    #[arg(long, value_name = "MAC")]
+    shared_mac: Vec<String>,
+    /// Source address that guests share; may be repeated
+    #[arg(long, value_name = "IP[/LEN]")]
+    shared_ip: Vec<String>,
+    /// Which IPv6 link-local addresses a guest may use beside those of --ip
+    #[arg(long, value_enum)]
+    link_local: Option<LinkLocal>,
     /// Untagged outside, this VLAN inside
     #[arg(long, value_name = "VLAN", conflicts_with_all = ["trunk", "native"])]
     access: Option<u16>,
@@ -217,6 +235,9 @@ impl Flags {
             .list("address", self.address)
             .list("mac", self.mac)
             .list("ip", self.ip)
+            .list("shared_mac", self.shared_mac)
+            .list("shared_ip", self.shared_ip)
+            .put("link_local", self.link_local.and_then(|l| l.to_possible_value()).map(word))
             .put("vlan", vlan)
             .put("bum_pps", self.bum_pps)
             .put("ingress_bps", self.ingress_bps)

@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use engine::limits;
 
 use super::Fault::{Conflict, Invalid};
+use super::binding::Bindings;
 use super::{Checker, MTU_MIN, NAME_LEN_MAX};
 use crate::io::IoKind;
-use crate::model::{Place, Port, PortKind, PortRole, QUEUES_MAX, Section, Vlan, door_peer};
+use crate::model::{LinkLocal, Place, Port, PortKind, PortRole, QUEUES_MAX, Section, Vlan, door_peer};
 
 /// Bytes of a socket's path: what the kernel's address has room for.
 const SOCKET_PATH_MAX: usize = 107;
@@ -23,7 +24,7 @@ impl Checker<'_> {
         if let Some(uplink) = &config.uplink {
             interfaces.insert(uplink.interface.clone(), "uplink".to_owned());
         }
-        let mut names = BTreeSet::new();
+        let (mut names, mut bindings) = (BTreeSet::new(), Bindings::default());
         for (i, p) in config.port.iter().enumerate() {
             let place = Place::Entry(Section::Port, i);
             let object = format!("port \"{}\"", p.name);
@@ -38,6 +39,7 @@ impl Checker<'_> {
                 None if p.makes_door() => vec![p.name.clone(), door_peer(&p.name)],
                 None => Vec::new(),
             };
+            bindings.add(i, p);
             for interface in used {
                 if let Some(other) = interfaces.get(&interface) {
                     let cause = format!("interface {interface} is {other}'s");
@@ -47,6 +49,7 @@ impl Checker<'_> {
                 }
             }
         }
+        self.bindings(bindings);
     }
 
     fn port(&mut self, place: Place, object: &str, p: &Port) {
@@ -86,8 +89,9 @@ impl Checker<'_> {
                 }
             }
             PortRole::Door => {
-                if !p.mac.is_empty() || !p.ip.is_empty() {
-                    let cause = "`mac` and `ip` bind a guest, this is a door";
+                let shares = !p.shared_mac.is_empty() || !p.shared_ip.is_empty();
+                if !p.mac.is_empty() || !p.ip.is_empty() || shares || p.link_local != LinkLocal::default() {
+                    let cause = "`mac`, `ip`, `shared_mac`, `shared_ip` and `link_local` bind a guest, this is a door";
                     self.error(place, Invalid, object, cause, "remove them, or write role = \"guest\"");
                 }
                 if p.makes_door() && p.kind != PortKind::Tap && p.name.len() == NAME_LEN_MAX {
@@ -104,21 +108,8 @@ impl Checker<'_> {
         }
         self.guest_socket(place, object, p);
         self.xdp(place, object, p.xdp, p.means() == IoKind::Afxdp, p.means());
-        for (key, count) in [("mac", p.mac.len()), ("ip", p.ip.len()), ("address", p.address.len())] {
-            self.list_len(place, object, key, count);
-        }
-        for mac in &p.mac {
-            if !mac.0.is_unicast() {
-                let cause = format!("mac {mac} is not the address of a station");
-                self.error(place, Invalid, object, cause, "write the guest's own MAC");
-            }
-        }
-        for ip in p.ip.iter().map(|ip| ip.0) {
-            if ip.addr.is_multicast() {
-                let cause = format!("ip {} is a multicast address", ip.addr);
-                self.error(place, Invalid, object, cause, "write the guest's own address");
-            }
-        }
+        self.list_len(place, object, "address", p.address.len());
+        self.binding(place, object, p);
         for address in &p.address {
             self.host_address(place, object, "address", address.addr());
         }

@@ -53,7 +53,7 @@ pub(crate) fn inside_of(
     let mut owners: Vec<&str> = ips.iter().map(|i| i.2).collect();
     owners.dedup();
     for (n, address) in owners.iter().enumerate() {
-        r2 += &guest_port(&format!("h{n}"), "private", &mac(n as u32), &[address, "fe80::/10"]);
+        r2 += &guest_port(&format!("h{n}"), "private", &mac(n as u32), &[address]);
     }
     let rvm1 = w.rvm(site, "rvm1", &realities, &r1);
     let rvm2 = w.rvm(site, "rvm2", &["10.0.0.3"], &r2);

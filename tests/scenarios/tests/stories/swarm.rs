@@ -95,12 +95,7 @@ fn draw(seed: u64) -> Swarm {
             t += &if tagged[network.0] {
                 door_port(&port, &network.1, "")
             } else {
-                guest_port(
-                    &port,
-                    &network.1,
-                    &mac(*id),
-                    &[ip, &format!("fd01::{:x}", id + 0x10), "fe80::/10"],
-                )
+                guest_port(&port, &network.1, &mac(*id), &[ip, &format!("fd01::{:x}", id + 0x10)])
             };
         }
         for m in (0..count).filter(|&m| m != n) {
