@@ -44,7 +44,10 @@ fn guests_get_the_addresses_of_their_bindings() {
     let rvm = lab.namespace("rvm");
     let guests = ["g1", "g2", "g3"].map(|name| host(&lab, &rvm, name, &[]));
     for (guest, mac) in guests.iter().zip(MACS) {
+        // A link-local address is made when the interface comes up, of the MAC that it then has.
+        guest.ip("link set eth0 down");
         guest.ip(&format!("link set eth0 address {mac}"));
+        guest.ip("link set eth0 up");
         // What a guest's own NIC does; a veth leaves it to us.
         let _ = guest.command("ethtool").args(["-K", "eth0", "tx", "off"]).output();
     }
@@ -86,6 +89,103 @@ fn guests_get_the_addresses_of_their_bindings() {
 
     let address = dhclient(&lab, &guests[0]);
     assert_eq!(address, "fd01::5");
+    switch.counters_at_rest();
+}
+
+/// A message of PXE firmware (PXE 2.1 §2.4): its kind, and the boot item that it wants, if it knows which.
+fn pxe_message(mac: [u8; 6], kind: u8, has: [u8; 4], item: Option<[u8; 4]>) -> Vec<u8> {
+    let mut message = vec![0; 240];
+    message[..4].copy_from_slice(&[1, 1, 6, 0]);
+    message[4..8].copy_from_slice(&[0, 0, 0x12, 0x34]);
+    message[10] = 0x80;
+    message[12..16].copy_from_slice(&has);
+    message[28..34].copy_from_slice(&mac);
+    message[236..240].copy_from_slice(&[0x63, 0x82, 0x53, 0x63]);
+    message.extend([53, 1, kind, 93, 2, 0, 0, 94, 3, 1, 2, 1, 60, 32]);
+    message.extend(b"PXEClient:Arch:00000:UNDI:002001");
+    message.extend([97, 17, 0]);
+    message.extend([b'u'; 16]);
+    if let Some(item) = item {
+        message.extend([43, 7, 71, 4]);
+        message.extend(item);
+        message.push(255);
+    }
+    message.extend([55, 3, 1, 3, 43, 255]);
+    message.resize(message.len().max(400), 0);
+    message
+}
+
+/// A guest whose firmware boots from the network, on a network with DHCP and a boot server beside it (dnsmasq as
+/// proxyDHCP): it gets its address from the switch and the boot server's menu from that, whose answer at port 4011 names
+/// the file.
+#[test]
+fn a_guest_boots_from_a_server_beside_the_switch() {
+    let Some(lab) = Lab::new() else { return };
+    let rvm = lab.namespace("rvm");
+    let (guest, server) =
+        (host(&lab, &rvm, "g1", &["10.1.0.5/24"]), host(&lab, &rvm, "srv", &["10.1.0.50/24"]));
+    let mac = guest.mac("eth0");
+    let bound = mac.map(|byte| format!("{byte:02x}")).join(":");
+    let config =
+        "[[network]]\nname = \"private\"\nvni = 100\ngateway = [\"10.1.0.1\"]\ndhcp = [\"10.1.0.0/24\"]\n"
+            .to_owned()
+            + &port("g1", "private")
+            + &format!("role = \"guest\"\nmac = [\"{bound}\"]\nip = [\"10.1.0.5\"]\n")
+            + &port("srv", "private");
+    let switch = Switch::start(&lab, &rvm, &config);
+    switch.wait_live(&["g1", "srv"]);
+    guest.reaches("10.1.0.50");
+    guest.ip("route add 255.255.255.255/32 dev eth0");
+    let mut dnsmasq = server
+        .command("dnsmasq")
+        .args([
+            "-k",
+            "-p0",
+            "-u",
+            "root",
+            "--conf-file=/dev/null",
+            "--pid-file=",
+            "--dhcp-range=10.1.0.0,proxy",
+        ])
+        .args(["--pxe-service=x86PC,boot,pxelinux", "--log-facility=-"])
+        .arg(format!("--dhcp-leasefile={}", lab.dir().join("leases").display()))
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .expect("running dnsmasq");
+    let answers = |question: Vec<u8>, to: &'static str, wanted: usize| {
+        guest.run(move || {
+            let socket = std::net::UdpSocket::bind("0.0.0.0:68").expect("the port of DHCP clients");
+            socket.set_broadcast(true).unwrap();
+            socket.set_read_timeout(Some(std::time::Duration::from_millis(300))).unwrap();
+            let (mut found, mut message) = (Vec::new(), [0; 1500]);
+            // The boot server may still be starting.
+            for _ in 0..20 {
+                socket.send_to(&question, to).expect("sending");
+                while let Ok((len, from)) = socket.recv_from(&mut message) {
+                    found.push((from.ip().to_string(), message[..len].to_vec()));
+                }
+                found.sort();
+                found.dedup();
+                if found.len() >= wanted {
+                    break;
+                }
+            }
+            found
+        })
+    };
+    let has = |message: &[u8], text: &[u8]| message.windows(text.len()).any(|part| part == text);
+    let offers = answers(pxe_message(mac, 1, [0; 4], None), "255.255.255.255:67", 2);
+    let [(from, address), (from_server, menu)] = offers.as_slice() else { panic!("{offers:02x?}") };
+    assert_eq!((from.as_str(), &address[16..20]), ("10.1.0.1", &[10, 1, 0, 5][..]), "the address");
+    assert_eq!((from_server.as_str(), &menu[16..20]), ("10.1.0.50", &[0; 4][..]), "and no second one");
+    assert!(has(menu, b"PXEClient"));
+    // The firmware asks the boot server for the item of its menu.
+    let question = pxe_message(mac, 3, [10, 1, 0, 5], Some([0x80, 0, 0, 0]));
+    let files = answers(question, "10.1.0.50:4011", 1);
+    let _ = dnsmasq.kill();
+    let _ = dnsmasq.wait();
+    let [(_, file)] = files.as_slice() else { panic!("{files:02x?}") };
+    assert!(file[0] == 2 && has(&file[108..236], b"pxelinux.0"), "{file:02x?}");
     switch.counters_at_rest();
 }
 

@@ -12,6 +12,7 @@ mod doors;
 mod faults;
 mod floating_ip;
 mod growth;
+mod guards;
 mod guests;
 mod harness;
 mod l2;
