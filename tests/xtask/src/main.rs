@@ -135,6 +135,8 @@ const FOR_THE_TESTS: &[(&str, &str)] = &[
     ("script", "bsdutils"),
     ("busybox", "busybox-static"),
     ("dhclient", "isc-dhcp-client"),
+    ("dnsmasq", "dnsmasq-base"),
+    ("arping", "iputils-arping"),
     ("bpftool", "bpftool"),
     ("traceroute", "traceroute"),
 ];
