@@ -4,6 +4,7 @@ use std::fs;
 
 use ctl::cli::{Failure, Table};
 use ctl::guest::Accel;
+use ctl::guest::accel::{self, Judgement};
 use ctl::guest::quantity::size_text;
 use ctl::guest::xml::Element;
 use serde_json::json;
@@ -17,35 +18,11 @@ pub fn accel(connection: &Connect) -> Result<(Accel, String), Failure> {
     let text = connection.get_capabilities().map_err(libvirt::failed(what))?;
     let xml = Element::read(&text).map_err(|e| Failure::new(1, what, e, "please report it"))?;
     let kvm = xml.all("guest/arch/domain").iter().any(|d| d.get("type") == Some("kvm"));
-    Ok(judge(kvm, &fs::read_to_string("/proc/cpuinfo").unwrap_or_default(), std::env::consts::ARCH))
-}
-
-/// Whether KVM is there to be used. A KVM without the processor's help (PVM) is not: it runs kernels made for it
-/// alone.
-fn judge(kvm: bool, cpuinfo: &str, arch: &str) -> (Accel, String) {
-    let has = |flag: &str| {
-        let flags = cpuinfo.lines().filter(|line| line.starts_with("flags"));
-        flags.take(1).any(|line| line.split_whitespace().any(|word| word == flag))
-    };
-    let hardware = arch != "x86_64" || has("vmx") || has("svm");
-    match (kvm, hardware) {
-        (true, true) => (Accel::Kvm, "KVM: nesting is on".to_owned()),
-        (true, false) => {
-            let why = "there is a KVM, but the processor shows neither VT-x nor AMD-V: ordinary kernels do not run on it; \
-                       guests run in software";
-            (Accel::Tcg, why.to_owned())
-        }
-        (false, true) => {
-            let why = "the processor has VT-x or AMD-V, but libvirt sees no KVM: modprobe kvm_intel or kvm_amd, and \
-                       give libvirt's user access to /dev/kvm";
-            (Accel::Tcg, why.to_owned())
-        }
-        (false, false) => {
-            let why = "the provider passes neither VT-x nor AMD-V: rent a type with nested virtualisation; guests run \
-                       in software until then";
-            (Accel::Tcg, why.to_owned())
-        }
-    }
+    let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let machine =
+        accel::Machine { kvm, pvm: accel::has_pvm(), cpuinfo: &cpuinfo, arch: std::env::consts::ARCH };
+    let Judgement { accel, why, remedy } = accel::judge(machine);
+    Ok((accel, if remedy.is_empty() { why.to_owned() } else { format!("{why}; {remedy}") }))
 }
 
 /// Shows it.
@@ -93,22 +70,4 @@ pub fn run(here: &Here<'_>) -> Result<u8, Failure> {
     line("guests", format!("{running} of {defined} run"));
     here.printer.text(&table.render(here.printer.paint()))?;
     Ok(0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// N-02: whether the provider passes virtualisation through is found out, and said with its remedy.
-    #[test]
-    fn n02_nesting_is_detected() {
-        let with = |flag: &str| format!("processor: 0\nflags\t\t: fpu {flag} sse\n");
-        assert_eq!(judge(true, &with("vmx"), "x86_64").0, Accel::Kvm);
-        assert_eq!(judge(true, &with("svm"), "x86_64").0, Accel::Kvm);
-        assert_eq!(judge(true, "", "aarch64").0, Accel::Kvm);
-        let (accel, why) = judge(true, &with("vmxnet"), "x86_64");
-        assert!(accel == Accel::Tcg && why.contains("neither VT-x nor AMD-V"), "{why}");
-        assert!(judge(false, &with("vmx"), "x86_64").1.contains("modprobe"));
-        assert!(judge(false, &with(""), "x86_64").1.contains("rent"));
-    }
 }

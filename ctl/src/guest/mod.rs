@@ -4,6 +4,7 @@
 //! Nothing here talks to libvirt. The program `ivctl-guest` does, which alone links its library, so the switch
 //! and `ivctl` neither build with it nor need it (`dataplane/decisions/0014`).
 
+pub mod accel;
 pub mod domain;
 pub mod image;
 pub mod quantity;

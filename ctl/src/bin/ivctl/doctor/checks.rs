@@ -1,6 +1,8 @@
 //! What is looked at. Each check says what it found even when that is fine, so that a report shows it was looked at.
 
 use ctl::api::{PeerRow, PeerState, Problem, ProblemKind, Status};
+use ctl::guest::Accel;
+use ctl::guest::accel::{self, Judgement};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
@@ -36,16 +38,14 @@ pub fn machine(m: &Machine, out: &mut Vec<Finding>) {
     out.push(governor(m));
     out.push(clocksource(m));
     out.push(super::bridges::netfilter(m));
-    out.push(if m.is_there("/dev/kvm") {
-        Finding::ok("kvm", "/dev/kvm is there: iVMs run on the processor")
-    } else {
-        Finding::new(
-            "kvm",
-            Level::Note,
-            "no /dev/kvm: iVMs would be emulated",
-            "rent a machine type with nested virtualization, and load kvm_intel or kvm_amd",
-        )
+    let cpuinfo = m.text("/proc/cpuinfo").unwrap_or_default();
+    let Judgement { accel, why, remedy } = accel::judge(accel::Machine {
+        kvm: m.is_there("/dev/kvm"),
+        pvm: m.is_there(accel::PVM),
+        cpuinfo: &cpuinfo,
+        arch: std::env::consts::ARCH,
     });
+    out.push(Finding::new("kvm", if accel == Accel::Kvm { Level::Ok } else { Level::Note }, why, remedy));
 }
 
 fn kernel(m: &Machine) -> Finding {
@@ -228,7 +228,7 @@ fn peers(s: &Status, out: &mut Vec<Finding>) {
     }
     if out.len() == before {
         let up = s.peers.iter().filter(|p| p.state == PeerState::Up).count();
-        out.push(match s.peers.len() {
+        out.push(match s.peers.iter().filter(|p| p.state != PeerState::ThisRvm).count() {
             0 => Finding::ok("peers", "there are none"),
             _ => Finding::ok("peers", format!("{up} answer")),
         });
@@ -370,12 +370,18 @@ pub(super) mod tests {
             ("/sys/devices/system/clocksource/clocksource0/current_clocksource", "tsc"),
             ("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor", "performance"),
             ("/dev/kvm", ""),
+            ("/proc/cpuinfo", "processor : 0\nflags : fpu vmx svm\n"),
         ]);
         let mut findings = Vec::new();
         machine(&good, &mut findings);
         for check in ["kernel", "bpf-jit", "cpu-governor", "clocksource", "br_netfilter", "kvm"] {
             assert_eq!(level(&findings, check), Level::Ok, "{check}: {findings:?}");
         }
+        let pvm = [("/dev/kvm", ""), (accel::PVM, ""), ("/proc/cpuinfo", "flags : vmx svm\n")];
+        let (_dir, pvm) = made(&pvm);
+        let mut findings = Vec::new();
+        machine(&pvm, &mut findings);
+        assert_eq!(level(&findings, "kvm"), Level::Note, "PVM is not KVM");
         let (_dir, bad) = made(&[
             ("/proc/sys/kernel/osrelease", "4.19.0"),
             ("/proc/sys/net/core/bpf_jit_enable", "0"),
