@@ -23,6 +23,9 @@ pub enum Format {
     Json,
 }
 
+const CHOICES: &str =
+    "give error, warn, info, debug, trace or off, or a filter such as ivswitchd::links=debug";
+
 /// Lines from one place of the program at once, and per second after that.
 const BURST: f64 = 100.0;
 const PER_SECOND: f64 = 10.0;
@@ -35,8 +38,7 @@ static LIMITS: OnceLock<Mutex<HashMap<Identifier, Bucket>>> = OnceLock::new();
 /// # Errors
 /// The filter is none.
 pub fn start(level: &str, format: Format) -> anyhow::Result<()> {
-    let filter = filter(level)
-        .with_context(|| format!("--log-level {level}: give error, warn, info, debug, trace, or a filter"))?;
+    let filter = filter(level).with_context(|| format!("--log-level {level}: {CHOICES}"))?;
     let (filter, handle) = reload::Layer::new(filter);
     // The journal has a clock of its own.
     let journal = std::env::var_os("JOURNAL_STREAM").is_some();
@@ -54,11 +56,29 @@ pub fn start(level: &str, format: Format) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The words for levels.
+const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
+
 /// A filter. A plain level is about us; libraries are asked for by name.
 fn filter(level: &str) -> anyhow::Result<EnvFilter> {
-    let plain = level.parse::<tracing::Level>().is_ok();
-    let directives = if plain { format!("warn,ivswitchd={level}") } else { level.to_owned() };
-    Ok(EnvFilter::try_new(directives)?)
+    let is_level = |word: &str| LEVELS.contains(&word.to_ascii_lowercase().as_str());
+    if is_level(level) {
+        return Ok(EnvFilter::try_new(format!("warn,ivswitchd={level}"))?);
+    }
+    // A word alone would be taken for the name of a module, so a level with a typo would switch everything off.
+    let parts: Vec<&str> = level.split(',').map(str::trim).filter(|part| !part.is_empty()).collect();
+    anyhow::ensure!(!parts.is_empty(), "it is empty");
+    for part in &parts {
+        let (module, level) = part.rsplit_once('=').unwrap_or(("", part));
+        anyhow::ensure!(is_level(level), "\"{level}\" is no level");
+        // Libraries have names of their own.
+        let of = module.split([':', '[']).next().unwrap_or_default();
+        anyhow::ensure!(
+            of == "ivswitchd" || !of.starts_with("iv"),
+            "there is no module \"{module}\"; ours begin with ivswitchd"
+        );
+    }
+    Ok(EnvFilter::try_new(parts.join(","))?)
 }
 
 /// Logs by this filter from now on, if there is one. Gives what is logged now.
@@ -69,7 +89,7 @@ pub fn set(level: Option<&str>) -> Result<String, String> {
     let (handle, shown) = FILTER.get().ok_or("there is no log")?;
     let mut shown = shown.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(level) = level {
-        let filter = filter(level).map_err(|e| format!("\"{level}\" is no level and no filter: {e}"))?;
+        let filter = filter(level).map_err(|e| e.to_string())?;
         handle.reload(filter).map_err(|e| e.to_string())?;
         level.clone_into(&mut shown);
     }
@@ -151,9 +171,29 @@ mod tests {
 
     #[test]
     fn levels_and_filters() {
-        for good in ["info", "debug", "ivswitchd::links=debug,warn"] {
-            assert!(filter(good).is_ok(), "{good}");
+        for good in [
+            "info",
+            "debug",
+            "Debug",
+            "off",
+            "ivswitchd::links=debug,warn",
+            "warn,ivswitchd=trace",
+            "error, aya=off",
+        ] {
+            assert!(filter(good).is_ok(), "{good}: {:?}", filter(good).err());
         }
-        assert!(filter("frob=nicate").is_err());
+        for bad in [
+            "frob=nicate",
+            "debgu",
+            "",
+            ",",
+            "warn,debgu",
+            "ivswitchd",
+            "ivswitchd::links=debgu",
+            "ivswichd=debug",
+            "5",
+        ] {
+            assert!(filter(bad).is_err(), "{bad}");
+        }
     }
 }

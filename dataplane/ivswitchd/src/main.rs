@@ -9,7 +9,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use clap::Parser;
+use clap::parser::ValueSource;
+use clap::{CommandFactory as _, FromArgMatches as _, Parser};
 use ctl::agent::{Agent, Options};
 use ctl::io::IoKind;
 use ctl::{api, model};
@@ -42,7 +43,7 @@ const REFUSED: Duration = Duration::from_secs(1);
 #[derive(Parser, Debug)]
 #[command(name = "ivswitchd", version)]
 struct Arguments {
-    /// The configuration file; edits by ivctl are written back to it. FILE.d/*.toml add to it
+    /// The configuration file; edits by ivctl are written back to it. FILE.d/*.toml add to it. One that is named here has to be there
     #[arg(long, value_name = "FILE", env = "IVS_CONFIG", default_value = api::CONFIG)]
     config: PathBuf,
 
@@ -109,15 +110,16 @@ struct Arguments {
 struct Cores(Vec<usize>);
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let matches = Arguments::command().get_matches();
+    let asked_for = matches.value_source("config").is_some_and(|source| source != ValueSource::DefaultValue);
+    let arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     if let Some(nft) = &arguments.nft {
         closed::use_program(nft.clone());
     }
     let result = match &arguments.check {
         Some(file) => check(file),
-        None if arguments.close => close(&arguments),
+        None if arguments.close => close(&arguments, asked_for),
         None if arguments.man => {
-            use clap::CommandFactory;
             let page = clap_mangen::Man::new(Arguments::command()).section("8");
             page.render(&mut io::stdout()).map_err(Into::into)
         }
@@ -125,7 +127,7 @@ fn main() -> ExitCode {
             Confinement::names().for_each(|name| println!("{name}"));
             Ok(())
         }
-        None => run(&arguments),
+        None => run(&arguments, asked_for),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -152,13 +154,12 @@ fn check(file: &Path) -> anyhow::Result<()> {
 }
 
 /// Closes what the configuration wants closed; where it is refused, what was closed before.
-fn close(arguments: &Arguments) -> anyhow::Result<()> {
+fn close(arguments: &Arguments, asked_for: bool) -> anyhow::Result<()> {
     let name = model::name_of_host(&hostname());
-    let config =
-        model::read_files(&arguments.config).map_err(anyhow::Error::msg).and_then(|(text, drop_ins)| {
-            model::parse_layers(&text.unwrap_or_default(), &drop_ins, Some(&name))
-                .map_err(|errors| complain(&arguments.config, &errors))
-        });
+    let config = read_files(arguments, asked_for).and_then(|(text, drop_ins)| {
+        model::parse_layers(&text.unwrap_or_default(), &drop_ins, Some(&name))
+            .map_err(|errors| complain(&arguments.config, &errors))
+    });
     let said = match config {
         Ok(layers) => {
             let name = layers.whole.name.clone().unwrap_or(name);
@@ -173,9 +174,23 @@ fn close(arguments: &Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    log::start(&arguments.log_level, arguments.log_format)?;
+/// The configuration file and its drop-ins. A file that was `asked_for` has to be there.
+fn read_files(
+    arguments: &Arguments,
+    asked_for: bool,
+) -> anyhow::Result<(Option<String>, Vec<model::DropIn>)> {
     let (text, drop_ins) = model::read_files(&arguments.config).map_err(anyhow::Error::msg)?;
+    let file = arguments.config.display();
+    anyhow::ensure!(
+        text.is_some() || !asked_for || !drop_ins.is_empty(),
+        "--config {file}: there is no such file; correct the path, or begin with an empty one: touch {file}"
+    );
+    Ok((text, drop_ins))
+}
+
+fn run(arguments: &Arguments, asked_for: bool) -> anyhow::Result<()> {
+    log::start(&arguments.log_level, arguments.log_format)?;
+    let (text, drop_ins) = read_files(arguments, asked_for)?;
     if text.is_none() {
         tracing::info!("{}: not there; starting empty", arguments.config.display());
     }

@@ -95,7 +95,8 @@ fn metrics(ivswitchd: &Path) -> Result<String> {
     let place = std::env::temp_dir().join(format!("ivswitch-book-{}", std::process::id()));
     fs::create_dir_all(&place)?;
     let mut daemon = as_root(Path::new("unshare"))?;
-    daemon.arg("--net").arg(ivswitchd).arg("--config").arg(place.join("none.toml"));
+    fs::write(place.join("empty.toml"), "")?;
+    daemon.arg("--net").arg(ivswitchd).arg("--config").arg(place.join("empty.toml"));
     daemon.arg("--socket").arg(place.join("control")).arg("--metrics");
     daemon.arg(format!("unix:{}", place.join("metrics").display()));
     let mut daemon = daemon.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
