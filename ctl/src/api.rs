@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::io::{CacheMode, GuestIo};
-use crate::model::{Change, ConfigError, Fault, Inside, Ports};
+use crate::model::{Change, ConfigError, DropIn, Fault, Inside, Ports, Skipped};
 
 pub use problem::{Problem, ProblemKind};
 
@@ -327,7 +327,7 @@ params! {
         limit: Option<usize>,
     }
 
-    /// Of `neigh.list`.
+    /// Of `neigh.list`, `neigh.flush`.
     WhichNeigh [] {
         /// Only of this network.
         network: Option<String>,
@@ -339,7 +339,16 @@ params! {
         port: Option<String>,
     }
 
-    /// Of `config.check`, `config.diff`.
+    /// Of `config.diff`.
+    ConfigCompared [
+        /// The whole configuration, as TOML.
+        text: String,
+    ] {
+        /// The drop-ins to add; without them, those that the daemon read last.
+        drop_ins: Option<Vec<DropIn>>,
+    }
+
+    /// Of `config.check`.
     ConfigText [
         /// The whole configuration, as TOML; the daemon's drop-ins are added.
         text: String,
@@ -386,6 +395,18 @@ pub struct ConfigShown {
     /// Files that add to it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub drop_ins: Vec<String>,
+    /// The main file. Its drop-ins are in the directory of this name with `.d` behind it.
+    #[serde(default)]
+    pub file: String,
+    /// The configuration in force, drop-ins and all, with the keys of the file.
+    #[serde(default)]
+    pub config: Value,
+    /// The name of the file that each part of `config` is from: of a list, one for each entry.
+    #[serde(default)]
+    pub origins: BTreeMap<String, Value>,
+    /// Peers in drop-ins that are left out, since they are this rVM.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub skipped: Vec<Skipped>,
     /// It is on trial, for so many seconds more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trial_s: Option<u64>,
@@ -437,6 +458,17 @@ pub struct Stats64 {
     pub rx: Stats,
     /// Sent.
     pub tx: Stats,
+}
+
+/// The configuration of one object, in the answers of lists.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Configured {
+    /// Every key that it can have, with the value in force; `null` where nothing is set and the default is not a value.
+    pub values: serde_json::Map<String, Value>,
+    /// Keys that are at their default.
+    pub defaults: Vec<String>,
+    /// The name of the file that it is from.
+    pub file: String,
 }
 
 /// A port, with the keys of `ip -j -s link` where it has them.
@@ -498,8 +530,29 @@ pub struct PortRow {
     /// What passed between us and the guest, for kind `vhostuser`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guest: Option<GuestIo>,
+    /// Why it is of this kind.
+    #[serde(default)]
+    pub chosen: String,
+    /// Whether the interface is administratively up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub up: Option<bool>,
+    /// Whether the interface has carrier.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub carrier: Option<bool>,
+    /// The interface's own MTU.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link_mtu: Option<u32>,
+    /// Seconds until it is enabled again by itself, when a guard has disabled it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recovers: Option<u64>,
     /// Counters.
     pub stats64: Stats64,
+    /// Its drops by reason; absent in `status`, which has them for all ports.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub drops: BTreeMap<String, u64>,
+    /// Its configuration; absent in `status`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<Configured>,
 }
 
 /// A limit on frames.
@@ -538,6 +591,12 @@ pub struct NetworkRow {
     /// MAC addresses known on it, once asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fdb: Option<u32>,
+    /// Largest IP packet that every peer of it can be sent.
+    #[serde(default)]
+    pub mtu: u16,
+    /// Its configuration; absent in `status`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<Configured>,
 }
 
 /// How a peer is.
@@ -614,6 +673,9 @@ pub struct PeerRow {
     pub networks: Vec<String>,
     /// Largest underlay IP packet that reaches it.
     pub mtu: u16,
+    /// Where that is from: `configured`, `measured` or `assumed`.
+    #[serde(default)]
+    pub mtu_origin: String,
     /// How it is. Only `up` is health.
     #[serde(default)]
     pub state: PeerState,
@@ -650,6 +712,9 @@ pub struct PeerRow {
     /// Bytes of these frames, without the tunnel's headers.
     #[serde(default)]
     pub rx_bytes: u64,
+    /// Its configuration; absent in `status`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<Configured>,
 }
 
 /// A floating-IP mapping.
@@ -691,6 +756,9 @@ pub struct FloatingRow {
     /// Bytes of these packets, with their Ethernet headers.
     #[serde(default)]
     pub bytes_out: u64,
+    /// Its configuration; absent in `status`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<Configured>,
 }
 
 /// A source route.
@@ -702,6 +770,12 @@ pub struct RouteRow {
     pub from: String,
     /// Next hop: peer or router.
     pub via: String,
+    /// Whether that is a peer, or else a router on the network.
+    #[serde(default)]
+    pub to_peer: bool,
+    /// Its configuration; absent in `status`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<Configured>,
 }
 
 /// An FDB entry, with the keys of `bridge -j fdb`.

@@ -2,6 +2,7 @@
 //! thread: the daemon (or the simulator) feeds it inputs and carries out its outputs.
 
 use std::net::IpAddr;
+use std::time::SystemTime;
 
 use engine::command::{IpPrefix, L4Range, PortId, UnderlayRoutes};
 use engine::wire::mac::MacAddr;
@@ -89,6 +90,8 @@ pub enum Input {
     Unreadable(String),
     /// Measured by the daemon for `ivctl status`: how each worker is doing.
     WorkerStats(Vec<WorkerStats>),
+    /// The time of the wall clock, for people's timestamps; decides nothing.
+    WallClock(SystemTime),
     /// How the verdict cache is doing.
     CacheStats(CacheStats),
     /// What the uplink's steering did.

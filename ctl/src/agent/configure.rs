@@ -3,6 +3,8 @@
 //! A configuration on trial (`apply --confirm`) is in force but not in the file: whatever happens before it is
 //! confirmed - the time runs out, somebody takes it back, the daemon dies - the one before comes back.
 
+use std::collections::BTreeMap;
+
 use engine::time::{Duration, Instant};
 use serde_json::{Value, json};
 
@@ -10,7 +12,7 @@ use super::Agent;
 use super::request::{Done, params};
 use crate::api::{self, Code, Edited, Error};
 use crate::io::Output;
-use crate::model::{self, Config, ConfigError, DropIn, Layered};
+use crate::model::{self, Config, ConfigError, DropIn, Layered, Section, Skipped};
 
 /// The longest trial: a working day.
 const TRIAL_S_MAX: u64 = 8 * 3600;
@@ -45,6 +47,10 @@ impl Agent {
                     text: self.current_text().to_owned(),
                     saved: self.is_saved(),
                     drop_ins: self.drop_ins.iter().map(|d| d.name.clone()).collect(),
+                    file: self.options.config_path.display().to_string(),
+                    config: json!(self.config),
+                    origins: self.origins_shown(),
+                    skipped: self.skipped_shown(),
                     trial_s: self.trial.as_ref().map(|t| t.until.since(self.now).as_secs()),
                 };
                 Ok(Done::Now(json!(shown)))
@@ -55,9 +61,9 @@ impl Agent {
                 Ok(Done::Now(json!(api::ConfigChecked { ok: errors.is_empty(), errors })))
             }
             "config.diff" => {
-                let p: api::ConfigText = params(method, p)?;
-                let read = self
-                    .read(&p.text)
+                let p: api::ConfigCompared = params(method, p)?;
+                let drop_ins = p.drop_ins.as_ref().unwrap_or(&self.drop_ins);
+                let read = model::parse_layers(&p.text, drop_ins, Some(&self.options.hostname))
                     .map_err(|errors| Error::of_config("the configuration is not valid", errors))?;
                 let changes = model::diff(&self.config, &read.whole);
                 Ok(Done::Now(json!(api::ConfigDiffers { changes })))
@@ -78,6 +84,55 @@ impl Agent {
             }
             _ => Err(super::request::no_such_method(method)),
         }
+    }
+
+    /// The file of everything in force, in the shape of the configuration: one for each entry of a list.
+    fn origins_shown(&self) -> BTreeMap<String, Value> {
+        let whole = json!(self.config);
+        let keys = whole.as_object().into_iter().flat_map(|whole| whole.keys());
+        let shown = keys.map(|key| {
+            let file = match Section::ALL.into_iter().find(|s| s.key() == key) {
+                Some(section) => {
+                    let count = whole[key].as_array().map_or(0, Vec::len);
+                    json!((0..count).map(|at| self.file_of(section, at)).collect::<Vec<_>>())
+                }
+                None => json!(self.file_of_section(key)),
+            };
+            (key.clone(), file)
+        });
+        shown.collect()
+    }
+
+    /// The name of the file that an entry of a list is from.
+    pub(super) fn file_of(&self, section: Section, at: usize) -> &str {
+        let of_drop_ins = self.origins.entries.get(&section).map_or(&[][..], Vec::as_slice);
+        let of_main = section.len(&self.config).saturating_sub(of_drop_ins.len());
+        at.checked_sub(of_main)
+            .and_then(|at| of_drop_ins.get(at))
+            .map_or_else(|| self.main_file(), String::as_str)
+    }
+
+    /// Names the file that a key or section outside the lists is from.
+    pub(super) fn file_of_section(&self, key: &str) -> &str {
+        self.origins.sections.get(key).map_or_else(|| self.main_file(), String::as_str)
+    }
+
+    fn main_file(&self) -> &str {
+        self.options.config_path.file_name().and_then(|name| name.to_str()).unwrap_or_default()
+    }
+
+    /// Peers in drop-ins that are this rVM, also those that only its address at the moment tells.
+    fn skipped_shown(&self) -> Vec<Skipped> {
+        let mut skipped = self.origins.skipped.clone();
+        for (at, p) in self.config.peer.iter().enumerate().filter(|(_, p)| self.is_ourselves(p)) {
+            skipped.push(Skipped {
+                file: self.file_of(Section::Peer, at).to_owned(),
+                peer: p.name.clone(),
+                address: p.address.to_string(),
+                why: format!("{} is this rVM's own address", p.address),
+            });
+        }
+        skipped
     }
 
     /// Whether the file holds what is in force.
@@ -119,7 +174,7 @@ impl Agent {
                 let until_s = trial.until.since(self.now).as_secs();
                 self.trial = Some(trial);
                 self.log("info", format!("a configuration is on trial for {until_s} s"));
-                self.notify("config", json!({ "trial_s": until_s }));
+                self.tell_of_config(json!({ "trial_s": until_s }));
             }
             None => self.edited(),
         }
@@ -152,7 +207,7 @@ impl Agent {
     fn take_back(&mut self, trial: Trial, why: &str) {
         self.install(trial.layers, trial.text);
         self.log("warn", format!("the configuration on trial is taken back: {why}"));
-        self.notify("config", json!({ "rolled_back": true, "why": why }));
+        self.tell_of_config(json!({ "rolled_back": true, "why": why }));
     }
 
     /// The files were read again. What they say is taken, or refused whole.
@@ -172,7 +227,7 @@ impl Agent {
                 self.persist.failure = None;
                 self.persist.retry = None;
                 if changed {
-                    self.notify("config", json!({ "reloaded": true }));
+                    self.tell_of_config(json!({ "reloaded": true }));
                 }
                 self.outputs.push_back(Output::Reloaded(Ok(changed)));
             }
@@ -186,7 +241,7 @@ impl Agent {
     }
 
     fn layers(&self) -> Layered {
-        Layered { whole: self.config.clone(), main: self.main.clone() }
+        Layered { whole: self.config.clone(), main: self.main.clone(), origins: self.origins.clone() }
     }
 
     /// The whole and the main file's part of it, once `edited` is in force.

@@ -1,4 +1,4 @@
-//! What subscribers hear: ports, stations, peers, configurations, and drops that come fast. Told when it changes;
+//! Events for subscribers: ports, stations, peers, flushes, configurations, and drops that come fast. Told when it changes;
 //! what the workers know is asked once a second, while somebody listens.
 
 use std::collections::BTreeMap;
@@ -13,6 +13,7 @@ use super::Agent;
 use super::pending::Found;
 use super::request::Ask;
 use crate::io::ClientId;
+use crate::model::{self, Change, Config};
 
 /// How often the workers are asked.
 const PULSE: Duration = Duration::from_secs(1);
@@ -20,14 +21,20 @@ const PULSE: Duration = Duration::from_secs(1);
 /// Drops per second for one reason at one port that are worth a word, unless a subscriber says otherwise.
 pub(super) const DROPS_PER_SECOND: u64 = 100;
 
+/// Changes of the configuration in one event; `ivctl config show` has everything.
+const CHANGES_MAX: usize = 100;
+
 /// What subscribers were told last.
 #[derive(Debug, Default)]
 pub(super) struct Told {
-    /// State and carrier of each port.
-    ports: BTreeMap<PortId, (String, bool)>,
+    /// Name, state and carrier of each port.
+    ports: BTreeMap<PortId, (String, &'static str, bool)>,
     /// Drops, and when they were counted.
     drops: BTreeMap<(PortId, DropReason), u64>,
     asked: Option<Instant>,
+    /// Changes of the configuration since the last event, and how many more there were.
+    changes: Vec<Change>,
+    left_out: usize,
     /// When the workers are asked next.
     pub(super) due: Option<Instant>,
     /// Drops per second from which on each subscriber wants to hear of them.
@@ -52,10 +59,10 @@ impl Agent {
         }
     }
 
-    fn port_states(&self) -> BTreeMap<PortId, (String, bool)> {
+    fn port_states(&self) -> BTreeMap<PortId, (String, &'static str, bool)> {
         let state = |a: &super::machine::Attachment| {
             let carrier = self.links.get(&a.interface).is_some_and(|l| l.up && l.carrier);
-            (a.state().0.to_owned(), carrier && a.is_live())
+            (a.name.clone(), a.state().0, carrier && a.is_live())
         };
         self.attachments.iter().map(|(&id, a)| (id, state(a))).collect()
     }
@@ -67,22 +74,22 @@ impl Agent {
         }
         let now = self.port_states();
         let before = std::mem::replace(&mut self.heard.ports, now.clone());
-        for (id, (state, up)) in &now {
-            if before.get(id) == Some(&(state.clone(), *up)) {
+        for (id, port) in &now {
+            let (name, state, up) = port;
+            if before.get(id) == Some(port) {
                 continue;
             }
             let Some(a) = self.attachments.get(id) else { continue };
             let operstate = if *up { "UP" } else { "DOWN" };
-            let mut fields = json!({ "ifname": a.name, "state": state, "operstate": operstate });
+            let mut fields = json!({ "ifname": name, "state": state, "operstate": operstate });
             let why = a.state().1;
             if !why.is_empty() {
                 fields["why"] = json!(why);
             }
             self.notify("port", fields);
         }
-        for id in before.keys().filter(|id| !now.contains_key(id)) {
-            // Its name is gone with it; the configuration's event says what happened.
-            self.notify("port", json!({ "port": id.0, "state": "gone", "operstate": "DOWN" }));
+        for (_, (name, ..)) in before.iter().filter(|(id, _)| !now.contains_key(id)) {
+            self.notify("port", json!({ "ifname": name, "state": "gone", "operstate": "DOWN" }));
         }
     }
 
@@ -103,6 +110,36 @@ impl Agent {
             "network": self.network_name(vni),
         });
         self.notify(if moved { "moved" } else { "learned" }, fields);
+    }
+
+    /// Entries of a table were forgotten by command: of one network, port or peer, or all.
+    pub(super) fn tell_of_flush(&mut self, table: &str, which: &[(&str, &Option<String>)]) {
+        let mut fields = json!({ "table": table });
+        for (key, value) in which.iter().filter_map(|(key, value)| Some((key, value.as_ref()?))) {
+            fields[key] = json!(value);
+        }
+        self.notify("flush", fields);
+    }
+
+    /// Notes the changes by an edit or another file, for subscribers.
+    pub(super) fn note_changes(&mut self, after: &Config) {
+        if !self.subscribers.is_empty() {
+            let changes = model::diff(&self.config, after);
+            self.heard.left_out += (self.heard.changes.len() + changes.len()).saturating_sub(CHANGES_MAX);
+            self.heard.changes.extend(changes);
+            self.heard.changes.truncate(CHANGES_MAX);
+        }
+    }
+
+    /// Tells what has changed in the configuration, and how.
+    pub(super) fn tell_of_config(&mut self, mut fields: serde_json::Value) {
+        let changes = std::mem::take(&mut self.heard.changes);
+        fields["changes"] = json!(changes);
+        match std::mem::take(&mut self.heard.left_out) {
+            0 => {}
+            more => fields["more_changes"] = json!(more),
+        }
+        self.notify("config", fields);
     }
 
     /// Asks the workers, when it is time.

@@ -5,6 +5,7 @@
 //! It never sees a frame, and whatever happens to it or to one interface leaves the forwarding of all others alone.
 
 mod configure;
+mod edit;
 mod events;
 mod machine;
 mod mtu;
@@ -14,11 +15,14 @@ mod pending;
 mod problems;
 mod request;
 mod show;
+mod shown;
 mod strangers;
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::SystemTime;
 
 use engine::command::{Command, Event, Input as WorkerInput, PortId, UnderlayRoutes};
 use engine::time::{Duration, Instant};
@@ -31,7 +35,7 @@ use crate::io::{
     WorkerStats,
 };
 use crate::liveness;
-use crate::model::{self, Config, ConfigError, DropIn, Layered};
+use crate::model::{self, Config, ConfigError, DropIn, Layered, Origins};
 use crate::reconcile::{self, Facts, Ids, State};
 use machine::Attachment;
 use paths::Paths;
@@ -60,6 +64,8 @@ pub struct Options {
     pub config_text: Option<String>,
     /// The files that add to it.
     pub drop_ins: Vec<DropIn>,
+    /// The main file's path, for people and for `ivctl config diff`.
+    pub config_path: PathBuf,
     /// Whether edits are written back through [`Output::Persist`].
     pub persist: bool,
     /// How many workers carry out [`Output::Worker`]; each one answers a query.
@@ -77,6 +83,7 @@ impl Default for Options {
             hostname: "rvm".to_owned(),
             config_text: None,
             drop_ins: Vec::new(),
+            config_path: PathBuf::new(),
             persist: false,
             workers: 1,
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -91,12 +98,16 @@ pub struct Agent {
     options: Options,
     started: Instant,
     now: Instant,
+    /// The last reading of the wall clock, and when it was taken.
+    wall: Option<(Instant, SystemTime)>,
     /// As they were at the start, which is when they are read.
     workers: model::Workers,
     /// What is wanted, by all files together.
     config: Config,
     /// What the main file says of it, and its text, but for the edits since when it is `stale`.
     main: Config,
+    /// The parts of it that are from drop-ins.
+    origins: Origins,
     text: String,
     stale: bool,
     drop_ins: Vec<DropIn>,
@@ -168,9 +179,11 @@ impl Agent {
             options: Options { hostname, config_text: None, drop_ins: Vec::new(), ..options },
             started: now,
             now,
+            wall: None,
             workers: layers.whole.workers.clone(),
             config: Config::default(),
             main: Config::default(),
+            origins: Origins::default(),
             text: String::new(),
             stale: false,
             trial: None,
@@ -240,6 +253,7 @@ impl Agent {
             Input::Reload { text, drop_ins } => self.reload(text, drop_ins),
             Input::Unreadable(why) => self.refused = Some(why),
             Input::WorkerStats(stats) => self.stats = stats,
+            Input::WallClock(time) => self.wall = Some((self.now, time)),
             Input::CacheStats(stats) => self.cache = stats,
             Input::Steered(steered) => self.uplink_steered = Some(steered),
             Input::Closed(state) => self.heard_closed(state),
@@ -344,8 +358,9 @@ impl Agent {
 
     /// Puts a valid configuration in force, which differs from what the text says.
     fn install_edit(&mut self, layers: Layered) {
-        let Layered { whole: config, main } = layers;
-        self.main = main;
+        let Layered { whole: config, main, origins } = layers;
+        self.note_changes(&config);
+        (self.main, self.origins) = (main, origins);
         let name = config.name.clone().unwrap_or_else(|| self.options.hostname.clone());
         self.ids.assign(&config);
         self.config = config;
@@ -384,6 +399,9 @@ impl Agent {
             return;
         }
         fields["event"] = event.into();
+        if let Some((at, wall)) = self.wall {
+            fields["time"] = humantime::format_rfc3339_millis(wall + self.now.since(at)).to_string().into();
+        }
         let line = serde_json::json!({ "jsonrpc": "2.0", "method": "event", "params": fields }).to_string();
         for &client in who {
             self.outputs.push_back(Output::Reply(client, line.clone()));
@@ -485,7 +503,7 @@ impl Agent {
     fn edited(&mut self) {
         self.persist.edit += 1;
         self.save();
-        self.notify("config", serde_json::json!({ "edit": self.persist.edit }));
+        self.tell_of_config(serde_json::json!({ "edit": self.persist.edit }));
     }
 
     fn save(&mut self) {

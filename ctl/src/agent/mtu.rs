@@ -35,21 +35,25 @@ impl Agent {
         self.ids.peer(&p.name).and_then(|id| self.paths.get(id))
     }
 
-    fn mtu_peer(&self, p: &Peer) -> MtuPeer {
-        let path = self.path_of(p);
-        let path_mtu = reconcile::path_mtu(p, &self.config, &self.ids, &self.facts);
+    /// Where the path MTU of a peer is from.
+    pub(super) fn mtu_origin(&self, p: &Peer) -> &'static str {
         let direct = self.direct(p);
-        let origin = match self.path_of(direct) {
+        match self.path_of(direct) {
             _ if p.mtu.or(direct.mtu).is_some() => "configured",
             Some(path) if path.origin() == Origin::Measured => "measured",
             _ => "assumed",
-        };
+        }
+    }
+
+    fn mtu_peer(&self, p: &Peer) -> MtuPeer {
+        let path = self.path_of(p);
+        let path_mtu = reconcile::path_mtu(p, &self.config, &self.ids, &self.facts);
         MtuPeer {
             name: p.name.clone(),
             address: p.address,
             via: p.via.clone(),
             path_mtu,
-            origin: origin.to_owned(),
+            origin: self.mtu_origin(p).to_owned(),
             measured: path.filter(|path| path.origin() == Origin::Measured).map(Path::mtu),
             state: path.map_or("off", Path::state).to_owned(),
             age: path.map(|path| self.now.since(path.since()).as_secs()),

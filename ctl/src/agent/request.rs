@@ -3,7 +3,6 @@
 use engine::command::{Command, Location, PortId, Query, Vni};
 use engine::watch::WatchId;
 use engine::wire::mac::MacAddr;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -12,8 +11,11 @@ use super::pending::{PENDING_MAX, PER_CLIENT_MAX};
 use crate::api::{self, Code, Edited, Error};
 use crate::io::{ClientId, Output};
 use crate::model::{
-    self, Config, Fault, Floating, Mac, Network, Peer, Port, Route, StaticFdb, clean, explain,
+    self, Config, Floating, Mac, Network, Peer, Port, Route, Section, StaticFdb, clean, explain,
 };
+
+/// The highest VLAN (IEEE 802.1Q-2018 table 9-2).
+const VLAN_MAX: u16 = 4094;
 
 /// Clients that may be subscribed to events.
 const SUBSCRIBERS_MAX: usize = 64;
@@ -83,43 +85,6 @@ pub(super) enum Done {
     Ask(Ask, Option<u64>),
     /// A question about the log: answered by who keeps it.
     Log,
-}
-
-/// An object of the configuration that can be added, set and deleted.
-trait Entry: Serialize + DeserializeOwned + Clone + PartialEq {
-    /// What `ivctl` calls it.
-    const NOUN: &'static str;
-    fn list(config: &mut Config) -> &mut Vec<Self>;
-    fn is_same(&self, other: &Self) -> bool;
-    fn label(&self) -> String;
-}
-
-macro_rules! entries {
-    ($($ty:ty, $noun:literal, $list:ident, |$a:ident, $b:ident| $same:expr, $label:expr;)+) => { $(
-        impl Entry for $ty {
-            const NOUN: &'static str = $noun;
-            fn list(config: &mut Config) -> &mut Vec<Self> {
-                &mut config.$list
-            }
-            fn is_same(&self, other: &Self) -> bool {
-                let ($a, $b) = (self, other);
-                $same
-            }
-            fn label(&self) -> String {
-                let $a = self;
-                clean(&$label)
-            }
-        }
-    )+ };
-}
-
-entries! {
-    Network, "network", network, |a, b| a.name == b.name, format!("network \"{}\"", a.name);
-    Port, "port", port, |a, b| a.name == b.name, format!("port \"{}\"", a.name);
-    Peer, "peer", peer, |a, b| a.name == b.name, format!("peer \"{}\"", a.name);
-    Floating, "fip", floating, |a, b| a.key() == b.key(), format!("floating {}", a.ip);
-    Route, "route", route, |a, b| (&a.network, a.from) == (&b.network, b.from), format!("route {}", a.from);
-    StaticFdb, "fdb", fdb, |a, b| (&a.network, a.vlan, a.mac) == (&b.network, b.vlan, b.mac), format!("fdb {}", a.mac);
 }
 
 impl Agent {
@@ -220,7 +185,8 @@ impl Agent {
 
             "peer.list" => {
                 let p: api::ListNamed = params(method, p)?;
-                known("peer", p.name.as_deref(), |n| self.config.peer(n).is_some())?;
+                let skipped = |n: &str| self.origins.skipped.iter().any(|s| s.peer == n);
+                known("peer", p.name.as_deref(), |n| self.config.peer(n).is_some() || skipped(n))?;
                 Ok(Done::Ask(Ask::Peers(p.name), p.timeout_ms))
             }
             "peer.add" => self.add::<Peer>(method, p),
@@ -229,6 +195,9 @@ impl Agent {
 
             "floating.list" => {
                 let p: api::WhichFloating = params(method, p)?;
+                if let Some(network) = &p.network {
+                    self.vni_of(network)?;
+                }
                 if p.ip.is_some() && !self.config.floating.iter().any(|f| is_floating(f, &p)) {
                     return Err(not_found("fip", &which_floating(&p)));
                 }
@@ -289,6 +258,7 @@ impl Agent {
                 }
                 let filter = self.fdb_filter(&p)?;
                 self.command(Command::FlushFdb(filter.vni, filter.location));
+                self.tell_of_flush("fdb", &[("network", &p.network), ("port", &p.port), ("peer", &p.peer)]);
                 Ok(Done::Edit(Edited { changed: true, warnings: Vec::new() }, Vec::new(), p.timeout_ms))
             }
 
@@ -296,6 +266,13 @@ impl Agent {
                 let p: api::WhichNeigh = params(method, p)?;
                 let vni = p.network.as_deref().map(|n| self.vni_of(n)).transpose()?;
                 Ok(Done::Ask(Ask::Neighbors(vni), p.timeout_ms))
+            }
+            "neigh.flush" => {
+                let p: api::WhichNeigh = params(method, p)?;
+                let vni = p.network.as_deref().map(|n| self.vni_of(n)).transpose()?;
+                self.command(Command::FlushNeighbors(vni));
+                self.tell_of_flush("neigh", &[("network", &p.network)]);
+                Ok(Done::Edit(Edited { changed: true, warnings: Vec::new() }, Vec::new(), p.timeout_ms))
             }
             "drops" => {
                 let p: api::WhichDrops = params(method, p)?;
@@ -335,150 +312,6 @@ impl Agent {
             config if config.starts_with("config.") => self.configure(method, p),
             _ => Err(no_such_method(method)),
         }
-    }
-
-    /// Enables a port, whoever disabled it.
-    fn enable_port(&mut self, method: &str, p: Value) -> Result<Done, Error> {
-        let p: api::EnablePort = params(method, p)?;
-        let at = self.config.port.iter().position(|port| port.name == p.name);
-        let (Some(at), Some(id)) = (at, self.ids.port(&p.name)) else {
-            return Err(not_found("port", &quoted(&p.name)));
-        };
-        let mut config = self.config.clone();
-        config.port[at].enabled = true;
-        let edited = self.change(format!("port {} is not enabled", quoted(&p.name)), config)?;
-        let changed = self.enable(id) | edited.changed;
-        Ok(Done::Edit(Edited { changed, ..edited }, vec![id], p.timeout_ms))
-    }
-
-    /// Puts `config` in force if it is valid and different.
-    fn change(&mut self, what: String, config: Config) -> Result<Edited, Error> {
-        if config == self.config {
-            return Ok(Edited::default());
-        }
-        self.refuse_during_trial(&what)?;
-        model::validate(&config, Some(&self.options.hostname))
-            .map_err(|errors| Error::of_config(what.clone(), errors))?;
-        let layers = self.layers_of(&what, config)?;
-        self.install_edit(layers);
-        self.edited();
-        Ok(Edited { changed: true, warnings: Vec::new() })
-    }
-
-    /// The port whose becoming live an edit of this entry waits for.
-    fn ports_of<T: Entry>(&self, entry: &T) -> Vec<PortId> {
-        let name = json!(entry)["name"].as_str().map(str::to_owned).filter(|_| T::NOUN == "port");
-        name.and_then(|n| self.ids.port(&n)).into_iter().collect()
-    }
-
-    fn add<T: Entry>(&mut self, method: &str, p: Value) -> Result<Done, Error> {
-        let p: api::Add = params(method, p)?;
-        let entry: T = entry(T::NOUN, p.object)?;
-        let what = format!("{} is not added", entry.label());
-        let mut config = self.config.clone();
-        if let Some(there) = T::list(&mut config).iter().find(|e| e.is_same(&entry)) {
-            if p.may_exist && *there == entry {
-                return Ok(Done::Edit(Edited::default(), Vec::new(), p.timeout_ms));
-            }
-            let (why, how) = if *there == entry {
-                ("it is there already", "--may-exist accepts that".to_owned())
-            } else {
-                ("it is there already, and different", format!("`ivctl {} set` changes it", T::NOUN))
-            };
-            return Err(Error::new(Code::Conflict, what, why, how));
-        }
-        T::list(&mut config).push(entry.clone());
-        let edited = self.change(what, config)?;
-        let ports = self.ports_of(&entry);
-        Ok(Done::Edit(edited, ports, p.timeout_ms))
-    }
-
-    fn set_named<T: Entry>(
-        &mut self,
-        method: &str,
-        p: Value,
-        is: fn(&T, &str) -> bool,
-    ) -> Result<Done, Error> {
-        let p: api::SetNamed = params(method, p)?;
-        let mut config = self.config.clone();
-        let index = T::list(&mut config)
-            .iter()
-            .position(|e| is(e, &p.name))
-            .ok_or_else(|| not_found(T::NOUN, &quoted(&p.name)))?;
-        self.set::<T>(index, &p.set, p.timeout_ms)
-    }
-
-    fn set<T: Entry>(&mut self, index: usize, patch: &Value, timeout_ms: Option<u64>) -> Result<Done, Error> {
-        let mut config = self.config.clone();
-        let list = T::list(&mut config);
-        let what = format!("{} is not changed", list[index].label());
-        let mut object = json!(list[index]);
-        let (Value::Object(fields), Value::Object(patch)) = (&mut object, patch) else {
-            return Err(Error::new(
-                Code::Params,
-                what,
-                "`set` is not an object",
-                "send {\"key\": value, ...}",
-            ));
-        };
-        for (key, value) in patch {
-            if key == "name" && fields.get("name") != Some(value) {
-                let how = format!("add another with `ivctl {} add` and delete this one", T::NOUN);
-                return Err(Error::new(Code::Failed, what, "a name cannot be changed", how));
-            }
-            match value {
-                Value::Null => drop(fields.remove(key)),
-                value => drop(fields.insert(key.clone(), value.clone())),
-            }
-        }
-        let changed: T = entry(T::NOUN, object).map_err(|e| Error { what: what.clone(), ..e })?;
-        list[index] = changed.clone();
-        let edited = self.change(what, config)?;
-        let ports = self.ports_of(&changed);
-        Ok(Done::Edit(edited, ports, timeout_ms))
-    }
-
-    fn del_named<T: Entry>(
-        &mut self,
-        method: &str,
-        p: Value,
-        is: fn(&T, &str) -> bool,
-    ) -> Result<Done, Error> {
-        let p: api::DelNamed = params(method, p)?;
-        let index = T::list(&mut self.config).iter().position(|e| is(e, &p.name));
-        self.del::<T>(index, p.if_exists, &quoted(&p.name), p.timeout_ms)
-    }
-
-    fn del<T: Entry>(
-        &mut self,
-        index: Option<usize>,
-        if_exists: bool,
-        which: &str,
-        timeout_ms: Option<u64>,
-    ) -> Result<Done, Error> {
-        let Some(index) = index else {
-            if if_exists {
-                return Ok(Done::Edit(Edited::default(), Vec::new(), timeout_ms));
-            }
-            return Err(not_found(T::NOUN, which));
-        };
-        let mut config = self.config.clone();
-        let gone = T::list(&mut config).remove(index);
-        let what = format!("{} is not deleted", gone.label());
-        let edited = self.change(what, config).map_err(|mut e| {
-            // What still refers to it keeps it.
-            let users: Vec<&str> =
-                e.errors.iter().filter(|e| e.fault == Fault::NotFound).map(|e| e.object.as_str()).collect();
-            if !users.is_empty() {
-                let more = if users.len() > 5 { ", ..." } else { "" };
-                e.why = format!("it is in use by {}{more}", users[..users.len().min(5)].join(", "));
-                "delete or change these first".clone_into(&mut e.how);
-                e.code = Code::Conflict;
-                e.errors.clear();
-            }
-            e
-        })?;
-        Ok(Done::Edit(edited, Vec::new(), timeout_ms))
     }
 
     /// The one entry that `p` names, and its index if it is static.
@@ -525,6 +358,15 @@ impl Agent {
             })?),
             None => None,
         };
+        if let Some(vlan) = p.vlan.filter(|&vlan| vlan > VLAN_MAX) {
+            let why = format!("there is no VLAN {vlan}");
+            return Err(Error::new(
+                Code::Params,
+                "fdb",
+                why,
+                format!("VLANs are 1 to {VLAN_MAX}; 0 is untagged"),
+            ));
+        }
         Ok(FdbFilter {
             vni: p.network.as_deref().map(|n| self.vni_of(n)).transpose()?,
             location,
@@ -563,10 +405,7 @@ impl Agent {
             let how = "say which route: network and source prefix";
             return Err(Error::new(Code::Params, "route", "`network` or `from` is missing", how));
         };
-        let from: ipnet::IpNet = from.parse().map_err(|_| {
-            let what = clean(&format!("route {from}"));
-            Error::new(Code::Params, what, "it is no prefix", "write it as 56.0.0.0/24")
-        })?;
+        let from = prefix(from)?;
         Ok(self.config.route.iter().position(|r| r.network == *network && r.from == from))
     }
 
@@ -574,16 +413,18 @@ impl Agent {
         if let Some(network) = &p.network {
             self.vni_of(network)?;
         }
-        let wanted = |r: &&Route| {
-            p.network.as_ref().is_none_or(|n| *n == r.network)
-                && p.from.as_ref().is_none_or(|f| *f == r.from.to_string())
+        let from = p.from.as_deref().map(prefix).transpose()?;
+        let wanted = |(_, r): &(usize, &Route)| {
+            p.network.as_ref().is_none_or(|n| *n == r.network) && from.is_none_or(|from| from == r.from)
         };
-        let row = |r: &Route| api::RouteRow {
+        let row = |(at, r): (usize, &Route)| api::RouteRow {
             network: r.network.clone(),
             from: r.from.to_string(),
             via: r.via.clone(),
+            to_peer: self.config.peer(&r.via).is_some(),
+            config: Some(self.configured(Section::Route, at, r)),
         };
-        let rows: Vec<_> = self.config.route.iter().filter(wanted).map(row).collect();
+        let rows: Vec<_> = self.config.route.iter().enumerate().filter(wanted).map(row).collect();
         if rows.is_empty() && p.from.is_some() {
             return Err(not_found("route", &which_route(p)));
         }
@@ -646,16 +487,6 @@ pub(super) fn no_such_method(method: &str) -> Error {
     )
 }
 
-/// An entry from what a client sent.
-fn entry<T: Entry>(noun: &str, object: Value) -> Result<T, Error> {
-    let label =
-        ["name", "ip", "from", "mac"].iter().find_map(|k| object[*k].as_str()).unwrap_or_default().to_owned();
-    serde_json::from_value(object).map_err(|e| {
-        let (why, how) = explain(&e.to_string(), None);
-        Error::new(Code::Failed, clean(&format!("{noun} {label} is refused")), why, how)
-    })
-}
-
 pub(super) fn quoted(name: &str) -> String {
     clean(&format!("\"{name}\""))
 }
@@ -694,6 +525,13 @@ fn which_floating(p: &api::WhichFloating) -> String {
         text.push_str(&format!(" on network \"{network}\""));
     }
     clean(&text)
+}
+
+fn prefix(text: &str) -> Result<ipnet::IpNet, Error> {
+    text.parse().map_err(|_| {
+        let what = clean(&format!("route {text}"));
+        Error::new(Code::Params, what, "it is no prefix", "write it as 56.0.0.0/24")
+    })
 }
 
 fn which_route(p: &api::WhichRoute) -> String {

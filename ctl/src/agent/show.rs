@@ -1,5 +1,6 @@
 //! Answers: what is wanted and what the workers said, put together for people and scripts.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
@@ -18,9 +19,9 @@ use crate::api::{
     NetworkRow, PeerRow, PortRow, Problem, ProblemKind, RateRow, Rows, SampleRow, Stats, Stats64, Status,
     SteeredRow, WorkerRow,
 };
-use crate::io::CacheMode;
+use crate::io::{CacheMode, IoKind};
 use crate::liveness::Liveness;
-use crate::model::{Network, Port, PortRole};
+use crate::model::{Network, Port, PortKind, PortRole, Section};
 use crate::reconcile::UPLINK_PORT;
 
 impl Agent {
@@ -42,19 +43,37 @@ impl Agent {
             Ask::Networks(name) => {
                 let mut rows = self.network_rows(found);
                 rows.retain(|r| name.as_ref().is_none_or(|n| *n == r.name));
+                let mut config = self.configured_networks(rows.iter().map(|r| r.name.as_str()));
+                rows.iter_mut().for_each(|r| r.config = config.remove(&r.name));
                 json!(Rows { rows, warnings })
             }
             Ask::Ports(name) => {
                 let mut rows = self.port_rows(found);
                 rows.retain(|r| name.as_ref().is_none_or(|n| *n == r.ifname));
+                let mut config = self.configured_ports(rows.iter().map(|r| r.ifname.as_str()));
+                for row in &mut rows {
+                    row.config = config.remove(&row.ifname);
+                    let drops = self.drop_rows(found, self.port_id(&row.ifname));
+                    row.drops = drops.into_iter().map(|d| (d.reason, d.count)).collect();
+                }
                 json!(Rows { rows, warnings })
             }
             Ask::Peers(name) => {
                 let mut rows = self.peer_rows(found);
+                rows.extend(self.left_out_rows());
                 rows.retain(|r| name.as_ref().is_none_or(|n| *n == r.name));
+                let mut config = self.configured_peers(rows.iter().map(|r| r.name.as_str()));
+                rows.iter_mut().for_each(|r| r.config = config.remove(&r.name));
                 json!(Rows { rows, warnings })
             }
-            Ask::Floatings(which) => json!(Rows { rows: self.floating_rows(found, &which), warnings }),
+            Ask::Floatings(which) => {
+                let mut rows = self.floating_rows(found, &which);
+                let of = self.config.floating.iter().enumerate().filter(|(_, f)| is_floating(f, &which));
+                for (row, (at, f)) in rows.iter_mut().zip(of) {
+                    row.config = Some(self.configured(Section::Floating, at, f));
+                }
+                json!(Rows { rows, warnings })
+            }
             Ask::Fdb(filter) => {
                 let mut matching = found.fdb.values().filter(|r| filter.matches(r));
                 let rows: Vec<_> = matching.by_ref().take(filter.limit).map(|r| self.fdb_row(r)).collect();
@@ -225,6 +244,8 @@ impl Agent {
                     .collect(),
                 peers: self.config.peer.iter().filter(takes_part).map(|p| p.name.clone()).collect(),
                 fdb: vni.and_then(|v| found.fdb_by_network.get(&v)).copied(),
+                mtu: self.facts.network_mtu(&n.name),
+                config: None,
             }
         };
         self.config.network.iter().map(row).collect()
@@ -266,7 +287,14 @@ impl Agent {
                     burst: p.egress_burst,
                 }),
                 guest: a.guest_io,
+                chosen: p.map_or_else(|| "as `kind` in [uplink] says".to_owned(), chosen),
+                up: link.map(|l| l.up),
+                carrier: link.map(|l| l.carrier),
+                link_mtu: link.map(|l| l.mtu),
+                recovers: a.err_disabled.and_then(|e| e.until).map(|until| until.since(self.now).as_secs()),
                 stats64: stats64(found.ports.get(&id).unwrap_or(&none)),
+                drops: BTreeMap::new(),
+                config: None,
             }
         };
         let uplink = self.attachments.get(&UPLINK_PORT).map(|a| row(UPLINK_PORT, a, "uplink", None));
@@ -295,6 +323,7 @@ impl Agent {
                 relay: p.relay,
                 networks: p.networks.clone().unwrap_or_else(all),
                 mtu: self.told.peers.get(&id).map_or(0, |(_, c)| c.mtu),
+                mtu_origin: self.mtu_origin(p).to_owned(),
                 state: told.state,
                 why: told.why,
                 since: machine.map(|m| seconds(m.since())),
@@ -308,6 +337,7 @@ impl Agent {
                 tx_bytes: seen.map_or(0, |r| r.tx.bytes),
                 rx: seen.map_or(0, |r| r.rx.frames),
                 rx_bytes: seen.map_or(0, |r| r.rx.bytes),
+                config: None,
             })
         });
         rows.collect()
@@ -333,6 +363,7 @@ impl Agent {
                 bytes_in: seen.map_or(0, |r| r.inbound.bytes),
                 packets_out: seen.map_or(0, |r| r.outbound.frames),
                 bytes_out: seen.map_or(0, |r| r.outbound.bytes),
+                config: None,
             }
         });
         rows.collect()
@@ -419,6 +450,19 @@ impl Agent {
         }
         rows
     }
+}
+
+/// Why a port is of its kind.
+fn chosen(p: &Port) -> String {
+    match p.kind {
+        PortKind::Auto if p.means() == IoKind::Packet => {
+            "chosen by `kind = \"auto\"`: a door that the daemon makes"
+        }
+        PortKind::Auto if p.makes_door() => "chosen by `kind = \"auto\"`: `xdp` is given",
+        PortKind::Auto => "chosen by `kind = \"auto\"`: an interface that is there already",
+        _ => "as `kind` says",
+    }
+    .to_owned()
 }
 
 impl FdbFilter {

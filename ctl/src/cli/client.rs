@@ -10,7 +10,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connec
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::output::{Failure, Printer};
+use super::output::Failure;
 
 /// What the daemon may take on top of the time it was given.
 const GRACE: Duration = Duration::from_secs(2);
@@ -81,15 +81,19 @@ impl Client {
         }
     }
 
-    /// Prints events until interrupted.
-    pub fn monitor(mut self, drops_per_second: u64, printer: &Printer) -> Result<u8, Failure> {
+    /// Gives each event to `show`, until interrupted.
+    pub fn monitor(
+        mut self,
+        drops_per_second: u64,
+        show: impl Fn(&Value) -> Result<(), Failure>,
+    ) -> Result<u8, Failure> {
         let _: Value = self.call("subscribe", json!({ "drops_per_second": drops_per_second }))?;
         loop {
             let line = self.line(None)?;
             if let Ok(event) = serde_json::from_slice::<Value>(&line)
                 && event["method"] == "event"
             {
-                printer.bytes(format!("{}\n", event["params"]).as_bytes())?;
+                show(&event["params"])?;
             }
         }
     }

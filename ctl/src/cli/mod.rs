@@ -2,11 +2,16 @@
 
 pub mod client;
 pub mod output;
+pub mod sheet;
+pub mod table;
+pub mod words;
 
 use std::path::PathBuf;
 
 pub use client::Client;
-pub use output::{Color, Failure, Printer, Table};
+pub use output::{Color, Failure, Printer};
+pub use sheet::Sheet;
+pub use table::Table;
 
 /// Exit code: done, but something needs attention.
 pub const DONE_WITH_WARNINGS: u8 = 8;

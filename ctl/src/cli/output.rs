@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::io::{self, ErrorKind, IsTerminal as _, Write as _};
 
+pub use super::table::Table;
 use crate::model::ConfigError;
 use serde::Serialize;
 
@@ -254,67 +255,4 @@ impl Paint {
 /// Text without control characters: what a daemon says cannot move the cursor.
 pub fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
-}
-
-/// A table: aligned columns, a heading, nothing else.
-pub struct Table {
-    heads: Vec<&'static str>,
-    rows: Vec<Vec<String>>,
-}
-
-impl Table {
-    /// A table with these headings. One that begins with `>` is aligned to the right.
-    pub fn new(heads: &[&'static str]) -> Self {
-        Self { heads: heads.to_vec(), rows: Vec::new() }
-    }
-
-    /// Adds a row; an empty cell is shown as `-`.
-    pub fn row<const N: usize>(&mut self, cells: [String; N]) {
-        let cell = |c: String| if c.is_empty() { "-".to_owned() } else { plain(&c) };
-        self.rows.push(cells.into_iter().map(cell).collect());
-    }
-
-    /// Whether it has no rows.
-    pub fn is_empty(&self) -> bool {
-        self.rows.is_empty()
-    }
-
-    /// The text. Columns in which every row is empty are left out.
-    pub fn render(&self, paint: Paint) -> String {
-        let columns: Vec<usize> = (0..self.heads.len())
-            .filter(|&c| self.is_empty() || c == 0 || self.rows.iter().any(|r| r[c] != "-"))
-            .collect();
-        let width = |c: usize| {
-            let cells = self.rows.iter().map(|r| r[c].chars().count());
-            cells.chain([self.heads[c].trim_start_matches('>').len()]).max().unwrap_or(0)
-        };
-        let widths: Vec<usize> = columns.iter().map(|&c| width(c)).collect();
-        let line = |cells: Vec<&str>, paint_cell: &dyn Fn(&str) -> String| {
-            let mut line = String::new();
-            for (i, (cell, &width)) in cells.iter().zip(&widths).enumerate() {
-                let right = self.heads[columns[i]].starts_with('>');
-                let last = i + 1 == cells.len();
-                let fill = " ".repeat(width - cell.chars().count());
-                let cell = paint_cell(cell);
-                match (right, last) {
-                    (true, _) => line.push_str(&(fill + &cell)),
-                    (false, true) => line.push_str(&cell),
-                    (false, false) => line.push_str(&(cell + &fill)),
-                }
-                if !last {
-                    line.push_str("  ");
-                }
-            }
-            line.push('\n');
-            line
-        };
-        let heads = columns.iter().map(|&c| self.heads[c].trim_start_matches('>')).collect();
-        let mut text = line(heads, &|cell| paint.bold(cell));
-        for row in &self.rows {
-            text.push_str(&line(columns.iter().map(|&c| row[c].as_str()).collect(), &|cell| {
-                paint.state(cell)
-            }));
-        }
-        text
-    }
 }

@@ -3,23 +3,43 @@
 //! `ivswitch.toml` has its drop-ins in `ivswitch.toml.d/*.toml`, read in the order of their names. Entries of lists
 //! (`[[network]]`, `[[port]]`, ...) add up; a section or key (`[uplink]`, `name`) of a later file replaces the same one
 //! of an earlier file, whole. The result is checked as one: an object named twice is a conflict, wherever it is.
+//!
+//! A drop-in may list every rVM of the cloud as a peer, so that one file serves them all: the entry of the rVM that reads
+//! it is left out ([`Skipped`]).
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
-use super::{Config, ConfigError, Fault, TEXT_LEN_MAX};
+use serde::{Deserialize, Serialize};
+
+use super::{Config, ConfigError, Fault, Section, TEXT_LEN_MAX};
 
 /// Most drop-ins; bounds what a start reads.
 pub const DROP_INS_MAX: usize = 256;
 
 /// A file beside the main one that adds to it.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct DropIn {
     /// Its file name.
     pub name: String,
     /// What it says.
     pub text: String,
+}
+
+/// An entry of a drop-in that is left out, since it is this rVM itself.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Skipped {
+    /// The drop-in's file name.
+    pub file: String,
+    /// The peer that is this rVM.
+    pub peer: String,
+    /// Its address.
+    pub address: String,
+    /// How it was recognised: by its name, or by its address.
+    pub why: String,
 }
 
 /// A configuration that was read: as a whole, and what the main file says of it.
@@ -29,6 +49,19 @@ pub struct Layered {
     pub whole: Config,
     /// What the main file says. Its entries come first in every list of `whole`.
     pub main: Config,
+    /// The parts that are from drop-ins.
+    pub origins: Origins,
+}
+
+/// Which drop-in says what; the rest is in the main file.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Origins {
+    /// The files of the entries that follow the main file's in each list of the whole.
+    pub(crate) entries: BTreeMap<Section, Vec<String>>,
+    /// The files of keys and sections that are not lists (`name`, `uplink`, ...).
+    pub(crate) sections: BTreeMap<&'static str, String>,
+    /// Peers that are this rVM.
+    pub skipped: Vec<Skipped>,
 }
 
 /// Where the drop-ins of a file are.
@@ -104,7 +137,7 @@ impl Layered {
     /// Without drop-ins: all of it is the main file's.
     #[must_use]
     pub fn of_main(config: Config) -> Self {
-        Self { whole: config.clone(), main: config }
+        Self { whole: config.clone(), main: config, origins: Origins::default() }
     }
 
     /// Takes an edit of `whole`: what the main file has to say from now on, so that with the drop-ins it is `edited`.
@@ -112,7 +145,7 @@ impl Layered {
     /// # Errors
     /// The edit changes or removes what a drop-in says, which only its author may.
     pub fn edit(&self, edited: Config) -> Result<Self, ConfigError> {
-        let mut next = Self { whole: edited, main: self.main.clone() };
+        let mut next = Self { whole: edited, main: self.main.clone(), origins: self.origins.clone() };
         macro_rules! take_apart {
             ($list:ident, $noun:literal, $name:ident) => {
                 let fixed = &self.whole.$list[self.main.$list.len()..];
@@ -163,6 +196,8 @@ mod tests {
         let read = parse_layers(main, &[one.clone(), two.clone()], None).unwrap();
         assert_eq!(read.whole.uplink.as_ref().unwrap().interface, "eth9");
         assert_eq!(read.main.uplink.as_ref().unwrap().interface, "eth0");
+        assert_eq!(read.origins.sections.get("uplink").map(String::as_str), Some("10.toml"));
+        assert_eq!(read.origins.entries[&Section::Network], ["10.toml"]);
         assert_eq!(read.whole.network.iter().map(|n| n.vni).collect::<Vec<_>>(), [1, 2]);
         assert_eq!((read.main.network.len(), read.main.port.len(), read.whole.port.len()), (1, 0, 1));
 
@@ -175,6 +210,41 @@ mod tests {
         let objects: Vec<_> = errors.iter().map(|e| e.object.as_str()).collect();
         // Syntax first: what else is wrong is not known before all is read.
         assert_eq!(objects, ["40.toml: configuration"]);
+    }
+
+    /// One drop-in with every rVM as a peer serves each of them: its own entry is left out, by name or by address. In the
+    /// main file it is a mistake; so is one in a drop-in whose address is this rVM's, but whose name others refer to.
+    #[test]
+    fn a_list_of_all_rvms_serves_each() {
+        let all = drop_in(
+            "all.toml",
+            "[[peer]]\nname = \"a\"\naddress = \"10.0.0.1\"\n[[peer]]\nname = \"b\"\naddress = \"10.0.0.2\"\n\
+             [[peer]]\nname = \"c\"\naddress = \"10.0.0.3\"\nnetworks = [\"none\"]\n",
+        );
+        let names = |config: &Config| config.peer.iter().map(|p| p.name.clone()).collect::<Vec<_>>();
+        let all_of = |text: &str| drop_in("all.toml", &all.text.replace("networks = [\"none\"]\n", text));
+        // By its name, the host's or the configured one; by its address.
+        for (main, host) in [
+            ("", "b"),
+            ("name = \"b\"\n", "x"),
+            ("name = \"x\"\n[uplink]\ninterface = \"eth0\"\naddress = \"10.0.0.2\"\n", "y"),
+        ] {
+            let read = parse_layers(main, &[all_of("")], Some(host)).unwrap();
+            assert_eq!(names(&read.whole), ["a", "c"], "{main}");
+            let skipped = &read.origins.skipped;
+            assert_eq!(skipped.len(), 1);
+            assert_eq!((skipped[0].file.as_str(), skipped[0].peer.as_str()), ("all.toml", "b"));
+            assert_eq!(read.origins.entries[&Section::Peer], ["all.toml", "all.toml"]);
+        }
+        // Mistakes in the entries after it are found at their place.
+        let errors = parse_layers("", std::slice::from_ref(&all), Some("b")).unwrap_err();
+        assert_eq!((errors[0].object.as_str(), errors[0].position), ("all.toml: peer \"c\"", Some((7, 1))));
+        let errors = parse_layers(&all_of("").text, &[], Some("b")).unwrap_err();
+        assert!(errors[0].cause.contains("this rVM itself"), "{errors:?}");
+        let main = "name = \"x\"\n[uplink]\ninterface = \"eth0\"\naddress = \"10.0.0.2\"\n[[network]]\nname = \"n\"\n\
+                    vni = 1\n[[route]]\nnetwork = \"n\"\nfrom = \"1.0.0.0/8\"\nvia = \"b\"\n";
+        let errors = parse_layers(main, &[all_of("")], Some("y")).unwrap_err();
+        assert!(errors[0].remedy.contains("name = \"b\""), "{errors:?}");
     }
 
     /// An edit keeps to the main file; what a drop-in says is refused, and said where it is.

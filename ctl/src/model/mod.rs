@@ -8,6 +8,7 @@
 pub(crate) mod arbitrary;
 mod diff;
 mod edit;
+mod keys;
 mod layers;
 mod parse;
 mod ports;
@@ -26,9 +27,11 @@ use serde::{Deserialize, Serialize};
 
 pub use diff::{Change, diff};
 pub use edit::{print, rewrite};
-pub use layers::{DROP_INS_MAX, DropIn, Layered, drop_in_directory, read_files};
+pub use keys::{default_words, key_names};
+pub(crate) use keys::{full, keys};
+pub use layers::{DROP_INS_MAX, DropIn, Layered, Origins, Skipped, drop_in_directory, read_files};
 pub use parse::{TEXT_LEN_MAX, parse, parse_as, parse_layers};
-pub(crate) use parse::{clean, explain};
+pub(crate) use parse::{clean, explain, suggest};
 pub use ports::PortSet;
 pub use reference::{man, markdown};
 pub use schema::schema;
@@ -735,6 +738,18 @@ impl Section {
     /// Every list, in the order of the file.
     pub(crate) const ALL: [Self; 6] =
         [Self::Network, Self::Port, Self::Peer, Self::Floating, Self::Route, Self::Fdb];
+
+    /// How many entries of this list a configuration has.
+    pub(crate) fn len(self, config: &Config) -> usize {
+        match self {
+            Self::Network => config.network.len(),
+            Self::Port => config.port.len(),
+            Self::Peer => config.peer.len(),
+            Self::Floating => config.floating.len(),
+            Self::Route => config.route.len(),
+            Self::Fdb => config.fdb.len(),
+        }
+    }
 
     /// Its key in the file.
     pub(crate) const fn key(self) -> &'static str {

@@ -1,6 +1,6 @@
 //! From text to a [`Config`]: every object is read on its own, so that one mistake does not hide the next.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IntoDeserializer};
@@ -8,7 +8,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::validate::{ERRORS_MAX, Finding, check};
-use super::{Config, ConfigError, DropIn, Fault, Layered, Place, Section};
+use super::{Config, ConfigError, DropIn, Fault, Layered, Origins, Peer, Place, Section, Skipped};
 
 /// Bytes of a configuration text: 65536 floating IPs fit with room to spare.
 pub const TEXT_LEN_MAX: usize = 16 << 20;
@@ -71,8 +71,14 @@ pub fn parse_layers(
         errors.truncate(ERRORS_MAX);
         return Err(errors);
     }
-    let mut reader =
-        Reader { files, file: 0, errors: Vec::new(), places: Vec::new(), broken: BTreeSet::new() };
+    let mut reader = Reader {
+        files,
+        file: 0,
+        errors: Vec::new(),
+        places: Vec::new(),
+        sections: BTreeMap::new(),
+        broken: BTreeSet::new(),
+    };
     let mut whole = Config::default();
     let mut main = None;
     for (file, table) in tables.into_iter().enumerate() {
@@ -81,7 +87,10 @@ pub fn parse_layers(
         // Only drop-ins make a difference between the two.
         main.get_or_insert_with(|| whole.clone());
     }
+    let main = main.unwrap_or_default();
+    let skipped = reader.skip_ourselves(main.peer.len(), &mut whole, hostname);
     reader.places.sort_unstable();
+    let origins = Origins { skipped, ..reader.origins() };
     for Finding { place, missing_in, mut error } in check(&whole, hostname) {
         // What an unreadable object was called is not known: a reference may well be to it.
         if error.fault == Fault::NotFound && reader.broken.contains(missing_in) {
@@ -97,12 +106,15 @@ pub fn parse_layers(
         reader.complain(error);
     }
     if reader.errors.is_empty() {
-        return Ok(Layered { whole, main: main.unwrap_or_default() });
+        return Ok(Layered { whole, main, origins });
     }
     reader.errors.sort_by_key(|(file, e)| (*file, e.position));
     reader.errors.truncate(ERRORS_MAX);
     Err(reader.errors.into_iter().map(|(_, e)| e).collect())
 }
+
+/// Keys and sections of the file other than lists.
+const SECTIONS: [&str; 4] = ["name", "cache", "uplink", "workers"];
 
 struct Reader<'t> {
     /// Each file: what goes before its objects in errors, and its text.
@@ -112,6 +124,8 @@ struct Reader<'t> {
     errors: Vec<(usize, ConfigError)>,
     /// Where each object is: in which file, at which byte.
     places: Vec<(Place, usize, usize)>,
+    /// The last file that sets a key or section outside the lists.
+    sections: BTreeMap<&'static str, usize>,
     /// Sections with something unreadable in them.
     broken: BTreeSet<&'static str>,
 }
@@ -121,6 +135,9 @@ impl Reader<'_> {
     fn config(&mut self, table: DeTable<'_>, config: &mut Config) {
         for (key, value) in table {
             let start = key.span().start;
+            if let Some(section) = SECTIONS.into_iter().find(|s| *s == key.get_ref().as_ref()) {
+                self.sections.insert(section, self.file);
+            }
             match key.get_ref().as_ref() {
                 "name" => config.name = self.read("name", "configuration", value),
                 "cache" => config.cache = self.read("cache", "configuration", value).unwrap_or_default(),
@@ -139,10 +156,7 @@ impl Reader<'_> {
                 "route" => self.list(Section::Route, value, &mut config.route),
                 "fdb" => self.list(Section::Fdb, value, &mut config.fdb),
                 other => {
-                    let known: Vec<_> = ["name", "cache", "uplink", "workers"]
-                        .into_iter()
-                        .chain(Section::ALL.map(Section::key))
-                        .collect();
+                    let known: Vec<_> = SECTIONS.into_iter().chain(Section::ALL.map(Section::key)).collect();
                     self.complain(ConfigError {
                         fault: Fault::Syntax,
                         object: "configuration".to_owned(),
@@ -153,6 +167,57 @@ impl Reader<'_> {
                 }
             }
         }
+    }
+
+    /// The drop-in of each entry, once everything is read and the places are sorted.
+    fn origins(&self) -> Origins {
+        let name = |file: usize| self.files[file].0.trim_end_matches(": ").to_owned();
+        let mut origins = Origins::default();
+        for &(place, file, _) in self.places.iter().filter(|(_, file, _)| *file > 0) {
+            if let Place::Entry(section, _) = place {
+                origins.entries.entry(section).or_default().push(name(file));
+            }
+        }
+        let sections = self.sections.iter().filter(|(_, file)| **file > 0);
+        origins.sections = sections.map(|(&section, &file)| (section, name(file))).collect();
+        origins
+    }
+
+    /// Leaves out the peers of drop-ins that are this rVM.
+    fn skip_ourselves(
+        &mut self,
+        of_main: usize,
+        config: &mut Config,
+        hostname: Option<&str>,
+    ) -> Vec<Skipped> {
+        let own = config.name.clone().or_else(|| hostname.map(str::to_owned));
+        let vtep = config.uplink.as_ref().and_then(|u| u.address);
+        let mut skipped = Vec::new();
+        for at in (of_main..config.peer.len()).rev() {
+            let p = &config.peer[at];
+            let why = if own.as_ref() == Some(&p.name) {
+                format!("\"{}\" is this rVM", p.name)
+            } else if vtep == Some(p.address) && !is_referred_to(config, p) {
+                format!("{} is this rVM's own address", p.address)
+            } else {
+                continue;
+            };
+            let is = |place: Place| place == Place::Entry(Section::Peer, at);
+            let file = self.places.iter().find(|&&(place, ..)| is(place)).map_or(0, |&(_, file, _)| file);
+            self.places.retain(|&(place, ..)| !is(place));
+            for (place, ..) in &mut self.places {
+                if let Place::Entry(Section::Peer, index) = place
+                    && *index > at
+                {
+                    *index -= 1;
+                }
+            }
+            let Peer { name, address, .. } = config.peer.remove(at);
+            let file = self.files[file].0.trim_end_matches(": ").to_owned();
+            skipped.push(Skipped { file, peer: name, address: address.to_string(), why });
+        }
+        skipped.reverse();
+        skipped
     }
 
     fn lines(&self) -> &Lines<'_> {
@@ -227,6 +292,15 @@ impl Reader<'_> {
             }
         }
     }
+}
+
+/// Whether something else in the configuration names this peer.
+fn is_referred_to(config: &Config, peer: &Peer) -> bool {
+    let name = &peer.name;
+    config.peer.iter().any(|p| p.via.as_ref() == Some(name))
+        || config.floating.iter().any(|f| f.gateway == *name)
+        || config.route.iter().any(|r| r.via == *name)
+        || config.fdb.iter().any(|e| e.peer.as_ref() == Some(name))
 }
 
 /// What people call an entry that may not be readable as a whole.

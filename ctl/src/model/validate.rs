@@ -338,7 +338,9 @@ impl<'c> Checker<'c> {
             self.host_address(place, &object, "address", p.address);
             if vtep == Some(p.address) {
                 let cause = format!("address {} is this rVM's own", p.address);
-                self.error(place, Conflict, &object, cause, "write the other rVM's VTEP address");
+                let remedy =
+                    format!("write the other rVM's address; if it is this rVM, set `name = \"{}\"`", p.name);
+                self.error(place, Conflict, &object, cause, remedy);
             }
             if let Some(other) = addresses.insert(p.address, p.name.as_str()) {
                 let cause = format!("address {} is peer \"{other}\"'s", p.address);

@@ -3,6 +3,7 @@
 mod peers;
 mod random;
 mod requests;
+mod shown;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

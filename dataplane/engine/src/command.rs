@@ -470,6 +470,8 @@ pub enum Command {
     AskPeer(PeerId, Option<Vni>, u64),
     /// Removes learned entries: of one network, of one location, or (both `None`) all.
     FlushFdb(Option<Vni>, Option<Location>),
+    /// Forgets where the IP neighbours of one network, or of all (`None`), are, and asks for them again.
+    FlushNeighbors(Option<Vni>),
     /// Begins a capture, or the wait for one frame. What was decided before is forgotten, so that nothing passes
     /// unseen.
     Watch(WatchId, WatchSpec),

@@ -1,6 +1,8 @@
 //! The daemon's clock: nanoseconds since boot, suspend included, so that ages and deadlines stay true
 //! when the rVM was paused or migrated.
 
+use std::time::SystemTime;
+
 use engine::time::Instant;
 use rustix::time::{ClockId, clock_gettime};
 
@@ -10,6 +12,13 @@ pub fn now() -> Instant {
     let t = clock_gettime(ClockId::Boottime);
     // Both parts are never negative on this clock.
     Instant::from_nanos(t.tv_sec.cast_unsigned() * 1_000_000_000 + t.tv_nsec.cast_unsigned())
+}
+
+/// The time of day, for timestamps that people read. It decides nothing, since it may be set.
+#[must_use]
+#[expect(clippy::disallowed_methods, reason = "the one use of the wall clock")]
+pub fn wall() -> SystemTime {
+    SystemTime::now()
 }
 
 #[cfg(test)]

@@ -206,6 +206,7 @@ fn run(arguments: &Arguments, asked_for: bool) -> anyhow::Result<()> {
         hostname: hostname(),
         config_text: text,
         drop_ins,
+        config_path: std::path::absolute(&arguments.config).unwrap_or_else(|_| arguments.config.clone()),
         persist: true,
         workers: count,
         secret: RandomState::new().build_hasher().finish(),

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 use ctl::api::{ConfigDiffers, ConfigShown, Error};
-use ctl::model;
-use serde_json::json;
+use ctl::model::{self, Skipped};
+use serde_json::{Value, json};
 
 use crate::client::Client;
 use crate::edit;
@@ -20,13 +20,17 @@ pub enum Verb {
         /// The file, `-` for standard input
         file: PathBuf,
     },
-    /// Show the main file as it is in force; drop-ins that add to it are named
-    Show,
+    /// Show the main file as it is in force; drop-ins that add to it are named. As JSON: everything in force, and the file
+    /// that each part is from
+    Show {
+        /// Everything in force as one file, drop-ins and all
+        #[arg(long)]
+        merged: bool,
+    },
     /// What applying a file would change; exit code 1 when that is anything
     Diff {
-        /// The file, `-` for standard input
-        #[arg(default_value = ctl::api::CONFIG)]
-        file: PathBuf,
+        /// The file, `-` for standard input; without it, the daemon's own with its drop-ins, as a reload would read them
+        file: Option<PathBuf>,
     },
     /// Put a file in force, all of it or nothing
     Apply {
@@ -92,21 +96,34 @@ pub fn run(
             }
             Ok(0)
         }
-        Verb::Show => {
+        Verb::Show { merged } => {
             let shown: ConfigShown = client()?.call("config.show", json!({}))?;
             if printer.is_json() {
-                printer.json(&shown)?;
+                printer.json(&as_json(&shown))?;
+            } else if *merged {
+                let config: model::Config = serde_json::from_value(shown.config).map_err(|e| {
+                    Failure::new(1, "the configuration cannot be shown", e.to_string(), "leave out --merged")
+                })?;
+                printer.bytes(model::print(&config).as_bytes())?;
             } else {
                 printer.bytes(shown.text.as_bytes())?;
                 if !shown.drop_ins.is_empty() {
-                    printer.note(&format!("and what drop-ins add: {}", shown.drop_ins.join(", ")));
+                    let names = shown.drop_ins.join(", ");
+                    printer.note(&format!("and what drop-ins add: {names}; --merged shows all of it"));
+                }
+                for Skipped { file, peer, why, .. } in &shown.skipped {
+                    printer.note(&format!("peer \"{peer}\" of {file} is left out: {why}"));
                 }
             }
             Ok(0)
         }
         Verb::Diff { file } => {
-            let text = read(file)?;
-            let answer: ConfigDiffers = client()?.call("config.diff", json!({ "text": text }))?;
+            let mut client = client()?;
+            let compared = match file {
+                Some(file) => json!({ "text": read(file)? }),
+                None => of_the_daemon(&client.call::<ConfigShown>("config.show", json!({}))?, printer)?,
+            };
+            let answer: ConfigDiffers = client.call("config.diff", compared)?;
             if printer.is_json() {
                 printer.json(&answer.changes)?;
             } else {
@@ -140,6 +157,32 @@ pub fn run(
             Ok(0)
         }
     }
+}
+
+/// The configuration in force with the keys of the file, and the facts about it under keys of their own.
+fn as_json(shown: &ConfigShown) -> Value {
+    let mut all = shown.config.clone();
+    if let (Value::Object(all), Value::Object(mut about)) = (&mut all, json!(shown)) {
+        about.remove("config");
+        all.extend(about);
+    }
+    all
+}
+
+/// The files that the daemon reads, as they are now.
+fn of_the_daemon(shown: &ConfigShown, printer: &Printer) -> Result<Value, Failure> {
+    let file = Path::new(&shown.file);
+    let what = || format!("{} cannot be read", file.display());
+    if shown.file.is_empty() {
+        let why = "the daemon does not say which files it reads";
+        return Err(Failure::new(1, "config diff", why, "name a file: ivctl config diff FILE"));
+    }
+    let (text, drop_ins) = model::read_files(file)
+        .map_err(|why| Failure::new(1, what(), why, "name a file that you may read"))?;
+    if text.is_none() {
+        printer.note(&format!("{} is not there: compared with an empty one", file.display()));
+    }
+    Ok(json!({ "text": text.unwrap_or_default(), "drop_ins": drop_ins }))
 }
 
 /// A file with its drop-ins; standard input has none.

@@ -4,18 +4,19 @@ use std::net::IpAddr;
 
 use clap::Subcommand;
 use ctl::api::FloatingRow;
+use ctl::cli::Sheet;
 use serde_json::{Value, json};
 
 use crate::client::Client;
 use crate::output::{Failure, Printer, Table};
-use crate::{DelFlags, Object, edit, list};
+use crate::{DelFlags, Object, edit, list, show, volume};
 
 /// What can be done with floating IPs.
 #[derive(Subcommand, Debug)]
 pub enum Verb {
     /// Show all
     List,
-    /// Show one
+    /// Show one with everything there is to know; every mapping of a shared address
     Show {
         #[command(flatten)]
         which: Which,
@@ -49,7 +50,7 @@ pub enum Verb {
         #[command(flatten)]
         flags: Flags,
         /// Keys to set back to their defaults
-        #[arg(long, value_name = "KEY")]
+        #[arg(long, value_name = "KEY", value_delimiter = ',')]
         unset: Vec<String>,
     },
     /// Delete one
@@ -110,7 +111,7 @@ impl Flags {
 pub fn run(verb: Verb, client: &mut Client, printer: &Printer) -> Result<u8, Failure> {
     match verb {
         Verb::List => list(client, printer, "floating.list", json!({}), table),
-        Verb::Show { which } => list(client, printer, "floating.list", which.object().value(), table),
+        Verb::Show { which } => show(client, printer, "floating.list", which.object().value(), sheet),
         Verb::Add { ip, network, gateway, only, flags, may_exist } => {
             let object = flags
                 .object()
@@ -121,13 +122,66 @@ pub fn run(verb: Verb, client: &mut Client, printer: &Printer) -> Result<u8, Fai
             edit(client, printer, "floating.add", json!({ "object": object.value(), "may_exist": may_exist }))
         }
         Verb::Set { which, gateway, flags, unset } => {
-            let set = flags.object().put("gateway", gateway).unset(unset).value();
+            let set = flags.object().put("gateway", gateway).unset(unset)?.value();
             edit(client, printer, "floating.set", which.object().put("set", Some(set)).value())
         }
         Verb::Del { which, flags } => {
             let which = which.object().put("if_exists", Some(flags.if_exists));
             edit(client, printer, "floating.del", which.value())
         }
+    }
+}
+
+/// A floating IP in full.
+fn sheet(r: &FloatingRow) -> Sheet {
+    let matters = r.here || r.inside.is_some();
+    let to = match (&r.location, &r.lladdr) {
+        (Some(location), Some(mac)) => format!("{location}, MAC {mac}"),
+        (Some(location), None) => location.clone(),
+        (None, _) => String::new(),
+    };
+    let state = match (r.resolved, matters) {
+        (true, _) => "resolved",
+        (false, true) => "unresolved",
+        (false, false) => "",
+    };
+    Sheet::new("fip", &r.ip.to_string())
+        .line("state", state)
+        .line(
+            "why",
+            if state == "unresolved" {
+                "it is not known where its packets go: its owner does not answer"
+            } else {
+                ""
+            },
+        )
+        .line("gateway", if r.here { format!("{}, which is this rVM", r.gateway) } else { r.gateway.clone() })
+        .line("to", to)
+        .line("not translated", ports(&r.except))
+        .configured("floating", r.config.as_ref())
+        .section("counters")
+        .line("in", volume(r.packets_in, r.bytes_in))
+        .line("out", volume(r.packets_out, r.bytes_out))
+}
+
+fn ports(list: &[ctl::model::Ports]) -> String {
+    list.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+}
+
+/// Whether it is known where inbound packets go next, which matters on the gateway and where the switch translates.
+pub fn resolved(r: &FloatingRow) -> &'static str {
+    match (r.resolved, r.here || r.inside.is_some()) {
+        (true, _) => "yes",
+        (false, true) => "no",
+        (false, false) => "",
+    }
+}
+
+/// Where that is.
+pub fn at(r: &FloatingRow) -> String {
+    match (&r.location, &r.lladdr) {
+        (Some(at), Some(mac)) => format!("{at} {mac}"),
+        (at, mac) => at.clone().or_else(|| mac.clone()).unwrap_or_default(),
     }
 }
 
@@ -147,13 +201,7 @@ pub fn table(rows: &[FloatingRow]) -> Table {
         ">OUT",
     ];
     let mut table = Table::new(&heads);
-    let ports =
-        |list: &[ctl::model::Ports]| list.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
     for r in rows {
-        let at = match (&r.location, &r.lladdr) {
-            (Some(at), Some(mac)) => format!("{at} {mac}"),
-            (at, mac) => at.clone().or_else(|| mac.clone()).unwrap_or_default(),
-        };
         table.row([
             r.ip.to_string(),
             r.network.clone(),
@@ -162,13 +210,8 @@ pub fn table(rows: &[FloatingRow]) -> Table {
             r.inside.as_ref().map(|i| format!("{}:{}", i.network, i.address)).unwrap_or_default(),
             ports(&r.only),
             ports(&r.except),
-            // Where inbound packets go next matters on the gateway, and where the switch translates.
-            match (r.resolved, r.here || r.inside.is_some()) {
-                (true, _) => "yes".to_owned(),
-                (false, true) => "no".to_owned(),
-                (false, false) => String::new(),
-            },
-            at,
+            resolved(r).to_owned(),
+            at(r),
             r.packets_in.to_string(),
             r.packets_out.to_string(),
         ]);

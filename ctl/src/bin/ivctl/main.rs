@@ -2,6 +2,7 @@
 
 mod cache;
 mod capture;
+mod complete;
 mod config;
 mod decode;
 mod demo;
@@ -11,6 +12,7 @@ mod fdb;
 mod fip;
 mod guest;
 mod log;
+mod monitor;
 mod mtu;
 mod neigh;
 mod network;
@@ -28,7 +30,9 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser, Subcommand};
 use serde_json::{Value, json};
 
-use ctl::cli::{AFTER_HELP, Client, DONE_WITH_WARNINGS, Failure, Global, Printer, client, output, seconds};
+use ctl::cli::{
+    AFTER_HELP, Client, DONE_WITH_WARNINGS, Failure, Global, Printer, Sheet, client, output, seconds,
+};
 use ctl::guest::verbs;
 
 /// Controls the Inception Switch daemon, ivswitchd.
@@ -81,7 +85,10 @@ enum Command {
         verb: Option<fdb::Verb>,
     },
     /// IP neighbours that the switch itself knows on the networks
-    Neigh(neigh::Args),
+    Neigh {
+        #[command(subcommand)]
+        verb: Option<neigh::Verb>,
+    },
     /// MTUs from the underlay to every port: where each comes from, what does not fit, lines for the CMS
     Mtu,
     /// Dropped frames: how many, where, and what each reason means
@@ -119,12 +126,9 @@ enum Command {
         #[command(subcommand)]
         verb: config::Verb,
     },
-    /// Print events as they happen, one JSON object per line: port, learned, moved, peer, config, drops
-    Monitor {
-        /// Drops per second for one reason at one port from which on they are told of
-        #[arg(long, value_name = "PER_SECOND", default_value_t = 100)]
-        drops: u64,
-    },
+    /// Print events as they happen, one on a line: port, learned, moved, peer, path, mtu, config, flush, drops. In words on a
+    /// terminal, as JSON objects elsewhere and with --json
+    Monitor(monitor::Args),
     /// Live rates and load, in the terminal
     Top(top::Args),
     /// What this machine can do, and what is set wrong
@@ -138,7 +142,7 @@ enum Command {
         #[command(subcommand)]
         demo: demo::Demo,
     },
-    /// Print the completion script of a shell
+    /// Print the completion script of a shell; it asks the daemon for names
     Completion {
         /// Which shell
         shell: clap_complete::Shell,
@@ -151,6 +155,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    complete::answer(Cli::command);
     let cli = Cli::parse();
     let printer = cli.global.printer();
     let result = run(cli.command, &cli.global, &printer);
@@ -171,14 +176,14 @@ fn run(command: Command, global: &Global, printer: &Printer) -> Result<u8, Failu
         Command::Fip { verb } => fip::run(verb.unwrap_or(fip::Verb::List), &mut client()?, printer),
         Command::Route { verb } => route::run(verb.unwrap_or_default(), &mut client()?, printer),
         Command::Fdb { verb } => fdb::run(verb.unwrap_or_default(), &mut client()?, printer),
-        Command::Neigh(args) => neigh::run(&args, &mut client()?, printer),
+        Command::Neigh { verb } => neigh::run(verb.unwrap_or_default(), &mut client()?, printer),
         Command::Mtu => mtu::run(&mut client()?, printer),
         Command::Drops(args) if args.reasons => drops::reasons(printer),
         Command::Drops(args) => drops::run(&args, &mut client()?, printer),
         Command::Trace(args) => trace::run(&args, global, printer),
         Command::Capture(args) => capture::run(&args, client()?, printer),
         Command::Config { verb } => config::run(&verb, &mut client, printer),
-        Command::Monitor { drops } => client()?.monitor(drops, printer),
+        Command::Monitor(args) => monitor::run(&args, client()?, printer),
         Command::Top(args) => top::run(&args, &mut client()?, printer),
         Command::Doctor => doctor::run(global, printer),
         Command::Sysdump(args) => sysdump::run(&args, global, printer),
@@ -194,9 +199,7 @@ fn run(command: Command, global: &Global, printer: &Printer) -> Result<u8, Failu
         }
         Command::Demo { demo } => Ok(demo::run(&demo, global.json)),
         Command::Completion { shell } => {
-            let mut script = Vec::new();
-            clap_complete::generate(shell, &mut Cli::command(), "ivctl", &mut script);
-            printer.bytes(&script)?;
+            printer.bytes(&complete::script(shell)?)?;
             Ok(0)
         }
         Command::Man { dir } => {
@@ -239,10 +242,17 @@ impl Object {
         self.put(key, given.then_some(values))
     }
 
-    /// Back to the default.
-    fn unset(mut self, keys: Vec<String>) -> Self {
-        self.0.extend(keys.into_iter().map(|k| (k, Value::Null)));
-        self
+    /// Back to the default. A key may be written as its flag is, without the dashes in front.
+    fn unset(mut self, keys: Vec<String>) -> Result<Self, Failure> {
+        for key in keys {
+            let key = key.trim_start_matches("--").replace('-', "_");
+            if self.0.get(&key).is_some_and(|value| !value.is_null()) {
+                let what = format!("--unset {key}");
+                return Err(Failure::new(2, what, "the same call sets it", "leave out one of the two"));
+            }
+            self.0.insert(key, Value::Null);
+        }
+        Ok(self)
     }
 
     fn value(self) -> Value {
@@ -256,6 +266,30 @@ fn edit(client: &mut Client, printer: &Printer, method: &str, params: Value) -> 
     printer.json_if_asked(&edited)?;
     printer.warnings(&edited.warnings);
     Ok(if edited.warnings.is_empty() { 0 } else { DONE_WITH_WARNINGS })
+}
+
+/// Asks for one object, and prints it as JSON (a list, as `ip -j` prints one), or as sheets.
+fn show<T: serde::Serialize + serde::de::DeserializeOwned>(
+    client: &mut Client,
+    printer: &Printer,
+    method: &str,
+    params: Value,
+    sheet: impl Fn(&T) -> Sheet,
+) -> Result<u8, Failure> {
+    let answer: ctl::api::Rows<T> = client.call(method, params)?;
+    if printer.is_json() {
+        printer.json(&answer.rows)?;
+    } else {
+        let sheets: Vec<String> = answer.rows.iter().map(|row| sheet(row).render(printer.paint())).collect();
+        printer.text(&sheets.join("\n"))?;
+    }
+    printer.warnings(&answer.warnings);
+    Ok(if answer.warnings.is_empty() { 0 } else { DONE_WITH_WARNINGS })
+}
+
+/// Frames and bytes in words.
+fn volume(frames: u64, bytes: u64) -> String {
+    format!("{frames} frames, {bytes} bytes")
 }
 
 /// Asks for a list, and prints it as JSON or with `table`.

@@ -1,26 +1,43 @@
 //! `ivctl neigh`.
 
+use clap::Subcommand;
 use ctl::api::NeighRow;
 
 use crate::client::Client;
 use crate::output::{Failure, Printer, Table};
-use crate::{Object, list};
+use crate::{Object, edit, list};
 
-/// Which neighbours.
-#[derive(clap::Args, Debug)]
-pub struct Args {
-    /// `list`, which is the default
-    #[arg(value_parser = ["list", "show"], hide_possible_values = true)]
-    verb: Option<String>,
-    /// Only of this network
-    #[arg(long)]
-    network: Option<String>,
+/// The verbs of `ivctl neigh`.
+#[derive(Subcommand, Debug)]
+pub enum Verb {
+    /// Show them
+    #[command(visible_alias = "show")]
+    List {
+        /// Only of this network
+        #[arg(long)]
+        network: Option<String>,
+    },
+    /// Forget where they are, and ask again
+    Flush {
+        /// Only of this network
+        #[arg(long)]
+        network: Option<String>,
+    },
 }
 
-/// Shows them.
-pub fn run(args: &Args, client: &mut Client, printer: &Printer) -> Result<u8, Failure> {
-    let which = Object::default().put("network", args.network.as_ref()).value();
-    list(client, printer, "neigh.list", which, table)
+impl Default for Verb {
+    fn default() -> Self {
+        Self::List { network: None }
+    }
+}
+
+/// Runs a verb.
+pub fn run(verb: Verb, client: &mut Client, printer: &Printer) -> Result<u8, Failure> {
+    let which = |network: Option<String>| Object::default().put("network", network).value();
+    match verb {
+        Verb::List { network } => list(client, printer, "neigh.list", which(network), table),
+        Verb::Flush { network } => edit(client, printer, "neigh.flush", which(network)),
+    }
 }
 
 /// The table of neighbours.

@@ -4,18 +4,19 @@ use std::net::IpAddr;
 
 use clap::Subcommand;
 use ctl::api::NetworkRow;
+use ctl::cli::Sheet;
 use serde_json::json;
 
 use crate::client::Client;
 use crate::output::{Failure, Printer, Table};
-use crate::{DelFlags, Object, edit, list};
+use crate::{DelFlags, Object, edit, list, show};
 
 /// What can be done with networks.
 #[derive(Subcommand, Debug)]
 pub enum Verb {
     /// Show all
     List,
-    /// Show one
+    /// Show one with everything there is to know
     Show {
         /// Its name
         name: String,
@@ -43,7 +44,7 @@ pub enum Verb {
         #[command(flatten)]
         flags: Flags,
         /// Keys to set back to their defaults
-        #[arg(long, value_name = "KEY")]
+        #[arg(long, value_name = "KEY", value_delimiter = ',')]
         unset: Vec<String>,
     },
     /// Delete one that nothing uses
@@ -106,19 +107,33 @@ impl Flags {
 pub fn run(verb: Verb, client: &mut Client, printer: &Printer) -> Result<u8, Failure> {
     match verb {
         Verb::List => list(client, printer, "network.list", json!({}), table),
-        Verb::Show { name } => list(client, printer, "network.list", json!({ "name": name }), table),
+        Verb::Show { name } => show(client, printer, "network.list", json!({ "name": name }), sheet),
         Verb::Add { name, vni, flags, may_exist } => {
             let object = flags.object().put("name", Some(name)).put("vni", Some(vni)).value();
             edit(client, printer, "network.add", json!({ "object": object, "may_exist": may_exist }))
         }
         Verb::Set { name, vni, flags, unset } => {
-            let set = flags.object().put("vni", vni).unset(unset).value();
+            let set = flags.object().put("vni", vni).unset(unset)?.value();
             edit(client, printer, "network.set", json!({ "name": name, "set": set }))
         }
         Verb::Del { name, flags } => {
             edit(client, printer, "network.del", json!({ "name": name, "if_exists": flags.if_exists }))
         }
     }
+}
+
+/// A network in full.
+fn sheet(r: &NetworkRow) -> Sheet {
+    let fdb =
+        r.fdb.map(|n| format!("{n} of {} at most; one stays {} s without traffic", r.fdb_max, r.fdb_age));
+    Sheet::new("network", &r.name)
+        .line("vni", r.vni)
+        .line("mtu", format!("{}: what every peer of it can be sent", r.mtu))
+        .line("ports", r.ports.join(", "))
+        .line("peers", r.peers.join(", "))
+        .some("MACs", fdb)
+        .line("gateway's MAC", if r.gateway.is_empty() { "" } else { &r.router_mac })
+        .configured("network", r.config.as_ref())
 }
 
 /// The table of networks.

@@ -4,19 +4,21 @@ use std::net::IpAddr;
 
 use clap::Subcommand;
 use ctl::api::{PeerRow, PeerState};
+use ctl::cli::Sheet;
+use ctl::cli::words::{ago, span};
 use serde_json::json;
 
 use crate::client::Client;
 use crate::network::some;
 use crate::output::{Failure, Printer, Table};
-use crate::{DelFlags, Object, edit, list};
+use crate::{DelFlags, Object, edit, list, show, volume};
 
 /// What can be done with peers.
 #[derive(Subcommand, Debug)]
 pub enum Verb {
     /// Show all
     List,
-    /// Show one
+    /// Show one with everything there is to know
     Show {
         /// Its name
         name: String,
@@ -44,7 +46,7 @@ pub enum Verb {
         #[command(flatten)]
         flags: Flags,
         /// Keys to set back to their defaults
-        #[arg(long, value_name = "KEY")]
+        #[arg(long, value_name = "KEY", value_delimiter = ',')]
         unset: Vec<String>,
     },
     /// Delete one that nothing uses
@@ -91,19 +93,45 @@ impl Flags {
 pub fn run(verb: Verb, client: &mut Client, printer: &Printer) -> Result<u8, Failure> {
     match verb {
         Verb::List => list(client, printer, "peer.list", json!({}), table),
-        Verb::Show { name } => list(client, printer, "peer.list", json!({ "name": name }), table),
+        Verb::Show { name } => show(client, printer, "peer.list", json!({ "name": name }), sheet),
         Verb::Add { name, address, flags, may_exist } => {
             let object = flags.object().put("name", Some(name)).put("address", Some(address)).value();
             edit(client, printer, "peer.add", json!({ "object": object, "may_exist": may_exist }))
         }
         Verb::Set { name, address, flags, unset } => {
-            let set = flags.object().put("address", address).unset(unset).value();
+            let set = flags.object().put("address", address).unset(unset)?.value();
             edit(client, printer, "peer.set", json!({ "name": name, "set": set }))
         }
         Verb::Del { name, flags } => {
             edit(client, printer, "peer.del", json!({ "name": name, "if_exists": flags.if_exists }))
         }
     }
+}
+
+/// A peer in full.
+fn sheet(r: &PeerRow) -> Sheet {
+    let next_hop = match (&r.lladdr, r.no_route) {
+        (Some(mac), _) => mac.clone(),
+        (None, true) => "the kernel has no route".to_owned(),
+        (None, false) => "not resolved".to_owned(),
+    };
+    let of_others = r.state != PeerState::ThisRvm;
+    Sheet::new("peer", &r.name)
+        .line("state", r.state)
+        .line("why", &r.why)
+        .some("for", r.since.map(span))
+        .some("last answer", r.answered.map(|s| format!("{} ago", span(s))))
+        .some("last packet", r.heard.map(|s| format!("{} ago", span(s))))
+        .line("address", r.address)
+        .some("reached through", r.via.as_ref())
+        .line("next hop", if of_others { next_hop.as_str() } else { "" })
+        .line("path MTU", if of_others { format!("{}, {}", r.mtu, r.mtu_origin) } else { String::new() })
+        .line("networks", r.networks.join(", "))
+        .line("refuses", r.refuses.join(", "))
+        .configured("peer", r.config.as_ref())
+        .section("counters")
+        .line("received", volume(r.rx, r.rx_bytes))
+        .line("sent", volume(r.tx, r.tx_bytes))
 }
 
 /// The table of peers.
@@ -133,19 +161,9 @@ pub fn table(rows: &[PeerRow]) -> Table {
 }
 
 /// The cause of its state, and the networks that it refuses.
-fn note(r: &PeerRow) -> String {
+pub fn note(r: &PeerRow) -> String {
     let refuses = (!r.refuses.is_empty() && r.state == PeerState::Up)
         .then(|| format!("refuses packets of {}", r.refuses.join(", ")));
     let why = Some(r.why.clone()).filter(|why| !why.is_empty());
     why.into_iter().chain(refuses).collect::<Vec<_>>().join("; ")
-}
-
-/// How long ago something was: `3 s ago`.
-pub fn ago(seconds: u64) -> String {
-    match seconds {
-        0 => "now".to_owned(),
-        s if s < 120 => format!("{s} s ago"),
-        s if s < 7200 => format!("{} min ago", s / 60),
-        s => format!("{} h ago", s / 3600),
-    }
 }

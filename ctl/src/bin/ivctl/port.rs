@@ -1,19 +1,21 @@
 //! `ivctl port`.
 
 use clap::{Subcommand, ValueEnum};
-use ctl::api::PortRow;
+use ctl::api::{PortRow, RateRow, Stats};
+use ctl::cli::Sheet;
+use ctl::cli::words::span;
 use serde_json::{Value, json};
 
 use crate::client::Client;
 use crate::output::{Failure, Printer, Table};
-use crate::{DelFlags, Object, edit, list};
+use crate::{DelFlags, Object, edit, list, show, volume};
 
 /// What can be done with ports.
 #[derive(Subcommand, Debug)]
 pub enum Verb {
     /// Show all
     List,
-    /// Show one
+    /// Show one with everything there is to know
     Show {
         /// Its name
         name: String,
@@ -41,7 +43,7 @@ pub enum Verb {
         #[command(flatten)]
         flags: Flags,
         /// Keys to set back to their defaults
-        #[arg(long, value_name = "KEY")]
+        #[arg(long, value_name = "KEY", value_delimiter = ',')]
         unset: Vec<String>,
     },
     /// Cut one off: nothing in, nothing out, until it is released
@@ -268,19 +270,71 @@ pub fn run(verb: Verb, client: &mut Client, printer: &Printer) -> Result<u8, Fai
         Verb::Disable { name } => set(&name, json!({ "enabled": false })),
         Verb::Enable { name } => edit(client, printer, "port.enable", json!({ "name": name })),
         Verb::List => list(client, printer, "port.list", json!({}), table),
-        Verb::Show { name } => list(client, printer, "port.list", json!({ "name": name }), table),
+        Verb::Show { name } => show(client, printer, "port.list", json!({ "name": name }), sheet),
         Verb::Add { name, network, flags, may_exist } => {
             let object = flags.object().put("name", Some(name)).put("network", Some(network)).value();
             edit(client, printer, "port.add", json!({ "object": object, "may_exist": may_exist }))
         }
         Verb::Set { name, network, flags, unset } => {
-            let set = flags.object().put("network", network).unset(unset).value();
+            let set = flags.object().put("network", network).unset(unset)?.value();
             edit(client, printer, "port.set", json!({ "name": name, "set": set }))
         }
         Verb::Del { name, flags } => {
             edit(client, printer, "port.del", json!({ "name": name, "if_exists": flags.if_exists }))
         }
     }
+}
+
+/// A port in full.
+fn sheet(r: &PortRow) -> Sheet {
+    let stats = |s: &Stats| format!("{}, {} dropped", volume(s.packets, s.bytes), s.dropped);
+    let link = match (r.up, r.carrier) {
+        (Some(false), _) => "down",
+        (Some(true), Some(false)) => "up, without carrier",
+        (Some(true), _) => "up",
+        _ => "",
+    };
+    let mut sheet = Sheet::new("port", &r.ifname)
+        .line("state", &r.state)
+        .line("why", &r.why)
+        .some("enabled again in", r.recovers.map(span))
+        .line("role", &r.role)
+        .some("network", r.network.as_ref())
+        .line("attached to", &r.link)
+        .some("interface", r.ifindex.map(|index| format!("index {index}, {link}")))
+        .some("its MAC", r.address.as_ref())
+        .line("mtu", r.mtu)
+        .some("interface's MTU", r.link_mtu)
+        .line("driver", format!("{}, {}", r.kind, r.chosen))
+        .line(if r.kind == "afxdp" { "mode" } else { "offloads" }, &r.mode)
+        .line("why not better", &r.reason)
+        .line("queues", if r.queues == 0 { String::new() } else { r.queues.to_string() })
+        .line("limit in", limits(&r.ingress))
+        .line("limit out", limits(&r.egress))
+        .some("mirrored to", r.mirror.as_ref())
+        .line("has copies of", r.mirrors.join(", "))
+        .configured(if r.role == "uplink" { "uplink" } else { "port" }, r.config.as_ref())
+        .section("counters")
+        .line("received", stats(&r.stats64.rx))
+        .line("sent", stats(&r.stats64.tx));
+    if let Some(io) = &r.guest {
+        sheet = sheet.line("kicks by the guest", io.kicks).line("calls to the guest", io.calls);
+    }
+    sheet = sheet.section("drops");
+    for (reason, count) in &r.drops {
+        sheet = sheet.line(reason, count);
+    }
+    sheet
+}
+
+/// A limit in words.
+fn limits(limit: &RateRow) -> String {
+    let parts = [
+        limit.bps.map(|bps| format!("{}bit/s", decimal_text(bps))),
+        limit.pps.map(|pps| format!("{}frames/s", decimal_text(pps.into()))),
+        limit.burst.map(|burst| format!("{burst} bytes at once")),
+    ];
+    parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
 /// The table of ports.

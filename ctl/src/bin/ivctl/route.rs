@@ -2,11 +2,12 @@
 
 use clap::Subcommand;
 use ctl::api::RouteRow;
+use ctl::cli::Sheet;
 use serde_json::json;
 
 use crate::client::Client;
 use crate::output::{Failure, Printer, Table};
-use crate::{DelFlags, Object, edit, list};
+use crate::{DelFlags, Object, edit, list, show};
 
 /// What can be done with source routes.
 #[derive(Subcommand, Debug)]
@@ -17,7 +18,7 @@ pub enum Verb {
         #[arg(long)]
         network: Option<String>,
     },
-    /// Show one
+    /// Show one with everything there is to know
     Show {
         #[command(flatten)]
         which: Which,
@@ -79,7 +80,7 @@ pub fn run(verb: Verb, client: &mut Client, printer: &Printer) -> Result<u8, Fai
         Verb::List { network } => {
             list(client, printer, "route.list", Object::default().put("network", network).value(), table)
         }
-        Verb::Show { which } => list(client, printer, "route.list", which.object().value(), table),
+        Verb::Show { which } => show(client, printer, "route.list", which.object().value(), sheet),
         Verb::Add { which, via, may_exist } => {
             let object = which.object().put("via", Some(via)).value();
             edit(client, printer, "route.add", json!({ "object": object, "may_exist": may_exist }))
@@ -91,6 +92,15 @@ pub fn run(verb: Verb, client: &mut Client, printer: &Printer) -> Result<u8, Fai
             edit(client, printer, "route.del", which.object().put("if_exists", Some(flags.if_exists)).value())
         }
     }
+}
+
+/// A source route in full.
+fn sheet(r: &RouteRow) -> Sheet {
+    let kind = if r.to_peer { "a peer" } else { "a router on the network" };
+    Sheet::new("route", &r.from)
+        .line("network", &r.network)
+        .line("next hop", format!("{}, {kind}", r.via))
+        .configured("route", r.config.as_ref())
 }
 
 /// The table of source routes.

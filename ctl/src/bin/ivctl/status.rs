@@ -1,8 +1,11 @@
 //! `ivctl status`: one screen.
 
 use std::fmt::Write as _;
+use std::io::{IsTerminal as _, stdout};
 
-use ctl::api::{ClosedRow, Status};
+use ctl::api::{ClosedRow, FloatingRow, PeerRow, PeerState, PortRow, Status};
+use ctl::cli::table::paragraph;
+use ctl::cli::words::{ago, human, span};
 use serde_json::json;
 
 use crate::client::Client;
@@ -15,6 +18,10 @@ const DROPS_SHOWN: usize = 5;
 /// Rows of a list shown; its own command has all.
 const ROWS_SHOWN: usize = 12;
 
+/// Columns of output that is not a terminal, and the narrowest terminal that is respected.
+const WIDTH: usize = 100;
+const WIDTH_MIN: usize = 40;
+
 /// Closed addresses shown.
 const ADDRESSES_SHOWN: usize = 4;
 
@@ -24,31 +31,33 @@ pub fn run(client: &mut Client, printer: &Printer) -> Result<u8, Failure> {
     if printer.is_json() {
         printer.json(&status)?
     } else {
-        printer.text(&render(&status, printer.paint()))?
+        printer.text(&render(&status, printer.paint(), width()))?
     }
     Ok(0)
 }
 
-/// The screen.
-pub fn render(s: &Status, paint: Paint) -> String {
-    let mut text = format!(
-        "{}  ivswitchd {}  up {}\n",
-        paint.bold(&plain(&s.name)),
-        plain(&s.version),
-        duration(s.uptime)
-    );
+/// Columns of the terminal, or as many as a screen should have.
+fn width() -> usize {
+    let terminal = stdout().is_terminal().then(|| ratatui::crossterm::terminal::size().ok()).flatten();
+    terminal.map_or(WIDTH, |(columns, _)| usize::from(columns).max(WIDTH_MIN))
+}
+
+/// The screen, in lines of this width as far as words allow.
+pub fn render(s: &Status, paint: Paint, width: usize) -> String {
+    let mut text =
+        format!("{}  ivswitchd {}  up {}\n", paint.bold(&plain(&s.name)), plain(&s.version), span(s.uptime));
     match (s.ports.iter().find(|p| p.role == "uplink"), s.vtep) {
         (Some(uplink), vtep) => {
             let vtep = vtep.map_or_else(|| "no VTEP address yet".to_owned(), |ip| format!("VTEP {ip}"));
             let note = plain(&port::note(uplink));
-            let state = paint.state(&uplink.state);
-            let _ = writeln!(
-                text,
-                "{vtep} port {} on {}: {state}, {note}; the tunnel carries MTU {}",
+            let line = format!(
+                "{vtep} port {} on {}: {}, {note}; the tunnel carries MTU {}",
                 s.tunnel_port,
                 plain(&uplink.link),
+                uplink.state,
                 s.overlay_mtu
             );
+            text += &paragraph(&line, width);
         }
         (None, _) => text.push_str("no uplink: a switch without tunnels\n"),
     }
@@ -61,8 +70,9 @@ pub fn render(s: &Status, paint: Paint) -> String {
             w.sleeps
         );
     }
-    text.push_str(&cache::line(&s.cache));
-    text.push_str(&closed(&s.closed));
+    for line in cache::line(&s.cache).lines().chain(closed(&s.closed).lines()) {
+        text += &paragraph(line, width);
+    }
     if let Some(steered) = s.steered.as_ref().filter(|_| !s.closed.addresses.is_empty()) {
         let _ = writeln!(
             text,
@@ -70,12 +80,14 @@ pub fn render(s: &Status, paint: Paint) -> String {
             steered.own_flows, steered.own
         );
     }
-    section(&mut text, paint, port::table, &s.ports);
-    section(&mut text, paint, network::table, &s.networks);
-    section(&mut text, paint, peer::table, &s.peers);
-    section(&mut text, paint, fip::table, &s.floating);
+    let screen = Screen { paint, width };
+    screen.section(&mut text, ports, &s.ports);
+    screen.section(&mut text, network::table, &s.networks);
+    let others: Vec<_> = s.peers.iter().filter(|p| p.state != PeerState::ThisRvm).collect();
+    screen.section(&mut text, peers, &others);
+    screen.section(&mut text, floating, &s.floating);
     let shown = &s.drops[..s.drops.len().min(DROPS_SHOWN)];
-    section(&mut text, paint, |rows| drops::table(rows, false), shown);
+    screen.section(&mut text, |rows| drops::table(rows, false), shown);
     if s.drops.len() > DROPS_SHOWN {
         let _ = writeln!(text, "... {} more: ivctl drops", s.drops.len() - DROPS_SHOWN);
     }
@@ -83,9 +95,71 @@ pub fn render(s: &Status, paint: Paint) -> String {
         text.push('\n');
     }
     for warning in &s.warnings {
-        let _ = writeln!(text, "{} {}", paint.yellow("warning:"), plain(warning));
+        let lines = paragraph(&format!("warning: {}", plain(warning)), width);
+        text += &lines.replacen("warning:", &paint.yellow("warning:"), 1);
     }
     text
+}
+
+/// The ports on one screen; `ivctl port list` has more.
+fn ports(rows: &[PortRow]) -> Table {
+    let heads = ["PORT", "ROLE", "NETWORK", "STATE", ">MTU", ">RX", ">TX", ">DROPPED", "DRIVER", "MODE"];
+    let mut table = Table::new(&heads);
+    for r in rows {
+        table.row([
+            r.ifname.clone(),
+            r.role.clone(),
+            r.network.clone().unwrap_or_default(),
+            r.state.clone(),
+            r.mtu.to_string(),
+            number(r.stats64.rx.packets),
+            number(r.stats64.tx.packets),
+            number(r.stats64.rx.dropped + r.stats64.tx.dropped),
+            r.kind.clone(),
+            port::note(r),
+        ]);
+    }
+    table
+}
+
+/// The peers on one screen.
+fn peers(rows: &[&PeerRow]) -> Table {
+    let mut table = Table::new(&["PEER", "VTEP", "STATE", "ANSWERED", ">MTU", ">RX", ">TX", "NOTE"]);
+    for r in rows {
+        table.row([
+            r.name.clone(),
+            r.address.to_string(),
+            r.state.to_string(),
+            r.answered.map(ago).unwrap_or_default(),
+            r.mtu.to_string(),
+            number(r.rx),
+            number(r.tx),
+            peer::note(r),
+        ]);
+    }
+    table
+}
+
+/// The floating IPs on one screen.
+fn floating(rows: &[FloatingRow]) -> Table {
+    let heads = ["FLOATING IP", "NETWORK", "GATEWAY", "RESOLVED", ">IN", ">OUT", "AT"];
+    let mut table = Table::new(&heads);
+    for r in rows {
+        table.row([
+            r.ip.to_string(),
+            r.network.clone(),
+            if r.here { format!("{} (here)", r.gateway) } else { r.gateway.clone() },
+            fip::resolved(r).to_owned(),
+            number(r.packets_in),
+            number(r.packets_out),
+            fip::at(r),
+        ]);
+    }
+    table
+}
+
+fn number(n: u64) -> String {
+    human(n as f64)
 }
 
 /// Which addresses the kernel does not answer for, whether or not the daemon runs.
@@ -105,24 +179,22 @@ fn closed(row: &ClosedRow) -> String {
     format!("{state}: {}{more}{by}\n", shown.join(", "))
 }
 
-fn section<T>(text: &mut String, paint: Paint, table: impl FnOnce(&[T]) -> Table, rows: &[T]) {
-    let table = table(&rows[..rows.len().min(ROWS_SHOWN)]);
-    if !table.is_empty() {
-        text.push('\n');
-        text.push_str(&table.render(paint));
-        if rows.len() > ROWS_SHOWN {
-            let _ = writeln!(text, "... {} more", rows.len() - ROWS_SHOWN);
-        }
-    }
+/// How tables are laid out.
+#[derive(Clone, Copy)]
+struct Screen {
+    paint: Paint,
+    width: usize,
 }
 
-/// `3 days 4 h`, `2 h 5 min`, `17 s`.
-fn duration(s: u64) -> String {
-    let (days, hours, minutes) = (s / 86_400, s / 3600 % 24, s / 60 % 60);
-    match (days, hours, minutes) {
-        (0, 0, 0) => format!("{s} s"),
-        (0, 0, _) => format!("{minutes} min {} s", s % 60),
-        (0, ..) => format!("{hours} h {minutes} min"),
-        _ => format!("{days} d {hours} h"),
+impl Screen {
+    fn section<T>(self, text: &mut String, table: impl FnOnce(&[T]) -> Table, rows: &[T]) {
+        let table = table(&rows[..rows.len().min(ROWS_SHOWN)]);
+        if !table.is_empty() {
+            text.push('\n');
+            text.push_str(&table.fit(self.paint, self.width));
+            if rows.len() > ROWS_SHOWN {
+                let _ = writeln!(text, "... {} more", rows.len() - ROWS_SHOWN);
+            }
+        }
     }
 }

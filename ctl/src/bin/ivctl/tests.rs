@@ -64,34 +64,61 @@ pub fn status() -> Status {
 fn the_status_screen() {
     let expected = "\
 rvm1  ivswitchd 0.1.0  up 2 h 3 min
-VTEP 10.0.0.11 port 4789 on eth0: live, native, copy (virtio_net has no zero-copy here); the tunnel carries MTU 1450
+VTEP 10.0.0.11 port 4789 on eth0: live, native, copy (virtio_net has no zero-copy here); the
+    tunnel carries MTU 1450
 worker 0: 3.1 % busy, 0 frames received, slept 40 times
 verdict cache: on, 12 flows, 34567 frames followed in the kernel
   not to eth0: its XDP program runs in generic mode
 closed to the kernel: 10.0.0.11
 the kernel's own connections there: 3 flows, 7 frames left to it
 
-PORT    ROLE    NETWORK  STATE    LINK    MTU    RX    TX  DROPPED  MODE
-uplink  uplink  -        live     eth0   1500  1200   980        3  native, copy (virtio_net has no zero-copy here)
-eth1    door    private  live     eth1p  1450   900  1100        0  native, copy
-g1      guest   private  waiting  p-g1   1450     0     0        0  waiting for interface p-g1
+PORT    ROLE    NETWORK  STATE     MTU     RX     TX  DROPPED  MODE
+uplink  uplink  -        live     1500  1.20k    980        3  native, copy (virtio_net has no
+                                                               zero-copy here)
+eth1    door    private  live     1450    900  1.10k        0  native, copy
+g1      guest   private  waiting  1450      0      0        0  waiting for interface p-g1
 
 NETWORK  VNI  GATEWAY   PORTS    PEERS  FDB   MAX   AGE
 private  100  -         eth1,g1  rvm2     4  8192  300s
 public   200  10.2.0.1  -        rvm2     0  8192  300s
 
-PEER  VTEP       STATE  ANSWERED  NETWORKS         MTU  NEXT HOP             RX   TX
-rvm2  10.0.0.12  up     3 s ago   private,public  1500  02:00:00:00:00:12  1197  980
+PEER  VTEP       STATE  ANSWERED   MTU     RX   TX
+rvm2  10.0.0.12  up     3 s ago   1500  1.20k  980
 
-FLOATING IP  NETWORK  GATEWAY      REALITY    EXCEPT  RESOLVED  IN  OUT
-56.0.0.11    public   rvm1 (here)  10.0.0.11  tcp/22  no         0    0
+FLOATING IP  NETWORK  GATEWAY      RESOLVED  IN  OUT
+56.0.0.11    public   rvm1 (here)  no         0    0
 
 PORT    REASON       COUNT  MEANING
 uplink  unknown-vni      3  The VNI is not configured here.
 
 warning: port \"g1\" is waiting for interface p-g1
 ";
-    assert_eq!(status::render(&status(), PLAIN), expected);
+    assert_eq!(status::render(&status(), PLAIN, 100), expected);
+}
+
+/// Names as long as they may be, many networks, IPv6, a long cause: the screen keeps to its width at 100 and 80 columns, and cuts
+/// nothing.
+#[test]
+fn the_status_screen_fits() {
+    let mut s = status();
+    let name = "n".repeat(40);
+    s.ports[0].ifname.clone_from(&name);
+    s.ports[0].why = "x is held by another program ".repeat(8);
+    s.peers[0].address = "2001:db8:1234:5678:9abc:def0:1234:5678".parse().unwrap();
+    s.peers[0].why = "it does not answer for 9 s, but its packets arrive ".repeat(4);
+    s.networks[0].ports = (0..30).map(|n| format!("port-{n}")).collect();
+    s.floating[0].ip = "2001:db8:1234:5678:9abc:def0:1234:1".parse().unwrap();
+    s.warnings = vec!["peer \"far\" is silent, and more is known about it than fits on a line ".repeat(3)];
+    for width in [100, 80] {
+        let text = status::render(&s, PLAIN, width);
+        for line in text.lines() {
+            let long_word = line.split_whitespace().any(|word| word.chars().count() > width - 10);
+            assert!(line.chars().count() <= width || long_word, "{width}: {line}");
+        }
+        for word in [name.as_str(), "9abc:def0:1234:5678", "than fits"] {
+            assert!(text.contains(word), "{width}: {word}: {text}");
+        }
+    }
 }
 
 #[test]
@@ -102,7 +129,7 @@ fn the_status_of_an_empty_start() {
     s.cache = ctl::api::CacheRow { reason: "switched off".to_owned(), ..Default::default() };
     s.closed = ctl::api::ClosedRow::default();
     assert_eq!(
-        status::render(&s, PLAIN),
+        status::render(&s, PLAIN, 100),
         "rvm1  ivswitchd 0.1.0  up 9 s\n\
          no uplink: a switch without tunnels\n\
          verdict cache: off (switched off)\n"
@@ -113,7 +140,7 @@ fn the_status_of_an_empty_start() {
 fn long_lists_are_cut_in_status() {
     let mut s = status();
     s.peers = vec![s.peers[0].clone(); 40];
-    let text = status::render(&s, PLAIN);
+    let text = status::render(&s, PLAIN, 100);
     assert_eq!(text.matches("10.0.0.12").count(), 12);
     assert!(text.contains("... 28 more"));
 }
@@ -384,7 +411,7 @@ fn man_pages_and_completion_are_made() {
     }
     for shell in [clap_complete::Shell::Bash, clap_complete::Shell::Zsh, clap_complete::Shell::Fish] {
         let mut script = Vec::new();
-        clap_complete::generate(shell, &mut Cli::command(), "ivctl", &mut script);
-        assert!(String::from_utf8(script).unwrap().contains("config"));
+        script.extend(complete::script(shell).unwrap());
+        assert!(String::from_utf8(script).unwrap().contains("IVCTL_COMPLETE"), "it asks this program");
     }
 }

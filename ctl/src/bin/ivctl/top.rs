@@ -4,17 +4,18 @@ use std::collections::BTreeMap;
 use std::io::{IsTerminal as _, stdout};
 use std::time::{Duration, Instant};
 
-use ctl::api::{FloatingRow, Stats64, Status};
+use ctl::api::{FloatingRow, PeerState, Stats64, Status};
+use ctl::cli::words::human;
 use ratatui::Frame;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
 use ratatui::layout::{Constraint, Layout};
 use ratatui::style::{Modifier, Style};
 use ratatui::text::Line;
-use ratatui::widgets::{Cell, Gauge, Paragraph, Row};
+use ratatui::widgets::{Gauge, Paragraph};
 use serde_json::json;
 
 use crate::client::Client;
-use crate::output::{Failure, Printer, Table, plain};
+use crate::output::{Failure, Paint, Printer, Table, plain};
 
 /// How to look.
 #[derive(clap::Args, Debug)]
@@ -121,8 +122,6 @@ struct Screen {
     warnings: usize,
 }
 
-const HEADS: [&str; 7] = ["", "NAME", ">RX PPS", ">RX BIT/S", ">TX PPS", ">TX BIT/S", ">DROPS/S"];
-
 impl Screen {
     fn new((then, before): &(Instant, Status), (now, after): &(Instant, Status)) -> Self {
         let elapsed = now.duration_since(*then).as_secs_f64().max(0.001);
@@ -146,7 +145,7 @@ impl Screen {
             rows.push(("port", plain(&port.ifname), rates));
         }
         rows.extend(networks.into_iter().map(|(name, rates)| ("network", plain(name), rates)));
-        for peer in &after.peers {
+        for peer in after.peers.iter().filter(|p| p.state != PeerState::ThisRvm) {
             let was = before.peers.iter().find(|p| p.name == peer.name).unwrap_or(peer);
             let rates = Rates {
                 rx_pps: rate(was.rx, peer.rx),
@@ -194,22 +193,36 @@ impl Screen {
             let label = format!("worker {n}: {:.1} % busy, {} frames/s", share * 100.0, human(*pps));
             frame.render_widget(Gauge::default().ratio(share.clamp(0.0, 1.0)).label(label), *area);
         }
-        let shown = usize::from(table.height.saturating_sub(1));
-        *first = (*first).min(self.rows.len().saturating_sub(shown));
         if self.rows.is_empty() {
             return frame.render_widget(Paragraph::new("no ports yet: ivctl port add"), table);
         }
-        let heads =
-            HEADS.iter().map(|head| Cell::from(right(head.trim_start_matches('>'), head.starts_with('>'))));
-        let rows = self.rows.iter().skip(*first).map(|(kind, name, rates)| {
-            let numbers = rates.cells().map(|text| Cell::from(right(&text, true)));
-            let row = Row::new([Cell::from(*kind), Cell::from(name.clone())].into_iter().chain(numbers));
-            if rates.drops > 0.0 { row.style(Style::new().add_modifier(Modifier::BOLD)) } else { row }
-        });
-        let widths = [8, 16, 9, 10, 9, 10, 9].map(Constraint::Length);
-        let heading =
-            Row::new(heads.collect::<Vec<_>>()).style(Style::new().add_modifier(Modifier::REVERSED));
-        frame.render_widget(ratatui::widgets::Table::new(rows, widths).header(heading), table);
+        let lines = self.table().lines(Paint(false), table.width.into());
+        let heads = lines.iter().take_while(|(row, _)| row.is_none()).count();
+        let shown = usize::from(table.height).saturating_sub(heads);
+        *first = (*first).min(lines.len().saturating_sub(heads + shown));
+        let (bold, reversed) = (Modifier::BOLD, Modifier::REVERSED);
+        let styled = |(row, text): &(Option<usize>, String)| match row {
+            None => Line::styled(
+                format!("{text:0$}", usize::from(table.width)),
+                Style::new().add_modifier(reversed),
+            ),
+            Some(row) if self.rows[*row].2.drops > 0.0 => {
+                Line::styled(text.clone(), Style::new().add_modifier(bold))
+            }
+            Some(_) => Line::from(text.clone()),
+        };
+        let visible = lines.iter().take(heads).chain(lines.iter().skip(heads + *first));
+        frame.render_widget(Paragraph::new(visible.map(styled).collect::<Vec<_>>()), table);
+    }
+
+    fn table(&self) -> Table {
+        let mut table =
+            Table::new(&["KIND", "NAME", ">RX PPS", ">RX BIT/S", ">TX PPS", ">TX BIT/S", ">DROPS/S"]);
+        for (kind, name, rates) in &self.rows {
+            let [a, b, c, d, e] = rates.cells();
+            table.row([(*kind).to_owned(), name.clone(), a, b, c, d, e]);
+        }
+        table
     }
 
     fn plain(&self, printer: &Printer) -> String {
@@ -217,13 +230,7 @@ impl Screen {
         for (n, (share, pps)) in self.workers.iter().enumerate() {
             text.push_str(&format!("worker {n}: {:.1} % busy, {} frames/s\n", share * 100.0, human(*pps)));
         }
-        let mut table =
-            Table::new(&["KIND", "NAME", ">RX PPS", ">RX BIT/S", ">TX PPS", ">TX BIT/S", ">DROPS/S"]);
-        for (kind, name, rates) in &self.rows {
-            let [a, b, c, d, e] = rates.cells();
-            table.row([(*kind).to_owned(), name.clone(), a, b, c, d, e]);
-        }
-        text + &table.render(printer.paint())
+        text + &self.table().render(printer.paint())
     }
 
     fn json(&self) -> serde_json::Value {
@@ -237,29 +244,6 @@ impl Screen {
             .map(|(busy, pps)| json!({ "busy": busy, "frames_per_second": pps }))
             .collect();
         json!({ "workers": workers, "rows": self.rows.iter().map(row).collect::<Vec<_>>() })
-    }
-}
-
-fn right(text: &str, is: bool) -> Line<'static> {
-    let line = Line::from(text.to_owned());
-    if is { line.right_aligned() } else { line }
-}
-
-/// `0`, `950`, `1.25M`: three figures are enough to see what happens.
-fn human(n: f64) -> String {
-    match n {
-        n if n < 999.5 => format!("{n:.0}"),
-        n if n < 999.5e3 => scaled(n / 1e3, 'k'),
-        n if n < 999.5e6 => scaled(n / 1e6, 'M'),
-        n => scaled(n / 1e9, 'G'),
-    }
-}
-
-fn scaled(n: f64, unit: char) -> String {
-    match n {
-        n if n < 9.995 => format!("{n:.2}{unit}"),
-        n if n < 99.95 => format!("{n:.1}{unit}"),
-        n => format!("{n:.0}{unit}"),
     }
 }
 
@@ -317,17 +301,19 @@ mod tests {
         }
     }
 
+    /// A name as long as one may be is whole, however narrow the terminal is.
     #[test]
-    fn numbers_for_people() {
-        for (n, text) in [
-            (0.0, "0"),
-            (999.4, "999"),
-            (1000.0, "1.00k"),
-            (12_345.0, "12.3k"),
-            (999_600.0, "1.00M"),
-            (2.5e9, "2.50G"),
-        ] {
-            assert_eq!(human(n), text);
+    fn names_are_whole() {
+        let (mut before, mut after) = two_looks();
+        let name = "r".repeat(63);
+        (before.1.peers[0].name, after.1.peers[0].name) = (name.clone(), name.clone());
+        let screen = Screen::new(&before, &after);
+        for width in [80, 130] {
+            let mut terminal = Terminal::new(TestBackend::new(width, 30)).unwrap();
+            terminal.draw(|frame| screen.draw(frame, &mut 0)).unwrap();
+            let text = terminal.backend().to_string();
+            assert!(text.contains(&name) && text.contains("6.00M"), "{width}: {text}");
         }
+        assert!(screen.table().render(Paint(false)).contains(&name));
     }
 }

@@ -184,6 +184,13 @@ impl Switch {
                 t.fdb.flush(vni, location, false);
                 self.locate_stations();
             }
+            Command::FlushNeighbors(vni) => {
+                for (vni, ip) in t.neighbors.flush(vni) {
+                    t.floating.resolve(vni, ip, None, None);
+                }
+                t.changed();
+                self.ask_again(now);
+            }
             Command::Watch(id, spec) => self.watches.add(id, spec),
             Command::Unwatch(id) => self.watches.remove(id),
         }

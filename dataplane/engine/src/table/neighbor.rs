@@ -107,6 +107,18 @@ impl Neighbors {
         self.map.get(&(vni, ip)).is_some_and(silent)
     }
 
+    /// Forgets the MAC addresses of one network's neighbours, or of all. Gives those that were known.
+    pub fn flush(&mut self, vni: Option<Vni>) -> Vec<Station> {
+        let mut lost = Vec::new();
+        for (&key, neighbor) in self.map.iter_mut().filter(|((of, _), _)| vni.is_none_or(|vni| vni == *of)) {
+            (neighbor.asked, neighbor.unanswered) = (None, 0);
+            if neighbor.mac.take().is_some() {
+                lost.push(key);
+            }
+        }
+        lost
+    }
+
     /// Makes every unanswered question due: a way to the stations has opened.
     pub fn ask_again(&mut self) {
         self.again = true;
@@ -186,5 +198,23 @@ mod tests {
         // It is not heard for long: it is given up, having left more questions than three without an answer.
         assert!(seconds(&mut table, 300));
         assert!(!table.is_silent(vni, Ip::v4([10, 0, 0, 2])), "no one asks for it");
+    }
+
+    /// An operator flushes the neighbours of one network: their addresses are forgotten and asked for anew, those of
+    /// another network stay.
+    #[test]
+    fn flushed_neighbors_are_asked_again() {
+        let mut table = Neighbors::new(1);
+        let ip = Ip::v4([10, 0, 0, 1]);
+        let (one, two) = (Vni::new(1).unwrap(), Vni::new(2).unwrap());
+        let now = Instant::from_millis(1000);
+        for vni in [one, two] {
+            table.want(vni, ip);
+            table.heard(now, vni, ip, MacAddr([2; 6]));
+        }
+        assert_eq!(table.flush(Some(one)), [(one, ip)]);
+        assert_eq!((table.mac(one, ip), table.mac(two, ip)), (None, Some(MacAddr([2; 6]))));
+        assert_eq!(table.due(now).0, [(one, ip)]);
+        assert_eq!(table.flush(None), [(two, ip)], "what is unknown already is not lost again");
     }
 }

@@ -607,6 +607,7 @@ impl Control {
     }
 
     fn measure(&mut self) {
+        self.inbox.push_back(Input::WallClock(clock::wall()));
         let mut stats = Vec::new();
         for (worker, before) in self.workers.iter().zip(&mut self.usage) {
             let now = worker.usage();

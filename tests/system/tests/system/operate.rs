@@ -137,6 +137,9 @@ fn i13_events_are_told_as_they_happen() {
     h1.reaches("10.1.0.2");
     let mac = h1.mac("eth0").map(|byte| format!("{byte:02x}")).join(":");
     switch.ivctl("fdb flush");
+    let flush = monitor.expect("the table is flushed", |e| e["event"] == "flush" && e["table"] == "fdb");
+    let time = flush["time"].as_str().expect("a time");
+    assert!(time.len() == 24 && time.ends_with('Z'), "{time}");
     wait_for("h1 to speak again", || h1.ping("-c1 -W1 10.1.0.2") == 1);
     let learned = monitor.expect("h1 is learned", |e| e["event"] == "learned" && e["mac"] == mac.as_str());
     assert_eq!((&learned["ifname"], &learned["network"]), (&"h1".into(), &"private".into()));

@@ -1,16 +1,20 @@
 //! Frames that are made up: what the arguments leave open is taken from the configuration and from what the switch
 //! knows, and said.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ctl::api::{ConfigShown, FdbRow, NeighRow, Rows, Status};
-use ctl::model::{self, Config, Mac, Port, PortRole};
+use ctl::model::{Config, Mac, Port, PortRole};
 use ctl::reconcile;
 use etherparse::{PacketBuilder, PacketBuilderStep, VlanId};
 use serde_json::json;
 
 use crate::client::Client;
 use crate::output::Failure;
+
+/// Hosts of the Internet, of the addresses for examples (RFC 5737 s.3, RFC 3849).
+const INTERNET_HOST: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 9));
+const INTERNET_HOST6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 9));
 
 /// What may be said of the packet.
 #[derive(clap::Args, Debug)]
@@ -68,7 +72,7 @@ pub fn make(
 ) -> Result<(String, Vec<u8>, Vec<String>), Failure> {
     let status: Status = client.call("status", json!({}))?;
     let shown: ConfigShown = client.call("config.show", json!({}))?;
-    let config = model::parse_as(&shown.text, Some(&status.name)).map_err(|_| {
+    let config: Config = serde_json::from_value(shown.config).map_err(|_| {
         Failure::new(
             1,
             "trace",
@@ -152,6 +156,11 @@ impl Known<'_> {
         notes: &mut Vec<String>,
     ) -> Result<IpAddr, Failure> {
         if let Some(ip) = header.src {
+            return Ok(ip);
+        }
+        if matches!(from, From::Uplink) {
+            let ip = if to.is_ipv4() { INTERNET_HOST } else { INTERNET_HOST6 };
+            notes.push(format!("source address {ip}, which stands for any host of the Internet"));
             return Ok(ip);
         }
         let known = match from {
