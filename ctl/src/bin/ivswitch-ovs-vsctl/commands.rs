@@ -1,22 +1,28 @@
-//! What each command does here.
+//! A call: its commands, one after the other.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use ctl::api::{Edited, NetworkRow, PortRow, Rows, Status};
 use ctl::cli::Client;
 use serde_json::{Value, json};
 
-use crate::parse::{Command, Request, setting};
+use crate::columns::check;
+use crate::parse::{Command, Request, Setting, setting};
 use crate::store::{Row, Store};
 
-/// What later commands of the same call say about a port that an earlier one adds.
-struct Call<'a> {
-    request: &'a Request,
-    client: &'a mut Client,
-    store: &'a Store,
+/// What `br-exists` ends with for a network that is not there: an answer, not a failure.
+pub const NO_SUCH_BRIDGE: &str = "";
+
+/// A call under way.
+pub struct Call<'a> {
+    pub(crate) request: &'a Request,
+    pub(crate) client: &'a mut Client,
+    pub(crate) store: &'a Store,
     /// Names like `@qos1` and the UUIDs they stand for.
-    names: BTreeMap<String, String>,
+    pub(crate) names: BTreeMap<String, String>,
+    /// Ports whose limits may have changed by rows of other tables.
+    pub(crate) touched: BTreeSet<String>,
 }
 
 /// Carries out a whole call; gives what it prints.
@@ -29,22 +35,27 @@ pub fn run(request: &Request, client: &mut Client, store: &Store) -> Result<Stri
     for id in request.commands.iter().filter_map(|c| c.id.clone()) {
         names.insert(id, uuid()?);
     }
-    let mut call = Call { request, client, store, names };
+    let mut call = Call { request, client, store, names, touched: BTreeSet::new() };
     let mut text = String::new();
     let mut added = Vec::new();
-    for command in &request.commands {
-        match call.one(command, &mut text, &mut added) {
-            Ok(()) => {}
-            Err(why) => {
-                for port in added {
-                    let _ = call.edit("port.del", json!({ "name": port, "if_exists": true }));
-                    store.del(&port);
-                }
-                return Err(why);
-            }
+    let mut all = || -> Result<(), String> {
+        for command in &request.commands {
+            let mut said = String::new();
+            call.one(command, &mut said, &mut added)?;
+            text += &if request.oneline { one_line(&said) } else { said };
         }
+        call.sync_limits()
+    };
+    let Err(why) = all() else { return Ok(text) };
+    for port in added {
+        let _ = call.edit("port.del", json!({ "name": port, "if_exists": true }));
+        store.del(&port);
     }
-    Ok(text)
+    Err(why)
+}
+
+fn one_line(text: &str) -> String {
+    text.trim_end_matches('\n').replace('\\', "\\\\").replace('\n', "\\n") + "\n"
 }
 
 fn uuid() -> Result<String, String> {
@@ -52,161 +63,172 @@ fn uuid() -> Result<String, String> {
     std::fs::read_to_string(path).map(|u| u.trim().to_owned()).map_err(|e| format!("{path}: {e}"))
 }
 
+/// The key under which a setting is kept.
+pub(crate) fn full(column: &str, key: Option<&str>) -> String {
+    key.map_or(column.to_owned(), |key| format!("{column}:{key}"))
+}
+
+/// A table's name as it is compared.
+pub(crate) fn table_of(word: &str) -> String {
+    word.to_ascii_lowercase().replace('_', "-")
+}
+
 impl Call<'_> {
-    fn edit(&mut self, method: &str, params: Value) -> Result<(), String> {
+    pub(crate) fn edit(&mut self, method: &str, params: Value) -> Result<(), String> {
         self.client.call::<Edited>(method, params).map(|_| ()).map_err(|e| e.to_string())
     }
 
-    fn ports(&mut self) -> Result<Vec<PortRow>, String> {
+    pub(crate) fn ports(&mut self) -> Result<Vec<PortRow>, String> {
         let rows: Rows<PortRow> = self.client.call("port.list", json!({})).map_err(|e| e.to_string())?;
         Ok(rows.rows.into_iter().filter(|p| p.role != "uplink").collect())
     }
 
-    fn networks(&mut self) -> Result<Vec<NetworkRow>, String> {
+    pub(crate) fn networks(&mut self) -> Result<Vec<NetworkRow>, String> {
         let rows: Rows<NetworkRow> =
             self.client.call("network.list", json!({})).map_err(|e| e.to_string())?;
         Ok(rows.rows)
     }
 
+    /// The network that is this bridge.
+    pub(crate) fn bridge(&mut self, name: &str) -> Result<NetworkRow, String> {
+        let there = self.networks()?.into_iter().find(|n| n.name == name);
+        there.ok_or_else(|| {
+            format!("no bridge named {name}: a bridge is a network, ivctl network add {name} --vni VNI")
+        })
+    }
+
     /// The port of this name, or of the vhost-user socket or interface of this name.
-    fn port(&mut self, name: &str) -> Result<Option<PortRow>, String> {
+    pub(crate) fn port(&mut self, name: &str) -> Result<Option<PortRow>, String> {
         let is = |p: &PortRow| p.ifname == name || p.link == name || p.link.rsplit('/').next() == Some(name);
         Ok(self.ports()?.into_iter().find(is))
     }
 
+    /// Settings of a table, each checked; a `@name` stands for its UUID.
+    pub(crate) fn settings(&self, table: &str, words: &[&str]) -> Result<Vec<Setting>, String> {
+        let read = |word: &&str| {
+            let mut found = setting(word).ok_or_else(|| format!("{word}: missing value"))?;
+            check(table, &found.column, found.key.as_deref(), &found.value)?;
+            if let Some(uuid) = self.names.get(&found.value) {
+                found.value.clone_from(uuid);
+            }
+            Ok(found)
+        };
+        words.iter().map(read).collect()
+    }
+
     fn one(&mut self, command: &Command, text: &mut String, added: &mut Vec<String>) -> Result<(), String> {
         let words: Vec<&str> = command.words.iter().map(String::as_str).collect();
-        let lower = |table: &str| table.to_ascii_lowercase();
+        let lenient = command.lenient;
         match *words.as_slice() {
+            ["init"] => {}
             ["add-port", bridge, port, ref settings @ ..] => {
-                self.add_port(bridge, port, settings, command.lenient)?;
-                added.push(port.to_owned());
-            }
-            ["del-port", port] | ["del-port", _, port] => self.del_port(port, command.lenient)?,
-            ["add-br", bridge] => self.add_bridge(bridge, command.lenient)?,
-            ["del-br", bridge] => self.del_bridge(bridge, command.lenient)?,
-            ["br-exists", bridge] => {
-                if !self.networks()?.iter().any(|n| n.name == bridge) {
-                    return Err(format!("no bridge named {bridge}"));
+                if self.add_port(bridge, port, settings, lenient)? {
+                    added.push(port.to_owned());
                 }
             }
+            ["del-port", port] => self.del_port(None, port, lenient)?,
+            ["del-port", bridge, port] => self.del_port(Some(bridge), port, lenient)?,
+            ["add-br", bridge] => self.add_bridge(bridge, lenient)?,
+            ["del-br", bridge] => self.del_bridge(bridge, lenient)?,
+            ["br-exists", bridge] => {
+                if !self.networks()?.iter().any(|n| n.name == bridge) {
+                    return Err(NO_SUCH_BRIDGE.to_owned());
+                }
+            }
+            ["br-to-vlan", bridge] => {
+                self.bridge(bridge)?;
+                text.push_str("0\n");
+            }
+            ["br-to-parent", bridge] => _ = writeln!(text, "{}", self.bridge(bridge)?.name),
+            ["br-set-external-id", bridge, key, ref value @ ..] if value.len() < 2 => {
+                self.bridge(bridge)?;
+                let value = value.first().map(|v| (*v).to_owned());
+                self.keep("bridge", bridge, &[(full("external-ids", Some(key)), value)])?;
+            }
+            ["br-get-external-id", bridge] => self.external_ids(bridge, None, text)?,
+            ["br-get-external-id", bridge, key] => self.external_ids(bridge, Some(key), text)?,
             ["list-br"] => self.networks()?.iter().for_each(|n| _ = writeln!(text, "{}", n.name)),
             ["list-ports" | "list-ifaces", bridge] => {
-                let on = |p: &&PortRow| p.network.as_deref() == Some(bridge);
-                self.ports()?.iter().filter(on).for_each(|p| _ = writeln!(text, "{}", p.ifname));
+                self.bridge(bridge)?.ports.iter().for_each(|p| _ = writeln!(text, "{p}"));
             }
             ["port-to-br" | "iface-to-br", port] => {
                 let row = self.port(port)?.ok_or_else(|| format!("no port named {port}"))?;
                 let _ = writeln!(text, "{}", row.network.unwrap_or_default());
             }
-            ["set", table, port, ref settings @ ..] => match lower(table).as_str() {
-                "interface" | "port" => self.set(port, settings, command.lenient)?,
-                table => return Err(format!("unknown table \"{table}\"")),
-            },
-            ["clear", _, port, ref columns @ ..] => {
-                let cleared: Vec<_> = columns.iter().map(|c| (c.replace('_', "-"), String::new())).collect();
-                self.change(port, &cleared, command.lenient)?;
+            ["set", table, record, ref settings @ ..] if !settings.is_empty() => {
+                self.set(&table_of(table), record, settings, lenient)?;
             }
-            ["remove", _, port, column, ..] => {
-                self.change(port, &[(column.replace('_', "-"), String::new())], true)?;
+            ["clear", table, record, ref columns @ ..] if !columns.is_empty() => {
+                self.clear(&table_of(table), record, columns, lenient)?;
             }
-            ["get", table, port, column] if lower(table) == "interface" => {
-                self.get(port, column, command.lenient, text)?;
+            ["remove", table, record, column, ref values @ ..] if !values.is_empty() => {
+                self.remove(&table_of(table), record, column, values, lenient)?;
             }
-            ["list", table, port, ref columns @ ..] => {
-                self.list(&lower(table), port, columns, command.lenient, text)?;
+            ["get", table, record, ref columns @ ..] if !columns.is_empty() => {
+                self.get(&table_of(table), record, columns, lenient, text)?;
             }
-            ["find", table, ref conditions @ ..] => {
-                let wanted: Vec<_> = conditions.iter().filter_map(|c| setting(c)).collect();
-                for row in self.store.rows(&lower(table)) {
-                    let has = |(column, key, value): &(String, Option<String>, String)| {
-                        row.values.get(&full(column, key.as_deref())) == Some(value)
-                    };
-                    if wanted.iter().all(has) {
-                        let _ = writeln!(text, "{}", row.uuid);
-                    }
+            ["list", table, ref records @ ..] => self.list(command, &table_of(table), records, text)?,
+            ["find", table, ref conditions @ ..] => self.find(command, &table_of(table), conditions, text)?,
+            ["create", table, ref settings @ ..] => self.create(command, &table_of(table), settings, text)?,
+            ["destroy", table, ref rows @ ..] if matches!(table_of(table).as_str(), "qos" | "queue") => {
+                for uuid in rows {
+                    self.touch_users(uuid);
+                    self.store.del(uuid);
                 }
             }
-            ["create", table, ref settings @ ..] => {
-                let uuid = match command.id.as_ref().and_then(|id| self.names.get(id)) {
-                    Some(uuid) => uuid.clone(),
-                    None => uuid()?,
-                };
-                let values = settings.iter().filter_map(|s| setting(s));
-                let values = values.map(|(c, k, v)| (full(&c, k.as_deref()), v)).collect();
-                self.store.put(&uuid, &Row { table: lower(table), uuid: uuid.clone(), values })?;
-                let _ = writeln!(text, "{uuid}");
-            }
-            ["destroy", _, ref rows @ ..] => rows.iter().for_each(|uuid| self.store.del(uuid)),
             ["show"] => {
                 for network in self.networks()? {
                     let _ = writeln!(text, "    Bridge {}", network.name);
                     network.ports.iter().for_each(|p| _ = writeln!(text, "        Port {p}"));
                 }
             }
-            _ => {
-                let what = words.join(" ");
-                return Err(format!("'{what}' is none of what ivswitch-ovs-vsctl knows (what libvirt uses)"));
+            [] => {}
+            [name, ..] => {
+                const KNOWN: [&str; 10] = [
+                    "add-port", "del-port", "add-br", "del-br", "set", "clear", "remove", "get", "create",
+                    "destroy",
+                ];
+                let why = if KNOWN.contains(&name) {
+                    "these arguments are not supported"
+                } else {
+                    "it is not supported"
+                };
+                return Err(format!("'{}': {why} by the Inception Switch (see --help)", words.join(" ")));
             }
         }
         Ok(())
     }
 
-    fn add_port(
+    fn create(
         &mut self,
-        bridge: &str,
-        port: &str,
+        command: &Command,
+        table: &str,
         settings: &[&str],
-        may_exist: bool,
+        text: &mut String,
     ) -> Result<(), String> {
-        if !self.networks()?.iter().any(|n| n.name == bridge) {
-            return Err(format!(
-                "no bridge named {bridge}: add the network, ivctl network add {bridge} --vni VNI"
-            ));
+        if !matches!(table, "qos" | "queue") {
+            return Err(format!("create {table} is not supported: rows of QoS and Queue are"));
         }
-        // libvirt says in the same call which MAC is attached; the binding begins with the port.
-        let of_port =
-            self.request.commands.iter().filter(|c| c.words.get(2).is_some_and(|name| name == port));
-        let mac =
-            of_port.flat_map(|c| &c.words).filter_map(|w| setting(w)).find_map(|(column, key, value)| {
-                (column == "external-ids" && key.as_deref() == Some("attached-mac")).then_some(value)
-            });
-        // libvirt lets the guest leave checksums and segmentation to us: a packet socket carries the notes on them.
-        let mut object = json!({ "name": port, "network": bridge, "interface": port, "kind": "packet" });
-        if let Some(mac) = mac {
-            object["role"] = json!("guest");
-            object["mac"] = json!([mac.to_ascii_lowercase()]);
-        }
-        let pairs: Vec<_> = settings.iter().filter_map(|s| setting(s)).map(|(c, _, v)| (c, v)).collect();
-        if let Some(vlan) = vlan(&pairs)? {
-            object["vlan"] = vlan;
-        }
-        if may_exist && self.port(port)?.is_some_and(|p| p.network.as_deref() == Some(bridge)) {
-            object.as_object_mut().expect("made so").remove("name");
-            return self.edit("port.set", json!({ "name": port, "set": object }));
-        }
-        self.edit("port.add", json!({ "object": object }))?;
-        // Kept too, so that a later change of one column knows the others.
-        self.change(port, &pairs, false)
-    }
-
-    fn del_port(&mut self, port: &str, if_exists: bool) -> Result<(), String> {
-        self.edit("port.del", json!({ "name": port, "if_exists": if_exists }))?;
-        self.store.del(port);
+        let uuid = match command.id.as_ref().and_then(|id| self.names.get(id)) {
+            Some(uuid) => uuid.clone(),
+            None => uuid()?,
+        };
+        let values = self.settings(table, settings)?;
+        let values = values.into_iter().map(|s| (full(&s.column, s.key.as_deref()), s.value)).collect();
+        self.store.put(&uuid, &Row { table: table.to_owned(), uuid: uuid.clone(), values })?;
+        let _ = writeln!(text, "{uuid}");
         Ok(())
     }
 
     /// libvirt reads the MTU of an interface of the bridge's name before it asks anybody, so there has to be one: a TAP
     /// without anybody behind it, which carries nothing.
     fn add_bridge(&mut self, bridge: &str, may_exist: bool) -> Result<(), String> {
-        let status: Status = self.client.call("status", json!({})).map_err(|e| e.to_string())?;
-        if !status.networks.iter().any(|n| n.name == bridge) {
-            return Err(format!("no network {bridge}: ivctl network add {bridge} --vni VNI"));
-        }
+        self.bridge(bridge)?;
         if std::path::Path::new("/sys/class/net").join(bridge).exists() {
             let exists = || Err(format!("there is an interface {bridge} already"));
             return if may_exist { Ok(()) } else { exists() };
         }
+        let status: Status = self.client.call("status", json!({})).map_err(|e| e.to_string())?;
         ip(&["tuntap", "add", "dev", bridge, "mode", "tap"])?;
         let mtu = if status.vtep.is_some() { status.overlay_mtu } else { 1500 };
         ip(&["link", "set", "dev", bridge, "mtu", &mtu.to_string()])
@@ -218,128 +240,6 @@ impl Call<'_> {
             (true, _) => ip(&["tuntap", "del", "dev", bridge, "mode", "tap"]),
             (false, true) => Ok(()),
             (false, false) => Err(format!("no bridge named {bridge}")),
-        }
-    }
-
-    fn set(&mut self, port: &str, settings: &[&str], if_exists: bool) -> Result<(), String> {
-        let mut values = Vec::new();
-        for word in settings {
-            let (column, key, value) = setting(word).ok_or_else(|| format!("{word}: missing value"))?;
-            let value = self.names.get(&value).cloned().unwrap_or(value);
-            values.push((full(&column, key.as_deref()), value));
-        }
-        self.change(port, &values, if_exists)
-    }
-
-    /// Changes columns of a port: VLANs and MAC in the switch, the rest in our files. An empty value is none.
-    fn change(&mut self, port: &str, values: &[(String, String)], if_exists: bool) -> Result<(), String> {
-        let Some(row) = self.port(port)? else {
-            return if if_exists { Ok(()) } else { Err(format!("no row \"{port}\" in table Port")) };
-        };
-        let mut kept = self.store.get(&row.ifname).unwrap_or_default();
-        (kept.table, kept.uuid) = ("port".to_owned(), row.ifname.clone());
-        let before = kept.clone();
-        for (key, value) in values {
-            if value.is_empty() {
-                kept.values.remove(key)
-            } else {
-                kept.values.insert(key.clone(), value.clone())
-            };
-        }
-        if values.iter().any(|(key, _)| matches!(key.as_str(), "tag" | "trunk" | "trunks" | "vlan-mode")) {
-            let pairs: Vec<_> = kept.values.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
-            let set = json!({ "vlan": vlan(&pairs)? });
-            self.edit("port.set", json!({ "name": row.ifname, "set": set }))?;
-        }
-        let mac = values.iter().find(|(key, value)| key == "external-ids:attached-mac" && !value.is_empty());
-        if let Some((_, mac)) = mac
-            && row.role == "guest"
-        {
-            let set = json!({ "mac": [mac.to_ascii_lowercase()] });
-            self.edit("port.set", json!({ "name": row.ifname, "set": set }))?;
-        }
-        if kept == before { Ok(()) } else { self.store.put(&row.ifname, &kept) }
-    }
-
-    fn get(&mut self, port: &str, column: &str, if_exists: bool, text: &mut String) -> Result<(), String> {
-        let Some(row) = self.port(port)? else {
-            return if if_exists { Ok(()) } else { Err(format!("no row \"{port}\" in table Interface")) };
-        };
-        let (column, key) = column.split_once(':').map_or((column, None), |(c, k)| (c, Some(k)));
-        if column == "name" {
-            let _ = writeln!(text, "{}", row.ifname);
-            return Ok(());
-        }
-        let key = full(&column.replace('_', "-"), key);
-        match self.store.get(&row.ifname).and_then(|kept| kept.values.get(&key).cloned()) {
-            Some(value) => _ = writeln!(text, "\"{value}\""),
-            None if if_exists => text.push('\n'),
-            None => return Err(format!("no key {key} in Interface record \"{port}\"")),
-        }
-        Ok(())
-    }
-
-    fn list(
-        &mut self,
-        table: &str,
-        port: &str,
-        columns: &[&str],
-        if_exists: bool,
-        text: &mut String,
-    ) -> Result<(), String> {
-        let Some(row) = self.port(port)? else {
-            return if if_exists { Ok(()) } else { Err(format!("no row \"{port}\" in table {table}")) };
-        };
-        let asked = |name: &str| self.request.columns.iter().any(|c| c == name) || columns.contains(&name);
-        if table == "interface" && asked("statistics") {
-            let s = &row.stats64;
-            let pairs = [
-                ("collisions", 0),
-                ("rx_bytes", s.rx.bytes),
-                ("rx_dropped", s.rx.dropped),
-                ("rx_errors", s.rx.errors),
-                ("rx_packets", s.rx.packets),
-                ("tx_bytes", s.tx.bytes),
-                ("tx_dropped", s.tx.dropped),
-                ("tx_errors", s.tx.errors),
-                ("tx_packets", s.tx.packets),
-            ];
-            let map = json!(["map", pairs.map(|(k, v)| json!([k, v]))]);
-            let _ = if self.request.list {
-                writeln!(text, "statistics          : {map}")
-            } else {
-                writeln!(text, "{map}")
-            };
-        } else if let Some(uuid) =
-            self.store.get(&row.ifname).and_then(|kept| kept.values.get("qos").cloned())
-        {
-            let _ = writeln!(text, "{uuid}");
-        }
-        Ok(())
-    }
-}
-
-fn full(column: &str, key: Option<&str>) -> String {
-    key.map_or(column.to_owned(), |key| format!("{column}:{key}"))
-}
-
-/// The VLAN rules of a port, from OVS's columns.
-fn vlan(pairs: &[(String, String)]) -> Result<Option<Value>, String> {
-    let get =
-        |name: &[&str]| pairs.iter().find(|(key, _)| name.contains(&key.as_str())).map(|(_, v)| v.as_str());
-    let number = |text: &str| text.trim().parse::<u16>().map_err(|_| format!("{text} is no VLAN"));
-    let tag = get(&["tag"]).map(number).transpose()?;
-    let trunk = get(&["trunk", "trunks"]);
-    let list = trunk.map(|t| t.split(',').map(number).collect::<Result<Vec<_>, _>>()).transpose()?;
-    match (list, tag, get(&["vlan-mode"])) {
-        (None, None, _) => Ok(None),
-        (Some(trunk), Some(native), Some("native-untagged")) => {
-            Ok(Some(json!({ "trunk": trunk, "native": native })))
-        }
-        (Some(trunk), None, None | Some("trunk")) => Ok(Some(json!({ "trunk": trunk }))),
-        (None, Some(tag), None | Some("access")) => Ok(Some(json!({ "access": tag }))),
-        (_, _, mode) => {
-            Err(format!("vlan_mode {} with these VLANs is not supported", mode.unwrap_or("access")))
         }
     }
 }

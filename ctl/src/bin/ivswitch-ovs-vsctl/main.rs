@@ -3,13 +3,19 @@
 //! libvirt runs `ovs-vsctl` for `<virtualport type='openvswitch'/>`, and for the statistics of vhost-user NICs. Put
 //! this program into libvirtd's `PATH` under that name (never beside a real Open vSwitch) and such guests work
 //! unchanged: a bridge is the network of its name, and the guest's interface becomes a guest port with
-//! the MAC that libvirt says is attached to it. It knows what libvirt says and no more; anything else is an error.
+//! the MAC that libvirt says is attached to it. It does what libvirt and os-vif use: ports, VLANs, MTU requests, policing
+//! and `linux-htb` limits become settings of the port. Anything else is an error that names it; nothing is accepted and then
+//! not done.
 //!
 //! What the switch has no place for (external IDs, migration data, QoS rows) is kept in small files beside the control
 //! socket; a port without a file is still a port.
 
+mod columns;
 mod commands;
 mod parse;
+mod ports;
+mod rates;
+mod rows;
 mod store;
 
 use std::path::PathBuf;
@@ -24,7 +30,9 @@ fn main() -> ExitCode {
         Err(_) => return fail("an argument is no UTF-8"),
     };
     let request = match parse::request(&words) {
-        Ok(request) => request,
+        Ok(parse::Asked::Commands(request)) => request,
+        Ok(parse::Asked::Version) => return say(VERSION),
+        Ok(parse::Asked::Help) => return say(HELP),
         Err(why) => return fail(&why),
     };
     let socket =
@@ -36,15 +44,40 @@ fn main() -> ExitCode {
         commands::run(&request, &mut client, &store)
     };
     match run() {
-        Ok(text) => {
-            use std::io::Write as _;
-            // A reader that went away is no failure of ours.
-            let _ = std::io::stdout().write_all(text.as_bytes());
-            ExitCode::SUCCESS
-        }
+        Ok(text) => say(&text),
+        // As OVS answers it: by the exit code alone.
+        Err(why) if why == commands::NO_SUCH_BRIDGE => ExitCode::from(2),
         Err(why) => fail(&why),
     }
 }
+
+fn say(text: &str) -> ExitCode {
+    use std::io::Write as _;
+    // A reader that went away is not an error of this program.
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    ExitCode::SUCCESS
+}
+
+const VERSION: &str = concat!("ovs-vsctl (Inception Switch) ", env!("CARGO_PKG_VERSION"), "\n");
+
+const HELP: &str = "\
+ovs-vsctl: what libvirt and os-vif ask of Open vSwitch, done by the Inception Switch
+usage: ovs-vsctl [OPTIONS] COMMAND [ARG...] [-- [OPTIONS] COMMAND [ARG...]]...
+
+A bridge is the network of its name: ivctl network add BRIDGE --vni VNI
+  add-br BRIDGE, del-br BRIDGE, br-exists BRIDGE, list-br, br-to-vlan BRIDGE, br-to-parent BRIDGE
+  br-get-external-id BRIDGE [KEY], br-set-external-id BRIDGE KEY [VALUE]
+  add-port BRIDGE PORT [COLUMN=VALUE]..., del-port [BRIDGE] PORT, list-ports BRIDGE, list-ifaces BRIDGE
+  port-to-br PORT, iface-to-br PORT, show, init
+  set, get, clear, remove, list, find, create, destroy: tables Bridge, Port, Interface, QoS, Queue
+Columns that do something:
+  Port: tag, trunks, vlan_mode, qos (linux-htb: other_config:max-rate, burst)
+  Interface: mtu_request, ingress_policing_rate, ingress_policing_burst, ingress_policing_kpkts_rate,
+             type (system, internal, dpdkvhostuserclient), options:vhost-server-path
+  all: external_ids, which are kept
+Options: --timeout=SECONDS --may-exist --if-exists --id=@NAME --columns=COLUMN,... --format=list|json
+         --data=bare|json|string --no-headings --oneline --version --help
+";
 
 /// As ovs-vsctl says it.
 fn fail(why: &str) -> ExitCode {

@@ -1,15 +1,39 @@
 //! The language of `ovs-vsctl` as far as libvirt speaks it: options, then commands parted by `--`, each with options
 //! of its own.
 
+/// The kind of a call.
+#[derive(Debug, PartialEq)]
+pub enum Asked {
+    /// Commands.
+    Commands(Request),
+    /// Which program this is.
+    Version,
+    /// Its help.
+    Help,
+}
+
+/// How rows are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// Lines `column : value`.
+    List,
+    /// One object with headings and data.
+    Json,
+}
+
 /// Everything one call says.
 #[derive(Debug, PartialEq)]
 pub struct Request {
     /// Seconds it may take.
     pub timeout: f64,
-    /// Rows as `key : value` lines instead of a table.
-    pub list: bool,
-    /// The columns asked for.
-    pub columns: Vec<String>,
+    /// How rows are printed.
+    pub format: Format,
+    /// Values are JSON, not text.
+    pub json: bool,
+    /// Without the names of columns.
+    pub bare: bool,
+    /// The output of each command is put on one line.
+    pub oneline: bool,
     /// What is to be done, in order.
     pub commands: Vec<Command>,
 }
@@ -19,6 +43,8 @@ pub struct Request {
 pub struct Command {
     /// Fine when it is there already, or is not there.
     pub lenient: bool,
+    /// The columns asked for.
+    pub columns: Vec<String>,
     /// The name of the row it makes, for the others.
     pub id: Option<String>,
     /// Its name and its arguments.
@@ -28,55 +54,106 @@ pub struct Command {
 /// Reads the arguments.
 ///
 /// # Errors
-/// On an option that libvirt does not use.
-pub fn request(words: &[String]) -> Result<Request, String> {
-    let mut request = Request { timeout: 5.0, list: false, columns: Vec::new(), commands: Vec::new() };
+/// On an option that is not known.
+pub fn request(words: &[String]) -> Result<Asked, String> {
+    let mut request = Request {
+        timeout: 5.0,
+        format: Format::List,
+        json: false,
+        bare: false,
+        oneline: false,
+        commands: Vec::new(),
+    };
+    // Options before the first command are for all commands.
+    let mut columns_of_all = Vec::new();
     for part in words.split(|word| word == "--") {
-        let mut command = Command { lenient: false, id: None, words: Vec::new() };
-        for word in part {
+        let mut command = Command { lenient: false, columns: Vec::new(), id: None, words: Vec::new() };
+        let mut words = part.iter();
+        while let Some(word) = words.next() {
             match word.split_once('=').unwrap_or((word, "")) {
-                _ if !word.starts_with("--") || !command.words.is_empty() && !word.starts_with("--if") => {
+                _ if !word.starts_with('-') || !command.words.is_empty() && !word.starts_with("--if") => {
                     command.words.push(word.clone());
                 }
-                ("--timeout", seconds) => {
-                    let given = seconds.parse().ok().filter(|s| (0.0..=600.0).contains(s));
-                    request.timeout = given.ok_or("--timeout is a number of seconds")?;
-                    // OVS waits for ever at 0.
-                    if request.timeout == 0.0 {
-                        request.timeout = 600.0;
-                    }
-                }
+                ("--version" | "-V", "") => return Ok(Asked::Version),
+                ("--help" | "-h", "") => return Ok(Asked::Help),
+                ("--timeout", seconds) => request.timeout = timeout(seconds)?,
+                ("-t", "") => request.timeout = timeout(words.next().map_or("", String::as_str))?,
                 ("--may-exist" | "--if-exists" | "--if-exist", "") => command.lenient = true,
-                ("--no-heading" | "--no-headings", "") | ("--data", "json" | "bare" | "string") => {}
-                ("--format", format) => request.list = format == "list",
-                ("--columns", columns) => request.columns = columns.split(',').map(str::to_owned).collect(),
+                ("--no-heading" | "--no-headings", "") => request.bare = true,
+                ("--bare", "") => (request.bare, request.json) = (true, false),
+                ("--data", "json") => request.json = true,
+                ("--data", "bare" | "string") => request.json = false,
+                ("--format" | "-f", "list" | "table") => request.format = Format::List,
+                ("--format" | "-f", "json") => request.format = Format::Json,
+                ("--format" | "-f" | "--data", other) => {
+                    return Err(format!(
+                        "{}={other} is not supported: use list or json",
+                        word.split('=').next().unwrap_or(word)
+                    ));
+                }
+                ("--columns", columns) => {
+                    let columns: Vec<String> = columns.split(',').map(|c| c.replace('_', "-")).collect();
+                    command.columns = columns;
+                }
                 ("--id", id) => command.id = Some(id.to_owned()),
-                // Of OVSDB's server, which is not here.
-                ("--db" | "--no-wait" | "--oneline", _) => {}
+                ("--oneline", "") => request.oneline = true,
+                // Of OVSDB's server and its log, which are not here.
+                ("--db" | "--no-wait" | "--retry" | "--no-syslog" | "--verbose" | "-v", _) => {}
+                _ if word.starts_with("-t") && word.len() > 2 => request.timeout = timeout(&word[2..])?,
+                _ if word.starts_with("-v") => {}
                 _ => return Err(format!("unrecognized option '{word}'")),
             }
         }
-        if !command.words.is_empty() {
+        if command.words.is_empty() {
+            columns_of_all.append(&mut command.columns);
+        } else {
             request.commands.push(command);
         }
+    }
+    for command in request.commands.iter_mut().filter(|command| command.columns.is_empty()) {
+        command.columns.clone_from(&columns_of_all);
     }
     if request.commands.is_empty() {
         return Err("missing command name (use --help for help)".to_owned());
     }
-    Ok(request)
+    Ok(Asked::Commands(request))
 }
 
-/// A setting `column[:key]=value`, its quotes taken off.
+fn timeout(text: &str) -> Result<f64, String> {
+    let given: f64 =
+        text.parse().ok().filter(|s| (0.0..=600.0).contains(s)).ok_or("--timeout is a number of seconds")?;
+    // OVS waits for ever at 0.
+    Ok(if given == 0.0 { 600.0 } else { given })
+}
+
+/// A setting `column[:key]=value`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Setting {
+    /// The column, written with dashes.
+    pub column: String,
+    /// The key, where the column is a map.
+    pub key: Option<String>,
+    /// The value, its quotes taken off.
+    pub value: String,
+}
+
+/// Reads a setting; `None` for any other word.
 #[must_use]
-pub fn setting(word: &str) -> Option<(String, Option<String>, String)> {
+pub fn setting(word: &str) -> Option<Setting> {
     let (left, value) = word.split_once('=')?;
-    let value = value.strip_prefix('"').and_then(|v| v.strip_suffix('"')).unwrap_or(value);
+    let value = unquoted(value).to_owned();
     let (column, key) = match left.split_once(':') {
-        Some((column, key)) => (column, Some(key.to_owned())),
+        Some((column, key)) => (column, Some(unquoted(key).to_owned())),
         None => (left, None),
     };
     // Both spellings are in use.
-    Some((column.replace('_', "-"), key, value.to_owned()))
+    Some(Setting { column: column.replace('_', "-"), key, value })
+}
+
+/// A word without the quotes around it.
+#[must_use]
+pub fn unquoted(word: &str) -> &str {
+    word.strip_prefix('"').and_then(|v| v.strip_suffix('"')).unwrap_or(word)
 }
 
 #[cfg(test)]
@@ -89,6 +166,11 @@ mod tests {
 
     #[test]
     fn what_libvirt_says_is_understood() {
+        let request = |words: &[String]| match request(words) {
+            Ok(Asked::Commands(request)) => Ok(request),
+            Ok(other) => Err(format!("{other:?}")),
+            Err(why) => Err(why),
+        };
         let r = request(&words(
             "--timeout=5 -- --may-exist add-port br t0 tag=42 -- set Interface t0 external-ids:attached-mac=\"a\"",
         ))
@@ -98,15 +180,21 @@ mod tests {
         assert_eq!(r.commands[0].words, ["add-port", "br", "t0", "tag=42"]);
         let r = request(&words("--timeout=5 --no-heading --columns=_uuid --if-exists list port t0 qos"))
             .expect("too");
-        assert!(r.commands[0].lenient && r.columns == ["_uuid"]);
+        assert!(r.commands[0].lenient && r.commands[0].columns == ["-uuid"]);
         let r = request(&words("set port t0 qos=@q -- --id=@q create qos type=linux-htb")).expect("too");
         assert_eq!(r.commands[1].id.as_deref(), Some("@q"));
-        assert_eq!(
-            setting("external_ids:iface-id=\"x\""),
-            Some(("external-ids".into(), Some("iface-id".into()), "x".into()))
-        );
-        assert_eq!(setting("qos=@q"), Some(("qos".into(), None, "@q".into())));
-        for wrong in ["", "--frob add-br x", "--timeout=x list-br"] {
+        let set = |column: &str, key: Option<&str>, value: &str| {
+            Some(Setting { column: column.into(), key: key.map(str::to_owned), value: value.into() })
+        };
+        assert_eq!(setting("external_ids:iface-id=\"x\""), set("external-ids", Some("iface-id"), "x"));
+        assert_eq!(setting("qos=@q"), set("qos", None, "@q"));
+        let r = request(&words("-t 7 --oneline --format=json --data=json --columns=a_b,c -- list Bridge x"))
+            .expect("too");
+        assert!(r.timeout == 7.0 && r.oneline && r.json && r.format == Format::Json);
+        assert_eq!(r.commands[0].columns, ["a-b", "c"]);
+        for wrong in
+            ["", "--frob add-br x", "--timeout=x list-br", "--format=csv list-br", "--version", "-h list-br"]
+        {
             assert!(request(&words(wrong)).is_err(), "{wrong}");
         }
     }
