@@ -32,11 +32,14 @@ pub fn build(debug: bool) -> Result<Vec<PathBuf>> {
     for page in ["man1", "man5", "man8"] {
         fs::create_dir_all(out.join(page))?;
     }
-    run(Command::new(binaries.join("ivctl")).arg("man").arg(out.join("man1")))?;
-    let page = said(Command::new(binaries.join("ivctl")).args(["config", "reference", "--man"]))?;
-    fs::write(out.join("man5/ivswitch.toml.5"), page)?;
-    let page = said(Command::new(binaries.join("ivswitchd")).arg("--man"))?;
-    fs::write(out.join("man8/ivswitchd.8"), page)?;
+    let pages = out.join("pages");
+    run(Command::new(binaries.join("ivctl")).arg("man").arg(&pages))?;
+    for page in fs::read_dir(&pages)? {
+        let page = page?.path();
+        let section =
+            page.extension().and_then(|section| section.to_str()).context("a page without a section")?;
+        fs::rename(&page, out.join(format!("man{section}")).join(page.file_name().context("a page")?))?;
+    }
     let page = said(Command::new(binaries.join("ivbench")).arg("--man"))?;
     fs::write(out.join("man8/ivbench.8"), page)?;
     for (shell, file) in [("bash", "ivctl.bash"), ("zsh", "_ivctl"), ("fish", "ivctl.fish")] {

@@ -12,6 +12,7 @@ mod fdb;
 mod fip;
 mod guest;
 mod log;
+mod man;
 mod monitor;
 mod mtu;
 mod neigh;
@@ -147,7 +148,7 @@ enum Command {
         /// Which shell
         shell: clap_complete::Shell,
     },
-    /// Write the man pages into a directory
+    /// Write the man pages into a directory: ivctl's, ivswitch.toml(5) and ivswitchd(8)
     Man {
         /// The directory
         dir: PathBuf,
@@ -202,18 +203,7 @@ fn run(command: Command, global: &Global, printer: &Printer) -> Result<u8, Failu
             printer.bytes(&complete::script(shell)?)?;
             Ok(0)
         }
-        Command::Man { dir } => {
-            let pages = |()| clap_mangen::generate_to(Cli::command(), &dir);
-            std::fs::create_dir_all(&dir).and_then(pages).map_err(|e| {
-                Failure::new(
-                    1,
-                    format!("no man pages in {}", dir.display()),
-                    e.to_string(),
-                    "name another directory",
-                )
-            })?;
-            Ok(0)
-        }
+        Command::Man { dir } => man::write(&dir, printer),
     }
 }
 

@@ -406,7 +406,7 @@ fn man_pages_and_completion_are_made() {
     let dir = tempfile::tempdir().unwrap();
     let pages = dir.path().join("man");
     assert_eq!(run_line(Path::new("/nonexistent"), &format!("man {}", pages.display())), Ok(0));
-    for page in ["ivctl.1", "ivctl-status.1", "ivctl-port-add.1", "ivctl-config-apply.1"] {
+    for page in ["ivctl.1", "ivctl-status.1", "ivctl-port-add.1", "ivctl-config-apply.1", "ivswitch.toml.5"] {
         assert!(pages.join(page).exists(), "{page}");
     }
     for shell in [clap_complete::Shell::Bash, clap_complete::Shell::Zsh, clap_complete::Shell::Fish] {

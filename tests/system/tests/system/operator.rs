@@ -156,6 +156,19 @@ fn show_has_everything() {
     assert!(status.lines().all(|line| line.chars().count() <= 100), "{status}");
 }
 
+/// `ivctl man` writes every page that there is: of each command, of the configuration file, of the daemon.
+#[test]
+fn every_man_page_is_written() {
+    let Some(lab) = Lab::new() else { return };
+    let pages = lab.dir().join("man");
+    let mut ivctl = Command::new(binaries().join("ivctl"));
+    assert!(ivctl.arg("man").arg(&pages).status().expect("running ivctl").success());
+    for page in ["ivctl.1", "ivctl-port-show.1", "ivswitch.toml.5", "ivswitchd.8"] {
+        let text = fs::read_to_string(pages.join(page)).unwrap_or_else(|e| panic!("{page}: {e}"));
+        assert!(text.contains(".TH"), "{page}: {text}");
+    }
+}
+
 /// A shell that completes `ivctl` gets the names that the daemon has, by the script that the package installs.
 #[test]
 fn names_are_completed() {
