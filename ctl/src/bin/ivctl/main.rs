@@ -86,10 +86,7 @@ enum Command {
         verb: Option<fdb::Verb>,
     },
     /// IP neighbours that the switch itself knows on the networks
-    Neigh {
-        #[command(subcommand)]
-        verb: Option<neigh::Verb>,
-    },
+    Neigh(neigh::Args),
     /// MTUs from the underlay to every port: where each comes from, what does not fit, lines for the CMS
     Mtu,
     /// Dropped frames: how many, where, and what each reason means
@@ -177,7 +174,7 @@ fn run(command: Command, global: &Global, printer: &Printer) -> Result<u8, Failu
         Command::Fip { verb } => fip::run(verb.unwrap_or(fip::Verb::List), &mut client()?, printer),
         Command::Route { verb } => route::run(verb.unwrap_or_default(), &mut client()?, printer),
         Command::Fdb { verb } => fdb::run(verb.unwrap_or_default(), &mut client()?, printer),
-        Command::Neigh { verb } => neigh::run(verb.unwrap_or_default(), &mut client()?, printer),
+        Command::Neigh(args) => neigh::run(args, &mut client()?, printer),
         Command::Mtu => mtu::run(&mut client()?, printer),
         Command::Drops(args) if args.reasons => drops::reasons(printer),
         Command::Drops(args) => drops::run(&args, &mut client()?, printer),

@@ -7,6 +7,17 @@ use crate::client::Client;
 use crate::output::{Failure, Printer, Table};
 use crate::{Object, edit, list};
 
+/// Which neighbours, and what to do with them.
+#[derive(clap::Args, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Args {
+    /// Only of this network
+    #[arg(long)]
+    network: Option<String>,
+    #[command(subcommand)]
+    verb: Option<Verb>,
+}
+
 /// The verbs of `ivctl neigh`.
 #[derive(Subcommand, Debug)]
 pub enum Verb {
@@ -25,16 +36,11 @@ pub enum Verb {
     },
 }
 
-impl Default for Verb {
-    fn default() -> Self {
-        Self::List { network: None }
-    }
-}
-
-/// Runs a verb.
-pub fn run(verb: Verb, client: &mut Client, printer: &Printer) -> Result<u8, Failure> {
+/// Runs a verb; without one, shows them.
+pub fn run(args: Args, client: &mut Client, printer: &Printer) -> Result<u8, Failure> {
+    let Args { network, verb } = args;
     let which = |network: Option<String>| Object::default().put("network", network).value();
-    match verb {
+    match verb.unwrap_or(Verb::List { network }) {
         Verb::List { network } => list(client, printer, "neigh.list", which(network), table),
         Verb::Flush { network } => edit(client, printer, "neigh.flush", which(network)),
     }

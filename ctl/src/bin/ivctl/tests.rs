@@ -208,6 +208,9 @@ fn the_command_line_is_well_formed() {
         ("ivctl status", true),
         ("ivctl -j fdb", true),
         ("ivctl fdb show --network private", true),
+        ("ivctl neigh --network private", true),
+        ("ivctl neigh list --network private", true),
+        ("ivctl neigh flush", true),
         (
             "ivctl port add g1 --network n --role guest --interface v --mac 02:00:00:00:00:01 --access 10",
             true,
