@@ -140,6 +140,7 @@ pub fn cms_spec(floating: &[(&str, &str)]) -> CmsSpec {
         eth2_ips: vec![ip("10.2.0.12")],
         next_hops: vec![ip("10.2.0.1")],
         floating: floating.iter().map(|(a, b)| (ip(a), ip(b))).collect(),
+        filtered: Vec::new(),
     }
 }
 

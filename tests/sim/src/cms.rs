@@ -35,6 +35,8 @@ pub struct CmsSpec {
     pub next_hops: Vec<IpAddr>,
     /// Floating IP and the iVM's own address.
     pub floating: Vec<(IpAddr, IpAddr)>,
+    /// Rules of `ebtables -A FORWARD -p IPv4 --ip-src ADDRESS -j DROP`, and the same with `--ip-dst`.
+    pub filtered: Vec<IpAddr>,
 }
 
 /// The node.
@@ -47,6 +49,8 @@ pub struct Cms {
     waiting: BTreeMap<(bool, IpAddr), Vec<Vec<u8>>>,
     /// Packets translated in and out.
     pub translated: (u64, u64),
+    /// Frames that its filter dropped.
+    pub filtered: u64,
     /// Frames seen at each door, when recording is on.
     pub heard: Option<Vec<(u64, usize, Vec<u8>)>>,
     /// Number of interfaces.
@@ -63,6 +67,7 @@ impl Cms {
             neighbors: BTreeMap::new(),
             waiting: BTreeMap::new(),
             translated: (0, 0),
+            filtered: 0,
             heard: None,
             interfaces: FIRST_IVM,
         }
@@ -96,6 +101,10 @@ impl Cms {
         }
         if p.dst.is_multicast() {
             self.local(false, frame.clone(), ctx);
+        }
+        if p.ip.is_some_and(|ip| self.spec.filtered.iter().any(|f| [ip.src, ip.dst].contains(f))) {
+            self.filtered += 1;
+            return;
         }
         self.out_br1(from, frame, ctx);
     }

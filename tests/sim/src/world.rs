@@ -75,6 +75,8 @@ pub struct World {
     pub link: LinkConfig,
     /// MTU of rVMs' NICs made from now on.
     pub underlay_mtu: u16,
+    /// Nodes that one frame may pass. More is a loop, which is a problem.
+    pub hops_max: u16,
 }
 
 impl World {
@@ -98,6 +100,7 @@ impl World {
             events: 0,
             link: LinkConfig::default(),
             underlay_mtu: 1500,
+            hops_max: HOPS_MAX,
         }
     }
 
@@ -419,7 +422,7 @@ impl World {
 
     fn transmit(&mut self, node: usize, interface: usize, delay_ns: u64, frame: Wire) {
         let Some(&(link, end)) = self.plugs.get(&(node, interface)) else { return };
-        if frame.hops > HOPS_MAX {
+        if frame.hops > self.hops_max {
             self.problems.push(format!("loop: a frame passed {} nodes: {:02x?}", frame.hops, frame.bytes));
             return;
         }
@@ -610,6 +613,17 @@ impl World {
     /// When the address cannot be read.
     pub fn allow(&mut self, from: u32, to: u32, dst: &str) {
         self.crossings.allow(Label(from), Label(to), Some(dst.parse().expect("an IP address")));
+    }
+
+    /// Live migration: the machine at `from`, with its memory and its connections, runs at `to` from now on, and what
+    /// was at `to` is at `from`.
+    ///
+    /// # Panics
+    /// When one of them is no machine.
+    pub fn migrate(&mut self, from: NodeId, to: NodeId) {
+        assert!([from, to].iter().all(|n| matches!(self.nodes[n.0], Node::Host(_))), "not machines");
+        self.nodes.swap(from.0, to.0);
+        self.nudge(to);
     }
 
     /// Lets a machine do something and tells its stack.

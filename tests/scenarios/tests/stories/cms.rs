@@ -6,7 +6,7 @@ use scenarios::{
 };
 use sim::guest::{HostSpec, prefix};
 use sim::packet;
-use sim::world::{MS, NodeId, World};
+use sim::world::{MS, NodeId, SEC, World};
 
 fn ip(s: &str) -> std::net::IpAddr {
     s.parse().unwrap()
@@ -145,20 +145,26 @@ fn i32_the_cms_is_unmodified() {
     w.finish();
 }
 
-/// The CMS filters on its own bridge. What it lets out the switch carries; what it holds back never comes
-/// to the switch by another way: its iVM has no port of ours.
+/// The CMS filters on its own bridge, for an iVM that is plugged into it. What the filter drops, the switch never
+/// carries by another way, in neither direction; what it lets through is carried. With the rules gone, all is.
 #[test]
 fn i33_the_cms_filters_stay_effective() {
     let mut w = World::new(33);
-    let ([_, b], cmss, ivms) = two_cms(&mut w);
-    // A filtered iVM: plugged into no bridge port, as ebtables DROP makes it.
-    let cut = w.host(HostSpec::new("cut", &mac(9), PRIVATE, &["192.168.1.9/24"]));
-    assert_eq!(w.ping(cut, "192.168.1.10", 2).received, 0);
-    assert_eq!(w.ping(ivms[0], "192.168.1.9", 2).received, 0);
-    assert_eq!(w.ping(ivms[0], "192.168.1.11", 2).received, 2);
-    let now = w.now_ns;
-    assert!(w.r(b).fdb(now).iter().all(|r| r.mac != mac(9).parse().unwrap()), "the switch never heard of it");
-    assert_eq!(w.c(cmss[0]).translated, (0, 0));
+    let (_, cmss, ivms) = two_cms(&mut w);
+    let cut = w.ivm(cmss[0], HostSpec::new("cut", &mac(9), PRIVATE, &["192.168.1.9/24"]));
+    w.c(cmss[0]).spec.filtered = vec![ip("192.168.1.9")];
+    assert_eq!(w.ping(cut, "192.168.1.11", 2).received, 0);
+    assert_eq!(w.c(cmss[0]).filtered, 2, "its questions came to the filter, and no further");
+    assert_eq!(w.ping(ivms[1], "192.168.1.9", 2).received, 0);
+    assert_eq!(w.c(cmss[0]).filtered, 4, "questions from the other rVM came to the filter");
+    assert_eq!(w.ping(ivms[0], "192.168.1.11", 2).received, 2, "its neighbour is not filtered");
+    w.h(ivms[1]).serve(80);
+    let dst = (ip("192.168.1.11"), 80);
+    let app = w.act(cut, |h, now| h.transfer(now, dst, 10, 0, 3 * SEC));
+    assert!(w.wait(cut, app).failed);
+    w.c(cmss[0]).spec.filtered.clear();
+    assert_eq!(w.ping(cut, "192.168.1.11", 2).received, 2);
+    assert_eq!(w.ping(ivms[1], "192.168.1.9", 2).received, 2);
     w.finish();
 }
 

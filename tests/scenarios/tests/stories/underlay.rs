@@ -1,10 +1,11 @@
 //! What the switch asks of a reality cloud, and what it does with several.
 
-use scenarios::{PRIVATE, floating, guest_port, head, mac, mesh, mesh_at, peer};
+use engine::counters::DropReason;
+use scenarios::{PRIVATE, PUBLIC, floating, guest_port, head, mac, mesh, mesh_at, peer};
 use sim::guest::{HostSpec, INTERNET};
 use sim::packet;
 use sim::underlay::CloudDrop;
-use sim::world::{MS, NodeId, World};
+use sim::world::{MS, NodeId, SEC, World};
 
 /// Frames of a capture: everything behind the 16-byte record headers.
 fn frames(pcap: &[u8]) -> Vec<Vec<u8>> {
@@ -173,12 +174,38 @@ fn i19_two_providers_with_the_same_private_addresses() {
     w.finish();
 }
 
-/// Management, private and public network on every rVM: the guests' networks are apart from each other and
-/// from the management network, whose packets (a ping to the rVM itself) go on to the kernel untouched.
+/// Management, private and public network on every rVM, with the same addresses in use on both guest networks: a
+/// guest reaches the guest of its own network and never the other one, and packets of the management network (a ping
+/// to the rVM itself, SSH) go on to the kernel untouched.
 #[test]
 fn i20_three_networks_side_by_side() {
     let mut w = World::new(20);
-    let (rvms, _) = mesh(&mut w, 2);
+    let site = w.site("east", &["10.0.0.0/16"], true);
+    let (mut rvms, mut private, mut public) = (Vec::new(), Vec::new(), Vec::new());
+    for n in 0..2u32 {
+        // Without path probes, every frame of the uplink counts.
+        let text = head(&format!("rvm{n}"), &format!("10.0.0.{}", 10 + n))
+            .replace("[uplink]", "[uplink]\nprobe = false")
+            + &guest_port("h1", "private", &mac(n), &[])
+            + &guest_port("h2", "public", &mac(16 + n), &[])
+            + &peer(&format!("rvm{}", 1 - n), &format!("10.0.0.{}", 11 - n), "");
+        let rvm = w.rvm(site, &format!("rvm{n}"), &[&format!("10.0.0.{}", 10 + n)], &text);
+        let address = format!("192.168.1.{}/24", 10 + n);
+        let spec = HostSpec::new(&format!("private{n}"), &mac(n), PRIVATE, &[&address]);
+        private.push(w.guest(rvm, "h1", spec));
+        let spec = HostSpec::new(&format!("public{n}"), &mac(16 + n), PUBLIC, &[&address]);
+        public.push(w.guest(rvm, "h2", spec));
+        rvms.push(rvm);
+    }
+    w.start_all();
+    // Every payload carries the label of its sender's network, and the world judges each that is heard.
+    for guests in [&private, &public] {
+        all_reach(&mut w, guests, |n| format!("192.168.1.{}", 10 + n));
+        w.h(guests[1]).serve(80);
+        assert!(!w.tcp(guests[0], "192.168.1.11", 80, 50_000, 50_000).failed);
+    }
+    assert_eq!([private[1], public[1]].map(|g| w.h(g).served), [50_000; 2], "each its own");
+    w.run_for(SEC);
     let a = "10.0.0.11".parse().unwrap();
     let b: std::net::IpAddr = "10.0.0.10".parse().unwrap();
     let (ma, mb) = (w.r(rvms[1]).facts("eth0").unwrap().mac, w.r(rvms[0]).facts("eth0").unwrap().mac);
@@ -197,47 +224,113 @@ fn i20_three_networks_side_by_side() {
     w.finish();
 }
 
-/// Two gateway rVMs with public addresses join two data centres whose other rVMs have only private ones.
-/// Frames between inner rVMs pass both gateways, and nobody else hears them.
+/// Two gateway rVMs in each of two data centres, with public addresses, whose other rVMs have only private ones. Each
+/// inner rVM is behind one gateway of its own, so the four pairs of far rVMs use every gateway with every other. A
+/// transfer behind one gateway does not notice that the other of its data centre dies.
 #[test]
 fn i25_gateways_join_data_centres() {
     let mut w = World::new(25);
-    let mut guests = Vec::new();
-    let mut rvms = Vec::new();
-    // gw0 and in0 in east, gw1 and in1 in west.
+    let (mut gateways, mut guests) = (Vec::new(), Vec::new());
+    // gw00, gw01, in00, in01 in east; gw10, gw11, in10, in11 in west. `inDN` is behind `gwDN`.
     for dc in 0..2u8 {
         let site = w.site(["east", "west"][usize::from(dc)], &[&format!("10.{dc}.0.0/16")], true);
         let far = 1 - dc;
-        let (gw, inner) = (format!("10.{dc}.0.1{dc}"), format!("10.{dc}.0.50"));
-        let gateway = head(&format!("gw{dc}"), &gw)
-            + &peer(&format!("in{dc}"), &inner, "relay = true")
-            + &peer(&format!("gw{far}"), &format!("60.{far}.0.1"), "")
-            + &peer(&format!("in{far}"), &format!("10.{far}.0.50"), &format!("via = \"gw{far}\""));
-        let inside = head(&format!("in{dc}"), &inner)
-            + &guest_port("h1", "private", &mac(u32::from(dc)), &[])
-            + &peer(&format!("gw{dc}"), &gw, "")
-            + &peer(&format!("in{far}"), &format!("10.{far}.0.50"), &format!("via = \"gw{dc}\""));
-        let g = w.rvm(site, &format!("gw{dc}"), &[&gw], &gateway);
-        w.public_ip(g, &gw, &format!("60.{dc}.0.1"));
-        let i = w.rvm(site, &format!("in{dc}"), &[&inner], &inside);
-        let ip = format!("192.168.1.{}/24", 10 + dc);
-        guests.push(w.guest(i, "h1", HostSpec::new(&format!("g{dc}"), &mac(u32::from(dc)), PRIVATE, &[&ip])));
-        rvms.extend([g, i]);
+        for n in 0..2u8 {
+            let (gw, inner) = (format!("10.{dc}.0.1{n}"), format!("10.{dc}.0.5{n}"));
+            let mut gateway = head(&format!("gw{dc}{n}"), &gw)
+                + &peer(&format!("in{dc}{n}"), &inner, "relay = true")
+                + &peer(&format!("gw{far}0"), &format!("60.{far}.0.1"), "")
+                + &peer(&format!("gw{far}1"), &format!("60.{far}.0.2"), "");
+            let mut inside = head(&format!("in{dc}{n}"), &inner)
+                + &guest_port("h1", "private", &mac(u32::from(dc * 2 + n)), &[])
+                + &peer(&format!("gw{dc}{n}"), &gw, "")
+                + &peer(&format!("in{dc}{}", 1 - n), &format!("10.{dc}.0.5{}", 1 - n), "");
+            for m in 0..2u8 {
+                let (name, address) = (format!("in{far}{m}"), format!("10.{far}.0.5{m}"));
+                gateway += &peer(&name, &address, &format!("via = \"gw{far}{m}\""));
+                inside += &peer(&name, &address, &format!("via = \"gw{dc}{n}\""));
+            }
+            let g = w.rvm(site, &format!("gw{dc}{n}"), &[&gw], &gateway);
+            w.public_ip(g, &gw, &format!("60.{dc}.0.{}", 1 + n));
+            let i = w.rvm(site, &format!("in{dc}{n}"), &[&inner], &inside);
+            let ip = format!("192.168.1.{}/24", 10 + dc * 2 + n);
+            let spec = HostSpec::new(&format!("g{dc}{n}"), &mac(u32::from(dc * 2 + n)), PRIVATE, &[&ip]);
+            guests.push(w.guest(i, "h1", spec));
+            gateways.push(g);
+        }
     }
     w.start_all();
     all_reach(&mut w, &guests, |n| format!("192.168.1.{}", 10 + n));
-    w.h(guests[1]).serve(80);
-    let r = w.tcp(guests[0], "192.168.1.11", 80, 50_000, 50_000);
-    assert_eq!(
-        (r.failed, r.bad),
-        (false, 0),
-        "{:?}",
-        rvms.iter().map(|&r| w.r(r).all_drops()).collect::<Vec<_>>()
-    );
-    for gw in [rvms[0], rvms[2]] {
-        let c = w.r(gw).port("eth0");
-        assert!(c.rx_frames > 60 && c.tx_frames > 60, "both gateways relayed");
+    let before: Vec<_> = gateways.iter().map(|&g| w.r(g).port("eth0").rx_frames).collect();
+    for (from, to) in [(0, 2), (0, 3), (1, 2), (1, 3)] {
+        w.h(guests[to]).serve(80);
+        let r = w.tcp(guests[from], &format!("192.168.1.{}", 10 + to), 80, 50_000, 50_000);
+        assert_eq!((r.failed, r.bad), (false, 0), "{from} to {to}");
     }
+    for (n, &gateway) in gateways.iter().enumerate() {
+        let rx = w.r(gateway).port("eth0").rx_frames - before[n];
+        assert!(rx > 120, "gateway {n} relayed {rx} packets of two of the four transfers");
+    }
+    let app = w.act(guests[0], |h, now| {
+        h.transfer(now, ("192.168.1.12".parse().unwrap(), 80), 300_000, 300_000, 60 * SEC)
+    });
+    w.run_for(2 * MS);
+    w.kill(gateways[1]);
+    assert!(!w.wait(guests[0], app).failed);
+    assert_eq!(
+        w.ping(guests[1], "192.168.1.12", 1).received,
+        0,
+        "the one behind the dead gateway is cut off"
+    );
+    w.start(gateways[1]);
+    w.run_for(SEC);
+    assert_eq!(w.ping(guests[1], "192.168.1.12", 3).received, 3);
+    w.finish();
+}
+
+/// Two relays that each say that the rVM `lost` is behind the other: a frame for it goes back and forth until its
+/// outer hop limit is used up, and then it is counted, once; the same flow's later frames too.
+#[test]
+fn relays_in_a_loop_drop_what_goes_round() {
+    let mut w = World::new(251);
+    w.hops_max = 140; // 64 rVMs, and the provider between each two
+    let site = w.site("east", &["10.0.0.0/16"], true);
+    let lost = "02:00:00:00:00:63";
+    let relays = [0u8, 1].map(|n| {
+        let text = head(&format!("r{n}"), &format!("10.0.0.1{n}"))
+            + &peer(&format!("r{}", 1 - n), &format!("10.0.0.1{}", 1 - n), "relay = true")
+            + &peer("edge", "10.0.0.20", "relay = true")
+            + &peer("lost", "10.0.0.99", &format!("via = \"r{}\"", 1 - n))
+            + &format!("[[fdb]]\nnetwork = \"private\"\nmac = \"{lost}\"\npeer = \"lost\"\n");
+        w.rvm(site, &format!("r{n}"), &[&format!("10.0.0.1{n}")], &text)
+    });
+    let text = head("edge", "10.0.0.20")
+        + &guest_port("h1", "private", &mac(1), &[])
+        + &peer("r0", "10.0.0.10", "")
+        + &peer("lost", "10.0.0.99", "via = \"r0\"")
+        + &format!("[[fdb]]\nnetwork = \"private\"\nmac = \"{lost}\"\npeer = \"lost\"\n");
+    let edge = w.rvm(site, "edge", &["10.0.0.20"], &text);
+    let guest = w.guest(edge, "h1", HostSpec::new("g", &mac(1), PRIVATE, &["192.168.1.1/24"]));
+    w.start_all();
+    w.settle();
+    w.h(guest).stack = false;
+    let before: Vec<_> = relays.iter().map(|&r| w.r(r).port("eth0").rx_frames).collect();
+    for n in 0..3u8 {
+        let p = packet::echo(
+            "192.168.1.1".parse().unwrap(),
+            "192.168.1.99".parse().unwrap(),
+            false,
+            1,
+            1,
+            &[n; 40],
+        );
+        w.inject(guest, packet::eth_ip(lost.parse().unwrap(), mac(1).parse().unwrap(), &p));
+        w.run_for(50 * MS);
+    }
+    let looped: u64 = relays.iter().map(|&r| w.r(r).drops("eth0", DropReason::RelayLoop)).sum();
+    assert_eq!(looped, 3, "{:?}", relays.map(|r| w.r(r).all_drops()));
+    let passed: u64 = relays.iter().zip(before).map(|(&r, b)| w.r(r).port("eth0").rx_frames - b).sum();
+    assert!((150..250).contains(&passed), "64 hops for each of three frames, but {passed}");
     w.finish();
 }
 
