@@ -39,6 +39,7 @@ use crate::ports::afxdp::cache::CacheControl;
 use crate::ports::afxdp::{self, Kept};
 use crate::ports::host::UplinkIndex;
 use crate::ports::keep;
+use crate::ports::promiscuous::Promiscuous;
 use crate::ports::umem::{UmemHandle, UmemPool};
 use crate::ports::{self, PortControl};
 use crate::thread::{self, Machine, Part, Usage, WorkerThread};
@@ -113,6 +114,8 @@ struct OpenedPort {
     guest_io: Option<GuestIo>,
     /// Its interface is in another namespace; nobody will tell when it goes.
     moved: bool,
+    /// Its interface takes frames for the MACs behind it.
+    _promiscuous: Option<Promiscuous>,
     spec: OpenPort,
 }
 
@@ -456,6 +459,10 @@ impl Control {
         {
             tracing::warn!("{}: cannot switch LRO off ({error}); what it merges is dropped", spec.interface);
         }
+        let promiscuous = match Promiscuous::of(&spec) {
+            Ok(promiscuous) => promiscuous,
+            Err(error) => return out.push(Input::PortFailed(id, error)),
+        };
         let mac = self.links.by_name(&spec.interface).map(|link| link.mac).unwrap_or_default();
         let count = self.workers.len();
         let opened = ports::open(&spec, mac, &self.umem, id, count, self.cache.maps(), &mut self.kept);
@@ -498,7 +505,8 @@ impl Control {
             }
         }
         let (drops, guest_io) = (KernelDrops::default(), None);
-        self.ports.insert(id, OpenedPort { control, drops, guest_io, moved: false, spec });
+        let port = OpenedPort { control, drops, guest_io, moved: false, _promiscuous: promiscuous, spec };
+        self.ports.insert(id, port);
         if shared && let Err(why) = self.apply_plan() {
             self.close_port(id);
             out.push(Input::PortFailed(id, why));

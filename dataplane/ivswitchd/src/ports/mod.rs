@@ -11,6 +11,7 @@
 //! - [`vhostuser`]: a guest's NIC, in memory shared with QEMU;
 //! - [`host`]: whole packets handed to the kernel through raw sockets;
 //! - [`keep`]: what of all this outlives the process;
+//! - [`promiscuous`]: what makes a NIC take frames for the MACs behind a port;
 //! - [`own`]: the kernel's own connections on addresses that are steered.
 
 pub mod afxdp;
@@ -22,6 +23,7 @@ pub mod lane;
 mod messages;
 pub mod own;
 pub mod packet;
+pub mod promiscuous;
 pub mod tap;
 pub mod udp;
 #[cfg_attr(feature = "xsk-afxdp", allow(dead_code, reason = "the crate borrows no slots"))]

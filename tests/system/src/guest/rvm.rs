@@ -33,6 +33,8 @@ pub struct RvmSpec<'a> {
     pub address: &'a str,
     /// Queue pairs of the NIC.
     pub queues: u32,
+    /// The TAP of the namespace that is the other end of its second NIC; made here.
+    pub lan: &'a str,
     /// More options of the device.
     pub options: &'a str,
 }
@@ -75,10 +77,12 @@ impl Guest {
         let image = rvm_image(spec.kernel);
         let file = |extension: &str| lab.dir().join(format!("rvm.{extension}"));
         let (console, agent, qmp) = (file("console"), file("agent"), file("qmp"));
-        let RvmSpec { tap, address, queues, options, .. } = spec;
+        let RvmSpec { tap, lan, address, queues, options, .. } = spec;
         let many = if queues > 1 { "multi_queue" } else { "" };
         namespace.ip(&format!("tuntap add dev {tap} mode tap vnet_hdr {many}"));
         namespace.ip(&format!("link set {tap} up"));
+        namespace.ip(&format!("tuntap add dev {lan} mode tap vnet_hdr"));
+        namespace.ip(&format!("link set {lan} up"));
         let mut command = namespace.command("qemu-system-x86_64");
         let mut add = |text: String| {
             command.args(text.split(' '));
@@ -96,6 +100,8 @@ impl Guest {
         add(format!(
             "-device virtio-net-pci,netdev=n0,mac=52:54:00:00:00:11,disable-legacy=on{many}{options}"
         ));
+        add(format!("-netdev tap,id=n1,ifname={lan},script=no,downscript=no,vhost=off"));
+        add("-device virtio-net-pci,netdev=n1,mac=52:54:00:00:00:12,disable-legacy=on".into());
         command.arg("-append").arg(format!(
             "console=ttyS0 quiet panic=-1 mitigations=off no_timer_check tsc=reliable random.trust_cpu=on \
              init_on_alloc=0 net.ifnames=0 iv.name=rvm iv.ip={address}"

@@ -1,7 +1,8 @@
 //! An rVM that is a guest itself: the switch in it, native XDP on its virtio NIC, in copy mode and without copies.
 //!
 //! The far rVM is a namespace of this machine with the kernel's own `vxlan`, behind the TAP that is the guest's NIC. In
-//! the rVM a namespace of its own stands for an L2 guest, behind a door.
+//! the rVM a namespace of its own stands for an L2 guest, behind a door. Its second NIC, a port, is in the segment of a
+//! customer's site, and filters by MAC as real ones do.
 
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
@@ -17,6 +18,8 @@ const FAR: &str = "10.0.0.12";
 /// The L2 namespace in the rVM, and the far end of its segment.
 const INNER: &str = "10.1.0.1";
 const OUTER: &str = "10.1.0.2";
+/// A machine of the site.
+const SITE: &str = "10.1.0.3";
 const MEGABYTES: u32 = 4;
 /// How long an answer may take of a session that nobody disturbs: TCP's first repetition, emulated.
 const DISTURBED: Duration = Duration::from_secs(3);
@@ -24,6 +27,7 @@ const DISTURBED: Duration = Duration::from_secs(3);
 /// The rVM, and the cloud around it.
 struct Cloud {
     far: Namespace,
+    site: Namespace,
     rvm: Guest,
     busybox: PathBuf,
     /// Serves files to the L2 namespace.
@@ -41,7 +45,7 @@ impl Cloud {
     fn new(lab: &Lab, kernel: RvmKernel, queues: u32, options: &str) -> Self {
         let far = lab.namespace("far");
         let address = format!("{RVM}/16");
-        let spec = RvmSpec { kernel, tap: "cloud", address: &address, queues, options };
+        let spec = RvmSpec { kernel, tap: "cloud", lan: "lan", address: &address, queues, options };
         let mut rvm = Guest::start_rvm(lab, &far, spec);
         far.ip(&format!("addr add {FAR}/16 dev cloud"));
         far.ip(&format!("link add vx type vxlan id 100 local {FAR} remote {RVM} dstport 4789 dev cloud"));
@@ -58,14 +62,18 @@ impl Cloud {
         httpd.args(["httpd", "-f", "-p", "5000", "-h"]).arg(&files).stdin(Stdio::null());
         let httpd = httpd.spawn().expect("running busybox");
         rvm.wait_up();
+        let site = lab.namespace("site");
+        far.ip(&format!("link set lan netns {}", site.name()));
+        site.ip("link set lan mtu 1450 up");
+        site.ip(&format!("addr add {SITE}/24 dev lan"));
         // The distribution's `ip` knows namespaces, busybox's does not.
         let inner = format!(
             "set -e; ip=/usr/bin/ip; $ip netns add l2; $ip link add p-l2 type veth peer name eth0 netns l2; \
              $ip link set p-l2 mtu 1450 up; $ip -n l2 link set eth0 mtu 1450 up; \
-             $ip -n l2 addr add {INNER}/24 dev eth0"
+             $ip -n l2 addr add {INNER}/24 dev eth0; $ip link set eth1 mtu 1450 up"
         );
         rvm.run(&inner);
-        Self { far, rvm, busybox, httpd }
+        Self { far, site, rvm, busybox, httpd }
     }
 
     /// Starts the switch in the rVM; the mode that its uplink is in.
@@ -73,7 +81,8 @@ impl Cloud {
         let config = format!(
             "name = \"rvm\"\n[uplink]\ninterface = \"eth0\"\naddress = \"{RVM}\"\n\
              [[peer]]\nname = \"far\"\naddress = \"{FAR}\"\n[[network]]\nname = \"private\"\nvni = 100\n\
-             [[port]]\nname = \"l2\"\nnetwork = \"private\"\ninterface = \"p-l2\"\n"
+             [[port]]\nname = \"l2\"\nnetwork = \"private\"\ninterface = \"p-l2\"\n\
+             [[port]]\nname = \"lan\"\nnetwork = \"private\"\ninterface = \"eth1\"\n"
         );
         let hex: String = config.bytes().map(|byte| format!("{byte:02x}")).collect();
         self.rvm.run(&format!("echo {hex} | xxd -r -p > /run/config.toml"));
@@ -84,7 +93,7 @@ impl Cloud {
             status = serde_json::from_str(&text).unwrap_or_default();
             let rows = status["ports"].as_array().cloned().unwrap_or_default();
             [0, 8].contains(&code)
-                && ["uplink", "l2"]
+                && ["uplink", "l2", "lan"]
                     .iter()
                     .all(|port| rows.iter().any(|row| row["ifname"] == **port && row["state"] == "live"))
         });
@@ -98,6 +107,10 @@ impl Cloud {
         let start = Instant::now();
         wait_for("the L2 namespace to be reached", || self.far.ping(&format!("-c 1 -W 1 {INNER}")) == 1);
         let reached = start.elapsed();
+        // R-03: the second NIC takes frames for MACs behind it, of the rVM and of its peers.
+        for address in [INNER, OUTER] {
+            self.site.reaches(address);
+        }
         let sent = lab.dir().join("files/sent");
         let inner = "/usr/bin/ip netns exec l2";
         let received = self

@@ -180,7 +180,8 @@ pub fn offloads(uso: bool) -> &'static str {
     if uso { "checksum tso uso" } else { "checksum tso" }
 }
 
-fn packet_socket() -> io::Result<OwnedFd> {
+/// A packet socket that hears nothing before it is bound.
+pub(super) fn packet_socket() -> io::Result<OwnedFd> {
     let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
     // Protocol 0: nothing arrives before it is bound.
     // SAFETY: no memory is passed.
