@@ -139,6 +139,7 @@ const FOR_THE_TESTS: &[(&str, &str)] = &[
     ("arping", "iputils-arping"),
     ("bpftool", "bpftool"),
     ("traceroute", "traceroute"),
+    ("ebtables-nft", "iptables"),
 ];
 /// What real guests need: to be managed, and to run. Their kernel is downloaded, not installed.
 const FOR_THE_GUESTS: &[(&str, &str)] = &[

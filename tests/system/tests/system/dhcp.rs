@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use system::{Lab, Namespace, Switch};
 
-use crate::topology::{host, port};
+use crate::topology::{V4, host, network, port, underlay_pair};
 
 /// What a client is told, as it hands it to its script: one `name=value` a line.
 fn script(lab: &Lab, name: &str, body: &str) -> (PathBuf, PathBuf) {
@@ -211,4 +211,64 @@ fn dhclient(lab: &Lab, guest: &Namespace) -> String {
     assert!(text.contains("new_dhcp6_name_servers='fd01::53'"), "{text}");
     let address = text.lines().find_map(|line| line.strip_prefix("new_ip6_address="));
     address.expect("an address").trim_matches('\'').to_owned()
+}
+
+/// I-31. The DHCP server of a network (dnsmasq) is behind another rVM: a client's broadcasts cross the tunnel, the lease
+/// comes back, and the address works at once. A second client gets another, and each keeps its own when it asks again.
+#[test]
+fn i31_a_server_across_the_overlay_gives_addresses() {
+    let Some(lab) = Lab::new() else { return };
+    let (rvm, far) = underlay_pair(&lab, V4);
+    let clients = ["g1", "g2"].map(|name| host(&lab, &rvm, name, &[]));
+    let server = host(&lab, &far, "srv", &["10.1.0.50/24"]);
+    for host in clients.iter().chain([&server]) {
+        host.ip("link set eth0 mtu 1450");
+    }
+    let config = |ours: &str, other: &str, ports: &str| {
+        format!(
+            "name = \"at-{ours}\"\n[uplink]\ninterface = \"eth0\"\naddress = \"{ours}\"\n{}{ports}\
+             [[peer]]\nname = \"other\"\naddress = \"{other}\"\n",
+            network("private", 100)
+        )
+    };
+    let switch = Switch::start(
+        &lab,
+        &rvm,
+        &config(V4.ours, V4.far, &(port("g1", "private") + &port("g2", "private"))),
+    );
+    let other = Switch::start(&lab, &far, &config(V4.far, V4.ours, &port("srv", "private")));
+    switch.wait_live(&["g1", "g2"]);
+    other.wait_live(&["srv"]);
+    let leases = lab.dir().join("leases");
+    let mut dnsmasq = server
+        .command("dnsmasq")
+        .args(["-k", "-p0", "-u", "root", "--conf-file=/dev/null", "--pid-file=", "--log-facility=-"])
+        .args(["--dhcp-range=10.1.0.100,10.1.0.110,255.255.255.0,1h", "--dhcp-option=option:mtu,1450"])
+        .arg(format!("--dhcp-leasefile={}", leases.display()))
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .expect("running dnsmasq");
+    let address = |client: &Namespace| {
+        let mut said = None;
+        system::wait_for("a lease", || {
+            said = udhcpc(&lab, client, &[]);
+            said.is_some()
+        });
+        let said = said.unwrap_or_default();
+        let line = said.lines().find_map(|line| line.strip_prefix("ip='"));
+        line.expect("an address").trim_matches('\'').to_owned()
+    };
+    let leased = clients.each_ref().map(address);
+    assert!(leased.iter().all(|ip| ip.starts_with("10.1.0.1")) && leased[0] != leased[1], "{leased:?}");
+    for (client, ip) in clients.iter().zip(&leased) {
+        client.reaches("10.1.0.50");
+        server.reaches(ip);
+        assert_eq!(&address(client), ip, "it keeps its address");
+    }
+    let _ = dnsmasq.kill();
+    let _ = dnsmasq.wait();
+    let text = fs::read_to_string(leases).expect("dnsmasq's leases");
+    assert!(leased.iter().all(|ip| text.contains(ip.as_str())), "{text}");
+    switch.counters_at_rest();
+    other.counters_at_rest();
 }
