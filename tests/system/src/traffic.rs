@@ -152,6 +152,13 @@ impl Session {
     #[must_use]
     #[track_caller]
     pub fn with(client: &Namespace, connect: SocketAddr) -> Self {
+        Self::paced(client, connect, Duration::ZERO)
+    }
+
+    /// The same with a pause after every answer, for a server that is to have time for other things.
+    #[must_use]
+    #[track_caller]
+    pub fn paced(client: &Namespace, connect: SocketAddr, pause: Duration) -> Self {
         let (stop, answers) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let (stopped, counted) = (Arc::clone(&stop), Arc::clone(&answers));
         let client = client.spawn(move || {
@@ -170,6 +177,7 @@ impl Session {
                 }
                 counted.fetch_add(1, Ordering::Relaxed);
                 longest = longest.max(asked.elapsed());
+                std::thread::sleep(pause);
             }
             Ok(longest)
         });

@@ -70,11 +70,11 @@ fn row(switch: &Switch, port: &str) -> Value {
     rows.into_iter().find(|row| row["ifname"] == port).expect("the port")
 }
 
-/// I-02, I-06: two iVMs on one rVM by shared memory, a third on another rVM by a TAP. Each reaches each, here and through the
+/// Two iVMs on one rVM by shared memory, a third on another rVM by a TAP. Each reaches each, here and through the
 /// tunnel, TCP both ways with its data intact. Then the switch of the first two is killed in the middle of a
 /// transfer and started again: the transfer goes on, and the guests' links never dropped.
 #[test]
-fn i02_i06_guests_by_vhost_user_and_tap_and_a_switch_that_dies() {
+fn guests_by_vhost_user_and_tap_and_a_switch_that_dies() {
     let Some(lab) = Lab::new() else { return };
     let (rvm, far) = underlay_pair(&lab, V4);
     let shared = [shared_port(&lab, 0), shared_port(&lab, 1)];

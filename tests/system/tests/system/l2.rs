@@ -9,7 +9,7 @@ use crate::topology::{host, network, port};
 /// Two hosts on two AF_XDP ports of one network: every size up to the MTU arrives whole, TCP moves
 /// 60 kB and 50 MB each way intact, over IPv4 and IPv6, and no checksum that leaves us is wrong.
 #[test]
-fn i27_l2_between_two_local_ports() {
+fn l2_between_two_local_ports() {
     let Some(lab) = Lab::new() else { return };
     let rvm = lab.namespace("rvm");
     let h1 = host(&lab, &rvm, "h1", &["10.1.0.1/24", "fd01::1/64"]);

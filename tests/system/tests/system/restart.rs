@@ -30,6 +30,15 @@ fn two(lab: &Lab, doors: &[&str]) -> Two {
     Two { rvm, h1, h3, config }
 }
 
+/// Which way a stream goes.
+#[derive(Clone, Copy)]
+enum Through {
+    /// From one port by AF_XDP to another.
+    Ports,
+    /// From such a port to the door [`DOOR`], which names no kind.
+    Door,
+}
+
 impl Two {
     fn carrier(&self, door: &str) -> String {
         let read = |what: &str| {
@@ -46,10 +55,15 @@ impl Two {
         &self,
         switch: &mut Switch,
         doors: &[&str],
+        through: Through,
         times: u64,
         mut end: impl FnMut(&mut Switch),
     ) -> Vec<Duration> {
-        self.h1.reaches("10.1.0.3");
+        let (to, address) = match through {
+            Through::Ports => (&self.h3, "10.1.0.3"),
+            Through::Door => (&self.rvm, "10.1.0.7"),
+        };
+        self.h1.reaches(address);
         let before: Vec<String> = doors.iter().map(|door| self.carrier(door)).collect();
         let carriers_stay = |when: &str| {
             for (door, before) in doors.iter().zip(&before) {
@@ -58,7 +72,7 @@ impl Two {
         };
         let mut blocked = Vec::new();
         for _ in rounds(times) {
-            let stream = Stream::start(&self.h1, &self.h3, "10.1.0.3:9".parse().unwrap(), 2000);
+            let stream = Stream::start(&self.h1, to, format!("{address}:9").parse().unwrap(), 2000);
             stream.wait_more(100, "before the end");
             end(switch);
             let restart = Instant::now() + PAUSE;
@@ -93,10 +107,27 @@ fn fault_kill_9_under_load() {
     let Some(lab) = Lab::new() else { return };
     let two = two(&lab, &[DOOR]);
     let mut switch = Switch::start(&lab, &two.rvm, &two.config);
-    let blocked = two.disturbed(&mut switch, &["eth1"], 10, Switch::kill);
+    let blocked = two.disturbed(&mut switch, &["eth1"], Through::Ports, 10, Switch::kill);
     said("kill -9, everything opened anew", &blocked);
     assert!(blocked[blocked.len() / 2] < Duration::from_secs(1), "{blocked:?}");
     two.h1.reaches("10.1.0.7");
+}
+
+/// The same through a door of the kind that it has by default, with and without a manager that keeps descriptors.
+#[test]
+fn fault_kill_9_under_load_through_a_door() {
+    let Some(lab) = Lab::new() else { return };
+    let two = two(&lab, &[DOOR]);
+    let mut switch = Switch::start(&lab, &two.rvm, &two.config);
+    let blocked = two.disturbed(&mut switch, &["eth1"], Through::Door, 5, Switch::kill);
+    said("kill -9, a door, everything opened anew", &blocked);
+    assert!(blocked[blocked.len() / 2] < Duration::from_secs(1), "{blocked:?}");
+    drop(switch);
+    let (mut switch, _manager) = Switch::start_managed(&lab, &two.rvm, &two.config);
+    let blocked = two.disturbed(&mut switch, &["eth1"], Through::Door, 5, Switch::kill);
+    said("kill -9, a door, descriptors kept", &blocked);
+    assert!(blocked[blocked.len() / 2] < Duration::from_secs(1), "{blocked:?}");
+    switch.counters_at_rest();
 }
 
 /// SIGKILL under a service manager that keeps descriptors: frames wait in the rings meanwhile, and a TAP door keeps
@@ -108,7 +139,7 @@ fn fault_kill_9_under_load_where_descriptors_are_kept() {
     let (mut switch, manager) = Switch::start_managed(&lab, &two.rvm, &two.config);
     two.h1.reaches("10.1.0.8");
     let kept = manager.kept();
-    let blocked = two.disturbed(&mut switch, &["eth1", "eth2"], 10, Switch::kill);
+    let blocked = two.disturbed(&mut switch, &["eth1", "eth2"], Through::Ports, 10, Switch::kill);
     said("kill -9, descriptors kept", &blocked);
     assert!(
         blocked[blocked.len() / 2] <= Duration::from_millis(50)
@@ -129,7 +160,7 @@ fn fault_a_restart_costs_nothing_where_descriptors_are_kept() {
     let Some(lab) = Lab::new() else { return };
     let two = two(&lab, &[DOOR]);
     let (mut switch, manager) = Switch::start_managed(&lab, &two.rvm, &two.config);
-    let blocked = two.disturbed(&mut switch, &["eth1"], 5, |switch| {
+    let blocked = two.disturbed(&mut switch, &["eth1"], Through::Ports, 5, |switch| {
         assert!(switch.terminate().success());
     });
     said("restart, descriptors kept", &blocked);
