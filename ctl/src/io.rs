@@ -114,6 +114,10 @@ pub struct KernelDrops {
     pub fill_ring_empty: u64,
     /// Too large, or other reasons on receipt.
     pub rx_other: u64,
+    /// The kernel could not express the offload facts of a received frame.
+    pub rx_unsaid: u64,
+    /// A received frame was too long to be split.
+    pub rx_too_long: u64,
     /// Could not be sent.
     pub tx_invalid: u64,
 }
@@ -121,7 +125,7 @@ pub struct KernelDrops {
 impl KernelDrops {
     /// Each count with its name in `ivctl drops` and what it means.
     #[must_use]
-    pub const fn rows(&self) -> [(u64, &'static str, &'static str); 4] {
+    pub const fn rows(&self) -> [(u64, &'static str, &'static str); 6] {
         [
             (
                 self.rx_ring_full,
@@ -134,6 +138,16 @@ impl KernelDrops {
                 "The kernel had no slots to receive into: the pool was exhausted.",
             ),
             (self.rx_other, "kernel-rx-other", "The kernel refused a received frame, mostly for its length."),
+            (
+                self.rx_unsaid,
+                "kernel-rx-unsaid",
+                "The kernel cannot express the offload facts of a received frame (SCTP or ESP to be segmented, UDP fragments).",
+            ),
+            (
+                self.rx_too_long,
+                "kernel-rx-too-long",
+                "A received frame was too long to be split (BIG TCP in a tunnel).",
+            ),
             (self.tx_invalid, "kernel-tx-invalid", "The kernel could not send a frame."),
         ]
     }

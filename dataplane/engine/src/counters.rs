@@ -124,6 +124,8 @@ drop_reasons! {
     TooBig = "too-big",
     /// The offload facts that came with the frame are impossible.
     OffloadInvalid = "offload-invalid",
+    /// It needs segmentation or a checksum, in headers that the switch cannot read.
+    OffloadUnknown = "offload-unknown",
     /// No free slot for a copy or a longer frame.
     PoolExhausted = "pool-exhausted",
     /// The output's queue is full.

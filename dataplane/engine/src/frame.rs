@@ -61,17 +61,22 @@ pub struct Offload {
     /// Where the unfinished checksum's data starts, in bytes from the start of the frame.
     /// Zero: the checksum is finished (no checksummed data can start inside the Ethernet header).
     pub csum_start: u16,
-    /// Where the checksum field is, in bytes from `csum_start`.
+    /// Where the checksum field is, in bytes from `csum_start`. The offset of SCTP's ([`sctp::CHECKSUM_AT`]) means SCTP.
+    ///
+    /// [`sctp::CHECKSUM_AT`]: crate::wire::sctp::CHECKSUM_AT
     pub csum_offset: u16,
     /// How the frame is to be cut.
     pub gso_kind: GsoKind,
     /// Payload bytes per segment.
     pub gso_size: u16,
+    /// For TCP GSO packets: CWR is set, and every segment keeps it. AccECN (RFC 9768) uses the flag as a bit of a counter.
+    pub cwr_in_all: bool,
 }
 
 impl Offload {
     /// Nothing is unfinished.
-    pub const NONE: Self = Self { csum_start: 0, csum_offset: 0, gso_kind: GsoKind::None, gso_size: 0 };
+    pub const NONE: Self =
+        Self { csum_start: 0, csum_offset: 0, gso_kind: GsoKind::None, gso_size: 0, cwr_in_all: false };
 
     /// Whether nothing is unfinished.
     #[inline]

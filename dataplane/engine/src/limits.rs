@@ -34,6 +34,12 @@ pub const TUNNEL_DATAGRAMS_MAX: usize = 64;
 /// Datagrams in a tunnel super-frame that we receive: what any Linux sends or merges.
 pub const TUNNEL_DATAGRAMS_IN_MAX: usize = 128;
 
+/// Depth to which the switch reads a sender's own tunnels: an overlay in an overlay in an overlay, and one more.
+pub const NESTED_MAX: usize = 4;
+
+/// MPLS labels read in front of a packet. Two or three are usual.
+pub const MPLS_LABELS_MAX: usize = 4;
+
 /// Flows whose segments are merged at once (Linux: 8 per hash bucket). More flows than that between two flushes
 /// leave little of each to merge.
 pub const MERGES_MAX: usize = 16;

@@ -155,7 +155,16 @@ fn super_frame(from: PortId, to: PortId, payload: usize) -> (Vec<u8>, Offload) {
         .tcp(1000, 2000, 1, 5000);
     let mut bytes = Vec::new();
     builder.write(&mut bytes, &vec![9; payload]).unwrap();
-    (bytes, Offload { csum_start: 34, csum_offset: 16, gso_kind: GsoKind::TcpV4, gso_size: 1000 })
+    (
+        bytes,
+        Offload {
+            csum_start: 34,
+            csum_offset: 16,
+            gso_kind: GsoKind::TcpV4,
+            gso_size: 1000,
+            ..Offload::NONE
+        },
+    )
 }
 
 fn hello(from: PortId) -> Vec<u8> {

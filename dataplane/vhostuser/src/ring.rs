@@ -295,7 +295,7 @@ impl Ring {
                 pool.free(frame);
                 return Err("a buffer is outside the guest's memory");
             }
-            match virtio_net::read(header) {
+            match virtio_net::read(header, pool.bytes(&frame)) {
                 Ok(offload) => {
                     frame.offload = offload;
                     bytes += len;

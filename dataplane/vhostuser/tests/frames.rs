@@ -33,7 +33,13 @@ fn a_frame_each_way_with_its_offload_facts() {
     driver.write(&TSO, BUFFERS);
     driver.write(&frame, BUFFERS + 12);
     let head = driver.offer(1, &[(BUFFERS, 112)], 0);
-    let offload = Offload { csum_start: 34, csum_offset: 16, gso_kind: GsoKind::TcpV4, gso_size: 1448 };
+    let offload = Offload {
+        csum_start: 34,
+        csum_offset: 16,
+        gso_kind: GsoKind::TcpV4,
+        gso_size: 1448,
+        ..Offload::NONE
+    };
     assert_eq!(ours.receive(), [(frame.clone(), offload)]);
     assert_eq!((driver.used_count(1), driver.used(1, 0)), (1, (head.into(), 0)));
 

@@ -8,13 +8,14 @@
 //! The memo is never a second policy. An entry is composed from a [`Verdict`] and holds only while nothing it
 //! rests on has changed (its stamp: [`Tables::version`] and the versions of both stations); what a key does
 //! not hold (length, hop limit, ECN, an unfinished checksum) is checked per packet, and what fails the check
-//! takes the long way. `tests/memo.rs` proves it: with and without, the same bytes leave by the same ports.
+//! takes the long way. `tests/memo` proves it: with and without, the same bytes leave by the same ports.
 
 use alloc::boxed::Box;
 
 use zerocopy::FromZeros;
 
 use super::classify::{Admission, From, Probe};
+use super::fit;
 use super::parse::Headers;
 use super::verdict::{Out, Verdict};
 use super::{Tables, guard};
@@ -311,7 +312,7 @@ impl<'a> Side<'a> {
             addresses = if self.bound { addresses & 0xffff_ffff } else { 0 };
             rest = 0;
         }
-        if self.unmarked && may_be_partial(head, bytes, total_len - ipv4::HEADER_LEN) {
+        if self.unmarked && may_be_partial(head, bytes, total_len) {
             return;
         }
         look.key = [macs, u64::from(u32_at(head, 8)) | self.ingress, addresses, rest, tunnel];
@@ -319,16 +320,16 @@ impl<'a> Side<'a> {
     }
 }
 
-/// Whether the transport checksum holds just the pseudo-header's sum: see [`super::fit::unmarked_partial`].
+/// Whether the frame may have an unfinished checksum (see [`fit::unmarked_partial`]): the transport checksum equals the sum of
+/// the pseudo-header, or the frame hides one inside a tunnel of the sender's own.
 #[inline]
-fn may_be_partial(head: &[u8; PLAIN_LEN], bytes: &[u8], l4_len: usize) -> bool {
+fn may_be_partial(head: &[u8; PLAIN_LEN], bytes: &[u8], total_len: usize) -> bool {
     let addresses: u32 = (26..34).step_by(2).map(|at| u32::from(be16(head, at))).sum();
-    let pseudo = checksum::fold(addresses + u32::from(head[23]) + l4_len as u32);
-    let field = match head[23] {
-        l4::UDP => be16(head, 40),
-        _ => word(bytes, 50),
-    };
-    field == pseudo
+    let pseudo = checksum::fold(addresses + u32::from(head[23]) + (total_len - ipv4::HEADER_LEN) as u32);
+    match head[23] {
+        l4::UDP => be16(head, 40) == pseudo || fit::hidden_in_udp(bytes, total_len),
+        _ => word(bytes, 50) == pseudo,
+    }
 }
 
 impl Memo {

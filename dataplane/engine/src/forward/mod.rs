@@ -58,6 +58,7 @@ use crate::time::{Duration, Instant};
 use crate::watch::Watches;
 use crate::wire::icmp;
 use crate::wire::ip::Ip;
+use crate::wire::l4;
 use crate::wire::mac::MacAddr;
 
 /// Every table a frame may meet.
@@ -234,8 +235,11 @@ impl<'a> Ingress<'a> {
         }
         if port.caps.rx_csum_unmarked
             && !frame.offload.csum_partial()
-            && let Some(offload) = fit::unmarked_partial(bytes, h)
+            && let Some(mut offload) = fit::unmarked_partial(bytes, h)
         {
+            if let Some(uplink) = self.uplink {
+                fit::untold_segments(bytes, h, uplink.mtu, &mut offload)?;
+            }
             frame.offload = offload;
         }
         if !frame.offload.is_none() {
@@ -246,6 +250,16 @@ impl<'a> Ingress<'a> {
         parsed.probe.touch(self.tables);
         Ok(())
     }
+}
+
+/// Whether packets of this flow have, or may have, unfinished checksums inside a tunnel of the sender's own. The kernel
+/// offload cannot see those.
+#[cold]
+fn hides_more(tables: &Tables, id: PortId, h: &Headers, offload: Offload, bytes: &[u8]) -> bool {
+    let unmarked = tables.ports.get(id).is_some_and(|port| port.caps.rx_csum_unmarked);
+    let payload = || &bytes[usize::from(h.l4) + l4::UDP_HEADER_LEN..];
+    offload.csum_partial() && offload.csum_start != h.l4
+        || unmarked && h.l4 != 0 && h.proto == l4::UDP && fit::looks_like_tunnel(payload())
 }
 
 /// How often tables are aged and questions asked.
@@ -521,6 +535,7 @@ impl Switch {
         if let Some(flows) = &mut self.flows
             && flows.is_on()
             && (*hot || flows.is_hot(h.hash, 1))
+            && !hides_more(&self.tables, id, h, frame.offload, pool.bytes(&frame))
         {
             flows.consider(&self.tables, id, (adm, h, probe), &verdict);
         }

@@ -225,7 +225,7 @@ impl OuterHeader {
             csum_start: udp_at as u16,
             csum_offset: l4::UDP_CHECKSUM_AT as u16,
             gso_kind: GsoKind::Udp,
-            gso_size: 0,
+            ..Offload::NONE
         }
     }
 

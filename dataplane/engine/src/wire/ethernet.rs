@@ -31,6 +31,8 @@ pub const TYPE_RARP: u16 = 0x8035;
 pub const TYPE_MIN: u16 = 0x0600;
 /// Customer VLAN tag (802.1Q).
 pub const TYPE_CTAG: u16 = 0x8100;
+/// MPLS labels (RFC 5332 §3), and the one that was of multicast.
+pub const TYPE_MPLS: [u16; 2] = [0x8847, 0x8848];
 /// Service VLAN tag (802.1ad).
 pub const TYPE_STAG: u16 = 0x88a8;
 /// Service VLAN tags before 802.1ad, which some devices still take.

@@ -173,6 +173,30 @@ pub fn fragment_id(packet: &[u8]) -> Option<u32> {
     None
 }
 
+/// The last destination in a routing header, which transport checksums cover (RFC 8200 §8.1). `None` when no
+/// destination is left to visit: the fixed header's counts.
+#[must_use]
+pub fn routed_to(packet: &[u8]) -> Option<Ip> {
+    /// Type of a segment routing header, whose list starts with the last segment (RFC 8754 §2).
+    const SEGMENTS: u8 = 4;
+    let (mut next, mut at) = (*packet.get(NEXT_HEADER_AT)?, HEADER_LEN);
+    for _ in 0..IPV6_EXTENSIONS_MAX {
+        let header = packet.get(at..at + 8)?;
+        let len = 8 + usize::from(header[1]) * 8;
+        match next {
+            ROUTING => {
+                let left = header[3];
+                let last = if header[2] == SEGMENTS { at + 8 } else { (at + len).checked_sub(16)? };
+                let address = packet.get(last..)?.first_chunk::<16>()?;
+                return (left > 0 && last >= at + 8).then_some(Ip::v6(*address));
+            }
+            HOP_BY_HOP | DESTINATION => (next, at) = (header[0], at + len),
+            _ => return None,
+        }
+    }
+    None
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -215,5 +239,20 @@ mod tests {
         assert_eq!(fragment_id(&packet(17, &[0; 8])), None);
         assert_eq!(upper_layer(&packet(0, &[6, 0])), None);
         assert_eq!(upper_layer(&packet(0, &[0; 100])), None);
+    }
+    /// Type 2 (RFC 6275 §6.4) holds one address, segment routing a list in reverse order. Neither counts once it is visited.
+    #[test]
+    fn the_last_of_a_route() {
+        let address = |n: u8| [[0xfd; 15].as_slice(), &[n]].concat();
+        let home = [&[6, 2, 2, 1, 0, 0, 0, 0][..], &address(9)].concat();
+        assert_eq!(routed_to(&packet(43, &home)), Some(Ip::v6(address(9).try_into().unwrap())));
+        let mut list = [&[6, 4, 4, 1, 1, 0, 0, 0][..], &address(7), &address(8)].concat();
+        assert_eq!(routed_to(&packet(43, &list)), Some(Ip::v6(address(7).try_into().unwrap())));
+        let behind = [&[43, 0, 0, 0, 0, 0, 0, 0][..], &list].concat();
+        assert_eq!(routed_to(&packet(60, &behind)), Some(Ip::v6(address(7).try_into().unwrap())));
+        list[3] = 0;
+        assert_eq!(routed_to(&packet(43, &list)), None);
+        assert_eq!(routed_to(&packet(43, &[6, 0, 2, 1, 0, 0, 0, 0])), None);
+        assert_eq!(routed_to(&packet(17, &[0; 8])), None);
     }
 }

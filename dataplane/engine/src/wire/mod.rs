@@ -12,6 +12,7 @@ pub mod l4;
 pub mod mac;
 pub mod nd;
 pub mod path_probe;
+pub mod sctp;
 pub mod virtio_net;
 pub mod vxlan;
 

@@ -39,6 +39,8 @@ const GSO_TCPV6: u8 = 4;
 const GSO_UDP_L4: u8 = 5;
 /// `gso_type`, added to a TCP type: CWR is set, and belongs to the first segment alone.
 const GSO_ECN: u8 = 0x80;
+/// `gso_type`, added to a TCP type: CWR is one bit of AccECN's counter, and belongs to every segment.
+const GSO_ACCECN: u8 = 0x10;
 
 /// The header without the number of buffers.
 #[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
@@ -61,21 +63,22 @@ pub struct VirtioNet {
 const _: () = assert!(size_of::<VirtioNet>() == HEADER_LEN);
 
 impl VirtioNet {
-    /// What the header says, in the frame's own words.
+    /// The facts about `frame` that the header states. Without `GSO_ECN`, a set CWR flag belongs to every segment: kernels
+    /// with AccECN (Linux 6.14) send it so, even where they cannot set `GSO_ACCECN`.
     ///
     /// # Errors
     /// [`DropReason::OffloadInvalid`] for what no [`Offload`] can say: unknown kinds of super-frame, UFO (which
     /// would have to be cut into IP fragments), the ECN flag on anything but TCP, and a partial checksum that
     /// starts at the frame's first byte.
     #[inline]
-    pub fn offload(&self) -> Result<Offload, DropReason> {
+    pub fn offload(&self, frame: &[u8]) -> Result<Offload, DropReason> {
         if self.flags & NEEDS_CSUM == 0 && self.gso_type == GSO_NONE {
             return Ok(Offload::NONE);
         }
-        self.unfinished()
+        self.unfinished(frame)
     }
 
-    fn unfinished(&self) -> Result<Offload, DropReason> {
+    fn unfinished(&self, frame: &[u8]) -> Result<Offload, DropReason> {
         let mut offload = Offload::NONE;
         if self.flags & NEEDS_CSUM != 0 {
             if self.csum_start.get() == 0 {
@@ -86,11 +89,16 @@ impl VirtioNet {
         offload.gso_kind = match self.gso_type {
             GSO_NONE => return Ok(offload),
             GSO_UDP_L4 => GsoKind::Udp,
-            tcp => match tcp & !GSO_ECN {
-                GSO_TCPV4 => GsoKind::TcpV4,
-                GSO_TCPV6 => GsoKind::TcpV6,
-                _ => return Err(DropReason::OffloadInvalid),
-            },
+            tcp => {
+                let flags = frame.get(usize::from(offload.csum_start) + l4::TCP_FLAGS_AT);
+                let cwr = flags.is_some_and(|flags| flags & l4::TCP_CWR != 0);
+                offload.cwr_in_all = cwr && (tcp & GSO_ACCECN != 0 || tcp & GSO_ECN == 0);
+                match tcp & !(GSO_ECN | GSO_ACCECN) {
+                    GSO_TCPV4 => GsoKind::TcpV4,
+                    GSO_TCPV6 => GsoKind::TcpV6,
+                    _ => return Err(DropReason::OffloadInvalid),
+                }
+            }
         };
         offload.gso_size = self.gso_size.get();
         Ok(offload)
@@ -126,13 +134,13 @@ impl VirtioNet {
     }
 }
 
-/// Reads the header at the start of `bytes` (10 or 12 of them).
+/// Reads the header at the start of `bytes` (10 or 12 of them), which is that of `frame`.
 ///
 /// # Errors
 /// [`DropReason::OffloadInvalid`] when it is cut short, and as [`VirtioNet::offload`].
 #[inline]
-pub fn read(bytes: &[u8]) -> Result<Offload, DropReason> {
-    view::<VirtioNet>(bytes, 0).ok_or(DropReason::OffloadInvalid)?.offload()
+pub fn read(bytes: &[u8], frame: &[u8]) -> Result<Offload, DropReason> {
+    view::<VirtioNet>(bytes, 0).ok_or(DropReason::OffloadInvalid)?.offload(frame)
 }
 
 /// Writes the header of `frame` to `bytes`: 10 of them, or 12, the rest zero.
@@ -164,9 +172,15 @@ mod tests {
 
     #[test]
     fn literal() {
-        let offload = Offload { csum_start: 34, csum_offset: 16, gso_kind: GsoKind::TcpV4, gso_size: 1448 };
-        assert_eq!(read(&TSO), Ok(offload));
+        let offload = Offload {
+            csum_start: 34,
+            csum_offset: 16,
+            gso_kind: GsoKind::TcpV4,
+            gso_size: 1448,
+            ..Offload::NONE
+        };
         let mut frame = [0; 70];
+        assert_eq!(read(&TSO, &frame), Ok(offload));
         frame[34 + 12] = 8 << 4;
         let mut bytes = [0xff; 12];
         write(&mut bytes, offload, &frame);
@@ -174,11 +188,16 @@ mod tests {
         frame[34 + 13] = 0x80;
         write(&mut bytes, offload, &frame);
         assert_eq!(bytes[1], 0x81, "CWR is told");
-        assert_eq!(read(&bytes), Ok(offload));
+        assert_eq!(read(&bytes, &frame), Ok(offload));
+        // Not told, or told otherwise, it is every segment's.
+        for gso_type in [1, 0x11, 0x91] {
+            bytes[1] = gso_type;
+            assert_eq!(read(&bytes, &frame), Ok(Offload { cwr_in_all: true, ..offload }));
+        }
         let uso = Offload { gso_kind: GsoKind::Udp, csum_offset: 6, ..offload };
         write(&mut bytes, uso, &frame);
         assert_eq!(bytes[1..4], [5, 42, 0]);
-        assert_eq!(read(&bytes), Ok(uso));
+        assert_eq!(read(&bytes, &frame), Ok(uso));
         write(&mut bytes[..10], Offload::NONE, &frame);
         assert_eq!(bytes, [0; 12]);
     }
@@ -188,13 +207,13 @@ mod tests {
         for (at, value) in [(1, 3), (1, 0x83), (1, 0x85), (1, 2), (1, 0x20), (1, 0x21), (6, 0)] {
             let mut bad = TSO;
             bad[at] = value;
-            assert_eq!(read(&bad), Err(DropReason::OffloadInvalid), "byte {at} = {value}");
+            assert_eq!(read(&bad, &[]), Err(DropReason::OffloadInvalid), "byte {at} = {value}");
         }
-        assert_eq!(read(&TSO[..9]), Err(DropReason::OffloadInvalid));
+        assert_eq!(read(&TSO[..9], &[]), Err(DropReason::OffloadInvalid));
         // A valid checksum is nothing unfinished; without super-frame the other fields say nothing.
         let mut finished = TSO;
         finished[..2].copy_from_slice(&[2, 0]);
-        assert_eq!(read(&finished), Ok(Offload::NONE));
+        assert_eq!(read(&finished, &[]), Ok(Offload::NONE));
     }
 
     proptest! {
@@ -202,15 +221,15 @@ mod tests {
         fn written_is_read(start in 1u16.., offset: u16, kind in 0u8..4, size in 1u16.., frame in proptest::collection::vec(any::<u8>(), 0..100)) {
             let gso_kind = [GsoKind::None, GsoKind::TcpV4, GsoKind::TcpV6, GsoKind::Udp][usize::from(kind)];
             let gso_size = if kind == 0 { 0 } else { size };
-            let offload = Offload { csum_start: start, csum_offset: offset, gso_kind, gso_size };
+            let offload = Offload { csum_start: start, csum_offset: offset, gso_kind, gso_size, ..Offload::NONE };
             let mut bytes = [0; MERGEABLE_HEADER_LEN];
             write(&mut bytes, offload, &frame);
-            prop_assert_eq!(read(&bytes), Ok(offload));
+            prop_assert_eq!(read(&bytes, &frame), Ok(offload));
         }
 
         #[test]
         fn any_bytes(bytes in proptest::collection::vec(any::<u8>(), 0..14)) {
-            let _ = read(&bytes);
+            let _ = read(&bytes, &bytes);
         }
     }
 }

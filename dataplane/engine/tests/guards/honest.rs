@@ -362,20 +362,33 @@ fn a_second_tag_does_not_become_the_first() {
     }
 }
 
-/// A checksum that is still to be written into the payload of a DHCP question would change it after the guard has read
-/// it, and the guard sees only the first segment of a GSO packet. Such frames are refused.
+/// A checksum that is still to be written into a DHCP question, an IGMP message or a RARP packet would change it after the
+/// guard has read it, and the guard sees only the first segment of a GSO packet. Such frames are refused.
 #[test]
 fn what_is_unfinished_is_judged_as_it_will_be() {
     let mut w = World::new();
     let bytes = four("0.0.0.0", 17, &question("0.0.0.0", "0.0.0.0", OWN));
-    let nested = Offload { csum_start: 42, csum_offset: 0, ..Offload::NONE };
-    assert_eq!(w.forward(GUEST, &bytes, nested), vec![]);
+    let at = |csum_start| Offload { csum_start, csum_offset: 0, ..Offload::NONE };
+    assert_eq!(w.forward(GUEST, &bytes, at(42)), vec![]);
     assert_eq!(w.drops(GUEST), [(DropReason::OffloadInvalid, 1)].into());
+    // A report, whose type would be the first byte of the checksum.
+    let report = four("10.1.0.9", 2, &[0x16, 0, 0, 0, 239, 1, 1, 1]);
+    assert_eq!(w.forward(GUEST, &report, at(34)), vec![]);
+    assert_eq!(w.drops(GUEST), [(DropReason::OffloadInvalid, 2)].into());
+    for start in [14, 20, 22] {
+        assert_eq!(w.forward(GUEST, &rarp(3, OWN, OWN), at(start)), vec![]);
+    }
+    assert_eq!(w.drops(GUEST)[&DropReason::OffloadUnknown], 3);
     let two = [bootp(1, "0.0.0.0", "0.0.0.0", OWN), bootp(2, "0.0.0.0", "0.0.0.0", OTHER)].concat();
     for (dport, reason) in [(67, DropReason::DhcpMalformed), (4011, DropReason::DhcpServerGuard)] {
         let mut w = World::new();
-        let gso =
-            Offload { csum_start: 34, csum_offset: 6, gso_kind: engine::frame::GsoKind::Udp, gso_size: 300 };
+        let gso = Offload {
+            csum_start: 34,
+            csum_offset: 6,
+            gso_kind: engine::frame::GsoKind::Udp,
+            gso_size: 300,
+            ..Offload::NONE
+        };
         assert_eq!(w.forward(GUEST, &four("10.1.0.9", 17, &udp_bytes(68, dport, &two)), gso), vec![]);
         assert_eq!(w.drops(GUEST), [(reason, 1)].into(), "{dport}");
     }

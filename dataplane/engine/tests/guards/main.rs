@@ -152,6 +152,7 @@ fn beliefs(world: &mut World, attempt: &Attempt) -> BTreeSet<Belief> {
             csum_offset: field,
             gso_kind: if segment == 0 { GsoKind::None } else { GsoKind::Udp },
             gso_size: segment,
+            ..Offload::NONE
         });
         for (to, bytes) in world.forward(GUEST, bytes, offload) {
             // Questions of the switch itself, in the guest's place, are sent from the gateway's MAC.

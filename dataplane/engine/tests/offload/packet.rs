@@ -140,7 +140,10 @@ impl Packet {
             (_, true, true) => GsoKind::TcpV4,
             (_, true, false) => GsoKind::TcpV6,
         };
-        (bytes, Offload { csum_start: l4 as u16, csum_offset, gso_kind, gso_size: self.size })
+        (
+            bytes,
+            Offload { csum_start: l4 as u16, csum_offset, gso_kind, gso_size: self.size, ..Offload::NONE },
+        )
     }
 }
 

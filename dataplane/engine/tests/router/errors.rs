@@ -597,6 +597,7 @@ fn what_is_quoted() {
             csum_offset: 6,
             gso_kind: GsoKind::Udp,
             gso_size: 1000,
+            ..Offload::NONE
         };
         rvm.switch.set_caps(DOOR1, PortCaps { tx_csum: true, tx_uso: true, ..PortCaps::default() });
         let out = rvm.forward_as(DOOR1, &super_frame, offload);

@@ -199,7 +199,8 @@ fn a_super_frame_is_segmented_first() {
     let (a, mut owner) = (addresses(false), owner());
     let data: Vec<u8> = (0..7000u32).map(|i| (i / 5) as u8).collect();
     let sent = from_guest(Kind::Udp(4000, 53), &data);
-    let offload = Offload { csum_start: 34, csum_offset: 6, gso_kind: GsoKind::Udp, gso_size: 1472 };
+    let offload =
+        Offload { csum_start: 34, csum_offset: 6, gso_kind: GsoKind::Udp, gso_size: 1472, ..Offload::NONE };
     let uplinks =
         [PortCaps::default(), PortCaps { tx_csum: true, tx_tso: true, tx_uso: true, ..PortCaps::default() }];
     for caps in uplinks {
@@ -220,7 +221,13 @@ fn a_super_frame_is_segmented_first() {
     assert_eq!(owner.switch.counters().segmented, 2 * 8);
     // TCP that may be fragmented (path-MTU discovery switched off) as well.
     let sent = from_guest(Kind::Tcp(4000, 80), &data);
-    let offload = Offload { csum_start: 34, csum_offset: 16, gso_kind: GsoKind::TcpV4, gso_size: 1460 };
+    let offload = Offload {
+        csum_start: 34,
+        csum_offset: 16,
+        gso_kind: GsoKind::TcpV4,
+        gso_size: 1460,
+        ..Offload::NONE
+    };
     let fragments = inners(&owner.forward_as(DOOR1, &sent, offload));
     assert_eq!(fragments.len(), 4 * 2 + 1);
     for n in 0..4 {

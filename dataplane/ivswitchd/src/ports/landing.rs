@@ -12,6 +12,9 @@ use super::umem::UmemPool;
 /// Bytes of frame that a small slot takes.
 const SMALL_MAX: usize = SLOT_SMALL_LEN - HEADROOM;
 
+/// Bytes of frame that a large slot takes.
+pub const LARGE_MAX: usize = SLOT_LARGE_LEN - HEADROOM;
+
 /// Slots for one message, of which one will be used.
 #[derive(Debug)]
 pub struct Landing {
@@ -26,17 +29,35 @@ impl Landing {
         Some(Self { small, large: pool.alloc(SlotSize::Large) })
     }
 
-    /// The places to write to: `lead` bytes that go before the frame (at most the headroom), then the frame.
-    /// And how many of them there are.
-    pub fn places(&mut self, pool: &mut UmemPool, lead: usize) -> ([iovec; 2], usize) {
+    /// The places to write to, and their number: `lead` bytes before the frame (at most the headroom), then the frame, then
+    /// `spill` for the rest of a frame that is longer than the largest slot.
+    pub fn places(&mut self, pool: &mut UmemPool, lead: usize, spill: Option<iovec>) -> ([iovec; 3], usize) {
         let first = pool.place_at(&self.small, HEADROOM - lead, lead + SMALL_MAX);
-        let rest_len = SLOT_LARGE_LEN - HEADROOM - SMALL_MAX;
+        let rest_len = LARGE_MAX - SMALL_MAX;
         let rest = self.large.as_ref().map(|large| pool.place_at(large, HEADROOM + SMALL_MAX, rest_len));
         let first = iovec { iov_base: first.cast(), iov_len: lead + SMALL_MAX };
-        match rest {
-            Some(rest) => ([first, iovec { iov_base: rest.cast(), iov_len: rest_len }], 2),
-            None => ([first, first], 1),
+        let Some(rest) = rest else { return ([first; 3], 1) };
+        let rest = iovec { iov_base: rest.cast(), iov_len: rest_len };
+        match spill {
+            Some(spill) => ([first, rest, spill], 3),
+            None => ([first, rest, rest], 2),
         }
+    }
+
+    /// Length of the longest frame that the slots hold.
+    pub fn room(&self) -> usize {
+        if self.large.is_some() { LARGE_MAX } else { SMALL_MAX }
+    }
+
+    /// Copies the part of a longer frame that landed in the slots to `to`, and frees the slots.
+    pub fn lift(mut self, pool: &mut UmemPool, to: &mut [u8]) {
+        self.small.len = SMALL_MAX as u32;
+        to[..SMALL_MAX].copy_from_slice(pool.bytes(&self.small));
+        if let Some(large) = &mut self.large {
+            large.len = LARGE_MAX as u32;
+            to[SMALL_MAX..LARGE_MAX].copy_from_slice(&pool.bytes(large)[SMALL_MAX..]);
+        }
+        self.discard(pool);
     }
 
     /// What was written before the frame.
@@ -50,8 +71,7 @@ impl Landing {
 
     /// The frame that landed, of this length. `None`: it was cut off, there being no large slot.
     pub fn settle(mut self, pool: &mut UmemPool, len: usize) -> Option<Frame> {
-        let fits = if self.large.is_some() { SLOT_LARGE_LEN - HEADROOM } else { SMALL_MAX };
-        if len > fits {
+        if len > self.room() {
             self.discard(pool);
             return None;
         }
@@ -85,7 +105,7 @@ mod tests {
     use super::*;
 
     /// Writes `bytes` to the places, as the kernel would, and returns how many fitted.
-    fn land(places: ([iovec; 2], usize), mut bytes: &[u8]) -> usize {
+    fn land(places: ([iovec; 3], usize), mut bytes: &[u8]) -> usize {
         let all = bytes.len();
         for place in &places.0[..places.1] {
             let len = place.iov_len.min(bytes.len());
@@ -102,7 +122,7 @@ mod tests {
         for len in [0, 1, 60, SMALL_MAX - 1, SMALL_MAX, SMALL_MAX + 1, 9000, 65_549] {
             let bytes: Vec<u8> = (0..len + 10).map(|n| (n % 251) as u8).collect();
             let mut landing = Landing::new(&mut pool).unwrap();
-            let places = landing.places(&mut pool, 10);
+            let places = landing.places(&mut pool, 10, None);
             assert_eq!(land(places, &bytes), len + 10);
             assert_eq!(landing.lead::<10>(&mut pool), bytes[..10]);
             let frame = landing.settle(&mut pool, len).unwrap();
@@ -118,7 +138,7 @@ mod tests {
         let mut pool = UmemPool::new(64, 0).unwrap();
         for len in [60, SMALL_MAX, SMALL_MAX + 1] {
             let mut landing = Landing::new(&mut pool).unwrap();
-            assert_eq!(landing.places(&mut pool, 10).1, 1);
+            assert_eq!(landing.places(&mut pool, 10, None).1, 1);
             let frame = landing.settle(&mut pool, len);
             assert_eq!(frame.is_some(), len <= SMALL_MAX);
             if let Some(frame) = frame {

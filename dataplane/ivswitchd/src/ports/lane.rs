@@ -52,8 +52,12 @@ pub struct LaneShared {
     pub retry: AtomicBool,
     /// The interface is gone for the kernel.
     pub dead: AtomicBool,
-    /// Received and dropped: impossible offload facts, or cut off for want of a slot.
+    /// Received and dropped: cut off for want of a slot.
     pub rx_dropped: AtomicU64,
+    /// Received and dropped: the kernel, or its virtio-net header, cannot express the offload facts.
+    pub rx_unsaid: AtomicU64,
+    /// Received and dropped: too long to be split.
+    pub rx_too_long: AtomicU64,
     /// There was no slot to receive into.
     pub no_slots: AtomicU64,
     /// Could not be sent: the kernel refused the frame.
@@ -72,6 +76,8 @@ impl LaneShared {
             rx_ring_full,
             fill_ring_empty: self.no_slots.load(Ordering::Relaxed),
             rx_other: self.rx_dropped.load(Ordering::Relaxed),
+            rx_unsaid: self.rx_unsaid.load(Ordering::Relaxed),
+            rx_too_long: self.rx_too_long.load(Ordering::Relaxed),
             tx_invalid: self.tx_invalid.load(Ordering::Relaxed),
         }
     }
@@ -101,7 +107,7 @@ const APPETITE_MIN: usize = 4;
 #[derive(Debug)]
 pub struct Appetite {
     messages: usize,
-    /// Bytes of the largest message of the last call.
+    /// Length of the largest recent message. Each later call with smaller ones takes an eighth off.
     largest: usize,
 }
 
@@ -123,7 +129,8 @@ impl Appetite {
     /// Learns what came of asking for so many. False: nothing more waits.
     pub fn fed(&mut self, asked: usize, got: usize, largest: usize) -> bool {
         if got > 0 {
-            self.largest = largest;
+            // A few small messages between large ones must not raise the number to ask for.
+            self.largest = largest.max(self.largest - self.largest / 8);
         }
         if got < asked {
             self.messages = (self.messages / 2).max(APPETITE_MIN).max(got);
@@ -212,7 +219,11 @@ mod tests {
         assert_eq!(appetite.of(&batch(&[65_000; 4])), 1);
         assert_eq!(appetite.of(&batch(&[65_000; 5])), 0);
         assert!(!appetite.fed(4, 1, 60));
-        assert_eq!(appetite.of(&batch(&[])), BATCH_LEN / 2);
+        assert_eq!(appetite.of(&batch(&[])), 4, "a small one among large ones");
+        for _ in 0..40 {
+            assert!(!appetite.fed(5, 4, 60));
+        }
+        assert_eq!(appetite.of(&batch(&[])), APPETITE_MIN);
         assert!(!appetite.fed(4, 0, 0));
         assert_eq!(appetite.of(&batch(&[60; 64])), 0);
     }

@@ -29,7 +29,7 @@ struct Name([u8; 32]);
 /// Up to a batch of messages, on their way in or out.
 pub struct Messages {
     headers: Vec<mmsghdr>,
-    places: Vec<[iovec; 2]>,
+    places: Vec<[iovec; 3]>,
     leads: Vec<[u8; HEADER_LEN]>,
     control: Vec<Control>,
     names: Vec<Name>,
@@ -71,7 +71,7 @@ impl Messages {
     }
 
     /// A message to be received to these places, with control data, and its sender when `named`.
-    pub fn push_receive(&mut self, (places, count): ([iovec; 2], usize), named: bool) {
+    pub fn push_receive(&mut self, (places, count): ([iovec; 3], usize), named: bool) {
         self.push(places, 0, count);
         let at = self.headers.len() - 1;
         let header = &mut self.headers[at].msg_hdr;
@@ -86,7 +86,7 @@ impl Messages {
     /// A message to be sent: a virtio-net header, and the frame.
     pub fn push_send(&mut self, lead: [u8; HEADER_LEN], bytes: &[u8]) {
         let at = self.headers.len();
-        self.push([place_of(bytes); 2], 0, 2);
+        self.push([place_of(bytes); 3], 0, 2);
         self.leads[at] = lead;
         self.places[at][0] = iovec { iov_base: self.leads[at].as_mut_ptr().cast(), iov_len: HEADER_LEN };
     }
@@ -95,7 +95,7 @@ impl Messages {
     /// order.
     pub fn push_datagram(&mut self, bytes: &[u8], to: SocketAddr, control: &[(c_int, c_int, &[u8])]) {
         let at = self.headers.len();
-        self.push([place_of(bytes); 2], 0, 1);
+        self.push([place_of(bytes); 3], 0, 1);
         let name_len = write_name(&mut self.names[at].0, to);
         let buffer = &mut self.control[at].0;
         let mut end = 0;
@@ -113,7 +113,7 @@ impl Messages {
         header.msg_controllen = end as _;
     }
 
-    fn push(&mut self, places: [iovec; 2], from: usize, count: usize) {
+    fn push(&mut self, places: [iovec; 3], from: usize, count: usize) {
         assert!(self.headers.len() < BATCH_LEN, "a batch at most: the vectors must not move");
         let at = self.headers.len();
         self.places.push(places);

@@ -185,6 +185,7 @@ impl PortControl {
                 fill_ring_empty: stats.fill_ring_empty,
                 rx_other: stats.rx_dropped,
                 tx_invalid: stats.tx_invalid,
+                ..KernelDrops::default()
             }),
             Self::Packet(control) => control.drops(),
             Self::Tap(control) => control.drops(),

@@ -173,12 +173,14 @@ pub fn open(
 enum Heard {
     Frame(Frame),
     Dropped,
+    /// Dropped, and counted.
+    Refused,
     Nothing,
 }
 
 impl TapPort {
     fn read(&self, pool: &mut UmemPool, mut landing: Landing) -> Heard {
-        let (places, count) = landing.places(pool, HEADER_LEN);
+        let (places, count) = landing.places(pool, HEADER_LEN, None);
         // SAFETY: the places are slots that `landing` holds, and nobody reads or writes them meanwhile.
         let got = unsafe { libc::readv(self.file.as_raw_fd(), places.as_ptr(), count as i32) };
         if got <= 0 {
@@ -195,16 +197,17 @@ impl TapPort {
             landing.discard(pool);
             return Heard::Dropped;
         };
-        let Ok(offload) = virtio_net::read(&header) else {
-            landing.discard(pool);
-            return Heard::Dropped;
-        };
-        match landing.settle(pool, len) {
-            Some(mut frame) => {
+        let Some(mut frame) = landing.settle(pool, len) else { return Heard::Dropped };
+        match virtio_net::read(&header, pool.bytes(&frame)) {
+            Ok(offload) => {
                 frame.offload = offload;
                 Heard::Frame(frame)
             }
-            None => Heard::Dropped,
+            Err(_) => {
+                pool.free(frame);
+                LaneShared::count(&self.shared.rx_unsaid);
+                Heard::Refused
+            }
         }
     }
 }
@@ -234,6 +237,7 @@ impl Port<UmemPool> for TapPort {
                     batch.push(frame);
                 }
                 Heard::Dropped => LaneShared::count(&self.shared.rx_dropped),
+                Heard::Refused => {}
                 Heard::Nothing => return,
             }
         }

@@ -240,6 +240,7 @@ impl UdpPort {
                 csum_offset: UDP_CHECKSUM_AT,
                 gso_kind: GsoKind::Udp,
                 gso_size: segment,
+                ..Offload::NONE
             };
         }
         Some(frame)
@@ -344,7 +345,7 @@ impl Port<UmemPool> for UdpPort {
             self.messages.clear();
             for _ in 0..want {
                 let Some(mut landing) = Landing::new(pool) else { break };
-                self.messages.push_receive(landing.places(pool, 0), true);
+                self.messages.push_receive(landing.places(pool, 0, None), true);
                 self.landings.push(landing);
             }
             self.shared.starved(self.landings.is_empty());
@@ -391,7 +392,7 @@ impl Port<UmemPool> for UdpPort {
     }
 
     fn caps(&self) -> PortCaps {
-        PortCaps { tx_csum: true, tx_tso: false, tx_uso: true, rx_csum_unmarked: false }
+        PortCaps { tx_csum: true, tx_tso: false, tx_uso: true, rx_csum_unmarked: true }
     }
 }
 

@@ -322,6 +322,7 @@ impl VhostControl {
             fill_ring_empty: counts.no_slots,
             rx_other: counts.rx_dropped,
             tx_invalid: counts.tx_dropped,
+            ..KernelDrops::default()
         })
     }
 

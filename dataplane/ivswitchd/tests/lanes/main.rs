@@ -385,7 +385,13 @@ fn super_frames_go_through_whole(kind: IoKind) {
     let to_port = |bytes: &[u8]| bytes.len() > 42 && bytes[36..38] == 7001_u16.to_be_bytes();
     let mut frames = receive_if(&mut *opened.port, &opened.fds, &mut pool, 1, to_port);
     assert_eq!(frames.len(), 1);
-    let facts = Offload { csum_start: 34, csum_offset: 6, gso_kind: GsoKind::Udp, gso_size: SEGMENT as u16 };
+    let facts = Offload {
+        csum_start: 34,
+        csum_offset: 6,
+        gso_kind: GsoKind::Udp,
+        gso_size: SEGMENT as u16,
+        ..Offload::NONE
+    };
     assert_eq!(frames[0].offload, facts);
     assert_eq!(pool.bytes(&frames[0])[42..], payload);
     // Back, addresses and ports exchanged: sums do not change by that.

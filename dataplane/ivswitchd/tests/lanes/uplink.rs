@@ -146,8 +146,13 @@ fn udp_carries_tunnel_packets(from: IpAddr, to: IpAddr) {
         let payload: Vec<u8> = (0..len).map(|n| (n % 253) as u8).collect();
         let mut frame = pool.alloc_from(&outer(from, to, 50_000 + segment, 0x03, 17, &payload)).unwrap();
         if segment > 0 {
-            frame.offload =
-                Offload { csum_start: start, csum_offset: 6, gso_kind: GsoKind::Udp, gso_size: segment };
+            frame.offload = Offload {
+                csum_start: start,
+                csum_offset: 6,
+                gso_kind: GsoKind::Udp,
+                gso_size: segment,
+                ..Offload::NONE
+            };
         }
         let mut frames = vec![frame];
         here.port.tx(Instant::ZERO, &mut pool, &mut frames);
@@ -160,7 +165,13 @@ fn udp_carries_tunnel_packets(from: IpAddr, to: IpAddr) {
                 let expected = |body: &[u8]| outer(from, to, 0, 0x03, 17, body);
                 got.extend(check_outer(pool.bytes(frame), header_len, expected));
                 let facts = if frame.len as usize - header_len > usize::from(segment) && segment > 0 {
-                    Offload { csum_start: start, csum_offset: 6, gso_kind: GsoKind::Udp, gso_size: segment }
+                    Offload {
+                        csum_start: start,
+                        csum_offset: 6,
+                        gso_kind: GsoKind::Udp,
+                        gso_size: segment,
+                        ..Offload::NONE
+                    }
                 } else {
                     Offload::NONE
                 };

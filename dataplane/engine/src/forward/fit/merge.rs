@@ -267,6 +267,7 @@ impl Run {
                 (true, false) => GsoKind::TcpV6,
             },
             gso_size: self.gso_size,
+            ..Offload::NONE
         }
     }
 

@@ -6,6 +6,9 @@
 //! touched.
 //!
 //! - [`check`]: on the way in, whether the facts are possible for the frame, said once, so that nobody behind has to ask.
+//! - [`unmarked`]: recognises unfinished checksums on ports that do not mark them.
+//! - [`layers`]: for both, finds the innermost packet where a sender has tunnels of its own.
+//! - [`big`]: on receipt, splits BIG TCP into GSO packets of usual size.
 //! - [`segment`]: cuts a super-frame, copying and summing in one pass.
 //! - [`merge`]: the reverse (GRO): segments of one flow become a super-frame again.
 //! - [`tunnel`]: a super-frame of tunnel packets, as GSO_UDP_L4 and UDP_SEGMENT send it and UDP GRO receives it.
@@ -14,30 +17,42 @@
 //! Inside a tunnel the inner checksum is always finished (the receiver's UDP GRO vouches for the outer one only), and
 //! every checksum we make is made from the packet itself, not from what the sender left in the field.
 
+pub mod big;
 pub mod check;
+pub mod layers;
 pub mod merge;
 pub mod segment;
 pub(super) mod send;
 pub mod tunnel;
+pub mod unmarked;
 
-pub use self::check::{check, unmarked_partial};
+pub use self::check::check;
+pub use self::layers::looks_like_tunnel;
+pub use self::unmarked::{hidden_in_udp, unmarked_partial, untold_segments};
 
 use super::parse::{Headers, Net};
 use crate::counters::DropReason;
 use crate::frame::{Frame, FramePool, GsoKind, Offload};
 use crate::port::PortCaps;
 use crate::wire::ethernet;
-use crate::wire::{checksum, ipv4, ipv6, l4, set_word, word};
+use crate::wire::{checksum, ipv4, ipv6, l4, sctp, set_word, word};
 
-/// Whether the output takes the super-frame whole.
-#[inline]
+/// Whether the output takes the frame without segmentation here. No output takes what a virtio-net header cannot express: a
+/// GSO packet inside a tunnel of the sender's own, and one whose CWR flag belongs to every segment.
 #[must_use]
-pub const fn takes_whole(caps: PortCaps, kind: GsoKind) -> bool {
-    match kind {
-        GsoKind::None => true,
-        GsoKind::TcpV4 | GsoKind::TcpV6 => caps.tx_tso,
+pub fn takes_whole(bytes: &[u8], offload: Offload, caps: PortCaps) -> bool {
+    let takes = match offload.gso_kind {
+        GsoKind::None => return true,
+        GsoKind::TcpV4 | GsoKind::TcpV6 => caps.tx_tso && !offload.cwr_in_all,
         GsoKind::Udp => caps.tx_uso,
-    }
+    };
+    let outermost = || {
+        network_layer(bytes).is_some_and(|(l3, ethertype)| {
+            let v4 = ethertype == ethernet::TYPE_IPV4;
+            layers::is_outermost(bytes, l3, v4, usize::from(offload.csum_start))
+        })
+    };
+    takes && outermost()
 }
 
 /// Finishes the checksum of a frame that is no super-frame, unless the output does.
@@ -52,7 +67,7 @@ pub fn fit<P: FramePool>(pool: &mut P, frame: &mut Frame, caps: PortCaps) -> Res
     if frame.offload.gso_kind != GsoKind::None {
         return Err(DropReason::OffloadInvalid);
     }
-    if !caps.tx_csum {
+    if !caps.tx_csum || is_of_sctp(frame.offload) {
         let offload = frame.offload;
         let bytes = pool.bytes_mut(frame);
         finish(bytes, offload)?;
@@ -68,13 +83,24 @@ pub fn fit<P: FramePool>(pool: &mut P, frame: &mut Frame, caps: PortCaps) -> Res
 pub fn finish(bytes: &mut [u8], offload: Offload) -> Result<(), DropReason> {
     let start = usize::from(offload.csum_start);
     let at = start + usize::from(offload.csum_offset);
-    if at + 2 > bytes.len() {
+    let len = if is_of_sctp(offload) { sctp::CHECKSUM_LEN } else { 2 };
+    if at + len > bytes.len() {
         return Err(DropReason::OffloadInvalid);
+    }
+    if is_of_sctp(offload) {
+        sctp::finish(&mut bytes[start..]);
+        return Ok(());
     }
     let value = !checksum::sum(&bytes[start..]);
     let is_udp = usize::from(offload.csum_offset) == l4::UDP_CHECKSUM_AT;
     set_word(bytes, at, if is_udp { checksum::udp_nonzero(value) } else { value });
     Ok(())
+}
+
+/// Whether the unfinished checksum is SCTP's CRC. The switch finishes it for every output, since a virtio-net header cannot
+/// tell it from a sum.
+const fn is_of_sctp(offload: Offload) -> bool {
+    offload.csum_offset as usize == sctp::CHECKSUM_AT
 }
 
 /// Writes what a partial checksum has to hold, whatever the sender left there: the sum of the pseudo-header.

@@ -1,24 +1,32 @@
 //! Cutting a super-frame into segments, as a device would (TSO, USO): each gets the headers with its own lengths,
-//! IP identification, sequence number, flags and checksums.
+//! IP identification, sequence number, flags and checksums, those of the tunnels around it as well.
 
+use super::layers::{self, Cover, Packet, Shell, Shells};
 use super::{network_layer, payload_at};
 use crate::frame::{GsoKind, Offload};
 use crate::wire::checksum::{self, copy_sum, fold, sum, udp_nonzero};
 use crate::wire::{ethernet, ipv4, ipv6, l4, set_word, word};
 
 /// How one super-frame is cut.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Cut {
-    l3: usize,
-    l4: usize,
-    payload: usize,
-    end: usize,
-    gso_size: usize,
-    count: usize,
-    v4: bool,
-    tcp: bool,
+    /// Of the innermost packet, the one that is segmented.
+    pub(super) l3: usize,
+    pub(super) l4: usize,
+    pub(super) payload: usize,
+    pub(super) end: usize,
+    pub(super) gso_size: usize,
+    pub(super) count: usize,
+    /// Number of IPv4 identifications that each segment takes.
+    pub(super) ids: u16,
+    pub(super) v4: bool,
+    pub(super) tcp: bool,
+    /// CWR stays set in every segment.
+    pub(super) cwr_in_all: bool,
     /// Sum of the pseudo-header without the length.
-    pseudo: u16,
+    pub(super) pseudo: u16,
+    /// The packets around it, where the sender has tunnels of its own.
+    pub(super) shells: Shells,
 }
 
 impl Cut {
@@ -30,19 +38,34 @@ impl Cut {
             GsoKind::TcpV4 | GsoKind::TcpV6 => true,
             GsoKind::Udp => false,
         };
-        let (l3, ethertype) = network_layer(bytes)?;
+        let (mut l3, ethertype) = network_layer(bytes)?;
         let l4 = usize::from(offload.csum_start);
         let payload = payload_at(bytes, l4, offload.gso_kind);
         let (gso_size, end) = (usize::from(offload.gso_size), bytes.len());
-        let v4 = ethertype == ethernet::TYPE_IPV4;
+        let (mut v4, mut shells, mut inner) = (ethertype == ethernet::TYPE_IPV4, Shells::new(), None);
+        if !layers::is_outermost(bytes, l3, v4, l4) {
+            let (packet, around) = layers::find(bytes, l3, ethertype, l4)?;
+            (l3, v4, shells, inner) = (packet.l3, packet.v4, around, Some(packet));
+        }
         let header_len = if v4 { ipv4::HEADER_LEN } else { ipv6::HEADER_LEN };
         if l3 + header_len > l4 || payload >= end || payload <= l4 || gso_size == 0 || end - l4 > 0xffff {
             return None;
         }
         let field = l4 + checksum_at(tcp);
-        let pseudo = fold(u32::from(word(bytes, field)) + u32::from(!((end - l4) as u16)));
-        let count = (end - payload).div_ceil(gso_size);
-        Some(Self { l3, l4, payload, end, gso_size, count, v4, tcp, pseudo })
+        let pseudo = match inner {
+            // The value in the field comes from the sender, unchecked.
+            Some(packet) => packet.pseudo(0),
+            None => fold(u32::from(word(bytes, field)) + u32::from(!((end - l4) as u16))),
+        };
+        let cwr_in_all = offload.cwr_in_all;
+        let cut =
+            Self { l3, l4, payload, end, gso_size, count: 0, ids: 1, v4, tcp, cwr_in_all, pseudo, shells };
+        Some(cut.counted())
+    }
+
+    /// Fills in the number of segments, which follows from the other fields.
+    pub(super) fn counted(self) -> Self {
+        Self { count: (self.end - self.payload).div_ceil(self.gso_size), ..self }
     }
 
     /// Number of segments.
@@ -81,7 +104,7 @@ impl Cut {
         } else {
             copy_sum(payload, copy)
         };
-        self.network(headers, index, payload.len());
+        self.network(headers, (self.l3, self.l4, self.v4), index, payload.len());
         let l4_len = self.payload - self.l4 + payload.len();
         let transport = &mut headers[self.l4..];
         if self.tcp {
@@ -93,31 +116,61 @@ impl Cut {
         let field = checksum_at(self.tcp);
         if partial {
             set_word(transport, field, pseudo);
-            return;
+        } else {
+            set_word(transport, field, 0);
+            let value = !fold(u32::from(pseudo) + u32::from(sum(transport)) + u32::from(payload_sum));
+            set_word(transport, field, if self.tcp { value } else { udp_nonzero(value) });
         }
-        set_word(transport, field, 0);
-        let value = !fold(u32::from(pseudo) + u32::from(sum(transport)) + u32::from(payload_sum));
-        set_word(transport, field, if self.tcp { value } else { udp_nonzero(value) });
+        if !self.shells.is_empty() {
+            self.around(headers, index, payload.len(), pseudo);
+        }
+    }
+
+    /// Corrects the headers around, from inside out. `pseudo` is the sum of the inner segment's pseudo-header: the bytes of
+    /// a finished segment sum up to its complement, so the payload is not summed again.
+    #[cold]
+    fn around(&self, headers: &mut [u8], index: usize, payload_len: usize, pseudo: u16) {
+        for shell in self.shells.iter().rev() {
+            let Shell { packet: Packet { l3, l4, v4, .. }, cover } = *shell;
+            self.network(headers, (l3, l4, v4), index, payload_len);
+            let len = self.payload - l4 + payload_len;
+            let checksum_at = shell.checksum_at(headers);
+            if cover == Cover::Udp {
+                set_word(headers, l4 + l4::UDP_LEN_AT, len as u16);
+            }
+            if let Some(at) = checksum_at {
+                set_word(headers, at, 0);
+                let sums = u32::from(sum(&headers[l4..self.l4])) + u32::from(shell.pseudo(len));
+                let value = !fold(sums + u32::from(!pseudo));
+                set_word(headers, at, if cover == Cover::Udp { udp_nonzero(value) } else { value });
+            }
+        }
     }
 
     /// Length; for IPv4 also an identification of its own (RFC 6864 §4.3) and the header's checksum.
-    fn network(&self, headers: &mut [u8], index: usize, payload_len: usize) {
-        let packet_len = self.payload - self.l3 + payload_len;
-        if self.v4 {
-            let ip = &mut headers[self.l3..self.l4];
+    fn network(
+        &self,
+        headers: &mut [u8],
+        (l3, l4, v4): (usize, usize, bool),
+        index: usize,
+        payload_len: usize,
+    ) {
+        let packet_len = self.payload - l3 + payload_len;
+        if v4 {
+            let ip = &mut headers[l3..l4];
             set_word(ip, ipv4::TOTAL_LEN_AT, packet_len as u16);
             let id = word(ip, ipv4::ID_AT);
-            set_word(ip, ipv4::ID_AT, id.wrapping_add(index as u16));
+            set_word(ip, ipv4::ID_AT, id.wrapping_add((index as u16).wrapping_mul(self.ids)));
             set_word(ip, ipv4::CHECKSUM_AT, 0);
             let header_len = usize::from(ip[0] & 0xf) * 4;
-            let value = !checksum::sum(&ip[..header_len.min(self.l4 - self.l3)]);
+            let value = !checksum::sum(&ip[..header_len.min(l4 - l3)]);
             set_word(ip, ipv4::CHECKSUM_AT, value);
         } else {
-            set_word(headers, self.l3 + ipv6::PAYLOAD_LEN_AT, (packet_len - ipv6::HEADER_LEN) as u16);
+            set_word(headers, l3 + ipv6::PAYLOAD_LEN_AT, (packet_len - ipv6::HEADER_LEN) as u16);
         }
     }
 
-    /// Sequence number; FIN and PSH belong to the last segment, CWR to the first (RFC 3168 §6.1.2).
+    /// Sequence number; FIN and PSH belong to the last segment, CWR to the first (RFC 3168 §6.1.2) unless it counts.
     fn tcp(&self, tcp: &mut [u8], index: usize) {
         if let Some(seq) = tcp.get_mut(l4::TCP_SEQ_AT..).and_then(|rest| rest.first_chunk_mut::<4>()) {
             let first = u32::from_be_bytes(*seq);
@@ -126,7 +179,7 @@ impl Cut {
         if index + 1 < self.count {
             tcp[l4::TCP_FLAGS_AT] &= !(l4::TCP_FIN | l4::TCP_PSH);
         }
-        if index > 0 {
+        if index > 0 && !self.cwr_in_all {
             tcp[l4::TCP_FLAGS_AT] &= !l4::TCP_CWR;
         }
     }

@@ -95,11 +95,10 @@ impl Switch {
         if wire_len(pool.bytes(&frame), frame.offload) > len_max {
             return self.drop_frame(from, frame, DropReason::TooBig, pool);
         }
-        let kind = frame.offload.gso_kind;
-        if !takes_whole(caps, kind) {
+        if !takes_whole(pool.bytes(&frame), frame.offload, caps) {
             return self.cut_to_port(from, to, caps, frame, pool);
         }
-        if kind == GsoKind::None
+        if frame.offload.gso_kind == GsoKind::None
             && let Err(reason) = super::fit(pool, &mut frame, caps)
         {
             return self.drop_frame(from, frame, reason, pool);

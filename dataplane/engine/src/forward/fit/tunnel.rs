@@ -128,7 +128,10 @@ fn datagrams(bytes: &[u8], offload: Offload, uplink: &UplinkConfig) -> Option<Ra
     let start = udp_at + l4::UDP_HEADER_LEN;
     let end = udp_at + usize::from(h.l4_len);
     let count = (end - start).div_ceil(usize::from(offload.gso_size));
-    let whole = word(bytes, udp_at + l4::UDP_LEN_AT) == h.l4_len;
+    // Merged tunnel packets all begin with the same flags. Otherwise this is one tunnel packet around a GSO packet.
+    let second = start + usize::from(offload.gso_size);
+    let alike = second >= end || bytes.get(second) == bytes.get(start);
+    let whole = alike && word(bytes, udp_at + l4::UDP_LEN_AT) == h.l4_len;
     (whole && (1..=TUNNEL_DATAGRAMS_IN_MAX).contains(&count)).then_some(start..end)
 }
 

@@ -8,6 +8,7 @@
 //! a veth has passed it on, long before the receiver has read it.
 
 mod guard;
+mod spill;
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -24,13 +25,14 @@ use engine::wire::virtio_net::{self, HEADER_LEN};
 
 use super::afxdp::cache::{Candidate, Way};
 use super::afxdp::{InterfaceFacts, SharedMaps, SteerCounters};
-use super::landing::Landing;
+use super::landing::{LARGE_MAX, Landing};
 use super::lane::{Appetite, Lane, LaneError, LaneShared, Refusal, refusal, set};
 use super::messages::Messages;
 use super::own::Own;
 use super::umem::UmemPool;
 use guard::Guard;
 pub use guard::remove_left;
+use spill::Spill;
 
 /// Bytes that may wait in the socket, each way. Some two hundred super-frames: what a few TCP streams have under way.
 const BUFFER_LEN: i32 = 16 << 20;
@@ -56,6 +58,7 @@ pub struct PacketPort {
     messages: Messages,
     landings: Vec<Landing>,
     appetite: Appetite,
+    spill: Spill,
     uso: bool,
 }
 
@@ -126,6 +129,7 @@ pub fn open(
         messages: Messages::new(),
         landings: Vec::with_capacity(BATCH_LEN),
         appetite: Appetite::default(),
+        spill: Spill::default(),
         uso,
     };
     Ok((sockets.into_iter().map(port).collect(), control, facts, candidate))
@@ -211,31 +215,74 @@ impl PacketPort {
         self.messages.clear();
         for _ in 0..want {
             let Some(mut landing) = Landing::new(pool) else { break };
-            self.messages.push_receive(landing.places(pool, HEADER_LEN), false);
+            let places = landing.places(pool, HEADER_LEN, Some(self.spill.place()));
+            self.messages.push_receive(places, false);
             self.landings.push(landing);
         }
         !self.landings.is_empty()
     }
 
-    /// The frame of message `at`. `None`: it is dropped.
-    fn take(&mut self, pool: &mut UmemPool, at: usize, mut landing: Landing) -> Option<Frame> {
-        let len = self.messages.len(at).checked_sub(HEADER_LEN).filter(|_| !self.messages.is_cut(at));
-        let Some(len) = len else {
+    /// Puts the frame of message `at` into the batch, or counts its drop.
+    fn take(&mut self, pool: &mut UmemPool, at: usize, last: bool, mut landing: Landing, batch: &mut Batch) {
+        let (cut, len) = (self.messages.is_cut(at), self.messages.len(at).checked_sub(HEADER_LEN));
+        let Some(len) = len.filter(|_| !cut) else {
+            // With a large slot, the frame was longer than the spill takes.
+            let too_long = landing.room() > LARGE_MAX / 2;
             landing.discard(pool);
-            return None;
+            return LaneShared::count(if too_long {
+                &self.shared.rx_too_long
+            } else {
+                &self.shared.rx_dropped
+            });
         };
         let header = landing.lead::<HEADER_LEN>(pool);
-        let Ok(offload) = virtio_net::read(&header) else {
-            landing.discard(pool);
-            return None;
-        };
-        let mut frame = landing.settle(pool, len)?;
-        frame.offload = offload;
         let auxiliary = self.messages.control(at, libc::SOL_PACKET, libc::PACKET_AUXDATA);
-        if let Some(tag) = auxiliary.and_then(vlan_tag) {
+        let tag = auxiliary.and_then(vlan_tag);
+        if len > landing.room() {
+            return self.take_big(pool, (last, len), (header, tag), landing, batch);
+        }
+        let Some(mut frame) = landing.settle(pool, len) else {
+            return LaneShared::count(&self.shared.rx_dropped);
+        };
+        let Ok(offload) = virtio_net::read(&header, pool.bytes(&frame)) else {
+            pool.free(frame);
+            return LaneShared::count(&self.shared.rx_unsaid);
+        };
+        frame.offload = offload;
+        if let Some(tag) = tag {
             put_tag(pool, &mut frame, tag);
         }
-        Some(frame)
+        pool.prefetch(&frame);
+        batch.push(frame);
+    }
+
+    /// The same for a frame longer than any slot. `last`: no later message of the call has overwritten its end.
+    #[cold]
+    fn take_big(
+        &mut self,
+        pool: &mut UmemPool,
+        (last, len): (bool, usize),
+        (header, tag): ([u8; HEADER_LEN], Option<[u8; 4]>),
+        landing: Landing,
+        batch: &mut Batch,
+    ) {
+        let offload = |frame: &[u8]| virtio_net::read(&header, frame).ok().filter(|_| last);
+        let split = self.spill.split(pool, landing, len, offload, |pool, mut part| {
+            if batch.is_full() {
+                pool.free(part);
+                return false;
+            }
+            if let Some(tag) = tag {
+                put_tag(pool, &mut part, tag);
+            }
+            batch.push(part);
+            true
+        });
+        match split {
+            Some(lost) => (0..lost).for_each(|_| LaneShared::count(&self.shared.no_slots)),
+            None if last => LaneShared::count(&self.shared.rx_too_long),
+            None => LaneShared::count(&self.shared.no_slots),
+        }
     }
 }
 
@@ -283,7 +330,7 @@ impl Lane for PacketPort {
 impl Port<UmemPool> for PacketPort {
     fn rx(&mut self, _now: Instant, pool: &mut UmemPool, batch: &mut Batch) {
         loop {
-            let want = self.appetite.of(batch);
+            let want = self.spill.restrain(self.appetite.of(batch), batch);
             if want == 0 {
                 return;
             }
@@ -295,22 +342,25 @@ impl Port<UmemPool> for PacketPort {
             let got = match self.messages.receive(&self.socket) {
                 Ok(got) => got,
                 Err(error) => {
-                    if refusal(&error) == Refusal::Gone {
-                        self.shared.dead.store(true, Ordering::Relaxed);
+                    match refusal(&error) {
+                        Refusal::Gone => self.shared.dead.store(true, Ordering::Relaxed),
+                        // The kernel has dropped a frame whose offload facts a virtio-net header cannot express.
+                        Refusal::Frame => LaneShared::count(&self.shared.rx_unsaid),
+                        Refusal::Later => {}
                     }
                     0
                 }
             };
+            self.spill.relax(got);
             let asked = self.landings.len();
             let mut landings = std::mem::take(&mut self.landings);
+            let is_long = |at: &usize| self.messages.len(*at) > HEADER_LEN + LARGE_MAX;
+            let last_long = (0..got).rev().find(is_long);
             for (at, landing) in landings.drain(..).enumerate() {
                 if at >= got {
                     landing.discard(pool);
-                } else if let Some(frame) = self.take(pool, at, landing) {
-                    pool.prefetch(&frame);
-                    batch.push(frame);
                 } else {
-                    LaneShared::count(&self.shared.rx_dropped);
+                    self.take(pool, at, last_long == Some(at), landing, batch);
                 }
             }
             self.landings = landings;
@@ -363,7 +413,7 @@ impl Drop for PacketControl {
             "{}: closing; dropped {} (socket full), {} (cut off or impossible), {} could not be sent",
             self.interface,
             drops.rx_ring_full,
-            drops.rx_other,
+            drops.rx_other + drops.rx_unsaid + drops.rx_too_long,
             drops.tx_invalid
         );
         if let Some(steered) = self.steer_counters() {

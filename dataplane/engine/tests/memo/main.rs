@@ -2,6 +2,8 @@
 //! clock; one remembers, the other is made to forget before every batch. What leaves, and every count, is equal.
 //! So it is when somebody looks on, and what a rehearsal says of a frame is what then becomes of it.
 
+mod overlay;
+
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -15,6 +17,7 @@ use engine::watch::filter::Filter;
 use engine::watch::{Fate, WatchId, WatchSpec};
 use engine::wire::mac::MacAddr;
 use etherparse::PacketBuilder;
+use overlay::Overlay;
 use proptest::prelude::*;
 
 const UPLINK: PortId = PortId(0);
@@ -87,6 +90,8 @@ struct Packet {
     tunnel: Option<(u8, bool, u8)>,
     /// The checksum field holds the pseudo-header's sum.
     partial: bool,
+    /// Of UDP: it carries a packet of an overlay of its sender's own.
+    overlay: Option<Overlay>,
     edit: Option<(usize, u8)>,
 }
 
@@ -107,6 +112,30 @@ enum Step {
     Arp(u8, u8, u8),
     /// A station is heard at another place.
     Hello(u8, u8),
+}
+
+impl Packet {
+    /// UDP with nothing special about it.
+    const fn plain() -> Self {
+        Self {
+            at: 0,
+            dst: 1,
+            src: 2,
+            from: 0,
+            to: 1,
+            tcp: false,
+            sport: 0,
+            dport: 0,
+            ttl: 64,
+            tos: 0,
+            len: 10,
+            padding: 0,
+            tunnel: None,
+            partial: false,
+            overlay: None,
+            edit: None,
+        }
+    }
 }
 
 fn port_number(n: u8) -> u16 {
@@ -136,11 +165,33 @@ fn packet() -> impl Strategy<Value = Packet> {
             (0u8..3, any::<bool>(), prop_oneof![8 => Just(0u8), 1 => 0u8..4]).prop_map(Some)
         ],
         prop::bool::weighted(0.05),
+        prop_oneof![
+            3 => Just(None),
+            1 => (0u8..4, any::<bool>(), any::<bool>())
+                .prop_map(|(kind, partial, summed)| Some(Overlay { kind, partial, summed }))
+        ],
         prop_oneof![9 => Just(None), 1 => (0usize..100, any::<u8>()).prop_map(Some)],
     );
     (who, what, rest).prop_map(|((at, dst, src, from, to), (tcp, sport, dport, ttl), rest)| {
-        let (tos, len, padding, tunnel, partial, edit) = rest;
-        Packet { at, dst, src, from, to, tcp, sport, dport, ttl, tos, len, padding, tunnel, partial, edit }
+        let (tos, len, padding, tunnel, partial, overlay, edit) = rest;
+        Packet {
+            at,
+            dst,
+            src,
+            from,
+            to,
+            tcp,
+            sport,
+            dport,
+            ttl,
+            tos,
+            len,
+            padding,
+            tunnel,
+            partial,
+            overlay,
+            edit,
+        }
     })
 }
 
@@ -166,7 +217,8 @@ fn inner(p: &Packet) -> Vec<u8> {
     let builder =
         PacketBuilder::ethernet2(mac(p.src).0, mac(p.dst).0).ipv4(address(p.from), address(p.to), p.ttl);
     let (sport, dport) = (port_number(p.sport), port_number(p.dport));
-    let payload = payload(p);
+    let overlay = p.overlay.filter(|_| !p.tcp);
+    let payload = overlay.map_or_else(|| payload(p), Overlay::payload);
     let mut bytes = Vec::new();
     if p.tcp {
         builder.tcp(sport, dport, 1, 1000).write(&mut bytes, &payload).unwrap();
@@ -184,6 +236,9 @@ fn inner(p: &Packet) -> Vec<u8> {
         bytes[24..26].copy_from_slice(&header.to_be_bytes());
     } else {
         bytes[24..26].copy_from_slice(&old.to_be_bytes());
+    }
+    if let Some(overlay) = overlay {
+        overlay.open(&mut bytes);
     }
     if p.partial {
         let (proto, at) = if p.tcp { (6, 50) } else { (17, 40) };
@@ -532,23 +587,8 @@ proptest! {
 fn what_a_guard_reads_is_not_remembered() {
     for dport in [1, 7] {
         let mut rvm = Rvm::new(true);
-        let [question, answer] = [1, 5].map(|len| Packet {
-            at: 3,
-            dst: 1,
-            src: 1,
-            from: 0,
-            to: 1,
-            tcp: false,
-            sport: 4,
-            dport,
-            ttl: 64,
-            tos: 0,
-            len,
-            padding: 0,
-            tunnel: None,
-            partial: false,
-            edit: None,
-        });
+        let [question, answer] =
+            [1, 5].map(|len| Packet { at: 3, src: 1, sport: 4, dport, len, ..Packet::plain() });
         rvm.apply(Command::AddFdb(vni(PRIVATE), 0, mac(1), Location::Port(DOOR3)));
         for _ in 0..3 {
             for (packet, passes) in [(&question, true), (&answer, false)] {
@@ -566,23 +606,7 @@ fn what_a_guard_reads_is_not_remembered() {
 fn a_conversation_is_remembered() {
     let mut rvm = Rvm::new(true);
     rvm.apply(Command::AddFdb(vni(PRIVATE), 0, mac(1), Location::Port(DOOR3)));
-    let one = Packet {
-        at: 1,
-        dst: 1,
-        src: 2,
-        from: 0,
-        to: 1,
-        tcp: true,
-        sport: 0,
-        dport: 0,
-        ttl: 64,
-        tos: 0,
-        len: 10,
-        padding: 0,
-        tunnel: None,
-        partial: false,
-        edit: None,
-    };
+    let one = Packet { at: 1, tcp: true, ..Packet::plain() };
     let bytes = frame(&one).1;
     for n in 0..5 {
         rvm.batch(DOOR1, core::slice::from_ref(&bytes));
@@ -595,23 +619,7 @@ fn a_conversation_is_remembered() {
 /// beyond the frame.
 #[test]
 fn outer_lengths_that_lie() {
-    let packet = Packet {
-        at: 0,
-        dst: 1,
-        src: 2,
-        from: 0,
-        to: 1,
-        tcp: false,
-        sport: 0,
-        dport: 0,
-        ttl: 64,
-        tos: 0,
-        len: 20,
-        padding: 0,
-        tunnel: Some((0, true, 0)),
-        partial: false,
-        edit: None,
-    };
+    let packet = Packet { len: 20, tunnel: Some((0, true, 0)), ..Packet::plain() };
     let whole = frame(&packet).1;
     let mut rvm = Rvm::new(true);
     for total_len in [0, 4, 19, 20, 36, 90, 9000, u16::MAX] {
