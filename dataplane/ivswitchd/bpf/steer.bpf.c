@@ -8,7 +8,11 @@
 //               tunnel packets and what the `steering` map says; all else passes, as does everything
 //               when there is no socket: a dead daemon must not cut the rVM off.
 //
-// Before that, both look whether the switch has decided about the packet's flow already (cache_xdp.bpf.h).
+// steer_tagged  steer_all for an interface whose driver may keep the VLAN tag outside the frame (a veth whose far end is a
+//               bridge). It writes the tag into the frame first. Linux 6.8 can ask a driver, in a program that is
+//               loaded for one interface only.
+//
+// Before that, all look whether the switch has decided about the packet's flow already (cache_xdp.bpf.h).
 //
 // Of what the map sends up, the answers to what the rVM's kernel itself has sent stay with it all the same (own.bpf.h).
 //
@@ -376,13 +380,44 @@ static __noinline int is_own(struct xdp_md *ctx, const struct config *c)
 	return (flow.proto == IPPROTO_TCP || flow.proto == IPPROTO_UDP) && own_has(&flow, c->mix);
 }
 
-SEC("xdp.frags")
-int steer_all(struct xdp_md *ctx)
+static __always_inline int take_all(struct xdp_md *ctx)
 {
 	int done = follow(ctx, 0);
 	if (done != UNDECIDED)
 		return done;
 	return bpf_redirect_map(&xsks_map, ctx->rx_queue_index, XDP_DROP);
+}
+
+SEC("xdp.frags")
+int steer_all(struct xdp_md *ctx)
+{
+	return take_all(ctx);
+}
+
+// The kernel's function bpf_xdp_metadata_rx_vlan_tag, whose number the loader fills in (program.rs): aya knows helpers only.
+static int (*const tag_beside)(const struct xdp_md *, __be16 *type, __u16 *tci) = (void *)0x6977;
+
+#define MACS_LEN (2 * ETH_ALEN)
+#define TAG_LEN 4
+
+SEC("xdp.frags")
+int steer_tagged(struct xdp_md *ctx)
+{
+	__be16 type = 0;
+	__u16 tci = 0;
+	if (!tag_beside(ctx, &type, &tci)) {
+		if (bpf_xdp_adjust_head(ctx, -TAG_LEN))
+			return XDP_DROP;
+		void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+		if (data + MACS_LEN + TAG_LEN > end)
+			return XDP_DROP;
+#pragma unroll
+		for (int i = 0; i < MACS_LEN; i += 4)
+			U32(data + i) = U32(data + i + TAG_LEN);
+		U16(data + MACS_LEN) = type;
+		U16(data + MACS_LEN + 2) = bpf_htons(tci);
+	}
+	return take_all(ctx);
 }
 
 SEC("xdp.frags")

@@ -320,6 +320,7 @@ pub fn open_parts(
         }
         match (Opening { spec, interface: &interface, mode: *mode }).run(umem, owner, workers, cache) {
             Ok((parts, control)) => {
+                reasons.extend(control.hidden_tags(&interface));
                 let facts = PortFacts {
                     mode: mode.name().to_owned(),
                     reason: reasons.join("; "),
@@ -367,7 +368,7 @@ fn resume(
         && kept.bound.multi_buffer == opening.multi_buffer()
         && kept.has_queues(queues)
         && program::is_attached_to(&kept.link, interface.index);
-    let program = if fits { Program::load(spec.shared, queues, cache).ok() } else { None };
+    let program = if fits { opening.program(queues, cache).ok() } else { None };
     let Some(program) = program else {
         kept.discard();
         return None;
@@ -380,7 +381,7 @@ fn resume(
                 return None;
             }
         };
-    let reason = "taken up as the process before left it".to_owned();
+    let mut reason = "taken up as the process before left it".to_owned();
     tracing::info!(port = port.0, "{}: {} ({queues} queues), {reason}", spec.interface, mode.name());
     let mut control = AfxdpControl {
         interface: spec.interface.clone(),
@@ -389,6 +390,9 @@ fn resume(
         sockets: parts.iter().map(|(_, port)| Arc::downgrade(port.sockets())).collect(),
         names: Vec::new(),
     };
+    if let Some(tags) = control.hidden_tags(interface) {
+        reason = format!("{reason}; {tags}");
+    }
     let candidate = cache::Candidate::by_xdp(interface.clone(), mode.native);
     control.keep(interface.index, mode.native, &parts, false);
     let facts = PortFacts { mode: mode.name().to_owned(), reason, queues };
@@ -411,8 +415,7 @@ impl Opening<'_> {
         workers: usize,
         cache: &Arc<SharedMaps>,
     ) -> Result<(Vec<(usize, AfxdpPort)>, AfxdpControl), Failure> {
-        let program =
-            Program::load(self.spec.shared, QUEUES_MAX, cache).map_err(|e| self.load_failure(&e))?;
+        let program = self.program(QUEUES_MAX, cache).map_err(|e| self.load_failure(&e))?;
         let queues = self.interface.rx_queues.min(QUEUES_MAX);
         let (mut parts, mut program) =
             AfxdpPort::open(self, umem, Spread { port, queues, workers }, program)?;
@@ -432,6 +435,20 @@ impl Opening<'_> {
             names: Vec::new(),
         };
         Ok((parts, control))
+    }
+
+    /// Loads the program for this interface: the one that restores VLAN tags, if the port is not shared and the kernel allows.
+    fn program(&self, queues: u32, cache: &Arc<SharedMaps>) -> Result<Program, LoadError> {
+        let may_hide_tags = self.mode.native && !self.spec.shared;
+        let tagged = may_hide_tags.then(|| Program::load_tagged(self.interface.index, queues, cache));
+        match tagged {
+            Some(Ok(program)) => Ok(program),
+            Some(Err(error)) => {
+                tracing::info!("{}: VLAN tags outside frames are not seen: {error}", self.spec.interface);
+                Program::load(self.spec.shared, queues, cache)
+            }
+            None => Program::load(self.spec.shared, queues, cache),
+        }
     }
 
     /// Attaches the program, if it is not.
@@ -599,6 +616,17 @@ impl Drop for AfxdpControl {
 }
 
 impl AfxdpControl {
+    /// A note for the operator where this port cannot see VLAN tags that a veth's far end keeps outside its frames.
+    fn hidden_tags(&self, interface: &InterfaceFacts) -> Option<String> {
+        (interface.driver == "veth" && !self.shared && !self.program.sees_tags()).then(|| {
+            format!(
+                "VLAN tags that the far end keeps outside its frames are lost (needs Linux 6.8 and native XDP); \
+                 `ethtool -K DEV txvlan off` at the other end of {} keeps them inside",
+                self.interface
+            )
+        })
+    }
+
     /// Has the service manager keep the sockets and the link over the end of this process, if it does such things; it
     /// has them already unless they are new.
     #[cfg(not(feature = "xsk-afxdp"))]

@@ -31,6 +31,9 @@ static TRACK_OBJECT: &[u8] =
 static SKB_OBJECT: &[u8] =
     aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/bpf/cache_skb.bpf.o"));
 
+/// The program that restores VLAN tags.
+const TAGGED: &str = "steer_tagged";
+
 const BPF_MAP_UPDATE_ELEM: i64 = 2;
 const BPF_PROG_LOAD: i64 = 5;
 const BPF_OBJ_GET_INFO_BY_FD: i64 = 15;
@@ -42,6 +45,7 @@ const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
 const BPF_PROG_TYPE_XDP: u32 = 6;
 const BPF_XDP: u32 = 37;
 const BPF_F_XDP_HAS_FRAGS: u32 = 1 << 5;
+const BPF_F_XDP_DEV_BOUND_ONLY: u32 = 1 << 6;
 const XDP_FLAGS_SKB_MODE: u32 = 1 << 1;
 const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
 
@@ -113,8 +117,8 @@ impl SharedMaps {
                 ("follow_tc", BPF_PROG_TYPE_SCHED_CLS),
             ];
             let mut object = parse_object(SKB_OBJECT)?;
-            fit_to_kernel(&mut object)?;
-            let ([plain, tunnel, tc], _) = load_all(object, names, 1, &|name| self.get(name))?;
+            fit_to_kernel(&mut object, &CAST)?;
+            let ([plain, tunnel, tc], _) = load_all(object, names, None, 1, &|name| self.get(name))?;
             Ok(SkbPrograms { socket: [plain, tunnel], tc })
         };
         let loaded = self.skb.get_or_init(|| load().map_err(|error: LoadError| error.to_string()));
@@ -156,6 +160,19 @@ impl Program {
         Self::load_named(if shared { "steer_shared" } else { "steer_all" }, queues, cache)
     }
 
+    /// Loads a program for this dedicated interface only. It asks the driver for the VLAN tag that is kept outside a frame and
+    /// writes the tag into the frame. The program can only be attached in native mode.
+    ///
+    /// # Errors
+    /// The kernel or its verifier refuses: Linux before 6.8, or a driver that cannot tell the tag.
+    pub fn load_tagged(interface: u32, queues: u32, cache: &Arc<SharedMaps>) -> Result<Self, LoadError> {
+        let mut object = parse()?;
+        fit_to_kernel(&mut object, &TAG)?;
+        let programs = [(TAGGED, BPF_PROG_TYPE_XDP)];
+        let (fds, own) = load_all(object, programs, Some(interface), queues, &|name| cache.get(name))?;
+        Self::of(TAGGED, fds, own)
+    }
+
     /// Loads the program that finds out where frames can be redirected to.
     ///
     /// # Errors
@@ -165,10 +182,21 @@ impl Program {
     }
 
     fn load_named(name: &'static str, queues: u32, cache: &Arc<SharedMaps>) -> Result<Self, LoadError> {
-        let ([fd], own) = load_all(parse()?, [(name, BPF_PROG_TYPE_XDP)], queues, &|name| cache.get(name))?;
+        let programs = [(name, BPF_PROG_TYPE_XDP)];
+        let (fds, own) = load_all(parse()?, programs, None, queues, &|name| cache.get(name))?;
+        Self::of(name, fds, own)
+    }
+
+    fn of(name: &'static str, [fd]: [OwnedFd; 1], own: HashMap<String, MapData>) -> Result<Self, LoadError> {
         let maps = own.into_iter().map(|(name, data)| Ok((name, Map::from_map_data(data)?)));
         let maps = maps.collect::<Result<_, MapError>>()?;
         Ok(Self { fd, maps, name, link: None, table: SteerTable::default() })
+    }
+
+    /// Whether the program restores VLAN tags that the driver keeps outside the frame.
+    #[must_use]
+    pub fn sees_tags(&self) -> bool {
+        self.name == TAGGED
     }
 
     fn map_mut(&mut self, name: &str) -> &mut Map {
@@ -417,7 +445,7 @@ impl SteerTable {
 pub fn load_track(maps: &impl SteerMaps) -> Result<OwnedFd, LoadError> {
     let object = parse_object(TRACK_OBJECT)?;
     let shared = |name: &str| maps.map(name).and_then(own::fd_of);
-    let ([program], _) = load_all(object, [("track", BPF_PROG_TYPE_SCHED_CLS)], 1, &shared)?;
+    let ([program], _) = load_all(object, [("track", BPF_PROG_TYPE_SCHED_CLS)], None, 1, &shared)?;
     Ok(program)
 }
 
@@ -428,15 +456,16 @@ pub fn load_track(maps: &impl SteerMaps) -> Result<OwnedFd, LoadError> {
 pub fn load_closed() -> Result<(OwnedFd, HashMap<String, Map>), LoadError> {
     let object = parse_object(PACKET_OBJECT)?;
     let programs = [("packet_closed", BPF_PROG_TYPE_SCHED_CLS)];
-    let ([program], own) = load_all(object, programs, 1, &|_| None)?;
+    let ([program], own) = load_all(object, programs, None, 1, &|_| None)?;
     let maps = own.into_iter().map(|(name, data)| Ok((name, Map::from_map_data(data)?)));
     Ok((program, maps.collect::<Result<_, MapError>>()?))
 }
 
-/// Loads programs of an object, with maps of their own but for those that are shared.
+/// Loads programs of an object, with maps of their own but for those that are shared. `bound`: for this interface alone.
 fn load_all<const N: usize>(
     mut object: Object,
     programs: [(&'static str, u32); N],
+    bound: Option<u32>,
     queues: u32,
     shared: &dyn Fn(&str) -> Option<RawFd>,
 ) -> Result<([OwnedFd; N], HashMap<String, MapData>), LoadError> {
@@ -464,7 +493,7 @@ fn load_all<const N: usize>(
     for (name, kind) in programs {
         let program = object.programs.get(name).expect("the object has this program");
         let function = object.functions.get(&program.function_key()).expect("it has code");
-        loaded.push(load(name, kind, &function.instructions)?);
+        loaded.push(load(name, kind, bound, &function.instructions)?);
     }
     Ok((loaded.try_into().expect("as many as names"), own))
 }
@@ -504,19 +533,30 @@ fn create_map(map: &aya_obj::Map, name: &str) -> Result<MapData, MapError> {
     MapData::create(plain, name, None)
 }
 
-/// Fills in where the running kernel has the fields that the programs read, and its function that leads to them.
-fn fit_to_kernel(object: &mut Object) -> Result<(), LoadError> {
+/// A kernel function that programs call.
+struct KernelFunction {
     /// The helper's number that stands for it in the object.
-    const STANDS_FOR: i32 = 0x6976;
-    const FUNCTION: &str = "bpf_cast_to_kern_ctx";
+    stands_for: i32,
+    name: &'static str,
+    since: &'static str,
+}
+
+const CAST: KernelFunction =
+    KernelFunction { stands_for: 0x6976, name: "bpf_cast_to_kern_ctx", since: "Linux 6.2" };
+const TAG: KernelFunction =
+    KernelFunction { stands_for: 0x6977, name: "bpf_xdp_metadata_rx_vlan_tag", since: "Linux 6.8" };
+
+/// Fills in where the running kernel has the fields that the programs read, and its function that leads to them.
+fn fit_to_kernel(object: &mut Object, called: &KernelFunction) -> Result<(), LoadError> {
+    let KernelFunction { stands_for, name, since } = called;
     let lacks = |what: &dyn std::fmt::Display| LoadError::Object(format!("this kernel's BTF: {what}"));
     let kernel = Btf::from_sys_fs().map_err(|error| lacks(&error))?;
     object.relocate_btf(&kernel).map_err(|error| lacks(&error))?;
-    let function = kernel.id_by_type_name_kind(FUNCTION, BtfKind::Func);
-    let function = function.map_err(|_| lacks(&format_args!("no {FUNCTION} (Linux 6.2 or newer has it)")))?;
+    let function = kernel.id_by_type_name_kind(name, BtfKind::Func);
+    let function = function.map_err(|_| lacks(&format_args!("no {name} ({since} or newer has it)")))?;
     let instructions = object.functions.values_mut().flat_map(|function| &mut function.instructions);
     for instruction in instructions {
-        if u32::from(instruction.code) == BPF_JMP | BPF_CALL && instruction.imm == STANDS_FOR {
+        if u32::from(instruction.code) == BPF_JMP | BPF_CALL && instruction.imm == *stands_for {
             instruction.set_src_reg(BPF_PSEUDO_KFUNC_CALL as u8);
             instruction.imm = function as i32;
         }
@@ -539,7 +579,12 @@ fn parse_object(bytes: &[u8]) -> Result<Object, LoadError> {
 }
 
 /// Loads instructions whose maps are filled in.
-fn load(name: &str, kind: u32, instructions: &[aya_obj::generated::bpf_insn]) -> Result<OwnedFd, LoadError> {
+fn load(
+    name: &str,
+    kind: u32,
+    bound: Option<u32>,
+    instructions: &[aya_obj::generated::bpf_insn],
+) -> Result<OwnedFd, LoadError> {
     /// The fields of `union bpf_attr` for this command.
     #[repr(C)]
     #[derive(Default)]
@@ -565,7 +610,9 @@ fn load(name: &str, kind: u32, instructions: &[aya_obj::generated::bpf_insn]) ->
         insn_cnt: instructions.len() as u32,
         insns: instructions.as_ptr() as u64,
         license: c"Dual BSD/GPL".as_ptr() as u64,
-        prog_flags: if xdp { BPF_F_XDP_HAS_FRAGS } else { 0 },
+        prog_flags: if xdp { BPF_F_XDP_HAS_FRAGS } else { 0 }
+            | if bound.is_some() { BPF_F_XDP_DEV_BOUND_ONLY } else { 0 },
+        prog_ifindex: bound.unwrap_or(0),
         expected_attach_type: if xdp { BPF_XDP } else { 0 },
         ..ProgLoad::default()
     };
