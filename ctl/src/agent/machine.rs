@@ -50,7 +50,7 @@ pub(super) struct Attachment {
     pub(super) guest_io: Option<GuestIo>,
     /// For a door we make: what was asked for last.
     door: Option<DoorSpec>,
-    makes_door: bool,
+    pub(super) makes_door: bool,
     /// When it was last asked to be opened.
     opened_at: Option<Instant>,
     /// The interface's MTU then.

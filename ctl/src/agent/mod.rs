@@ -14,6 +14,7 @@ mod peers;
 mod pending;
 mod problems;
 mod request;
+mod shapes;
 mod show;
 mod shown;
 mod strangers;

@@ -10,7 +10,7 @@ use crate::api::{Problem, ProblemKind};
 use crate::model::Peer;
 
 /// The most warnings of a kind: more would not be read, and would hide those of other kinds.
-const OF_A_KIND_MAX: usize = 25;
+pub(super) const OF_A_KIND_MAX: usize = 25;
 
 impl Agent {
     /// Everything that needs attention.

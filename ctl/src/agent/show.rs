@@ -56,6 +56,8 @@ impl Agent {
                     let drops = self.drop_rows(found, self.port_id(&row.ifname));
                     row.drops = drops.into_iter().map(|d| (d.reason, d.count)).collect();
                 }
+                let shapes = self.shape_problems(found, |port| rows.iter().any(|r| r.ifname == port));
+                warnings.extend(shapes.iter().map(ToString::to_string));
                 json!(Rows { rows, warnings })
             }
             Ask::Peers(name) => {
@@ -131,6 +133,7 @@ impl Agent {
         let daemon = |what: String| Problem::new(ProblemKind::Daemon, "", what, "");
         let mut problems: Vec<Problem> = incomplete.into_iter().map(daemon).collect();
         problems.extend(self.problems());
+        problems.extend(self.shape_problems(found, |_| true));
         if !found.incomplete && !s.conserved() {
             problems.push(daemon("frames were lost or counted twice: please report this".to_owned()));
         }

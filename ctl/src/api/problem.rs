@@ -26,6 +26,8 @@ macro_rules! problem_kinds {
 problem_kinds! {
     /// A port that is not live.
     Port = "port",
+    /// Frames of a port that their sender left unfinished and the switch cannot finish.
+    Offload = "offload",
     /// The uplink, or an address that it should have.
     Uplink = "uplink",
     /// A peer that does not answer.
