@@ -121,7 +121,8 @@ fn a_packet_door_sends_what_virtio_can_say() {
         let features = String::from_utf8(output.stdout).unwrap();
         let is = |feature: &str, state: &str| features.contains(&format!("{feature}: {state}"));
         assert!(is("tcp-segmentation-offload", "on") && is("tx-udp-segmentation", "on"), "{features}");
-        for feature in ["tx-checksum-sctp", "tx-udp_tnl-segmentation", "tx-gre-segmentation"] {
+        assert!(is("tx-udp_tnl-segmentation", "on") && is("tx-gre-segmentation", "on"), "{features}");
+        for feature in ["tx-checksum-sctp", "tx-sctp-segmentation", "tx-gso-list"] {
             assert!(is(feature, "off") && !is(feature, "off [fixed]"), "{feature}: {features}");
         }
     });
