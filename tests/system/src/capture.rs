@@ -57,7 +57,32 @@ impl Capture {
 
     /// Stops and gives what `tcpdump -vvv` makes of every packet.
     #[must_use]
-    pub fn stop(mut self) -> Packets {
+    pub fn stop(self) -> Packets {
+        let file = self.end();
+        let output = Command::new("tcpdump")
+            .args(["-n", "-e", "-vvv", "-r"])
+            .arg(&file)
+            .output()
+            .expect("running tcpdump");
+        Packets(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Stops and gives the bytes of every frame.
+    #[must_use]
+    pub fn frames(self) -> Vec<Vec<u8>> {
+        // pcap: a header of 24 bytes, then of each frame the time, how much of it is there, and how much there was.
+        let bytes = std::fs::read(self.end()).expect("what tcpdump wrote");
+        let (mut rest, mut frames) = (&bytes[24..], Vec::new());
+        while let Some((head, tail)) = rest.split_first_chunk::<16>() {
+            let len = u32::from_ne_bytes([head[8], head[9], head[10], head[11]]) as usize;
+            frames.push(tail[..len].to_vec());
+            rest = &tail[len..];
+        }
+        frames
+    }
+
+    /// Stops once everything is written, and gives the file.
+    fn end(mut self) -> PathBuf {
         // tcpdump forgets what it has not read yet: wait until it has nothing new to write.
         let (mut size, mut quiet) = (0, 0);
         wait_for("tcpdump to have written everything", || {
@@ -69,12 +94,7 @@ impl Capture {
         let pid = Pid::from_raw(self.child.id().cast_signed()).expect("a process");
         rustix::process::kill_process(pid, Signal::INT).expect("stopping tcpdump");
         self.child.wait().expect("tcpdump ends");
-        let output = Command::new("tcpdump")
-            .args(["-n", "-e", "-vvv", "-r"])
-            .arg(&self.file)
-            .output()
-            .expect("running tcpdump");
-        Packets(String::from_utf8_lossy(&output.stdout).into_owned())
+        self.file.clone()
     }
 }
 

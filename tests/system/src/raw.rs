@@ -71,6 +71,16 @@ impl RawSocket {
         raw
     }
 
+    /// Sends one frame through a socket [`with_headers`](Self::with_headers), with its checksum left to the interface.
+    #[track_caller]
+    pub fn must_send_unfinished(&self, frame: &[u8], csum_start: u16, csum_offset: u16) {
+        const NEEDS_CSUM: u8 = 1;
+        let mut bytes = vec![NEEDS_CSUM, 0, 0, 0, 0, 0];
+        bytes.extend([csum_start, csum_offset].into_iter().flat_map(u16::to_le_bytes));
+        bytes.extend(frame);
+        self.must_send(&bytes);
+    }
+
     /// Sends one frame as it is. The error says why the kernel itself refused it.
     pub fn send(&self, frame: &[u8]) -> io::Result<()> {
         // SAFETY: the buffer is valid for its length, and only read.

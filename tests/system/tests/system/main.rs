@@ -36,6 +36,7 @@ mod privileges;
 mod restart;
 mod router;
 mod rvm_guest;
+mod shapes;
 mod sites;
 mod topology;
 mod uplink;

@@ -64,6 +64,11 @@ pub struct FarKernel {
 
 impl FarKernel {
     pub fn new(lab: &Lab, underlay: Underlay, checksum: bool) -> Self {
+        Self::with_uplink(lab, underlay, checksum, "")
+    }
+
+    /// The same with more lines about the uplink.
+    pub fn with_uplink(lab: &Lab, underlay: Underlay, checksum: bool, uplink: &str) -> Self {
         let (rvm, far) = underlay_pair(lab, underlay);
         let h1 = host(lab, &rvm, "h1", &["10.1.0.1/24", "fd01::1/64"]);
         let h2 = host(lab, &far, "h2", &["10.1.0.2/24", "fd01::2/64"]);
@@ -77,7 +82,7 @@ impl FarKernel {
             &rvm,
             &format!(
                 "name = \"rvm\"\n[uplink]\ninterface = \"eth0\"\naddress = \"{}\"\nchecksum = {checksum}\n\
-                 {}{}[[peer]]\nname = \"far\"\naddress = \"{}\"\n",
+                 {uplink}{}{}[[peer]]\nname = \"far\"\naddress = \"{}\"\n",
                 underlay.ours,
                 network("private", 100),
                 port("h1", "private"),
