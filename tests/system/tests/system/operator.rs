@@ -92,8 +92,7 @@ fn one_file_of_peers_serves_every_rvm() {
         wait_for("the other to be up", || switch.json(&format!("peer show {other}"))[0]["state"] == "up");
         let row = switch.json(&format!("peer show {own}"))[0].clone();
         assert_eq!(row["state"], "this-rvm", "{row}");
-        let status = switch.json("status");
-        assert_eq!(status["problems"], json!([]), "{status}");
+        wait_for("nothing to warn of", || switch.json("status")["problems"] == json!([]));
         let shown = switch.json("config show");
         assert_eq!(
             shown["peer"],
