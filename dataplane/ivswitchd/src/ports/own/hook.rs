@@ -97,7 +97,8 @@ pub fn interfaces() -> io::Result<Vec<String>> {
     let qdiscs = Requester::open()?.dump(&question)?;
     let name = |message: RouteNetlinkMessage| {
         let RouteNetlinkMessage::NewQueueDiscipline(qdisc) = message else { return None };
-        let clsact = |a: &TcAttribute| matches!(a, TcAttribute::Kind(kind) if kind == "clsact");
+        let clsact =
+            |a: &TcAttribute| matches!(a, TcAttribute::Kind(kind) if kind == "clsact" || kind == "ingress");
         let index = u32::try_from(qdisc.header.index).ok()?;
         qdisc.attributes.iter().any(clsact).then(|| crate::ports::interface_name(index)).flatten()
     };

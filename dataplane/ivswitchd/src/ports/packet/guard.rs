@@ -7,16 +7,17 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use aya::maps::{Map, MapError};
 use aya::programs::links::LinkOrder;
-use aya::programs::tc::{self, NlOptions, TcAttachOptions, TcAttachType, TcHandle};
+use aya::programs::tc::{self, TcAttachOptions, TcAttachType};
 use aya::programs::{SchedClassifier, SocketFilter};
 use aya::{Ebpf, EbpfLoader};
 use ctl::io::{OpenPort, SteerPlan};
 use engine::wire::mac::MacAddr;
 
+use super::place;
 use crate::ports::afxdp::{SkbPrograms, SteerCounters, SteerTable, set_tail_call};
 use crate::ports::keep;
 use crate::ports::own::{self, Own};
@@ -27,10 +28,6 @@ const ALL: &str = "packet_all";
 const SHARED: &str = "packet_shared";
 const ALL_SOCKET: &str = "packet_all_socket";
 const SHARED_SOCKET: &str = "packet_socket";
-
-/// Where our filter is among others that somebody may have there. Its number spells "iv".
-const PRIORITY: u16 = 1;
-const HANDLE: TcHandle = TcHandle::new(0, 0x6976);
 
 /// The programs of one port.
 pub struct Guard {
@@ -67,25 +64,25 @@ impl Guard {
         }
         let classifier: &mut SchedClassifier = program(&mut ebpf, name)?;
         classifier.load().map_err(reason)?;
-        if !spec.shared || !crate::ports::kernel_at_least(6, 6) {
-            // What a process before us left there; and a qdisc that is there already is as good as a new one.
-            let _ = tc::qdisc_add_clsact(&spec.interface);
-            remove(&spec.interface);
-            let options = NlOptions { priority: PRIORITY, handle: HANDLE, ..NlOptions::default() };
-            let link = classifier
-                .attach_with_options(
-                    &spec.interface,
-                    TcAttachType::Ingress,
-                    TcAttachOptions::Netlink(options),
-                )
-                .map_err(reason)?;
-            // Not undone by dropping: `Drop` below knows better whether it should be.
-            std::mem::forget(classifier.take_link(link).map_err(reason)?);
-        } else {
-            let options = TcAttachOptions::TcxOrder(LinkOrder::default());
-            classifier
-                .attach_with_options(&spec.interface, TcAttachType::Ingress, options)
-                .map_err(reason)?;
+        let by_link = crate::ports::kernel_at_least(6, 6).then(|| attach_link(classifier, spec));
+        // The uplink's goes with its link. A port's filter of tc stays when we die, and closes it until the next start.
+        let by_filter = match &by_link {
+            Some(Ok(())) if spec.shared => None,
+            _ => Some(attach_filter(classifier, spec, name)),
+        };
+        match (by_link, by_filter) {
+            (Some(Ok(())), Some(Err(error))) => tracing::info!(
+                "{}: no filter of tc ({error}); should the daemon be killed, the kernel hears the port until the next start",
+                spec.interface
+            ),
+            (Some(Ok(())), _) => {}
+            (None | Some(Err(_)), Some(Ok(before))) if before > 0 => tracing::warn!(
+                "{}: {before} tc filters of others come before ours; what they let pass reaches this machine's kernel, too",
+                spec.interface
+            ),
+            (None | Some(Err(_)), Some(Ok(_))) => {}
+            (Some(Err(error)), _) | (None, Some(Err(error))) => return Err(error),
+            (None, None) => unreachable!("one of the two is tried"),
         }
         Ok(Self {
             ebpf,
@@ -113,6 +110,27 @@ impl Guard {
     pub fn counters(&self) -> Option<SteerCounters> {
         if self.shared { SteerTable::counters(&self.ebpf).ok() } else { None }
     }
+}
+
+/// Closes the interface by a link of tcx, before all filters of others. It goes with the process.
+fn attach_link(classifier: &mut SchedClassifier, spec: &OpenPort) -> io::Result<()> {
+    let order = if spec.shared { LinkOrder::default() } else { LinkOrder::first() };
+    let options = TcAttachOptions::TcxOrder(order);
+    classifier.attach_with_options(&spec.interface, TcAttachType::Ingress, options).map_err(reason)?;
+    Ok(())
+}
+
+/// Closes it by a filter of tc. Returns how many filters of others come before it.
+fn attach_filter(classifier: &SchedClassifier, spec: &OpenPort, name: &str) -> io::Result<usize> {
+    // A qdisc that is there already is as good as a new one.
+    let _ = tc::qdisc_add_clsact(&spec.interface);
+    let program = classifier.fd().map_err(reason)?.as_fd().try_clone_to_owned()?;
+    let before = place::close(spec.index, name, &program)?;
+    // One that an uplink had here before it became a port, or the other way round.
+    for other in [ALL, SHARED].into_iter().filter(|other| *other != name) {
+        let _ = tc::qdisc_detach_program(&spec.interface, TcAttachType::Ingress, other);
+    }
+    Ok(before)
 }
 
 impl Drop for Guard {

@@ -8,6 +8,7 @@
 //! a veth has passed it on, long before the receiver has read it.
 
 mod guard;
+mod place;
 mod spill;
 
 use std::io;
