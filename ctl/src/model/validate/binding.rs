@@ -76,6 +76,7 @@ impl Checker<'_> {
             self.macs(network, &ports);
             self.addresses(network, &ports, true);
             self.addresses(network, &ports, false);
+            self.link_locals(network, &ports);
         }
     }
 
@@ -116,6 +117,33 @@ impl Checker<'_> {
                 } else {
                     users.push((p, shared));
                 }
+            }
+        }
+    }
+
+    /// A port may not list the link-local address that another port's MAC makes.
+    fn link_locals(&mut self, network: &str, ports: &[(usize, &Port)]) {
+        let mut owners: HashMap<[u8; 16], Vec<&Port>> = HashMap::new();
+        for &(_, p) in ports {
+            for mac in &p.mac {
+                owners.entry(mac.0.link_local()).or_default().push(p);
+            }
+        }
+        for &(index, p) in ports {
+            for ip in p.ip.iter().chain(&p.shared_ip) {
+                let IpAddr::V6(address) = ip.0.addr else { continue };
+                let others = owners.get(&address.octets()).filter(|_| ip.0.len == 128).into_iter().flatten();
+                let Some(other) = others.into_iter().find(|other| other.name != p.name && meet(p, other))
+                else {
+                    continue;
+                };
+                let cause = format!(
+                    "ip {ip} is the link-local address that the mac of port \"{}\" makes, and both are on network \"{network}\"",
+                    other.name
+                );
+                let object = format!("port \"{}\"", p.name);
+                let remedy = "write the guest's own address";
+                self.error(Place::Entry(Section::Port, index), Conflict, &object, cause, remedy);
             }
         }
     }
@@ -240,6 +268,14 @@ mod tests {
             let ip = |own: &str, text: &str| format!("ip = [\"{own}\", \"{text}\"]");
             refused(&keys(1, &ip("10.9.0.1", first)), &keys(2, &ip("10.9.0.2", second)), what, "`shared_ip`");
         }
+        // The link-local address that the MAC of the first makes.
+        refused(
+            &keys(1, ""),
+            &keys(2, "ip = [\"fd01::2\", \"fe80::ff:fe00:1\"]"),
+            "ip fe80::ff:fe00:1 is the link-local address",
+            "own address",
+        );
+        two(&keys(1, ""), &keys(2, "ip = [\"fe80::ff:fe00:2\"]")).unwrap();
         refused(&keys(1, "ip = [\"0.0.0.0/0\"]"), &keys(2, "ip = [\"10.1.0.5\"]"), "overlaps", "`shared_ip`");
         refused(
             &keys(1, "ip = [\"10.1.0.5\"]"),

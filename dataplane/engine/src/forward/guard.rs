@@ -86,9 +86,27 @@ pub fn is_claimable(tables: &Tables, network: &Network, id: PortId, port: &PortE
 }
 
 impl Guard<'_> {
-    /// Whether the iVM may use the address. It may never use a gateway address, even if a bound prefix contains it.
+    /// Whether the iVM may use the address. It may never use a gateway address, nor a link-local one of another port,
+    /// even if a bound prefix contains it.
     fn owns(&self, ip: Ip) -> bool {
-        self.port.binds_ip(ip) && !self.network.gateways.contains(&ip)
+        (self.port.binds_ip(ip) || self.has_claimed(ip))
+            && !self.network.gateways.contains(&ip)
+            && !(ip.is_v6_link_local() && self.is_anothers(ip))
+    }
+
+    fn has_claimed(&self, ip: Ip) -> bool {
+        !self.port.link_locals.is_empty()
+            && self
+                .port
+                .vlan
+                .ingress(self.h.tagged, self.h.vid)
+                .is_some_and(|(vid, _)| self.port.link_locals.holds(ip, vid))
+    }
+
+    /// Claims do not count: a guest could then silence a station by claiming its address.
+    fn is_anothers(&self, ip: Ip) -> bool {
+        let others = || self.tables.ports.iter().filter(|(id, p)| *id != self.id && p.net == self.port.net);
+        !self.port.is_configured_owner(ip) && others().any(|(_, p)| p.is_configured_owner(ip))
     }
 
     /// Whether it may ask if the address is free: it has it already, or may claim it.

@@ -20,8 +20,15 @@ impl Switch {
     /// the claim of any other port to that address. The later station is believed, because the guards have already
     /// dropped the message if its sender is a guest that may not use the address.
     #[cold]
-    pub(super) fn hear_of_link_local(&mut self, now: Instant, adm: &Admission, h: &Headers, bytes: &[u8]) {
-        let segment = h.segment(bytes);
+    pub(super) fn hear_of_link_local<P: FramePool>(
+        &mut self,
+        now: Instant,
+        adm: &Admission,
+        h: &Headers,
+        frame: &Frame,
+        pool: &mut P,
+    ) {
+        let segment = h.segment(pool.bytes(frame));
         let probes = h.icmp_type() == icmp::NEIGHBOR_SOLICITATION && h.src.is_unspecified();
         let ip = match h.icmp_type() {
             icmp::NEIGHBOR_ADVERTISEMENT => nd::target(segment),
@@ -33,14 +40,16 @@ impl Switch {
         for at in 0..self.tables.ports.bound() {
             let id = PortId(at);
             let port = self.tables.ports.get_mut(id).filter(|p| p.net == Some(adm.net) && from != Some(id));
-            if port.is_some_and(|port| port.link_locals.retain(|claimed| claimed != ip)) {
-                self.tell_link_local(id, ip, false);
+            if port.is_some_and(|port| port.link_locals.contest(ip, adm.vid, probes)) {
+                self.tell_link_local(id, ip, adm.vid, false);
             }
         }
         if let Some(id) = from
             && probes
+            && self.claim_link_local(now, id, adm.vid, ip)
         {
-            self.claim_link_local(now, id, ip);
+            // The guest may have asked so that the owner does not hear it, or does not take it for a question.
+            self.ask_if_free(id, adm.vid, ip, pool);
         }
     }
 
@@ -81,28 +90,28 @@ impl Switch {
         } else {
             return;
         };
-        if self.claim_link_local(now, id, ip) {
+        if self.claim_link_local(now, id, vid, ip) {
             self.ask_if_free(id, vid, ip, pool);
         }
     }
 
-    fn claim_link_local(&mut self, now: Instant, id: PortId, ip: Ip) -> bool {
+    fn claim_link_local(&mut self, now: Instant, id: PortId, vid: u16, ip: Ip) -> bool {
         let t = &mut self.tables;
         let claimed = t.ports.get(id).is_some_and(|port| {
             let network = port.net.and_then(|net| t.networks.at(net));
             network.is_some_and(|network| guard::is_claimable(t, network, id, port, ip))
-        }) && t.ports.get_mut(id).is_some_and(|port| port.link_locals.claim(now, ip));
+        }) && t.ports.get_mut(id).is_some_and(|port| port.link_locals.claim(now, ip, vid));
         if claimed {
-            self.tell_link_local(id, ip, true);
+            self.tell_link_local(id, ip, vid, true);
         }
         claimed
     }
 
     /// Another worker's news: a guest of this port has claimed the address, or has lost it.
-    pub(super) fn hear_link_local(&mut self, now: Instant, id: PortId, ip: Ip, claimed: bool) {
+    pub(super) fn hear_link_local(&mut self, now: Instant, id: PortId, ip: Ip, vid: u16, claimed: bool) {
         let Some(port) = self.tables.ports.get_mut(id).filter(|port| port.takes_claims()) else { return };
         if claimed {
-            port.link_locals.claim(now, ip);
+            port.link_locals.claim(now, ip, vid);
         } else {
             port.link_locals.retain(|known| known != ip);
         }

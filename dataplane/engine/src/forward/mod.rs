@@ -490,7 +490,7 @@ impl Switch {
         now: Instant,
         Parsed { h, adm, probe, .. }: &Parsed,
         frame: &Frame,
-        pool: &P,
+        pool: &mut P,
     ) {
         if h.part == Part::First {
             route::note_fragment(&mut self.tables, adm, h, pool.bytes(frame));
@@ -505,7 +505,7 @@ impl Switch {
             self.hear_switch(adm, peer, h, pool.bytes(frame));
         }
         if h.is_icmpv6() && self.tables.ports.any_claims() && icmp::is_nd(h.icmp_type()) {
-            self.hear_of_link_local(now, adm, h, pool.bytes(frame));
+            self.hear_of_link_local(now, adm, h, frame, pool);
         }
     }
 

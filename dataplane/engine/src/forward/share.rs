@@ -48,7 +48,7 @@ enum What {
     /// An address that is routed to has this MAC.
     Neighbor(Vni, Ip, MacAddr),
     /// The guest of a port has claimed an opaque link-local address, or lost it.
-    LinkLocal(PortId, Ip, bool),
+    LinkLocal(PortId, Ip, u16, bool),
 }
 
 /// Where a station is.
@@ -217,15 +217,15 @@ impl Switch {
                     t.floating.resolve(vni, ip, Some(mac), location);
                 }
             }
-            What::LinkLocal(id, ip, claimed) => self.hear_link_local(now, id, ip, claimed),
+            What::LinkLocal(id, ip, vid, claimed) => self.hear_link_local(now, id, ip, vid, claimed),
         }
         true
     }
 
     /// Tells that a guest has claimed an opaque link-local address, or lost it.
-    pub(super) fn tell_link_local(&mut self, id: PortId, ip: Ip, claimed: bool) {
+    pub(super) fn tell_link_local(&mut self, id: PortId, ip: Ip, vid: u16, claimed: bool) {
         if let Some(s) = &mut self.sharing {
-            s.out.push(News { epoch: s.epoch, what: What::LinkLocal(id, ip, claimed) });
+            s.out.push(News { epoch: s.epoch, what: What::LinkLocal(id, ip, vid, claimed) });
         }
     }
 

@@ -22,6 +22,7 @@ pub struct LinkLocals(ArrayVec<Claim, LINK_LOCALS_MAX>);
 #[derive(Clone, Copy, Debug)]
 struct Claim {
     ip: Ip,
+    vid: u16,
     since: Instant,
     settled: bool,
 }
@@ -39,10 +40,10 @@ pub fn is_opaque(ip: Ip) -> bool {
 }
 
 impl LinkLocals {
-    /// Whether the guest may use the address.
+    /// Whether the guest may use the address in this VLAN. In another, where no station was asked, it may not.
     #[must_use]
-    pub fn holds(&self, ip: Ip) -> bool {
-        self.0.iter().any(|claim| claim.ip == ip && claim.settled)
+    pub fn holds(&self, ip: Ip, vid: u16) -> bool {
+        self.0.iter().any(|claim| claim.ip == ip && claim.vid == vid && claim.settled)
     }
 
     /// Whether the guest uses it or has claimed it.
@@ -64,7 +65,7 @@ impl LinkLocals {
     }
 
     /// Notes a claim. False when the address is known already, or the table is full of tentative ones.
-    pub fn claim(&mut self, now: Instant, ip: Ip) -> bool {
+    pub fn claim(&mut self, now: Instant, ip: Ip, vid: u16) -> bool {
         if self.knows(ip) || !self.has_room() {
             return false;
         }
@@ -73,7 +74,7 @@ impl LinkLocals {
         {
             self.0.remove(oldest);
         }
-        self.0.try_push(Claim { ip, since: now, settled: false }).is_ok()
+        self.0.try_push(Claim { ip, vid, since: now, settled: false }).is_ok()
     }
 
     /// Settles the claims that stood long enough.
@@ -83,11 +84,18 @@ impl LinkLocals {
         }
     }
 
-    /// Forgets the addresses for which `keep` is false. Returns whether there were any.
-    pub fn retain(&mut self, mut keep: impl FnMut(Ip) -> bool) -> bool {
+    /// Another station of this VLAN speaks for the address. A question whether it is free (`probes`) ends a claim only as
+    /// long as that is tentative (RFC 4862 §5.4.3); a settled one is its guest's to defend (RFC 6620 §3.2.3). Returns
+    /// whether a claim ended.
+    pub fn contest(&mut self, ip: Ip, vid: u16, probes: bool) -> bool {
         let before = self.0.len();
-        self.0.retain(|claim| keep(claim.ip));
+        self.0.retain(|claim| claim.ip != ip || claim.vid != vid || probes && claim.settled);
         self.0.len() < before
+    }
+
+    /// Forgets the addresses for which `keep` is false.
+    pub fn retain(&mut self, mut keep: impl FnMut(Ip) -> bool) {
+        self.0.retain(|claim| keep(claim.ip));
     }
 
     /// Every address, and whether the guest may use it already.
@@ -134,17 +142,21 @@ mod tests {
         let (mut table, mut now) = (LinkLocals::default(), Instant::from_millis(1000));
         let address = |n: usize| Ip(ip("fe80::4d3f:0:0:0").0 + n as u128);
         for n in 0..LINK_LOCALS_MAX {
-            assert!(table.claim(now, address(n)));
-            assert!(!table.claim(now, address(n)), "it is known");
+            assert!(table.claim(now, address(n), 0));
+            assert!(!table.claim(now, address(n), 0), "it is known");
             now = now + Duration::from_millis(1);
         }
-        assert!(!table.has_room() && !table.claim(now, address(9)));
-        assert!(table.knows(address(0)) && !table.holds(address(0)));
+        assert!(!table.has_room() && !table.claim(now, address(9), 0));
+        assert!(table.knows(address(0)) && !table.holds(address(0), 0));
         table.settle(Instant::from_millis(1000) + LINK_LOCAL_TENTATIVE);
         assert_eq!(table.iter().map(|(_, settled)| settled).collect::<Vec<_>>(), [true, false]);
-        assert!(table.claim(now, address(9)));
+        assert!(table.holds(address(0), 0) && !table.holds(address(0), 5), "in another VLAN");
+        assert!(table.claim(now, address(9), 0));
         assert!(!table.knows(address(0)) && table.knows(address(1)) && table.knows(address(9)));
-        assert!(table.retain(|ip| ip != address(9)) && !table.retain(|_| true));
+        table.settle(Instant::from_millis(1001) + LINK_LOCAL_TENTATIVE);
+        assert!(!table.contest(address(1), 0, true), "it is settled, and its guest's to defend");
+        assert!(!table.contest(address(9), 5, false), "in another VLAN");
+        assert!(table.contest(address(9), 0, true), "it is tentative");
         assert!(!table.knows(address(9)) && table.has_room());
     }
 }

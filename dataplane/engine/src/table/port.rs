@@ -200,7 +200,8 @@ impl PortEntry {
         self.config.binding.macs.contains(&mac)
     }
 
-    /// Whether the iVM behind may call this address its own. Where none are bound, any that a host may have.
+    /// Whether the iVM behind may call this address its own by the configuration. Where none are bound, any that a host
+    /// may have.
     #[must_use]
     pub fn binds_ip(&self, ip: Ip) -> bool {
         let Binding { macs, ips, shared_ips, .. } = &*self.config.binding;
@@ -209,8 +210,7 @@ impl PortEntry {
         }
         let addr = ip.into();
         ips.iter().chain(shared_ips).any(|prefix| prefix.contains(addr))
-            || ip.is_v6_link_local()
-                && (macs.iter().any(|&mac| ip == Ip::v6(mac.link_local())) || self.link_locals.holds(ip))
+            || ip.is_v6_link_local() && macs.iter().any(|&mac| ip == Ip::v6(mac.link_local()))
     }
 
     /// Whether opaque link-local addresses may be claimed here.
@@ -225,11 +225,16 @@ impl PortEntry {
     /// Whether this very address is a station's here: listed, made by one of its MACs, or claimed.
     #[must_use]
     pub fn is_owner(&self, ip: Ip) -> bool {
+        self.is_configured_owner(ip) || self.link_locals.knows(ip)
+    }
+
+    /// The same by the configuration alone.
+    #[must_use]
+    pub fn is_configured_owner(&self, ip: Ip) -> bool {
         let Binding { macs, ips, shared_ips, .. } = &*self.config.binding;
         let host = IpPrefix::host(ip.into());
         ips.iter().chain(shared_ips).any(|prefix| *prefix == host)
             || macs.iter().any(|&mac| ip == Ip::v6(mac.link_local()))
-            || self.link_locals.knows(ip)
     }
 }
 

@@ -293,7 +293,15 @@ fn what_a_binding_covers() {
     assert!(w.passes(GUEST, &from("10.1.0.200")) && !w.passes(GUEST, &from("10.1.0.1")));
     assert!(w.passes(GUEST, &nd("fd01::9", 136, "fd01::77", &[])));
     assert!(!w.passes(GUEST, &nd("fd01::9", 136, "fd01::1", &[])), "the gateway's");
-    w.port(GUEST, Role::Guest, binding(OWN, &[], LinkLocalRule::Eui64));
+    // A prefix of link-local addresses, and no addresses at all, leave each other port what its MAC makes.
+    for ips in [&["fd01::/64", "fe80::/10"][..], &[]] {
+        w.port(GUEST, Role::Guest, binding(OWN, ips, LinkLocalRule::Eui64));
+        for (target, passes) in
+            [("fe80::5", true), (OWN_LINK_LOCAL, true), ("fe80::ff:fe00:8", false), ("fe80::1", false)]
+        {
+            assert_eq!(w.passes(GUEST, &nd("fd01::9", 136, target, &[])), passes, "{target}");
+        }
+    }
     for (src, passes) in [("10.9.9.9", true), ("10.1.0.1", false), ("224.0.0.1", false), ("127.0.0.1", false)]
     {
         assert_eq!(w.passes(GUEST, &from(src)), passes, "{src}");

@@ -65,7 +65,6 @@ fn a_claim_that_nobody_objects_to_is_granted() {
 fn a_claim_ends_when_another_station_has_the_address() {
     let objections = [
         ("a defence", nd(OPAQUE, 136, OPAQUE, &[(2, DOORS_MAC)])),
-        ("a probe", nd("::", 135, OPAQUE, &[])),
         ("a solicitation", nd(OPAQUE, 135, "fd01::9", &[(1, DOORS_MAC)])),
         ("a router", nd(OPAQUE, 134, "::", &[(1, DOORS_MAC)])),
     ];
@@ -80,6 +79,76 @@ fn a_claim_ends_when_another_station_has_the_address() {
             assert!(!w.passes(CLAIMANT, &advertisement(OPAQUE)), "{what} after {waits} ms");
         }
     }
+}
+
+/// Another station asks whether the address is free. A guest that waits for an answer to the same question loses it
+/// (RFC 4862 §5.4.3); one that has it keeps and defends it. Else a guest of another rVM would take it by asking.
+#[test]
+fn a_probe_ends_only_a_tentative_claim() {
+    for settled in [false, true] {
+        let mut w = World::new();
+        w.passes(CLAIMANT, &probe(OPAQUE));
+        w.wait(if settled { 600 } else { 0 });
+        w.forward(DOOR, &sent_by(DOORS_MAC, nd("::", 135, OPAQUE, &[])), Offload::NONE);
+        assert_eq!(!claimed(&w).is_empty(), settled);
+        assert_eq!(w.passes(CLAIMANT, &advertisement(OPAQUE)), settled, "the defence");
+    }
+}
+
+/// A guest asks so that the owner does not take it for a question: with another hop limit, a wrong checksum, to a MAC
+/// that nobody has. The switch asks as well, and the owner answers that.
+#[test]
+fn a_question_that_nobody_hears_claims_nothing() {
+    let (mut hops, mut sum, mut astray) = (probe(OPAQUE), probe(OPAQUE), probe(OPAQUE));
+    hops[21] = 64;
+    sum[57] ^= 0xff;
+    astray[..6].copy_from_slice(&[2, 0, 0, 0, 0, 0x77]);
+    for question in [hops, sum, astray] {
+        let mut w = World::new();
+        let out = w.forward(CLAIMANT, &question, Offload::NONE);
+        let asked = out.iter().find(|(to, bytes)| *to == DOOR && bytes[6..12] == ROUTER.0);
+        let (_, asked) = asked.expect("the switch's own question");
+        assert_eq!((asked[21], asked[54], &asked[62..78]), (255, 135, &ip(OPAQUE).v6_bytes()[..]));
+        w.forward(DOOR, &sent_by(DOORS_MAC, nd(OPAQUE, 136, OPAQUE, &[(2, DOORS_MAC)])), Offload::NONE);
+        w.wait(600);
+        assert!(!w.passes(CLAIMANT, &advertisement(OPAQUE)));
+    }
+}
+
+/// A guest claims the address of one that may use any link-local address. That one may defend it.
+#[test]
+fn a_claim_silences_no_station() {
+    for ips in [&["fd01::8", "fe80::/10"][..], &[]] {
+        let mut w = World::new();
+        let mac = MacAddr([2, 0, 0, 0, 0, 8]);
+        w.port(NEIGHBOR, Role::Guest, binding(mac, ips, LinkLocalRule::Eui64));
+        assert!(w.passes(CLAIMANT, &probe(OPAQUE)));
+        assert!(w.passes(NEIGHBOR, &sent_by(mac, nd(OPAQUE, 136, OPAQUE, &[(2, mac)]))));
+        assert_eq!(claimed(&w), []);
+    }
+}
+
+/// An address that was free in one VLAN may be a station's in another: a claim counts in the VLAN in which it was made.
+#[test]
+fn a_claim_counts_in_its_vlan() {
+    let in_vlan =
+        |vid: u16, frame: Vec<u8>| [&frame[..12], &[0x81, 0][..], &vid.to_be_bytes(), &frame[12..]].concat();
+    let mut w = World::new();
+    assert!(w.passes(CLAIMANT, &in_vlan(5, probe(OPAQUE))));
+    w.wait(600);
+    assert!(w.passes(CLAIMANT, &in_vlan(5, advertisement(OPAQUE))));
+    for vid in [0, 6] {
+        assert!(!w.passes(CLAIMANT, &in_vlan(vid, advertisement(OPAQUE))), "{vid}");
+    }
+    assert!(!w.passes(CLAIMANT, &advertisement(OPAQUE)));
+    w.wait(600);
+    assert!(!w.passes(CLAIMANT, &advertisement(OPAQUE)));
+    // Who has it in another VLAN says nothing about this one.
+    let objection = sent_by(DOORS_MAC, nd(OPAQUE, 136, OPAQUE, &[(2, DOORS_MAC)]));
+    w.forward(DOOR, &in_vlan(6, objection.clone()), Offload::NONE);
+    assert!(w.passes(CLAIMANT, &in_vlan(5, advertisement(OPAQUE))));
+    w.forward(DOOR, &in_vlan(5, objection), Offload::NONE);
+    assert!(!w.passes(CLAIMANT, &in_vlan(5, advertisement(OPAQUE))));
 }
 
 /// An address that another station is known to have cannot be claimed at all: a gateway's, another port's of whatever
