@@ -59,7 +59,7 @@ drop_reasons! {
     DhcpServerGuard = "dhcp-server-guard",
     /// A guest port sent a router advertisement or a redirect, of IPv4 or IPv6.
     RaGuard = "ra-guard",
-    /// A guest port asked for multicast listeners (IGMP or MLD), as the querier of its segment does.
+    /// A guest port spoke as the querier of its segment (IGMP or MLD) or as a multicast router (PIM, DVMRP, RFC 4286).
     QuerierGuard = "querier-guard",
     /// A guest port sent a fragment that hides what it is part of, or cut what may not be cut (Neighbor Discovery).
     FragmentGuard = "fragment-guard",
@@ -67,7 +67,7 @@ drop_reasons! {
     LlcGuard = "llc-guard",
     /// A guest port sent a DHCP message that is no proper question, or not one for the guest itself.
     DhcpMalformed = "dhcp-malformed",
-    /// Destination 01-80-C2-00-00-0x: never forwarded by a bridge.
+    /// Destination 01-80-C2-00-00-0x, which no bridge forwards; of a guest port, another group of bridges too, LACP and LLDP.
     LinkLocalGroup = "link-local-group",
     /// The VLAN tag is not allowed on the ingress port.
     VlanNotAllowed = "vlan-not-allowed",

@@ -134,7 +134,9 @@ impl Guard<'_> {
             tag if ethernet::is_tag(tag) || ethernet::TYPE_OLD_STAGS.contains(&tag) => {
                 Err(DropReason::VlanNotAllowed)
             }
-            ..ethernet::TYPE_MIN => Err(DropReason::LlcGuard),
+            ..ethernet::TYPE_MIN | ethernet::TYPE_LONG_LLC => Err(DropReason::LlcGuard),
+            // Some receivers (bonding in Linux) take them whatever group they are sent to.
+            ethernet::TYPE_SLOW | ethernet::TYPE_LLDP => Err(DropReason::LinkLocalGroup),
             ethernet::TYPE_RARP => self.rarp(),
             _ => Ok(()),
         }
@@ -180,19 +182,26 @@ impl Guard<'_> {
                 Err(DropReason::RaGuard)
             }
             l4::IGMP => self.igmp(),
+            l4::PIM => Err(DropReason::QuerierGuard),
             _ => Ok(()),
         }
     }
 
     /// The station with the lowest address that sends queries becomes the segment's querier. If it then stops, bridges
-    /// that snoop stop forwarding multicast.
+    /// that snoop stop forwarding multicast. They send all of it to a station that says it is a multicast router (RFC
+    /// 4541 §2.1.1, RFC 4286).
     fn igmp(&self) -> Result<(), DropReason> {
         const MEMBERSHIP_QUERY: u8 = 0x11;
+        const DVMRP: u8 = 0x13;
+        const PIM_V1: u8 = 0x14;
+        const ROUTER_ADVERTISEMENT: u8 = 0x30;
         let at = usize::from(self.h.l3);
         let header_len = view::<ipv4::Ipv4>(self.bytes, at).and_then(ipv4::Ipv4::header_len);
         let kind = header_len.filter(|_| self.h.l4_len > 0).and_then(|len| self.bytes.get(at + len));
         match kind {
-            Some(&MEMBERSHIP_QUERY) => Err(DropReason::QuerierGuard),
+            Some(&(MEMBERSHIP_QUERY | DVMRP | PIM_V1 | ROUTER_ADVERTISEMENT)) => {
+                Err(DropReason::QuerierGuard)
+            }
             Some(_) => Ok(()),
             None => Err(DropReason::IpMalformed),
         }
@@ -220,7 +229,11 @@ impl Guard<'_> {
         if !self.owns(h.src) {
             return Err(DropReason::SpoofedIp);
         }
-        if h.proto == l4::UDP { self.dhcp6(fragmented) } else { Ok(()) }
+        match h.proto {
+            l4::UDP => self.dhcp6(fragmented),
+            l4::PIM => Err(DropReason::QuerierGuard),
+            _ => Ok(()),
+        }
     }
 
     /// How the upper layer was found; `None` when it follows the fixed header.

@@ -29,6 +29,12 @@ pub const TYPE_IPV6: u16 = 0x86dd;
 pub const TYPE_RARP: u16 = 0x8035;
 /// The least EtherType. What is below is a length, and an IEEE 802.2 (LLC) header follows (802.3-2018 §3.2.6).
 pub const TYPE_MIN: u16 = 0x0600;
+/// An LLC frame that is too long to state its length (draft-ietf-isis-ext-eth-01).
+pub const TYPE_LONG_LLC: u16 = 0x8870;
+/// Slow protocols, such as LACP (802.3-2018 annex 57A).
+pub const TYPE_SLOW: u16 = 0x8809;
+/// LLDP (802.1AB).
+pub const TYPE_LLDP: u16 = 0x88cc;
 /// Customer VLAN tag (802.1Q).
 pub const TYPE_CTAG: u16 = 0x8100;
 /// MPLS labels (RFC 5332 §3), and the one that was of multicast.

@@ -80,6 +80,8 @@ pub const INVERSE_SOLICITATION: u8 = 141;
 pub const INVERSE_ADVERTISEMENT: u8 = 142;
 /// Multicast listener report, version 2.
 pub const LISTENER_REPORT_V2: u8 = 143;
+/// Multicast router advertisement (RFC 4286).
+pub const MULTICAST_ROUTER_ADVERTISEMENT: u8 = 151;
 /// Certification path advertisement (RFC 3971), the last message of ND that RFC 6980 forbids in fragments.
 pub const PATH_ADVERTISEMENT: u8 = 149;
 

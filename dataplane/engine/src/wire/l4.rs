@@ -3,6 +3,8 @@
 
 /// IGMP.
 pub const IGMP: u8 = 2;
+/// PIM (RFC 7761), which multicast routers speak.
+pub const PIM: u8 = 103;
 /// ICMP for IPv4.
 pub const ICMP: u8 = 1;
 /// TCP.

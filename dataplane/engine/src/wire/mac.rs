@@ -66,7 +66,7 @@ impl MacAddr {
     /// -CD and 01-00-0C-CD-CD-CD.
     #[must_use]
     pub const fn is_control_group(self) -> bool {
-        matches!(self.0, [0x01, 0x80, 0xc2, 0x00, 0x00, 0x00..=0x0f | 0x20..=0x2f])
+        matches!(self.0, [0x01, 0x80, 0xc2, 0x00, 0x00, 0x00..=0x0f | 0x20..=0x3f])
             || matches!(
                 self.0,
                 [0x01, 0x00, 0x0c, 0xcc, 0xcc, 0xcc | 0xcd] | [0x01, 0x00, 0x0c, 0xcd, 0xcd, 0xcd]
@@ -168,6 +168,8 @@ mod tests {
         let pvst = MacAddr([1, 0, 0x0c, 0xcc, 0xcc, 0xcd]);
         assert!(pvst.is_bridge_group() && pvst.is_control_group() && !pvst.is_link_local_group());
         assert!(MacAddr([1, 0x80, 0xc2, 0, 0, 0x21]).is_control_group());
+        assert!(MacAddr([1, 0x80, 0xc2, 0, 0, 0x3f]).is_control_group());
+        assert!(!MacAddr([1, 0x80, 0xc2, 0, 0, 0x40]).is_control_group());
         assert!(!MacAddr([1, 0x80, 0xc2, 0, 0, 0x10]).is_control_group());
         assert!(!MacAddr([1, 0, 0x5e, 0, 0, 1]).is_control_group() && !MacAddr::BROADCAST.is_control_group());
     }

@@ -81,8 +81,7 @@ pub(super) fn link() -> impl Strategy<Value = Link> {
         ][..],
     );
     let dst = prop_oneof![4 => Just([0xff; 6]), 4 => dst];
-    let snap =
-        prop_oneof![12 => Just(None), 1 => prop::sample::select(&[0u16, 60, 0x5ff][..]).prop_map(Some)];
+    let snap = prop_oneof![12 => Just(None), 1 => prop::sample::select(&[0u16, 60, 0x5ff, 0x8870][..]).prop_map(Some)];
     let inner = prop_oneof![3 => Just(vec![]), 1 => vec(tag, 1..3)];
     (dst, mac(), tags, snap, inner).prop_map(|(dst, src, tags, snap, inner)| Link {
         dst: MacAddr(dst),
@@ -163,7 +162,7 @@ fn udp() -> impl Strategy<Value = Upper> {
 
 /// A message of ND, or another of ICMPv6, with options.
 fn icmpv6() -> impl Strategy<Value = Upper> {
-    let kind = prop::sample::select(&[133u8, 134, 135, 135, 136, 136, 137, 130, 143, 128, 141][..]);
+    let kind = prop::sample::select(&[133u8, 134, 135, 135, 136, 136, 137, 130, 143, 128, 141, 151][..]);
     let option = (1u8..3, prop::sample::select(&[1u8, 1, 1, 0, 2][..]), mac());
     (kind, address(false), vec(option, 0..3)).prop_map(|(kind, target, options)| {
         let mut bytes = vec![kind, 0, 0, 0, 0x20, 0, 0, 0];
@@ -186,7 +185,7 @@ pub(super) fn upper(v4: bool) -> BoxedStrategy<Upper> {
     if v4 {
         let icmp = prop::sample::select(&[5u8, 9, 8, 3][..])
             .prop_map(|kind| Upper { proto: 1, bytes: vec![kind, 1, 0, 0, 10, 1, 0, 9, 0, 0, 0, 0] });
-        let igmp = prop::sample::select(&[0x11u8, 0x16, 0x22][..])
+        let igmp = prop::sample::select(&[0x11u8, 0x16, 0x22, 0x30][..])
             .prop_map(|kind| Upper { proto: 2, bytes: vec![kind, 0, 0, 0, 0, 0, 0, 0] });
         prop_oneof![5 => udp(), 1 => icmp, 1 => igmp, 1 => other].boxed()
     } else {

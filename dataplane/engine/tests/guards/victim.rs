@@ -83,7 +83,7 @@ impl Victim {
             match kind {
                 0x8100 | 0x88a8 | 0x9100 | 0x9200 | 0x9300 => at += 2,
                 // LLC and SNAP; the length says nothing.
-                ..0x0600 if frame.get(at..at + 3)? == [0xaa, 0xaa, 3] => at += 6,
+                ..0x0600 | 0x8870 if frame.get(at..at + 3)? == [0xaa, 0xaa, 3] => at += 6,
                 ..0x0600 => return None,
                 0x0806 => return arp(&frame[at..], out),
                 0x8035 => {
@@ -161,6 +161,10 @@ impl Victim {
                 }
                 17 => return udp(rest, true, out),
                 58 => return icmpv6(from, rest, out),
+                103 => {
+                    out.push(Belief::Querier);
+                    return Some(());
+                }
                 _ => return None,
             }
         }
@@ -210,7 +214,7 @@ fn arp(packet: &[u8], out: &mut Vec<Belief>) -> Option<()> {
 fn upper4(proto: u8, payload: &[u8], out: &mut Vec<Belief>) -> Option<()> {
     match (proto, payload.first()?) {
         (1, 5 | 9) => out.push(Belief::Router),
-        (2, 0x11) => out.push(Belief::Querier),
+        (2, 0x11 | 0x13 | 0x14 | 0x30) | (103, _) => out.push(Belief::Querier),
         (17, _) => return udp(payload, false, out),
         _ => {}
     }
@@ -220,7 +224,7 @@ fn upper4(proto: u8, payload: &[u8], out: &mut Vec<Belief>) -> Option<()> {
 fn udp(datagram: &[u8], six: bool, out: &mut Vec<Belief>) -> Option<()> {
     let (port, payload) = (word(datagram, 2)?, datagram.get(8..)?);
     match (port, six, payload.first()) {
-        (68, false, _) | (546, true, _) | (67, false, Some(2)) | (547, true, Some(2 | 7 | 10 | 13)) => {
+        (68, false, _) | (546, _, _) | (67, false, Some(2)) | (547, true, Some(2 | 7 | 10 | 13)) => {
             out.push(Belief::Server);
         }
         (4011, false, Some(2)) if payload.len() >= 236 => out.push(Belief::Server),
@@ -252,7 +256,7 @@ fn icmpv6(from: From, message: &[u8], out: &mut Vec<Belief>) -> Option<()> {
     };
     match message.first()? {
         134 | 137 | 138 => out.push(Belief::Router),
-        130 => out.push(Belief::Querier),
+        130 | 151 => out.push(Belief::Querier),
         133 => out.extend(options(8).into_iter().map(|mac| Belief::Neighbor(from.src, mac))),
         135 if from.src.is_unspecified() => out.push(Belief::InUse(v6(message, 8)?)),
         135 => out.extend(options(24).into_iter().map(|mac| Belief::Neighbor(from.src, mac))),

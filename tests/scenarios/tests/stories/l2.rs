@@ -198,7 +198,7 @@ fn link_local_groups_are_not_forwarded() {
     for last in 0..=0x10u8 {
         w.inject(
             guests[0],
-            packet::eth(engine::wire::mac::MacAddr([1, 0x80, 0xc2, 0, 0, last]), m(0), 0x88cc, &[0; 46]),
+            packet::eth(engine::wire::mac::MacAddr([1, 0x80, 0xc2, 0, 0, last]), m(0), 0x88b5, &[0; 46]),
         );
     }
     w.run_for(10 * MS);

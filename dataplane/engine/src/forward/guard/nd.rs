@@ -13,7 +13,9 @@ impl Guard<'_> {
             icmp::ROUTER_ADVERTISEMENT | icmp::V6_REDIRECT | icmp::ROUTER_RENUMBERING => {
                 return Err(DropReason::RaGuard);
             }
-            icmp::LISTENER_QUERY => return Err(DropReason::QuerierGuard),
+            icmp::LISTENER_QUERY | icmp::MULTICAST_ROUTER_ADVERTISEMENT => {
+                return Err(DropReason::QuerierGuard);
+            }
             icmp::INVERSE_SOLICITATION | icmp::INVERSE_ADVERTISEMENT => {
                 return Err(DropReason::SpoofedNeighbor);
             }
