@@ -57,6 +57,19 @@ fn vxlan(payload: usize, size: u16) -> Nested {
     }
 }
 
+/// GRE with a key, whose first bytes would be a Geneve header's with 128 bytes of options, and behind so many bytes is
+/// an IP packet: the one two tunnels further in.
+#[test]
+fn a_key_of_gre_is_no_length_of_geneve() {
+    let level = |tunnel, v6| Level { tunnel, v6, option: v6, summed: false, ports: (32_768, 69), id: 0 };
+    let gre = || Tunnel::GreInUdp { key: true };
+    let levels =
+        vec![level(gre(), false), level(gre(), true), level(Tunnel::VxlanGpe { bridged: false }, true)];
+    let n = Nested { levels, v6: true, ..vxlan(1000, 400) };
+    let (mut rvm, _) = pair(false, false, WHOLE, PLAIN, PLAIN);
+    assert_eq!(delivered(rvm.forward(DOOR, &[n.given(0)]), OTHER), n.finished());
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
 

@@ -232,12 +232,13 @@ fn in_vxlan(bytes: &[u8], at: usize) -> Option<Packet> {
     }
 }
 
-/// Geneve (RFC 8926 §3.4).
+/// Geneve (RFC 8926 §3.4). Its reserved bits, which senders leave at zero, tell it from GRE with a key.
 fn in_geneve(bytes: &[u8], at: usize) -> Option<Packet> {
     const HEADER_LEN: usize = 8;
     let header = bytes.get(at..)?.first_chunk::<HEADER_LEN>()?;
     let options = usize::from(header[0] & 0x3f) * 4;
-    if header[0] >> 6 != 0 {
+    let reserved = header[0] >> 6 | header[1] & 0x3f | header[7];
+    if reserved != 0 {
         return None;
     }
     of_type(bytes, at + HEADER_LEN + options, word(header, 2))
