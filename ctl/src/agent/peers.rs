@@ -282,7 +282,8 @@ impl Agent {
     pub(super) fn peer_told(&self, p: &Peer) -> Told {
         let told = self.answers_told(p);
         match (told.state, self.no_route(p)) {
-            (PeerState::Up | PeerState::Relayed | PeerState::ThisRvm, _) | (_, None) => told,
+            (PeerState::Relayed | PeerState::ThisRvm, _) | (_, None) => told,
+            (PeerState::Up, Some((why, how))) => Told { state: PeerState::Unreachable, why, how },
             (state, Some((why, how))) => Told { state, why, how },
         }
     }
@@ -292,10 +293,11 @@ impl Agent {
         let (uplink, underlay) = (self.config.uplink.as_ref()?, self.facts.underlay.as_ref()?);
         let (to, vtep, interface) = (p.address, underlay.vtep, &uplink.interface);
         let id = self.ids.peer(&p.name)?;
-        // At a start routes come a moment after peers; and what answers since has a route.
+        // At a start routes come a moment after peers. A peer that has answered since has a route.
         let answered = self.peers.get(id).and_then(Liveness::answered);
         let lasting = self.peers.hops.get(&id).is_some_and(|&(hop, since)| {
-            hop == NextHop::NoRoute && self.now.since(since) >= LOOK && answered.is_none_or(|at| at < since)
+            let lost = answered.map_or(self.now.since(since) >= LOOK, |at| at < since);
+            hop == NextHop::NoRoute && lost
         });
         let lost = p.via.is_none() && lasting && self.uplink_is_live();
         lost.then(|| {

@@ -58,6 +58,8 @@ struct World {
     answering: bool,
     /// Frames are sent to the peers all the time.
     busy: bool,
+    /// The kernel has no route to the peer.
+    no_route: bool,
     fdb: Vec<Vec<FdbRow>>,
     /// The tables as the workers have them.
     ports: BTreeMap<PortId, PortConfig>,
@@ -81,6 +83,7 @@ impl World {
             workers,
             answering: true,
             busy: false,
+            no_route: false,
             fdb: vec![Vec::new(); workers],
             ports: BTreeMap::new(),
             replies: Vec::new(),
@@ -152,8 +155,8 @@ impl World {
             Query::Floating => Answer::Floating(vec![]),
             Query::Peers => Answer::Peers(vec![PeerRow {
                 id: engine::command::PeerId(0),
-                next_mac: (worker == 0).then_some(MacAddr([2, 0, 0, 0, 0, 9])),
-                no_route: false,
+                next_mac: (worker == 0 && !self.no_route).then_some(MacAddr([2, 0, 0, 0, 0, 9])),
+                no_route: self.no_route,
                 tx: if self.busy { self.sent() } else { Volume { frames: 5, bytes: 500 } },
                 rx: Volume { frames: 7, bytes: 700 },
             }]),

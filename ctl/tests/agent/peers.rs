@@ -87,6 +87,25 @@ fn a_peer_that_stops_answering_is_silent() {
     assert_eq!(states, ["up", "silent", "up"]);
 }
 
+/// A peer that was up and to which the kernel loses its route is unreachable from that moment, before it could miss a
+/// question; and up again with its first answer by the next route.
+#[test]
+fn a_route_that_is_gone_is_told_at_once() {
+    let mut w = World::up(CONFIG);
+    pass(&mut w, 3, true, &[]);
+    assert_eq!(peer(&mut w)["state"], "up");
+    w.no_route = true;
+    pass(&mut w, 1, false, &[]);
+    let row = peer(&mut w);
+    assert_eq!(row["state"], "unreachable", "{row}");
+    let warned = problems(&mut w, "peer");
+    assert!(warned[0]["what"].as_str().unwrap().contains("no route to 10.0.0.12"), "{warned:?}");
+    w.no_route = false;
+    pass(&mut w, 5, true, &[]);
+    assert_eq!(peer(&mut w)["state"], "up");
+    assert_eq!(problems(&mut w, "peer"), Vec::<Value>::new());
+}
+
 /// An ICMP error about our tunnel packets explains a silence; one about anything else does not.
 #[test]
 fn icmp_errors_say_why_a_peer_is_silent() {
