@@ -297,7 +297,7 @@ impl<'a> Side<'a> {
             return;
         }
         // Some of what a guest sends is judged by more than the key holds.
-        if self.bound && proto == l4::UDP && guard::reads_payload(be16(head, 34), be16(head, 36)) {
+        if self.bound && is_judged(head) {
             return;
         }
         let macs = u64_at(head, 0);
@@ -318,6 +318,12 @@ impl<'a> Side<'a> {
         look.key = [macs, u64::from(u32_at(head, 8)) | self.ingress, addresses, rest, tunnel];
         (look.plain, look.eth, look.proto, look.len) = (true, eth, proto, len as u16);
     }
+}
+
+/// Whether a guard reads more of a guest's packet than the key holds.
+#[inline(never)]
+fn is_judged(head: &[u8; PLAIN_LEN]) -> bool {
+    head[23] == l4::UDP && guard::reads_payload(be16(head, 34), be16(head, 36))
 }
 
 /// Whether the frame may have an unfinished checksum (see [`fit::unmarked_partial`]): the transport checksum equals the sum of

@@ -179,22 +179,43 @@ fn carried_by_udp(bytes: &[u8], at: usize) -> Option<Packet> {
         .or_else(|| Packet::behind_labels(bytes, start).filter(whole))
 }
 
+/// Bytes of an IPv4 header and that of UDP: no tunnel carries less.
+const LEAST: usize = ipv4::HEADER_LEN + l4::UDP_HEADER_LEN;
+
 /// Whether a UDP payload may be a tunnel header and a packet. True for every payload that [`Packet::carried`] can read,
-/// and for a few others.
-#[inline(never)]
+/// and for a few others. The flow cache asks for every UDP packet, so the first look is short.
+#[inline]
 #[must_use]
 pub fn may_carry(payload: &[u8]) -> bool {
-    /// An IPv4 header and that of UDP.
-    const LEAST: usize = ipv4::HEADER_LEN + l4::UDP_HEADER_LEN;
-    let Some(p) = payload.first_chunk::<LEAST>() else { return false };
+    payload.first_chunk().is_some_and(|start| may_start(start) && may_continue(start, payload.len()))
+}
+
+/// Whether the first word, or the labels, are those of a tunnel.
+#[inline]
+fn may_start(p: &[u8; LEAST]) -> bool {
+    /// The bottom-of-stack bits of the labels.
+    const BOTTOMS: u128 = 0x0000_0100_0000_0100_0000_0100_0000_0100;
+    const _: () = assert!(MPLS_LABELS_MAX * 4 == size_of::<u128>());
+    let [labels, ..] = p.as_chunks::<16>().0 else { return false };
+    // VXLAN; a packet as it is; Geneve, GRE and GUE; a packet behind labels.
+    p[0] & 0x08 != 0
+        || matches!(p[0] >> 4, 4 | 6)
+        || p[0] < 0x40
+            && (word(p, 2) >= ethernet::TYPE_IPV4
+                || matches!(p[1], carries::IPV4 | carries::IPV6 | carries::GRE))
+        || u128::from_be_bytes(*labels) & BOTTOMS != 0
+}
+
+#[inline(never)]
+fn may_continue(p: &[u8; LEAST], len: usize) -> bool {
     let carried = |ethertype: u16| {
         matches!(ethertype, ethernet::TYPE_IPV4 | ethernet::TYPE_IPV6 | TYPE_BRIDGED | TYPE_ERSPAN)
             || ethernet::is_tag(ethertype)
             || ethernet::TYPE_MPLS.contains(&ethertype)
     };
     let fills = |at: usize| match p[at] >> 4 {
-        4 => at + usize::from(word(p, at + ipv4::TOTAL_LEN_AT)) == payload.len(),
-        6 => at + ipv6::HEADER_LEN + usize::from(word(p, at + ipv6::PAYLOAD_LEN_AT)) == payload.len(),
+        4 => at + usize::from(word(p, at + ipv4::TOTAL_LEN_AT)) == len,
+        6 => at + ipv6::HEADER_LEN + usize::from(word(p, at + ipv6::PAYLOAD_LEN_AT)) == len,
         _ => false,
     };
     let labels = || {
@@ -353,4 +374,29 @@ pub const GRE_CHECKSUM_AT: usize = 4;
 #[must_use]
 pub fn header_ok(bytes: &[u8], packet: &Packet) -> bool {
     !packet.v4 || sum(&bytes[packet.l3..packet.l4]) == 0xffff
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec::Vec;
+
+    /// A packet behind any number of labels, with any bits beside the bottom of the stack, is taken for a tunnel's; a label
+    /// more than is read, and other payloads of the same length, are not.
+    #[test]
+    fn labels_of_every_form() {
+        for count in 1..=MPLS_LABELS_MAX + 1 {
+            for [label, bits, ttl] in [[0, 0, 64], [0x91, 0, 255], [0xf6, 0x0e, 1], [0x22, 0x10, 0]] {
+                let mut payload: Vec<u8> = (1..=count)
+                    .flat_map(|n| [label, 0, bits | u8::from(n == count), ttl])
+                    .chain([0x45, 0, 0, 40])
+                    .collect();
+                payload.resize(count * 4 + 40, 0);
+                assert_eq!(may_carry(&payload), count <= MPLS_LABELS_MAX, "{count} {label:#x} {bits:#x}");
+                payload.push(0);
+                assert!(!may_carry(&payload), "{count} {label:#x} {bits:#x}");
+            }
+        }
+        assert!(!may_carry(&[0; 60]));
+    }
 }

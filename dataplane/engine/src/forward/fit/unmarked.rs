@@ -43,8 +43,12 @@ pub fn unmarked_partial(bytes: &[u8], h: &Headers) -> Option<Offload> {
 pub fn hidden_in_udp(bytes: &[u8], packet_len: usize) -> bool {
     const L3: usize = ethernet::HEADER_LEN;
     const PAYLOAD: usize = L3 + ipv4::HEADER_LEN + l4::UDP_HEADER_LEN;
-    bytes.get(PAYLOAD..L3 + packet_len).is_some_and(may_carry)
-        && search(bytes, L3, ethernet::TYPE_IPV4, L3 + packet_len).is_some()
+    bytes.get(PAYLOAD..L3 + packet_len).is_some_and(may_carry) && search_plain(bytes, L3 + packet_len)
+}
+
+#[cold]
+fn search_plain(bytes: &[u8], end: usize) -> bool {
+    search(bytes, ethernet::HEADER_LEN, ethernet::TYPE_IPV4, end).is_some()
 }
 
 #[cold]
