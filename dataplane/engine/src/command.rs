@@ -333,7 +333,7 @@ pub enum Gateway {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct FloatingId(pub u32);
 
-/// One mapping of a floating IP, as one rVM sees it (design section 5).
+/// One mapping of a floating IP, as one rVM sees it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct FloatingConfig {
     /// The public address.

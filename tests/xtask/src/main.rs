@@ -8,6 +8,10 @@ mod boot;
 mod package;
 #[cfg(test)]
 mod promises;
+#[cfg(test)]
+mod references;
+#[cfg(test)]
+mod tree;
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::MetadataExt;

@@ -332,7 +332,7 @@ fn station(config: &FloatingConfig) -> Option<(Vni, Ip)> {
 
 type Composed = (Domain, Ip, Action, Option<(Vni, Ip)>);
 
-/// Everything one mapping enters in the table (design section 5): towards the floating IP on its gateway
+/// Everything one mapping enters in the table: towards the floating IP on its gateway
 /// and on its owner's rVM, and from it on both. One rVM may be both, and then translates once.
 fn actions(id: FloatingId, config: &FloatingConfig) -> Vec<Composed> {
     let public = Ip::from(config.ip);

@@ -239,7 +239,7 @@ const fn spread(ip: Ip) -> usize {
     (mixed >> 96) as usize
 }
 
-/// Destinations that no translated packet may have (design section 5, "Guard"): single addresses, each as
+/// Destinations that no translated packet may have: single addresses, each as
 /// often as it was added, and prefixes. Configuration only.
 #[derive(Debug)]
 pub struct Guard {
