@@ -1,7 +1,7 @@
-//! The configuration as a whole: shown, compared, applied, on trial, taken back, read again.
+//! Handles the methods on the configuration as a whole: show, compare, check, apply, confirm, roll back and reload.
 //!
-//! A configuration on trial (`apply --confirm`) is in force but not in the file: whatever happens before it is
-//! confirmed - the time runs out, somebody takes it back, the daemon dies - the one before comes back.
+//! A commit-confirmed configuration (`apply --confirm`) is in force but not in the file. If the time runs out, an
+//! operator rolls it back or the daemon dies before the confirmation, the previous configuration comes back.
 
 use std::collections::BTreeMap;
 
@@ -14,10 +14,10 @@ use crate::api::{self, Code, Edited, Error};
 use crate::io::Output;
 use crate::model::{self, Config, ConfigError, DropIn, Layered, Section, Skipped};
 
-/// The longest trial: a working day.
+/// The longest time that a commit-confirmed configuration waits for its confirmation: a working day.
 const TRIAL_S_MAX: u64 = 8 * 3600;
 
-/// What comes back when a trial is not confirmed.
+/// The previous configuration, which comes back if the new one is not confirmed in time.
 #[derive(Debug)]
 pub(super) struct Trial {
     layers: Layered,
@@ -26,12 +26,12 @@ pub(super) struct Trial {
 }
 
 impl Trial {
-    /// When it is over.
+    /// The time at which the previous configuration comes back.
     pub(super) fn until(&self) -> Instant {
         self.until
     }
 
-    /// What the file says meanwhile.
+    /// The text of the file, which still holds the previous configuration.
     pub(super) fn text_before(&self) -> &str {
         &self.text
     }
@@ -86,7 +86,8 @@ impl Agent {
         }
     }
 
-    /// The file of everything in force, in the shape of the configuration: one for each entry of a list.
+    /// The file that each part in force comes from, in the shape of the configuration: a list has one file name for
+    /// each entry.
     fn origins_shown(&self) -> BTreeMap<String, Value> {
         let whole = json!(self.config);
         let keys = whole.as_object().into_iter().flat_map(|whole| whole.keys());
@@ -103,7 +104,7 @@ impl Agent {
         shown.collect()
     }
 
-    /// The name of the file that an entry of a list is from.
+    /// The name of the file that holds an entry of a list.
     pub(super) fn file_of(&self, section: Section, at: usize) -> &str {
         let of_drop_ins = self.origins.entries.get(&section).map_or(&[][..], Vec::as_slice);
         let of_main = section.len(&self.config).saturating_sub(of_drop_ins.len());
@@ -112,7 +113,7 @@ impl Agent {
             .map_or_else(|| self.main_file(), String::as_str)
     }
 
-    /// Names the file that a key or section outside the lists is from.
+    /// The name of the file that sets a key or section outside the lists.
     pub(super) fn file_of_section(&self, key: &str) -> &str {
         self.origins.sections.get(key).map_or_else(|| self.main_file(), String::as_str)
     }
@@ -121,7 +122,7 @@ impl Agent {
         self.options.config_path.file_name().and_then(|name| name.to_str()).unwrap_or_default()
     }
 
-    /// Peers in drop-ins that are this rVM, also those that only its address at the moment tells.
+    /// The peers in drop-ins that are this rVM, including those that only its current address reveals.
     fn skipped_shown(&self) -> Vec<Skipped> {
         let mut skipped = self.origins.skipped.clone();
         for (at, p) in self.config.peer.iter().enumerate().filter(|(_, p)| self.is_ourselves(p)) {
@@ -135,7 +136,7 @@ impl Agent {
         skipped
     }
 
-    /// Whether the file holds what is in force.
+    /// Whether the file holds the configuration that is in force.
     fn is_saved(&self) -> bool {
         self.options.persist
             && self.trial.is_none()
@@ -182,7 +183,8 @@ impl Agent {
         Ok(Done::Edit(Edited { changed: true, warnings: Vec::new() }, ports, p.timeout_ms))
     }
 
-    /// While something is on trial nothing else is edited: what would come back is otherwise nobody's intention.
+    /// Refuses other edits while a configuration waits for its confirmation. A rollback would otherwise undo edits
+    /// that the operator meant to keep.
     pub(super) fn refuse_during_trial(&self, what: &str) -> Result<(), Error> {
         let Some(trial) = &self.trial else { return Ok(()) };
         let why = format!("a configuration is on trial for {} s more", trial.until.since(self.now).as_secs());
@@ -197,7 +199,7 @@ impl Agent {
         })
     }
 
-    /// Takes a trial back whose time is over.
+    /// Rolls back a configuration that was not confirmed in time.
     pub(super) fn check_trial(&mut self) {
         if let Some(trial) = self.trial.take_if(|trial| trial.until <= self.now) {
             self.take_back(trial, "nobody confirmed it in time");
@@ -210,7 +212,7 @@ impl Agent {
         self.tell_of_config(json!({ "rolled_back": true, "why": why }));
     }
 
-    /// The files were read again. What they say is taken, or refused whole.
+    /// Takes the files that the daemon has read again, or refuses them all.
     pub(super) fn reload(&mut self, text: String, drop_ins: Vec<DropIn>) {
         let hostname = &self.options.hostname;
         match model::parse_layers(&text, &drop_ins, Some(hostname)) {
@@ -222,7 +224,7 @@ impl Agent {
                 if changed || text != self.current_text() {
                     self.install(read, text);
                 }
-                // It is in the file by definition, whatever could not be written before.
+                // The file holds this configuration by definition, even if earlier writes failed.
                 self.persist.tried = self.persist.edit;
                 self.persist.failure = None;
                 self.persist.retry = None;
@@ -244,7 +246,7 @@ impl Agent {
         Layered { whole: self.config.clone(), main: self.main.clone(), origins: self.origins.clone() }
     }
 
-    /// The whole and the main file's part of it, once `edited` is in force.
+    /// The layers after the edit: the whole configuration and the main file's part.
     pub(super) fn layers_of(&self, what: &str, edited: Config) -> Result<Layered, Error> {
         if self.drop_ins.is_empty() {
             return Ok(Layered::of_main(edited));

@@ -1,4 +1,5 @@
-//! Edits of the configuration, object by object: each is carried out whole, or refused whole with its cause and remedy.
+//! Edits of single objects of the configuration. Each edit is carried out as a whole, or refused with its cause and
+//! remedy.
 
 use engine::command::PortId;
 use serde::Serialize;
@@ -12,11 +13,11 @@ use crate::model::{
     self, Config, Fault, Floating, Network, Peer, Port, Route, Section, StaticFdb, clean, explain, suggest,
 };
 
-/// An object of the configuration that can be added, set and deleted.
+/// An object of the configuration that can be added, changed and deleted.
 pub(super) trait Entry: Serialize + DeserializeOwned + Clone + PartialEq {
-    /// What `ivctl` calls it.
+    /// The word that `ivctl` uses for this kind of object.
     const NOUN: &'static str;
-    /// Its list in the file.
+    /// The list in the file that holds these objects.
     const SECTION: Section;
     fn list(config: &mut Config) -> &mut Vec<Self>;
     fn is_same(&self, other: &Self) -> bool;
@@ -67,7 +68,7 @@ impl Agent {
         Ok(Done::Edit(Edited { changed, ..edited }, vec![id], p.timeout_ms))
     }
 
-    /// Puts `config` in force if it is valid and different.
+    /// Puts `config` in force if it is valid and differs from the present one.
     pub(super) fn change(&mut self, what: String, config: Config) -> Result<Edited, Error> {
         if config == self.config {
             return Ok(Edited::default());
@@ -81,7 +82,7 @@ impl Agent {
         Ok(Edited { changed: true, warnings: Vec::new() })
     }
 
-    /// The port whose becoming live an edit of this entry waits for.
+    /// The ports that an edit of this entry waits for until they are live.
     fn ports_of<T: Entry>(&self, entry: &T) -> Vec<PortId> {
         let name = json!(entry)["name"].as_str().map(str::to_owned).filter(|_| T::NOUN == "port");
         name.and_then(|n| self.ids.port(&n)).into_iter().collect()
@@ -195,7 +196,7 @@ impl Agent {
         let gone = T::list(&mut config).remove(index);
         let what = format!("{} is not deleted", gone.label());
         let edited = self.change(what, config).map_err(|mut e| {
-            // Objects that refer to it keep it.
+            // The object is still in use: name its users instead of the errors that its removal would cause in them.
             let users: Vec<&str> =
                 e.errors.iter().filter(|e| e.fault == Fault::NotFound).map(|e| e.object.as_str()).collect();
             if !users.is_empty() {
@@ -210,7 +211,8 @@ impl Agent {
         Ok(Done::Edit(edited, Vec::new(), timeout_ms))
     }
 
-    /// The error for a name without an object. This rVM's own entry in a drop-in is named as such.
+    /// The error for a name without an object. If the name is this rVM's own entry in a drop-in, the error explains
+    /// that.
     fn no_such<T: Entry>(&self, name: &str) -> Error {
         let skipped = self.origins.skipped.iter().find(|s| T::SECTION == Section::Peer && s.peer == name);
         let Some(skipped) = skipped else { return not_found(T::NOUN, &quoted(name)) };
@@ -219,7 +221,7 @@ impl Agent {
     }
 }
 
-/// Refuses a key that objects of this kind do not have, and one that cannot be without a value.
+/// Refuses a key that this kind of object does not have, and a null value for a required key.
 fn check_key<T: Entry>(what: &str, key: &str, value: &Value) -> Result<(), Error> {
     let known = model::keys(T::SECTION);
     if !known.iter().any(|k| k.name == key) {

@@ -1,5 +1,6 @@
-//! Events for subscribers: ports, stations, peers, flushes, configurations, and drops that come fast. Told when it changes;
-//! what the workers know is asked once a second, while somebody listens.
+//! Events for subscribers: ports, stations, peers, flushes, configurations, and high drop rates. Most are sent when
+//! something changes. Drop rates need the workers' counters, so the agent queries the workers once a second while
+//! there are subscribers.
 
 use std::collections::BTreeMap;
 
@@ -15,34 +16,34 @@ use super::request::Ask;
 use crate::io::ClientId;
 use crate::model::{self, Change, Config};
 
-/// How often the workers are asked.
+/// The interval between two queries to the workers.
 const PULSE: Duration = Duration::from_secs(1);
 
-/// Drops per second for one reason at one port that are worth a word, unless a subscriber says otherwise.
+/// The drop rate of one reason at one port, per second, that causes an event unless a subscriber chooses another.
 pub(super) const DROPS_PER_SECOND: u64 = 100;
 
-/// Changes of the configuration in one event; `ivctl config show` has everything.
+/// The most changes of the configuration that one event lists; `ivctl config show` has everything.
 const CHANGES_MAX: usize = 100;
 
-/// What subscribers were told last.
+/// The state that subscribers already know.
 #[derive(Debug, Default)]
 pub(super) struct Told {
     /// Name, state and carrier of each port.
     ports: BTreeMap<PortId, (String, &'static str, bool)>,
-    /// Drops, and when they were counted.
+    /// The drop counters at the last query, and its time.
     drops: BTreeMap<(PortId, DropReason), u64>,
     asked: Option<Instant>,
-    /// Changes of the configuration since the last event, and how many more there were.
+    /// The changes of the configuration since the last event, and how many more were left out.
     changes: Vec<Change>,
     left_out: usize,
-    /// When the workers are asked next.
+    /// The time of the next query to the workers.
     pub(super) due: Option<Instant>,
-    /// Drops per second from which on each subscriber wants to hear of them.
+    /// The drop rate, per second, from which each subscriber wants an event.
     thresholds: BTreeMap<ClientId, u64>,
 }
 
 impl Agent {
-    /// Somebody listens from now on: to what changes, not to how things stand.
+    /// Adds a subscriber. It receives changes from now on, but not the present state.
     pub(super) fn subscribe(&mut self, client: ClientId, drops_per_second: Option<u64>) {
         if self.subscribers.is_empty() {
             self.heard = Told { ports: self.port_states(), due: Some(self.now), ..Told::default() };
@@ -67,7 +68,7 @@ impl Agent {
         self.attachments.iter().map(|(&id, a)| (id, state(a))).collect()
     }
 
-    /// Tells of ports whose state has changed since this was called last.
+    /// Sends an event for each port whose state has changed since the last call.
     pub(super) fn tell_of_ports(&mut self) {
         if self.subscribers.is_empty() {
             return;
@@ -112,7 +113,7 @@ impl Agent {
         self.notify(if moved { "moved" } else { "learned" }, fields);
     }
 
-    /// Entries of a table were forgotten by command: of one network, port or peer, or all.
+    /// Sends an event about a flush: a command removed entries of a table, for one network, port or peer, or all.
     pub(super) fn tell_of_flush(&mut self, table: &str, which: &[(&str, &Option<String>)]) {
         let mut fields = json!({ "table": table });
         for (key, value) in which.iter().filter_map(|(key, value)| Some((key, value.as_ref()?))) {
@@ -121,7 +122,7 @@ impl Agent {
         self.notify("flush", fields);
     }
 
-    /// Notes the changes by an edit or another file, for subscribers.
+    /// Collects the changes between the present configuration and `after`, for the next event.
     pub(super) fn note_changes(&mut self, after: &Config) {
         if !self.subscribers.is_empty() {
             let changes = model::diff(&self.config, after);
@@ -131,7 +132,7 @@ impl Agent {
         }
     }
 
-    /// Tells what has changed in the configuration, and how.
+    /// Sends an event with the collected changes of the configuration, and with `fields` for their origin.
     pub(super) fn tell_of_config(&mut self, mut fields: serde_json::Value) {
         let changes = std::mem::take(&mut self.heard.changes);
         fields["changes"] = json!(changes);
@@ -142,17 +143,17 @@ impl Agent {
         self.notify("config", fields);
     }
 
-    /// Asks the workers, when it is time.
+    /// Queries the workers when it is time.
     pub(super) fn pulse(&mut self) {
         if self.subscribers.is_empty() || self.heard.due.is_none_or(|due| self.now < due) {
             return;
         }
         self.heard.due = Some(self.now + PULSE);
-        // Nobody waits for the answer; it is bounded as any question is.
+        // No client waits for the answer. Like every query, it ends after a bounded time.
         self.wait_for_answers(super::OURSELVES, None, None, Ask::Pulse);
     }
 
-    /// Their answers: tells of drops that come fast.
+    /// Takes the workers' answers, and sends events for high drop rates.
     pub(super) fn tell_of_pulse(&mut self, found: &Found) {
         if found.incomplete || self.subscribers.is_empty() {
             return;

@@ -1,4 +1,5 @@
-//! Interfaces: doors are made, ports opened when their interface is there, opened again when it returns.
+//! Ports and their interfaces: the agent creates doors, opens a port when its interface is there, and opens it again
+//! when the interface returns.
 
 use std::net::IpAddr;
 
@@ -14,98 +15,99 @@ use crate::io::{
 use crate::model::{self, Port, clean, door_peer};
 use crate::reconcile::{self, PortFact, UPLINK_PORT, Underlay};
 
-/// The pause after a first failure; it doubles up to [`PAUSE_MAX`].
+/// The pause after the first failure; it doubles up to [`PAUSE_MAX`].
 const PAUSE_MIN: Duration = Duration::from_secs(1);
 /// The longest pause between two attempts.
 const PAUSE_MAX: Duration = Duration::from_secs(10);
-/// A new interface is opened this long after the one before at the earliest, should they flap.
+/// The shortest time between two attempts when a new interface appears under the same name, in case the interface
+/// flaps.
 const PAUSE_NEW: Duration = Duration::from_millis(100);
 
-/// In place of an interface's index: the port is attached to a socket.
+/// Stands for the interface's index when the port is attached to a socket.
 const NO_INTERFACE: u32 = 0;
 
-/// The largest MTU whose frames fit into one small slot, with Ethernet and two tags.
+/// The largest MTU whose frames, with an Ethernet header and two VLAN tags, fit into one small slot.
 const ONE_SLOT_MTU: u16 = (SLOT_SMALL_LEN - HEADROOM - 22) as u16;
 
-/// How one port stands to its interface.
+/// The state of one port and of its interface.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Attachment {
-    /// Name of the port, for people.
+    /// The name of the port, for people.
     pub(super) name: String,
     /// The interface to attach to.
     pub(super) interface: String,
     shared: bool,
     pub(super) means: Means,
     enabled: bool,
-    /// The owner cut it off.
+    /// Whether the owner has cut the port off.
     quarantine: bool,
-    /// A guard has disabled it: since then it forwards nothing.
+    /// The guard that has disabled the port, if any; the port forwards nothing.
     pub(super) err_disabled: Option<ErrDisabled>,
     pub(super) phase: Phase,
-    /// How it was opened last.
+    /// How the port was opened last.
     pub(super) facts: PortFacts,
-    /// What the kernel dropped at it since then.
+    /// The kernel's drops at the port since then.
     pub(super) kernel_drops: KernelDrops,
-    /// What passed between us and a guest since then.
+    /// The frames that we and the guest have exchanged since then.
     pub(super) guest_io: Option<GuestIo>,
-    /// For a door we make: what was asked for last.
+    /// The last request for the door, if we make one.
     door: Option<DoorSpec>,
     pub(super) makes_door: bool,
-    /// When it was last asked to be opened.
+    /// When the agent last asked for the port to be opened.
     opened_at: Option<Instant>,
-    /// The interface's MTU then.
+    /// The interface's MTU at that time.
     opened_mtu: u16,
     /// The pause after the next failure.
     pause: Duration,
-    /// Said in the log last.
+    /// The last failure that was logged.
     last_failure: Option<String>,
 }
 
-/// By which means a port is opened: what makes it another port when it changes.
+/// The driver and its settings. When any of them changes, the port is closed and opened again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Means {
-    /// By which means.
+    /// The driver.
     pub(super) kind: IoKind,
     xdp: XdpMode,
-    /// Where tunnel packets are heard, for the kind that opens nothing else.
+    /// The address and UDP port that tunnel packets arrive at, for the `udp` driver, which opens nothing else.
     tunnel: Option<(IpAddr, u16)>,
-    /// Queue pairs offered to a guest.
+    /// The number of queue pairs that we offer to a guest.
     queues: u32,
 }
 
-/// Where a port is on its way to forwarding.
+/// How far a port has come on its way to forwarding.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Phase {
-    /// Not wanted.
+    /// The configuration disables the port.
     Disabled,
-    /// Its interface is not there.
+    /// The interface does not exist.
     Waiting,
-    /// Asked for on the interface of this index.
+    /// The agent has asked for the port to be opened on the interface with this index.
     Opening(u32),
-    /// Open, but nothing passes: goes live by itself.
+    /// The port is open but passes nothing; it goes live by itself.
     Ready(PortDown),
-    /// Attached to the interface of this index.
+    /// The port is attached to the interface with this index.
     Live(u32),
-    /// The door or the port could not be made or opened; tried again then.
+    /// The door or the port could not be created or opened.
     Failed {
-        /// Why.
+        /// The cause.
         why: String,
-        /// When it is tried again.
+        /// The time of the next attempt.
         retry: Instant,
     },
 }
 
-/// Disabled by a guard.
+/// The record that a guard has disabled a port.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct ErrDisabled {
-    /// Since when.
+    /// When the guard disabled the port.
     pub(super) since: Instant,
-    /// When it is enabled again by itself.
+    /// When the port is enabled again automatically, if ever.
     pub(super) until: Option<Instant>,
 }
 
 impl Attachment {
-    /// When something is to be done.
+    /// The time of the next action, if one is due.
     pub(super) fn deadline(&self) -> Option<Instant> {
         let recovery = self.err_disabled.and_then(|e| e.until);
         self.retry().into_iter().chain(recovery).min()
@@ -118,12 +120,12 @@ impl Attachment {
         }
     }
 
-    /// Whether it forwards.
+    /// Whether the port forwards.
     pub(super) fn is_live(&self) -> bool {
         matches!(self.phase, Phase::Live(_)) && !self.quarantine && self.err_disabled.is_none()
     }
 
-    /// Whether nothing more is to be expected soon. A door that was asked for is.
+    /// Whether the state is stable. A door that we have asked for, or a port that is being opened, will change soon.
     pub(super) fn settled(&self) -> bool {
         match self.phase {
             Phase::Opening(_) => false,
@@ -132,7 +134,7 @@ impl Attachment {
         }
     }
 
-    /// Name of the state and why it is not live, for people.
+    /// The name of the state, and why the port is not live, for people.
     pub(super) fn state(&self) -> (&'static str, String) {
         match &self.phase {
             Phase::Disabled => ("disabled", "it is not enabled".to_owned()),
@@ -163,7 +165,7 @@ impl Attachment {
 }
 
 impl Agent {
-    /// Makes the attachments follow the configuration, tells the workers, and moves every port on.
+    /// Brings the attachments in line with the configuration, updates the workers, and advances every port.
     pub(super) fn attach_all(&mut self) {
         let mut before = std::mem::take(&mut self.attachments);
         let mut afterwards = Vec::new();
@@ -176,7 +178,7 @@ impl Agent {
                     }
                     if !was.enabled && wanted.enabled {
                         was.phase = Phase::Waiting;
-                        // While nobody looked, it may have gone.
+                        // The door may have been removed while the port was disabled.
                         was.door = None;
                     }
                     Attachment {
@@ -184,7 +186,7 @@ impl Agent {
                         means: wanted.means,
                         enabled: wanted.enabled,
                         quarantine: wanted.quarantine,
-                        // As elsewhere, to disable and enable a port makes good what a guard did.
+                        // Disabling and enabling a port clears err-disabled, as on other switches.
                         err_disabled: was.err_disabled.filter(|_| wanted.enabled),
                         ..was
                     }
@@ -208,7 +210,7 @@ impl Agent {
         self.step_all();
     }
 
-    /// The attachments that the configuration asks for, as new.
+    /// The attachments that the configuration asks for, in their initial state.
     fn wanted(&self) -> Vec<(PortId, Attachment)> {
         let new = |name: &str, interface: String, shared, means, enabled, makes_door| Attachment {
             name: name.to_owned(),
@@ -243,7 +245,7 @@ impl Agent {
         uplink.chain(ports).collect()
     }
 
-    /// What the links and attachments say, for [`reconcile::compile`].
+    /// Collects the state of links and attachments for [`reconcile::compile`].
     fn gather_facts(&mut self) {
         self.facts.underlay = self.underlay();
         self.facts.paths = self.paths.measured();
@@ -256,7 +258,7 @@ impl Agent {
         PortFact { live: matches!(a.phase, Phase::Live(_)), err_disabled: a.err_disabled.is_some(), mtu }
     }
 
-    /// The uplink as known. While its interface is away, what was known of it last.
+    /// The uplink as observed. While its interface is away, the last known state.
     pub(super) fn underlay(&self) -> Option<Underlay> {
         let uplink = self.config.uplink.as_ref()?;
         let before = self.facts.underlay.as_ref();
@@ -276,7 +278,7 @@ impl Agent {
         Some(Underlay { mac: link.mac, vtep, mtu: mtu_of(link), connected })
     }
 
-    /// Tells the workers all that differs from what they were told.
+    /// Sends the workers every difference between the desired state and the state that they already have.
     pub(super) fn tell(&mut self) {
         let state = reconcile::compile(&self.config, &self.ids, &self.facts);
         for command in reconcile::diff(&self.told, &state) {
@@ -296,7 +298,7 @@ impl Agent {
         }
     }
 
-    /// As [`Agent::tell`], when only this port's state changed.
+    /// Does the same as [`Agent::tell`] when only this port's state changed.
     fn tell_port(&mut self, id: PortId) {
         let Some(a) = self.attachments.get(&id) else { return };
         self.facts.ports.insert(id, self.port_fact(a));
@@ -312,7 +314,7 @@ impl Agent {
         }
     }
 
-    /// What we ask of the door of this port.
+    /// The door that the configuration asks for at this port.
     fn door_spec(&self, p: &Port) -> DoorSpec {
         DoorSpec {
             kind: p.means(),
@@ -333,15 +335,15 @@ impl Agent {
         }
     }
 
-    /// Moves one port on: makes its door, opens it when its interface is there and the time has come, closes it when
-    /// the interface is gone or another. Does nothing when there is nothing to do.
+    /// Advances one port: creates its door, opens the port when its interface is there and the time has come, and
+    /// closes it when the interface is gone or has been replaced. Does nothing when nothing is due.
     pub(super) fn step(&mut self, id: PortId) {
         let Some(mut a) = self.attachments.remove(&id) else { return };
         if a.err_disabled.and_then(|e| e.until).is_some_and(|until| until <= self.now) {
             a.err_disabled = None;
             self.log("info", format!("port \"{}\" is enabled again: errdisable_recovery is over", a.name));
         }
-        // A socket is no interface: it is there whenever it is asked for.
+        // A socket has no interface to wait for, so the port can be opened at any time.
         let link = || self.links.get(&a.interface).map(|l| l.index);
         let index = if a.means.kind == IoKind::Vhostuser { Some(NO_INTERFACE) } else { link() };
         if a.makes_door {
@@ -356,7 +358,7 @@ impl Agent {
         let Some(spec) = self.config.port(&a.name).map(|p| self.door_spec(p)) else { return };
         let due = a.retry().is_none_or(|at| at <= self.now);
         let lost = !there && matches!(a.phase, Phase::Failed { .. });
-        // Certainty alone changes nothing, unless the pair is not as it should be.
+        // If the MTU was a guess and is now certain, the pair stays as it is, unless its MTU differs.
         let is = self.links.get(&a.interface).map(mtu_of);
         let same = |door: &DoorSpec| {
             let certain = DoorSpec { mtu_is_guess: spec.mtu_is_guess, ..door.clone() };
@@ -385,7 +387,7 @@ impl Agent {
                 let why = format!("interface {} is gone", a.interface);
                 self.log("warn", format!("port \"{}\": {why}", a.name));
                 if a.makes_door {
-                    // Somebody removed it. It is made again, but not in a tight loop.
+                    // Another program removed the door. Create it again, but not in a tight loop.
                     a.phase = Phase::Failed { why, retry: now + PAUSE_MIN };
                 }
             } else if !a.makes_door {
@@ -394,7 +396,7 @@ impl Agent {
             return;
         };
         let mtu = self.links.get(&a.interface).map_or(0, mtu_of);
-        // What an AF_XDP port takes is decided when it is opened.
+        // The largest frame that an AF_XDP port takes is fixed when the port is opened.
         let outgrown = a.means.kind == IoKind::Afxdp && mtu > ONE_SLOT_MTU && a.opened_mtu <= ONE_SLOT_MTU;
         let not_before = match a.phase {
             Phase::Opening(at) | Phase::Live(at) if at == index && !outgrown => return,
@@ -431,7 +433,7 @@ impl Agent {
         let name = link.name.clone();
         let is_new = before.is_none_or(|b| b.index != link.index);
         self.links.insert(name.clone(), link);
-        // A changed interface may well work now: ask again, though not more often than once per second.
+        // A changed interface may work now: try again, but not more than once per second.
         for a in self.attachments.values_mut().filter(|a| a.interface == name) {
             if let Phase::Failed { retry, .. } = &mut a.phase {
                 let pause = if is_new { PAUSE_NEW } else { PAUSE_MIN };
@@ -458,7 +460,7 @@ impl Agent {
                 self.gather_facts();
                 self.sync_peers();
                 self.tell();
-                // The MTU of doors follows the uplink's.
+                // The MTU of doors follows the uplink's MTU.
                 self.step_all();
                 return;
             }
@@ -470,7 +472,7 @@ impl Agent {
         }
     }
 
-    /// An uplink that is bound to our VTEP address is opened anew when that is another.
+    /// Opens the uplink again when it is bound to our VTEP address and that address changes.
     fn follow_vtep(&mut self, underlay: Option<&Underlay>) {
         let Some(port) = self.config.uplink.as_ref().map(|u| u.port) else { return };
         let Some(a) = self.attachments.get_mut(&UPLINK_PORT) else { return };
@@ -484,7 +486,7 @@ impl Agent {
         }
     }
 
-    /// A BPDU came in where there is a guard against them. What comes before the workers know changes nothing more.
+    /// Disables a port with a BPDU guard after a BPDU. More BPDUs that arrive before the workers know change nothing.
     pub(super) fn bpdu(&mut self, id: PortId) {
         let now = self.now;
         let Some(a) = self.attachments.get_mut(&id).filter(|a| a.err_disabled.is_none()) else { return };
@@ -496,7 +498,7 @@ impl Agent {
         self.tell_port(id);
     }
 
-    /// Ends what a guard did. False when it had done nothing.
+    /// Clears err-disabled. Returns false when no guard had disabled the port.
     pub(super) fn enable(&mut self, id: PortId) -> bool {
         let Some(a) = self.attachments.get_mut(&id) else { return false };
         let was = a.err_disabled.take();
@@ -514,7 +516,8 @@ impl Agent {
         let index = match a.phase {
             Phase::Opening(index) | Phase::Live(index) => index,
             Phase::Ready(_) => NO_INTERFACE,
-            // A late answer: it was closed again, or failed since. Only an interface that is there can be live.
+            // This is a late answer: the port was closed again, or has failed since. Only a port whose interface
+            // exists can be live.
             Phase::Failed { .. } => match self.links.get(&a.interface) {
                 Some(link) => link.index,
                 None => return,
@@ -537,7 +540,7 @@ impl Agent {
         }
     }
 
-    /// An open port whose other end went, or misbehaved.
+    /// Notes that the other end of an open port went away or misbehaved.
     pub(super) fn port_down(&mut self, id: PortId, down: PortDown) {
         let Some(a) = self.attachments.get_mut(&id).filter(|a| a.attached()) else { return };
         let down = PortDown { why: clean(&down.why), ..down };
@@ -561,12 +564,12 @@ impl Agent {
     pub(super) fn door_failed(&mut self, id: PortId, fault: &DoorFault) {
         let Some(a) = self.attachments.get_mut(&id).filter(|a| a.makes_door) else { return };
         if !fault.usable {
-            // An interface of its name may be there: it is not the door that was asked for.
+            // An interface with the door's name may exist, but it is not the door that we asked for.
             a.door = None;
         }
         let attached = a.attached();
         if !a.enabled || (attached && fault.usable) {
-            // It works, but is not as it should be.
+            // The door works, but differs from the request.
             let text = format!("port \"{}\": {}", a.name, clean(&fault.why));
             self.log("warn", text);
             return;
@@ -586,14 +589,14 @@ impl Agent {
         a.phase = Phase::Failed { why: why.clone(), retry: now + a.pause };
         a.pause = (a.pause * 2).min(PAUSE_MAX);
         if news {
-            // Said once, not at every attempt.
+            // Log a failure once, not at every attempt.
             self.log("warn", format!("port \"{name}\": {why}"));
         }
         self.tell_port(id);
     }
 }
 
-/// What has to happen to an attachment that is no longer wanted.
+/// Closes the port and deletes the door of an attachment that the configuration no longer has.
 fn leave(id: PortId, was: &Attachment, outputs: &mut Vec<Output>) {
     if was.attached() {
         outputs.push(Output::ClosePort(id));

@@ -1,8 +1,9 @@
-//! The agent: desired state in, commands and requests to the machine out. Sans-I/O: it owns no socket, clock
-//! or thread. Whoever drives it calls [`Agent::handle`] with what happened and the time, then carries out every
-//! [`Agent::poll_output`], and calls again at [`Agent::next_deadline`].
+//! The agent: desired state goes in, commands to the workers and requests to the machine come out. The agent is
+//! sans-I/O: it owns no socket, clock or thread. The caller reports each event and the time with [`Agent::handle`],
+//! carries out every [`Agent::poll_output`], and calls again at [`Agent::next_deadline`].
 //!
-//! It never sees a frame, and whatever happens to it or to one interface leaves the forwarding of all others alone.
+//! The agent never sees a frame. A failure in the agent or of one interface does not disturb the forwarding on all
+//! other interfaces.
 
 mod configure;
 mod edit;
@@ -44,41 +45,42 @@ use peers::Peers;
 use pending::Pending;
 use strangers::Strangers;
 
-/// Interfaces remembered. A host has hundreds; this only bounds memory against a runaway.
+/// The most interfaces that the agent remembers. A host has hundreds; the limit bounds memory against a runaway.
 const LINKS_MAX: usize = 16_384;
-/// Underlay neighbours remembered; bounds memory. More than [`engine::limits::PEERS_MAX`] cannot be needed.
+/// The most underlay neighbours that the agent remembers; bounds memory. [`engine::limits::PEERS_MAX`] is the most
+/// that can be needed.
 const NEIGHBORS_MAX: usize = 8_192;
-/// An underlay next hop is asked for at most this often, however many workers want it.
+/// The shortest time between two requests to resolve an underlay next hop, however many workers want it.
 const RESOLVE_PAUSE: Duration = Duration::from_millis(500);
-/// When saving failed, it is tried again this often.
+/// The pause before another attempt to save the configuration.
 const PERSIST_RETRY: Duration = Duration::from_secs(30);
 
-/// Whoever waits for nothing: the agent itself.
+/// Stands for the agent itself, whose queries no client waits for.
 const OURSELVES: ClientId = ClientId(u64::MAX);
 
-/// How an agent starts.
+/// The parameters of a new agent.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Options {
-    /// Name of the host: the rVM's name where the configuration gives none.
+    /// The host name; it is the rVM's name if the configuration gives none.
     pub hostname: String,
-    /// The configuration as it was read; `None` for an empty start.
+    /// The text of the configuration; `None` starts empty.
     pub config_text: Option<String>,
-    /// The files that add to it.
+    /// The drop-ins.
     pub drop_ins: Vec<DropIn>,
     /// The main file's path, for people and for `ivctl config diff`.
     pub config_path: PathBuf,
-    /// Whether edits are written back through [`Output::Persist`].
+    /// Whether the agent writes edits back through [`Output::Persist`].
     pub persist: bool,
-    /// How many workers carry out [`Output::Worker`]; each one answers a query.
+    /// The number of workers that carry out [`Output::Worker`]; each of them answers a query.
     pub workers: usize,
-    /// Version of the daemon, for `ivctl status`.
+    /// The daemon's version, for `ivctl status`.
     pub version: String,
-    /// Nobody else can guess it: what answers to path probes must contain follows from it.
+    /// A random number that others cannot guess. It determines the nonces that answers to path probes must contain.
     pub secret: u64,
 }
 
 impl Default for Options {
-    /// An empty start of one worker on host `rvm`, without a file.
+    /// The options of an empty start with one worker on host `rvm`, without a file.
     fn default() -> Self {
         Self {
             hostname: "rvm".to_owned(),
@@ -99,26 +101,27 @@ pub struct Agent {
     options: Options,
     started: Instant,
     now: Instant,
-    /// The last reading of the wall clock, and when it was taken.
+    /// The last reading of the wall clock, and the time of the reading.
     wall: Option<(Instant, SystemTime)>,
-    /// As they were at the start, which is when they are read.
+    /// The workers' settings at the start; the daemon reads them only then.
     workers: model::Workers,
-    /// What is wanted, by all files together.
+    /// The configuration in force, from all files together.
     config: Config,
-    /// What the main file says of it, and its text, but for the edits since when it is `stale`.
+    /// The main file's part and its text. The text lacks the latest edits while it is `stale`.
     main: Config,
-    /// The parts of it that are from drop-ins.
+    /// The parts that come from drop-ins.
     origins: Origins,
     text: String,
     stale: bool,
     drop_ins: Vec<DropIn>,
     trial: Option<configure::Trial>,
     ids: Ids,
-    /// What the machine says, and what the workers were told.
+    /// The observed state of the machine, and the state that the workers have.
     facts: Facts,
     told: State,
     steered: SteerPlan,
-    /// What was asked for last; at the start nothing, so that what another process left is put right.
+    /// The last plan that was sent. It is `None` at the start, so that the first plan replaces what an earlier
+    /// process left behind.
     closed_plan: Option<ClosePlan>,
     closed: CloseState,
     uplink_steered: Option<Steered>,
@@ -133,33 +136,33 @@ pub struct Agent {
     strangers: Strangers,
     stats: Vec<WorkerStats>,
     cache: CacheStats,
-    /// What was said of the cache last.
+    /// The last mode that was sent to the kernel offload.
     cache_told: Option<CacheMode>,
     subscribers: BTreeSet<ClientId>,
     /// Clients that may only read.
     readers: BTreeSet<ClientId>,
     heard: events::Told,
     captures: BTreeMap<WatchId, watch::Capture>,
-    /// Who asked about the log, in the order of the questions.
+    /// The clients that wait for an answer about the log, in the order of their requests.
     log_asked: VecDeque<(ClientId, Option<serde_json::Value>)>,
     pending: BTreeMap<u64, Pending>,
-    /// Queries under way: token to the pending request.
+    /// The open queries: token to pending request.
     tokens: BTreeMap<u64, u64>,
     next_number: u64,
     persist: Persist,
-    /// Why the files were not taken when they were read last.
+    /// Why the last reload of the files was refused.
     refused: Option<String>,
     outputs: VecDeque<Output>,
 }
 
-/// How far the file is behind the configuration.
+/// How far the file lags behind the configuration.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 struct Persist {
-    /// Number of the last edit.
+    /// The number of the last edit.
     edit: u64,
-    /// The edit being written.
+    /// The edit that is being written.
     writing: Option<u64>,
-    /// The last edit that was written, or that it was tried for.
+    /// The last edit that was written, or whose write failed.
     tried: u64,
     /// Why the last write failed.
     failure: Option<String>,
@@ -167,10 +170,10 @@ struct Persist {
 }
 
 impl Agent {
-    /// An agent with the configuration it starts with. Its first outputs are ready at once.
+    /// Creates an agent with its initial configuration. The first outputs are ready immediately.
     ///
     /// # Errors
-    /// Everything that is wrong with the configuration.
+    /// All errors in the configuration.
     pub fn new(now: Instant, options: Options) -> Result<Self, Vec<ConfigError>> {
         let hostname = model::name_of_host(&options.hostname);
         let text = options.config_text.clone().unwrap_or_default();
@@ -223,7 +226,7 @@ impl Agent {
         Ok(agent)
     }
 
-    /// Tells the agent what happened.
+    /// Takes one event.
     pub fn handle(&mut self, now: Instant, input: Input) {
         self.advance(now);
         match input {
@@ -269,19 +272,19 @@ impl Agent {
         self.tell_of_ports();
     }
 
-    /// Tells the agent the time, when nothing else happened until [`Agent::next_deadline`].
+    /// Takes the time, when no event came before [`Agent::next_deadline`].
     pub fn handle_timeout(&mut self, now: Instant) {
         self.advance(now);
         self.finish_pending();
         self.tell_of_ports();
     }
 
-    /// The next thing to do, until `None`.
+    /// The next output, until `None`.
     pub fn poll_output(&mut self) -> Option<Output> {
         self.outputs.pop_front()
     }
 
-    /// When to call [`Agent::handle_timeout`] at the latest.
+    /// The latest time for the next call of [`Agent::handle_timeout`].
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
         let retries = self.attachments.values().filter_map(Attachment::deadline);
@@ -303,7 +306,7 @@ impl Agent {
         &self.config
     }
 
-    /// The number of the port of this name; the uplink is called `uplink`.
+    /// The id of the port with this name; the uplink is called `uplink`.
     #[must_use]
     pub fn port_id(&self, name: &str) -> Option<PortId> {
         if name == "uplink" && self.config.uplink.is_some() {
@@ -312,19 +315,19 @@ impl Agent {
         self.ids.port(name)
     }
 
-    /// Whether the port of this name forwards.
+    /// Whether the port with this name forwards.
     #[must_use]
     pub fn port_live(&self, name: &str) -> bool {
         self.port_id(name).is_some_and(|id| self.told.ports.get(&id).is_some_and(|(_, p)| p.live))
     }
 
-    /// Name of this rVM.
+    /// The name of this rVM.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.facts.name
     }
 
-    /// Moves the clock and does what became due. The clock never goes back.
+    /// Moves the clock forward and does whatever became due. The clock never goes back.
     fn advance(&mut self, now: Instant) {
         self.now = self.now.max(now);
         let due = |a: &Attachment| a.deadline().is_some_and(|at| at <= self.now);
@@ -342,14 +345,14 @@ impl Agent {
         self.pulse();
     }
 
-    /// Puts a valid configuration in force, of which `text` is the main file.
+    /// Puts a valid configuration in force; `text` is its main file.
     fn install(&mut self, layers: Layered, text: String) {
         self.install_edit(layers);
         self.text = text;
         self.stale = false;
     }
 
-    /// The text of the configuration. Comments of the operator's survive edits where possible.
+    /// The text of the main file, up to date. The operator's comments survive edits where possible.
     fn current_text(&mut self) -> &str {
         if std::mem::take(&mut self.stale) {
             self.text = model::rewrite(&self.text, &self.main);
@@ -357,7 +360,7 @@ impl Agent {
         &self.text
     }
 
-    /// Puts a valid configuration in force, which differs from what the text says.
+    /// Puts a valid configuration in force that the text does not contain yet.
     fn install_edit(&mut self, layers: Layered) {
         let Layered { whole: config, main, origins } = layers;
         self.note_changes(&config);
@@ -370,7 +373,7 @@ impl Agent {
         let watch = self.config.uplink.as_ref().map(|u| u.interface.clone());
         if self.watched != watch {
             self.watched.clone_from(&watch);
-            // Another NIC: what was known is of the one before.
+            // With another NIC, all observations about the previous one are obsolete.
             self.facts.underlay = None;
             self.outputs.push_back(Output::WatchUnderlay(watch));
         }
@@ -389,7 +392,7 @@ impl Agent {
         self.outputs.push_back(Output::Log(level, text.into()));
     }
 
-    /// Tells subscribers.
+    /// Sends an event to all subscribers.
     fn notify(&mut self, event: &str, fields: serde_json::Value) {
         let all: Vec<ClientId> = self.subscribers.iter().copied().collect();
         self.notify_some(&all, event, fields);
@@ -409,7 +412,7 @@ impl Agent {
         }
     }
 
-    /// What is logged now, or why a filter was refused.
+    /// Answers a request about the log: the filter in force, or why a filter was refused.
     fn log_filter(&mut self, result: Result<String, String>) {
         let Some((client, id)) = self.log_asked.pop_front() else { return };
         let answer = result.map(|filter| serde_json::json!(api::LogShown { filter })).map_err(|why| {
@@ -449,7 +452,7 @@ impl Agent {
                 if self.neighbors.len() >= NEIGHBORS_MAX && !self.neighbors.contains_key(&ip) {
                     return;
                 }
-                // Told even when it is known: it says that the neighbour answered just now.
+                // Sent even if the address is known, because the update says that the neighbour answered just now.
                 self.neighbors.insert(ip, mac);
                 self.command(Command::SetUnderlayNeighbor(ip, mac));
             }
@@ -500,7 +503,7 @@ impl Agent {
         self.outputs.push_back(Output::Resolve(ip));
     }
 
-    /// An edit was made: the file has to follow.
+    /// Saves an edit to the file.
     fn edited(&mut self) {
         self.persist.edit += 1;
         self.save();
@@ -512,7 +515,7 @@ impl Agent {
             self.persist.tried = self.persist.edit;
         } else if self.persist.writing.is_none() {
             self.persist.writing = Some(self.persist.edit);
-            // What is on trial is not saved before it is confirmed.
+            // A commit-confirmed configuration is not saved before its confirmation.
             let text = match &self.trial {
                 Some(trial) => trial.text_before().to_owned(),
                 None => self.current_text().to_owned(),
@@ -536,7 +539,7 @@ impl Agent {
                 self.persist.retry = Some(self.now + PERSIST_RETRY);
             }
         }
-        // What was edited meanwhile.
+        // Save the edits that were made during the write.
         if self.persist.tried < self.persist.edit {
             self.save();
         }

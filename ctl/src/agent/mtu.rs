@@ -1,4 +1,5 @@
-//! `ivctl mtu`: every hop from the underlay's NIC to the CMS's end of a door, and what does not fit together.
+//! `ivctl mtu`: the MTU of every hop from the underlay's NIC to the CMS's end of a door, and the values that do not
+//! fit together.
 
 use super::Agent;
 use crate::api::{
@@ -8,11 +9,11 @@ use crate::model::{Network, Peer, Port, PortRole};
 use crate::path::{Origin, Path};
 use crate::reconcile;
 
-/// What every IPv6 link carries (RFC 8200 §5).
+/// The smallest MTU of every IPv6 link (RFC 8200 §5).
 const IPV6_MIN: u16 = 1280;
 
 impl Agent {
-    /// Everything about MTUs.
+    /// The report of all MTUs.
     pub(super) fn mtu_report(&self) -> MtuReport {
         let uplink = self.config.uplink.as_ref().zip(self.facts.underlay.as_ref()).map(|(c, u)| MtuUplink {
             interface: c.interface.clone(),
@@ -35,7 +36,7 @@ impl Agent {
         self.ids.peer(&p.name).and_then(|id| self.paths.get(id))
     }
 
-    /// Where the path MTU of a peer is from.
+    /// The origin of a peer's path MTU.
     pub(super) fn mtu_origin(&self, p: &Peer) -> &'static str {
         let direct = self.direct(p);
         match self.path_of(direct) {
@@ -62,7 +63,7 @@ impl Agent {
         }
     }
 
-    /// The peer that packets for `p` are sent to.
+    /// The peer that receives our packets for `p`: the relay, or `p` itself.
     fn direct<'a>(&'a self, p: &'a Peer) -> &'a Peer {
         let mut direct = p;
         for _ in 0..8 {
@@ -215,7 +216,7 @@ impl Agent {
         problems
     }
 
-    /// Those that are part of `ivctl status`.
+    /// The MTU problems that are also part of `ivctl status`.
     pub(super) fn mtu_warnings(&self) -> impl Iterator<Item = Problem> {
         let warnings = self.mtu_problems().into_iter().filter(|p| p.severity == "warning");
         warnings.map(|p| {
@@ -225,7 +226,7 @@ impl Agent {
     }
 }
 
-/// Lines for the CMS behind the doors: its physical networks are the doors.
+/// The settings to paste into the CMS behind the doors, which sees each door as a physical network.
 fn paste(networks: &[MtuNetwork]) -> MtuPaste {
     let ports = || networks.iter().flat_map(|n| n.ports.iter().map(move |p| (n, p)));
     let guests = ports().filter(|(_, p)| p.role == "guest");

@@ -1,4 +1,4 @@
-//! Path MTUs: one [`Path`] machine per peer that is reached directly, and what follows from what they find.
+//! Path MTUs: one [`Path`] for each peer that is reached directly, and the updates that follow from its results.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -12,11 +12,12 @@ use crate::liveness;
 use crate::path::{Input, Origin, Output, Path};
 use crate::reconcile::{self, UPLINK_PORT};
 
-/// The floor of what is believed: what every IPv4 host takes (RFC 791), what every IPv6 link carries (RFC 8200 §5).
+/// The smallest path MTU that is believed: the size that every IPv4 host accepts (RFC 791), and the smallest MTU of
+/// IPv6 links (RFC 8200 §5).
 const MIN_V4: u16 = 576;
 const MIN_V6: u16 = 1280;
 
-/// The machines, by peer, each with the address it was made for.
+/// The path state machines by peer, each with the peer's address at its creation.
 #[derive(Debug, Default)]
 pub(super) struct Paths(BTreeMap<PeerId, (IpAddr, Path)>);
 
@@ -38,7 +39,7 @@ impl Paths {
 }
 
 impl Agent {
-    /// Makes the machines follow the configuration and the uplink.
+    /// Brings the state machines in line with the configuration and the uplink.
     pub(super) fn sync_paths(&mut self) {
         let mut before = std::mem::take(&mut self.paths.0);
         let underlay = self.facts.underlay.clone().or_else(|| self.underlay());
@@ -69,7 +70,8 @@ impl Agent {
         }
     }
 
-    /// The uplink was opened: what was lost while it was not, or on another NIC, says nothing.
+    /// Starts probing again after the uplink was opened. Probes that were lost while it was closed, or on another
+    /// NIC, mean nothing.
     pub(super) fn restart_paths(&mut self) {
         for (_, path) in self.paths.0.values_mut() {
             path.handle(self.now, Input::Restart);
@@ -97,12 +99,12 @@ impl Agent {
         }
     }
 
-    /// Does what the time has come for.
+    /// Does what is due.
     pub(super) fn step_paths(&mut self) {
         self.drain_paths(PeerId(0)..=PeerId(u16::MAX));
     }
 
-    /// Sends what these paths want sent, and makes known what they found.
+    /// Sends the probes of these paths, and distributes changed path MTUs.
     fn drain_paths(&mut self, peers: std::ops::RangeInclusive<PeerId>) {
         let (now, mut probes, mut changed) = (self.now, Vec::new(), Vec::new());
         for (&id, (_, path)) in self.paths.0.range_mut(peers) {
@@ -122,13 +124,13 @@ impl Agent {
         }
     }
 
-    /// Tells the workers the path MTUs that differ, and corrects the doors of networks that follow.
+    /// Sends changed path MTUs to the workers, and adjusts the doors that follow them.
     fn paths_changed(&mut self, changed: &[PeerId]) {
         self.facts.paths = self.paths.measured();
         let mtus = reconcile::network_mtus(&self.config, &self.ids, &self.facts);
         let networks_differ = mtus != self.facts.network_mtus;
         self.facts.network_mtus = mtus;
-        // Those behind a relay follow it.
+        // Peers behind a relay follow the relay's path MTU.
         let mut told = Vec::new();
         for p in &self.config.peer {
             let Some(id) = self.ids.peer(&p.name) else { continue };
@@ -150,7 +152,7 @@ impl Agent {
         let makes_door = self.config.port.iter().filter(|p| p.makes_door() && p.mtu.is_none());
         let doors: Vec<_> = makes_door.filter_map(|p| self.ids.port(&p.name)).collect();
         for id in doors {
-            // A door may only have been waiting for certainty.
+            // The door may have been waiting for a certain MTU.
             self.step(id);
         }
         if networks_differ {
@@ -158,7 +160,7 @@ impl Agent {
         }
     }
 
-    /// Whether the paths to the network's peers are known, or known not to be to be had.
+    /// Whether probing has decided the path of every peer of the network: measured, or known to be unmeasurable.
     pub(super) fn paths_decided(&self, network: &str) -> bool {
         let Some(uplink) = &self.config.uplink else { return true };
         if self.facts.underlay.is_none() {

@@ -1,5 +1,5 @@
-//! Whether the peers are there: one [`Liveness`] per peer that is reached directly, signs of other rVMs that do not fit
-//! this one's configuration, and the words for both.
+//! The health of peers: one [`Liveness`] for each peer that is reached directly, packets of other rVMs that do not
+//! fit this one's configuration, and the texts for both.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -18,33 +18,33 @@ use crate::liveness::{Input, Liveness, Output, State, Unreachable};
 use crate::model::Peer;
 use crate::reconcile::{self, UPLINK_PORT};
 
-/// How often the agent asks the workers how much passed between us and the peers.
+/// How often the agent queries the workers for the traffic between us and the peers.
 const LOOK: Duration = Duration::from_secs(1);
-/// Peers asked per second by all machines together: the rest waits, so that thousands of peers in use cost a
-/// bounded number of packets. The path MTU's own confirmations are not among them.
+/// The most questions per second to all peers together. The rest waits, so that thousands of busy peers cost a
+/// bounded number of packets. Confirmations of the path MTU are not included.
 const ASKS_PER_SECOND: u32 = 100;
-/// Networks of a peer's packets that are refused here, remembered for each.
+/// The most networks that we remember for each peer because we refuse its packets for them.
 const REFUSED_MAX: usize = 16;
-/// How long after the last such packet it counts.
+/// How long such a refusal stays after the last packet.
 const REFUSED: Duration = Duration::from_secs(120);
 
-/// The machines of all peers, and their shared bounds.
+/// The state machines of all peers, and their shared bounds.
 #[derive(Debug, Default)]
 pub(super) struct Peers {
-    /// By peer, each with the address it was made for.
+    /// The state machines by peer, each with the peer's address at its creation.
     machines: BTreeMap<PeerId, (IpAddr, Liveness)>,
-    /// The peers' volumes at the last look, and its time.
+    /// The traffic with each peer (sent, received) at the last query, and the time of that query.
     seen: BTreeMap<PeerId, (Volume, Volume)>,
     looked: Option<Instant>,
-    /// The underlay's next hop to each at that time, and since when it is so.
+    /// The underlay's next hop to each peer at that time, and how long it has been so.
     hops: BTreeMap<PeerId, (NextHop, Instant)>,
     look_due: Option<Instant>,
-    /// When a machine is due.
+    /// The time at which a state machine is due.
     due: Option<Instant>,
-    /// Questions left in this second, and when it began.
+    /// The questions that are left in this second, and the start of that second.
     asks_left: u32,
     asks_since: Instant,
-    /// Packets of peers that are dropped here for their network.
+    /// The packets of peers that are dropped here because of their network.
     refused: BTreeMap<(PeerId, Vni), (Instant, DropReason)>,
 }
 
@@ -57,7 +57,7 @@ impl Peers {
         self.machines.get(&id).map(|(_, machine)| machine)
     }
 
-    /// Takes one of this second's questions.
+    /// Takes one question from this second's budget.
     fn take_ask(&mut self, now: Instant) -> bool {
         if now.since(self.asks_since) >= Duration::from_secs(1) {
             (self.asks_since, self.asks_left) = (now, ASKS_PER_SECOND);
@@ -77,17 +77,17 @@ enum NextHop {
     NoRoute,
 }
 
-/// How a peer is, in words.
+/// The state of a peer in words.
 pub(super) struct Told {
     pub(super) state: PeerState,
-    /// The state in words; empty when the peer is up.
+    /// The cause; empty when the peer is up.
     pub(super) why: String,
     /// The remedy; empty when nothing needs one.
     pub(super) how: String,
 }
 
 impl Agent {
-    /// Makes the machines follow the configuration and the uplink.
+    /// Brings the state machines in line with the configuration and the uplink.
     pub(super) fn sync_peers(&mut self) {
         let now = self.now;
         let mut before = std::mem::take(&mut self.peers.machines);
@@ -128,7 +128,7 @@ impl Agent {
         self.peers.due = self.peers.machines.values().map(|(_, machine)| machine.next_deadline()).min();
     }
 
-    /// The uplink was opened: losses from before, or on another NIC, say nothing.
+    /// Starts again after the uplink was opened. Losses from before, or on another NIC, mean nothing.
     pub(super) fn restart_peers(&mut self) {
         let now = self.now;
         self.peers.machines.values_mut().for_each(|(_, machine)| machine.handle(now, Input::Restart));
@@ -140,7 +140,7 @@ impl Agent {
         self.attachments.get(&UPLINK_PORT).is_some_and(|a| matches!(a.phase, Phase::Live(_)))
     }
 
-    /// Something happened that is about one peer.
+    /// Passes an event to one peer's state machine.
     pub(super) fn peer_input(&mut self, peer: PeerId, input: Input) {
         let now = self.now;
         if let Some((_, machine)) = self.peers.machines.get_mut(&peer) {
@@ -151,7 +151,7 @@ impl Agent {
         }
     }
 
-    /// Does what the time has come for.
+    /// Does what is due.
     pub(super) fn step_peers(&mut self) {
         let now = self.now;
         if self.peers.look_due.is_some_and(|due| due <= now) {
@@ -172,7 +172,7 @@ impl Agent {
             let Some((_, machine)) = self.peers.machines.get(&id) else { continue };
             let input = match !machine.is_due(now) || self.peers.take_ask(now) {
                 true => Input::Time,
-                // Later, but not all of them at the same moment.
+                // Spread the questions, so that the peers do not get all of them at the same moment.
                 false => Input::Postpone(LOOK + Duration::from_millis(u64::from(id.0) % 1000)),
             };
             if let Some((_, machine)) = self.peers.machines.get_mut(&id) {
@@ -183,7 +183,7 @@ impl Agent {
         self.peers.due = self.peers.machines.values().map(|(_, machine)| machine.next_deadline()).min();
     }
 
-    /// Sends what these machines want sent, and tells what they found.
+    /// Sends the questions of these state machines, and reports changed states.
     fn drain_peers(&mut self, peers: std::ops::RangeInclusive<PeerId>) {
         let (mut asks, mut changed) = (Vec::new(), Vec::new());
         for (&id, (_, machine)) in self.peers.machines.range_mut(peers) {
@@ -201,7 +201,7 @@ impl Agent {
         }
     }
 
-    /// A peer's state changed: the log and the subscribers get it.
+    /// Reports a peer's changed state to the log and the subscribers.
     fn tell_of_peer(&mut self, id: PeerId) {
         let Some(p) = self.config.peer.iter().find(|p| self.ids.peer(&p.name) == Some(id)) else { return };
         let told = self.peer_told(p);
@@ -224,7 +224,7 @@ impl Agent {
         fields
     }
 
-    /// Takes the volumes that passed between us and the peers, from the workers.
+    /// Takes the traffic between us and the peers from the workers' answers.
     pub(super) fn looked(&mut self, found: &Found) {
         if found.incomplete {
             return;
@@ -254,7 +254,7 @@ impl Agent {
         self.peers.refused.retain(|_, (at, _)| now.since(*at) < REFUSED);
     }
 
-    /// An ICMP error came about a packet to `to`.
+    /// Takes an ICMP error about a packet to `to`.
     pub(super) fn unreachable(&mut self, from: IpAddr, to: IpAddr, port: u16, why: Unreachable) {
         let ours = self.facts.underlay.as_ref().is_some_and(|u| u.vtep == from)
             && self.config.uplink.as_ref().is_some_and(|u| u.port == port);
@@ -264,7 +264,7 @@ impl Agent {
         }
     }
 
-    /// A packet of the peer was dropped here for its network.
+    /// Notes that a packet of the peer was dropped here because of its network.
     pub(super) fn peer_refused(&mut self, peer: PeerId, vni: Vni, reason: DropReason) {
         let of_peer =
             self.peers.refused.range((peer, Vni::default())..).take_while(|((id, _), _)| *id == peer);
@@ -273,12 +273,12 @@ impl Agent {
         }
     }
 
-    /// Whether this entry names this rVM: a list of all rVMs may be the same on each rVM.
+    /// Whether this entry is this rVM itself. All rVMs may share one list of all rVMs.
     pub(super) fn is_ourselves(&self, p: &Peer) -> bool {
         reconcile::is_ourselves(p, &self.facts)
     }
 
-    /// How a peer is.
+    /// The state of a peer in words.
     pub(super) fn peer_told(&self, p: &Peer) -> Told {
         let told = self.answers_told(p);
         match (told.state, self.no_route(p)) {
@@ -288,12 +288,12 @@ impl Agent {
         }
     }
 
-    /// That the kernel has no route to a peer, and what helps.
+    /// The cause and remedy when the kernel has no route to a peer.
     fn no_route(&self, p: &Peer) -> Option<(String, String)> {
         let (uplink, underlay) = (self.config.uplink.as_ref()?, self.facts.underlay.as_ref()?);
         let (to, vtep, interface) = (p.address, underlay.vtep, &uplink.interface);
         let id = self.ids.peer(&p.name)?;
-        // At a start routes come a moment after peers. A peer that has answered since has a route.
+        // At the start, routes arrive a moment after peers. A peer that has answered since has a route.
         let answered = self.peers.get(id).and_then(Liveness::answered);
         let lasting = self.peers.hops.get(&id).is_some_and(|&(hop, since)| {
             let lost = answered.map_or(self.now.since(since) >= LOOK, |at| at < since);
@@ -315,7 +315,7 @@ impl Agent {
         self.peers.hops.get(&id).map(|(hop, _)| *hop)
     }
 
-    /// How a peer is, by its answers.
+    /// The state of a peer in words, from its answers.
     fn answers_told(&self, p: &Peer) -> Told {
         let vtep = self.facts.underlay.as_ref().map(|u| u.vtep);
         let unknown = |why: String| Told { state: PeerState::Unknown, why, how: String::new() };
@@ -406,7 +406,7 @@ impl Agent {
         }
     }
 
-    /// A silence may simply be the next hop's.
+    /// Adds the next hop to the cause, because the next hop may explain a silence.
     fn with_next_hop(&self, p: &Peer, why: String) -> String {
         if self.ids.peer(&p.name).and_then(|id| self.hop(id)) == Some(NextHop::Unresolved) {
             format!("{why}; the underlay's next hop to it is not resolved")
@@ -415,7 +415,7 @@ impl Agent {
         }
     }
 
-    /// For a peer that is reached through another only that other one gets questions.
+    /// The state of a peer behind a relay. Only the relay gets questions.
     fn relayed_told(&self, via: &str) -> Told {
         let relay = self.config.peer(via).map(|relay| self.peer_told(relay));
         match relay {
@@ -512,10 +512,10 @@ impl Agent {
     }
 }
 
-/// Something that is wrong with a peer.
+/// A fault of a peer.
 pub(super) struct PeerFault {
     pub(super) peer: String,
-    /// It is about a network, not about the peer as a whole.
+    /// Whether the fault concerns one network rather than the peer as a whole.
     pub(super) network: bool,
     pub(super) why: String,
     pub(super) how: String,

@@ -1,4 +1,4 @@
-//! Requests that wait: for the workers' answers, for a port to become live, for the file to be written.
+//! Requests that wait: for the workers' answers, for a port to become live, or for the file to be written.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,34 +17,34 @@ use super::request::Ask;
 use crate::api::{self, Code, Edited, Error};
 use crate::io::{ClientId, Output};
 
-/// Requests that one client may have waiting.
+/// The most requests that one client may have waiting.
 pub(super) const PER_CLIENT_MAX: usize = 64;
-/// Requests that may wait in all.
+/// The most requests that may wait in total.
 pub(super) const PENDING_MAX: usize = 1024;
 
 /// A request that waits.
 #[derive(Debug)]
 pub(super) struct Pending {
     pub(super) client: ClientId,
-    /// Its JSON-RPC id; `None` for a notification, which gets no answer.
+    /// The JSON-RPC id; `None` for a notification, which gets no answer.
     pub(super) id: Option<Value>,
     pub(super) deadline: Instant,
-    /// Answers that are missing: token and worker.
+    /// The missing answers: token and worker.
     missing: BTreeSet<(u64, usize)>,
     found: Found,
     kind: Kind,
 }
 
-/// What a request waits with.
+/// The reason for the wait.
 #[derive(Debug)]
 enum Kind {
-    /// An edit: until the workers have it, these ports are settled and the file is written.
+    /// An edit: it waits until the workers have it, these ports are settled and the file is written.
     Edit { edited: Edited, ports: Vec<PortId>, edit: u64 },
-    /// A question: until all answers are here.
+    /// A query: it waits until all answers are here.
     Ask(Ask),
 }
 
-/// What the workers said so far, added up.
+/// The workers' answers so far, added up.
 #[derive(Debug, Default)]
 pub(super) struct Found {
     pub(super) switch: SwitchCounters,
@@ -55,27 +55,27 @@ pub(super) struct Found {
     pub(super) floatings: BTreeMap<FloatingId, FloatingRow>,
     pub(super) peers: BTreeMap<PeerId, PeerRow>,
     pub(super) samples: Vec<DropSample>,
-    /// One worker's rehearsal; theirs are all the same.
+    /// The dry run of one worker; all workers would give the same.
     pub(super) walk: Option<Walk>,
     pub(super) seen: Vec<Seen>,
     pub(super) seen_lost: u64,
-    /// Rows were left out.
+    /// Whether rows were left out.
     pub(super) cut: bool,
-    /// Not every worker answered in time.
+    /// Whether a worker did not answer in time.
     pub(super) incomplete: bool,
 }
 
-/// Drop samples kept per answer; one for each port and reason is enough.
+/// The most drop samples in one answer; one for each port and reason is enough.
 const SAMPLES_MAX: usize = 4096;
 
 impl Agent {
-    /// When a request with this wish has to be answered.
+    /// The time by which a request with this timeout gets an answer.
     pub(super) fn deadline(&self, timeout_ms: Option<u64>) -> Instant {
         let ms = timeout_ms.unwrap_or(api::TIMEOUT_MS_DEFAULT).min(api::TIMEOUT_MS_MAX);
         self.now + Duration::from_millis(ms)
     }
 
-    /// Answers when everything that `ask` needs is here.
+    /// Answers a request when all data for `ask` is here.
     pub(super) fn wait_for_answers(
         &mut self,
         client: ClientId,
@@ -94,8 +94,8 @@ impl Agent {
         self.pending.insert(number, Pending { client, id, deadline, missing, found, kind: Kind::Ask(ask) });
     }
 
-    /// Answers when an edit is in force and saved. A query behind the commands, answered by every worker, says that
-    /// they were taken.
+    /// Answers a request when an edit is in force and saved. A query follows the commands to every worker; its answer
+    /// proves that the worker has taken them.
     pub(super) fn wait_for_effect(
         &mut self,
         client: ClientId,
@@ -120,7 +120,7 @@ impl Agent {
         self.next_number
     }
 
-    /// Asks every worker.
+    /// Sends a query to every worker.
     fn query(&mut self, pending: u64, query: Query, missing: &mut BTreeSet<(u64, usize)>) {
         let token = self.number();
         self.tokens.insert(token, pending);
@@ -138,7 +138,7 @@ impl Agent {
                 self.tokens.remove(&token);
             }
             if let Some(query) = more.filter(|_| matches!(p.kind, Kind::Ask(_))) {
-                // The cursor is this worker's own; what others say to it is not waited for.
+                // The cursor belongs to this worker, so only this worker gets the query for the next page.
                 let next = self.number();
                 self.tokens.insert(next, number);
                 p.missing.insert((next, worker));
@@ -148,7 +148,7 @@ impl Agent {
         self.pending.insert(number, p);
     }
 
-    /// Answers every request that waited long enough.
+    /// Answers every request that is complete or has waited long enough.
     pub(super) fn finish_pending(&mut self) {
         let ready = |agent: &Self, p: &Pending| {
             let effective = match &p.kind {
@@ -228,7 +228,7 @@ impl Agent {
 }
 
 impl Found {
-    /// Adds an answer. Returns the query for its next page.
+    /// Adds an answer. Returns the query for the next page.
     fn add(&mut self, answer: Answer) -> Option<Query> {
         match answer {
             Answer::Counters { switch, ports, fdb_by_network, .. } => {
@@ -237,7 +237,7 @@ impl Found {
                     *self.ports.entry(id).or_default() += &c;
                 }
                 for (vni, count) in fdb_by_network {
-                    // Workers may know the same addresses: the most one knows, not the sum.
+                    // Workers may know the same addresses, so take the maximum and not the sum.
                     let most = self.fdb_by_network.entry(vni).or_default();
                     *most = count.max(*most);
                 }

@@ -1,4 +1,4 @@
-//! The warnings of `ivctl status`: they need the operator's attention, and last until they are mended.
+//! The warnings of `ivctl status`. They need the operator's attention, and stay until the problem is solved.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -9,7 +9,7 @@ use super::strangers::Misfit;
 use crate::api::{Problem, ProblemKind};
 use crate::model::Peer;
 
-/// The most warnings of a kind: more would not be read, and would hide those of other kinds.
+/// The most warnings of one kind. Operators would not read more, and they would hide the other kinds.
 pub(super) const OF_A_KIND_MAX: usize = 25;
 
 impl Agent {
@@ -116,8 +116,8 @@ impl Agent {
         }
     }
 
-    /// Peers that have this rVM's own address, and should not: a drop-in that lists all rVMs has one rightly, as long
-    /// as nothing refers to it by another name than this rVM's.
+    /// Peers that have this rVM's own address by mistake. A drop-in that lists all rVMs may contain this one, unless
+    /// something refers to the entry by a name other than this rVM's.
     fn own_entries(&self) -> impl Iterator<Item = &Peer> {
         let used = |p: &Peer| {
             self.config.floating.iter().any(|f| f.gateway == p.name)

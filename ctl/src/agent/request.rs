@@ -1,4 +1,4 @@
-//! Requests of clients: read, checked, carried out or refused whole.
+//! Requests of clients: each is read and checked, then carried out or refused as a whole.
 
 use engine::command::{Command, Location, PortId, Query, Vni};
 use engine::watch::WatchId;
@@ -17,10 +17,10 @@ use crate::model::{
 /// The highest VLAN (IEEE 802.1Q-2018 table 9-2).
 const VLAN_MAX: u16 = 4094;
 
-/// Clients that may be subscribed to events.
+/// The most clients that may subscribe to events.
 const SUBSCRIBERS_MAX: usize = 64;
 
-/// A question that needs the workers.
+/// A request that needs the workers' answers.
 #[derive(Debug)]
 pub(super) enum Ask {
     Status,
@@ -29,26 +29,26 @@ pub(super) enum Ask {
     Peers(Option<String>),
     Floatings(api::WhichFloating),
     Fdb(FdbFilter),
-    /// Is it there, so that it can be removed?
+    /// Check that a learned entry exists before its deletion.
     FdbDelete {
         filter: FdbFilter,
         if_exists: bool,
     },
     Neighbors(Option<Vni>),
     Drops(Option<PortId>),
-    /// A frame to rehearse.
+    /// Trace a frame in a dry run.
     Trace(PortId, Vec<u8>),
-    /// Do all workers watch?
+    /// Check that all workers have started the capture.
     CaptureStarted(WatchId, Option<PortId>),
-    /// What subscribers are told of.
+    /// Count drops for events.
     Pulse,
-    /// The volumes between us and the peers.
+    /// Read the traffic between us and the peers.
     Look,
-    /// What was seen: frames and bytes at most, of each worker.
+    /// Read captured frames: the most frames and bytes from each worker.
     Captured(WatchId, usize, usize),
 }
 
-/// Which FDB entries.
+/// A selection of FDB entries.
 #[derive(Clone, Debug, Default)]
 pub(super) struct FdbFilter {
     pub(super) vni: Option<Vni>,
@@ -75,15 +75,15 @@ impl Ask {
     }
 }
 
-/// What became of a request.
+/// The result of a request's first step.
 pub(super) enum Done {
-    /// Its answer.
+    /// The answer.
     Now(Value),
-    /// An edit: answered when it is in force and these ports are settled.
+    /// An edit: the answer follows when it is in force and these ports are settled.
     Edit(Edited, Vec<PortId>, Option<u64>),
-    /// A question: answered by the workers.
+    /// A query: the answer follows from the workers.
     Ask(Ask, Option<u64>),
-    /// A question about the log: answered by who keeps it.
+    /// A request about the log: the daemon, which owns the log, gives the answer.
     Log,
 }
 
@@ -120,7 +120,7 @@ impl Agent {
         }
     }
 
-    /// Answers a request. A notification has no id and gets none.
+    /// Answers a request. A notification has no id and gets no answer.
     pub(super) fn respond(&mut self, client: ClientId, id: Option<Value>, result: Result<Value, Error>) {
         let Some(id) = id else { return };
         let line = match result {
@@ -328,7 +328,7 @@ impl Agent {
         Ok((filter, index))
     }
 
-    /// A static entry is an edit. A learned one is only the workers'.
+    /// Deletes an entry. Deleting a static entry is an edit; a learned entry exists only in the workers.
     fn fdb_del(&mut self, p: api::WhichFdb) -> Result<Done, Error> {
         let (filter, index) = self.fdb_index(&p)?;
         if index.is_some() {
@@ -432,7 +432,7 @@ impl Agent {
     }
 }
 
-/// A request that cannot be read: the id to answer to, and why.
+/// A request that cannot be read: the id for the answer, and the error.
 type Unreadable = Box<(Value, Error)>;
 
 /// Reads one line as a JSON-RPC 2.0 request: id (none for a notification), method, parameters.

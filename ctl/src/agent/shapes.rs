@@ -1,5 +1,5 @@
-//! Warnings about frames that the far end of a port leaves unfinished and the switch cannot finish. A warning stays as
-//! long as the port is open, because the far end will send more such frames.
+//! Warnings about frames that the far end of a port leaves unfinished and that the switch cannot finish. A warning
+//! stays while the port is open, because the far end will send more such frames.
 
 use engine::counters::DropReason;
 
@@ -23,7 +23,7 @@ impl Agent {
 
 fn shapes(a: &Attachment, unknown: u64) -> Vec<Problem> {
     let KernelDrops { rx_unsaid, rx_too_long, rx_other, fill_ring_empty, .. } = a.kernel_drops;
-    // This counter of AF_XDP includes the frames lost for want of slots.
+    // This AF_XDP counter includes the frames that were lost because no slots were free.
     let whole = if a.means.kind == IoKind::Afxdp { rx_other.saturating_sub(fill_ring_empty) } else { 0 };
     let dev = far_end(a);
     let all = [

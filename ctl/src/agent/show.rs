@@ -1,4 +1,4 @@
-//! Answers: what is wanted and what the workers said, put together for people and scripts.
+//! Answers to clients, made from the configuration and the workers' answers, for people and scripts.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -372,7 +372,7 @@ impl Agent {
         rows.collect()
     }
 
-    /// Name of the port an address is behind, and of the peer if it is behind one.
+    /// The name of the port that an address is behind, and the name of the peer if it is behind one.
     pub(super) fn place(&self, location: Location) -> (String, Option<String>) {
         match location {
             Location::Port(id) => {
@@ -410,7 +410,7 @@ impl Agent {
         }
     }
 
-    /// The second half of `fdb.del` for a learned entry: now it is known whether it is there.
+    /// The second half of `fdb.del` for a learned entry, when the workers have said whether it exists.
     fn fdb_delete(&mut self, filter: &FdbFilter, if_exists: bool, found: &Found) -> Result<Value, Error> {
         let row = found.fdb.values().find(|r| filter.matches(r)).copied();
         let Some(row) = row else {
@@ -455,7 +455,7 @@ impl Agent {
     }
 }
 
-/// Why a port is of its kind.
+/// Why a port uses its driver.
 fn chosen(p: &Port) -> String {
     match p.kind {
         PortKind::Auto if p.means() == IoKind::Packet => {
@@ -489,7 +489,7 @@ fn stats64(c: &PortCounters) -> Stats64 {
     }
 }
 
-/// Drops that are the output's own.
+/// The drops that the output itself caused.
 fn tx_dropped(c: &PortCounters) -> u64 {
     let of_output = |(reason, count): (&DropReason, &u64)| if reason.is_of_output() { *count } else { 0 };
     DropReason::ALL.iter().zip(&c.drops).map(of_output).sum()

@@ -10,7 +10,7 @@ use crate::api::{Configured, PeerRow, PeerState};
 use crate::model::{Section, full};
 
 impl Agent {
-    /// The configuration of the entry at `at` of a list.
+    /// The configuration of entry `at` of a list.
     pub(super) fn configured(&self, section: Section, at: usize, entry: &impl Serialize) -> Configured {
         let (values, defaults) = full(Some(section), &json!(entry));
         Configured { values, defaults, file: self.file_of(section, at).to_owned() }
@@ -36,7 +36,7 @@ impl Agent {
         self.configured_list(Section::Network, &self.config.network, |n| &n.name, wanted)
     }
 
-    /// The configuration of ports, and of the uplink, by name.
+    /// The configuration of ports and of the uplink, by name.
     pub(super) fn configured_ports<'a>(
         &self,
         wanted: impl Iterator<Item = &'a str>,
@@ -58,7 +58,7 @@ impl Agent {
         self.configured_list(Section::Peer, &self.config.peer, |p| &p.name, wanted)
     }
 
-    /// Peers in drop-ins that are this rVM.
+    /// The peers in drop-ins that are this rVM.
     pub(super) fn left_out_rows(&self) -> Vec<PeerRow> {
         let row = |skipped: &crate::model::Skipped| {
             Some(PeerRow {

@@ -1,5 +1,5 @@
-//! Signs of other rVMs that do not fit this one's configuration: tunnel packets from an unknown address, and
-//! switches that take a floating IP for theirs which is another's here.
+//! Packets of other rVMs that do not fit this one's configuration: tunnel packets from an unknown address, and claims
+//! to a floating IP that belongs to another rVM here.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -12,18 +12,19 @@ use super::Agent;
 use crate::model::Floating;
 use crate::reconcile;
 
-/// Addresses remembered. The one seen least makes room, so a flood of forged ones does not hide one that keeps
-/// coming.
+/// The most addresses that are remembered. The address with the fewest packets makes room, so a flood of forged
+/// addresses does not hide one that keeps sending.
 const STRANGERS_MAX: usize = 64;
-/// How often, and over which time, an address must be seen before a warning.
+/// How many packets an address must send within [`STRANGER`] before a warning.
 const SIGHTINGS: u32 = 3;
 const SPAN: Duration = Duration::from_secs(2);
-/// How long the warning stays after the last packet: an unanswered switch asks once a minute.
+/// How long the warning stays after the last packet. A switch that gets no answer asks once a minute.
 const STRANGER: Duration = Duration::from_secs(150);
 
-/// Floating IPs claimed by others that are remembered.
+/// The most claims to floating IPs that are remembered.
 const CLAIMS_MAX: usize = 256;
-/// How long the warning stays after a claim: gateways ask every twenty seconds, owners announce only when they begin.
+/// How long the warning stays after a claim. Gateways ask every twenty seconds; owners announce themselves only when
+/// they begin.
 const CLAIM: Duration = Duration::from_secs(90);
 
 /// An unknown address that sends tunnel packets.
@@ -35,15 +36,15 @@ struct Stranger {
     vni: Vni,
 }
 
-/// Everything that was seen lately.
+/// Recent packets that do not fit the configuration.
 #[derive(Debug, Default)]
 pub(super) struct Strangers {
     seen: BTreeMap<IpAddr, Stranger>,
-    /// By floating IP, network, whether the claim is one of ownership, and the MAC address of the claimant.
+    /// Claims by floating IP, network, whether the sender claims ownership, and the sender's MAC address.
     claims: BTreeMap<(IpAddr, Vni, bool, MacAddr), Claim>,
 }
 
-/// The claim of another rVM's switch.
+/// A claim by another rVM's switch.
 #[derive(Clone, Copy, Debug)]
 struct Claim {
     peer: PeerId,
@@ -51,7 +52,7 @@ struct Claim {
     last: Instant,
 }
 
-/// Something that does not fit, in words.
+/// A mismatch between rVMs, in words.
 pub(super) struct Misfit {
     pub(super) object: String,
     pub(super) what: String,
@@ -59,7 +60,7 @@ pub(super) struct Misfit {
 }
 
 impl Agent {
-    /// A tunnel packet came from an unknown address.
+    /// Notes a tunnel packet from an unknown address.
     pub(super) fn stranger(&mut self, from: IpAddr, vni: Vni) {
         let now = self.now;
         let seen = &mut self.strangers.seen;
@@ -70,13 +71,13 @@ impl Agent {
         }
         let stranger = seen.entry(from).or_insert(Stranger { first: now, last: now, sightings: 0, vni });
         (stranger.last, stranger.sightings) = (now, stranger.sightings.saturating_add(1));
-        // A network says more than a probe does.
+        // A probe names no network, so keep the network that another packet named.
         if vni != Vni::default() {
             stranger.vni = vni;
         }
     }
 
-    /// The switch behind a peer takes itself for the gateway of a floating IP, or for its owner's rVM.
+    /// Notes that the switch behind a peer claims to be the gateway of a floating IP, or the rVM of its owner.
     pub(super) fn floating_claimed(&mut self, vni: Vni, ip: IpAddr, peer: PeerId, mac: MacAddr, owner: bool) {
         let now = self.now;
         let claims = &mut self.strangers.claims;
@@ -87,7 +88,7 @@ impl Agent {
         }
     }
 
-    /// Unknown addresses that keep sending.
+    /// The unknown addresses that keep sending.
     pub(super) fn stranger_misfits(&self) -> Vec<Misfit> {
         const NAMED: usize = 4;
         let now = self.now;
@@ -135,7 +136,7 @@ impl Agent {
         misfits
     }
 
-    /// Floating IPs of which rVMs say different things, or this configuration itself does.
+    /// The floating IPs that rVMs, or parts of this configuration, disagree about.
     pub(super) fn floating_misfits(&self) -> Vec<Misfit> {
         let mut misfits = Vec::new();
         // A provider maps a public address to one address of one rVM.
@@ -158,13 +159,13 @@ impl Agent {
         misfits
     }
 
-    /// Floating IPs that another rVM takes for its own.
+    /// The floating IPs that another rVM claims.
     fn claim_misfits(&self) -> Vec<Misfit> {
         let now = self.now;
         let fresh = |claim: &Claim| now.since(claim.last) < CLAIM;
         let mut misfits = Vec::new();
         for (&(ip, vni, owner, mac), claim) in self.strangers.claims.iter().filter(|(_, c)| fresh(c)) {
-            // Behind a relay it is another rVM's switch than the peer's that brought it.
+            // If the packet came through a relay, the claimant is not the peer that delivered it.
             let by_mac = self.config.peer.iter().find(|p| reconcile::switch_mac(&p.name) == mac);
             let by_id = || self.config.peer.iter().find(|p| self.ids.peer(&p.name) == Some(claim.peer));
             let Some(who) = by_mac.or_else(by_id).map(|p| p.name.as_str()) else { continue };
@@ -181,7 +182,8 @@ impl Agent {
                     format!("peer \"{who}\" takes itself for its gateway, which is \"{gateway}\" here");
                 (what, format!("set the same `gateway` on every rVM: ivctl fip set {ip} --gateway RVM"))
             } else {
-                // An owner that moved speaks from one place, then from the other; two speak in turns.
+                // After a move, the claims come from the old place first and then from the new one. Two owners claim
+                // in turns.
                 let others = self.strangers.claims.range((ip, vni, true, MacAddr::ZERO)..);
                 let others = others.take_while(|((i, v, o, _), _)| (*i, *v, *o) == (ip, vni, true));
                 let in_turns = |((.., m), c): (&(_, _, _, MacAddr), &Claim)| {

@@ -1,4 +1,4 @@
-//! Observation: rehearsed frames and captures, and their walks in words.
+//! Observation: dry runs and captures, and the description of a frame's way through the pipeline.
 
 use engine::command::{Command, FloatingId, Location, NextHop, PortId, Query, Vni};
 use engine::counters::DropReason;
@@ -21,24 +21,24 @@ use crate::model::UplinkKind;
 use crate::reconcile::UPLINK_PORT;
 use crate::steering::{self, Steering};
 
-/// Frames and bytes in one answer to `capture.read`. In hexadecimal, with their words, they stay well below what a
-/// client may leave unread.
+/// The most frames and bytes in one answer to `capture.read`. In hexadecimal and with their descriptions, they stay
+/// well below the amount that a client may leave unread.
 const ANSWER_FRAMES: usize = 512;
 const ANSWER_BYTES: usize = 256 << 10;
 
-/// Bytes kept of a captured frame, unless said otherwise: any frame whole.
+/// The bytes that a capture keeps of each frame by default: the whole frame.
 const SNAP_LEN: u32 = 1 << 18;
 
-/// A capture under way.
+/// A running capture.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Capture {
-    /// It ends with this client.
+    /// The client that started the capture; it ends with that client.
     pub(super) client: ClientId,
     walk: bool,
 }
 
 impl Agent {
-    /// A frame to rehearse.
+    /// Prepares the dry run of a frame.
     pub(super) fn trace(&self, p: &api::TraceFrame) -> Result<Ask, Error> {
         let port = self.port_id(&p.port).ok_or_else(|| not_found("port", &quoted(&p.port)))?;
         let bytes = unhex(&p.frame).filter(|bytes| bytes.len() <= SLOT_LARGE_LEN - 512);
@@ -53,7 +53,7 @@ impl Agent {
         Ok(Ask::Trace(port, bytes))
     }
 
-    /// Begins a capture, which ends with the client at the latest.
+    /// Starts a capture, which ends with the client at the latest.
     pub(super) fn start_capture(&mut self, client: ClientId, p: &api::StartCapture) -> Result<Ask, Error> {
         let port = match &p.port {
             Some(name) => Some(self.port_id(name).ok_or_else(|| not_found("port", &quoted(name)))?),
@@ -85,7 +85,7 @@ impl Agent {
         Ok(Ask::CaptureStarted(id, port))
     }
 
-    /// The capture of this number, if it is this client's.
+    /// The capture with this number, if it belongs to this client.
     pub(super) fn capture_of(&self, client: ClientId, number: u32) -> Result<WatchId, Error> {
         let id = WatchId(number);
         match self.captures.get(&id) {
@@ -99,7 +99,7 @@ impl Agent {
         }
     }
 
-    /// The question that brings what was seen.
+    /// The query for the captured frames.
     pub(super) fn read_capture(&self, id: WatchId) -> Ask {
         let workers = self.options.workers.max(1);
         Ask::Captured(id, (ANSWER_FRAMES / workers).max(1), ANSWER_BYTES / workers)
@@ -112,7 +112,7 @@ impl Agent {
         }
     }
 
-    /// A client is gone, and its captures with it.
+    /// Ends the captures of a client that is gone.
     pub(super) fn stop_captures(&mut self, client: ClientId) {
         let its: Vec<WatchId> =
             self.captures.iter().filter(|(_, c)| c.client == client).map(|(&id, _)| id).collect();
@@ -142,7 +142,7 @@ impl Agent {
             Fate::Walked(walk) => {
                 let row = whole.then(|| {
                     let mut row = self.walk_row(s.port, walk);
-                    // It has come up, so all that is to be told is why.
+                    // The frame has reached the switch, so only the reason is missing.
                     if let (UPLINK_PORT, Ok(step)) = (s.port, self.steering(&s.bytes)) {
                         row.steps.insert(0, step);
                     }
@@ -164,8 +164,8 @@ impl Agent {
         }
     }
 
-    /// What becomes of a frame on the uplink before the switch sees it: a step when it comes up; else it is the
-    /// kernel's, and that is all.
+    /// The steering's decision about a frame on the uplink, before the switch sees the frame: a step when the frame
+    /// goes to the switch, otherwise the complete result, because the kernel takes it.
     pub(super) fn steering(&self, frame: &[u8]) -> Result<StepRow, WalkRow> {
         let step =
             |text: String| StepRow { stage: "steer".to_owned(), table: Some("steering".to_owned()), text };
@@ -195,7 +195,7 @@ impl Agent {
         })
     }
 
-    /// A walk, step by step.
+    /// A frame's way through the pipeline, step by step.
     pub(super) fn walk_row(&self, from: PortId, walk: &Walk) -> WalkRow {
         let mut steps = Vec::new();
         let mut step = |stage: &str, table: Option<&str>, text: String| {
@@ -331,7 +331,7 @@ impl Agent {
                 return (None, format!("nowhere: {}", help(reason)));
             }
         };
-        // The error is not the frame.
+        // An ICMP error that goes back to the sender is not the frame itself.
         let sent = if is_told(walk) { 0 } else { forwarded(walk).count() };
         let end = match (dropped(walk), sent) {
             (Some(reason), 0) => format!(", but dropped: {}", help(reason)),
@@ -341,7 +341,7 @@ impl Agent {
         (matches!(verdict.out, Out::Flood).then_some("network"), format!("{to}{end}"))
     }
 
-    /// The end of a walk, in one line.
+    /// The result of the dry run, in one line.
     pub(super) fn verdict(&self, walk: &Walk) -> String {
         let mut parts = Vec::new();
         if let Some(verdict) = &walk.verdict {
@@ -400,7 +400,7 @@ impl Agent {
         }
     }
 
-    /// The peer that a frame on the uplink is tunnelled to.
+    /// The peer that receives a tunnelled frame on the uplink.
     fn peer_of(&self, port: PortId, bytes: &[u8]) -> Option<String> {
         let mut h = Headers::default();
         let tunnel_port = self.config.uplink.as_ref()?.port;
@@ -414,7 +414,7 @@ impl Agent {
     }
 }
 
-/// What `act` changes, in its order.
+/// The changes that `act` makes, in their order.
 fn edits(verdict: &Verdict) -> Vec<String> {
     let mut texts = Vec::new();
     if let Some(ecn) = verdict.edits.ecn {
@@ -436,23 +436,23 @@ fn edits(verdict: &Verdict) -> Vec<String> {
     texts
 }
 
-/// What was sent, without copies for a mirror.
+/// The frames that were sent, without copies for a mirror.
 fn forwarded(walk: &Walk) -> impl Iterator<Item = &Sent> {
     let is_tap = |port| walk.steps.iter().any(|s| matches!(s, Step::Mirror { tap, .. } if *tap == port));
     walk.sent.iter().filter(move |sent| !is_tap(sent.port))
 }
 
-/// Whether its sender was told why it is not forwarded.
+/// Whether the sender got an error that says why the frame is not forwarded.
 fn is_told(walk: &Walk) -> bool {
     walk.steps.iter().any(|s| matches!(s, Step::Told(..)))
 }
 
-/// Why something of the frame itself was dropped: that a mirror's tap has no room is its own matter.
+/// Why some or all of the frame was dropped. A full mirror target does not count.
 fn dropped(walk: &Walk) -> Option<DropReason> {
     walk.drops.iter().map(|(_, reason)| *reason).find(|reason| *reason != DropReason::MirrorLost)
 }
 
-/// What a sender is told, in the words of `ping` and `traceroute`.
+/// The error that a sender gets, in the words of `ping` and `traceroute`.
 fn refusal_words(what: Refusal) -> String {
     match what {
         Refusal::TimeExceeded => "time exceeded in transit".to_owned(),
@@ -470,7 +470,7 @@ fn help(reason: DropReason) -> &'static str {
     reason.help().trim().trim_end_matches('.')
 }
 
-/// Bytes from hexadecimal digits.
+/// Decodes hexadecimal digits.
 fn unhex(text: &str) -> Option<Vec<u8>> {
     let digits = text.as_bytes();
     let pairs = digits.chunks(2).map(|pair| match pair {
@@ -484,7 +484,7 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
 }
 
 impl Ask {
-    /// What the workers are asked for an observer.
+    /// The queries to the workers on behalf of an observer.
     pub(super) fn watch_queries(&self) -> Vec<Query> {
         match self {
             Self::Trace(port, bytes) => vec![Query::Trace(*port, bytes.clone())],
