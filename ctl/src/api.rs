@@ -1,7 +1,7 @@
-//! What `ivctl` and `ivswitchd` say to each other: JSON-RPC 2.0, one message per line, over a unix socket.
+//! The interface between `ivctl` and `ivswitchd`: JSON-RPC 2.0, one message per line, over a unix socket.
 //!
-//! Where iproute2 prints the same thing as JSON (`bridge -j fdb`, `ip -j -s link`, `ip -j neigh`), the keys are
-//! iproute2's. `socat - UNIX-CONNECT:/run/ivswitch/control.sock` speaks it too.
+//! Where iproute2 prints the same data as JSON (`bridge -j fdb`, `ip -j -s link`, `ip -j neigh`), the keys are
+//! iproute2's. `socat - UNIX-CONNECT:/run/ivswitch/control.sock` also works as a client.
 
 mod mtu;
 mod problem;
@@ -20,28 +20,28 @@ pub use problem::{Problem, ProblemKind};
 
 pub use mtu::{MtuNetwork, MtuPaste, MtuPeer, MtuPort, MtuProblem, MtuReport, MtuUplink};
 
-/// Version of this interface. Raised when something old stops working.
+/// The version of this interface. An incompatible change raises it.
 pub const API: u32 = 1;
 
-/// Where the daemon listens by default.
+/// The daemon's default control socket.
 pub const SOCKET: &str = "/run/ivswitch/control.sock";
 
-/// Where the configuration is by default.
+/// The default configuration file.
 pub const CONFIG: &str = "/etc/ivswitch/ivswitch.toml";
 
-/// Bytes of a request. The largest is a whole configuration; a larger file is put in place, not sent.
+/// The longest request, in bytes. The largest is a whole configuration; operators install larger files directly and
+/// reload.
 pub const REQUEST_LEN_MAX: usize = 1 << 20;
 
-/// Rows in one answer; a longer table is cut, and says so.
+/// The most rows in one answer. An answer that leaves rows out has a warning.
 pub const ROWS_MAX: usize = 200_000;
 
-/// How long a request may wait for its effect when it does not say.
+/// How long a request waits for its effect by default.
 pub const TIMEOUT_MS_DEFAULT: u64 = 5_000;
-/// The longest a request may wait.
+/// The longest that a request may wait.
 pub const TIMEOUT_MS_MAX: u64 = 600_000;
 
-/// Whether a method changes nothing: what a client that may only read may ask. A method that is not known here is none
-/// of these.
+/// Whether a method changes nothing, so that read-only clients may call it. Returns false for unknown methods.
 #[must_use]
 pub fn only_reads(method: &str) -> bool {
     matches!(
@@ -58,28 +58,28 @@ pub fn only_reads(method: &str) -> bool {
     ) || method.ends_with(".list")
 }
 
-/// Why a request failed, as a number that stays. What `ivctl` exits with follows from it.
+/// Why a request failed, as a stable number. It determines the exit code of `ivctl`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Code {
-    /// The line is no JSON.
+    /// The line is not JSON.
     Parse,
-    /// It is no request.
+    /// The line is not a JSON-RPC request.
     Request,
-    /// There is no such method.
+    /// The method does not exist.
     Method,
     /// The parameters do not fit the method.
     Params,
-    /// It could not be done: a value is not possible.
+    /// The request could not be carried out, because a value is not possible.
     Failed,
-    /// What it names is not there.
+    /// The object that the request names does not exist.
     NotFound,
-    /// It takes what another object has, or removes what another needs.
+    /// The request takes something that another object has, or removes something that another object needs.
     Conflict,
-    /// Too much is waiting already.
+    /// Too many requests are waiting.
     Busy,
-    /// The client may not do that.
+    /// The client lacks the permission.
     Permission,
-    /// It is done but did not take effect in time.
+    /// The change was made but did not take effect in time.
     Timeout,
 }
 
@@ -121,7 +121,7 @@ impl Code {
         Self::ALL.into_iter().find(|c| c.number() == number)
     }
 
-    /// What `ivctl` exits with.
+    /// The exit code of `ivctl`.
     #[must_use]
     pub const fn exit(self) -> u8 {
         match self {
@@ -135,29 +135,29 @@ impl Code {
     }
 }
 
-/// What went wrong, in the three lines of the house: what, why, how.
+/// A failed request in three parts, as all our errors: what, why, how.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Error {
-    /// Why, as a number.
+    /// The kind of failure.
     pub code: Code,
-    /// What could not be done.
+    /// The operation that failed.
     pub what: String,
-    /// Why not.
+    /// The cause.
     pub why: String,
-    /// What helps.
+    /// The remedy.
     pub how: String,
-    /// For configurations: everything that is wrong.
+    /// All errors of a refused configuration.
     pub errors: Vec<ConfigError>,
 }
 
 impl Error {
-    /// An error.
+    /// Creates an error.
     #[must_use]
     pub fn new(code: Code, what: impl Into<String>, why: impl Into<String>, how: impl Into<String>) -> Self {
         Self { code, what: what.into(), why: why.into(), how: how.into(), errors: Vec::new() }
     }
 
-    /// `what` was refused because of these errors.
+    /// Creates the error for `what`, which was refused because of these errors of the configuration.
     #[must_use]
     pub fn of_config(what: impl Into<String>, errors: Vec<ConfigError>) -> Self {
         let code = match errors.first().map(|e| e.fault) {
@@ -177,7 +177,7 @@ impl Error {
         Self { code, what: what.into(), why, how, errors }
     }
 
-    /// As the `error` object of a response.
+    /// Converts the error to the `error` object of a response.
     #[must_use]
     pub fn to_json(&self) -> Value {
         let mut data = json!({ "what": self.what, "why": self.why, "how": self.how });
@@ -187,7 +187,7 @@ impl Error {
         json!({ "code": self.code.number(), "message": format!("{}: {}", self.what, self.why), "data": data })
     }
 
-    /// From the `error` object of a response.
+    /// Reads the `error` object of a response.
     #[must_use]
     pub fn from_json(v: &Value) -> Self {
         let text = |key: &str| v["data"][key].as_str().unwrap_or_default().to_owned();
@@ -225,7 +225,7 @@ macro_rules! params {
     )+ };
 }
 
-/// [`params!`] is known from here on.
+/// The module needs the macro [`params!`], so it must follow the definition.
 mod watch;
 pub use watch::*;
 
@@ -234,68 +234,68 @@ fn is_default<T: Default + PartialEq>(t: &T) -> bool {
 }
 
 params! {
-    /// Of methods without parameters: `version`, `status`, `config.show`, `config.confirm`, `config.rollback`.
+    /// For methods without parameters: `version`, `status`, `config.show`, `config.confirm`, `config.rollback`.
     Nothing [] {}
 
-    /// Of `cache.set`.
+    /// For `cache.set`.
     CacheSet [
-        /// Whether it works.
+        /// The new mode.
         mode: CacheMode,
     ] {}
 
-    /// Of `network.list`, `port.list`, `peer.list`.
+    /// For `network.list`, `port.list`, `peer.list`.
     ListNamed [] {
-        /// Only the one of this name.
+        /// Select the object with this name.
         name: Option<String>,
     }
 
-    /// Of `network.add`, `port.add`, `peer.add`, `floating.add`, `route.add`, `fdb.add`.
+    /// For `network.add`, `port.add`, `peer.add`, `floating.add`, `route.add`, `fdb.add`.
     Add [
-        /// The object, with the keys it has in the configuration file.
+        /// The object, with the keys that it has in the configuration file.
         object: Value,
     ] {
-        /// Fine when just this is there already.
+        /// Succeed if the same object exists already.
         may_exist: bool,
     }
 
-    /// Of `network.set`, `port.set`, `peer.set`.
+    /// For `network.set`, `port.set`, `peer.set`.
     SetNamed [
-        /// Which one.
+        /// The object's name.
         name: String,
-        /// New values; `null` sets the default.
+        /// New values; `null` restores the default.
         set: Value,
     ] {}
 
-    /// Of `network.del`, `port.del`, `peer.del`.
+    /// For `network.del`, `port.del`, `peer.del`.
     DelNamed [
-        /// Which one.
+        /// The object's name.
         name: String,
     ] {
-        /// Fine when it is not there.
+        /// Succeed if the object does not exist.
         if_exists: bool,
     }
 
-    /// Of `port.enable`.
+    /// For `port.enable`.
     EnablePort [
-        /// Which one.
+        /// The port's name.
         name: String,
     ] {}
 
-    /// Of `floating.list`, `floating.set`, `floating.del`: which mapping.
+    /// For `floating.list`, `floating.set`, `floating.del`: selects a mapping.
     WhichFloating [] {
         /// The public address.
         ip: Option<IpAddr>,
-        /// Its network, where two have this address.
+        /// The public network, in case two networks have this address.
         network: Option<String>,
-        /// Its ports, where several mappings share the address.
+        /// The ports, in case several mappings share the address.
         only: Option<Vec<Ports>>,
-        /// For `set`: new values; `null` sets the default.
+        /// For `set`: new values; `null` restores the default.
         set: Value,
-        /// For `del`: fine when it is not there.
+        /// For `del`: succeed if the mapping does not exist.
         if_exists: bool,
     }
 
-    /// Of `route.list`, `route.set`, `route.del`: which route.
+    /// For `route.list`, `route.set`, `route.del`: selects a route.
     WhichRoute [] {
         /// The network.
         network: Option<String>,
@@ -303,142 +303,142 @@ params! {
         from: Option<String>,
         /// For `set`: new values.
         set: Value,
-        /// For `del`: fine when it is not there.
+        /// For `del`: succeed if the route does not exist.
         if_exists: bool,
     }
 
-    /// Of `fdb.list`, `fdb.set`, `fdb.del`, `fdb.flush`: which entries.
+    /// For `fdb.list`, `fdb.set`, `fdb.del`, `fdb.flush`: selects entries.
     WhichFdb [] {
-        /// Only of this network.
+        /// Select entries of this network.
         network: Option<String>,
-        /// Only behind this port.
+        /// Select entries behind this port.
         port: Option<String>,
-        /// Only behind this peer.
+        /// Select entries behind this peer.
         peer: Option<String>,
-        /// Only this MAC address.
+        /// Select this MAC address.
         mac: Option<String>,
-        /// Only in this VLAN; `del` takes 0, untagged, by default.
+        /// Select this VLAN; `del` assumes 0, untagged.
         vlan: Option<u16>,
-        /// For `del`: fine when it is not there.
+        /// For `del`: succeed if the entry does not exist.
         if_exists: bool,
-        /// For `set`: new values; `null` sets the default.
+        /// For `set`: new values; `null` restores the default.
         set: Value,
-        /// For `list`: rows at most.
+        /// For `list`: the most rows.
         limit: Option<usize>,
     }
 
-    /// Of `neigh.list`, `neigh.flush`.
+    /// For `neigh.list`, `neigh.flush`.
     WhichNeigh [] {
-        /// Only of this network.
+        /// Select this network.
         network: Option<String>,
     }
 
-    /// Of `drops`.
+    /// For `drops`.
     WhichDrops [] {
-        /// Only of this port.
+        /// Select this port.
         port: Option<String>,
     }
 
-    /// Of `config.diff`.
+    /// For `config.diff`.
     ConfigCompared [
         /// The whole configuration, as TOML.
         text: String,
     ] {
-        /// The drop-ins to add; without them, those that the daemon read last.
+        /// The drop-ins to add; without them, the daemon adds the drop-ins that it read last.
         drop_ins: Option<Vec<DropIn>>,
     }
 
-    /// Of `config.check`.
+    /// For `config.check`.
     ConfigText [
-        /// The whole configuration, as TOML; the daemon's drop-ins are added.
+        /// The whole configuration, as TOML; the daemon adds its drop-ins.
         text: String,
     ] {}
 
-    /// Of `config.apply`.
+    /// For `config.apply`.
     ConfigApply [
-        /// The whole configuration, as TOML; the daemon's drop-ins are added.
+        /// The whole configuration, as TOML; the daemon adds its drop-ins.
         text: String,
     ] {
-        /// On trial: taken back unless `config.confirm` comes within so many seconds.
+        /// Commit-confirmed: roll the configuration back unless `config.confirm` comes within this many seconds.
         confirm_s: Option<u64>,
     }
 }
 
-/// Answer to `version`.
+/// The answer to `version`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Version {
-    /// [`API`].
+    /// See [`API`].
     pub api: u32,
-    /// Name of the rVM.
+    /// The name of the rVM.
     pub name: String,
-    /// Version of the daemon.
+    /// The daemon's version.
     pub version: String,
 }
 
-/// Answer to every method that changes something.
+/// The answer to every method that changes something.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Edited {
     /// Whether anything had to be changed.
     pub changed: bool,
-    /// What did not go as it should, though the change is in force.
+    /// Problems that came up, although the change is in force.
     #[serde(default)]
     pub warnings: Vec<String>,
 }
 
-/// Answer to `config.show`.
+/// The answer to `config.show`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ConfigShown {
-    /// The configuration in force but for its drop-ins, as TOML.
+    /// The main file's part of the configuration in force, as TOML.
     pub text: String,
     /// Whether the file holds it.
     pub saved: bool,
-    /// Files that add to it.
+    /// The drop-ins.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub drop_ins: Vec<String>,
-    /// The main file. Its drop-ins are in the directory of this name with `.d` behind it.
+    /// The main file's path. Its drop-ins are in the directory with the same name and `.d` appended.
     #[serde(default)]
     pub file: String,
-    /// The configuration in force, drop-ins and all, with the keys of the file.
+    /// The whole configuration in force, drop-ins included, with the keys of the file.
     #[serde(default)]
     pub config: Value,
-    /// The name of the file that each part of `config` is from: of a list, one for each entry.
+    /// The name of the file that each part of `config` comes from; a list has one name for each entry.
     #[serde(default)]
     pub origins: BTreeMap<String, Value>,
-    /// Peers in drop-ins that are left out, since they are this rVM.
+    /// The peers in drop-ins that are left out because they are this rVM.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub skipped: Vec<Skipped>,
-    /// It is on trial, for so many seconds more.
+    /// The seconds until a commit-confirmed configuration is rolled back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trial_s: Option<u64>,
 }
 
-/// Answer to `config.diff`.
+/// The answer to `config.diff`.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct ConfigDiffers {
-    /// What would change; nothing when it says the same.
+    /// The changes that applying the file would make; empty if nothing would change.
     pub changes: Vec<Change>,
 }
 
-/// Answer to `config.check`.
+/// The answer to `config.check`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ConfigChecked {
-    /// Whether it would be taken.
+    /// Whether the daemon would accept the configuration.
     pub ok: bool,
-    /// What is wrong with it.
+    /// All errors in it.
     pub errors: Vec<ConfigError>,
 }
 
-/// Answer to a list.
+/// The answer to a list.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Rows<T> {
     /// The rows.
     pub rows: Vec<T>,
-    /// What is missing from them, and why.
+    /// Which rows are missing, and why.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
 }
 
-/// Packets and bytes of one direction, with iproute2's keys.
+/// Packets and bytes in one direction, with iproute2's keys.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Stats {
     /// Bytes.
@@ -451,7 +451,7 @@ pub struct Stats {
     pub dropped: u64,
 }
 
-/// Both directions, with iproute2's keys.
+/// Counters of both directions, with iproute2's keys.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Stats64 {
     /// Received.
@@ -463,74 +463,75 @@ pub struct Stats64 {
 /// The configuration of one object, in the answers of lists.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Configured {
-    /// Every key that it can have, with the value in force; `null` where nothing is set and the default is not a value.
+    /// Every key that the object can have, with the value in force; `null` where nothing is set and the default is
+    /// not a value.
     pub values: serde_json::Map<String, Value>,
-    /// Keys that are at their default.
+    /// The keys that are at their default.
     pub defaults: Vec<String>,
-    /// The name of the file that it is from.
+    /// The name of the file that defines the object.
     pub file: String,
 }
 
-/// A port, with the keys of `ip -j -s link` where it has them.
+/// A port, with the keys of `ip -j -s link` where they exist.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct PortRow {
-    /// Name of the port.
+    /// The name of the port.
     pub ifname: String,
-    /// The interface it is attached to.
+    /// The interface that the port is attached to.
     pub link: String,
-    /// Index of that interface, when it is there.
+    /// The index of that interface, if it exists.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ifindex: Option<u32>,
-    /// MAC of that interface.
+    /// The MAC address of that interface.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<String>,
     /// `uplink`, `door` or `guest`.
     pub role: String,
-    /// Its network; none for the uplink.
+    /// The port's network; the uplink has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<String>,
-    /// Largest IP packet it carries.
+    /// The largest IP packet that the port carries.
     pub mtu: u16,
-    /// `UP` when it forwards and has carrier, else `DOWN`.
+    /// `UP` when the port forwards and has carrier, otherwise `DOWN`.
     pub operstate: String,
-    /// `live`, `ready` (open, with nobody at the other end), `waiting`, `opening`, `failed`, `disabled`, `quarantined`
-    /// or `err-disabled`.
+    /// `live`, `ready` (open, but the other end is missing), `waiting`, `opening`, `failed`, `disabled`,
+    /// `quarantined` or `err-disabled`.
     pub state: String,
-    /// Why it is not live.
+    /// Why the port is not live.
     #[serde(default)]
     pub why: String,
-    /// By which means frames come and go: `afxdp`, `packet`, `tap`, `udp`, `vhostuser`.
+    /// The driver: `afxdp`, `packet`, `tap`, `udp`, `vhostuser`.
     #[serde(default)]
     pub kind: String,
-    /// How it is opened: `native, zero-copy`, `native, copy`, `generic, copy`, or what may be left unfinished in
-    /// frames: `checksum tso uso`.
+    /// How the port is opened: `native, zero-copy`, `native, copy` or `generic, copy`; for other drivers the offloads
+    /// in use: `checksum tso uso`.
     #[serde(default)]
     pub mode: String,
-    /// Why not better.
+    /// Why the port could not be opened in a better mode.
     #[serde(default)]
     pub reason: String,
-    /// Queues in use.
+    /// The number of queues in use.
     #[serde(default)]
     pub queues: u32,
-    /// Cut off by its owner, whatever its state would be.
+    /// Whether the owner has cut the port off, which overrides every other state.
     #[serde(default, skip_serializing_if = "is_default")]
     pub quarantine: bool,
-    /// Copies of its frames go to this port.
+    /// The port that receives copies of this port's frames.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mirror: Option<String>,
-    /// It has copies of these ports' frames, and nothing else.
+    /// The ports whose frames are copied to this port, which does nothing else.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mirrors: Vec<String>,
-    /// Limit on what is taken from it.
+    /// The limit on frames that the switch receives from the port.
     #[serde(default, skip_serializing_if = "is_default")]
     pub ingress: RateRow,
-    /// Limit on what is sent to it.
+    /// The limit on frames that the switch sends to the port.
     #[serde(default, skip_serializing_if = "is_default")]
     pub egress: RateRow,
-    /// What passed between us and the guest, for kind `vhostuser`.
+    /// The frames exchanged with the guest, for the `vhostuser` driver.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guest: Option<GuestIo>,
-    /// Why it is of this kind.
+    /// Why the port uses this driver.
     #[serde(default)]
     pub chosen: String,
     /// Whether the interface is administratively up.
@@ -539,18 +540,18 @@ pub struct PortRow {
     /// Whether the interface has carrier.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub carrier: Option<bool>,
-    /// The interface's own MTU.
+    /// The MTU of the interface itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub link_mtu: Option<u32>,
-    /// Seconds until it is enabled again by itself, when a guard has disabled it.
+    /// Seconds until a port that a guard has disabled is enabled again automatically.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recovers: Option<u64>,
     /// Counters.
     pub stats64: Stats64,
-    /// Its drops by reason; absent in `status`, which has them for all ports.
+    /// The port's drops by reason; absent in `status`, which has them for all ports.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub drops: BTreeMap<String, u64>,
-    /// Its configuration; absent in `status`.
+    /// The port's configuration; absent in `status`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config: Option<Configured>,
 }
@@ -564,7 +565,7 @@ pub struct RateRow {
     /// Frames per second.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pps: Option<u32>,
-    /// Bytes at once.
+    /// The burst in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub burst: Option<u32>,
 }
@@ -572,53 +573,53 @@ pub struct RateRow {
 /// A network.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct NetworkRow {
-    /// Its name.
+    /// The network's name.
     pub name: String,
-    /// Its identifier on the wire.
+    /// The network's identifier on the wire.
     pub vni: u32,
-    /// Virtual gateway addresses.
+    /// The virtual gateway addresses.
     pub gateway: Vec<IpAddr>,
-    /// MAC of the virtual gateway.
+    /// The MAC address of the virtual gateway.
     pub router_mac: String,
-    /// Most MAC addresses learned.
+    /// The most MAC addresses that the network learns.
     pub fdb_max: u32,
-    /// Seconds a learned MAC stays.
+    /// How many seconds a learned MAC address stays without traffic.
     pub fdb_age: u64,
-    /// Its ports on this rVM.
+    /// The network's ports on this rVM.
     pub ports: Vec<String>,
-    /// Peers that take part in it.
+    /// The peers that take part in the network.
     pub peers: Vec<String>,
-    /// MAC addresses known on it, once asked.
+    /// The number of MAC addresses known on the network, if the workers were queried.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fdb: Option<u32>,
-    /// Largest IP packet that every peer of it can be sent.
+    /// The largest IP packet that reaches every peer of the network.
     #[serde(default)]
     pub mtu: u16,
-    /// Its configuration; absent in `status`.
+    /// The network's configuration; absent in `status`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config: Option<Configured>,
 }
 
-/// How a peer is.
+/// The state of a peer.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum PeerState {
-    /// It has never answered.
+    /// The peer has never answered.
     #[default]
     Unknown,
-    /// It answers.
+    /// The peer answers.
     Up,
-    /// It answered once, and does not any more.
+    /// The peer has answered before, but no longer does.
     Silent,
-    /// It does not answer, but its packets arrive.
+    /// The peer does not answer, but its packets arrive.
     OneWay,
-    /// It does not answer, and ICMP errors say why.
+    /// The peer does not answer, and ICMP errors name the cause.
     Unreachable,
-    /// It answers, but takes packets of no network that we share with it.
+    /// The peer answers, but refuses the packets of every network that we share with it.
     Refuses,
-    /// It is reached through a peer that answers; itself it is not asked.
+    /// The peer is behind a relay that answers; the peer itself gets no questions.
     Relayed,
-    /// It is this rVM.
+    /// The peer is this rVM.
     ThisRvm,
 }
 
@@ -635,7 +636,7 @@ impl PeerState {
         Self::ThisRvm,
     ];
 
-    /// Its name in JSON, metrics and tables.
+    /// The state's name in JSON, metrics and tables.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -660,23 +661,23 @@ impl fmt::Display for PeerState {
 /// A peer.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct PeerRow {
-    /// Its name.
+    /// The peer's name.
     pub name: String,
-    /// Its VTEP.
+    /// The peer's VTEP.
     pub address: IpAddr,
-    /// Reached through this peer.
+    /// The relay through which we reach the peer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub via: Option<String>,
-    /// We relay for it.
+    /// Whether we relay for the peer.
     pub relay: bool,
-    /// Networks it takes part in.
+    /// The networks that the peer takes part in.
     pub networks: Vec<String>,
-    /// Largest underlay IP packet that reaches it.
+    /// The largest underlay IP packet that reaches the peer.
     pub mtu: u16,
-    /// Where that is from: `configured`, `measured` or `assumed`.
+    /// The origin of that MTU: `configured`, `measured` or `assumed`.
     #[serde(default)]
     pub mtu_origin: String,
-    /// How it is. Only `up` is health.
+    /// The peer's state. Only `up` is healthy.
     #[serde(default)]
     pub state: PeerState,
     /// The cause of the state; empty when the peer is up.
@@ -685,34 +686,34 @@ pub struct PeerRow {
     /// Seconds since the last change of the state.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<u64>,
-    /// Seconds since it answered last.
+    /// Seconds since the peer's last answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answered: Option<u64>,
-    /// Seconds since its last packet.
+    /// Seconds since the peer's last packet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub heard: Option<u64>,
-    /// Networks of which it refuses our packets.
+    /// The networks whose packets from us the peer refuses.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub refuses: Vec<String>,
-    /// Whether its underlay next hop is known.
+    /// Whether the MAC address of the underlay's next hop to the peer is known.
     pub resolved: bool,
-    /// The kernel has no route to it from our VTEP address out of the uplink.
+    /// Whether the kernel has no route to the peer from our VTEP address through the uplink.
     #[serde(default)]
     pub no_route: bool,
-    /// MAC of that next hop.
+    /// The MAC address of that next hop.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lladdr: Option<String>,
-    /// Frames sent to it.
+    /// Frames sent to the peer.
     pub tx: u64,
     /// Bytes of these frames, without the tunnel's headers.
     #[serde(default)]
     pub tx_bytes: u64,
-    /// Frames received from it.
+    /// Frames received from the peer.
     pub rx: u64,
     /// Bytes of these frames, without the tunnel's headers.
     #[serde(default)]
     pub rx_bytes: u64,
-    /// Its configuration; absent in `status`.
+    /// The peer's configuration; absent in `status`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config: Option<Configured>,
 }
@@ -724,26 +725,26 @@ pub struct FloatingRow {
     pub ip: IpAddr,
     /// The public network.
     pub network: String,
-    /// The rVM that holds the provider's end.
+    /// The rVM to which the provider maps the public address.
     pub gateway: String,
-    /// Whether that is this one.
+    /// Whether the gateway is this rVM.
     pub here: bool,
-    /// The address that the provider knows.
+    /// The gateway's address that the provider maps to the public address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reality: Option<IpAddr>,
-    /// The owner, where the switch translates for it.
+    /// The owner, if the switch translates for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inside: Option<Inside>,
-    /// Only these ports.
+    /// The ports that the mapping is limited to.
     pub only: Vec<Ports>,
-    /// Never these ports.
+    /// The ports that the mapping leaves out.
     pub except: Vec<Ports>,
-    /// Whether it is known where inbound packets go.
+    /// Whether the next hop of inbound packets is known.
     pub resolved: bool,
-    /// MAC they go to.
+    /// The MAC address of that next hop.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lladdr: Option<String>,
-    /// Port or peer behind which that is.
+    /// The port or peer that the next hop is behind.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub location: Option<String>,
     /// Packets translated inbound.
@@ -756,7 +757,7 @@ pub struct FloatingRow {
     /// Bytes of these packets, with their Ethernet headers.
     #[serde(default)]
     pub bytes_out: u64,
-    /// Its configuration; absent in `status`.
+    /// The mapping's configuration; absent in `status`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config: Option<Configured>,
 }
@@ -768,12 +769,12 @@ pub struct RouteRow {
     pub network: String,
     /// Source prefix.
     pub from: String,
-    /// Next hop: peer or router.
+    /// The next hop: a peer or a router.
     pub via: String,
-    /// Whether that is a peer, or else a router on the network.
+    /// Whether the next hop is a peer; otherwise it is a router on the network.
     #[serde(default)]
     pub to_peer: bool,
-    /// Its configuration; absent in `status`.
+    /// The route's configuration; absent in `status`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config: Option<Configured>,
 }
@@ -781,44 +782,44 @@ pub struct RouteRow {
 /// An FDB entry, with the keys of `bridge -j fdb`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct FdbRow {
-    /// The address.
+    /// The MAC address.
     pub mac: String,
-    /// The port it is behind; the uplink for an address behind a peer.
+    /// The port that the address is behind; the uplink if the address is behind a peer.
     pub ifname: String,
-    /// VLAN, unless untagged.
+    /// The VLAN, unless untagged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vlan: Option<u16>,
-    /// VTEP of the peer it is behind.
+    /// The VTEP of the peer that the address is behind.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dst: Option<IpAddr>,
     /// The network's identifier.
     pub vni: u32,
     /// The network's name.
     pub network: String,
-    /// Name of the peer it is behind.
+    /// The name of the peer that the address is behind.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peer: Option<String>,
-    /// As iproute2 has it; empty here.
+    /// As iproute2 has it; always empty.
     pub flags: Vec<String>,
-    /// `static`, or empty for a learned one.
+    /// `static`, or empty for a learned entry.
     pub state: String,
-    /// Seconds since it was heard.
+    /// Seconds since the last frame from the address.
     pub used: u64,
 }
 
 /// A neighbour, with the keys of `ip -j neigh`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct NeighRow {
-    /// The address.
+    /// The IP address.
     pub dst: IpAddr,
-    /// The network it is on.
+    /// The neighbour's network.
     pub dev: String,
-    /// Its MAC.
+    /// The neighbour's MAC address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lladdr: Option<String>,
     /// `REACHABLE`, `STALE` or `INCOMPLETE`.
     pub state: Vec<String>,
-    /// Seconds since it was heard.
+    /// Seconds since the neighbour's last packet.
     pub used: u64,
 }
 
@@ -829,11 +830,11 @@ pub struct DropRow {
     pub port: String,
     /// The reason's name.
     pub reason: String,
-    /// How many.
+    /// The number of frames.
     pub count: u64,
-    /// What the reason means.
+    /// The meaning of the reason.
     pub help: String,
-    /// The last such frame, where one was kept.
+    /// The last frame that was dropped for the reason, if one was kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sample: Option<SampleRow>,
 }
@@ -841,40 +842,40 @@ pub struct DropRow {
 /// A dropped frame.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct SampleRow {
-    /// Its whole length.
+    /// The frame's full length.
     pub len: u32,
-    /// Its first bytes, in hexadecimal.
+    /// The frame's first bytes, in hexadecimal.
     pub bytes: String,
 }
 
 /// A worker.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct WorkerRow {
-    /// Share of the last second spent moving frames, 0 to 1.
+    /// The share of the last second that the worker spent moving frames, 0 to 1.
     pub busy: f64,
-    /// Times it went to sleep since start.
+    /// How often the worker went to sleep since the start.
     pub sleeps: u64,
-    /// Frames it received since start, from ports and from other workers.
+    /// Frames that the worker received since the start, from ports and from other workers.
     #[serde(default)]
     pub frames: u64,
 }
 
-/// Answer to `status`.
+/// The answer to `status`.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Status {
-    /// Name of the rVM.
+    /// The name of the rVM.
     pub name: String,
-    /// Version of the daemon.
+    /// The daemon's version.
     pub version: String,
-    /// [`API`].
+    /// See [`API`].
     pub api: u32,
-    /// Seconds since it started.
+    /// Seconds since the daemon started.
     pub uptime: u64,
-    /// Our VTEP, once known.
+    /// The address of our VTEP, once known.
     pub vtep: Option<IpAddr>,
-    /// UDP port of the tunnel.
+    /// The UDP port of the tunnel.
     pub tunnel_port: u16,
-    /// Largest inner IP packet the tunnel carries.
+    /// The largest inner IP packet that the tunnel carries.
     pub overlay_mtu: u16,
     /// Ports, the uplink first.
     pub ports: Vec<PortRow>,
@@ -886,122 +887,123 @@ pub struct Status {
     pub floating: Vec<FloatingRow>,
     /// Workers.
     pub workers: Vec<WorkerRow>,
-    /// The verdict cache.
+    /// The kernel offload.
     #[serde(default)]
     pub cache: CacheRow,
-    /// What the uplink's steering did; absent where there is none.
+    /// The counters of the uplink's steering; absent where nothing is steered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub steered: Option<SteeredRow>,
-    /// Addresses that are closed to the rVM's own kernel.
+    /// The addresses that are closed to the rVM's own kernel.
     #[serde(default)]
     pub closed: ClosedRow,
-    /// Frames of the switch as a whole.
+    /// The frame counters of the whole switch.
     pub frames: Frames,
-    /// ICMP errors (and TCP resets) that senders of packets were sent, by kind.
+    /// The ICMP errors (and TCP resets) that the switch sent to senders of packets, by kind.
     #[serde(default)]
     pub icmp_errors: BTreeMap<String, u64>,
-    /// Errors that were not sent, for there were too many.
+    /// The errors that the switch did not send because the rate limit was reached.
     #[serde(default)]
     pub icmp_errors_limited: u64,
     /// Drops by port and reason, most first.
     pub drops: Vec<DropRow>,
     /// The problems as sentences.
     pub warnings: Vec<String>,
-    /// The same with its kind, in the same order.
+    /// The same problems with their kinds, in the same order.
     #[serde(default)]
     pub problems: Vec<Problem>,
 }
 
-/// The verdict cache: the kernel follows the verdicts of hot flows by itself.
+/// The kernel offload: the kernel itself forwards hot flows.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct CacheRow {
-    /// As configured.
+    /// The configured mode.
     pub mode: CacheMode,
-    /// It works.
+    /// Whether the offload works.
     pub on: bool,
-    /// Why not; empty when it does.
+    /// Why the offload does not work; empty if it does.
     pub reason: String,
-    /// Flows installed.
+    /// The number of flows that are installed.
     pub flows: u32,
-    /// Frames that followed a verdict in the kernel since the start.
+    /// Frames that the kernel has forwarded since the start.
     pub hits: u64,
-    /// Interfaces that frames are not redirected to, and why not.
+    /// The interfaces that the kernel does not redirect frames to, and why.
     pub left_out: Vec<LeftOut>,
 }
 
-/// What became of frames that came in by the uplink, before the switch decided about any.
+/// Counters of the uplink's steering, which handles frames before the switch sees them.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct SteeredRow {
     /// Tunnel packets that the switch took.
     pub tunnel: u64,
-    /// Packets to reality addresses that it took.
+    /// Packets to reality addresses that the switch took.
     pub reality: u64,
-    /// Packets to reality addresses that it left to the kernel, as answers to what the kernel sent itself.
+    /// Packets to reality addresses that stayed with the kernel, because they answer packets that the kernel itself
+    /// sent.
     pub own: u64,
-    /// Everything else, which is the kernel's.
+    /// All other packets; they stay with the kernel.
     pub passed: u64,
-    /// Flows of the kernel's own on reality addresses that are known.
+    /// The number of known flows of the kernel itself on reality addresses.
     pub own_flows: u32,
-    /// Why they cannot be known, with a remedy; empty where they can.
+    /// Why these flows cannot be known, with a remedy; empty where they can.
     pub own_unknown: String,
 }
 
-/// Reality addresses of floating IPs, which the rVM's own kernel must not answer for in their place while the daemon is
-/// away: a rule that outlives the daemon sees to it.
+/// The reality addresses of floating IPs. The rVM's own kernel must not answer for them while the daemon is away, so
+/// a rule that outlives the daemon closes them to the kernel.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct ClosedRow {
     /// The addresses.
     pub addresses: Vec<IpAddr>,
-    /// The rule is in place.
+    /// Whether the rule is in place.
     pub in_place: bool,
-    /// Why not, with a remedy; empty when it is.
+    /// Why the rule is not in place, with a remedy; empty if it is.
     pub why: String,
-    /// Why filters of tc stand in for nftables; empty where they do not.
+    /// Why tc filters replace the nftables rule; empty where they do not.
     #[serde(default)]
     pub instead: String,
-    /// Times that another program removed or changed the rule, and it was put back, since the daemon started.
+    /// How often the daemon restored the rule since its start, because another program had removed or changed it.
     pub restored: u64,
 }
 
-/// An interface without the verdict cache.
+/// An interface that the kernel offload leaves out.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct LeftOut {
-    /// Its name.
+    /// The interface's name.
     pub link: String,
-    /// Why.
+    /// The reason.
     pub reason: String,
 }
 
-/// Frames of the switch as a whole:
-/// `rx + replicated + originated + segmented = tx + dropped + punted + consumed + coalesced + queued`.
+/// Frames of the whole switch: `rx + replicated + originated + segmented = tx + dropped + punted + consumed +
+/// coalesced + queued`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Frames {
-    /// Taken from ports.
+    /// Received from ports.
     pub rx: u64,
     /// Copies made for flooding.
     pub replicated: u64,
     /// Made by the switch itself.
     pub originated: u64,
-    /// Made by cutting super-frames, beyond the first of each.
+    /// Segments of GSO packets, beyond the first of each.
     #[serde(default)]
     pub segmented: u64,
-    /// Given to ports.
+    /// Sent to ports.
     pub tx: u64,
     /// Dropped.
     pub dropped: u64,
     /// Handed to the kernel.
     pub punted: u64,
-    /// For the switch itself: answers to its own ARP and ND questions.
+    /// Meant for the switch itself: answers to its own ARP and ND questions.
     pub consumed: u64,
-    /// Merged into another, beyond the first of each.
+    /// Coalesced into another frame, beyond the first of each.
     #[serde(default)]
     pub coalesced: u64,
     /// Waiting in transmit queues.
     pub queued: u64,
-    /// Given by one worker to another, which sends them.
+    /// Passed from one worker to another, which sends them.
     #[serde(default)]
     pub handed_off: u64,
-    /// Taken by one worker from another; those between the two are on their way.
+    /// Received by one worker from another. The difference to `handed_off` is on its way.
     #[serde(default)]
     pub taken_over: u64,
 }

@@ -1,4 +1,4 @@
-//! Capture filters: the part of pcap-filter(7) that people type, as a program for the engine.
+//! Capture filters: the common part of pcap-filter(7), compiled to a program for the engine.
 //!
 //! ```text
 //! filter    = term { ("and" | "&&" | "or" | "||") term }          equal precedence, left to right, as tcpdump has it
@@ -16,14 +16,14 @@ use engine::watch::filter::{End, Filter, Op, Test};
 
 use crate::model::Mac;
 
-/// What can be said, for those who said something else.
+/// The syntax, for users whose filter was refused.
 pub const HELP: &str = "write it as tcpdump does: arp, ip, ip6, icmp, icmp6, tcp, udp, [src|dst] host, net, port, \
 portrange, ether, vlan, vni; and, or, not, parentheses";
 
-/// Reads a filter. An empty text takes everything.
+/// Parses a filter. An empty text matches every frame.
 ///
 /// # Errors
-/// What is wrong with it.
+/// The error in the filter.
 pub fn parse(text: &str) -> Result<Filter, String> {
     let spaced = text.replace('(', " ( ").replace(')', " ) ").replace('!', " ! ");
     let words: Vec<&str> = spaced.split_whitespace().collect();
@@ -37,7 +37,7 @@ pub fn parse(text: &str) -> Result<Filter, String> {
     Filter::new(parser.ops).ok_or_else(|| "it is too long".to_owned())
 }
 
-/// Parentheses and negations in each other.
+/// The deepest nesting of parentheses and negations.
 const DEPTH_MAX: usize = 32;
 
 struct Parser<'a> {
@@ -159,7 +159,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// What follows `src`, `dst` or nothing.
+    /// Parses the rest of a test after `src`, `dst` or nothing.
     fn end_test(&mut self, end: End, what: &str) -> Result<(), String> {
         let argument = self.argument(what)?;
         let test = match what {
@@ -236,7 +236,7 @@ mod tests {
         assert!(parse(&vec!["tcp"; 1000].join(" or ")).is_err());
     }
 
-    /// Equal precedence, from the left: `a or b and c` is `(a or b) and c`.
+    /// Operators have equal precedence and associate from the left: `a or b and c` is `(a or b) and c`.
     #[test]
     fn precedence_is_tcpdumps() {
         assert_eq!(parse("tcp or udp and arp"), parse("(tcp or udp) and arp"));

@@ -1,5 +1,5 @@
-//! What the agent hears ([`Input`]) and asks for ([`Output`]). The agent owns no socket, clock or
-//! thread: the daemon (or the simulator) feeds it inputs and carries out its outputs.
+//! The agent's inputs ([`Input`]) and outputs ([`Output`]). The agent owns no socket, clock or thread: the daemon (or
+//! the simulator) feeds its inputs and carries out its outputs.
 
 use std::net::IpAddr;
 use std::time::SystemTime;
@@ -12,59 +12,60 @@ use serde::{Deserialize, Serialize};
 use crate::liveness::Unreachable;
 use crate::model::{ConfigError, DropIn};
 
-/// A connection to the control socket. Chosen by the daemon; never reused while open.
+/// A connection to the control socket. The daemon chooses the number, and never reuses it while the connection is
+/// open.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub struct ClientId(pub u64);
 
-/// What is known of a network interface.
+/// The state of a network interface.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LinkFacts {
-    /// Its name.
+    /// The interface's name.
     pub name: String,
-    /// Its index; a new index under the same name is a new interface.
+    /// The interface's index; a new index under the same name is a new interface.
     pub index: u32,
-    /// Its MAC address.
+    /// The MAC address.
     pub mac: MacAddr,
-    /// Largest IP packet, in bytes.
+    /// The largest IP packet, in bytes.
     pub mtu: u32,
-    /// Administratively up.
+    /// Whether the interface is administratively up.
     pub up: bool,
-    /// Has carrier.
+    /// Whether the interface has carrier.
     pub carrier: bool,
-    /// Its addresses with their prefix lengths, link-local ones included.
+    /// The addresses with their prefix lengths, link-local ones included.
     pub addresses: Vec<IpPrefix>,
 }
 
-/// Something the agent is told.
+/// An event for the agent.
 #[derive(Debug)]
 pub enum Input {
     /// One line (one JSON-RPC request) from a client.
     Request(ClientId, String),
-    /// This client, which was not heard yet, may read but not change anything.
+    /// This client, which has not sent a request yet, may read but not change anything.
     ReadOnly(ClientId),
-    /// A client went away: forget what it waits for or subscribed to.
+    /// A client went away; the agent forgets its waiting requests and subscriptions.
     Hangup(ClientId),
     /// An interface appeared or changed.
     Link(LinkFacts),
     /// An interface is gone.
     LinkGone(String),
-    /// All routes of the kernel out of the uplink.
+    /// All kernel routes through the uplink.
     UnderlayRoutes(UnderlayRoutes),
-    /// A neighbour on the uplink: its MAC, or `None` when it failed or went.
+    /// A neighbour on the uplink: its MAC address, or `None` when resolution failed or the neighbour went away.
     UnderlayNeighbor(IpAddr, Option<MacAddr>),
-    /// A port asked for by [`Output::OpenPort`] is attached to the worker.
+    /// A port that [`Output::OpenPort`] asked for is attached to the worker.
     PortOpened(PortId, PortFacts),
-    /// It could not be opened (the text names object, cause and remedy), or stopped working. The agent
-    /// asks again when the interface changes or a retry is due.
+    /// The port could not be opened (the text names object, cause and remedy), or it stopped working. The agent tries
+    /// again when the interface changes or a retry is due.
     PortFailed(PortId, String),
-    /// A port that is open has nobody at its other end, or somebody who cannot be worked with. It goes live by itself
-    /// (as [`Input::PortOpened`]) when that changes.
+    /// An open port has no program at its other end, or one that does not keep to the protocol. The port goes live by
+    /// itself (as [`Input::PortOpened`]) when that changes.
     PortDown(PortId, PortDown),
-    /// What passed between us and a guest since its port was opened.
+    /// The frames exchanged with a guest since its port was opened.
     GuestIo(PortId, GuestIo),
-    /// An interface pair asked for by [`Output::CreateDoor`] could not be made, or is not as it should be.
+    /// An interface pair that [`Output::CreateDoor`] asked for could not be created, or differs from the request.
     DoorFailed(PortId, DoorFault),
-    /// An ICMP error came about a packet that was sent from and to these addresses, to this UDP port.
+    /// An ICMP error arrived about a packet between these addresses, to this UDP port.
     Unreachable {
         /// The sender of the packet.
         from: IpAddr,
@@ -75,55 +76,56 @@ pub enum Input {
         /// The cause that the error names.
         why: Unreachable,
     },
-    /// Something from worker `n`.
+    /// An event from worker `n`.
     Event(usize, engine::command::Event),
     /// The answer to [`Output::Persist`]: `Err` says why the file could not be written.
     Persisted(Result<(), String>),
-    /// The configuration's files were read again: the main one (empty when there is none), and drop-ins in order.
+    /// The daemon read the configuration files again: the main file (empty if it does not exist), and the drop-ins in
+    /// order.
     Reload {
         /// The main file.
         text: String,
-        /// What adds to it.
+        /// The drop-ins.
         drop_ins: Vec<DropIn>,
     },
-    /// The files cannot be read again, and why.
+    /// The files could not be read again, and why.
     Unreadable(String),
-    /// Measured by the daemon for `ivctl status`: how each worker is doing.
+    /// The load of each worker, which the daemon measures for `ivctl status`.
     WorkerStats(Vec<WorkerStats>),
-    /// The time of the wall clock, for people's timestamps; decides nothing.
+    /// The time of the wall clock, for timestamps that people read; it decides nothing.
     WallClock(SystemTime),
-    /// How the verdict cache is doing.
+    /// The state of the kernel offload.
     CacheStats(CacheStats),
-    /// What the uplink's steering did.
+    /// The counters of the uplink's steering.
     Steered(Steered),
     /// Whether the rule that [`Output::Close`] asked for is in place.
     Closed(CloseState),
-    /// What the kernel dropped at a port since it was opened.
+    /// The frames that the kernel dropped at a port since it was opened.
     KernelDrops(PortId, KernelDrops),
-    /// The answer to [`Output::LogFilter`]: what is logged now, or why that is no filter.
+    /// The answer to [`Output::LogFilter`]: the filter in force, or why the new filter was refused.
     LogFilter(Result<String, String>),
 }
 
-/// Frames that the kernel dropped at a port: before the switch received them, or after it sent them.
-/// They are no part of the switch's own counters.
+/// Frames that the kernel dropped at a port: before the switch received them, or after it sent them. They are not
+/// part of the switch's own counters.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct KernelDrops {
     /// The receive ring was full: the worker was too slow.
     pub rx_ring_full: u64,
-    /// There were no slots to receive into.
+    /// The kernel had no slots to receive into.
     pub fill_ring_empty: u64,
-    /// Too large, or other reasons on receipt.
+    /// Frames that were too large, and other errors on receipt.
     pub rx_other: u64,
-    /// The kernel could not express the offload facts of a received frame.
+    /// The kernel could not express the offload metadata of a received frame.
     pub rx_unsaid: u64,
-    /// A received frame was too long to be split.
+    /// A received frame was too long to be segmented.
     pub rx_too_long: u64,
-    /// Could not be sent.
+    /// Frames that could not be sent.
     pub tx_invalid: u64,
 }
 
 impl KernelDrops {
-    /// Each count with its name in `ivctl drops` and what it means.
+    /// Each count with its name in `ivctl drops` and its meaning.
     #[must_use]
     pub const fn rows(&self) -> [(u64, &'static str, &'static str); 6] {
         [
@@ -153,67 +155,68 @@ impl KernelDrops {
     }
 }
 
-/// What became of frames that came in by the uplink, before the switch decided about any.
+/// Counters of the uplink's steering, which handles frames before the switch sees them.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Steered {
     /// Tunnel packets that the switch took.
     pub tunnel: u64,
-    /// Packets to reality addresses that it took.
+    /// Packets to reality addresses that the switch took.
     pub reality: u64,
-    /// Packets to reality addresses that it left to the kernel, as answers to what the kernel sent itself.
+    /// Packets to reality addresses that stayed with the kernel, because they answer packets that the kernel itself
+    /// sent.
     pub own: u64,
-    /// Everything else, which is the kernel's.
+    /// All other packets; they stay with the kernel.
     pub passed: u64,
-    /// Flows of the kernel's own on reality addresses that are known.
+    /// The number of known flows of the kernel itself on reality addresses.
     pub own_flows: u32,
-    /// Why they cannot be known, with a remedy; empty where they can.
+    /// Why these flows cannot be known, with a remedy; empty where they can.
     pub own_unknown: String,
 }
 
-/// Why nothing passes through an open port.
+/// Why an open port passes nothing.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct PortDown {
-    /// For people.
+    /// The cause, for people.
     pub why: String,
-    /// Somebody did what nobody should; not just nobody is there.
+    /// Whether the other end broke the protocol; otherwise it is only missing.
     pub faulty: bool,
 }
 
-/// What is wrong with a door.
+/// A fault of a door.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct DoorFault {
-    /// For people.
+    /// The cause, for people.
     pub why: String,
-    /// It was finished once, and our end is up: frames may pass, though not all is as it should be. Through one that was
-    /// never finished none may.
+    /// Whether frames may pass: the door was finished once and our end is up, although something now differs from the
+    /// request. A door that was never finished is not usable.
     pub usable: bool,
 }
 
-/// What passed between us and a guest.
+/// The frames and notifications exchanged with a guest.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct GuestIo {
     /// Frames from the guest.
     pub rx: u64,
     /// Frames to the guest.
     pub tx: u64,
-    /// Times the guest kicked us.
+    /// How often the guest kicked us.
     pub kicks: u64,
-    /// Times we called the guest.
+    /// How often we called the guest.
     pub calls: u64,
 }
 
-/// How the verdict cache is doing.
+/// The state of the kernel offload.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct CacheStats {
-    /// Flows may be installed.
+    /// Whether flows may be installed.
     pub on: bool,
-    /// Why it cannot work here, for people.
+    /// Why the offload cannot work here, for people.
     pub reason: String,
-    /// Flows installed.
+    /// The number of installed flows.
     pub flows: u32,
-    /// Frames that followed a verdict in the kernel.
+    /// Frames that the kernel has forwarded.
     pub hits: u64,
-    /// Interfaces that frames are not redirected to, and why not.
+    /// The interfaces that the kernel does not redirect frames to, and why.
     pub left_out: Vec<(String, String)>,
 }
 
@@ -230,50 +233,52 @@ pub enum CacheMode {
     Off,
 }
 
-/// How a worker is doing.
+/// The load of a worker.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct WorkerStats {
-    /// Share of the last second spent moving frames.
+    /// The share of the last second that the worker spent moving frames.
     pub busy: f64,
-    /// Times it went to sleep since start.
+    /// How often the worker went to sleep since the start.
     pub sleeps: u64,
-    /// Frames it received since start, from ports and from other workers.
+    /// Frames that the worker received since the start, from ports and from other workers.
     pub frames: u64,
 }
 
 /// How a port was opened.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct PortFacts {
-    /// For people: `native, zero-copy`, `native, copy`, `generic, copy`; of other kinds than `afxdp` the offloads.
+    /// For people: `native, zero-copy`, `native, copy`, `generic, copy`; for other drivers than `afxdp` the offloads.
     pub mode: String,
-    /// Why not better, for people; empty when it is the best.
+    /// Why the mode is not better, for people; empty if it is the best.
     pub reason: String,
-    /// Queues in use.
+    /// The number of queues in use.
     pub queues: u32,
 }
 
-/// How the agent wants a port's I/O opened.
+/// How to open a port.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct OpenPort {
-    /// Interface to attach to.
+    /// The interface to attach to.
     pub interface: String,
-    /// Its index, as known from [`LinkFacts`].
+    /// The interface's index, from [`LinkFacts`].
     pub index: u32,
-    /// Steer only our traffic up and leave the rest to the kernel (the uplink); otherwise take all.
+    /// Whether the port shares the interface with the kernel and takes only our traffic (the uplink); otherwise it
+    /// takes everything.
     pub shared: bool,
-    /// Which XDP modes may be tried.
+    /// The XDP modes that may be tried.
     pub xdp: XdpMode,
-    /// By which means.
+    /// The driver.
     pub kind: IoKind,
-    /// The interface is one that we made.
+    /// Whether we created the interface.
     pub ours: bool,
-    /// Where tunnel packets are heard: for [`IoKind::Udp`], which opens nothing else.
+    /// The address and UDP port of tunnel packets, for [`IoKind::Udp`], which opens nothing else.
     pub tunnel: Option<(IpAddr, u16)>,
-    /// Queue pairs offered to a guest: for [`IoKind::Vhostuser`], whose `interface` is the path of a socket.
+    /// The number of queue pairs that we offer to a guest, for [`IoKind::Vhostuser`]; its `interface` is the path of
+    /// a socket.
     pub queues: u32,
 }
 
-/// By which means frames come and go.
+/// A driver, which receives and sends a port's frames.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum IoKind {
@@ -284,14 +289,14 @@ pub enum IoKind {
     Packet,
     /// A TAP interface with virtio-net headers.
     Tap,
-    /// UDP sockets: the uplink's tunnel packets only.
+    /// UDP sockets, which carry the uplink's tunnel packets and nothing else.
     Udp,
-    /// Memory shared with QEMU: a guest's NIC, without a network interface.
+    /// Memory shared with QEMU: a guest's NIC without a network interface.
     Vhostuser,
 }
 
 impl IoKind {
-    /// Its name in the configuration.
+    /// The driver's name in the configuration.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -319,28 +324,30 @@ pub enum XdpMode {
     Generic,
 }
 
-/// An interface given to a CMS. Of a veth pair `name` is theirs and `peer` is ours; a TAP interface is one for both.
+/// An interface that is given to a CMS. In a veth pair, `name` is the CMS's end and `peer` is ours; a TAP interface
+/// has a single end.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DoorSpec {
-    /// How we attach to it: what it is, and what may be unfinished in the frames the CMS sends.
+    /// The driver. It determines the interface's type, and the offloads that the CMS may use.
     pub kind: IoKind,
     /// The CMS's end.
     pub name: String,
     /// Our end.
     pub peer: String,
-    /// MAC address of the CMS's end: stable across restarts and machines.
+    /// The MAC address of the CMS's end: stable across restarts and machines.
     pub mac: MacAddr,
-    /// MTU of all ends.
+    /// The MTU of both ends.
     pub mtu: u16,
-    /// Queues of each end, each way: one for each worker.
+    /// The queues of each end in each direction: one for each worker.
     pub queues: u32,
-    /// The MTU is a guess until the paths to the peers are known: a pair that is there keeps its own.
+    /// Whether the MTU is a guess because the paths to the peers are not known yet. An existing pair then keeps its
+    /// own MTU.
     pub mtu_is_guess: bool,
-    /// Addresses to put on the CMS's end, if any.
+    /// The addresses for the CMS's end, if any.
     pub addresses: Vec<IpPrefix>,
 }
 
-/// Which underlay traffic comes up to the switch instead of the kernel. Replaces the previous plan.
+/// The underlay traffic that goes to the switch instead of the kernel. Each plan replaces the previous one.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct SteerPlan {
     /// Tunnel packets: UDP to this address and port.
@@ -349,73 +356,73 @@ pub struct SteerPlan {
     pub reality: Vec<SteerReality>,
 }
 
-/// What of one reality address comes up.
+/// The part of one reality address's traffic that goes to the switch.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SteerReality {
     /// The address.
     pub address: IpAddr,
-    /// Everything (all protocols), or only `ports`.
+    /// Whether everything (all protocols) goes to the switch, or only `ports`.
     pub all: bool,
-    /// Ports that come up when not `all`.
+    /// The ports that go to the switch when `all` is false.
     pub ports: Vec<L4Range>,
-    /// Ports that never come up.
+    /// The ports that never go to the switch.
     pub except: Vec<L4Range>,
 }
 
-/// Which packets the rVM's own kernel must not take, whether or not the daemon runs. Follows from the configuration
-/// alone, so that it can be put in place at boot, before anything is known of the machine.
+/// The packets that the rVM's own kernel must not take, whether or not the daemon runs. The plan follows from the
+/// configuration alone, so that it can be put in place at boot, before the machine's state is known.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct ClosePlan {
-    /// The uplink's interface: what arrives elsewhere is none of the provider's NAT.
+    /// The uplink's interface. Packets on other interfaces do not come from the provider's NAT.
     pub interface: String,
-    /// Where tunnel packets arrive: our VTEP, if it is known, and its UDP port.
+    /// The destination of tunnel packets: our VTEP, if it is known, and its UDP port.
     pub tunnel: (Option<IpAddr>, u16),
-    /// Reality addresses of floating IPs held here. Empty: there is nothing to close.
+    /// The reality addresses of floating IPs whose gateway is this rVM. If empty, there is nothing to close.
     pub reality: Vec<SteerReality>,
 }
 
 /// Whether reality addresses are closed to the kernel.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct CloseState {
-    /// Why the rule is not in place, with a remedy; empty when it is, or when there is nothing to close.
+    /// Why the rule is not in place, with a remedy; empty if it is, or if there is nothing to close.
     pub why: String,
-    /// Why filters of tc stand in for nftables; empty where they do not.
+    /// Why tc filters replace the nftables rule; empty where they do not.
     pub instead: String,
-    /// Times that another program removed or changed the rule, and it was put back.
+    /// How often the daemon restored the rule because another program had removed or changed it.
     pub restored: u64,
 }
 
-/// Something the agent wants done.
+/// A request from the agent.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Output {
-    /// For every worker.
+    /// Send this input to every worker.
     Worker(engine::command::Input),
-    /// Make this interface or pair, or correct it if it is there already (then report the links as usual).
+    /// Create this interface or pair, or correct it if it exists (then report the links as usual).
     CreateDoor(PortId, DoorSpec),
     /// Remove the door whose CMS end has this name.
     DeleteDoor(String),
     /// Open a port's I/O and attach it to the worker.
     OpenPort(PortId, OpenPort),
-    /// Detach a port and close it. No answer.
+    /// Detach a port and close it. This request has no answer.
     ClosePort(PortId),
-    /// Whether verdicts may be cached in the kernel.
+    /// Set the mode of the kernel offload.
     Cache(CacheMode),
-    /// The uplink's steering.
+    /// Install the uplink's steering.
     Steer(SteerPlan),
-    /// Which packets the kernel must not take in our place. Outlives the daemon. Answered by [`Input::Closed`].
+    /// Close packets to the kernel. The rule outlives the daemon. The answer is [`Input::Closed`].
     Close(ClosePlan),
-    /// The interface whose routes and neighbours are the underlay's; `None`: none.
+    /// Watch the routes and neighbours of this interface as the underlay's; `None`: watch nothing.
     WatchUnderlay(Option<String>),
     /// Make the kernel resolve this underlay next hop now.
     Resolve(IpAddr),
-    /// One line (one JSON-RPC response or notification) to a client.
+    /// Send one line (one JSON-RPC response or notification) to a client.
     Reply(ClientId, String),
     /// Replace the configuration file by this text, crash-safely.
     Persist(String),
-    /// What became of [`Input::Reload`]: whether anything changed, or everything that is wrong with the files.
+    /// The result of [`Input::Reload`]: whether anything changed, or all errors in the files.
     Reloaded(Result<bool, Vec<ConfigError>>),
-    /// For the log, at this level: `info`, `warn`, `error`.
+    /// Log this text at this level: `info`, `warn`, `error`.
     Log(&'static str, String),
-    /// Log by this filter from now on, if there is one; answered by [`Input::LogFilter`].
+    /// Set the log filter, if there is one; the answer is [`Input::LogFilter`].
     LogFilter(Option<String>),
 }

@@ -1,5 +1,5 @@
-//! The control plane: what is wanted ([`model`]), what has to be done about it ([`agent`]), and how
-//! it is asked for ([`api`]). It never sees a frame.
+//! The control plane: the desired state ([`model`]), the actions that lead to it ([`agent`]), and the interface for
+//! requests ([`api`]). It never sees a frame.
 
 pub mod agent;
 pub mod api;

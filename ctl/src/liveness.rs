@@ -1,15 +1,16 @@
-//! Whether one peer is there, from its answers, its silence, ICMP errors and its own packets. Sans-I/O, like the
-//! path MTU ([`crate::path`]), whose answered probes count here too: [`Liveness::handle`] takes what happened,
-//! [`Liveness::poll_output`] gives the questions to send, [`Liveness::next_deadline`] says when to look again.
+//! The health of one peer, judged by its answers, its silence, ICMP errors and its own packets. Like the path MTU
+//! ([`crate::path`]), whose answered probes count here too, it is sans-I/O: [`Liveness::handle`] takes events,
+//! [`Liveness::poll_output`] gives the questions to send, [`Liveness::next_deadline`] gives the time of the next
+//! call.
 //!
-//! A question is the smallest probe, and also about one network: a peer that is there may still refuse that network's
-//! packets. A peer gets a question when its last answer is old: after [`BUSY`] while frames are sent to it, after [`IDLE`]
-//! when not, and right after a sign of trouble; and about its networks every [`RECHECK`]. It gets three questions
-//! before its silence means anything.
+//! A question is a probe of the smallest size. It also names one network, because a healthy peer may still refuse
+//! that network's packets. A peer gets a question when its last answer is old: after [`BUSY`] while we send it
+//! frames, after [`IDLE`] otherwise, and immediately after a sign of trouble. It gets questions about its networks
+//! every [`RECHECK`]. Its silence means something only after three questions.
 //!
-//! Only an answer proves a peer to be there, because only an answer needs both directions. Nothing else makes it `Up`.
-//! ICMP errors and refusals can be forged by anyone who can forge the peer's address, so they name the cause of a
-//! silence, or a network that is refused; they never end a peer that answers.
+//! Only an answer proves that a peer is healthy, because only an answer needs both directions. Nothing else makes it
+//! `Up`. Any host that can forge the peer's address can forge ICMP errors and refusals. They therefore name the cause
+//! of a silence, or a network that is refused, but never take down a peer that answers.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{DefaultHasher, Hasher as _};
@@ -17,74 +18,76 @@ use std::hash::{DefaultHasher, Hasher as _};
 use engine::command::Vni;
 use engine::time::{Duration, Instant};
 
-/// How long an answer may take: more than any path on Earth needs.
+/// How long an answer may take: longer than any path on Earth.
 const WAIT: Duration = Duration::from_millis(500);
-/// Questions to a peer before its silence counts.
+/// How many questions stay unanswered before the peer counts as silent.
 const TRIES: u32 = 3;
-/// How old the last answer of a peer may be while frames are sent to it.
+/// How old the peer's last answer may become while we send it frames.
 const BUSY: Duration = Duration::from_secs(2);
-/// How old it may be otherwise: longer than the path MTU takes to be confirmed, whose answers usually suffice.
+/// How old the last answer may become otherwise. This is longer than the interval of path MTU confirmations, whose
+/// answers usually suffice.
 const IDLE: Duration = Duration::from_secs(16);
-/// The time between questions about a network, however often the path answers, and while the peer refuses one.
+/// The time between questions about a network, however often the path answers; the shorter one applies while the peer
+/// refuses a network.
 const RECHECK: Duration = Duration::from_secs(60);
 const RECHECK_REFUSED: Duration = Duration::from_secs(5);
-/// The pause before the next question to a silent peer while frames are sent to it.
+/// The pause before the next question to a silent peer while we send it frames.
 const AGAIN_BUSY: Duration = Duration::from_secs(3);
-/// The same while none are.
+/// The same pause while we send it none.
 const AGAIN: Duration = Duration::from_secs(30);
-/// How long a peer counts as in use after frames were sent to it.
+/// How long a peer counts as in use after we sent it frames.
 const IN_USE: Duration = Duration::from_secs(10);
-/// How long it counts that something came from a silent peer. Its own questions may be as far apart as [`AGAIN`].
+/// How long a packet from a silent peer counts. The peer's own questions may be as far apart as [`AGAIN`].
 const HEARD: Duration = Duration::from_secs(70);
-/// How long an ICMP error explains a silence: each question provokes another.
+/// How long an ICMP error explains a silence; each question provokes another error.
 const ICMP: Duration = Duration::from_secs(90);
-/// How long a refusal counts that is not repeated: while frames are sent, each provokes another.
+/// How long a refusal counts; while we send frames, each provokes another refusal.
 const REFUSAL: Duration = Duration::from_secs(120);
-/// The most questions about networks in one go, after a start.
+/// The most networks that questions ask about in one round, after a start.
 const VNIS_AT_ONCE: usize = 16;
-/// Refused networks that are remembered.
+/// The most refused networks that are remembered.
 const REFUSALS_MAX: usize = 64;
 
 /// The cause that an ICMP error names.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Unreachable {
-    /// Nobody listens at the tunnel's UDP port.
+    /// No program listens at the tunnel's UDP port.
     Port,
     /// The host or its network cannot be reached.
     Host,
-    /// A filter forbids it.
+    /// A filter forbids the packet.
     Prohibited,
 }
 
-/// An event in the life of a peer.
+/// An event that concerns the peer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Input {
-    /// The question of this nonce was answered.
+    /// The peer answered the question with this nonce.
     Answered {
         /// The nonce of the question.
         nonce: u64,
     },
-    /// The peer refuses packets of a network: as an answer, or (nonce 0) because one has come.
+    /// The peer refuses packets of a network: as an answer, or (nonce 0) because it received one.
     Refused {
         /// The network.
         vni: Vni,
         /// The nonce of the question.
         nonce: u64,
     },
-    /// A probe of the path MTU was answered.
+    /// The peer answered a probe of the path MTU.
     PathAnswered,
-    /// The peer asked us: it is there, and has us as a peer.
+    /// The peer asked us a question: it runs, and has us as a peer.
     AskedUs,
     /// Tunnel packets came from the peer after this time.
     Heard {
-        /// When it was looked last before.
+        /// The time of the previous look at the counters.
         since: Instant,
     },
-    /// Frames were sent to the peer.
+    /// We sent frames to the peer.
     InUse,
     /// An ICMP error came back about a packet to the peer.
     Unreachable(Unreachable),
-    /// A change may have lost questions: ask now.
+    /// Questions may have been lost because of a change: ask now.
     Restart,
     /// There are too many questions now: ask later.
     Postpone(Duration),
@@ -92,61 +95,61 @@ pub enum Input {
     Time,
 }
 
-/// What to do.
+/// An action for the caller.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Output {
-    /// Ask the peer whether it is there and takes packets of this network.
+    /// Ask the peer whether it is there and accepts packets of this network.
     Ask {
-        /// The network; `None`: only whether it is there.
+        /// The network; `None`: ask only whether the peer is there.
         vni: Option<Vni>,
-        /// To be brought back by the answer.
+        /// The nonce that the answer must contain.
         nonce: u64,
     },
     /// [`Liveness::state`] or [`Liveness::refused`] changed.
     Changed,
 }
 
-/// How a peer is.
+/// The state of a peer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum State {
-    /// It has never answered. It may be no `ivswitchd`, not have us as a peer, or not be there.
+    /// The peer has never answered. It may not run `ivswitchd`, may not have us as a peer, or may not exist.
     Unknown,
-    /// It answers.
+    /// The peer answers.
     Up,
-    /// It answered once, and does not any more.
+    /// The peer has answered before, but no longer does.
     Silent,
-    /// It does not answer, but its packets arrive.
+    /// The peer does not answer, but its packets arrive.
     OneWay,
-    /// It does not answer, and ICMP errors say why.
+    /// The peer does not answer, and ICMP errors name the cause.
     Unreachable(Unreachable),
-    /// It answers, but refuses packets of every network that we share with it.
+    /// The peer answers, but refuses packets of every network that we share with it.
     Refuses,
 }
 
-/// One peer.
+/// The state machine for one peer.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Liveness {
-    /// The networks that we send it packets of.
+    /// The networks whose packets we send to the peer.
     vnis: Vec<Vni>,
-    /// The index of the network of the next question.
+    /// The index of the network for the next question.
     turn: usize,
     /// The time of the last question.
     asked: Instant,
-    /// When it answered last.
+    /// The time of the last answer.
     answered: Option<Instant>,
-    /// When packets came from it last.
+    /// The time of the last tunnel packets from the peer.
     heard: Option<Instant>,
     asked_us: Option<Instant>,
     in_use: Option<Instant>,
     icmp: Option<(Instant, Unreachable)>,
     refused: BTreeMap<Vni, Instant>,
-    /// When an ICMP error was a reason to ask.
+    /// The last time that an ICMP error caused a question.
     icmp_asked: Option<Instant>,
-    /// When the first question was sent that started its silence, once three were in vain.
+    /// The start of the silence: the time of the first unanswered question. It is set when three are unanswered.
     failing: Option<Instant>,
-    /// When the last questions were sent that were in vain.
+    /// The time of the latest questions that stayed unanswered.
     in_vain: Option<Instant>,
-    /// When something came from it first since then.
+    /// The time of the first packet from the peer since the silence began.
     sign: Option<Instant>,
     phase: Phase,
     told: State,
@@ -159,15 +162,15 @@ pub struct Liveness {
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Phase {
-    /// The next question is due then.
+    /// The peer rests until the next question.
     Resting { due: Instant },
-    /// Questions are under way.
+    /// Questions are open.
     Asking(Round),
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Round {
-    /// Nonces and networks of the questions that are not answered.
+    /// The nonces and networks of the questions that are still open.
     open: Vec<(u64, Option<Vni>)>,
     began: Instant,
     answered: bool,
@@ -176,7 +179,7 @@ struct Round {
 }
 
 impl Liveness {
-    /// A peer of which nothing is known. `secret` keeps others from guessing what answers must contain.
+    /// Creates the state machine for a peer whose state is unknown. `secret` keeps others from guessing the nonces.
     #[must_use]
     pub fn new(now: Instant, secret: u64) -> Self {
         Self {
@@ -203,7 +206,7 @@ impl Liveness {
         }
     }
 
-    /// Sets the networks that we send it packets of. New ones get their questions now.
+    /// Sets the networks whose packets we send to the peer. New networks get their questions now.
     pub fn set_vnis(&mut self, now: Instant, vnis: Vec<Vni>) {
         if vnis == self.vnis {
             return;
@@ -214,37 +217,37 @@ impl Liveness {
         self.handle(now, Input::Restart);
     }
 
-    /// How it is.
+    /// The peer's state.
     #[must_use]
     pub const fn state(&self) -> State {
         self.told
     }
 
-    /// Since when it is so. Of a silent peer: since the first question that it did not answer.
+    /// The time of the last change of the state. For a silent peer, the time of the first question without an answer.
     #[must_use]
     pub const fn since(&self) -> Instant {
         self.since
     }
 
-    /// Whether it got enough questions for its silence to mean something.
+    /// Whether the peer got enough questions for its silence to mean something.
     #[must_use]
     pub const fn was_tried(&self) -> bool {
         self.failing.is_some() || self.answered.is_some()
     }
 
-    /// When it answered last.
+    /// The time of the last answer.
     #[must_use]
     pub const fn answered(&self) -> Option<Instant> {
         self.answered
     }
 
-    /// When anything came from it last: answers, questions, tunnel packets.
+    /// The time of the last packet of any kind from the peer: answer, question, tunnel packet.
     #[must_use]
     pub fn heard(&self) -> Option<Instant> {
         self.heard.into_iter().chain(self.answered).chain(self.asked_us).max()
     }
 
-    /// The networks that it refuses packets of.
+    /// The networks whose packets the peer refuses.
     pub fn refused(&self) -> impl Iterator<Item = Vni> + '_ {
         self.refused.keys().copied()
     }
@@ -255,12 +258,12 @@ impl Liveness {
         matches!(self.phase, Phase::Resting { due } if due <= now)
     }
 
-    /// The next thing to do, until `None`.
+    /// The next output, until `None`.
     pub fn poll_output(&mut self) -> Option<Output> {
         self.outputs.pop_front()
     }
 
-    /// When to call [`Liveness::handle`] with [`Input::Time`] at the latest.
+    /// The latest time for the next call of [`Liveness::handle`] with [`Input::Time`].
     #[must_use]
     pub const fn next_deadline(&self) -> Instant {
         match &self.phase {
@@ -269,7 +272,7 @@ impl Liveness {
         }
     }
 
-    /// Takes what happened.
+    /// Takes one event.
     pub fn handle(&mut self, now: Instant, input: Input) {
         match input {
             Input::Answered { nonce } => {
@@ -309,7 +312,7 @@ impl Liveness {
                 self.ask_at(due);
             }
             Input::Unreachable(why) => {
-                // Without doubts about the peer it is no more than a reason to ask.
+                // While the peer answers, an ICMP error only causes a question.
                 self.icmp = Some((now, why));
                 if self.failing.is_none() && self.icmp_asked.is_none_or(|at| now.since(at) >= BUSY) {
                     self.icmp_asked = Some(now);
@@ -332,7 +335,7 @@ impl Liveness {
         self.tell(now);
     }
 
-    /// When the next question to a resting peer is due.
+    /// The time of the next question to a resting peer.
     fn due(&self, now: Instant) -> Instant {
         let busy = self.in_use.is_some_and(|at| now.since(at) < IN_USE);
         match (self.failing, self.answered) {
@@ -345,7 +348,8 @@ impl Liveness {
         }
     }
 
-    /// A packet came from a silent peer, after `since`: the next question is due now, since it may be back.
+    /// Notes a packet from a silent peer that arrived after `since`. The peer may be back, so the next question is
+    /// due now.
     fn see_sign(&mut self, now: Instant, since: Instant) {
         if self.sign.is_none() && self.failing.is_some_and(|failing| since >= failing) {
             self.sign = Some(now);
@@ -360,7 +364,7 @@ impl Liveness {
         }
     }
 
-    /// Takes a question off those under way, and gives the network that it was about. `None`: no such question.
+    /// Closes an open question, and returns its network. `None` means that no such question is open.
     fn close(&mut self, now: Instant, nonce: u64) -> Option<Option<Vni>> {
         let Phase::Asking(round) = &mut self.phase else { return None };
         let at = round.open.iter().position(|(n, _)| *n == nonce)?;
@@ -410,7 +414,8 @@ impl Liveness {
         }
     }
 
-    /// Asks about the next network; after a start about as many as possible, else also about one that is refused.
+    /// Asks about the next network. After a start it asks about as many networks as possible, later also about a
+    /// refused network.
     fn ask(&mut self, now: Instant) {
         let count = self.vnis.len().min(if self.turn == 0 { VNIS_AT_ONCE } else { 1 });
         let mut about: Vec<Option<Vni>> =
@@ -439,7 +444,8 @@ impl Liveness {
         };
         let fresh = |at: Option<Instant>| at.is_some_and(|at| at >= failing && now.since(at) < HEARD);
         let (heard, asked_us) = (fresh(self.heard), fresh(self.asked_us));
-        // A packet from before the silence began proves nothing; after a later one, more questions stayed unanswered.
+        // A packet from before the silence proves nothing. A later one counts when more questions stayed unanswered
+        // after it.
         let despite = self.sign.is_some() && self.in_vain >= self.sign;
         match self.icmp.filter(|(at, _)| now.since(*at) < ICMP) {
             Some((_, why)) => State::Unreachable(why),
@@ -461,8 +467,8 @@ impl Liveness {
         self.told_refused = self.refused.len();
     }
 
-    /// SipHash of a counter under the secret: different every time, and hard to guess for others. Never 0, which is what
-    /// refusals have that answer no question.
+    /// SipHash of a counter under the secret: different every time, and hard for others to guess. It is never 0,
+    /// which marks refusals that do not answer a question.
     fn nonce(&mut self) -> u64 {
         self.count += 1;
         let mut hasher = DefaultHasher::new();

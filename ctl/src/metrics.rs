@@ -1,6 +1,6 @@
-//! What the daemon says about itself, for Prometheus (OpenMetrics text, and Prometheus' own for who does not ask for
-//! it). Made of the answer to `status`, so both say the same. Labels are names from the configuration and the reasons'
-//! own: their number is bounded by it.
+//! The daemon's metrics for Prometheus: OpenMetrics text, and the older Prometheus format for clients that do not ask
+//! for OpenMetrics. They come from the answer to `status`, so both show the same values. Labels are names from the
+//! configuration and names of drop reasons, so the configuration bounds their number.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -21,7 +21,7 @@ pub const PLAIN: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// The content type of [`render`]'s text.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// The text.
+/// Renders the metrics as OpenMetrics text.
 #[must_use]
 pub fn render(status: &Status) -> String {
     let mut registry = Registry::with_prefix("ivs");
@@ -32,7 +32,8 @@ pub fn render(status: &Status) -> String {
     text
 }
 
-/// The same in Prometheus' older format, where the description of a counter names it as its samples do.
+/// Renders the metrics in the older Prometheus format, in which the description of a counter has the same name as its
+/// samples.
 #[must_use]
 pub fn render_plain(status: &Status) -> String {
     let text = render(status);
@@ -53,14 +54,14 @@ pub fn render_plain(status: &Status) -> String {
 #[derive(Debug)]
 struct Snapshot(Status);
 
-/// All mappings of one floating IP together.
+/// The sum of all mappings of one floating IP.
 struct FloatingSum {
     resolved: Option<bool>,
     /// Packets in and out, bytes in and out.
     volumes: [u64; 4],
 }
 
-/// One metric, its samples still to come.
+/// One metric, before its samples are written.
 struct Family<'a, 'b> {
     encoder: &'a mut DescriptorEncoder<'b>,
     name: &'static str,
@@ -201,12 +202,12 @@ impl Collector for Snapshot {
             f.counters(of_peers(|p| p.rx_bytes))
         })?;
 
-        // Several mappings may share an address by port: they are one here.
+        // Several mappings may share an address by port; the metrics add them up.
         let mut floating: BTreeMap<(String, &str), FloatingSum> = BTreeMap::new();
         for row in &s.floating {
             let key = (row.ip.to_string(), row.network.as_str());
             let sum = floating.entry(key).or_insert(FloatingSum { resolved: None, volumes: [0; 4] });
-            // Where its packets go next is known to its gateway, and to the rVM that translates.
+            // Only the gateway and the rVM that translates know the next hop of its packets.
             if row.here || row.inside.is_some() {
                 sum.resolved = Some(sum.resolved.unwrap_or(true) && row.resolved);
             }

@@ -1,100 +1,100 @@
-//! The path MTU to one peer, found by probing (RFC 8899, DPLPMTUD). Sans-I/O: [`Path::handle`] takes what happened,
-//! [`Path::poll_output`] gives the probes to send, [`Path::next_deadline`] says when to look again.
+//! The path MTU to one peer, found by probing (RFC 8899, DPLPMTUD). It is sans-I/O: [`Path::handle`] takes events,
+//! [`Path::poll_output`] gives the probes to send, [`Path::next_deadline`] gives the time of the next call.
 //!
 //! ```text
 //!             max answers                     confirmation fails three times
 //!           ┌─────────────► settled ◄───────────────────────┐
 //!  knocking ┤                  ▲  └────► confirming ────────┴─► knocking
 //!   ▲   │   └─ min answers ─► searching
-//!   │   └──── nobody answers ─► silent ── later, or when the peer asks us ──┐
+//!   │   └──── no answer ──────► silent ── later, or when the peer asks us ──┐
 //!   └───────────────────────────────────────────────────────────────────────┘
 //! ```
-//! A *round* sends several sizes at once, each up to three times; it ends when all are answered or the last wait is
-//! over. Knocking asks the largest and the smallest size that make sense. Searching narrows from the sizes that real
-//! links have down to the byte, three or four rounds. What others believe changes only when a search is over, so a
-//! value never flaps on its way; a larger one is looked for every ten minutes only.
+//! A *round* sends several sizes at the same time, each up to three times; it ends when all are answered or the last
+//! wait is over. Knocking tries the largest and the smallest size that make sense. Searching narrows the range from
+//! the sizes that real links have down to the byte, in three or four rounds. The published value changes only when a
+//! search is over, so it never flaps on the way; the search for a larger value runs only every ten minutes.
 //!
-//! A peer that never answers (a kernel's VXLAN device, say) leaves the value at the uplink's MTU, *assumed*.
-//! ICMP is not consulted: anyone can send it, and the kernel ties it to sockets that the tunnel does not have.
+//! For a peer that never answers (a kernel's VXLAN device, for example), the value stays at the uplink's MTU,
+//! *assumed*. ICMP is not used: anyone can send it, and the kernel ties it to sockets that the tunnel does not have.
 
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hasher as _};
 
 use engine::time::{Duration, Instant};
 
-/// How long an answer may take: more than any path on Earth needs.
+/// How long an answer may take: longer than any path on Earth.
 const WAIT: Duration = Duration::from_millis(500);
-/// How often a size is asked before it counts as too large (RFC 8899 §5.1.2: MAX_PROBES).
+/// How many probes of one size go unanswered before the size counts as too large (RFC 8899 §5.1.2: MAX_PROBES).
 const TRIES: u32 = 3;
-/// How often a settled value is confirmed: how long a black hole lasts at most, nearly.
+/// The interval for confirming a settled value. A black hole lasts little longer than this.
 const CONFIRM: Duration = Duration::from_secs(15);
-/// How often something larger is looked for (RFC 8899 §5.1.1: PMTU_RAISE_TIMER).
+/// The interval for trying larger sizes (RFC 8899 §5.1.1: PMTU_RAISE_TIMER).
 const RAISE: Duration = Duration::from_secs(600);
-/// The pause after a first knock that nobody answered; it doubles up to [`PAUSE_MAX`].
+/// The pause after the first unanswered knock; it doubles up to [`PAUSE_MAX`].
 const PAUSE_MIN: Duration = Duration::from_secs(1);
 /// See [`PAUSE_MIN`].
 const PAUSE_MAX: Duration = Duration::from_secs(60);
-/// Sizes of one round of narrowing.
+/// The number of sizes in one round of narrowing.
 const FAN: u16 = 8;
-/// MTUs that links and tunnels have: asked first.
+/// The MTUs of common links and tunnels; they are tried first.
 const COMMON: [u16; 22] = [
     1280, 1300, 1350, 1376, 1400, 1410, 1420, 1436, 1450, 1454, 1460, 1472, 1480, 1492, 1500, 1600, 2000,
     4352, 8500, 8896, 9000, 9001,
 ];
 
-/// What happened.
+/// An event that concerns the path.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Input {
-    /// A probe of so many bytes arrived.
+    /// A probe of this size arrived.
     Answered {
         /// Bytes of the underlay packet.
         size: u16,
-        /// What the probe carried.
+        /// The nonce in the probe.
         nonce: u64,
     },
     /// The peer probed us: it is there.
     Asked,
-    /// The uplink has this MTU now.
+    /// The uplink's MTU changed.
     Max(u16),
-    /// Something changed that may have lost probes: start over.
+    /// Probes may have been lost because of a change: start over.
     Restart,
     /// Only time passed.
     Time,
 }
 
-/// What to do.
+/// An action for the caller.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Output {
-    /// Send a probe of so many bytes.
+    /// Send a probe of this size.
     Probe {
         /// Bytes of the underlay packet.
         size: u16,
-        /// To be brought back by the answer.
+        /// The nonce that the answer must contain.
         nonce: u64,
     },
     /// [`Path::mtu`], [`Path::origin`] or [`Path::decided`] changed.
     Changed,
 }
 
-/// Where a value comes from.
+/// The origin of the value.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Origin {
-    /// The peer does not answer probes; the uplink's MTU is as good a guess as any.
+    /// The peer does not answer probes, so the uplink's MTU is the best guess.
     Assumed,
     /// Probes of this size arrived, larger ones did not.
     Measured,
 }
 
-/// One peer's path.
+/// The path to one peer.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Path {
     /// The uplink's MTU: nothing larger can leave.
     max: u16,
-    /// Nothing smaller is believed, whoever says so (RFC 8200 §5; for IPv4 what every host takes).
+    /// The smallest value that is believed (RFC 8200 §5; for IPv4 the size that every host accepts).
     min: u16,
     measured: Option<u16>,
     decided: bool,
-    /// When the value last came to be.
+    /// The time when the value was last determined.
     since: Instant,
     phase: Phase,
     pause: Duration,
@@ -127,7 +127,7 @@ struct Asked {
 }
 
 impl Path {
-    /// A path nothing is known of. `secret` keeps others from guessing what answers must contain.
+    /// Creates a path without any measurement. `secret` keeps others from guessing the nonces.
     #[must_use]
     pub fn new(now: Instant, max: u16, min: u16, secret: u64) -> Self {
         let mut path = Self {
@@ -146,31 +146,31 @@ impl Path {
         path
     }
 
-    /// Largest underlay packet that reaches the peer.
+    /// The largest underlay packet that reaches the peer.
     #[must_use]
     pub fn mtu(&self) -> u16 {
         self.measured.map_or(self.max, |m| m.min(self.max))
     }
 
-    /// Where that comes from.
+    /// The origin of that value.
     #[must_use]
     pub const fn origin(&self) -> Origin {
         if self.measured.is_some() { Origin::Measured } else { Origin::Assumed }
     }
 
-    /// Whether the first look is over: until then the value is only a guess that may change at once.
+    /// Whether the first search is over; until then the value is a guess that may change at any moment.
     #[must_use]
     pub const fn decided(&self) -> bool {
         self.decided
     }
 
-    /// When the value came to be.
+    /// The time when the value was determined.
     #[must_use]
     pub const fn since(&self) -> Instant {
         self.since
     }
 
-    /// What it is doing, for people.
+    /// The state of probing, for people.
     #[must_use]
     pub const fn state(&self) -> &'static str {
         match self.phase {
@@ -181,12 +181,12 @@ impl Path {
         }
     }
 
-    /// The next thing to do, until `None`.
+    /// The next output, until `None`.
     pub fn poll_output(&mut self) -> Option<Output> {
         self.outputs.pop_front()
     }
 
-    /// When to call [`Path::handle`] with [`Input::Time`] at the latest.
+    /// The latest time for the next call of [`Path::handle`] with [`Input::Time`].
     #[must_use]
     pub const fn next_deadline(&self) -> Instant {
         match &self.phase {
@@ -198,7 +198,7 @@ impl Path {
         }
     }
 
-    /// Whether the question of this size and nonce is under way and not answered yet.
+    /// Whether a probe of this size and nonce is open.
     #[must_use]
     pub fn is_asked(&self, size: u16, nonce: u64) -> bool {
         let round = match &self.phase {
@@ -210,7 +210,7 @@ impl Path {
         round.asked.iter().any(|a| a.size == size && a.nonce == nonce && !a.answered)
     }
 
-    /// Takes what happened.
+    /// Takes one event.
     pub fn handle(&mut self, now: Instant, input: Input) {
         match input {
             Input::Answered { size, nonce } => self.answered(now, size, nonce),
@@ -264,7 +264,7 @@ impl Path {
         }
     }
 
-    /// Asks again what is not answered, or ends the round.
+    /// Repeats the unanswered probes, or ends the round.
     fn wait_is_over(&mut self, now: Instant) {
         let Some(round) = self.round_mut() else { return };
         if round.tries >= TRIES {
@@ -280,7 +280,7 @@ impl Path {
         let max = self.max;
         let knocking = matches!(self.phase, Phase::Knocking(_));
         let Some(round) = self.round_mut() else { return };
-        // Late answers to an earlier round, and what nobody asked, mean nothing.
+        // Ignore late answers to an earlier round, and answers without a probe.
         let Some(asked) = round.asked.iter_mut().find(|a| a.size == size && a.nonce == nonce) else { return };
         asked.answered = true;
         if round.asked.iter().all(|a| a.answered) || knocking && size == max {
@@ -312,7 +312,7 @@ impl Path {
         }
     }
 
-    /// Asks the largest size, the smallest, and what was believed last.
+    /// Probes the largest size, the smallest, and the last measured value.
     fn knock(&mut self, now: Instant) {
         let mut sizes = vec![self.max, self.min];
         sizes.extend(self.measured.filter(|m| (self.min..self.max).contains(m)));
@@ -320,7 +320,7 @@ impl Path {
         self.phase = Phase::Knocking(round);
     }
 
-    /// Narrows: `low` arrives, `high` does not.
+    /// Narrows the range: `low` arrives, `high` does not.
     fn search(&mut self, now: Instant, low: u16, high: u16) {
         if high <= low + 1 {
             return self.settle(now, low);
@@ -348,8 +348,8 @@ impl Path {
         self.phase = Phase::Settled { confirm: now + CONFIRM, raise: now + RAISE };
     }
 
-    /// Nobody answers: what was measured before stays, for the peer may only be away. Both may just have started:
-    /// the second time counts.
+    /// Handles a peer that does not answer. An earlier measurement stays, because the peer may only be away. Both
+    /// rVMs may have just started, so only the second silence decides.
     fn silent(&mut self, now: Instant) {
         if !self.decided && self.pause > PAUSE_MIN {
             self.decided = true;
@@ -370,7 +370,7 @@ impl Path {
         Round { asked, tries: 1, deadline: now + WAIT }
     }
 
-    /// SipHash of a counter under the secret: different every time, and nobody else's to guess.
+    /// SipHash of a counter under the secret: different every time, and hard for others to guess.
     fn nonce(&mut self) -> u64 {
         self.count += 1;
         let mut hasher = DefaultHasher::new();

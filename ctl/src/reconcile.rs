@@ -1,6 +1,6 @@
-//! From what is wanted to what the workers are told. Pure: [`compile`] turns a configuration and the facts
-//! of the machine into the content of the engine's tables, [`diff`] turns two such contents into the
-//! commands that lead from one to the other, as few as the change needs.
+//! Computes the workers' commands from the desired state. It is pure: [`compile`] turns a configuration and the
+//! observed state of the machine into the content of the engine's tables, and [`diff`] turns two such contents into
+//! the fewest commands that lead from one to the other.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -23,12 +23,12 @@ use crate::model::{
 /// The uplink's port, always.
 pub const UPLINK_PORT: PortId = PortId(0);
 
-/// Bytes that the tunnel adds in front of an inner IP packet over IPv4: inner Ethernet 14, VXLAN 8, UDP 8, IP 20.
+/// The bytes that the tunnel adds in front of an inner IP packet over IPv4: inner Ethernet 14, VXLAN 8, UDP 8, IP 20.
 pub const OVERHEAD_V4: u16 = 50;
 /// The same over IPv6.
 pub const OVERHEAD_V6: u16 = 70;
 
-/// Where instance metadata is served: never a guest's business through NAT.
+/// The addresses of instance metadata services, which guests must never reach through NAT.
 pub const METADATA: [IpAddr; 2] = [
     IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)),
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
@@ -49,26 +49,26 @@ fn local_mac(kind: u8, low: u32) -> MacAddr {
     MacAddr([0x02, 0x69, kind, a, b, c])
 }
 
-/// MAC of the virtual gateway of a network: 02:69:76 and the VNI.
+/// The MAC address of a network's virtual gateway: 02:69:76 and the VNI.
 #[must_use]
 pub fn router_mac(vni: u32) -> MacAddr {
     local_mac(0x76, vni)
 }
 
-/// MAC of this switch on every network: 02:69:77 and a hash of the rVM's name.
+/// The MAC address of this switch on every network: 02:69:77 and a hash of the rVM's name.
 #[must_use]
 pub fn switch_mac(name: &str) -> MacAddr {
     local_mac(0x77, stable_hash(&[name]) as u32)
 }
 
-/// MAC of the CMS's end of a door: 02:69:78 and a hash of the rVM's and the port's name.
+/// The MAC address of the CMS's end of a door: 02:69:78 and a hash of the rVM's and the port's name.
 #[must_use]
 pub fn door_mac(name: &str, port: &str) -> MacAddr {
     local_mac(0x78, stable_hash(&[name, port]) as u32)
 }
 
-/// The numbers that objects go by in the engine. Stable while an object lives; a number that became free is
-/// not given out again at once, so that a late answer about the old object does not meet the new one.
+/// The numbers of objects in the engine. An object keeps its number while it exists. A freed number is not reused
+/// immediately, so that a late answer about the old object does not concern the new one.
 #[derive(Clone, Debug)]
 pub struct Ids {
     ports: Numbers<String>,
@@ -88,45 +88,45 @@ impl Default for Ids {
 }
 
 impl Ids {
-    /// Gives a number to every object of `config` and takes back those of objects that are gone.
+    /// Gives a number to every object of `config`, and frees the numbers of objects that are gone.
     pub fn assign(&mut self, config: &Config) {
         self.ports.assign(config.port.iter().map(|p| p.name.clone()));
         self.peers.assign(config.peer.iter().map(|p| p.name.clone()));
         self.floatings.assign(config.floating.iter().map(Floating::key));
     }
 
-    /// The port of this name.
+    /// The port with this name.
     #[must_use]
     pub fn port(&self, name: &str) -> Option<PortId> {
         // Validation keeps the counts within the tables, so the numbers fit.
         self.ports.of.get(name).map(|&n| PortId(n as u16))
     }
 
-    /// The peer of this name.
+    /// The peer with this name.
     #[must_use]
     pub fn peer(&self, name: &str) -> Option<PeerId> {
         self.peers.of.get(name).map(|&n| PeerId(n as u16))
     }
 
-    /// The floating-IP mapping of this key.
+    /// The floating-IP mapping with this key.
     #[must_use]
     pub fn floating(&self, key: &FloatingKey) -> Option<FloatingId> {
         self.floatings.of.get(key).map(|&n| FloatingId(n))
     }
 }
 
-/// Numbers of one kind of object.
+/// The numbers of one kind of object.
 #[derive(Clone, Debug)]
 struct Numbers<K> {
     of: BTreeMap<K, u32>,
-    /// Given back, oldest first.
+    /// The freed numbers, oldest first.
     free: VecDeque<u32>,
     next: u32,
     max: u32,
 }
 
 impl<K: Ord> Numbers<K> {
-    /// Freed numbers that rest before they are used again. Few, so that tables stay dense.
+    /// How many freed numbers rest before one is reused. Few, so that tables stay dense.
     const REST: usize = 16;
 
     fn new(first: u32, max: usize) -> Self {
@@ -160,42 +160,42 @@ impl<K: Ord> Numbers<K> {
     }
 }
 
-/// What the machine says that the configuration does not.
+/// The observed state of the machine, which the configuration does not contain.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
-    /// Name of this rVM.
+    /// The name of this rVM.
     pub name: String,
-    /// The uplink, once its MAC, address and MTU are known.
+    /// The uplink, once its MAC address, IP address and MTU are known.
     pub underlay: Option<Underlay>,
     /// Every port that may forward, or whose interface is known.
     pub ports: BTreeMap<PortId, PortFact>,
-    /// Path MTUs of peers, as measured.
+    /// The measured path MTUs of peers.
     pub paths: BTreeMap<PeerId, u16>,
-    /// What each network carries between rVMs: [`network_mtus`] of all this.
+    /// The MTU of each network between rVMs: [`network_mtus`] of the other fields.
     pub network_mtus: BTreeMap<String, u16>,
 }
 
-/// What is known of one port's interface.
+/// The observed state of one port.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct PortFact {
-    /// Opened and attached.
+    /// Whether the port is opened and attached.
     pub live: bool,
-    /// A guard has disabled it.
+    /// Whether a guard has disabled the port.
     pub err_disabled: bool,
-    /// MTU of its interface, once known.
+    /// The MTU of the port's interface, once known.
     pub mtu: Option<u16>,
 }
 
-/// What is known of the uplink.
+/// The observed state of the uplink.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Underlay {
-    /// MAC of the NIC.
+    /// The MAC address of the NIC.
     pub mac: MacAddr,
     /// Our VTEP address.
     pub vtep: IpAddr,
-    /// MTU of the NIC.
+    /// The MTU of the NIC.
     pub mtu: u16,
-    /// Its connected prefixes.
+    /// The NIC's connected prefixes.
     pub connected: Vec<IpPrefix>,
 }
 
@@ -210,7 +210,7 @@ impl Facts {
         }
     }
 
-    /// What the tunnel adds.
+    /// The bytes that the tunnel adds.
     #[must_use]
     pub fn overhead(&self) -> u16 {
         match &self.underlay {
@@ -219,17 +219,17 @@ impl Facts {
         }
     }
 
-    /// The largest IP packet that every peer of the network can be sent.
+    /// The largest IP packet that reaches every peer of the network.
     #[must_use]
     pub fn network_mtu(&self, network: &str) -> u16 {
         self.network_mtus.get(network).copied().unwrap_or_else(|| self.overlay_mtu())
     }
 }
 
-/// The content of the engine's configured tables, with the names behind the numbers.
+/// The content of the engine's configured tables, with the names of the numbered objects.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct State {
-    /// Where the underlay is met.
+    /// The uplink.
     pub uplink: Option<UplinkConfig>,
     /// Networks by VNI.
     pub networks: BTreeMap<Vni, (String, NetworkConfig)>,
@@ -245,7 +245,7 @@ pub struct State {
     pub fdb: BTreeMap<(Vni, u16, MacAddr), Location>,
 }
 
-/// What the engine's tables have to hold for `config`, which is valid and has its numbers.
+/// Computes the content of the engine's tables for `config`, which must be valid and have its numbers.
 #[must_use]
 pub fn compile(config: &Config, ids: &Ids, facts: &Facts) -> State {
     let vnis = Vnis::new(config);
@@ -278,14 +278,14 @@ pub fn compile(config: &Config, ids: &Ids, facts: &Facts) -> State {
     state
 }
 
-/// What the engine has to hold for one port of `config`.
+/// Computes the engine's entry for one port of `config`.
 #[must_use]
 pub fn compile_port(p: &Port, config: &Config, id: PortId, ids: &Ids, facts: &Facts) -> PortConfig {
     let tap = config.mirrored_to(&p.name).next().is_some();
     port(p, config.network(&p.network).and_then(|n| Vni::new(n.vni)), tap, id, ids, facts)
 }
 
-/// What the engine has to hold for the uplink's port.
+/// Computes the engine's entry for the uplink's port.
 #[must_use]
 pub fn compile_uplink_port(facts: &Facts) -> PortConfig {
     uplink_port(&facts.ports.get(&UPLINK_PORT).copied().unwrap_or_default())
@@ -377,7 +377,7 @@ fn port(p: &Port, vni: Option<Vni>, tap: bool, id: PortId, ids: &Ids, facts: &Fa
         (false, false) => None,
     };
     PortConfig {
-        // A mirror's target belongs to no network while it is one.
+        // A mirror target belongs to no network.
         vni: vni.filter(|_| !tap),
         role: match p.role {
             PortRole::Door => Role::Door,
@@ -414,7 +414,8 @@ fn port(p: &Port, vni: Option<Vni>, tap: bool, id: PortId, ids: &Ids, facts: &Fa
     }
 }
 
-/// MTU of a port: as written; else what the tunnel carries for a door we make; else its interface's own.
+/// A port's MTU: the configured value; otherwise the tunnel's capacity for a door that we create, or the MTU of the
+/// interface itself.
 #[must_use]
 pub fn port_mtu(p: &Port, link: Option<u16>, facts: &Facts) -> u16 {
     match (p.mtu, p.makes_door(), link) {
@@ -424,8 +425,9 @@ pub fn port_mtu(p: &Port, link: Option<u16>, facts: &Facts) -> u16 {
     }
 }
 
-/// Largest underlay packet that reaches a peer: as written, else as measured, else the uplink's MTU. Behind a relay it
-/// is the relay's, which tells senders itself when its own way on is smaller.
+/// The largest underlay packet that reaches a peer: the configured value, otherwise the measured value, otherwise the
+/// uplink's MTU. A peer behind a relay has the relay's value; if the way beyond the relay is narrower, the relay
+/// itself informs senders.
 #[must_use]
 pub fn path_mtu(p: &Peer, config: &Config, ids: &Ids, facts: &Facts) -> u16 {
     let uplink = facts.underlay.as_ref().map_or(1500, |u| u.mtu);
@@ -440,7 +442,7 @@ pub fn path_mtu(p: &Peer, config: &Config, ids: &Ids, facts: &Facts) -> u16 {
     p.mtu.or(direct.mtu).or_else(measured).unwrap_or(uplink).min(uplink.max(p.mtu.unwrap_or(0)))
 }
 
-/// Whether tunnel packets that are too large for the path go to this peer in fragments.
+/// Whether tunnel packets that are too large for the path to this peer are fragmented.
 #[must_use]
 pub fn fragments(p: &Peer, config: &Config) -> bool {
     p.fragment.unwrap_or_else(|| config.uplink.as_ref().is_some_and(|u| u.fragment))
@@ -452,13 +454,14 @@ pub fn takes_part(p: &Peer, network: &str) -> bool {
     p.networks.as_ref().is_none_or(|list| list.iter().any(|n| n == network))
 }
 
-/// Whether this entry is this rVM itself: a list of all rVMs may be the same on each rVM. Nothing is sent to it.
+/// Whether this entry is this rVM itself. All rVMs may share one list of all rVMs. The switch sends nothing to
+/// itself.
 #[must_use]
 pub fn is_ourselves(p: &Peer, facts: &Facts) -> bool {
     facts.underlay.as_ref().is_some_and(|u| u.vtep == p.address)
 }
 
-/// What each network carries to all of its peers. Those that larger packets go to in fragments do not count.
+/// The MTU of each network to all of its peers. Peers that receive larger packets in fragments do not count.
 #[must_use]
 pub fn network_mtus(config: &Config, ids: &Ids, facts: &Facts) -> BTreeMap<String, u16> {
     let most = facts.overlay_mtu();
@@ -474,7 +477,7 @@ pub fn network_mtus(config: &Config, ids: &Ids, facts: &Facts) -> BTreeMap<Strin
     mtus
 }
 
-/// What the engine has to hold for one peer of `config`.
+/// Computes the engine's entry for one peer of `config`.
 #[must_use]
 pub fn compile_peer(p: &Peer, config: &Config, ids: &Ids, facts: &Facts) -> PeerConfig {
     peer(p, config, &Vnis::new(config), ids, facts)
@@ -551,7 +554,7 @@ fn static_fdb(e: &StaticFdb, vnis: &Vnis<'_>, ids: &Ids) -> Option<((Vni, u16, M
     Some(((vnis.of(&e.network)?, e.vlan, e.mac.0), location))
 }
 
-/// Which underlay traffic has to come up.
+/// The underlay traffic that must go to the switch.
 #[must_use]
 pub fn steer(config: &Config, facts: &Facts) -> SteerPlan {
     let (Some(uplink), Some(underlay)) = (&config.uplink, &facts.underlay) else {
@@ -560,7 +563,8 @@ pub fn steer(config: &Config, facts: &Facts) -> SteerPlan {
     SteerPlan { tunnel: Some((underlay.vtep, uplink.port)), reality: reality(config, &facts.name) }
 }
 
-/// Which of it the kernel must not take when the daemon is away. `name` is this rVM's; `vtep` its VTEP, once known.
+/// The part of that traffic that the kernel must not take when the daemon is away. `name` is this rVM's; `vtep` is
+/// its VTEP, once known.
 #[must_use]
 pub fn close(config: &Config, name: &str, vtep: Option<IpAddr>) -> ClosePlan {
     let Some(uplink) = &config.uplink else { return ClosePlan::default() };
@@ -571,7 +575,8 @@ pub fn close(config: &Config, name: &str, vtep: Option<IpAddr>) -> ClosePlan {
     ClosePlan { interface: uplink.interface.clone(), tunnel: (uplink.address.or(vtep), uplink.port), reality }
 }
 
-/// The reality addresses of floating IPs whose gateway is this rVM, and what of them belongs to those.
+/// The reality addresses of floating IPs whose gateway is this rVM, and the part of their traffic that belongs to the
+/// floating IPs.
 fn reality(config: &Config, name: &str) -> Vec<SteerReality> {
     let mut wanted: BTreeMap<IpAddr, PortSet> = BTreeMap::new();
     for f in config.floating.iter().filter(|f| f.gateway == name) {
@@ -590,9 +595,9 @@ fn reality(config: &Config, name: &str) -> Vec<SteerReality> {
 
 /// The commands that lead from `old` to `new`.
 ///
-/// Users of a thing go before the thing, and come after it: floating IPs and routes before networks. A VNI that
-/// passes from one network to another (two networks swapping theirs, say) is emptied first, so that at no moment
-/// a port forwards on a network that is not its own.
+/// Objects that use another object are removed before it and added after it: floating IPs and routes go before
+/// networks, for example. A VNI that passes from one network to another (when two networks swap theirs, for example)
+/// is emptied first, so that no port ever forwards on a network that is not its own.
 #[must_use]
 pub fn diff(old: &State, new: &State) -> Vec<Command> {
     let passed = |vni: Vni| match (old.networks.get(&vni), new.networks.get(&vni)) {
@@ -601,7 +606,7 @@ pub fn diff(old: &State, new: &State) -> Vec<Command> {
     };
     let mut commands = Vec::new();
 
-    // Take away, users first. What is taken away only for the while is set again below.
+    // Remove objects, users first. An object that is removed only temporarily is set again below.
     let mut again_floatings = BTreeSet::new();
     let mut again_ports = BTreeSet::new();
     for &(vni, from) in old.routes.keys() {
@@ -643,7 +648,7 @@ pub fn diff(old: &State, new: &State) -> Vec<Command> {
         }
     }
 
-    // Set, users last.
+    // Set objects, users last.
     if let Some(uplink) = &new.uplink
         && old.uplink.as_ref() != Some(uplink)
     {

@@ -1,6 +1,7 @@
-//! Where a frame that comes in by the uplink goes first: up to the switch, or to the rVM's kernel. The rules of the
-//! programs that do so (`dataplane/ivswitchd/bpf/steer.bpf.c`), for `trace` to tell; a test of theirs holds both to the same
-//! verdicts. What they cannot be asked for here is whether the kernel itself has sent what a packet answers.
+//! The first decision about a frame that arrives on the uplink: it goes to the switch, or to the rVM's kernel. The
+//! rules are those of the BPF programs (`dataplane/ivswitchd/bpf/steer.bpf.c`), repeated here for `trace`; a test of
+//! these programs holds both to the same verdicts. One rule is missing here: whether a packet answers one that the
+//! kernel itself has sent.
 
 use std::net::IpAddr;
 
@@ -9,33 +10,33 @@ use engine::wire::mac::MacAddr;
 
 use crate::io::{SteerPlan, SteerReality};
 
-/// Where a frame goes first.
+/// The destination of a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Steering {
-    /// Up, as a tunnel packet.
+    /// The switch, as a tunnel packet.
     Tunnel,
-    /// Up, as a packet to this reality address; unless it answers what the kernel itself has sent.
+    /// The switch, as a packet to this reality address, unless it answers a packet that the kernel itself has sent.
     Reality(IpAddr),
-    /// To the kernel, and why.
+    /// The kernel, and why.
     Kernel(Why),
 }
 
-/// Why a frame is the kernel's.
+/// Why a frame goes to the kernel.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Why {
-    /// It is not for the uplink's own MAC address.
+    /// The frame is not addressed to the uplink's own MAC address.
     OtherMac,
-    /// It is neither IPv4 nor IPv6, has a VLAN tag, or is malformed.
+    /// The frame is neither IPv4 nor IPv6, has a VLAN tag, or is malformed.
     NoPacket,
-    /// Its destination is neither our VTEP with the tunnel's port nor a reality address.
+    /// The destination is neither our VTEP with the tunnel's port nor a reality address.
     OtherAddress(IpAddr),
-    /// Its port on a reality address is the rVM's own.
+    /// The port on a reality address belongs to the rVM itself.
     Port(IpAddr, L4Proto, u16),
-    /// Only some ports of the address are a floating IP's, and it has none, or is a fragment.
+    /// Only some ports of the address belong to a floating IP, and the packet has no port or is a fragment.
     NoPort(IpAddr),
-    /// It keeps the address itself alive: DHCP, neighbour or multicast listener discovery.
+    /// The packet keeps the address itself alive: DHCP, neighbour discovery or multicast listener discovery.
     Housekeeping,
-    /// An ICMP error that is about no packet of a floating IP's.
+    /// An ICMP error that does not concern a packet of a floating IP.
     ErrorOfKernel,
 }
 
@@ -61,10 +62,10 @@ impl std::fmt::Display for Why {
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 const ETH_LEN: usize = 14;
-/// As many as the programs look at.
+/// The most extension headers; the BPF programs have the same limit.
 const EXTENSIONS_MAX: usize = 6;
 
-/// What is read of an IP header.
+/// The fields of an IP header that steering needs.
 struct Packet {
     source: IpAddr,
     dest: IpAddr,
@@ -74,7 +75,7 @@ struct Packet {
     first: bool,
 }
 
-/// Where a frame goes first. `mac` is the uplink's own.
+/// Decides where a frame goes first. `mac` is the uplink's own address.
 #[must_use]
 pub fn steer(plan: &SteerPlan, mac: MacAddr, frame: &[u8]) -> Steering {
     verdict(plan, mac, frame).unwrap_or_else(Steering::Kernel)
@@ -146,7 +147,7 @@ fn verdict(plan: &SteerPlan, mac: MacAddr, frame: &[u8]) -> Result<Steering, Why
     }
 }
 
-/// Source and destination port, where the packet has them.
+/// The source and destination port, if the packet has them.
 fn ports(frame: &[u8], packet: &Packet) -> Option<(u16, u16)> {
     let bytes = frame.get(packet.l4..packet.l4 + 4).filter(|_| packet.first)?;
     let port = |at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
@@ -208,7 +209,7 @@ fn read(frame: &[u8], at: usize, v6: bool) -> Option<Packet> {
 mod tests {
     use super::*;
 
-    /// Any bytes are read without harm. (Verdicts are compared with the programs' where these are run.)
+    /// Any bytes can be read without harm. (Another test compares the verdicts with those of the BPF programs.)
     #[test]
     fn cut_frames_are_the_kernels() {
         let mac = MacAddr([2, 0, 0, 0, 0, 1]);

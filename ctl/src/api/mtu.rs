@@ -1,4 +1,4 @@
-//! What `ivctl mtu` shows: every hop's MTU, where it comes from, what does not fit together.
+//! The report of `ivctl mtu`: the MTU of every hop, its origin, and the values that do not fit together.
 
 use std::net::IpAddr;
 
@@ -7,122 +7,122 @@ use serde::{Deserialize, Serialize};
 /// The answer to `mtu`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct MtuReport {
-    /// Where the underlay is met.
+    /// The uplink.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uplink: Option<MtuUplink>,
     /// The paths to the peers.
     pub peers: Vec<MtuPeer>,
-    /// What each network carries.
+    /// The MTU of each network.
     pub networks: Vec<MtuNetwork>,
-    /// What needs attention, and what helps.
+    /// The problems, with their remedies.
     pub problems: Vec<MtuProblem>,
-    /// Lines for the CMS, for the doors of this rVM.
+    /// Settings to paste into the CMS, for the doors of this rVM.
     pub paste: MtuPaste,
 }
 
-/// The underlay's end.
+/// The uplink's MTU.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct MtuUplink {
     /// The NIC.
     pub interface: String,
-    /// Its MTU.
+    /// The NIC's MTU.
     pub mtu: u16,
     /// IP version of the tunnel's outer header.
     pub family: u8,
-    /// Bytes that the tunnel takes: inner Ethernet, VXLAN, UDP, IP.
+    /// The bytes that the tunnel adds: inner Ethernet, VXLAN, UDP, IP.
     pub overhead: u16,
     /// Whether paths are probed.
     pub probe: bool,
 }
 
-/// One path.
+/// The path to one peer.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct MtuPeer {
     /// The peer.
     pub name: String,
-    /// Its VTEP.
+    /// The peer's VTEP.
     pub address: IpAddr,
-    /// The peer it is reached through.
+    /// The relay through which we reach the peer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub via: Option<String>,
-    /// Largest underlay packet sent to it.
+    /// The largest underlay packet that we send to the peer.
     pub path_mtu: u16,
     /// `configured`, `measured` or `assumed`.
     pub origin: String,
-    /// What probes found, whatever counts.
+    /// The size that probes found, even if another value is in use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub measured: Option<u16>,
-    /// What probing is doing: `asking`, `searching`, `settled`, `silent`, or `off`.
+    /// The state of probing: `asking`, `searching`, `settled`, `silent`, or `off`.
     pub state: String,
-    /// Seconds since the probed value is what it is.
+    /// Seconds since the probed value last changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub age: Option<u64>,
-    /// Largest inner packet.
+    /// The largest inner packet.
     pub carried: u16,
-    /// Larger tunnel packets go out as IP fragments.
+    /// Whether larger tunnel packets go out as IP fragments.
     pub fragment: bool,
 }
 
 /// One network.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct MtuNetwork {
-    /// Its name.
+    /// The network's name.
     pub name: String,
-    /// Its identifier.
+    /// The network's identifier.
     pub vni: u32,
-    /// Largest packet that every peer can be sent.
+    /// The largest packet that reaches every peer.
     pub mtu: u16,
-    /// What makes it that: a peer, or `uplink`.
+    /// The peer that limits the MTU, or `uplink`.
     pub limited_by: String,
-    /// The MSS of TCP connections is lowered to fit.
+    /// Whether the MSS of TCP connections is lowered to fit.
     pub mss_clamp: bool,
-    /// Its ports here.
+    /// The network's ports on this rVM.
     pub ports: Vec<MtuPort>,
-    /// What overlays inside overlays carry, each another VXLAN over IPv4: once, twice, three times nested.
+    /// The MTU of nested overlays, each another VXLAN over IPv4: nested once, twice and three times.
     pub nested: Vec<u16>,
 }
 
 /// One port.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct MtuPort {
-    /// Its name.
+    /// The port's name.
     pub ifname: String,
     /// `door` or `guest`.
     pub role: String,
-    /// Largest packet it is sent.
+    /// The largest packet that the switch sends to the port.
     pub mtu: u16,
-    /// `configured`, `derived` from the network, or the `interface`'s own.
+    /// `configured`, `derived` from the network, or the `interface`'s own MTU.
     pub origin: String,
-    /// The interface we are attached to.
+    /// The interface that the port is attached to.
     pub link: String,
-    /// Its MTU.
+    /// The interface's MTU.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub link_mtu: Option<u32>,
-    /// MTU of the CMS's end of a door, where we can see it.
+    /// The MTU of the CMS's end of a door, if we can see it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cms_mtu: Option<u32>,
 }
 
-/// Something that does not fit together.
+/// MTUs that do not fit together.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct MtuProblem {
     /// `warning` or `note`.
     pub severity: String,
-    /// What it is about.
+    /// The object.
     pub object: String,
-    /// What is the matter.
+    /// The cause.
     pub why: String,
-    /// What helps.
+    /// The remedy.
     pub how: String,
 }
 
-/// Lines to paste.
+/// Settings to paste.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct MtuPaste {
-    /// For Neutron's files.
+    /// For Neutron's configuration files.
     pub neutron: Vec<String>,
     /// For CloudStack's CloudMonkey.
     pub cloudstack: Vec<String>,
-    /// For the domains of guests.
+    /// For the domain XML of guests.
     pub libvirt: Vec<String>,
 }

@@ -14,7 +14,7 @@ macro_rules! problem_kinds {
             /// Every kind.
             pub const ALL: &'static [Self] = &[$(Self::$name,)+];
 
-            /// Its name in JSON and metrics.
+            /// The kind's name in JSON and metrics.
             #[must_use]
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$name => $text,)+ }
@@ -32,39 +32,39 @@ problem_kinds! {
     Uplink = "uplink",
     /// A peer that does not answer.
     Peer = "peer",
-    /// A network that a peer and this rVM do not agree about.
+    /// A network that a peer and this rVM disagree about.
     PeerNetwork = "peer-network",
     /// An unknown address that sends tunnel packets.
     UnknownPeer = "unknown-peer",
-    /// A floating IP that rVMs do not agree about.
+    /// A floating IP that rVMs disagree about.
     Floating = "floating",
     /// Reality addresses, which the switch shares with the rVM's own kernel.
     Reality = "reality",
     /// MTUs that do not fit together.
     Mtu = "mtu",
-    /// The configuration: on trial, refused, or not saved.
+    /// The configuration: commit-confirmed, refused, or not saved.
     Configuration = "configuration",
-    /// The daemon itself: it needs a restart, or a report to its makers.
+    /// The daemon itself: it needs a restart, or a bug report.
     Daemon = "daemon",
 }
 
-/// Something that needs attention.
+/// A problem that needs attention.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Problem {
-    /// Its subject.
+    /// The kind of the problem's subject.
     pub kind: ProblemKind,
-    /// The name or address of the object; empty when there are several or none.
+    /// The name or address of the object; empty if there are several or none.
     #[serde(default)]
     pub object: String,
     /// The problem, in a sentence that names the object.
     pub what: String,
-    /// The remedy; empty when `what` already names it.
+    /// The remedy; empty if `what` already names it.
     #[serde(default)]
     pub how: String,
 }
 
 impl Problem {
-    /// A problem.
+    /// Creates a problem.
     #[must_use]
     pub fn new(
         kind: ProblemKind,

@@ -1,148 +1,148 @@
-//! Observation: the walk of a frame in words, captures, logs.
+//! Observation: the dry run of a frame in words, captures, and the log.
 
 use serde::{Deserialize, Serialize};
 
 use super::is_default;
 
 params! {
-    /// Of `trace`.
+    /// For `trace`.
     TraceFrame [
-        /// The port where it would come in.
+        /// The port that the frame would arrive at.
         port: String,
         /// The frame, in hexadecimal.
         frame: String,
     ] {}
 
-    /// Of `capture.start`.
+    /// For `capture.start`.
     StartCapture [] {
-        /// This port only.
+        /// Capture at this port.
         port: Option<String>,
-        /// Only frames that fit this (see [`crate::filter`]).
+        /// Capture frames that match this filter (see [`crate::filter`]).
         filter: String,
-        /// Bytes of each frame.
+        /// How many bytes of each frame to keep.
         snap_len: Option<u32>,
-        /// Ends after so many frames per worker; 0: never.
+        /// Stop after this many frames per worker; 0: never.
         count: u32,
-        /// Not the frames that leave.
+        /// Leave out frames that the switch sends.
         incoming: bool,
-        /// The whole walk of each frame.
+        /// Record each frame's way through the pipeline.
         walk: bool,
     }
 
-    /// Of `capture.read` and `capture.stop`.
+    /// For `capture.read` and `capture.stop`.
     WhichCapture [
-        /// Its number.
+        /// The capture's number.
         capture: u32,
     ] {}
 
-    /// Of `subscribe`.
+    /// For `subscribe`.
     Subscribe [] {
-        /// Drops per second for one reason at one port from which on they are told of.
+        /// The drop rate, per second, of one reason at one port from which the client wants an event.
         drops_per_second: Option<u64>,
     }
 
-    /// Of `log.level`.
+    /// For `log.level`.
     LogLevel [] {
-        /// The new level or filter; without one, the present is told.
+        /// The new level or filter; without one, the answer shows the present filter.
         filter: Option<String>,
     }
 }
 
-/// Answer to `capture.start`. The capture ends with the connection, at the latest.
+/// The answer to `capture.start`. The capture ends with the connection, at the latest.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct CaptureStarted {
-    /// Its number.
+    /// The capture's number.
     pub capture: u32,
-    /// The ports it is about.
+    /// The captured ports.
     pub ports: Vec<String>,
 }
 
-/// Answer to `capture.read`.
+/// The answer to `capture.read`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Captured {
-    /// The daemon's clock, which frames are stamped with, in nanoseconds.
+    /// The time of the daemon's clock, which also stamps frames, in nanoseconds.
     pub now: u64,
-    /// What was seen, in order.
+    /// The captured frames, in order.
     pub frames: Vec<SeenRow>,
-    /// Frames that were seen and could not be kept, since this was asked last.
+    /// Frames since the last read that matched but could not be kept.
     pub lost: u64,
 }
 
-/// A frame that was seen.
+/// A captured frame.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct SeenRow {
-    /// When, by the daemon's clock.
+    /// The time, by the daemon's clock.
     pub at: u64,
-    /// Where.
+    /// The port.
     pub port: String,
-    /// It left by this port, else it came in.
+    /// Whether the frame leaves by the port; otherwise it comes in.
     pub leaving: bool,
-    /// Its whole length.
+    /// The frame's full length.
     pub len: u32,
-    /// Its first bytes, in hexadecimal.
+    /// The frame's first bytes, in hexadecimal.
     pub bytes: String,
-    /// What became of it, in one line.
+    /// The result for the frame, in one line.
     pub verdict: String,
-    /// All of its walk, if that was asked for.
+    /// The frame's way through the pipeline, if the client asked for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub walk: Option<WalkRow>,
 }
 
-/// The walk of a frame.
+/// A frame's way through the pipeline.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct WalkRow {
-    /// What happened, in order.
+    /// The steps, in order.
     pub steps: Vec<StepRow>,
-    /// The end of it, in one line.
+    /// The result, in one line.
     pub verdict: String,
-    /// Whether anything was sent, punted, merged or consumed, and nothing dropped.
+    /// Whether anything was sent, punted, coalesced or consumed, and nothing was dropped.
     pub delivered: bool,
-    /// Frames that leave because of it.
+    /// The frames that leave as a result.
     pub sent: Vec<SentRow>,
-    /// Why something was dropped.
+    /// The reasons for drops.
     pub drops: Vec<WalkDrop>,
 }
 
-/// A step of a walk.
+/// A step in the pipeline.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct StepRow {
     /// `steer`, `admit`, `classify`, `act` or `output`.
     pub stage: String,
-    /// The table that decided, if one did.
+    /// The table that decided, if there was one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub table: Option<String>,
-    /// What, for people.
+    /// The step in words, for people.
     pub text: String,
 }
 
 /// A frame that leaves.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct SentRow {
-    /// By this port.
+    /// The port that sends the frame.
     pub port: String,
-    /// To this peer.
+    /// The peer that receives the frame.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peer: Option<String>,
-    /// Its length.
+    /// The frame's length.
     pub len: u32,
-    /// Its bytes, in hexadecimal.
+    /// The frame's bytes, in hexadecimal.
     pub bytes: String,
 }
 
-/// Why something was dropped.
+/// The reason for a drop.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct WalkDrop {
-    /// The port where it is counted.
+    /// The port where the drop is counted.
     pub port: String,
     /// The reason's name.
     pub reason: String,
-    /// What the reason means.
+    /// The meaning of the reason.
     pub help: String,
 }
 
-/// Answer to `log.level`.
+/// The answer to `log.level`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct LogShown {
-    /// What is logged now.
+    /// The filter in force.
     pub filter: String,
 }

@@ -1,4 +1,4 @@
-//! The daemon's end of the line: one request, one answer, each within a deadline.
+//! A client of the daemon: one request and one answer at a time, each within a deadline.
 
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -12,10 +12,10 @@ use serde_json::{Value, json};
 
 use super::output::Failure;
 
-/// What the daemon may take on top of the time it was given.
+/// How long the daemon may take beyond the request's own timeout.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// Bytes of an answer: a whole FDB.
+/// The longest answer, in bytes: a whole FDB.
 const ANSWER_LEN_MAX: usize = 256 << 20;
 
 /// A connection to the daemon.
@@ -68,7 +68,7 @@ impl Client {
                 return Err(self.odd("the answer is no JSON"));
             };
             if answer.get("id").is_none() {
-                // An event; nobody asked for it here.
+                // This is an event, which no caller waits for here.
                 continue;
             }
             if answer.get("error").is_some_and(|e| !e.is_null()) {
@@ -81,7 +81,7 @@ impl Client {
         }
     }
 
-    /// Gives each event to `show`, until interrupted.
+    /// Passes each event to `show`, until interrupted.
     pub fn monitor(
         mut self,
         drops_per_second: u64,
@@ -98,7 +98,7 @@ impl Client {
         }
     }
 
-    /// The next line, without its end.
+    /// The next line, without its line end.
     fn line(&mut self, deadline: Option<Instant>) -> Result<Vec<u8>, Failure> {
         let mut searched = 0;
         loop {
@@ -146,7 +146,7 @@ impl Client {
     }
 }
 
-/// Connects without waiting for longer than `deadline`, even when the listener's queue is full.
+/// Connects within `deadline`, even if the listener's queue is full.
 fn open(path: &Path, deadline: Instant) -> Result<UnixStream, Errno> {
     let address = SocketAddrUnix::new(path)?;
     loop {

@@ -1,4 +1,4 @@
-//! What the operator's commands have in common: flags, the line to the daemon, and what people see.
+//! The common parts of the operator's commands: flags, the client, and the output.
 
 pub mod client;
 pub mod output;
@@ -13,10 +13,10 @@ pub use output::{Color, Failure, Printer};
 pub use sheet::Sheet;
 pub use table::Table;
 
-/// Exit code: done, but something needs attention.
+/// The exit code of a command that succeeded with warnings.
 pub const DONE_WITH_WARNINGS: u8 = 8;
 
-/// Exit codes, for the end of a help text.
+/// The exit codes, for the end of a help text.
 pub const AFTER_HELP: &str = "Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 exists or in use, \
 5 daemon not reachable, 6 no permission, 7 timed out (the change goes on), 8 done with warnings.";
 
@@ -48,7 +48,7 @@ pub struct Global {
 }
 
 impl Global {
-    /// A printer for these flags.
+    /// Creates a printer for these flags.
     #[must_use]
     pub fn printer(&self) -> Printer {
         Printer::new(self.json, self.pretty, self.quiet, self.color)
@@ -57,13 +57,13 @@ impl Global {
     /// Connects to the daemon.
     ///
     /// # Errors
-    /// When nobody answers there.
+    /// When the daemon does not answer.
     pub fn client(&self) -> Result<Client, Failure> {
         Client::connect(&self.socket, self.timeout, self.no_wait)
     }
 }
 
-/// A number of seconds that may be waited for.
+/// Parses a timeout in seconds.
 ///
 /// # Errors
 /// When it is not from 0 to 600.

@@ -1,4 +1,4 @@
-//! What people and scripts see: tables, JSON, errors in three lines.
+//! Output for people and scripts: tables, JSON, and errors in three lines.
 
 use std::fmt::Write as _;
 use std::io::{self, ErrorKind, IsTerminal as _, Write as _};
@@ -18,7 +18,7 @@ pub enum Color {
     Never,
 }
 
-/// Why a command failed: exit code, what, why, how.
+/// A failed command: exit code, what, why, how.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Failure {
     /// The exit code.
@@ -27,12 +27,12 @@ pub struct Failure {
     why: String,
     how: String,
     errors: Vec<ConfigError>,
-    /// The reader of our output went away: no failure at all.
+    /// The reader of our output went away, which is not a failure.
     broken_pipe: bool,
 }
 
 impl Failure {
-    /// A failure.
+    /// Creates a failure.
     pub fn new(code: u8, what: impl Into<String>, why: impl Into<String>, how: impl Into<String>) -> Self {
         Self {
             code,
@@ -44,19 +44,19 @@ impl Failure {
         }
     }
 
-    /// Why, with what it is about; and what helps.
+    /// The cause, with the object in front, and the remedy.
     pub fn words(&self) -> (String, String) {
         (format!("{}: {}", self.what, self.why), self.how.clone())
     }
 
-    /// The same, with something more to know.
+    /// Adds a remark to the failure.
     #[must_use]
     pub fn noting(mut self, more: &str) -> Self {
         self.why = if self.why.is_empty() { more.to_owned() } else { format!("{}; {more}", self.why) };
         self
     }
 
-    /// The three lines; several errors of a configuration have one each.
+    /// The three lines; each of several configuration errors has one line.
     fn text(&self, paint: Paint) -> String {
         let mut text = format!("{} {}\n", paint.red("error:"), plain(&self.what));
         if self.errors.len() > 1 {
@@ -75,7 +75,7 @@ impl Failure {
     }
 }
 
-/// On one line, for logs.
+/// All on one line, for logs.
 impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let parts = [&self.what, &self.why, &self.how];
@@ -100,7 +100,7 @@ impl From<io::Error> for Failure {
     }
 }
 
-/// Prints in the asked-for form.
+/// Prints in the form that the flags ask for.
 #[derive(Clone, Copy, Debug)]
 pub struct Printer {
     json: bool,
@@ -112,7 +112,7 @@ pub struct Printer {
 }
 
 impl Printer {
-    /// A printer for these flags and this terminal.
+    /// Creates a printer for these flags and this terminal.
     pub fn new(json: bool, pretty: bool, quiet: bool, color: Color) -> Self {
         let no_color = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
         let on = |terminal: bool| match color {
@@ -129,17 +129,17 @@ impl Printer {
         }
     }
 
-    /// Colours for standard output.
+    /// The colours of standard output.
     pub fn paint(&self) -> Paint {
         self.paint
     }
 
-    /// Whether JSON was asked for.
+    /// Whether the flags ask for JSON.
     pub fn is_json(&self) -> bool {
         self.json
     }
 
-    /// Bytes as they are.
+    /// Writes bytes unchanged.
     pub fn bytes(&self, bytes: &[u8]) -> Result<(), Failure> {
         let mut out = io::stdout().lock();
         out.write_all(bytes)?;
@@ -147,12 +147,12 @@ impl Printer {
         Ok(())
     }
 
-    /// Text for people, unless quiet.
+    /// Writes text for people, unless quiet.
     pub fn text(&self, text: &str) -> Result<(), Failure> {
         if self.quiet { Ok(()) } else { self.bytes(text.as_bytes()) }
     }
 
-    /// JSON, on one line or indented.
+    /// Writes JSON, on one line or indented.
     pub fn json(&self, value: &impl Serialize) -> Result<(), Failure> {
         let text =
             if self.pretty { serde_json::to_string_pretty(value) } else { serde_json::to_string(value) };
@@ -162,17 +162,17 @@ impl Printer {
         self.bytes(text.as_bytes())
     }
 
-    /// JSON if it was asked for, else nothing.
+    /// Writes JSON if the flags ask for it, otherwise nothing.
     pub fn json_if_asked(&self, value: &impl Serialize) -> Result<(), Failure> {
         if self.json { self.json(value) } else { Ok(()) }
     }
 
-    /// A list: as JSON, or as a table.
+    /// Writes a list, as JSON or as a table.
     pub fn rows<T: Serialize>(&self, rows: &[T], table: impl FnOnce(&[T]) -> Table) -> Result<(), Failure> {
         if self.json { self.json(&rows) } else { self.text(&table(rows).render(self.paint)) }
     }
 
-    /// Warnings, on standard error.
+    /// Writes warnings to standard error.
     pub fn warnings(&self, warnings: &[String]) {
         if !self.quiet && !self.json {
             for warning in warnings {
@@ -181,14 +181,14 @@ impl Printer {
         }
     }
 
-    /// A remark beside the output, on standard error.
+    /// Writes a remark to standard error.
     pub fn note(&self, text: &str) {
         if !self.quiet && !self.json {
             let _ = writeln!(io::stderr(), "{}", plain(text));
         }
     }
 
-    /// Reports how it ended. The number is the exit code.
+    /// Reports the result of a command, and returns its exit code.
     pub fn end(&self, result: Result<u8, Failure>) -> u8 {
         match result {
             Ok(code) => code,
@@ -219,17 +219,17 @@ impl Paint {
         if self.0 { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
 
-    /// For errors and what failed.
+    /// For errors and failures.
     pub fn red(self, text: &str) -> String {
         self.with("31", text)
     }
 
-    /// For what works.
+    /// For success.
     pub fn green(self, text: &str) -> String {
         self.with("32", text)
     }
 
-    /// For what waits.
+    /// For things that wait.
     pub fn yellow(self, text: &str) -> String {
         self.with("33", text)
     }
@@ -252,7 +252,7 @@ impl Paint {
     }
 }
 
-/// Text without control characters: what a daemon says cannot move the cursor.
+/// The text without control characters, so that a daemon's text cannot move the cursor.
 pub fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }

@@ -1,4 +1,4 @@
-//! One object in full, for people: its state, its configuration, its counters.
+//! One object in full, for people: its state, configuration and counters.
 
 use serde_json::Value;
 
@@ -7,10 +7,10 @@ use super::table::wrap;
 use crate::api::Configured;
 use crate::model::default_words;
 
-/// Lines are no longer than this where words allow it.
+/// The longest line, unless a single word is longer.
 const WIDTH: usize = 100;
 
-/// A heading, and keys with their values below it.
+/// A heading, with keys and their values below.
 #[derive(Debug, Default)]
 pub struct Sheet {
     title: String,
@@ -18,20 +18,20 @@ pub struct Sheet {
 }
 
 impl Sheet {
-    /// A sheet about an object.
+    /// Starts a sheet for an object.
     #[must_use]
     pub fn new(noun: &str, name: &str) -> Self {
         Self { title: plain(&format!("{noun} {name}")), sections: Vec::new() }
     }
 
-    /// Begins a section.
+    /// Starts a section.
     #[must_use]
     pub fn section(mut self, title: &'static str) -> Self {
         self.sections.push((title, Vec::new()));
         self
     }
 
-    /// Adds a line; an empty value is left out.
+    /// Adds a line; skips an empty value.
     #[must_use]
     pub fn line(mut self, key: &str, value: impl ToString) -> Self {
         let value = plain(&value.to_string());
@@ -53,8 +53,8 @@ impl Sheet {
         }
     }
 
-    /// Adds what the object is configured to be: every key with its value, and those at their default as such. `noun` is
-    /// the list's name in the file, or `uplink`.
+    /// Adds the object's configuration: every key with its value, and the keys at their default marked as such.
+    /// `noun` is the list's name in the file, or `uplink`.
     #[must_use]
     pub fn configured(mut self, noun: &str, config: Option<&Configured>) -> Self {
         let Some(config) = config else { return self };
@@ -96,7 +96,7 @@ impl Sheet {
     }
 }
 
-/// A value as it is written in a line; `None` for none.
+/// A value in words; `None` for an empty value.
 fn words(value: &Value) -> Option<String> {
     match value {
         Value::Null => None,
@@ -138,7 +138,7 @@ mod tests {
         assert_eq!(text, expected, "{text}");
     }
 
-    /// Values as long as they may be are wrapped, never cut.
+    /// Values of any length are wrapped, never shortened.
     #[test]
     fn long_values_are_wrapped() {
         let networks: Vec<String> = (0..100).map(|n| format!("network-{n}")).collect();

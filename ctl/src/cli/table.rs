@@ -1,5 +1,5 @@
-//! Tables for people: aligned columns under a heading, on lines of any length or of a given one. Nothing is ever cut: what
-//! is too wide for a line goes on below.
+//! Tables for people: aligned columns under a heading, on lines of any width or of a given width. Cells are never
+//! shortened: text that is too wide for a line continues below.
 
 use std::fmt::Write as _;
 
@@ -8,16 +8,16 @@ use super::output::{Paint, plain};
 /// The indent of a continuation.
 const INDENT: usize = 4;
 
-/// A column of text narrower than this is not worth having.
+/// The narrowest useful column of text.
 const NARROW: usize = 24;
 
-/// A table: aligned columns, a heading, nothing else.
+/// A table of aligned columns with a heading.
 pub struct Table {
     heads: Vec<&'static str>,
     rows: Vec<Vec<String>>,
 }
 
-/// One column as it is laid out.
+/// The layout of one column.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Column {
     index: usize,
@@ -25,7 +25,7 @@ struct Column {
 }
 
 impl Table {
-    /// A table with these headings. One that begins with `>` is aligned to the right.
+    /// Creates a table with these headings. A heading that begins with `>` aligns its column to the right.
     pub fn new(heads: &[&'static str]) -> Self {
         Self { heads: heads.to_vec(), rows: Vec::new() }
     }
@@ -41,19 +41,19 @@ impl Table {
         self.rows.is_empty()
     }
 
-    /// The text, on lines as long as they have to be. Columns in which every row is empty are left out.
+    /// The table on lines as long as necessary. Columns in which every row is empty are left out.
     pub fn render(&self, paint: Paint) -> String {
         self.fit(paint, usize::MAX)
     }
 
-    /// The text on lines of this width, where words allow it. A last column that does not fit is wrapped, right of the others
-    /// or below them; other columns that do not fit go on in a second line.
+    /// The table on lines of this width, as far as words allow. A last column that does not fit is wrapped, to the
+    /// right of the others or below them; other columns that do not fit continue in a second line.
     pub fn fit(&self, paint: Paint, width: usize) -> String {
         let lines = self.lines(paint, width);
         lines.into_iter().map(|(_, line)| line + "\n").collect()
     }
 
-    /// The same line by line, each with the row that it is of; `None` is the heading.
+    /// The same line by line, each with its row; `None` is the heading.
     pub fn lines(&self, paint: Paint, width: usize) -> Vec<(Option<usize>, String)> {
         let columns: Vec<Column> = (0..self.heads.len())
             .filter(|&c| self.is_empty() || c == 0 || self.rows.iter().any(|r| r[c] != "-"))
@@ -62,7 +62,7 @@ impl Table {
         let (groups, notes) = arrange(&columns, |c| !self.heads[c].starts_with('>'), width);
         let heads: Vec<&str> = self.heads.iter().map(|head| head.trim_start_matches('>')).collect();
         let mut lines = self.record(&groups, notes, width, &heads, &|cell| paint.bold(cell));
-        // A heading of its own for text below the rows says nothing.
+        // Text below the rows needs no heading of its own.
         if let Some(Notes::Below(_)) = notes {
             lines.truncate(groups.len());
         }
@@ -129,16 +129,17 @@ impl Table {
     }
 }
 
-/// Where the text of the last column goes, and its column.
+/// The place for the text of the last column, and its column.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Notes {
-    /// Beside the others, wrapped to this width.
+    /// To the right of the others, wrapped to this width.
     Beside(usize, usize),
-    /// Below them.
+    /// Below the others.
     Below(usize),
 }
 
-/// Puts columns on lines: all on one if they fit, else the last one wrapped, else as many on each as fit.
+/// Arranges columns on lines: all on one line if they fit, otherwise with the last column wrapped, otherwise as many
+/// on each line as fit.
 fn arrange(
     columns: &[Column],
     is_text: impl Fn(usize) -> bool,
@@ -170,7 +171,7 @@ fn arrange(
     (groups, notes)
 }
 
-/// Text on lines of this width, broken between words; a longer word has a line of its own.
+/// Wraps text to lines of this width between words; a word that is longer has its own line.
 #[must_use]
 pub fn wrap(text: &str, width: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
@@ -185,12 +186,12 @@ pub fn wrap(text: &str, width: usize) -> Vec<String> {
     lines
 }
 
-/// A paragraph: its first line as far in as it was, the others further.
+/// Wraps a paragraph: the first line keeps its indent, the others are indented further.
 #[must_use]
 pub fn paragraph(text: &str, width: usize) -> String {
     let (mut out, margin) = (String::new(), text.len() - text.trim_start_matches(' ').len());
     let indent = margin + INDENT;
-    // The first line has the room of the others' indent; that of a short text does not need it.
+    // The first line has the same room as the others; a short text fits without wrapping.
     let fits = text.chars().count() <= width;
     let lines =
         if fits { vec![text.trim_start().to_owned()] } else { wrap(text, width.saturating_sub(indent)) };
@@ -213,7 +214,8 @@ mod tests {
         table
     }
 
-    /// Everything is there at any width, names whole; lines keep to the width as far as single cells do.
+    /// At any width the table shows everything and keeps names whole; lines keep to the width as far as single cells
+    /// do.
     #[test]
     fn nothing_is_cut() {
         let table = table();
@@ -235,7 +237,7 @@ mod tests {
         assert!(text.lines().next().unwrap().starts_with("PEER "), "{text}");
     }
 
-    /// A short table has its long note on the right; one without room has it below.
+    /// A short table has its long note on the right; a table without room has it below.
     #[test]
     fn notes_are_wrapped() {
         let mut table = Table::new(&["PORT", ">RX", "NOTE"]);

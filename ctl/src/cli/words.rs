@@ -1,6 +1,6 @@
-//! Numbers and times as people read them.
+//! Numbers and times for people.
 
-/// A time in words: `3 days 4 h`, `2 h 5 min`, `17 s`.
+/// A duration in words: `3 days 4 h`, `2 h 5 min`, `17 s`.
 #[must_use]
 pub fn span(s: u64) -> String {
     let (days, hours, minutes) = (s / 86_400, s / 3600 % 24, s / 60 % 60);
@@ -12,7 +12,7 @@ pub fn span(s: u64) -> String {
     }
 }
 
-/// How long ago something was, for a narrow column: `3 s ago`.
+/// A time in the past, for a narrow column: `3 s ago`.
 #[must_use]
 pub fn ago(seconds: u64) -> String {
     match seconds {
@@ -23,7 +23,7 @@ pub fn ago(seconds: u64) -> String {
     }
 }
 
-/// `0`, `950`, `1.25M`: three figures are enough to see what happens.
+/// `0`, `950`, `1.25M`: three digits are enough for an overview.
 #[must_use]
 pub fn human(n: f64) -> String {
     match n {

@@ -1,4 +1,4 @@
-//! A peer in miniature: it answers or not, refuses networks, loses some, may change.
+//! A simulated peer: it answers or not, refuses networks, loses packets, and may change.
 
 use proptest::prelude::*;
 
@@ -12,7 +12,7 @@ struct World {
     now: Instant,
     answers: bool,
     refuses: Vec<Vni>,
-    /// Frames are sent to it all the time: the agent says so once a second.
+    /// Frames go to the peer all the time; the agent reports this once a second.
     in_use: bool,
     next_look: Instant,
     asked: u32,
@@ -73,8 +73,8 @@ impl World {
     }
 }
 
-/// A peer that answers is up, and gets as few questions as suffice: few when nothing is sent to it, none while its
-/// path MTU is confirmed, every two or three seconds while it is in use.
+/// A peer that answers is up, and gets few questions: few while nothing is sent to it, none while its path MTU is
+/// being confirmed, one every two or three seconds while it is in use.
 #[test]
 fn a_peer_that_answers_is_up() {
     let mut w = World::new(&[100]);
@@ -95,8 +95,8 @@ fn a_peer_that_answers_is_up() {
     assert_eq!(w.changes, [State::Up]);
 }
 
-/// It dies: within five seconds that is known if frames are sent to it, within twenty otherwise; and when it answered last.
-/// It returns, and that is known with its next answer or question.
+/// A peer dies: this is known within five seconds if we send it frames, within twenty otherwise, and the time of its
+/// last answer is known. When it returns, its next answer or question reveals that.
 #[test]
 fn a_peer_that_dies_is_silent() {
     for (in_use, patience) in [(true, 5 * SEC), (false, 20 * SEC)] {
@@ -122,8 +122,8 @@ fn a_peer_that_dies_is_silent() {
     }
 }
 
-/// Silence is not health: one that never answered is unknown, however long; that packets come from it proves one
-/// direction only. That it asks us proves that it speaks as we do, so that one direction must be broken.
+/// Silence is not health: a peer that never answered stays unknown forever. Packets from it prove one direction only.
+/// A question from it proves that it runs our protocol, so one direction must be broken.
 #[test]
 fn a_peer_that_never_answered_is_unknown() {
     let mut w = World::new(&[100]);
@@ -141,8 +141,8 @@ fn a_peer_that_never_answered_is_unknown() {
     assert_eq!(w.peer.state(), State::Unknown, "it asks no longer");
 }
 
-/// Of one that answered once, packets that come later say that one direction is broken; those that came before it fell
-/// silent say nothing.
+/// For a peer that answered before, later packets show that one direction is broken; packets from before the silence
+/// show nothing.
 #[test]
 fn one_direction_breaks() {
     let mut w = World::new(&[100]);
@@ -159,7 +159,8 @@ fn one_direction_breaks() {
     assert_eq!(w.peer.state(), State::Silent, "now nothing comes");
 }
 
-/// An ICMP error never ends a peer that answers, since anyone can forge it; it is a reason to ask, and the cause of a silence.
+/// An ICMP error never takes down a peer that answers, since anyone can forge it. It causes a question, and explains
+/// a silence.
 #[test]
 fn icmp_errors_explain_a_silence() {
     let mut w = World::new(&[100]);
@@ -185,8 +186,8 @@ fn icmp_errors_explain_a_silence() {
     assert_eq!(w.changes, [State::Up, State::Unreachable(Unreachable::Port), State::Up]);
 }
 
-/// It answers, and takes no packets of one network: that is known before any are sent. When it takes none of any
-/// network, nothing works. Questions about each go on, so the peer is up again once it is mended.
+/// A peer answers but refuses the packets of one network: this is known before we send any. If it refuses every
+/// network, nothing works. Questions about each network go on, so the peer is up again once the fault is repaired.
 #[test]
 fn networks_are_refused_and_mended() {
     let mut w = World::new(&[100, 200, 300]);
@@ -199,7 +200,8 @@ fn networks_are_refused_and_mended() {
     w.refuses = vec![];
     w.run(60 * SEC);
     assert_eq!((w.peer.state(), w.refused()), (State::Up, vec![]));
-    // One that we do not send it is not ours to be refused; a refusal that answers nothing needs no question.
+    // A network that we do not send to this peer cannot be refused, and a refusal that answers no question is still
+    // valid.
     w.tell(Input::Refused { vni: vni(999), nonce: 0 });
     w.tell(Input::Refused { vni: vni(100), nonce: 12_345 });
     assert_eq!(w.refused(), vec![]);
@@ -222,8 +224,8 @@ fn answers_nobody_asked_for() {
 }
 
 proptest! {
-    /// Any inputs in any order: no panic, a bounded number of questions, a deadline that does not stay in the past, and
-    /// never up without an answer.
+    /// Any inputs in any order: no panic, a bounded number of questions, a deadline that does not stay in the past,
+    /// and never up without an answer.
     #[test]
     fn anything(steps in proptest::collection::vec((0u8..12, any::<u8>(), 0u64..3000), 0..200)) {
         let mut w = World::new(&[1, 2, 3]);

@@ -1,4 +1,4 @@
-//! A path in miniature: a network that carries packets up to a size, loses some, and may change.
+//! A simulated path: a network that carries packets up to a size, loses some, and may change.
 
 use proptest::prelude::*;
 
@@ -7,7 +7,7 @@ use super::*;
 struct Net {
     path: Path,
     now: Instant,
-    /// Carries packets up to this size; none at all when the peer is away or does not answer.
+    /// Carries packets up to this size; carries none when the peer is away or does not answer.
     carries: Option<u16>,
     rtt: Duration,
     /// Loses every n-th probe.
@@ -78,7 +78,7 @@ fn a_clean_path_takes_one_round_trip() {
     assert_eq!(net.changes.len(), 1);
 }
 
-/// RFC 8899 §4.4: nothing is believed below the floor, and the value found is the path's own, to the byte.
+/// RFC 8899 §4.4: a value below the floor is never believed, and the search finds the path's own MTU to the byte.
 #[test]
 fn a_smaller_path_is_found_to_the_byte() {
     for carries in [1500, 1460, 1400, 1431, 1280, 1279, 577, 576, 1999, 8999] {
@@ -108,14 +108,14 @@ fn a_silent_peer_is_assumed_and_asked_ever_less() {
     net.path.handle(net.now, Input::Asked);
     net.run(6 * SEC);
     assert_eq!(net.changes[1..], [(1400, Origin::Measured)]);
-    // It goes away again: what was measured stays.
+    // It goes away again: the measured value stays.
     net.carries = None;
     net.run(300 * SEC);
     assert_eq!((net.path.mtu(), net.path.origin(), net.path.state()), (1400, Origin::Measured, "silent"));
     assert_eq!(net.changes.len(), 2);
 }
 
-/// The path shrinks without a word (a black hole), later it grows again.
+/// The path shrinks silently (a black hole), and later grows again.
 #[test]
 fn black_hole() {
     let mut net = Net::new(1500, Some(1500));
@@ -156,7 +156,7 @@ fn answers_nobody_asked_for() {
 }
 
 proptest! {
-    /// Whatever the path carries and however it loses, what is believed never exceeds it, and settles.
+    /// For any path MTU and any loss, the value never exceeds the path's MTU, and settles.
     #[test]
     fn converges(max in 576u16..9217, carries in 576u16..9300, lose in prop_oneof![Just(0u32), 7u32..50], rtt in 0u64..400) {
         let mut net = Net::new(max, Some(carries));

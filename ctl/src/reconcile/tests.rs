@@ -6,7 +6,7 @@ use super::*;
 use crate::model::Port;
 use crate::model::arbitrary::config;
 
-/// The engine's configured tables in their simplest form: what commands say, nothing else.
+/// The engine's configured tables in their simplest form: the result of the commands, and nothing else.
 #[derive(Clone, PartialEq, Debug, Default)]
 struct Tables {
     uplink: Option<UplinkConfig>,
@@ -54,7 +54,7 @@ fn underlay() -> Underlay {
     Underlay { mac: MacAddr([2, 0, 0, 0, 0, 1]), vtep: IpAddr::from([10, 0, 0, 11]), mtu: 1500, connected }
 }
 
-/// Facts in which every port is live, but for every `hole`th.
+/// An observed state in which every port is live, except every `hole`th.
 fn facts(config: &Config, ids: &Ids, hole: usize) -> Facts {
     let ports = config.port.iter().enumerate().map(|(i, p)| {
         (
@@ -74,14 +74,15 @@ fn facts(config: &Config, ids: &Ids, hole: usize) -> Facts {
     }
 }
 
-/// Which network every VNI is, by configuration.
+/// The network of every VNI, according to the configuration.
 fn owners(config: &Config) -> BTreeMap<Vni, String> {
     config.network.iter().map(|n| (Vni::new(n.vni).unwrap(), n.name.clone())).collect()
 }
 
 proptest! {
-    /// Through a row of configurations, step by step, the tables are always what they would be from scratch; and at no
-    /// moment in between can a live port forward on a network that is not its own, though VNIs pass between networks.
+    /// Through a series of configurations, step by step, the tables always equal the tables built from scratch. At no
+    /// moment in between can a live port forward on a network that is not its own, although VNIs pass between
+    /// networks.
     #[test]
     fn step_by_step_is_as_from_scratch(configs in prop::collection::vec((config(), 0usize..6), 1..6)) {
         let (mut ids, mut state, mut tables) = (Ids::default(), State::default(), Tables::default());
@@ -93,7 +94,7 @@ proptest! {
             prop_assert_eq!(diff(&new, &new), vec![], "nothing to do");
 
             let (was, is) = (owners(&before), owners(&config));
-            // The network that a VNI stands for in the tables right now.
+            // The network that each VNI stands for in the tables at this moment.
             let mut now = was.clone();
             for command in diff(&state, &new) {
                 tables.apply(&command);
@@ -112,7 +113,7 @@ proptest! {
                     prop_assert!(own(&before, &state) || own(&config, &new), "{command:?}: {id:?} on {network}");
                 }
             }
-            // There is no command to take an uplink away: its port goes.
+            // No command removes an uplink; the commands remove its port instead.
             let uplink = new.uplink.clone().or(tables.uplink.clone());
             let mut scratch = Tables::default();
             diff(&State::default(), &new).iter().for_each(|c| scratch.apply(c));
@@ -129,7 +130,7 @@ proptest! {
         }
     }
 
-    /// An object keeps its number as long as it is there, and no two have the same.
+    /// An object keeps its number while it exists, and no two have the same number.
     #[test]
     fn numbers_are_stable(configs in prop::collection::vec(config(), 1..8)) {
         let mut ids = Ids::default();
@@ -197,7 +198,7 @@ reality = "10.0.0.12"
 only = ["tcp/443", "udp/5000-5010"]
 "#;
 
-/// Two mappings share one reality address: the port that one leaves out and the other takes comes up.
+/// Two mappings share one reality address: the port that one leaves out and the other takes goes to the switch.
 #[test]
 fn steering_is_the_union_of_the_mappings() {
     let config = crate::model::parse(STEER).unwrap();
@@ -228,7 +229,7 @@ fn the_guard_holds_the_connected_prefixes_or_what_is_written_and_metadata_always
     assert_eq!(guard(&config), metadata);
 }
 
-/// These are seen on the wire and by CMSes; changing them is an incompatible change.
+/// These addresses are visible on the wire and to CMSes; changing them is an incompatible change.
 #[test]
 fn macs_are_stable() {
     assert_eq!(router_mac(0x01_0203).to_string(), "02:69:76:01:02:03");
