@@ -1,4 +1,4 @@
-//! Applying a verdict to the bytes, in one fixed order: decapsulate, ECN, translate, route, tag.
+//! Applies a verdict to the bytes, in one fixed order: decapsulate, ECN, translate, route, tag.
 
 use super::fit;
 use super::memo::{self, Entry, Rewrite};
@@ -22,11 +22,11 @@ pub(super) const IPV4_DST: usize = 16;
 pub(super) const IPV6_SRC: usize = 8;
 pub(super) const IPV6_DST: usize = 24;
 
-/// Changes the frame as the verdict says, up to but not including encapsulation. False when there was no
-/// room for a tag; the frame is then to be dropped.
+/// Changes the frame as the verdict says, up to but not including encapsulation. Returns false when there was
+/// no room for a tag; the caller then has to drop the frame.
 #[inline]
 pub fn act<P: FramePool>(pool: &mut P, frame: &mut Frame, h: &Headers, verdict: &Verdict) -> bool {
-    // Decapsulate, and leave behind what the underlay padded.
+    // Decapsulate, and cut off the underlay's padding.
     let eth = h.eth;
     frame.len = h.end - u32::from(eth);
     frame.head += eth;
@@ -55,7 +55,7 @@ pub fn act<P: FramePool>(pool: &mut P, frame: &mut Frame, h: &Headers, verdict: 
     tag(pool, frame, edits.tag)
 }
 
-/// What an outer header is told of the flow under it: its hash and its ECN field.
+/// The facts of the inner flow that an outer header needs: its hash and its ECN field.
 #[derive(Clone, Copy, Debug)]
 pub struct FlowFacts {
     /// [`Headers::hash`].
@@ -64,11 +64,12 @@ pub struct FlowFacts {
     pub ecn: u8,
 }
 
-/// Changes a plain packet's frame as its remembered verdict says: what [`act`] does, at fixed offsets.
+/// Edits the frame of a plain packet as its flow cache entry says. Does the same as [`act`], at fixed
+/// offsets.
 #[inline]
 pub fn replay(bytes: &mut [u8], proto: u8, entry: &Entry, rewrite: &Rewrite) -> FlowFacts {
     let mut facts = FlowFacts { hash: 0, ecn: 0 };
-    // A plain frame is as long; the compiler need not believe it.
+    // A plain frame always has this length; the `else` only convinces the compiler.
     let Some((head, rest)) = bytes.split_first_chunk_mut::<{ memo::PLAIN_LEN }>() else { return facts };
     let number = |at: usize| u32::from_be_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
     if entry.is(memo::TO_PEER) {
@@ -93,7 +94,7 @@ pub fn replay(bytes: &mut [u8], proto: u8, entry: &Entry, rewrite: &Rewrite) -> 
     facts
 }
 
-/// Puts a tag on, takes it off, or names its VLAN. False when there was no room.
+/// Pushes, pops or renames a VLAN tag. Returns false when the frame has no room for it.
 #[inline(always)]
 pub fn tag<P: FramePool>(pool: &mut P, frame: &mut Frame, edit: TagEdit) -> bool {
     edit == TagEdit::Keep || edit_tag(pool, frame, edit)
@@ -133,8 +134,8 @@ fn edit_tag<P: FramePool>(pool: &mut P, frame: &mut Frame, edit: TagEdit) -> boo
     true
 }
 
-/// Makes the frame `n` bytes longer at the front; their content is undefined. Moves it to another slot when
-/// the port that brought it left no room. False when there is none.
+/// Makes the frame `n` bytes longer at the front; the content of these bytes is undefined. Moves the frame to
+/// another slot if its headroom is too small. Returns false when no slot is free.
 #[inline]
 pub fn grow_head<P: FramePool>(pool: &mut P, frame: &mut Frame, n: usize) -> bool {
     if usize::from(frame.head) < n && !move_to_new_slot(pool, frame, n) {
@@ -155,7 +156,7 @@ fn move_to_new_slot<P: FramePool>(pool: &mut P, frame: &mut Frame, room: usize) 
     true
 }
 
-/// A copy of the frame in a slot of its own.
+/// Copies the frame to a slot of its own.
 pub fn copy<P: FramePool>(pool: &mut P, frame: &Frame) -> Option<Frame> {
     let mut copy = pool.alloc(SlotSize::for_len(frame.len as usize))?;
     copy_bytes(pool, frame, &mut copy);
@@ -164,7 +165,7 @@ pub fn copy<P: FramePool>(pool: &mut P, frame: &Frame) -> Option<Frame> {
 }
 
 fn copy_bytes<P: FramePool>(pool: &mut P, from: &Frame, to: &mut Frame) {
-    // One pool, two frames: by way of the stack, in pieces, since the pool lends only one at a time.
+    // The pool lends one frame at a time, so the copy goes through the stack in pieces.
     const PIECE: usize = 2048;
     let mut piece = [0u8; PIECE];
     to.len = from.len;
@@ -191,7 +192,7 @@ fn set_ecn(bytes: &mut [u8], l3: usize, net: Net, ecn: u8) {
     }
 }
 
-/// One hop less (RFC 1812 §5.3.1, RFC 8200 §3). `classify` made sure that there was more than one.
+/// Decrements the hop limit (RFC 1812 §5.3.1, RFC 8200 §3). `classify` made sure that it was above one.
 fn take_hop(bytes: &mut [u8], l3: usize, net: Net) {
     match net {
         Net::V4 => {
@@ -219,8 +220,8 @@ pub(super) fn write_address(bytes: &mut [u8], l3: usize, v4: bool, source: bool,
     }
 }
 
-/// Replaces one address and every checksum that covers it; in ICMP errors also in the packet they quote,
-/// which went the other way (RFC 5508 §4.2).
+/// Replaces one address and corrects every checksum that covers it. In ICMP errors, also edits the quoted
+/// packet, which went the other way (RFC 5508 §4.2).
 fn translate(bytes: &mut [u8], l3: usize, l4_at: usize, h: &Headers, nat: &NatRewrite, partial: bool) {
     let v4 = h.net == Net::V4;
     write_address(bytes, l3, v4, nat.source, nat.address);
@@ -255,11 +256,11 @@ fn update_transport(bytes: &mut [u8], at: usize, proto: u8, delta: Delta, partia
     set_word(bytes, at, new);
 }
 
-/// Rewrites the packet quoted at `at` where it carries `old`, and returns the difference that makes to the
-/// checksum of the ICMP message around it.
+/// Rewrites the packet quoted at `at` where it carries `old`. Returns the resulting difference for the
+/// checksum of the surrounding ICMP message.
 fn translate_quoted(bytes: &mut [u8], at: usize, old: Ip, nat: &NatRewrite) -> Delta {
     let Some(q) = quoted(bytes, at) else { return Delta::ZERO };
-    // What was the source of the packet that is quoted is the destination of the error, and the reverse.
+    // The source of the quoted packet is the destination of the error, and the reverse.
     let source = !nat.source;
     if (if source { q.src } else { q.dst }) != old {
         return Delta::ZERO;
@@ -283,13 +284,13 @@ fn translate_quoted(bytes: &mut [u8], at: usize, old: Ip, nat: &NatRewrite) -> D
     total
 }
 
-/// Turns a question into its answer, in place; the frame starts with its Ethernet header. False when the
-/// slot has no room for the answer.
+/// Turns a request into its reply, in place; the frame starts with its Ethernet header. Returns false when
+/// the slot has no room for the reply.
 pub fn respond<P: FramePool>(pool: &mut P, frame: &mut Frame, h: &Headers, who: Responder) -> bool {
     let eth = h.eth;
     let (l3, l4) = (usize::from(h.l3 - eth), usize::from(h.l4.saturating_sub(eth)));
     match who {
-        // Made from the tables, not from the question alone: `output::answer` does it.
+        // `output::answer` makes this reply, since it needs the tables as well as the request.
         Responder::Dhcp { .. } => return false,
         Responder::Arp(mac) => {
             frame.len = (l3 + arp::LEN) as u32;
@@ -301,7 +302,7 @@ pub fn respond<P: FramePool>(pool: &mut P, frame: &mut Frame, h: &Headers, who: 
         }
         Responder::Nd(mac) => {
             let len = l3 + ipv6::HEADER_LEN + icmp::ND_LEN;
-            // The question may be longer than the answer: there may be extension headers in front of its target.
+            // The request may be longer than the reply, since extension headers may precede its target.
             let target = pool.bytes(frame).get(l4..).and_then(nd::target);
             let Some(target) = target.filter(|_| usize::from(frame.head) + len <= pool.slot_len(frame))
             else {
@@ -346,7 +347,8 @@ fn advertise(bytes: &mut [u8], l3: usize, h: &Headers, target: Ip, mac: MacAddr)
     const SOLICITED: u8 = 0x40;
     const ALL_NODES: [u8; 16] = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
     let (src, target) = (target, target.v6_bytes());
-    // A station that checks whether its address is free has none yet: everybody is told.
+    // A station that checks whether its address is free has no address yet: the advertisement goes to all
+    // nodes.
     let probing = h.src == Ip(0);
     let (to_mac, to_ip) =
         if probing { (MacAddr([0x33, 0x33, 0, 0, 0, 1]), ALL_NODES) } else { (h.eth_src, h.src.v6_bytes()) };
@@ -366,8 +368,9 @@ fn advertise(bytes: &mut [u8], l3: usize, h: &Headers, target: Ip, mac: MacAddr)
     set_word(na, 2, !checksum::fold(sum));
 }
 
-/// Writes the question "who has `target`" from the switch: ARP or a neighbor solicitation. A source of `::` asks whether
-/// the address is free (RFC 4862 §5.4.2). Returns its length; `bytes` has room for [`QUESTION_MAX`].
+/// Writes the switch's own request for the MAC address of `target`: ARP or a neighbor solicitation. A source
+/// of `::` asks whether the address is free (RFC 4862 §5.4.2). Returns the length in bytes; `bytes` has room
+/// for [`QUESTION_MAX`].
 pub fn ask(bytes: &mut [u8], mac: MacAddr, source: Option<Ip>, target: Ip) -> usize {
     if target.is_v4() {
         let ip = source.map_or([0; 4], Ip::v4_bytes);
@@ -390,7 +393,7 @@ pub fn ask(bytes: &mut [u8], mac: MacAddr, source: Option<Ip>, target: Ip) -> us
         *e = Ethernet { dst, src: mac, ethertype: ethernet::TYPE_IPV6.into() };
     }
     let ip = &mut bytes[ethernet::HEADER_LEN..];
-    // Who asks from nowhere does not say its MAC either (RFC 4861 §4.3).
+    // A solicitation from `::` must not contain a MAC address (RFC 4861 §4.3).
     let len = if source == [0; 16] { icmp::ND_LEN - 8 } else { icmp::ND_LEN };
     ip[..8].copy_from_slice(&[0x60, 0, 0, 0, 0, len as u8, l4::ICMPV6, 255]);
     ip[IPV6_SRC..IPV6_SRC + 16].copy_from_slice(&source);
@@ -406,5 +409,5 @@ pub fn ask(bytes: &mut [u8], mac: MacAddr, source: Option<Ip>, target: Ip) -> us
     ethernet::HEADER_LEN + ipv6::HEADER_LEN + len
 }
 
-/// The longest question of [`ask`].
+/// Length of the longest request that [`ask`] writes.
 pub const QUESTION_MAX: usize = ethernet::HEADER_LEN + ipv6::HEADER_LEN + icmp::ND_LEN;

@@ -1,12 +1,13 @@
-//! The books of a verdict cache under the fast path: which flows are hot, which are installed, and what their
-//! hits count for. The cache itself ([`FlowCache`]) belongs to the daemon: maps of an XDP program.
+//! Bookkeeping of the kernel offload: which flows are hot, which are installed, and which counters their hits
+//! belong to. The daemon owns the offload itself ([`FlowCache`]), the maps of an XDP program.
 //!
-//! A flow is installed by what [`super::flow::compose`] says of one of its packets. It is used until what it
-//! rests on changes: any change of a table revokes all flows at once ([`FlowCache::set_version`]), a station
-//! that leaves its place only the flows from and to it. [`Switch::publish`] does both, before anything is
-//! answered or sent by the new state. A flow that is still hot afterwards is decided and installed again.
+//! [`super::flow::compose`] turns the verdict about one packet into a flow that the kernel can follow. The
+//! kernel follows it until its basis changes: any change of a table revokes all flows
+//! ([`FlowCache::revoke_all`]), and a station that moves or leaves revokes the flows from and to it.
+//! [`Switch::publish`] does both, before the switch answers or sends anything that depends on the new state.
+//! The switch classifies and installs a flow again if it is still hot afterwards.
 //!
-//! Hits are added to the very counters that the walk counts on, so the sums hold whenever somebody looks.
+//! Hits are added to the same counters that the pipeline uses, so sums are right at any time.
 //!
 //! [`Switch::publish`]: super::Switch::publish
 
@@ -24,64 +25,64 @@ use crate::limits::{FLOW_HOT_FRAMES, FLOW_IDLE_TICKS, FLOW_INSTALLS, FLOW_STALE_
 use crate::table::fdb::FdbKey;
 use crate::time::Instant;
 
-/// Where decided flows are kept for the kernel to follow. Never blocks.
+/// The kernel's table of decided flows. Its methods never block.
 pub trait FlowCache {
-    /// How many flows it has room for; slots are numbered below it.
+    /// Maximum number of flows. Slot numbers are below it.
     fn capacity(&self) -> u32;
-    /// Flows may be installed.
+    /// Whether flows may be installed.
     fn is_on(&self) -> bool;
-    /// Only one worker installs flows.
+    /// Whether only one worker installs flows.
     fn is_alone(&self) -> bool;
-    /// From now on no flow installed before is followed.
+    /// Makes the kernel ignore all flows installed so far.
     fn revoke_all(&mut self);
-    /// Installs a flow and gives its slot; that where it is already, if nothing about it is different. `None`:
-    /// no room, or not on these ports.
+    /// Installs a flow and returns its slot. A flow that is already installed unchanged keeps its slot.
+    /// Returns `None` when the table is full or these ports are not supported.
     fn install(&mut self, flow: &Flow) -> Option<u32>;
-    /// From now on the flow in this slot is not followed. The slot comes back by [`FlowCache::reclaim`], once.
+    /// Makes the kernel ignore the flow in this slot. [`FlowCache::reclaim`] returns the slot later, once.
     fn revoke(&mut self, slot: u32);
-    /// A revoked slot that nothing under way can use any more.
+    /// Takes back a revoked slot that no packet in progress can use any more.
     fn reclaim(&mut self) -> Option<u32>;
-    /// What came of a slot's flow since this was asked last. Of a reclaimed slot it is asked once.
+    /// Returns the slot's hits since the last call. Called once more for a reclaimed slot.
     fn take_hits(&mut self, slot: u32) -> Hits;
-    /// Frames that an output refused although they count as hits, since this was asked last.
+    /// Returns the number of frames, since the last call, that an output refused although they count as hits.
     fn take_lost(&mut self) -> Option<(PortId, u64)>;
-    /// So many of them are not counted here: another worker has counted them as sent.
+    /// Returns lost frames that this worker must not count, because another worker has counted them as sent.
     fn give_back_lost(&mut self, id: PortId, frames: u64);
 }
 
-/// What came of a flow.
+/// The hits of one flow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Hits {
-    /// Frames.
+    /// Number of frames.
     pub frames: u64,
-    /// Their bytes, without outer headers.
+    /// Number of bytes, without outer headers.
     pub bytes: u64,
-    /// How many of the frames found their output gone.
+    /// Number of these frames whose output was gone.
     pub stray: u64,
 }
 
-/// The cache with its books.
+/// The kernel offload and its bookkeeping.
 pub struct FlowBook {
     cache: Box<dyn FlowCache + Send>,
     hot: Box<[u32; CELLS]>,
     slots: Vec<Option<Installed>>,
-    /// Slots in use, in no order.
+    /// Slots in use, unordered.
     used: Vec<u32>,
     installs_left: u32,
-    /// Packets within a tick that make a flow worth a place.
+    /// Number of packets within a tick that makes a flow hot.
     threshold: u32,
     on: bool,
-    /// Somebody looks at frames, which have to come up for that.
+    /// A capture is in progress, so all frames have to reach the switch.
     watched: bool,
-    /// What the tables were when flows were revoked last.
+    /// Version of the tables when flows were last revoked.
     version: u32,
     departures: u32,
-    /// Counts how often all flows were revoked.
+    /// Number of times that all flows were revoked.
     era: u32,
     ticks: u32,
 }
 
-/// Cells of the hot-flow detector: one page, so that it stays near.
+/// Number of cells of the hot-flow detector: one page, which stays in the cache.
 const CELLS: usize = 1024;
 
 /// An installed flow.
@@ -89,13 +90,13 @@ const CELLS: usize = 1024;
 struct Installed {
     flow: Flow,
     src: (u64, FdbKey),
-    /// Cells and versions of its source and destination (see [`Fdb::version`]).
+    /// Cells and versions of the source and the destination (see [`Fdb::version`]).
     src_version: (u16, u32),
     dst_version: (u16, u32),
-    /// Valid in this era only.
+    /// The flow is valid in this era only.
     era: u32,
     revoked: bool,
-    /// When it was hit, or installed, last.
+    /// The tick in which the flow was last hit or installed.
     tick: u32,
 }
 
@@ -109,7 +110,7 @@ impl core::fmt::Debug for FlowBook {
 }
 
 impl FlowBook {
-    /// Books of an empty cache.
+    /// Creates the bookkeeping of an empty offload.
     #[must_use]
     pub fn new(cache: Box<dyn FlowCache + Send>) -> Self {
         let capacity = cache.capacity() as usize;
@@ -129,24 +130,25 @@ impl FlowBook {
         }
     }
 
-    /// Whether flows may be installed: else nobody need look for hot ones.
+    /// Whether flows may be installed. Otherwise hot flows need not be detected.
     #[inline]
     #[must_use]
     pub const fn is_on(&self) -> bool {
         self.on && !self.watched
     }
 
-    /// Whether somebody looks at frames: then no flow is installed. That it begins is a change, which revokes all.
+    /// Sets whether a capture is in progress: then no flow is installed. The start of a capture is a change,
+    /// which revokes all flows.
     #[inline]
     pub const fn set_watched(&mut self, watched: bool) {
         self.watched = watched;
     }
 
-    /// Counts a packet of the flow with this hash, which stands for `weight` of them. True every
-    /// [`FLOW_HOT_FRAMES`] packets of a flow that is hot; of [`FLOW_WARM_FRAMES`] while there is room.
+    /// Counts a packet of the flow with this hash; the packet stands for `weight` packets. Returns true every
+    /// [`FLOW_HOT_FRAMES`] packets of a hot flow, or every [`FLOW_WARM_FRAMES`] while there is room.
     ///
-    /// A cell belongs to one flow; packets of others wear it down and then take it, so a flood of flows of a
-    /// packet each never looks hot.
+    /// A cell belongs to one flow. Packets of other flows wear its count down and then take the cell, so a
+    /// flood of single-packet flows never looks hot.
     #[inline]
     pub fn is_hot(&mut self, hash: u32, weight: u32) -> bool {
         const COUNT: u32 = 0xff;
@@ -165,7 +167,8 @@ impl FlowBook {
         }
     }
 
-    /// Installs the flow of a packet that was just decided, if its next one can do without the walk.
+    /// Installs the flow of a packet that was just classified, if the flow's next packets do not need the
+    /// pipeline.
     #[cold]
     pub fn consider(
         &mut self,
@@ -178,11 +181,11 @@ impl FlowBook {
             return;
         }
         let Some(flow) = flow::compose(tables, id, adm, h, probe, verdict) else { return };
-        // What was composed is true of the tables as they are; what is in the cache must be no older.
+        // The flow was composed from the current tables, so revoke everything older first.
         self.publish(tables);
         let Some(slot) = self.cache.install(&flow) else { return };
         self.installs_left -= 1;
-        // As the memo's stamp has them.
+        // The same versions as in the flow cache's stamp.
         let version = |(hash, key): (u64, FdbKey)| {
             let cell = tables.fdb.version_cell(hash, key);
             (cell, tables.fdb.version(cell))
@@ -203,13 +206,13 @@ impl FlowBook {
         });
     }
 
-    /// Revokes what no longer rests on the tables as they are. To be called before anything is answered or sent
-    /// that follows from a change.
+    /// Revokes the flows that the current tables no longer support. Call it before the switch answers or
+    /// sends anything that follows from a change.
     #[inline]
     pub fn publish(&mut self, tables: &Tables) {
         self.on = self.cache.is_on();
         let departures = tables.fdb.departures();
-        // What other workers installed for a station that left is known to them alone.
+        // Only the other workers know which flows they installed for a station that left.
         if tables.version != self.version || departures != self.departures && !self.cache.is_alone() {
             self.version = tables.version;
             self.era = self.era.wrapping_add(1);
@@ -233,7 +236,7 @@ impl FlowBook {
         }
     }
 
-    /// Adds what was hit since the last time to everything it counts for.
+    /// Adds the hits since the last call to all counters that they belong to.
     pub fn fold(&mut self, now: Instant, tables: &mut Tables, counters: &mut SwitchCounters) {
         for &slot in &self.used {
             let Some(installed) = &mut self.slots[slot as usize] else { continue };
@@ -257,7 +260,7 @@ impl FlowBook {
         }
     }
 
-    /// Once per tick: counts, forgets flows that are idle or no longer true, and takes back their slots.
+    /// Runs once per tick: counts hits, forgets flows that are idle or outdated, and takes back their slots.
     pub fn tick(&mut self, now: Instant, tables: &mut Tables, counters: &mut SwitchCounters) {
         self.publish(tables);
         self.fold(now, tables, counters);
@@ -269,7 +272,7 @@ impl FlowBook {
         for &slot in &self.used {
             let Some(flow) = &mut self.slots[slot as usize] else { continue };
             let idle = self.ticks.wrapping_sub(flow.tick);
-            // One of an older era is given time to be decided again as it was.
+            // A flow of an older era gets time to be classified again as before.
             let patience = if flow.era == self.era { FLOW_IDLE_TICKS } else { FLOW_STALE_TICKS };
             if !flow.revoked && idle > patience {
                 flow.revoked = true;
@@ -278,7 +281,7 @@ impl FlowBook {
         }
         let mut reclaimed = false;
         while let Some(slot) = self.cache.reclaim() {
-            // What ran when it was revoked has ended, and its last hits are counted.
+            // The packets that were in progress at the revocation are done, and the last hits are counted.
             reclaimed = true;
             let hits = self.cache.take_hits(slot);
             if let Some(installed) = self.slots[slot as usize].take() {
@@ -291,7 +294,7 @@ impl FlowBook {
     }
 }
 
-/// Adds hits to the counters of everything that such a frame meets on its walk.
+/// Adds hits to all counters that such a frame changes in the pipeline.
 fn count(
     now: Instant,
     tables: &mut Tables,
@@ -323,7 +326,7 @@ fn count(
     if let Some((id, outbound)) = floating {
         tables.floating.add_hits(id, outbound, Volume { frames, bytes });
     }
-    // Who was heard stays known; who has moved meanwhile is not moved back.
+    // A hit keeps the sender's FDB entry alive, unless the station has moved since.
     if let Some(location) = station.filter(|_| frames > 0)
         && tables.fdb.lookup(installed.src.0, installed.src.1) == Some(location)
     {

@@ -1,5 +1,6 @@
-//! Deciding. `admit` says whether a frame may enter and where it then is; `classify` says where it goes.
-//! Both are pure: they read tables and return values, and `ivctl trace` calls the very same functions.
+//! Decides about frames. `admit` says whether a frame may enter and on which network it is; `classify` says
+//! where it goes. Both are pure: they read tables and return values, and `ivctl trace` calls the very same
+//! functions.
 
 use super::parse::{Headers, Net, Part};
 use super::trail::{Step, Trail};
@@ -17,50 +18,50 @@ use crate::wire::ip::Ip;
 use crate::wire::l4;
 use crate::wire::{ethernet, nd};
 
-/// Who brought the frame.
+/// The side from which a frame came in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum From {
-    /// A door or guest of this rVM.
+    /// A port of this rVM.
     Port(PortId),
-    /// A peer, through the tunnel; and whether it is a spoke.
+    /// A peer, through the tunnel; and whether the peer is a spoke.
     Peer(PeerId, bool),
-    /// The underlay: for a floating IP's reality address.
+    /// The underlay: the packet is for the reality address of a floating IP.
     #[default]
     Underlay,
 }
 
-/// A frame that may enter: where it is now.
+/// The result of `admit` for a frame that may enter.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Admission {
-    /// Who brought it.
+    /// The side from which the frame came in.
     pub from: From,
-    /// On which network; meaningless from the underlay.
+    /// The frame's network; meaningless for frames from the underlay.
     pub vni: Vni,
-    /// Its place in the table.
+    /// The network's index in its table.
     pub net: NetId,
-    /// Most MAC addresses learned where it came from.
+    /// Maximum number of MAC addresses learned from this side.
     pub fdb_max: u32,
-    /// Its sender is a station, not the virtual gateway (which is everywhere) and not this switch.
+    /// The sender is a station: neither the virtual gateway, which is everywhere, nor this switch.
     pub station: bool,
-    /// In which VLAN of it, 0 without.
+    /// The frame's VLAN in the network, 0 without.
     pub vid: u16,
-    /// Its tag on the way in.
+    /// The edit of the VLAN tag on ingress.
     pub tag: TagEdit,
     /// The inner ECN field to write (RFC 6040 §4.2).
     pub ecn: Option<u8>,
 }
 
-/// A frame's keys in the FDB, hashed once: early enough for the lines they lead to to arrive in time.
+/// A frame's FDB keys, hashed once and early, so that the cache lines they lead to arrive in time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Probe {
-    /// The source's.
+    /// Hash and key of the source.
     pub src: (u64, FdbKey),
-    /// The destination's.
+    /// Hash and key of the destination.
     pub dst: (u64, FdbKey),
 }
 
 impl Probe {
-    /// The keys of an admitted frame.
+    /// Computes the keys of an admitted frame.
     #[inline]
     #[must_use]
     pub fn new(tables: &Tables, adm: &Admission, h: &Headers) -> Self {
@@ -71,7 +72,7 @@ impl Probe {
         Self { src: key(h.eth_src), dst: key(h.eth_dst) }
     }
 
-    /// Brings near the lines that learning and looking up will read.
+    /// Prefetches the lines that learning and lookup read.
     #[inline]
     pub fn touch(&self, tables: &Tables) {
         tables.fdb.prefetch(self.src.0);
@@ -79,10 +80,10 @@ impl Probe {
     }
 }
 
-/// Whether the frame may enter.
+/// Decides whether the frame may enter.
 ///
 /// # Errors
-/// Why not.
+/// The reason why it may not enter.
 #[inline]
 pub fn admit(
     tables: &Tables,
@@ -131,7 +132,7 @@ fn admit_local(
     let net = port.net.ok_or_else(|| port.why_closed())?;
     let network = tables.networks.at(net).ok_or(DropReason::PortNotLive)?;
     let vni = network.config.vni;
-    // Two tags of room: what a CMS stacks behind its door.
+    // Room for two tags, which a CMS may stack behind its door.
     if h.wire_end as usize > usize::from(port.config.mtu) + ethernet::HEADER_LEN + 2 * ethernet::TAG_LEN {
         return Err(DropReason::Giant);
     }
@@ -140,7 +141,7 @@ fn admit_local(
         return Err(DropReason::SourceMacOurs);
     }
     let (vid, tag) = port.vlan.ingress(h.tagged, h.vid).ok_or(DropReason::VlanNotAllowed)?;
-    // A tag behind the one that says the VLAN would be the frame's VLAN once that one is taken off.
+    // After the VLAN's own tag is removed, a second tag would become the frame's VLAN.
     if h.is_double_tagged() && (tag != TagEdit::Keep || role == Role::Guest && port.vlan.is_set()) {
         return Err(DropReason::VlanNotAllowed);
     }
@@ -165,7 +166,7 @@ fn check_macs(h: &Headers) -> Result<(), DropReason> {
     Ok(())
 }
 
-/// RFC 6040 §4.2, figure 4: what the inner ECN field becomes.
+/// Computes the new inner ECN field on decapsulation (RFC 6040 §4.2, figure 4).
 #[inline]
 fn decapsulated_ecn(outer: u8, h: &Headers) -> Result<Option<u8>, DropReason> {
     const ECT1: u8 = 1;
@@ -182,7 +183,7 @@ fn decapsulated_ecn(outer: u8, h: &Headers) -> Result<Option<u8>, DropReason> {
     }
 }
 
-/// Where an admitted frame goes, and what is changed on the way.
+/// Decides where an admitted frame goes and how it is edited.
 #[inline]
 pub fn classify(
     tables: &Tables,
@@ -220,7 +221,7 @@ fn on_network(
     };
     let verdict = |out| Verdict { edits: Edits::NONE, out, vni, vid: adm.vid };
 
-    // The virtual gateway and the switch itself live in the untagged part of the network.
+    // The virtual gateway and the switch itself exist only in the untagged part of the network.
     if adm.vid == 0 && !h.tagged {
         let ours = h.eth_dst == network.config.router_mac || h.eth_dst == tables.switch_mac();
         if (ours || h.eth_dst.is_multicast())
@@ -262,8 +263,8 @@ fn on_network(
     }
 }
 
-/// Where a frame goes whose destination is at `location`: not back, and not between two peers unless one
-/// is a spoke (split horizon).
+/// The output for a destination at `location`. A frame never returns to its origin, and goes from peer to
+/// peer only if one of them is a spoke (split horizon).
 #[inline]
 pub(super) fn towards(tables: &Tables, from: From, location: Location) -> Out {
     match (from, location) {
@@ -277,7 +278,7 @@ pub(super) fn towards(tables: &Tables, from: From, location: Location) -> Out {
     }
 }
 
-/// Whether the switch answers this ARP request, neighbor solicitation or echo request itself.
+/// Whether the switch itself answers this ARP request, neighbor solicitation or echo request.
 #[inline]
 fn resolver(tables: &Tables, network: &Network, h: &Headers, bytes: &[u8]) -> Option<Responder> {
     let vni = network.config.vni;

@@ -1,4 +1,4 @@
-//! The walk of a frame: `parse → learn → classify → act → fit`, one way, no re-entry.
+//! The pipeline that every frame passes through once: `parse → learn → classify → act → fit`.
 
 pub mod act;
 pub mod cache;
@@ -61,20 +61,20 @@ use crate::wire::ip::Ip;
 use crate::wire::l4;
 use crate::wire::mac::MacAddr;
 
-/// Every table a frame may meet.
+/// All tables that the pipeline reads.
 #[derive(Debug)]
 pub struct Tables {
-    /// Ports of this rVM.
+    /// The ports of this rVM.
     pub ports: PortTable,
-    /// Where MAC addresses are.
+    /// Maps MAC addresses to ports and peers.
     pub fdb: Fdb,
-    /// Networks and their flood sets.
+    /// The networks and their flood sets.
     pub networks: Networks,
-    /// Other rVMs.
+    /// The other rVMs.
     pub peers: PeerTable,
     /// Floating IPs.
     pub floating: FloatingIps,
-    /// Ports of packets that come in fragments.
+    /// Ports of packets that arrive in fragments.
     pub fragments: Fragments,
     /// Source routes.
     pub routes: SourceRoutes,
@@ -82,14 +82,14 @@ pub struct Tables {
     pub neighbors: Neighbors,
     /// Underlay routes and next hops.
     pub underlay: Underlay,
-    /// Where translated packets may not go.
+    /// Destinations that translated packets must not reach.
     pub guard: Guard,
-    /// Where the underlay is met.
+    /// How the switch attaches to the underlay.
     pub uplink: Option<UplinkConfig>,
-    /// Flows of the rVM's own kernel that translated packets may not take part in.
+    /// Connections of the rVM's own kernel. Translated packets must not belong to one.
     pub own: Option<Box<dyn OwnFlows>>,
-    /// Grows with every change of a table, but for stations that come (no remembered verdict is about
-    /// an unknown one) and that leave (see [`Fdb::version`]).
+    /// Increases with every change of a table, except when a station appears (no cached verdict concerns an
+    /// unknown station) or leaves (see [`Fdb::version`]).
     pub version: u32,
 }
 
@@ -113,12 +113,12 @@ impl Tables {
         }
     }
 
-    /// Says that verdicts may be different from now on.
+    /// Invalidates all cached verdicts.
     pub fn changed(&mut self) {
         self.version = self.version.wrapping_add(1);
     }
 
-    /// The switch's own MAC address; zero, which no frame carries, until there is an uplink.
+    /// The switch's own MAC address. Zero, which no frame carries, until an uplink is configured.
     #[inline]
     #[must_use]
     pub fn switch_mac(&self) -> MacAddr {
@@ -126,68 +126,68 @@ impl Tables {
     }
 }
 
-/// A switch: tables, counters, and the walk. It owns no clock, socket or thread.
+/// A switch: tables, counters, and the pipeline. It owns no clock, socket or thread.
 #[derive(Debug)]
 pub struct Switch {
     tables: Tables,
     counters: SwitchCounters,
     memo: Memo,
     looks: Vec<Look>,
-    /// Frames forwarded by a remembered verdict.
+    /// Number of frames forwarded from the flow cache.
     remembered: u64,
     parsed: Vec<Parsed>,
     targets: Vec<FloodTarget>,
     punted: Vec<Frame>,
-    /// Room for what tunnel super-frames are taken apart into.
+    /// Scratch space for the frames that a tunnel GSO packet contains.
     opened: Vec<Frame>,
     merges: Merges,
-    /// Ports with a limit or a mirror for what leaves.
+    /// Ports with an egress rate limit or mirror.
     gated: Vec<PortId>,
-    /// A queue is to be flushed before more comes.
+    /// A transmit queue should be flushed before the next batch.
     crowded: bool,
     events: Vec<Event>,
     error_limit: ErrorLimit,
     silent_hops: SilentHops,
     path_answers: TokenBucket,
-    /// Probes and answers told of since the last tick.
+    /// Number of path events reported since the last tick.
     path_told: u32,
-    /// Signs of peers that are configured differently, told of since then.
+    /// Number of events about differently configured peers reported since the last tick.
     peers_told: u32,
-    /// Of the last outer packet that was cut.
+    /// IP identification of the last outer packet that was fragmented.
     fragment_id: u32,
-    /// Stations told of since the last tick.
+    /// Number of station events reported since the last tick.
     learned_told: u32,
     samples: Vec<Option<DropSample>>,
     sampled: [bool; DROP_REASONS],
-    /// Floating IPs that moved here, and how often their new place is still to be told.
+    /// Floating IPs that moved here, and how many announcements of each are still to be sent.
     announcing: Vec<(Vni, Ip, u8)>,
-    /// Verdicts that the kernel may repeat, if there is a cache.
+    /// The bookkeeping of the kernel offload, if there is one.
     flows: Option<cache::FlowBook>,
     next_announce: Instant,
     next_tick: Instant,
     next_resolve: Instant,
     next_refresh: Instant,
-    /// It is one of several workers.
+    /// Set when the switch is one of several workers.
     sharing: Option<share::Sharing>,
-    /// Who looks on.
+    /// The captures in progress.
     watches: Watches,
-    /// The time of this turn, for what is seen leaving.
+    /// The time of this turn, for captures of outgoing frames.
     now: Instant,
 }
 
-/// A frame after the first stages. Filled in place, for it is large.
+/// A frame after the first stages. The batch loop fills it in place, since it is large.
 #[derive(Clone, Copy, Debug, Default)]
 struct Parsed {
     h: Headers,
     adm: Admission,
     probe: Probe,
-    /// It may not enter; the rest means nothing.
+    /// Why the frame may not enter. If set, the other fields are meaningless.
     refused: Option<DropReason>,
-    /// Its flow is worth a place in the verdict cache.
+    /// The flow is a candidate for the kernel offload.
     hot: bool,
 }
 
-/// A frame about which is decided: where it came in, and what was read and decided.
+/// A frame in the decision stages: its ingress, headers and verdict.
 #[derive(Clone, Copy, Debug)]
 struct Onward<'a> {
     id: PortId,
@@ -196,7 +196,7 @@ struct Onward<'a> {
     verdict: &'a Verdict,
 }
 
-/// Where a batch comes in: what the first stages need for each of its frames.
+/// The ingress of a batch: everything that the first stages need for each frame.
 struct Ingress<'a> {
     tables: &'a Tables,
     id: PortId,
@@ -252,8 +252,8 @@ impl<'a> Ingress<'a> {
     }
 }
 
-/// Whether packets of this flow have, or may have, unfinished checksums inside a tunnel of the sender's own. The kernel
-/// offload cannot see those.
+/// Whether packets of this flow have, or may have, unfinished checksums inside a tunnel of the sender's own.
+/// The kernel offload cannot see those.
 #[cold]
 fn hides_more(tables: &Tables, id: PortId, h: &Headers, offload: Offload, bytes: &[u8]) -> bool {
     let unmarked = tables.ports.get(id).is_some_and(|port| port.caps.rx_csum_unmarked);
@@ -262,14 +262,14 @@ fn hides_more(tables: &Tables, id: PortId, h: &Headers, offload: Offload, bytes:
         || unmarked && h.l4 != 0 && h.proto == l4::UDP && fit::looks_like_tunnel(payload())
 }
 
-/// How often tables are aged and questions asked.
+/// Interval between runs of [`Switch::tick`], which ages the tables and resolves missing next hops.
 const TICK: Duration = Duration::from_millis(250);
 
-/// Bytes of a dropped frame kept as its reason's sample.
+/// Number of bytes kept as the sample of a drop reason.
 const SAMPLE_LEN: usize = 128;
 
 impl Switch {
-    /// A switch without ports. `seed` keys every hash.
+    /// Creates a switch without ports. `seed` keys every hash.
     #[must_use]
     pub fn new(seed: u64) -> Self {
         Self {
@@ -307,7 +307,7 @@ impl Switch {
         }
     }
 
-    /// Takes a batch that came in at `port` and leaves it empty: every frame is on a transmit queue,
+    /// Takes a batch that came in at `port` and leaves it empty. Every frame is then on a transmit queue,
     /// punted, or dropped and counted.
     pub fn forward<P: FramePool>(&mut self, now: Instant, port: PortId, batch: &mut Batch, pool: &mut P) {
         let (gated, tunnels) = match self.tables.ports.get(port) {
@@ -346,8 +346,9 @@ impl Switch {
                     self.forward_known(now, port, look, frame, pool);
                     continue;
                 }
-                // A frame of this batch that went the long way has changed what this one rests on, or taken its place;
-                // or its flow is worth a place in the verdict cache, which wants to know more of it than the memo does.
+                // An earlier frame of this batch took the slow path and invalidated or displaced the entry;
+                // or the flow is a candidate for the kernel offload, which needs more facts than the flow
+                // cache holds.
                 Ingress::new(&self.tables, port).parse(&mut frame, pool, &mut parsed[at]);
             }
             parsed[at].hot = hot;
@@ -362,8 +363,8 @@ impl Switch {
         (self.looks, self.parsed) = (looks, parsed);
     }
 
-    /// Counts a batch in and looks its frames up in the memo; all of them touch before the first is compared, so
-    /// that the misses of many frames overlap. Returns how many were found.
+    /// Counts a batch in and looks up its frames in the flow cache. Prefetches for all frames before it
+    /// compares the first, so that the cache misses overlap. Returns the number of frames found.
     #[inline(never)]
     fn look_batch<P: FramePool>(&mut self, id: PortId, batch: &Batch, pool: &P) -> usize {
         for frame in batch {
@@ -397,7 +398,8 @@ impl Switch {
         known
     }
 
-    /// The first stages for the frames that were not found: parse, admit, and touch what the next stages will read.
+    /// Runs the first stages for the frames that the flow cache did not find: parse, admit, and prefetch the
+    /// lines that the next stages read.
     #[inline(never)]
     fn parse_batch<P: FramePool>(&mut self, id: PortId, batch: &mut Batch, pool: &P) {
         let ingress = Ingress::new(&self.tables, id);
@@ -408,21 +410,21 @@ impl Switch {
         }
     }
 
-    /// Whether a remembered frame is looked at: one in [`FLOW_SAMPLE`] stands for all of them.
+    /// Whether the hot-flow detector counts this frame. One frame in [`FLOW_SAMPLE`] stands for the others.
     #[inline]
     fn is_sampled(&mut self, look: &Look) -> bool {
         self.memo.entry(look).0.hits % FLOW_SAMPLE == FLOW_SAMPLE - 1
     }
 
-    /// Whether the flow of a sampled frame is hot. What is remembered together (all flows between two stations) may
-    /// be cached only one by one.
+    /// Whether the flow of a sampled frame is hot. One flow cache entry may cover all flows between two
+    /// stations; the kernel offload needs one entry per flow.
     #[inline(never)]
     fn is_hot<P: FramePool>(&mut self, look: &Look, frame: &Frame, pool: &P) -> bool {
         let hash = parse::plain_hash(&pool.bytes(frame)[usize::from(look.eth)..]);
         self.flows.as_mut().is_some_and(|flows| flows.is_hot(hash, FLOW_SAMPLE))
     }
 
-    /// All stages of a frame whose verdict is remembered.
+    /// Runs all stages for a frame that the flow cache found.
     #[inline]
     fn forward_known<P: FramePool>(
         &mut self,
@@ -509,7 +511,7 @@ impl Switch {
         }
     }
 
-    /// Decides about a frame that may enter, and carries it out.
+    /// Classifies an admitted frame and carries out the verdict.
     #[inline]
     #[allow(clippy::too_many_arguments, reason = "the facts of one frame")]
     fn decide<P: FramePool, T: Trail>(
@@ -542,7 +544,7 @@ impl Switch {
         self.carry_out(now, Onward { id, adm, h, verdict: &verdict }, frame, pool, trail);
     }
 
-    /// A station appeared or moved.
+    /// Reports a station that appeared or moved.
     #[cold]
     fn learned(&mut self, now: Instant, adm: &Admission, h: &Headers, location: Location, moved: bool) {
         if self.learned_told < LEARNED_EVENTS {
@@ -552,7 +554,7 @@ impl Switch {
         self.claim(now, adm.vni, adm.vid, h.eth_src, location);
     }
 
-    /// Stages three and on: change the bytes and put the frame where it goes.
+    /// Stages three and later: edits the frame and queues it for its output.
     fn carry_out<P: FramePool, T: Trail>(
         &mut self,
         now: Instant,
@@ -600,7 +602,7 @@ impl Switch {
         self.send_onward(on, frame, pool);
     }
 
-    /// Whether the kernel has been asked in vain for the next hop of a packet that it is to be handed.
+    /// Whether the kernel has failed to resolve the next hop of a packet that the switch would punt to it.
     #[cold]
     fn is_silent_hop(&mut self, now: Instant, h: &Headers, verdict: &Verdict) -> bool {
         let from = verdict.edits.nat.filter(|nat| nat.source).map_or(h.src, |nat| nat.address);
@@ -610,7 +612,7 @@ impl Switch {
         }
     }
 
-    /// Puts a frame that is changed as its verdict says where the verdict says.
+    /// Queues an edited frame for the output that the verdict names.
     #[inline]
     fn send_onward<P: FramePool>(&mut self, on: Onward<'_>, frame: Frame, pool: &mut P) {
         let Onward { id, adm, h, verdict } = on;
