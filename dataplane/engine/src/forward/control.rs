@@ -1,4 +1,4 @@
-//! The switch off the path: commands, queries, time, and the transmit queues' other end.
+//! The control side of the switch: commands, queries, time, and draining of the transmit queues.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -29,7 +29,7 @@ impl Switch {
         | Command::SetFloating(..)
         | Command::RemoveFloating(_) = command
         {
-            // What was hit until now counts for what is there now.
+            // The hits so far belong to the configuration so far.
             self.fold_flows(now);
         }
         let revises = matches!(command, Command::SetPort(..) | Command::SetNetwork(_));
@@ -118,7 +118,7 @@ impl Switch {
                 if let Gateway::Here { reality } = config.gateway {
                     t.guard.add(reality.into());
                 }
-                // Gateways learn at once that it is here now, not when they next ask.
+                // Gateways learn immediately that the floating IP is here now, not only when they next ask.
                 if config.inside.is_some() {
                     self.announcing.push((config.vni, config.ip.into(), ANNOUNCEMENTS));
                     self.next_announce = now;
@@ -216,7 +216,7 @@ impl Switch {
         }
     }
 
-    /// Peers' outer headers depend on the uplink and on the underlay's next hops.
+    /// Composes the peers' outer headers, which depend on the uplink and on the underlay's next hops.
     fn compose_peers(&mut self) {
         let t = &mut self.tables;
         t.peers.compose(t.uplink.as_ref(), &t.underlay);
@@ -234,7 +234,7 @@ impl Switch {
         }
     }
 
-    /// Flood sets of one network, or of all; and which network each port is on.
+    /// Composes the flood sets of one network, or of all, and the network of each port.
     fn compose_flood(&mut self, only: Option<Vni>) {
         let t = &mut self.tables;
         for port in t.ports.iter_mut() {
@@ -267,7 +267,7 @@ impl Switch {
         t.floating.resolve(vni, ip, mac, location);
     }
 
-    /// Ages the tables and asks for what is missing. Cheap when called too often.
+    /// Ages the tables and asks for missing addresses. Cheap to call too often.
     pub fn tick<P: FramePool>(&mut self, now: Instant, pool: &mut P) {
         self.now = now;
         if now < self.next_tick {
@@ -312,18 +312,19 @@ impl Switch {
         }
     }
 
-    /// The way to some station may have opened: questions that were lost are asked at once.
+    /// Repeats lost ARP and ND questions immediately, since a path to some station may have opened.
     fn ask_again(&mut self, now: Instant) {
         self.tables.neighbors.ask_again();
         self.next_tick = now;
     }
 
-    /// A next hop may be missing: the next tick asks, and it comes at once.
+    /// Makes the next tick due now, and makes it ask for missing underlay next hops.
     fn resolve_soon(&mut self, now: Instant) {
         (self.next_resolve, self.next_tick) = (now, now);
     }
 
-    /// Tells the network where floating IPs are that moved here, a few times, since nobody confirms.
+    /// Announces the floating IPs that moved here. Sends each announcement several times, since it is not
+    /// acknowledged.
     fn announce<P: FramePool>(&mut self, now: Instant, pool: &mut P) {
         if !self.is_speaker() {
             self.announcing.clear();
@@ -344,8 +345,8 @@ impl Switch {
         self.announcing = announcing;
     }
 
-    /// Asks the kernel for next hops: missing ones often, all of them now and then, since it does not see
-    /// our traffic and would forget them.
+    /// Asks the kernel for next hops: often for missing ones, and now and then for every one, since the
+    /// kernel does not see the switch's traffic and would forget them.
     fn resolve_underlay(&mut self, now: Instant) {
         let refresh = now >= self.next_refresh;
         if now < self.next_resolve && !refresh {
@@ -369,24 +370,24 @@ impl Switch {
         self.events.extend(wanted.into_iter().map(|ip| Event::Resolve(ip.into())));
     }
 
-    /// When [`Switch::tick`] is due.
+    /// The time at which [`Switch::tick`] is due.
     #[must_use]
     pub const fn deadline(&self) -> Instant {
         self.next_tick
     }
 
-    /// Gives the switch a cache for the verdicts of hot flows.
+    /// Attaches the kernel offload, which repeats the verdicts of hot flows.
     pub fn attach_cache(&mut self, cache: Box<dyn FlowCache + Send>) {
         self.flows = Some(FlowBook::new(cache));
     }
 
-    /// Gives the switch what knows the flows of the rVM's own kernel.
+    /// Attaches the source of information about the connections of the rVM's own kernel.
     pub fn attach_own(&mut self, own: Box<dyn OwnFlows>) {
         self.tables.own = Some(own);
     }
 
-    /// Revokes cached verdicts that no longer hold. To be called before anything is answered or sent that
-    /// follows from a change.
+    /// Revokes offloaded verdicts that no longer hold. Call it before the switch answers or sends anything
+    /// that follows from a change.
     #[inline]
     pub fn publish(&mut self) {
         if let Some(flows) = &mut self.flows {
@@ -395,14 +396,14 @@ impl Switch {
         }
     }
 
-    /// Brings the counters up to date with the cache.
+    /// Brings the counters up to date with the kernel offload.
     pub fn fold_flows(&mut self, now: Instant) {
         if let Some(flows) = &mut self.flows {
             flows.fold(now, &mut self.tables, &mut self.counters);
         }
     }
 
-    /// Answers a question.
+    /// Answers a query.
     #[must_use]
     pub fn answer_query<P: FramePool>(&mut self, now: Instant, query: &Query, pool: &mut P) -> Answer {
         let t = &self.tables;
@@ -452,24 +453,24 @@ impl Switch {
         self.tables.ports.get(id).map(|p| &p.counters)
     }
 
-    /// Frames that were forwarded by a remembered verdict.
+    /// Number of frames that were forwarded from the flow cache.
     #[must_use]
     pub const fn remembered(&self) -> u64 {
         self.remembered
     }
 
-    /// Makes every remembered verdict stale: what comes next is classified anew.
+    /// Invalidates every cached verdict, so that the next frame of each flow is classified again.
     pub fn forget(&mut self) {
         self.tables.changed();
     }
 
-    /// The tables, to read.
+    /// Read access to the tables.
     #[must_use]
     pub const fn tables(&self) -> &super::Tables {
         &self.tables
     }
 
-    /// What a port's I/O can do with unfinished frames.
+    /// Sets which unfinished frames the I/O of a port accepts.
     pub fn set_caps(&mut self, id: PortId, caps: PortCaps) {
         self.tables.changed();
         if let Some(port) = self.tables.ports.get_mut(id) {
@@ -477,18 +478,19 @@ impl Switch {
         }
     }
 
-    /// Events that wait to be told.
+    /// Drains the events that wait to be reported.
     pub fn take_events(&mut self) -> alloc::vec::Drain<'_, Event> {
         self.events.drain(..)
     }
 
-    /// Numbers up to which ports may exist.
+    /// Upper bound of the port numbers in use, exclusive.
     #[must_use]
     pub fn port_bound(&self) -> u16 {
         self.tables.ports.bound()
     }
 
-    /// Lets `send` take frames from the front of a port's queue; counts those as sent, frees and counts the rest.
+    /// Lets `send` take frames from the front of a port's queue. Counts these as sent; frees and counts the
+    /// rest.
     pub fn flush<P: FramePool>(
         &mut self,
         id: PortId,
@@ -525,7 +527,8 @@ impl Switch {
         }
     }
 
-    /// As [`Switch::flush`] for a port that another worker owns: what `send` takes is that worker's to send and count.
+    /// Like [`Switch::flush`], for a port that another worker owns. That worker sends and counts the frames
+    /// that `send` takes.
     pub fn hand_off<P: FramePool>(
         &mut self,
         id: PortId,
@@ -550,10 +553,11 @@ impl Switch {
         }
     }
 
-    /// Takes a finished frame from another worker, for a port that this one owns. `None`: there was no slot for it.
+    /// Takes a finished frame from another worker, for a port that this worker owns. `None` means that no
+    /// slot was free for it.
     pub fn take_over<P: FramePool>(&mut self, id: PortId, frame: Option<Frame>, pool: &mut P) {
         self.counters.taken_over += 1;
-        // It was sent before the other worker heard that the port was closed.
+        // The other worker sent the frame before it learned that the port was closed.
         let closed = self.tables.ports.get(id).filter(|p| !p.config.live).map(|p| p.why_no_way_out());
         match (frame, closed) {
             (Some(frame), None) => self.enqueue(id, frame, pool),
@@ -562,7 +566,7 @@ impl Switch {
         }
     }
 
-    /// The same for punted frames.
+    /// Like [`Switch::flush`], for punted frames.
     pub fn flush_punted<P: FramePool>(&mut self, pool: &mut P, send: impl FnOnce(&mut P, &mut Vec<Frame>)) {
         if self.punted.is_empty() {
             return;

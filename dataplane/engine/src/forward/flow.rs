@@ -1,11 +1,11 @@
-//! A verdict as a cache under the fast path can repeat it: the exact key of a flow, and everything that is
-//! done with its packets. Pure: [`compose`] looks at what the walk decided about one packet and says what the
-//! walk would decide about the next, or that it cannot be said.
+//! Turns a verdict into a form that the kernel offload can repeat: the exact key of a flow, and all edits of
+//! its packets. Pure: from the verdict about one packet, [`compose`] derives the pipeline's verdict about the
+//! next one, or finds that it cannot.
 //!
-//! The key holds every byte of the packet that the walk reads to decide, so the verdict is a function of it
-//! and of the tables. What may differ from packet to packet is either copied (ECN, lengths), or tested by the
-//! cache, which then leaves the packet to the walk: hop limits that run out, packets over [`Action::len_max`],
-//! unfinished checksums, congestion marks on the outer header, TCP's SYN.
+//! The key holds every byte of the packet that the pipeline reads to decide, so the verdict is a function of
+//! the key and of the tables. Properties that may differ from packet to packet are either copied (ECN,
+//! lengths) or tested by the offload, which then passes the packet to the pipeline: hop limits that run out,
+//! packets over [`Action::len_max`], unfinished checksums, congestion marks on the outer header, TCP's SYN.
 
 use super::classify::{Admission, From, Probe};
 use super::output::TunnelFacts;
@@ -19,15 +19,16 @@ use crate::wire::checksum::{self, Delta};
 use crate::wire::mac::MacAddr;
 use crate::wire::{ethernet, ipv4, l4, vxlan};
 
-/// Bytes of an outer header over IPv4.
+/// Length of an outer header over IPv4, in bytes.
 pub const OUTER_LEN: usize = ethernet::HEADER_LEN + ipv4::HEADER_LEN + l4::UDP_HEADER_LEN + vxlan::HEADER_LEN;
 
-/// What a packet of the flow looks like: whole, untagged, IPv4 without options, TCP or UDP.
+/// The key of a flow. Its packets are whole, untagged, IPv4 without options, TCP or UDP.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Key {
-    /// Where it comes in.
+    /// The ingress port.
     pub port: PortId,
-    /// The tunnel it comes through: outer source and network. What follows is then about the inner frame.
+    /// The tunnel that the packet comes through: outer source and network. The other fields then describe the
+    /// inner frame.
     pub tunnel: Option<([u8; 4], Vni)>,
     /// Destination MAC.
     pub eth_dst: MacAddr,
@@ -45,61 +46,63 @@ pub struct Key {
     pub dport: u16,
 }
 
-/// What is done with it. The order is that of `act`: decapsulate (when the key has a tunnel), translate,
+/// The edits and the output. The order is that of `act`: decapsulate (when the key has a tunnel), translate,
 /// route, encapsulate.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Action {
-    /// Where it leaves.
+    /// The output port.
     pub out: PortId,
-    /// Longest (inner) Ethernet frame.
+    /// Maximum length of the (inner) Ethernet frame.
     pub len_max: u32,
-    /// Its port hands over unfinished checksums without a mark: a packet whose transport checksum equals
-    /// this plus its transport length, folded, has to be looked at.
+    /// Set when the ingress port delivers unfinished checksums without a mark. A packet whose transport
+    /// checksum equals this value plus its transport length, folded, goes to the pipeline.
     pub unmarked: Option<u32>,
-    /// The source (true) or destination address becomes this one, with its difference for checksums.
+    /// Replaces the source (true) or destination address by this one. The difference corrects the checksums.
     pub nat: Option<(bool, [u8; 4], Delta)>,
-    /// New destination and source MAC, and one hop less.
+    /// Sets the destination and source MAC, and decrements the hop limit.
     pub route: Option<(MacAddr, MacAddr)>,
-    /// The outer header to put in front.
+    /// The outer header to prepend.
     pub outer: Option<Outer>,
 }
 
-/// An outer header, complete but for its lengths, ECN field (the inner one's) and checksum.
+/// An outer header, complete except for its lengths, ECN field (copied from the inner one) and checksum.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Outer {
-    /// Its bytes, with zeroes for what is missing.
+    /// The header's bytes, with zeroes for the missing fields.
     pub bytes: [u8; OUTER_LEN],
-    /// One's complement sum of its IPv4 header as it stands.
+    /// One's complement sum of the IPv4 header in `bytes`.
     pub sum: u32,
-    /// The hop limit is what came in, less one (a relayed packet); otherwise it is in `bytes`.
+    /// The packet is relayed: its outer hop limit is the received one, less one. Otherwise the hop limit is
+    /// in `bytes`.
     pub relayed: bool,
 }
 
-/// What a hit counts for, besides the ports.
+/// The objects, other than ports, whose counters a hit increases.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Tally {
-    /// The peer it comes from.
+    /// The peer that the packet comes from.
     pub peer_rx: Option<PeerId>,
-    /// The peer its outer header is addressed to.
+    /// The peer that the outer header is addressed to.
     pub peer_tx: Option<PeerId>,
     /// The floating IP, and whether outbound.
     pub floating: Option<(FloatingId, bool)>,
-    /// Who sends it is a station there, which stays known as long as it is heard.
+    /// The sender is a station there. Its FDB entry stays alive while packets arrive.
     pub station: Option<Location>,
 }
 
-/// A decided flow.
+/// A flow with its verdict.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Flow {
-    /// Which packets.
+    /// Which packets belong to the flow.
     pub key: Key,
-    /// What is done with them.
+    /// How they are edited and where they go.
     pub action: Action,
-    /// What they count for.
+    /// Which counters they increase.
     pub tally: Tally,
 }
 
-/// The flow of a packet that the walk has just decided about; `None` when its next packet needs the walk.
+/// Composes the flow of a packet that the pipeline has just classified. `None` when the flow's next packet
+/// needs the pipeline.
 #[must_use]
 pub fn compose(
     tables: &Tables,
@@ -120,13 +123,13 @@ pub fn compose(
         return None;
     }
     let ingress = tables.ports.get(id)?;
-    // A guard has judged more of it than the key holds.
+    // A guard has read more of the packet than the key holds.
     let is_judged = ingress.config.role == Role::Guest && h.proto == l4::UDP;
     if is_judged && guard::reads_payload(h.sport, h.dport) {
         return None;
     }
     let tunnel = match h.outer {
-        // What comes with VNI 0 is between switches.
+        // Packets with VNI 0 are between switches.
         Some(outer) if outer.vni.get() == 0 => return None,
         Some(outer) if usize::from(h.eth) == OUTER_LEN && outer.src.is_v4() => {
             Some((outer.src.v4_bytes(), outer.vni))
@@ -141,7 +144,7 @@ pub fn compose(
         From::Port(_) => usize::from(ingress.config.mtu) + ethernet::HEADER_LEN + 2 * ethernet::TAG_LEN,
         From::Peer(..) | From::Underlay => usize::from(u16::MAX),
     };
-    // A sender that is not known where this packet comes from has something to be learned.
+    // The FDB has yet to learn a sender that it does not know on this side.
     let station = match adm.from {
         From::Port(port) if adm.station => Some(Location::Port(port)),
         From::Peer(peer, _) if adm.station => Some(Location::Peer(peer)),
@@ -155,7 +158,8 @@ pub fn compose(
             let port = tables.ports.get(to)?;
             let uplink = port.config.role == Role::Uplink;
             let member = port.config.vni == Some(verdict.vni) && port.vlan.egress(0) == Some(TagEdit::Keep);
-            // A port whose segments are merged wants them to come up, unless super-frames stay whole on the way.
+            // If the output port coalesces segments, they have to reach the pipeline, unless GSO packets stay
+            // whole on the way.
             let torn = port.caps.tx_tso && !ingress.caps.tx_tso;
             if !port.config.live || torn || !uplink && !member {
                 return None;
@@ -181,7 +185,7 @@ pub fn compose(
         }
         _ => return None,
     };
-    // Its frames are counted or copied one by one.
+    // The output's policy counts or copies frames one by one.
     if tables.ports.get(out)?.needs_walk() {
         return None;
     }

@@ -1,12 +1,14 @@
-//! Fragmentation, inner and outer.
+//! Fragmentation of inner and outer packets.
 //!
-//! *Inner*: on its routed path the switch is an IPv4 router, so a packet that is larger than its next hop carries and may
-//! be fragmented goes on in fragments (RFC 791 §3.2, RFC 1812 §4.2.2.7), which the receiving host puts together. It is done
-//! behind `act`, so every fragment is translated, and on finished packets: a super-frame is cut into its segments first. A
-//! bridge does not fragment: on a bridged path such a packet is dropped. IPv6 has no fragments on the way (RFC 8200 §5).
+//! *Inner*: on its routed path the switch is an IPv4 router. A packet that is larger than its next hop
+//! carries and may be fragmented goes on in fragments (RFC 791 §3.2, RFC 1812 §4.2.2.7), which the receiving
+//! host reassembles. This happens behind `act`, so every fragment is translated, and on finished packets: a
+//! GSO packet is segmented first. A bridge does not fragment: on a bridged path such a packet is dropped.
+//! IPv6 routers do not fragment (RFC 8200 §5).
 //!
-//! *Outer*, where an operator chose it for a peer: the tunnel packet is cut into IP fragments no larger than the path
-//! carries (RFC 791 §3.2; RFC 8200 §4.5). The peer has to put them together: a kernel does, this switch does not.
+//! *Outer*, where an operator enabled it for a peer: the tunnel packet is split into IP fragments no larger
+//! than the path carries (RFC 791 §3.2; RFC 8200 §4.5). The peer has to reassemble them: a kernel does, this
+//! switch does not.
 
 use super::fit::segment::Cut;
 use super::{Onward, Switch, act, fit};
@@ -16,12 +18,12 @@ use crate::frame::{Frame, FramePool, GsoKind, SlotSize};
 use crate::port::PortCaps;
 use crate::wire::{ethernet, ipv4, ipv6, l4, set_word, word};
 
-/// Bytes of an IPv6 fragment header, and its number.
+/// Length of an IPv6 fragment header in bytes, and its protocol number.
 const V6_FRAGMENT_LEN: usize = 8;
 const V6_FRAGMENT: u8 = 44;
 
 impl Switch {
-    /// Sends a routed IPv4 packet, or each segment of a super-frame, on in fragments of at most `mtu` bytes.
+    /// Sends a routed IPv4 packet, or each segment of a GSO packet, on in fragments of at most `mtu` bytes.
     #[cold]
     pub(super) fn send_in_fragments<P: FramePool>(
         &mut self,
@@ -58,8 +60,8 @@ impl Switch {
         pool.free(frame);
     }
 
-    /// Hands the fragments of a finished IPv4 packet in an untagged frame to `send`. Those beyond the first count as
-    /// segments.
+    /// Passes the fragments of a finished IPv4 packet in an untagged frame to `send`. Those beyond the first
+    /// count as segments.
     fn fragment<P: FramePool>(
         &mut self,
         from: PortId,
@@ -110,7 +112,7 @@ impl Switch {
         }
         const HEADERS_LEN: usize = ethernet::HEADER_LEN + ipv6::HEADER_LEN;
         let payload_len = frame.len as usize - HEADERS_LEN;
-        // Every fragment but the last carries a multiple of eight.
+        // Every fragment but the last carries a multiple of eight bytes.
         let room = usize::from(mtu).saturating_sub(ipv6::HEADER_LEN + V6_FRAGMENT_LEN) & !7;
         if room == 0 {
             return self.drop_frame(from, frame, DropReason::TooBig, pool);
@@ -135,12 +137,13 @@ impl Switch {
     }
 }
 
-/// How one IPv4 packet is cut.
+/// How to fragment one IPv4 packet.
 struct Plan {
     mtu: usize,
     header_len: usize,
     data_len: usize,
-    /// Of a packet that is a fragment already: where it starts, in units of eight bytes, and whether more follow.
+    /// For a packet that is a fragment already: its offset, in units of eight bytes, and whether more
+    /// fragments follow.
     offset: u16,
     more: bool,
     /// The header of all fragments but the first, and its length.
@@ -148,27 +151,27 @@ struct Plan {
     later_len: usize,
 }
 
-/// Bytes of the longest IPv4 header.
+/// Length of the longest IPv4 header, in bytes.
 const V4_HEADER_MAX: usize = 60;
 
 /// One fragment.
 #[derive(Clone, Copy, Debug)]
 struct Piece {
-    /// Where its data starts in that of the packet.
+    /// Offset of the fragment's data in the packet's data.
     at: usize,
     header_len: usize,
     data_len: usize,
 }
 
 impl Plan {
-    /// How `packet`, which was parsed, is cut.
+    /// Plans the fragmentation of `packet`, which was parsed.
     fn new(packet: &[u8], mtu: usize) -> Result<Self, DropReason> {
         let header_len = usize::from(packet[0] & 0xf) * 4;
         let data_len = usize::from(word(packet, ipv4::TOTAL_LEN_AT)) - header_len;
         let flags_offset = word(packet, ipv4::FLAGS_OFFSET_AT);
         let offset = flags_offset & ipv4::OFFSET_MASK;
-        // Headers that are made anew must not make good what was corrupted. And what a fragment would be of has to be
-        // an IPv4 packet.
+        // New headers would hide a corrupted original, so check it first. And the packet that the fragments
+        // belong to has to be within IPv4's limit.
         let sound = ipv4::is_sound(packet) && usize::from(offset) * 8 + data_len <= usize::from(u16::MAX);
         if !sound {
             return Err(DropReason::IpMalformed);
@@ -185,12 +188,12 @@ impl Plan {
     fn piece(&self, at: usize) -> Option<Piece> {
         let header_len = if at == 0 { self.header_len } else { self.later_len };
         let (room, left) = (self.mtu - header_len, self.data_len.checked_sub(at)?);
-        // Every fragment but the last carries a multiple of eight.
+        // Every fragment but the last carries a multiple of eight bytes.
         let data_len = if left <= room { left } else { room & !7 };
         (at == 0 || left > 0).then_some(Piece { at, header_len, data_len })
     }
 
-    /// Writes a fragment of the packet in the frame `from` to `to`, which is as long as it.
+    /// Writes a fragment of the packet in the frame `from` to `to`, which has the fragment's length.
     fn write(&self, piece: Piece, from: &[u8], to: &mut [u8]) {
         let Piece { at, header_len, data_len } = piece;
         let data_at = ethernet::HEADER_LEN + self.header_len + at;
@@ -211,7 +214,7 @@ impl Plan {
     }
 }
 
-/// The header of the fragments behind the first: with those options only that are to be copied (RFC 791 §3.1).
+/// The header of the later fragments: with those options only that have to be copied (RFC 791 §3.1).
 fn later_header(header: &[u8]) -> ([u8; V4_HEADER_MAX], usize) {
     const END: u8 = 0;
     const NOP: u8 = 1;
@@ -233,7 +236,7 @@ fn later_header(header: &[u8]) -> ([u8; V4_HEADER_MAX], usize) {
         }
         options = behind;
     }
-    // What is missing to whole words are ends of the list.
+    // Pad to whole words with end-of-list options.
     let len = len.next_multiple_of(4);
     later[0] = 0x40 | (len / 4) as u8;
     (later, len)

@@ -1,13 +1,14 @@
-//! DHCP answers for guests: a guest whose address the switch knows, by its binding, gets that address from it.
+//! DHCP answers for guests: a guest whose address is bound to its port gets that address from the switch.
 //!
-//! Only for networks that ask for it, and only for guest ports with a bound address in one of the network's
-//! prefixes; everybody else's questions are switched like any frame, to whoever answers them. There are no leases
-//! to keep: the binding is the lease, so an answer is a function of the question and the configuration, and a restart
-//! forgets nothing. What a guest sends that is no proper question is dropped as `dhcp-malformed`.
+//! This applies only to networks that ask for it, and there only to guest ports with a bound address in one
+//! of the network's prefixes. All other questions are switched like any frame, to a DHCP server elsewhere.
+//! The switch keeps no leases: the binding is the lease, so an answer is a function of the question and the
+//! configuration, and a restart forgets nothing. A malformed question from a guest is dropped as
+//! `dhcp-malformed`.
 //!
-//! A guest that boots from the network also needs the name of a file and of its server. The configuration has them, or
-//! else a boot server on the network that answers beside us with only these (a proxyDHCP server, PXE 2.1 §2.2.3): what
-//! such a guest asks goes on to every port that is not a guest's.
+//! A guest that boots from the network also needs the name of a file and of its server. These come from the
+//! configuration or else from a boot server on the network, which adds only these to our answer (a proxyDHCP
+//! server, PXE 2.1 §2.2.3). The question of such a guest is also flooded to every port that is not a guest's.
 
 mod v4;
 mod v6;
@@ -24,42 +25,44 @@ use crate::wire::ip::Ip;
 use crate::wire::mac::MacAddr;
 use crate::wire::{checksum, ethernet, ipv4, ipv6, l4};
 
-/// Bytes of an answer's message: what a DHCPv4 client takes at least (RFC 2131 §2: a packet of 576 bytes).
+/// Maximum length of an answer's message, in bytes. Every DHCPv4 client accepts this (RFC 2131 §2: a packet
+/// of 576 bytes).
 const MESSAGE_LEN_MAX: usize = 576 - ipv4::HEADER_LEN - l4::UDP_HEADER_LEN;
-/// Bytes of an answer.
+/// Maximum length of an answer's frame, in bytes.
 const ANSWER_LEN_MAX: usize = ethernet::HEADER_LEN + ipv6::HEADER_LEN + l4::UDP_HEADER_LEN + MESSAGE_LEN_MAX;
-/// Seconds an address may be kept; half of it passes before the guest asks again.
+/// Lease time in seconds. A guest asks again when half of that time has passed.
 const LEASE: u32 = 3600;
 
 /// A DHCP message.
 type Message = ArrayVec<u8, MESSAGE_LEN_MAX>;
-/// A whole frame that answers.
+/// A whole frame that answers a question.
 pub type Answer = ArrayVec<u8, ANSWER_LEN_MAX>;
 
-/// What becomes of a frame.
+/// The outcome of a guest's DHCP frame.
 #[derive(Debug)]
 #[allow(clippy::large_enum_variant, reason = "there is one at a time, on the stack")]
 pub enum Outcome {
-    /// This is the answer; and whether boot servers are asked too.
+    /// Send this answer; and whether boot servers also get the question.
     Answer(Answer, bool),
-    /// It needs none.
+    /// The frame needs no answer.
     Consume,
-    /// It is no proper question.
+    /// The frame is malformed.
     Drop(DropReason),
 }
 
-/// What a message is, to whom it may concern.
+/// The outcome of a DHCP message.
 #[allow(clippy::large_enum_variant, reason = "there is one at a time, on the stack")]
 enum Judged {
-    /// This goes back, from one address and UDP port to another. `boots`: boot servers are asked too.
+    /// Send this message from one address and UDP port to another. `boots`: boot servers also get the question.
     Answer { from: Ip, to: Ip, ports: (u16, u16), message: Message, boots: bool },
-    /// Nothing needs to.
+    /// The message needs no answer.
     Consume,
-    /// Another server's business.
+    /// The message is for another server.
     Elsewhere,
 }
 
-/// Where a frame from a guest port goes if it is for us to answer. Cold, so that no other frame's way gets wider for it.
+/// The output of a frame from a guest port, if the frame is a DHCP question for the switch. Cold, so that the
+/// code for other frames stays small.
 #[cold]
 pub fn decide(network: &Network, port: &PortEntry, h: &Headers, bytes: &[u8]) -> Option<Out> {
     Some(match outcome(network, port, h, bytes)? {
@@ -69,7 +72,7 @@ pub fn decide(network: &Network, port: &PortEntry, h: &Headers, bytes: &[u8]) ->
     })
 }
 
-/// What the switch makes of a frame from a guest port; `None` when it is not for us to answer.
+/// The outcome of a frame from a guest port. `None` when the frame is not for the switch to answer.
 #[must_use]
 pub fn outcome(network: &Network, port: &PortEntry, h: &Headers, bytes: &[u8]) -> Option<Outcome> {
     let dhcp = network.config.dhcp.as_ref()?;
@@ -98,7 +101,7 @@ pub fn outcome(network: &Network, port: &PortEntry, h: &Headers, bytes: &[u8]) -
     })
 }
 
-/// The port's first bound address of that family that lies in a prefix of the network's, with the prefix.
+/// The port's first bound address of that family in one of the network's prefixes, with the prefix.
 fn bound(dhcp: &DhcpConfig, port: &PortEntry, v4: bool) -> Option<(Ip, IpPrefix)> {
     let hosts = port
         .config
@@ -112,7 +115,7 @@ fn bound(dhcp: &DhcpConfig, port: &PortEntry, v4: bool) -> Option<(Ip, IpPrefix)
     })
 }
 
-/// Who asks, and everything an answer is made of.
+/// A guest that asks, and all inputs of its answer.
 struct Asker<'a> {
     network: &'a Network,
     dhcp: &'a DhcpConfig,
@@ -122,7 +125,7 @@ struct Asker<'a> {
     h: &'a Headers,
 }
 
-/// A message in UDP, IP and Ethernet, back to who asked.
+/// Wraps a message in UDP, IP and Ethernet, addressed to the guest.
 fn frame(macs: (MacAddr, MacAddr), ips: (Ip, Ip), ports: (u16, u16), message: &[u8]) -> Option<Answer> {
     let (from, to) = ips;
     let udp_len = l4::UDP_HEADER_LEN + message.len();

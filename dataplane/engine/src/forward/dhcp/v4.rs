@@ -1,5 +1,5 @@
-//! DHCPv4 (RFC 2131), read and written by smoltcp. Options (RFC 2132) are looked at one by one, since a client's
-//! identifier may be anything and goes back as it came (RFC 6842).
+//! DHCPv4 (RFC 2131). smoltcp reads and writes the messages. The options (RFC 2132) are read here one by one,
+//! since a client identifier may have any content and must return unchanged (RFC 6842).
 
 use core::net::{IpAddr, Ipv4Addr};
 
@@ -18,22 +18,22 @@ const SERVER_ID: u8 = 54;
 const VENDOR_CLASS: u8 = 60;
 const CLIENT_ID: u8 = 61;
 const INTERFACE_MTU: u8 = 26;
-/// How the vendor class of firmware begins that looks for a boot server (PXE 2.1 §2.4.2), or for a URL to boot from (UEFI
-/// 2.10 §24.7.3). The latter wants its own class back.
+/// Start of the vendor class of firmware that looks for a boot server (PXE 2.1 §2.4.2), or for a URL to boot
+/// from (UEFI 2.10 §24.7.3). The latter expects its own class in the answer.
 const PXE_CLIENT: &[u8] = b"PXEClient";
 const HTTP_CLIENT: &[u8] = b"HTTPClient";
-/// Where the name of the boot file is.
+/// Offset of the boot file's name.
 const BOOT_FILE_AT: usize = 108;
 /// Magic number in front of the options (RFC 2131 §3).
 const MAGIC: u32 = 0x6382_5363;
-/// Bytes of a client identifier: a DUID (RFC 8415 §11.1) with what RFC 4361 puts in front.
+/// Maximum length of a client identifier: a DUID (RFC 8415 §11.1) with the prefix that RFC 4361 adds.
 const CLIENT_ID_MAX: usize = 130 + 5;
-/// Bytes of a message without a client identifier: no less than BOOTP's 300, which old clients want.
+/// Length of a message without a client identifier: at least BOOTP's 300 bytes, which old clients require.
 const PLAIN_LEN: usize = 320;
-/// The server's address where the network has no gateway: nobody else's on a link (RFC 3927).
+/// The server's address where the network has no gateway. No other station on a link has it (RFC 3927).
 const NO_GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 76, 67);
 
-/// What of the options matters.
+/// The options of a question that the answer depends on.
 #[derive(Default)]
 struct Question<'a> {
     kind: Option<DhcpMessageType>,
@@ -44,7 +44,7 @@ struct Question<'a> {
 }
 
 impl Asker<'_> {
-    /// `None`: malformed.
+    /// Judges a DHCPv4 message. `None`: malformed.
     pub(super) fn v4(&self, message: &[u8]) -> Option<Judged> {
         let packet = DhcpPacket::new_checked(message).ok()?;
         let mac = EthernetAddress(self.h.eth_src.0);
@@ -124,7 +124,8 @@ impl Asker<'_> {
             dns_servers: (granted && has_dns).then(|| dns.take(DHCP_DNS_MAX).collect()),
             max_size: None,
             lease_duration: lease,
-            // Not written by smoltcp; what a client takes by itself is what we would say (RFC 2131 §4.4.5).
+            // smoltcp does not write these. The client's defaults are the values that we would send (RFC 2131
+            // §4.4.5).
             renew_duration: None,
             rebind_duration: None,
             additional_options: &options,
@@ -137,7 +138,7 @@ impl Asker<'_> {
             let file = &boot.file[..boot.file.len().min(DHCP_BOOT_FILE_LEN_MAX)];
             text.get_mut(BOOT_FILE_AT..BOOT_FILE_AT + file.len())?.copy_from_slice(file);
         }
-        // RFC 2131 §4.1.
+        // Where an answer goes: RFC 2131 §4.1.
         let to = if !has.is_unspecified() && granted {
             has
         } else if broadcast || !granted {

@@ -1,7 +1,7 @@
-//! DHCPv6 (RFC 8415): four bytes, then a list of options. smoltcp has nothing of it.
+//! DHCPv6 (RFC 8415): four bytes, then a list of options. smoltcp does not implement it.
 //!
-//! Stateful clients get their address so. A prefix for the link and a router they have from router advertisements only
-//! (RFC 8415 has no option for either), which the switch does not send.
+//! Stateful clients get only their address this way. The prefix of the link and a router come from router
+//! advertisements (RFC 8415 has no option for either), which the switch does not send.
 
 use core::net::IpAddr;
 
@@ -10,9 +10,9 @@ use crate::limits::DHCP_DNS_MAX;
 use crate::wire::ip::Ip;
 use crate::wire::l4;
 
-/// Bytes of a client's DUID (RFC 8415 §11.1).
+/// Maximum length of a client's DUID (RFC 8415 §11.1).
 const DUID_LEN_MAX: usize = 130;
-/// Options of a message that are looked at.
+/// Maximum number of options that are read.
 const OPTIONS_MAX: usize = 64;
 
 /// Message types (RFC 8415 §7.3).
@@ -41,7 +41,7 @@ mod option {
 }
 
 impl Asker<'_> {
-    /// `None`: malformed.
+    /// Judges a DHCPv6 message. `None`: malformed.
     pub(super) fn v6(&self, text: &[u8]) -> Option<Judged> {
         let (&[kind, a, b, c], options) = text.split_first_chunk()?;
         let q = Question::read(options)?;
@@ -59,7 +59,7 @@ impl Asker<'_> {
                 return None;
             }
             message::SOLICIT..=message::REBIND if kind != message::ADVERTISE => message::REPLY,
-            // Of a release or a decline it is said that it was heard. The binding stays.
+            // A release or a decline is acknowledged. The binding stays.
             message::RELEASE | message::DECLINE | message::INFORMATION_REQUEST => message::REPLY,
             _ => return None,
         };
@@ -99,7 +99,7 @@ impl Asker<'_> {
             put(&mut text, option::DNS, &[&dns])?;
         }
         Some(Judged::Answer {
-            // The address that the virtual gateway's MAC makes, which is nobody else's.
+            // The link-local address of the virtual gateway's MAC. No other station has it.
             from: Ip::v6(self.network.config.router_mac.link_local()),
             to: self.h.src,
             ports: (l4::DHCP6_SERVER_PORT, l4::DHCP6_CLIENT_PORT),
@@ -108,7 +108,7 @@ impl Asker<'_> {
         })
     }
 
-    /// The address, in its identity association.
+    /// Writes the address, in its identity association.
     fn put_address(&self, text: &mut Message, iaid: [u8; 4]) -> Option<()> {
         let [code, len] = [option::IA_ADDRESS, 24].map(u16::to_be_bytes);
         let (renew, rebind, lease) =
@@ -117,14 +117,14 @@ impl Asker<'_> {
         put(text, option::IA_NA, &[&iaid, &renew, &rebind, &code, &len, &address, &lease, &lease])
     }
 
-    /// Our DUID, made of the link-layer address (RFC 8415 §11.4): the same on every rVM.
+    /// The switch's DUID, made from its link-layer address (RFC 8415 §11.4): the same on every rVM.
     fn duid(&self) -> [u8; 10] {
         let m = self.network.config.router_mac.0;
         [0, 3, 0, 1, m[0], m[1], m[2], m[3], m[4], m[5]]
     }
 }
 
-/// Adds an option, whose value is these parts.
+/// Appends an option. Its value is the concatenation of `parts`.
 fn put(text: &mut Message, code: u16, parts: &[&[u8]]) -> Option<()> {
     let len: usize = parts.iter().map(|part| part.len()).sum();
     text.try_extend_from_slice(&code.to_be_bytes()).ok()?;
@@ -132,7 +132,7 @@ fn put(text: &mut Message, code: u16, parts: &[&[u8]]) -> Option<()> {
     parts.iter().try_for_each(|part| text.try_extend_from_slice(part).ok())
 }
 
-/// What of a question matters.
+/// The options of a question that the answer depends on.
 #[derive(Default)]
 struct Question<'a> {
     client: Option<&'a [u8]>,
@@ -142,7 +142,7 @@ struct Question<'a> {
 }
 
 impl<'a> Question<'a> {
-    /// `None` when the list does not end where the message does.
+    /// Reads the options. `None` when the list does not end where the message does.
     fn read(mut rest: &'a [u8]) -> Option<Self> {
         let mut question = Self::default();
         for _ in 0..OPTIONS_MAX {

@@ -1,6 +1,6 @@
-//! Whether offload facts are possible for their frame. They come from an untrusted side (a guest's driver, by way
-//! of TAP, AF_PACKET or vhost-user), and a wrong one would have us write where no checksum is, or cut where no
-//! payload is.
+//! Checks whether offload facts are possible for their frame. They come from an untrusted side (a guest's
+//! driver, by way of TAP, AF_PACKET or vhost-user). Wrong facts would make the switch write a checksum over
+//! other bytes, or segment a frame at the wrong place.
 
 use super::layers::{self, Packet};
 use super::tcp_header_len;
@@ -11,13 +11,13 @@ use crate::frame::{GsoKind, Offload};
 use crate::limits::SEGMENTS_MAX;
 use crate::wire::{ethernet, ipv4, ipv6, l4, sctp, vxlan};
 
-/// Judges the facts that came with a parsed frame. Afterwards they are about the parsed headers and true:
+/// Checks the facts that came with a parsed frame. Afterwards they are true and describe the parsed headers:
 ///
-/// - a partial checksum is that of the transport header, or lies whole behind it (inside a tunnel of the sender's own,
-///   whose inner checksum the device was to finish); an offset of 8 means SCTP's CRC;
-/// - the GSO kind agrees with the transport header, or with the innermost one where the sender has tunnels, all of them
-///   of known kinds; and the packet becomes at least 2 and at most [`SEGMENTS_MAX`] segments;
-/// - the frame ends where its IP packet does, since what follows would be summed.
+/// - a partial checksum is that of the transport header, or lies entirely behind it (inside a tunnel of the
+///   sender's own, whose inner checksum the device was to finish); an offset of 8 means SCTP's CRC;
+/// - the GSO kind agrees with the transport header, or with the innermost one where the sender has tunnels,
+///   all of known kinds; and the packet becomes at least 2 and at most [`SEGMENTS_MAX`] segments;
+/// - the frame ends where its IP packet ends, since a checksum would include any bytes after it.
 ///
 /// # Errors
 /// [`DropReason::OffloadInvalid`] when the facts are impossible. [`DropReason::OffloadUnknown`] when they may be true but
@@ -25,11 +25,11 @@ use crate::wire::{ethernet, ipv4, ipv6, l4, sctp, vxlan};
 #[cold]
 pub fn check(bytes: &[u8], h: &mut Headers, offload: &mut Offload) -> Result<(), DropReason> {
     if is_outer(h, *offload) {
-        // The sender's own datagrams in one tunnel packet: their boundaries inside are unknown.
+        // One tunnel packet that holds several datagrams of the sender: their boundaries inside are unknown.
         if offload.gso_kind != GsoKind::None {
             return Err(DropReason::OffloadUnknown);
         }
-        // The checksum around a tunnel packet is nobody's once it is unpacked.
+        // The outer checksum of a tunnel packet has no use after decapsulation.
         *offload = Offload::NONE;
         return Ok(());
     }
@@ -55,8 +55,9 @@ fn is_outer(h: &Headers, offload: Offload) -> bool {
         && usize::from(offload.csum_offset) == l4::UDP_CHECKSUM_AT
 }
 
-/// Adds the checksum facts to a GSO packet that comes without them: its checksum was verified when it was merged (LRO, GRO
-/// by lists). `act` later writes the pseudo-header's sum into the field, provided the headers are plain.
+/// Adds the checksum facts to a GSO packet that comes without them: its checksum was verified when its
+/// segments were coalesced (LRO, GRO by lists). `act` later writes the pseudo-header's sum into the field,
+/// provided the headers are plain.
 fn complete(h: &Headers, offload: &mut Offload) -> Result<(), DropReason> {
     let plain = match h.net {
         Net::V4 => ipv4::HEADER_LEN,
@@ -88,8 +89,8 @@ fn partial(bytes: &[u8], h: &mut Headers, offload: &mut Offload) -> Result<(), D
     Ok(())
 }
 
-/// A partial checksum behind the headers we read. It may be anywhere there: the bytes are the sender's own, and no guard
-/// judges them.
+/// Checks a partial checksum behind the headers that the pipeline reads. It may be anywhere there: these
+/// bytes are the sender's own, and no guard reads them.
 fn nested(bytes: &[u8], h: &mut Headers, offload: &mut Offload) -> Result<(), DropReason> {
     let (behind, end) = behind_headers(bytes, h)?;
     let (start, field) = (usize::from(offload.csum_start), usize::from(offload.csum_offset));
@@ -130,7 +131,7 @@ fn super_frame(bytes: &[u8], h: &mut Headers, offload: &mut Offload) -> Result<(
         if shells.iter().any(|shell| shell.is_numbered(bytes)) {
             return Err(DropReason::OffloadUnknown);
         }
-        // The payload reaches to the end of every packet around it.
+        // The payload has to extend to the end of every surrounding packet.
         let around = |shell: &layers::Shell| {
             let Packet { l4, end: last, .. } = shell.packet;
             last == end && (shell.cover != layers::Cover::Udp || udp_len_is_whole(bytes, l4, end - l4))
@@ -160,7 +161,7 @@ fn super_frame(bytes: &[u8], h: &mut Headers, offload: &mut Offload) -> Result<(
         return Err(DropReason::OffloadInvalid);
     }
     if payload_len <= gso_size {
-        // One segment: not really a super-frame.
+        // A single segment, so not really a GSO packet.
         offload.gso_kind = GsoKind::None;
         return if transport { partial(bytes, h, offload) } else { nested(bytes, h, offload) };
     }
@@ -169,8 +170,9 @@ fn super_frame(bytes: &[u8], h: &mut Headers, offload: &mut Offload) -> Result<(
     Ok(())
 }
 
-/// The range of bytes behind the headers that the pipeline reads: start and end. An error where guards judge what follows,
-/// since a checksum that is finished later would change it behind their backs.
+/// The range of bytes behind the headers that the pipeline reads: start and end. An error where guards judge
+/// the bytes behind the headers, since a checksum that is finished later would change them after the
+/// judgement.
 fn behind_headers(bytes: &[u8], h: &Headers) -> Result<(usize, usize), DropReason> {
     if h.net == Net::Other {
         let readable = ethernet::TYPE_MPLS.contains(&h.ethertype);
@@ -191,7 +193,7 @@ fn behind_headers(bytes: &[u8], h: &Headers) -> Result<(usize, usize), DropReaso
     }
 }
 
-/// Where the (inner) IP packet ends.
+/// The end of the (inner) IP packet.
 fn packet_end(bytes: &[u8], h: &Headers) -> usize {
     let l3 = usize::from(h.l3);
     let packet_len = match h.net {
@@ -201,7 +203,7 @@ fn packet_end(bytes: &[u8], h: &Headers) -> usize {
     l3 + packet_len
 }
 
-/// Whether the UDP header at `at` says this length.
+/// Whether the length field of the UDP header at `at` equals `len`.
 fn udp_len_is_whole(bytes: &[u8], at: usize, len: usize) -> bool {
     usize::from(word(bytes, at + l4::UDP_LEN_AT)) == len
 }

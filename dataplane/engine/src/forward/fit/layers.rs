@@ -20,7 +20,7 @@ mod carries {
     pub const GRE: u8 = 47;
     pub const ETHER_IP: u8 = 97;
     pub const MPLS: u8 = 137;
-    /// Of segment routing (RFC 8986 §9.1).
+    /// The following value is of segment routing (RFC 8986 §9.1).
     pub const ETHERNET: u8 = 143;
 }
 
@@ -32,44 +32,44 @@ const TYPE_ERSPAN: u16 = 0x88be;
 /// Bottom-of-stack bit, in the third byte of an MPLS label (RFC 3032 §2.1).
 const LAST_LABEL: u8 = 1;
 
-/// A whole IP packet: the place of its parts, and the addresses that its transport checksum covers.
+/// A whole IP packet: the offsets of its parts, and the addresses that its transport checksum covers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Packet {
-    /// Where its IP header starts.
+    /// Offset of the IP header.
     pub l3: usize,
-    /// Where its transport header starts.
+    /// Offset of the transport header.
     pub l4: usize,
-    /// Where it ends.
+    /// Offset of the packet's end.
     pub end: usize,
     /// Transport protocol.
     pub proto: u8,
-    /// IPv4, else IPv6.
+    /// Whether it is IPv4; otherwise it is IPv6.
     pub v4: bool,
     /// One's complement sum of source and last destination.
     addresses: u16,
 }
 
-/// The checksum by which a tunnel's header covers the bytes behind it.
+/// The checksum by which a tunnel header covers the bytes behind it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Cover {
-    /// None.
+    /// No checksum.
     None,
-    /// That of UDP, unless it is zero.
+    /// UDP's checksum, unless it is zero.
     Udp,
-    /// That of GRE (RFC 2784 §2.3).
+    /// GRE's checksum (RFC 2784 §2.3).
     Gre,
 }
 
-/// A packet around another one.
+/// A packet that surrounds another one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Shell {
-    /// The packet around.
+    /// The surrounding packet.
     pub packet: Packet,
-    /// The checksum of its transport header.
+    /// The checksum in its tunnel header.
     pub cover: Cover,
 }
 
-/// The packets around another, from outside in.
+/// The packets that surround another, from outside in.
 pub type Shells = ArrayVec<Shell, NESTED_MAX>;
 
 impl Packet {
@@ -124,7 +124,7 @@ impl Packet {
         Self::read(bytes, at + l3, ethertype, bytes.len())
     }
 
-    /// Bytes of its transport segment.
+    /// Length of the transport segment, in bytes.
     #[must_use]
     pub const fn l4_len(&self) -> usize {
         self.end - self.l4
@@ -136,7 +136,7 @@ impl Packet {
         fold(u32::from(self.addresses) + u32::from(self.proto) + l4_len as u32)
     }
 
-    /// Where the checksum of its transport is in that header, which is there whole.
+    /// Offset of the checksum in the transport header, if the header is complete.
     #[must_use]
     pub fn checksum_at(&self) -> Option<usize> {
         let (at, header_len) = match self.proto {
@@ -148,7 +148,7 @@ impl Packet {
         (self.l4_len() >= header_len).then_some(at)
     }
 
-    /// The packet inside this one, if it is a tunnel's, and the checksum of the tunnel's header.
+    /// The packet inside this one, if this one is a tunnel's, and the checksum in the tunnel header.
     #[must_use]
     pub fn carried(&self, bytes: &[u8]) -> Option<(Self, Cover)> {
         let bytes = bytes.get(..self.end)?;
@@ -157,7 +157,7 @@ impl Packet {
             carries::GRE => return carried_by_gre(bytes, self.l4),
             carries::IPV4 => Self::read_v4(bytes, self.l4)?,
             carries::IPV6 => Self::read_v6(bytes, self.l4)?,
-            // RFC 3378 §3: version 3, and two bytes in all.
+            // RFC 3378 §3: version 3, and a header of two bytes.
             carries::ETHER_IP if bytes.get(self.l4)? >> 4 == 3 => Self::in_ethernet(bytes, self.l4 + 2)?,
             carries::MPLS => Self::behind_labels(bytes, self.l4)?,
             carries::ETHERNET => Self::in_ethernet(bytes, self.l4)?,
@@ -179,18 +179,19 @@ fn carried_by_udp(bytes: &[u8], at: usize) -> Option<Packet> {
         .or_else(|| Packet::behind_labels(bytes, start).filter(whole))
 }
 
-/// Bytes of an IPv4 header and that of UDP: no tunnel carries less.
+/// Length of an IPv4 and a UDP header: the least that a tunnel carries.
 const LEAST: usize = ipv4::HEADER_LEN + l4::UDP_HEADER_LEN;
 
-/// Whether a UDP payload may be a tunnel header and a packet. True for every payload that [`Packet::carried`] can read,
-/// and for a few others. The flow cache asks for every UDP packet, so the first look is short.
+/// Whether a UDP payload may be a tunnel header and a packet. True for every payload that [`Packet::carried`]
+/// can read, and for a few others. The flow cache asks this for every UDP packet, so the first check is
+/// short.
 #[inline]
 #[must_use]
 pub fn may_carry(payload: &[u8]) -> bool {
     payload.first_chunk().is_some_and(|start| may_start(start) && may_continue(start, payload.len()))
 }
 
-/// Whether the first word, or the labels, are those of a tunnel.
+/// Whether the first word, or the labels, may belong to a tunnel.
 #[inline]
 fn may_start(p: &[u8; LEAST]) -> bool {
     /// The bottom-of-stack bits of the labels.
@@ -315,8 +316,8 @@ fn of_type(bytes: &[u8], at: usize, ethertype: u16) -> Option<Packet> {
     }
 }
 
-/// The packet whose transport header starts at `l4`, and the packets around it, in a frame whose network layer is at `l3`.
-/// `None` when headers of unknown kinds lie between.
+/// The packet whose transport header starts at `l4`, and the packets around it, in a frame whose network
+/// layer is at `l3`. `None` when headers of unknown kinds lie between.
 #[must_use]
 pub fn find(bytes: &[u8], l3: usize, ethertype: u16, l4: usize) -> Option<(Packet, Shells)> {
     let mut shells = Shells::new();
@@ -340,13 +341,13 @@ pub fn is_outermost(bytes: &[u8], l3: usize, v4: bool, l4: usize) -> bool {
 }
 
 impl Shell {
-    /// Whether its tunnel numbers its packets. Segments would need numbers that only the sender can assign.
+    /// Whether the tunnel numbers its packets. Only the sender could assign numbers to segments.
     #[must_use]
     pub fn is_numbered(&self, bytes: &[u8]) -> bool {
         self.packet.proto == carries::GRE && word(bytes, self.packet.l4) & GRE_NUMBERED != 0
     }
 
-    /// The place of the checksum that covers the rest, if the header has one.
+    /// Offset of the checksum that covers the inner packet, if the header has one.
     #[must_use]
     pub fn checksum_at(&self, bytes: &[u8]) -> Option<usize> {
         let l4 = self.packet.l4;
@@ -357,20 +358,21 @@ impl Shell {
         }
     }
 
-    /// Sum of the pseudo-header for `len` bytes of transport segment; zero where the checksum has none.
+    /// Sum of the pseudo-header for `len` bytes of transport segment; zero where the checksum does not
+    /// include one.
     #[must_use]
     pub fn pseudo(&self, len: usize) -> u16 {
         if self.cover == Cover::Udp { self.packet.pseudo(len) } else { 0 }
     }
 }
 
-/// Flag of GRE: a sequence number is present.
+/// GRE flag: a sequence number is present.
 const GRE_NUMBERED: u16 = 0x1000;
 
-/// Where the checksum is in a GRE header that has one.
+/// Offset of the checksum in a GRE header that has one.
 pub const GRE_CHECKSUM_AT: usize = 4;
 
-/// Whether the IPv4 header of a packet sums up.
+/// Whether the checksum of a packet's IPv4 header is right.
 #[must_use]
 pub fn header_ok(bytes: &[u8], packet: &Packet) -> bool {
     !packet.v4 || sum(&bytes[packet.l3..packet.l4]) == 0xffff
@@ -381,8 +383,9 @@ mod tests {
     use super::*;
     use alloc::vec::Vec;
 
-    /// A packet behind any number of labels, with any bits beside the bottom of the stack, is taken for a tunnel's; a label
-    /// more than is read, and other payloads of the same length, are not.
+    /// The switch takes a packet behind any permitted number of labels for a tunnel's; only the bottom-of-stack
+    /// bit of a label matters. It takes neither a packet behind one label more nor any other payload of the
+    /// same length for one.
     #[test]
     fn labels_of_every_form() {
         for count in 1..=MPLS_LABELS_MAX + 1 {

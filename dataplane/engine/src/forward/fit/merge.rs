@@ -1,9 +1,10 @@
-//! The reverse of cutting (generic receive offload): segments that continue each other become one super-frame.
+//! Coalesces segments that continue each other into one GSO packet: the reverse of segmentation (generic
+//! receive offload).
 //!
-//! Only what `segment` would cut into exactly the same frames again is merged: the headers are equal but for length,
-//! identification (one more each), sequence number (each continues the last), PSH (on the last only) and checksum;
-//! no other flag than ACK; equal payloads, the last may be shorter; and every checksum was right (or is the output's to
-//! finish), since the merged one vouches for all.
+//! Coalesces only frames that `segment` would restore exactly. Their headers are equal except for length,
+//! identification (one more each), sequence number (each continues the last), PSH (on the last only) and
+//! checksum. No flag other than ACK is set. Payloads are equal in length; the last may be shorter. Every
+//! checksum was right (or is left to the output), since the coalesced one vouches for all.
 
 use super::segment::checksum_at;
 use super::{network_layer, tcp_header_len};
@@ -12,14 +13,14 @@ use crate::limits::SEGMENTS_MAX;
 use crate::wire::checksum::{copy_sum, fold, sum};
 use crate::wire::{ethernet, ipv4, ipv6, l4, set_word, word};
 
-/// To which TCP flow a frame belongs, so that no segment is put before another of its flow.
+/// The TCP flow that a frame belongs to. It keeps the segments of a flow in order.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Flow {
-    /// To this one; two flows may share a number.
+    /// A TCP flow with this hash; two flows may share a hash.
     Tcp(u64),
-    /// To none.
+    /// Not TCP.
     Other,
-    /// Perhaps to one: its headers are not where they usually are.
+    /// Perhaps TCP: the headers are not at their usual offsets.
     Unclear,
 }
 
@@ -56,7 +57,7 @@ pub fn flow(frame: &[u8]) -> Flow {
     }))
 }
 
-/// A frame that others may continue, and what those have to look like.
+/// A frame that other segments may continue, and the properties that they need for it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Run {
     l3: u16,
@@ -66,9 +67,9 @@ pub struct Run {
     count: u16,
     v4: bool,
     tcp: bool,
-    /// Nothing may follow.
+    /// No segment may follow.
     closed: bool,
-    /// The checksum is known to be right, or partial.
+    /// The checksum is known to be right, or is partial.
     trusted: bool,
 }
 
@@ -81,7 +82,7 @@ impl Run {
         let (v4, l4_at, proto, end) = match ethertype {
             ethernet::TYPE_IPV4 => {
                 let ip = frame.get(l3..l3 + ipv4::HEADER_LEN)?;
-                // No options, no fragment, nothing that its receiver would drop.
+                // Without options, not a fragment, and with a header that the receiver would accept.
                 let plain = ip[0] == 0x45 && word(ip, ipv4::FLAGS_OFFSET_AT) & !ipv4::DONT_FRAGMENT == 0;
                 if !plain || sum(ip) != 0xffff {
                     return None;
@@ -146,33 +147,34 @@ impl Run {
         })
     }
 
-    /// Segments in it.
+    /// Number of segments in the run.
     #[must_use]
     pub const fn count(&self) -> usize {
         self.count as usize
     }
 
-    /// Whether another segment may continue it.
+    /// Whether another segment may continue the run.
     #[must_use]
     pub const fn open(&self) -> bool {
         !self.closed
     }
 
-    /// Bytes of all headers.
+    /// Length of all headers, in bytes.
     #[must_use]
     pub const fn headers_len(&self) -> usize {
         self.payload as usize
     }
 
-    /// Whether the frame `next`, read as a run of its own, continues this one, whose frame is `head`. Its checksum
-    /// is not looked at.
+    /// Whether the frame `next`, read as a run of its own, continues this one, whose frame is `head`. Does
+    /// not check the checksum of `next`.
     #[inline]
     #[must_use]
     pub fn continued_by(&self, head: &[u8], next: &[u8], other: &Self) -> bool {
         if self.closed || (self.l3, self.l4, self.payload) != (other.l3, other.l4, other.payload) {
             return false;
         }
-        // Shorter is the last; longer is another run. One that holds several has to have the same size.
+        // A shorter segment is the last; a longer one starts another run. A run of several segments has to
+        // have the same size.
         let sizes =
             if other.count == 1 { other.gso_size <= self.gso_size } else { other.gso_size == self.gso_size };
         let (l3, l4_at, payload) = (usize::from(self.l3), usize::from(self.l4), usize::from(self.payload));
@@ -206,7 +208,7 @@ impl Run {
             && same(at + 18, b.len())
     }
 
-    /// Whether the frame's checksum is right. Read once per run, when a second segment comes.
+    /// Whether the frame's checksum is right. Sums the bytes once per run, when a second segment comes.
     fn checksum_ok(&mut self, frame: &[u8]) -> bool {
         self.trusted = self.trusted || {
             let (headers, payload) = frame.split_at(usize::from(self.payload));
@@ -222,7 +224,7 @@ impl Run {
         fold(pseudo + transport + u32::from(payload_sum)) == 0xffff
     }
 
-    /// Sum of the pseudo-header over `payload_len` bytes of payload.
+    /// Sum of the pseudo-header for `payload_len` bytes of payload.
     fn pseudo(&self, headers: &[u8], payload_len: usize) -> u16 {
         let addresses = if self.v4 { 12..20 } else { 8..40 };
         let ip = &headers[usize::from(self.l3)..];
@@ -231,14 +233,15 @@ impl Run {
         fold(u32::from(sum(&ip[addresses])) + u32::from(proto) + len as u32)
     }
 
-    /// Takes the segments of `other` in.
+    /// Adds the segments of `other` to the run.
     fn append(&mut self, other: &Self) {
         self.count += other.count;
         self.closed =
             other.closed || other.gso_size != self.gso_size || usize::from(self.count) >= SEGMENTS_MAX;
     }
 
-    /// Makes the headers of the merged frame `frame` those of a super-frame, and says what is unfinished about it.
+    /// Turns the headers of the coalesced frame `frame` into those of a GSO packet. Returns its offload
+    /// facts.
     pub fn seal(&self, frame: &mut [u8], push: bool) -> Offload {
         let (l3, l4_at) = (usize::from(self.l3), usize::from(self.l4));
         let packet_len = frame.len() - l3;
@@ -276,8 +279,8 @@ impl Run {
         self.tcp && frame[usize::from(self.l4) + l4::TCP_FLAGS_AT] & l4::TCP_PSH != 0
     }
 
-    /// Appends `next` to the run, whose frame is `head`. False, and nothing has changed, when it does not continue it.
-    /// True: the slot of `next` is the caller's to free.
+    /// Appends `next` to the run, whose frame is `head`. Returns false, without any change, when `next` does
+    /// not continue the run. After true, the caller has to free the slot of `next`.
     pub fn merge<P: FramePool>(&mut self, pool: &mut P, head: &mut Frame, next: &Frame) -> bool {
         let Some(mut other) = Self::start(pool.bytes(next), next.offload) else { return false };
         if !self.continued_by(pool.bytes(head), pool.bytes(next), &other)
@@ -311,8 +314,8 @@ impl Run {
         true
     }
 
-    /// The same within one buffer: the run's frame is `bytes[head.0..head.1]`, the next one `bytes[next.0..next.1]`,
-    /// behind it. Moves the payload there and returns where the run then ends.
+    /// Like [`Run::merge`], within one buffer: the run's frame is `bytes[head.0..head.1]`, and the next one,
+    /// behind it, is `bytes[next.0..next.1]`. Moves the payload and returns the new end of the run.
     pub fn merge_within(
         &mut self,
         bytes: &mut [u8],
@@ -336,7 +339,7 @@ impl Run {
     }
 }
 
-/// Moves a frame to a slot that holds a super-frame. False when there is none.
+/// Moves a frame to a slot that is large enough for a GSO packet. Returns false when none is free.
 fn enlarge<P: FramePool>(pool: &mut P, frame: &mut Frame) -> bool {
     let Some(mut large) = pool.alloc(SlotSize::Large) else { return false };
     large.len = frame.len;

@@ -1,21 +1,23 @@
-//! Making a frame fit its output. All offload misery lives here.
+//! Makes a frame fit its output. Everything that concerns offloads is here.
 //!
-//! A frame may come unfinished ([`Offload`]): its checksum only begun, or as a *super-frame* whose payload is still to
-//! be cut into segments. Cutting and summing cost more than everything else we do to a byte, so what can stay
-//! unfinished does: from a port that says so to one that takes it, a super-frame passes whole and only its headers are
-//! touched.
+//! A frame may arrive unfinished ([`Offload`]): with a checksum that is only begun, or as a *GSO packet*,
+//! whose payload is still to be segmented. Segmentation and checksums cost more than everything else that the
+//! switch does to a byte, so it leaves a frame unfinished where it can. A GSO packet from a port that marks
+//! it to a port that accepts it passes whole, and only its headers change.
 //!
-//! - [`check`]: on the way in, whether the facts are possible for the frame, said once, so that nobody behind has to ask.
+//! - [`check`]: checks on ingress, once, that the offload facts are possible for the frame.
 //! - [`unmarked`]: recognises unfinished checksums on ports that do not mark them.
-//! - [`layers`]: for both, finds the innermost packet where a sender has tunnels of its own.
+//! - [`layers`]: finds, for both, the innermost packet of a sender that has tunnels of its own.
 //! - [`big`]: on receipt, splits BIG TCP into GSO packets of usual size.
-//! - [`segment`]: cuts a super-frame, copying and summing in one pass.
-//! - [`merge`]: the reverse (GRO): segments of one flow become a super-frame again.
-//! - [`tunnel`]: a super-frame of tunnel packets, as GSO_UDP_L4 and UDP_SEGMENT send it and UDP GRO receives it.
-//! - `send`: which of these an output needs.
+//! - [`segment`]: segments a GSO packet. Copies and sums in one pass.
+//! - [`merge`]: coalesces segments of one flow into a GSO packet (GRO).
+//! - [`tunnel`]: GSO packets of tunnel packets, as GSO_UDP_L4 and UDP_SEGMENT send them and UDP GRO receives
+//!   them.
+//! - `send`: decides which of these an output needs.
 //!
-//! Inside a tunnel the inner checksum is always finished (the receiver's UDP GRO vouches for the outer one only), and
-//! every checksum we make is made from the packet itself, not from what the sender left in the field.
+//! Inside a tunnel the switch always finishes the inner checksum (the receiver's UDP GRO vouches for the
+//! outer one only). It computes every checksum from the packet itself, not from the value that the sender
+//! left in the field.
 
 pub mod big;
 pub mod check;
@@ -37,8 +39,9 @@ use crate::port::PortCaps;
 use crate::wire::ethernet;
 use crate::wire::{checksum, ipv4, ipv6, l4, sctp, set_word, word};
 
-/// Whether the output takes the frame without segmentation here. No output takes what a virtio-net header cannot express: a
-/// GSO packet inside a tunnel of the sender's own, and one whose CWR flag belongs to every segment.
+/// Whether the output takes the frame without segmentation by the switch. No output takes the GSO packets
+/// that a virtio-net header cannot express: one inside a tunnel of the sender's own, and one whose CWR flag
+/// belongs to every segment.
 #[must_use]
 pub fn takes_whole(bytes: &[u8], offload: Offload, caps: PortCaps) -> bool {
     let takes = match offload.gso_kind {
@@ -55,10 +58,10 @@ pub fn takes_whole(bytes: &[u8], offload: Offload, caps: PortCaps) -> bool {
     takes && outermost()
 }
 
-/// Finishes the checksum of a frame that is no super-frame, unless the output does.
+/// Finishes the checksum of a frame that is not a GSO packet, unless the output does.
 ///
 /// # Errors
-/// [`DropReason::OffloadInvalid`] when it is a super-frame or its facts are impossible.
+/// [`DropReason::OffloadInvalid`] when the frame is a GSO packet or its facts are impossible.
 #[inline]
 pub fn fit<P: FramePool>(pool: &mut P, frame: &mut Frame, caps: PortCaps) -> Result<(), DropReason> {
     if frame.offload == Offload::NONE {
@@ -97,14 +100,15 @@ pub fn finish(bytes: &mut [u8], offload: Offload) -> Result<(), DropReason> {
     Ok(())
 }
 
-/// Whether the unfinished checksum is SCTP's CRC. The switch finishes it for every output, since a virtio-net header cannot
-/// tell it from a sum.
+/// Whether the unfinished checksum is SCTP's CRC. The switch finishes it for every output, since a virtio-net
+/// header cannot tell it from a sum.
 const fn is_of_sctp(offload: Offload) -> bool {
     offload.csum_offset as usize == sctp::CHECKSUM_AT
 }
 
-/// Writes what a partial checksum has to hold, whatever the sender left there: the sum of the pseudo-header.
-/// Not where the headers name more addresses than two (source routes), for then the last one counts.
+/// Writes the start value of a partial checksum, the sum of the pseudo-header, over the sender's value.
+/// Leaves the field alone if the headers name more than two addresses (source routes), because then the last
+/// one counts.
 pub fn begin_checksum(bytes: &mut [u8], h: &Headers, offload: Offload) {
     let plain_len = match h.net {
         Net::V4 => ipv4::HEADER_LEN,
@@ -117,7 +121,7 @@ pub fn begin_checksum(bytes: &mut [u8], h: &Headers, offload: Offload) {
     }
 }
 
-/// Bytes of the longest frame that a super-frame becomes on the wire; of any other frame its own.
+/// Length in bytes of the longest segment of a GSO packet; for any other frame its own length.
 #[must_use]
 pub fn wire_len(bytes: &[u8], offload: Offload) -> usize {
     match offload.gso_kind {
@@ -126,8 +130,8 @@ pub fn wire_len(bytes: &[u8], offload: Offload) -> usize {
     }
 }
 
-/// Frames and bytes that a frame is on the wire: those of the segments that a super-frame stands for. Its facts need not
-/// be true.
+/// Number of frames and bytes on the wire: those of the segments for a GSO packet. The offload facts may be
+/// false.
 #[must_use]
 pub fn on_the_wire(bytes: &[u8], offload: Offload) -> (u64, u64) {
     let len = bytes.len() as u64;
@@ -140,7 +144,7 @@ pub fn on_the_wire(bytes: &[u8], offload: Offload) -> (u64, u64) {
     (segments, len + (segments - 1) * header_len)
 }
 
-/// Where the payload behind the transport header at `l4_at` starts.
+/// Offset of the payload behind the transport header at `l4_at`.
 fn payload_at(bytes: &[u8], l4_at: usize, kind: GsoKind) -> usize {
     match kind {
         GsoKind::Udp => l4_at + l4::UDP_HEADER_LEN,
@@ -148,13 +152,13 @@ fn payload_at(bytes: &[u8], l4_at: usize, kind: GsoKind) -> usize {
     }
 }
 
-/// The length that a TCP header says it has.
+/// Header length according to the TCP header at `l4_at`.
 #[inline]
 fn tcp_header_len(bytes: &[u8], l4_at: usize) -> usize {
     bytes.get(l4_at + l4::TCP_DATA_OFFSET_AT).map_or(0, |b| usize::from(b >> 4) * 4)
 }
 
-/// Where the network layer starts and its EtherType, behind up to two tags, as `parse` has it.
+/// Offset and EtherType of the network layer, behind up to two tags. The same as `parse` finds.
 #[inline]
 fn network_layer(bytes: &[u8]) -> Option<(usize, u16)> {
     let mut at = ethernet::HEADER_LEN;

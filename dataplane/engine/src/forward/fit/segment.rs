@@ -1,5 +1,6 @@
-//! Cutting a super-frame into segments, as a device would (TSO, USO): each gets the headers with its own lengths,
-//! IP identification, sequence number, flags and checksums, those of the tunnels around it as well.
+//! Segments a GSO packet, as a device would (TSO, USO). Each segment gets the headers with its own lengths,
+//! IP identification, sequence number, flags and checksums. The same holds for the headers of surrounding
+//! tunnels.
 
 use super::layers::{self, Cover, Packet, Shell, Shells};
 use super::{network_layer, payload_at};
@@ -7,10 +8,10 @@ use crate::frame::{GsoKind, Offload};
 use crate::wire::checksum::{self, copy_sum, fold, sum, udp_nonzero};
 use crate::wire::{ethernet, ipv4, ipv6, l4, set_word, word};
 
-/// How one super-frame is cut.
+/// How to segment one GSO packet.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Cut {
-    /// Of the innermost packet, the one that is segmented.
+    /// Offsets in the innermost packet, the one that is segmented.
     pub(super) l3: usize,
     pub(super) l4: usize,
     pub(super) payload: usize,
@@ -25,12 +26,13 @@ pub struct Cut {
     pub(super) cwr_in_all: bool,
     /// Sum of the pseudo-header without the length.
     pub(super) pseudo: u16,
-    /// The packets around it, where the sender has tunnels of its own.
+    /// The surrounding packets, where the sender has tunnels of its own.
     pub(super) shells: Shells,
 }
 
 impl Cut {
-    /// How the frame `bytes` is cut. `None` when its facts are not those that [`check`](super::check::check) lets in.
+    /// Plans the segmentation of the frame `bytes`. `None` for facts that [`check`](super::check::check) does
+    /// not let in.
     #[must_use]
     pub fn new(bytes: &[u8], offload: Offload) -> Option<Self> {
         let tcp = match offload.gso_kind {
@@ -53,7 +55,7 @@ impl Cut {
         }
         let field = l4 + checksum_at(tcp);
         let pseudo = match inner {
-            // The value in the field comes from the sender, unchecked.
+            // Computed again, because the sender's value in the field is unchecked.
             Some(packet) => packet.pseudo(0),
             None => fold(u32::from(word(bytes, field)) + u32::from(!((end - l4) as u16))),
         };
@@ -74,25 +76,25 @@ impl Cut {
         self.count
     }
 
-    /// Bytes of the frame that segment `index` becomes.
+    /// Length in bytes of the frame for segment `index`.
     #[must_use]
     pub const fn len(&self, index: usize) -> usize {
         self.payload + if index + 1 < self.count { self.gso_size } else { self.last_payload_len() }
     }
 
-    /// Bytes of payload in the last segment.
+    /// Length of the payload in the last segment, in bytes.
     const fn last_payload_len(&self) -> usize {
         self.end - self.payload - (self.count - 1) * self.gso_size
     }
 
-    /// What is unfinished about a segment that is written with a partial checksum.
+    /// The offload facts of a segment that [`write`](Self::write) leaves with a partial checksum.
     #[must_use]
     pub const fn partial(&self) -> Offload {
         Offload { csum_start: self.l4 as u16, csum_offset: checksum_at(self.tcp) as u16, ..Offload::NONE }
     }
 
-    /// Writes segment `index` of the super-frame `from` to `to`, which is [`len`](Self::len) bytes long, with a
-    /// finished checksum or, `partial`, with one that the output finishes.
+    /// Writes segment `index` of the GSO packet `from` to `to`, which is [`len`](Self::len) bytes long. The
+    /// checksum is finished or, with `partial`, left to the output.
     pub fn write(&self, from: &[u8], index: usize, to: &mut [u8], partial: bool) {
         let at = self.payload + index * self.gso_size;
         let payload = &from[at..at + to.len() - self.payload];
@@ -126,8 +128,9 @@ impl Cut {
         }
     }
 
-    /// Corrects the headers around, from inside out. `pseudo` is the sum of the inner segment's pseudo-header: the bytes of
-    /// a finished segment sum up to its complement, so the payload is not summed again.
+    /// Corrects the surrounding headers, from inside out. `pseudo` is the sum of the inner segment's
+    /// pseudo-header: the bytes of a finished segment sum up to its complement, so the payload is not summed
+    /// again.
     #[cold]
     fn around(&self, headers: &mut [u8], index: usize, payload_len: usize, pseudo: u16) {
         for shell in self.shells.iter().rev() {
@@ -147,7 +150,7 @@ impl Cut {
         }
     }
 
-    /// Length; for IPv4 also an identification of its own (RFC 6864 §4.3) and the header's checksum.
+    /// Writes the length; for IPv4 also an identification of its own (RFC 6864 §4.3) and the header checksum.
     fn network(
         &self,
         headers: &mut [u8],
@@ -170,7 +173,8 @@ impl Cut {
         }
     }
 
-    /// Sequence number; FIN and PSH belong to the last segment, CWR to the first (RFC 3168 §6.1.2) unless it counts.
+    /// Writes the sequence number and flags. FIN and PSH belong to the last segment, CWR to the first (RFC
+    /// 3168 §6.1.2) unless `cwr_in_all` is set.
     fn tcp(&self, tcp: &mut [u8], index: usize) {
         if let Some(seq) = tcp.get_mut(l4::TCP_SEQ_AT..).and_then(|rest| rest.first_chunk_mut::<4>()) {
             let first = u32::from_be_bytes(*seq);
@@ -185,7 +189,7 @@ impl Cut {
     }
 }
 
-/// Where the checksum is in the transport header.
+/// Offset of the checksum in the transport header.
 pub(super) const fn checksum_at(tcp: bool) -> usize {
     if tcp { l4::TCP_CHECKSUM_AT } else { l4::UDP_CHECKSUM_AT }
 }

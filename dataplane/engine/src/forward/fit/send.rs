@@ -1,4 +1,5 @@
-//! What an output needs of a frame: whole, cut, or merged with the one before it on the queue.
+//! Puts frames on an output's queue in the form that it needs: whole, segmented, or coalesced with an earlier
+//! frame.
 
 use arrayvec::ArrayVec;
 
@@ -18,23 +19,24 @@ use crate::wire::ethernet;
 
 /// Flows on transmit queues whose last frame another segment may still continue.
 ///
-/// Bounded by [`MERGES_MAX`]; a new flow takes the place of the oldest. A port's go with its queue, so nothing is ever
-/// held back, and a flow's entry goes as soon as a frame of it is not merged, so nothing is ever overtaken.
+/// Bounded by [`MERGES_MAX`]; a new flow displaces the oldest. The entries of a port are removed when its
+/// queue is flushed, so no frame is ever held back. A flow's entry is removed as soon as a frame of the flow
+/// is not coalesced, so frames stay in order.
 pub type Merges = ArrayVec<Merge, MERGES_MAX>;
 
-/// One of them.
+/// The last frame of one flow on a transmit queue.
 #[derive(Clone, Copy, Debug)]
 pub struct Merge {
-    /// Whose queue.
+    /// The port whose queue holds the frame.
     port: PortId,
     flow: u64,
-    /// Of the frame, in the queue.
+    /// The frame's index in the queue.
     index: usize,
     run: Run,
 }
 
 impl Switch {
-    /// Opens the tunnel super-frames of a batch from the uplink and forwards what was in them.
+    /// Opens the tunnel GSO packets of a batch from the uplink and forwards the frames in them.
     pub(in crate::forward) fn forward_opened<P: FramePool>(
         &mut self,
         now: Instant,
@@ -67,7 +69,7 @@ impl Switch {
         }
         self.forward_batch(now, id, batch, pool);
         self.opened = frames;
-        // The walk counted the parts; what was received is the super-frames.
+        // The pipeline counted the parts, but the uplink received the GSO packets.
         let extra = made - lost;
         debug_assert!(walked >= extra, "at least one frame of each was walked");
         self.counters.rx -= extra;
@@ -79,7 +81,8 @@ impl Switch {
         self.count_drops(id, DropReason::PoolExhausted, lost);
     }
 
-    /// Puts an unfinished frame on a port's queue: whole if the port takes it so, else finished or cut.
+    /// Puts an unfinished frame on a port's queue: whole if the port accepts that, otherwise finished or
+    /// segmented.
     #[cold]
     pub(in crate::forward) fn fit_to_port<P: FramePool>(
         &mut self,
@@ -139,7 +142,7 @@ impl Switch {
         pool.free(frame);
     }
 
-    /// Hands the segments of a super-frame to the kernel, which has to find the next hop first.
+    /// Hands the segments of a GSO packet to the kernel, which has to find the next hop first.
     #[cold]
     pub(in crate::forward) fn cut_to_host<P: FramePool>(&mut self, id: PortId, frame: Frame, pool: &mut P) {
         let Some(cut) = Cut::new(pool.bytes(&frame), frame.offload) else {
@@ -165,8 +168,8 @@ impl Switch {
         pool.free(frame);
     }
 
-    /// Encapsulates a super-frame: in tunnel super-frames if the uplink takes those, else one packet per segment.
-    /// Returns what went on the uplink's queue, without the outer headers.
+    /// Encapsulates a GSO packet: in tunnel GSO packets if the uplink takes those, otherwise one packet per
+    /// segment. Returns the frames and bytes that went on the uplink's queue, without the outer headers.
     #[allow(clippy::too_many_arguments, reason = "the facts of one frame")]
     pub(in crate::forward) fn cut_to_peer<P: FramePool>(
         &mut self,
@@ -184,7 +187,7 @@ impl Switch {
             return sent;
         };
         let takes = self.tables.ports.get(uplink).is_some_and(|p| p.caps.tx_uso);
-        // Only to peers that take fragments: others were refused before.
+        // Only peers that take fragments get here: others were refused before.
         let large = tunnel::len(&cut, 0..1, outer) - ethernet::HEADER_LEN > usize::from(outer.mtu);
         let per = if takes && !large { tunnel::datagrams_per_frame(&cut, outer).max(1) } else { 1 };
         let frames = cut.count().div_ceil(per);
@@ -225,7 +228,8 @@ impl Switch {
         sent
     }
 
-    /// Puts a frame on the queue of a port that takes TCP super-frames, or into the frame there that it continues.
+    /// Puts a frame on the queue of a port that takes TCP GSO packets, or appends it to the queued frame that
+    /// it continues.
     #[inline(never)]
     pub(in crate::forward) fn enqueue_or_merge<P: FramePool>(
         &mut self,
@@ -270,19 +274,20 @@ impl Switch {
         port.queue.push(frame);
     }
 
-    /// From here on nothing that is on the port's queue is continued.
+    /// Ends the coalescing of all frames on the port's queue.
     pub(in crate::forward) fn end_merges(&mut self, to: PortId) {
         self.merges.retain(|m| m.port != to);
     }
 
-    /// Whether the queue takes no more; notes when it should be flushed before more comes.
+    /// Whether the queue is full. Also notes when it should be flushed before the next batch.
     fn queue_is_full(&mut self, to: PortId) -> bool {
         let len = self.tables.ports.get(to).map_or(TX_QUEUE_LEN, |p| p.queue.len());
         self.crowded |= len >= CROWDED_QUEUE_LEN;
         len >= TX_QUEUE_LEN
     }
 
-    /// Whether segments have filled a queue so far that it should be flushed before the next batch. Told once.
+    /// Whether segments have filled a queue so far that it should be flushed before the next batch. Reports
+    /// this once.
     pub fn take_crowded(&mut self) -> bool {
         core::mem::take(&mut self.crowded)
     }
@@ -299,7 +304,7 @@ fn bytes_in(frames: &[Frame]) -> u64 {
     frames.iter().map(|frame| u64::from(frame.len)).sum()
 }
 
-/// Whether a port may bring tunnel super-frames: an uplink that also takes them.
+/// Whether a port may deliver tunnel GSO packets: an uplink that also takes them.
 #[must_use]
 pub fn brings_tunnels(role: Role, caps: PortCaps) -> bool {
     role == Role::Uplink && caps.tx_uso

@@ -1,6 +1,6 @@
-//! Super-frames of tunnel packets: Ethernet, IP and UDP once, then datagrams of equal length (the last may be shorter),
-//! each a VXLAN header and an inner frame. It is what the kernel takes as GSO_UDP_L4 or UDP_SEGMENT and gives as UDP
-//! GRO, so one trip through its stack carries up to 64 packets.
+//! GSO packets of tunnel packets: Ethernet, IP and UDP once, then datagrams of equal length (the last may be
+//! shorter), each a VXLAN header and an inner frame. The kernel sends this form as GSO_UDP_L4 or UDP_SEGMENT
+//! and delivers it by UDP GRO, so one pass through its stack carries up to 64 packets.
 
 use alloc::vec::Vec;
 use core::ops::Range;
@@ -19,7 +19,7 @@ use crate::wire::ip::Ip;
 use crate::wire::vxlan::{self, Vxlan};
 use crate::wire::{ethernet, ipv4, ipv6, l4, set_word, word};
 
-/// How many segments of `cut` one tunnel super-frame with this outer header holds.
+/// Number of segments of `cut` that one tunnel GSO packet with this outer header holds.
 #[must_use]
 pub fn datagrams_per_frame(cut: &Cut, outer: &OuterHeader) -> usize {
     let before = outer.len - vxlan::HEADER_LEN;
@@ -28,7 +28,7 @@ pub fn datagrams_per_frame(cut: &Cut, outer: &OuterHeader) -> usize {
     (packet.min(slot) / (vxlan::HEADER_LEN + cut.len(0))).min(TUNNEL_DATAGRAMS_MAX)
 }
 
-/// Bytes of the tunnel super-frame that holds these segments of `cut`.
+/// Length in bytes of the tunnel GSO packet that holds these segments of `cut`.
 #[must_use]
 pub fn len(cut: &Cut, segments: Range<usize>, outer: &OuterHeader) -> usize {
     let last = segments.end - 1;
@@ -36,8 +36,8 @@ pub fn len(cut: &Cut, segments: Range<usize>, outer: &OuterHeader) -> usize {
     outer.len + whole + cut.len(last)
 }
 
-/// Writes these segments of the super-frame `from`, each behind a VXLAN header, to `to` behind the room for the other
-/// outer headers. Inner checksums are finished.
+/// Writes these segments of the GSO packet `from`, each behind a VXLAN header, to `to`, behind the room for
+/// the other outer headers. Inner checksums are finished.
 pub fn write(cut: &Cut, from: &[u8], segments: Range<usize>, outer: &OuterHeader, vni: Vni, to: &mut [u8]) {
     let header = Vxlan::new(vni);
     let mut at = outer.len - vxlan::HEADER_LEN;
@@ -49,26 +49,26 @@ pub fn write(cut: &Cut, from: &[u8], segments: Range<usize>, outer: &OuterHeader
     }
 }
 
-/// What became of a tunnel super-frame.
+/// The result of [`open`] for a tunnel GSO packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Opened {
-    /// Frames it was taken apart into, those without a slot included.
+    /// Number of frames in the packet, including those without a slot.
     pub frames: usize,
-    /// Of these, the ones for which there was no slot.
+    /// Number of these for which no slot was free.
     pub lost: usize,
 }
 
-/// Consecutive datagrams that are one frame now: its VXLAN header and what follows.
+/// Consecutive datagrams that are one frame now: its VXLAN header and the inner frame.
 struct Piece {
     start: usize,
     end: usize,
     run: Option<Run>,
 }
 
-/// Takes a tunnel super-frame apart. Datagrams that continue each other become one tunnel packet whose inner frame
-/// is a super-frame, in place; every other one becomes a tunnel packet of its own. `frame` is the first of them, the
-/// rest are appended to `more`, in order. `None`, and nothing has changed, when it is no tunnel super-frame to us or
-/// its facts are impossible.
+/// Unpacks a tunnel GSO packet. Coalesces datagrams that continue each other into one tunnel packet with an
+/// inner GSO packet, in place; every other datagram becomes a tunnel packet of its own. `frame` is the first
+/// of these, and `more` gets the rest, in order. Returns `None`, without any change, when the frame is not a
+/// tunnel GSO packet for this switch or its facts are impossible.
 pub fn open<P: FramePool>(
     pool: &mut P,
     frame: &mut Frame,
@@ -111,7 +111,7 @@ pub fn open<P: FramePool>(
     Some(opened)
 }
 
-/// Where the datagrams of a tunnel super-frame to our VTEP are.
+/// The range of the datagrams in a tunnel GSO packet to our VTEP.
 fn datagrams(bytes: &[u8], offload: Offload, uplink: &UplinkConfig) -> Option<Range<usize>> {
     let mut h = Headers::default();
     parse::ethernet(bytes, 0, &mut h).ok()?;
@@ -128,7 +128,8 @@ fn datagrams(bytes: &[u8], offload: Offload, uplink: &UplinkConfig) -> Option<Ra
     let start = udp_at + l4::UDP_HEADER_LEN;
     let end = udp_at + usize::from(h.l4_len);
     let count = (end - start).div_ceil(usize::from(offload.gso_size));
-    // Merged tunnel packets all begin with the same flags. Otherwise this is one tunnel packet around a GSO packet.
+    // Coalesced tunnel packets all begin with the same flags. Otherwise this is one tunnel packet around a
+    // GSO packet.
     let second = start + usize::from(offload.gso_size);
     let alike = second >= end || bytes.get(second) == bytes.get(start);
     let whole = alike && word(bytes, udp_at + l4::UDP_LEN_AT) == h.l4_len;
@@ -136,7 +137,7 @@ fn datagrams(bytes: &[u8], offload: Offload, uplink: &UplinkConfig) -> Option<Ra
 }
 
 impl Piece {
-    /// Takes the datagram `bytes[at..next]` in, if it continues this piece.
+    /// Appends the datagram `bytes[at..next]` to this piece, if it continues the piece.
     fn take(&mut self, bytes: &mut [u8], at: usize, next: usize) -> bool {
         let Some(run) = &mut self.run else { return false };
         let (mine, its) = (self.start + vxlan::HEADER_LEN, at + vxlan::HEADER_LEN);
@@ -148,7 +149,7 @@ impl Piece {
         true
     }
 
-    /// The facts of its tunnel packet, whose VXLAN header starts at `start`.
+    /// The offload facts of the piece's tunnel packet, whose VXLAN header starts at `start`.
     fn seal(&self, bytes: &mut [u8], start: usize) -> Offload {
         match &self.run {
             Some(run) if run.count() > 1 => {
@@ -162,8 +163,8 @@ impl Piece {
     }
 }
 
-/// Makes the outer headers, which end at `start`, agree with the length of what is behind them. Their checksums are
-/// not read again.
+/// Sets the lengths in the outer headers, which end at `start`, to match the bytes behind them. Leaves their
+/// checksums alone, since no later stage reads them.
 fn set_outer_len(bytes: &mut [u8], start: usize) {
     let udp_at = start - l4::UDP_HEADER_LEN;
     let Some((l3, ethertype)) = super::network_layer(bytes) else { return };

@@ -3,11 +3,12 @@
 //! A local stack leaves the sum of the pseudo-header in the field (SCTP and GRE: zero). A finished checksum has that value in
 //! one frame of 65,536; it verifies, and an unfinished one does not. So the switch never changes a right checksum.
 //!
-//! At most one checksum of a frame is unfinished: the innermost one that the sender left to a device. The sender computes the
-//! checksums around it as if it were finished (Linux: local checksum offload). So a candidate inside a tunnel counts only if
-//! every checksum around it verifies once the candidate is finished. VXLAN over IPv4 usually has no checksum around; there the
-//! value alone decides. The price: a captured frame with an unfinished checksum, sent on in a datagram without a
-//! checksum and behind a valid tunnel header, arrives finished.
+//! At most one checksum of a frame is unfinished: the innermost one that the sender left to a device. The
+//! sender computes the surrounding checksums as if it were finished (Linux: local checksum offload). So a
+//! candidate inside a tunnel counts only if every surrounding checksum verifies once the candidate is
+//! finished. VXLAN over IPv4 usually has no surrounding checksum; there the value alone decides. The price: a
+//! captured frame with an unfinished checksum, sent on in a datagram without a checksum and behind a valid
+//! tunnel header, arrives finished.
 
 use super::layers::{self, Cover, GRE_CHECKSUM_AT, Packet, Shell, Shells, header_ok, may_carry};
 use crate::counters::DropReason;
@@ -59,9 +60,9 @@ fn search_if_whole(bytes: &[u8], h: &Headers) -> Option<Offload> {
     search(bytes, usize::from(h.l3), h.ethertype, h.end as usize)
 }
 
-/// Adds segmentation facts to an unfinished packet from the uplink that is longer than the underlay's MTU. A kernel hands GSO
-/// packets of a local neighbour's tunnel to a UDP socket whole, and does not tell the segment size. TCP may be
-/// segmented at any size; 1280 bytes pass everywhere (RFC 8200 §5).
+/// Adds segmentation facts to an unfinished packet from the uplink that is longer than the underlay's MTU. A
+/// kernel hands GSO packets of a local neighbour's tunnel to a UDP socket whole, and does not tell the
+/// segment size. TCP may be segmented at any size; 1280 bytes pass everywhere (RFC 8200 §5).
 ///
 /// # Errors
 /// [`DropReason::OffloadUnknown`] for UDP, whose datagram boundaries are lost.
@@ -112,7 +113,7 @@ fn search(bytes: &[u8], l3: usize, ethertype: u16, end: usize) -> Option<Offload
 
 const _: () = assert!(NESTED_MAX >= 3, "an overlay in an overlay in an overlay");
 
-/// The unfinished checksum of a packet's own transport.
+/// The unfinished checksum of a packet's transport header.
 fn of_transport(bytes: &[u8], packet: &Packet, around: &Shells) -> Option<Offload> {
     let field = packet.checksum_at()?;
     let at = packet.l4 + field;
@@ -148,7 +149,7 @@ fn of_cover(bytes: &[u8], shell: &Shell, around: &Shells) -> Option<Offload> {
     (sum != 0xffff && all_right(bytes, around, at, &[!sum])).then_some(offload(l4, GRE_CHECKSUM_AT))
 }
 
-/// Whether every checksum around verifies once these words are written at `at`.
+/// Whether every surrounding checksum verifies once these words are written at `at`.
 fn all_right(bytes: &[u8], around: &Shells, at: usize, words: &[u16]) -> bool {
     around.iter().all(|shell| {
         let Packet { l4, end, .. } = shell.packet;
