@@ -1,16 +1,17 @@
-//! What a port's own policy does with frames, whatever they are: rate limits and mirrors.
+//! Rate limits and mirrors: a port's own policy, which applies to all its frames.
 //!
-//! Both stand outside the walk, so no memory of a verdict can carry a frame past them: what comes in is counted and
-//! copied before the memo is asked, what leaves when it lies on the port's queue, finished. Only the verdict cache
-//! under the walk would, and takes no flow from or to such a port ([`PortEntry::needs_walk`]). A port without policy costs one
-//! test per batch.
+//! Both are outside the pipeline, so no cached verdict can carry a frame past them. The switch counts and
+//! copies incoming frames before it looks into the flow cache, and outgoing frames when they are finished on
+//! the port's queue. Only the kernel offload could bypass them, so it takes no flow from or to such a port
+//! ([`PortEntry::needs_walk`]). A port without policy costs one test per batch.
 //!
-//! The order is: limit, copy, walk; and walk, limit, copy. So a flood beyond its limit costs no copies, and a mirror shows
-//! what a port in quarantine tries.
+//! On ingress the order is limit, copy, pipeline; on egress it is pipeline, limit, copy. So a flood beyond
+//! its limit costs no copies, and a mirror shows the frames that a quarantined port tries to send.
 //!
-//! A mirror cannot loop: copies are made of what a port receives and of its queue, never of a *tap*, and a tap joins no
-//! network: nothing but copies leaves by it, and nothing that comes in there goes anywhere. A copy that cannot be had is
-//! counted at the tap; the frame itself never waits for it.
+//! A mirror cannot loop. The switch copies the frames that a port receives and those on its queue, but never
+//! those of a mirror target. A mirror target joins no network: only copies leave by it, and the switch
+//! drops all frames that come in there. A copy that cannot be made is counted at the mirror target; the frame itself never
+//! waits for it.
 //!
 //! [`PortEntry::needs_walk`]: crate::table::port::PortEntry::needs_walk
 
@@ -29,7 +30,8 @@ use crate::watch::{Fate, Walk};
 use crate::wire::ethernet;
 
 impl Switch {
-    /// Holds a batch that came in against the port's limit, and copies what is within it to the port's mirror.
+    /// Applies the port's ingress limit to a batch, and copies the frames within the limit to the port's
+    /// mirror.
     #[cold]
     #[inline(never)]
     pub(super) fn gate<P: FramePool>(
@@ -65,7 +67,7 @@ impl Switch {
         }
     }
 
-    /// A frame that the walk does not see is counted in here.
+    /// Counts a frame in that the pipeline does not see, and drops it.
     fn refuse_over_limit<P: FramePool>(&mut self, now: Instant, id: PortId, frame: Frame, pool: &mut P) {
         let reason = DropReason::IngressRateLimit;
         self.counters.rx += 1;
@@ -80,8 +82,8 @@ impl Switch {
         self.drop_frame(id, frame, reason, pool);
     }
 
-    /// A copy of a frame as it came in; whether it could be had. What is unfinished about it is judged first, as the
-    /// walk will.
+    /// Copies an incoming frame to the mirror. Returns whether that succeeded. Checks the offload facts
+    /// first, as the pipeline will.
     fn mirror_incoming<P: FramePool>(&mut self, id: PortId, to: PortId, frame: &Frame, pool: &mut P) -> bool {
         let bytes = pool.bytes(frame);
         let unmarked = self.tables.ports.get(id).is_some_and(|p| p.caps.rx_csum_unmarked);
@@ -102,7 +104,7 @@ impl Switch {
         }
     }
 
-    /// Before the queues are flushed: limits and mirrors of what leaves by the ports whose I/O is here.
+    /// Applies egress limits and mirrors to the ports whose I/O is here, before the queues are flushed.
     #[inline]
     pub fn gate_leaving<P: FramePool>(
         &mut self,
@@ -131,7 +133,7 @@ impl Switch {
         self.gated = gated;
     }
 
-    /// Takes what is over the limit off a port's queue.
+    /// Removes the frames over the limit from a port's queue.
     fn limit_leaving<P: FramePool>(
         &mut self,
         now: Instant,
@@ -150,7 +152,7 @@ impl Switch {
             }
         }
         trail.step(|| Step::Limit { port: id, leaving: true, within: within == queue.len() });
-        // What is left lies elsewhere now.
+        // The remaining frames have other indices now.
         self.end_merges(id);
         for frame in queue.drain(within..) {
             self.counters.queued -= 1;
@@ -161,7 +163,7 @@ impl Switch {
         }
     }
 
-    /// Copies what lies on a port's queue to its mirror.
+    /// Copies the frames on a port's queue to its mirror.
     fn mirror_leaving<P: FramePool>(&mut self, id: PortId, pool: &mut P, trail: &mut impl Trail) {
         let Some(port) = self.tables.ports.get_mut(id).filter(|p| !p.queue.is_empty()) else { return };
         let Some(tap) = port.config.policy.mirror else { return };
@@ -176,8 +178,8 @@ impl Switch {
         }
     }
 
-    /// Puts a copy on the tap's queue, cut or finished if the tap needs that; whether it could be had. `facts`: what is
-    /// unfinished about the frame, where that is not yet judged.
+    /// Puts a copy on the queue of the mirror target, segmented or finished if the target needs that. Returns
+    /// whether that succeeded. `facts` are the frame's offload facts, where they are not yet checked.
     fn mirror<P: FramePool>(
         &mut self,
         to: PortId,
@@ -200,7 +202,7 @@ impl Switch {
             copy.offload = offload;
             let vni = const { Vni::new(0).unwrap() };
             let as_it_is = Verdict { edits: Edits::NONE, out: Out::Port(to), vni, vid: 0 };
-            // Nothing is pushed, so there is room.
+            // No tag is pushed, so there is room.
             let _ = act::act(pool, &mut copy, h, &as_it_is);
         }
         if copy.offload == Offload::NONE {
@@ -217,11 +219,11 @@ impl Switch {
         false
     }
 
-    /// Which ports have something done with what leaves by them.
+    /// Updates the list of ports with an egress limit or mirror.
     pub(super) fn compose_gates(&mut self) {
         let gated = self.tables.ports.iter().filter(|(_, p)| p.is_gated_leaving());
         let mut gated: Vec<(bool, PortId)> = gated.map(|(id, p)| (p.config.policy.tap, id)).collect();
-        // A tap's queue is complete only when every other port has been copied from.
+        // The queue of a mirror target is complete only when every other port has been copied from.
         gated.sort_unstable();
         self.gated = gated.into_iter().map(|(_, id)| id).collect();
     }

@@ -1,18 +1,19 @@
-//! The guards of guest ports: which frames an iVM with known addresses may send.
+//! The guards of guest ports decide which frames an iVM with known addresses may send.
 //!
-//! A guard tests what the receiver acts on, not what an honest sender happens to send. A DHCP client looks at the
-//! destination port, so the source port proves nothing; a host takes a router advertisement behind any extension
-//! headers, so the whole chain is read. Where that cannot be read the frame is dropped: headers that are cut short, or
-//! that lie in a later fragment.
+//! A guard tests the fields that the receiver acts on, not those that an honest sender happens to set. A DHCP
+//! client looks at the destination port, so the source port proves nothing. A host takes a router
+//! advertisement behind any extension headers, so the guard reads the whole chain. It drops a frame whose
+//! chain it cannot read, because the headers are truncated or lie in a later fragment.
 //!
-//! Later fragments pass. A receiver needs the first fragment to make a packet, and the first fragment has to contain
-//! every byte that the guards read. Even at a receiver that lets fragments overlap, no later fragment replaces those
-//! bytes: offsets count units of eight bytes, and the guards read only the first eight behind the IP header. Messages
-//! in which they read more (Neighbor Discovery, DHCP questions, packets with extension headers behind the fragment
-//! header) are dropped when they come in fragments.
+//! Later fragments pass. A receiver needs the first fragment to make a packet, and the first fragment has to
+//! contain every byte that the guards read. Even at a receiver that lets fragments overlap, no later fragment
+//! replaces those bytes: offsets count units of eight bytes, and the guards read only the first eight behind
+//! the IP header. Messages in which they read more (Neighbor Discovery, DHCP questions, packets with
+//! extension headers behind the fragment header) are dropped when they come in fragments.
 //!
-//! SECURITY.md has the table of all guards, each with its test. `memo.rs` and `flow.rs` do not repeat them: their keys
-//! contain every byte that decides, and [`reads_payload`] excludes the packets of which a guard reads more.
+//! SECURITY.md has the table of all guards, each with its test. `memo.rs` and `flow.rs` do not repeat them:
+//! their keys contain every byte that decides, and [`reads_payload`] excludes the packets in which a guard
+//! reads more.
 
 mod dhcp;
 mod nd;
@@ -31,12 +32,12 @@ use crate::wire::ip::Ip;
 use crate::wire::ipv6::{self, UpperLayer};
 use crate::wire::{ethernet, icmp, ipv4, l4, view};
 
-/// Bytes in front of which a later IPv6 fragment may not begin. A station fragments packets that exceed the path's MTU,
-/// of 1280 bytes at least; even if it cuts them in halves, a later fragment begins behind this place. Messages of ND are
-/// smaller, so that none of their fragments pass, beside the first that is dropped for what it is.
+/// Minimum offset of a later IPv6 fragment, in bytes. A station fragments packets that exceed the path's MTU,
+/// of 1280 bytes at least. Even if it halves them, a later fragment begins behind this offset. ND messages
+/// are smaller, so none of their later fragments pass, and the guard drops the first fragment as ND.
 const V6_FRAGMENT_PLACE_MIN: usize = 512;
 
-/// A frame from a guest port, and everything it is judged by.
+/// A frame from a guest port, and everything that the guards need to judge it.
 struct Guard<'a> {
     tables: &'a Tables,
     network: &'a Network,
@@ -46,10 +47,10 @@ struct Guard<'a> {
     bytes: &'a [u8],
 }
 
-/// Whether the iVM behind the port may send this frame.
+/// Decides whether the iVM behind the port may send this frame.
 ///
 /// # Errors
-/// Why not.
+/// The reason why it may not.
 pub fn guest(
     tables: &Tables,
     network: &Network,
@@ -74,8 +75,8 @@ pub fn guest(
     }
 }
 
-/// Whether a guest port whose addresses are bound may claim this link-local address now: an opaque one, and no other
-/// station's as far as this switch knows.
+/// Whether a guest port with bound addresses may claim this link-local address now. The address has to be
+/// opaque, and this switch must not know another station that has it.
 #[must_use]
 pub fn is_claimable(tables: &Tables, network: &Network, id: PortId, port: &PortEntry, ip: Ip) -> bool {
     port.takes_claims()
@@ -86,8 +87,8 @@ pub fn is_claimable(tables: &Tables, network: &Network, id: PortId, port: &PortE
 }
 
 impl Guard<'_> {
-    /// Whether the iVM may use the address. It may never use a gateway address, nor a link-local one of another port,
-    /// even if a bound prefix contains it.
+    /// Whether the iVM may use the address. It may never use a gateway address or another port's link-local
+    /// address, even if a bound prefix contains it.
     fn owns(&self, ip: Ip) -> bool {
         (self.port.binds_ip(ip) || self.has_claimed(ip))
             && !self.network.gateways.contains(&ip)
@@ -109,13 +110,14 @@ impl Guard<'_> {
         !self.port.is_configured_owner(ip) && others().any(|(_, p)| p.is_configured_owner(ip))
     }
 
-    /// Whether it may ask if the address is free: it has it already, or may claim it.
+    /// Whether the iVM may ask if the address is free: it already has the address, or may claim it.
     fn may_probe(&self, ip: Ip) -> bool {
         self.owns(ip) || is_claimable(self.tables, self.network, self.id, self.port, ip)
     }
 
-    /// Receivers learn the sender's addresses of a request and of a reply; RFC 826 has no use for the target's. Who
-    /// probes an address from 0.0.0.0 takes it from one that probes it too (RFC 5227 §2.1.1).
+    /// Receivers learn the sender's addresses from a request and from a reply; RFC 826 has no use for the
+    /// target's. A station that probes an address from 0.0.0.0 takes it away from another that also probes it
+    /// (RFC 5227 §2.1.1).
     fn arp(&self) -> Result<(), DropReason> {
         let arp = view::<Arp>(self.bytes, usize::from(self.h.l3)).ok_or(DropReason::IpMalformed)?;
         let probes = self.h.src.is_unspecified() && arp.operation.get() == arp::REQUEST;
@@ -127,23 +129,23 @@ impl Guard<'_> {
         }
     }
 
-    /// Other stations may find IP in frames where we do not: in LLC frames (some accept RFC 1042 on Ethernet, with any
-    /// length), and behind more than two tags. Such frames are dropped.
+    /// Drops frames in which other stations may find IP and this switch does not: LLC frames (some stations
+    /// accept RFC 1042 on Ethernet, with any length), and frames with more than two tags.
     fn other(&self) -> Result<(), DropReason> {
         match self.h.ethertype {
             tag if ethernet::is_tag(tag) || ethernet::TYPE_OLD_STAGS.contains(&tag) => {
                 Err(DropReason::VlanNotAllowed)
             }
             ..ethernet::TYPE_MIN | ethernet::TYPE_LONG_LLC => Err(DropReason::LlcGuard),
-            // Some receivers (bonding in Linux) take them whatever group they are sent to.
+            // Some receivers (bonding in Linux) accept these whatever group they are sent to.
             ethernet::TYPE_SLOW | ethernet::TYPE_LLDP => Err(DropReason::LinkLocalGroup),
             ethernet::TYPE_RARP => self.rarp(),
             _ => Ok(()),
         }
     }
 
-    /// QEMU announces a migrated guest by a reverse request for its own MAC. A reply would give another station an
-    /// address (RFC 903), and is dropped.
+    /// Permits the reverse request for the guest's own MAC, by which QEMU announces a migrated guest. Drops
+    /// replies, which would give another station an address (RFC 903).
     fn rarp(&self) -> Result<(), DropReason> {
         let arp = view::<Arp>(self.bytes, usize::from(self.h.l3)).filter(|arp| arp.is_ipv4_over_ethernet());
         let arp = arp.ok_or(DropReason::IpMalformed)?;
@@ -160,8 +162,8 @@ impl Guard<'_> {
     fn v4(&self) -> Result<(), DropReason> {
         let h = self.h;
         self.upper_header()?;
-        // Without an address a station searches for a DHCP server and joins groups (RFC 3376 §4.2.13), and sends
-        // nothing else.
+        // Without an address, a station searches for a DHCP server and joins groups (RFC 3376 §4.2.13), and
+        // sends nothing else.
         let from_nowhere = || match h.proto {
             l4::UDP => {
                 h.part == Part::Whole && (h.sport, h.dport) == (l4::DHCP_CLIENT_PORT, l4::DHCP_SERVER_PORT)
@@ -187,9 +189,9 @@ impl Guard<'_> {
         }
     }
 
-    /// The station with the lowest address that sends queries becomes the segment's querier. If it then stops, bridges
-    /// that snoop stop forwarding multicast. They send all of it to a station that says it is a multicast router (RFC
-    /// 4541 §2.1.1, RFC 4286).
+    /// Drops queries and router messages. The station with the lowest address that sends queries becomes the
+    /// segment's querier. If it then stops, bridges that snoop stop forwarding multicast. They send all of it
+    /// to a station that claims to be a multicast router (RFC 4541 §2.1.1, RFC 4286).
     fn igmp(&self) -> Result<(), DropReason> {
         const MEMBERSHIP_QUERY: u8 = 0x11;
         const DVMRP: u8 = 0x13;
@@ -210,7 +212,8 @@ impl Guard<'_> {
     fn v6(&self) -> Result<(), DropReason> {
         let h = self.h;
         let chain = self.chain()?;
-        // RFC 7112: the first fragment has the whole chain. Honest stations have no headers behind the fragment header.
+        // RFC 7112: the first fragment has the whole chain. Honest stations have no headers behind the
+        // fragment header.
         if chain.is_some_and(|chain| chain.behind_fragment) {
             return Err(DropReason::FragmentGuard);
         }
@@ -236,7 +239,7 @@ impl Guard<'_> {
         }
     }
 
-    /// How the upper layer was found; `None` when it follows the fixed header.
+    /// Finds the upper layer. `None` when it follows the fixed header.
     fn chain(&self) -> Result<Option<UpperLayer>, DropReason> {
         let packet = self.bytes.get(usize::from(self.h.l3)..).unwrap_or_default();
         if self.h.part == Part::Whole && packet.get(ipv6::NEXT_HEADER_AT) == Some(&self.h.proto) {
@@ -245,7 +248,7 @@ impl Guard<'_> {
         ipv6::upper_layer(packet).map(Some).ok_or(DropReason::IpMalformed)
     }
 
-    /// The header that tells what a packet is has to be there.
+    /// Requires the header that identifies the upper-layer message.
     fn upper_header(&self) -> Result<(), DropReason> {
         let h = self.h;
         let needed = matches!(h.proto, l4::TCP | l4::UDP | l4::ICMP | l4::ICMPV6);
@@ -256,7 +259,7 @@ impl Guard<'_> {
         }
     }
 
-    /// Whether the frame stands for several on the wire, of which only the first can be read.
+    /// Whether the frame stands for several packets on the wire. The guards can read only the first of these.
     const fn is_super_frame(&self) -> bool {
         self.h.wire_end < self.h.end
     }

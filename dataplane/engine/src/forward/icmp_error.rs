@@ -1,14 +1,18 @@
-//! What a sender is told whose packet is not forwarded: ICMP errors, ICMPv6 errors and TCP resets.
+//! ICMP errors, ICMPv6 errors and TCP resets for the sender of a packet that the switch does not forward.
 //!
-//! *Who is told* ([`may_be_told`]): RFC 1122 §3.2.2, RFC 1812 §4.3.2.7, RFC 4443 §2.4 (e). *How often*:
-//! `table/error_limit.rs`. *By whom* (`speaker`): a router's address on the network that the packet came from, so the virtual
-//! gateway's. Only about a packet towards a floating IP the floating IP itself speaks (on the underlay: its reality
-//! address): that is the one address the provider's NAT carries back to the Internet, and its sender knows it already.
-//! So the Internet's traceroute shows the floating IP once for every rVM on the way. *Which way*: back where the packet
-//! came from, to the MAC address that it came from. *What is quoted*: the packet as it came, before translation, so that
-//! its sender recognises it; rVMs on the way back translate the quote with the rest.
+//! - *Which senders get one* ([`may_be_told`]): RFC 1122 §3.2.2, RFC 1812 §4.3.2.7, RFC 4443 §2.4 (e).
+//! - *How often*: `table/error_limit.rs`.
+//! - *From which address* (`speaker`): a router's address on the network that the packet came from, so the
+//!   virtual gateway's. Only errors about a packet towards a floating IP come from the floating IP itself (on
+//!   the underlay: its reality address). The provider's NAT carries only that address back to the Internet,
+//!   and the sender knows it already. So traceroute from the Internet shows the floating IP once for every
+//!   rVM on the way.
+//! - *To which destination*: back to the port or peer and the MAC address that the packet came from.
+//! - *What it quotes*: the packet as received, before translation, so that its sender recognises it. rVMs on
+//!   the way back translate the quote with the rest.
 //!
-//! On a bridged path nobody has an address. There the one error is that a packet is too big, and it speaks for the destination.
+//! On a bridged path no router has an address. The only error there is that a packet is too big; it comes
+//! from the packet's destination.
 
 use super::act::{answer_macs, update, write_address};
 use super::classify::{Admission, From};
@@ -28,21 +32,21 @@ use crate::wire::ip::Ip;
 use crate::wire::mac::MacAddr;
 use crate::wire::{ethernet, icmp, ipv4, ipv6, l4, set_word, word};
 
-/// The longest answer: RFC 4443 §2.4 (c), behind two VLAN tags.
+/// Maximum length of an answer: RFC 4443 §2.4 (c), behind two VLAN tags.
 const ANSWER_MAX: usize = ethernet::HEADER_LEN + 2 * ethernet::TAG_LEN + V6_ERROR_MAX;
-/// Bytes of an IPv4 error: as much is quoted as fits (RFC 1812 §4.3.2.3).
+/// Maximum length of an IPv4 error in bytes. It quotes as much as fits (RFC 1812 §4.3.2.3).
 const V4_ERROR_MAX: usize = 576;
-/// Bytes of an IPv6 error.
+/// Maximum length of an IPv6 error in bytes.
 const V6_ERROR_MAX: usize = 1280;
-/// Internetwork control (RFC 1812 §4.3.2.5): routers forward the news of trouble first.
+/// Internetwork control (RFC 1812 §4.3.2.5): routers prefer errors to other traffic.
 const TOS: u8 = 0xc0;
 const HOP_LIMIT: u8 = 64;
-/// Speaks for a router without an IPv4 address of its own (RFC 7600).
+/// The source for a router without an IPv4 address of its own (RFC 7600).
 const NO_ADDRESS: Ip = Ip::v4([192, 0, 0, 8]);
 
 impl Switch {
-    /// Tells the sender of a packet why it is not forwarded, if that may be. `routed`: a router speaks, else the
-    /// destination.
+    /// Tells the sender of a packet why it is not forwarded, if the RFCs allow that. With `routed` the answer
+    /// comes from a router, otherwise from the destination.
     #[cold]
     #[allow(clippy::too_many_arguments, reason = "the facts of one frame")]
     pub(super) fn tell<P: FramePool, T: Trail>(
@@ -79,7 +83,7 @@ impl Switch {
         self.counters.refusals[what.kind()] += 1;
         trail.step(|| Step::Told(what, speaker));
         match adm.from {
-            // It has the tags that the frame came with.
+            // The answer has the tags that the frame came with.
             From::Port(_) | From::Underlay => self.enqueue(id, answer, pool),
             From::Peer(from, _) => {
                 let tunnel = TunnelFacts { entropy: TunnelFacts::port(h.hash), ecn: 0, ttl: OUTER_TTL };
@@ -89,8 +93,8 @@ impl Switch {
         }
     }
 
-    /// The address that the router speaks from. Of several the one nearest to the sender's, as a host's own choice of
-    /// source would be.
+    /// The source address of a router's answer. Of several addresses, the one nearest to the sender's, as a
+    /// host would choose.
     fn speaker(&self, adm: &Admission, h: &Headers) -> Ip {
         let network = match adm.from {
             From::Underlay => None,
@@ -107,9 +111,9 @@ impl Switch {
         nearest.copied().unwrap_or_else(unnumbered)
     }
 
-    /// Where the station is that has the source address of a packet that another rVM's virtual gateway sent us. That
-    /// gateway need not know: where a CMS translates, it has a route and no more. The mapping of the floating IP does, if
-    /// its provider's end is here.
+    /// Finds the station with the source address of a packet that another rVM's virtual gateway sent us. That
+    /// gateway may not know the station: where a CMS translates, the gateway has only a route. The floating
+    /// IP's mapping knows it, if its provider's end is here.
     fn station(&self, adm: &Admission, h: &Headers, bytes: &[u8]) -> Option<(MacAddr, PeerId)> {
         let From::Peer(..) = adm.from else { return None };
         let floating = &self.tables.floating;
@@ -127,10 +131,10 @@ impl Switch {
     }
 }
 
-/// Whether the sender of a packet may be told that it is not forwarded.
+/// Whether the sender of a packet may get an error about it.
 fn may_be_told(h: &Headers, bytes: &[u8], what: Refusal) -> bool {
     let to_one = !h.eth_dst.is_multicast() && h.src.may_be_told() && h.dst.is_host();
-    // The sum of a super-frame's header is its maker's business.
+    // The header checksum of a GSO packet is its producer's responsibility.
     let sound = h.net != Net::V4 || h.wire_end != h.end || ipv4::is_sound(h.packet(bytes));
     if !sound || !to_one || h.part == Part::Later || h.icmp_error() || is_redirect(h) {
         return false;
@@ -138,7 +142,7 @@ fn may_be_told(h: &Headers, bytes: &[u8], what: Refusal) -> bool {
     match what {
         // RFC 792: fragmentation needed and not allowed.
         Refusal::TooBig(_) => h.net != Net::V4 || ipv4::may_not_fragment(h.packet(bytes)),
-        // RFC 9293 §3.10.7.1: a reset is not answered by another.
+        // RFC 9293 §3.10.7.1: no reset answers another one.
         Refusal::Reset => {
             h.part == Part::Whole
                 && h.l4 != 0
@@ -148,12 +152,12 @@ fn may_be_told(h: &Headers, bytes: &[u8], what: Refusal) -> bool {
     }
 }
 
-/// Whether it is an ICMPv6 redirect, which is no error by its number (RFC 4443 §2.4 (e.2)).
+/// Whether it is an ICMPv6 redirect, which by its number is not an error (RFC 4443 §2.4 (e.2)).
 fn is_redirect(h: &Headers) -> bool {
     h.proto == l4::ICMPV6 && h.l4 != 0 && h.icmp_type() == icmp::V6_REDIRECT
 }
 
-/// Writes the Ethernet header back to the sender, with the tags that came. Returns its length.
+/// Writes the Ethernet header of the answer, with the received tags. Returns its length.
 fn write_ethernet(frame: &[u8], h: &Headers, out: &mut [u8]) -> usize {
     let (eth, l3) = (usize::from(h.eth), usize::from(h.l3));
     out[..l3 - eth].copy_from_slice(&frame[eth..l3]);
@@ -161,14 +165,14 @@ fn write_ethernet(frame: &[u8], h: &Headers, out: &mut [u8]) -> usize {
     l3 - eth
 }
 
-/// Writes the IP header of an answer of `len` bytes behind it. Returns its length.
+/// Writes the IP header for a payload of `len` bytes. Returns its length.
 fn write_ip(ip: &mut [u8], h: &Headers, from: Ip, proto: u8, len: usize) -> usize {
     if h.net == Net::V4 {
         let header = &mut ip[..ipv4::HEADER_LEN];
         header.fill(0);
         (header[0], header[1], header[8], header[9]) = (0x45, TOS, HOP_LIMIT, proto);
         set_word(header, ipv4::TOTAL_LEN_AT, (ipv4::HEADER_LEN + len) as u16);
-        // Never fragmented, so it needs no identification (RFC 6864 §4.1).
+        // An answer is never fragmented, so it needs no identification (RFC 6864 §4.1).
         set_word(header, ipv4::FLAGS_OFFSET_AT, ipv4::DONT_FRAGMENT);
         write_address(header, 0, true, true, from);
         write_address(header, 0, true, false, h.src);
@@ -183,7 +187,7 @@ fn write_ip(ip: &mut [u8], h: &Headers, from: Ip, proto: u8, len: usize) -> usiz
     }
 }
 
-/// Type, code and the four bytes behind the checksum.
+/// The type, the code and the four bytes behind the checksum.
 fn message_head(what: Refusal, v4: bool, packet: &[u8]) -> [u8; 6] {
     let (kind, code, rest) = match (what, v4) {
         (Refusal::TimeExceeded, true) => (icmp::TIME_EXCEEDED, 0, 0),
@@ -208,7 +212,8 @@ fn message_head(what: Refusal, v4: bool, packet: &[u8]) -> [u8; 6] {
     [kind, code, rest[0], rest[1], rest[2], rest[3]]
 }
 
-/// Writes the ICMP error that answers the packet in `frame`, which may be told. Returns its length.
+/// Writes the ICMP error that answers the packet in `frame`. The caller has checked [`may_be_told`]. Returns
+/// the length.
 fn error(frame: &[u8], h: &Headers, what: Refusal, from: Ip, out: &mut [u8]) -> usize {
     let v4 = h.net == Net::V4;
     let packet = h.packet(frame);
@@ -224,7 +229,7 @@ fn error(frame: &[u8], h: &Headers, what: Refusal, from: Ip, out: &mut [u8]) -> 
     message[4..icmp::HEADER_LEN].copy_from_slice(&rest);
     message[icmp::HEADER_LEN..].copy_from_slice(quote);
     if h.wire_end != h.end {
-        // Of a super-frame, quote what would have been on the wire.
+        // Of a GSO packet, quote only the part that would have been on the wire first.
         let quoted = &mut message[icmp::HEADER_LEN..];
         let wire_len = (h.wire_end - u32::from(h.l3)) as u16;
         if v4 {
@@ -241,7 +246,8 @@ fn error(frame: &[u8], h: &Headers, what: Refusal, from: Ip, out: &mut [u8]) -> 
     l4_at + len
 }
 
-/// Writes the reset that answers the TCP segment in `frame`, which may be told (RFC 9293 §3.10.7.1). Returns its length.
+/// Writes the reset that answers the TCP segment in `frame` (RFC 9293 §3.10.7.1). The caller has checked
+/// [`may_be_told`]. Returns the length.
 fn reset(frame: &[u8], h: &Headers, from: Ip, out: &mut [u8]) -> usize {
     let l2_len = write_ethernet(frame, h, out);
     let l4_at = l2_len + write_ip(&mut out[l2_len..], h, from, l4::TCP, l4::TCP_HEADER_LEN);

@@ -1,4 +1,4 @@
-//! Learning: the only table write on the path.
+//! Learning: the only stage that writes to a table.
 
 use super::Tables;
 use super::classify::{Admission, From, Probe};
@@ -13,8 +13,8 @@ use crate::wire::l4;
 use crate::wire::mac::MacAddr;
 use crate::wire::{nd, view};
 
-/// Notes where the frame's sender is, and what it says of its IP address. Returns its place if that is news, and
-/// whether it was elsewhere before.
+/// Records the location of the frame's sender, and the IP address that it announces. Returns the location if
+/// it is new, and whether the station was elsewhere before.
 #[inline]
 pub fn learn(
     tables: &mut Tables,
@@ -47,7 +47,7 @@ pub fn learn(
     told
 }
 
-/// A station's MAC is known at a new place, or at none: mappings that send to it follow.
+/// Updates the floating IPs that send to a station, after its MAC moved or was forgotten.
 pub fn station_moved(tables: &mut Tables, vni: Vni, mac: MacAddr, location: Option<Location>) {
     if tables.floating.stations_at(vni, mac).is_empty() {
         return;
@@ -79,7 +79,8 @@ fn hear(tables: &mut Tables, now: Instant, vni: Vni, h: &Headers, bytes: &[u8]) 
             None => return,
         },
     };
-    // A station speaks for itself: an answer whose MAC is not its sender's is a forgery or a proxy we do not know.
+    // A station speaks for itself: an answer whose MAC is not its sender's is a forgery, or comes from a
+    // proxy that the switch does not know.
     if mac == h.eth_src && ip != Ip::default() && tables.neighbors.heard(now, vni, ip, mac) {
         let location = tables.fdb.get(vni, 0, mac);
         tables.changed();

@@ -1,4 +1,5 @@
-//! Claims of opaque link-local addresses ([`crate::table::link_local`]): noted, contested, told to other workers.
+//! Claims of opaque link-local addresses ([`crate::table::link_local`]): records and contests them, and tells
+//! other workers.
 
 use super::classify::{Admission, From};
 use super::output::TunnelFacts;
@@ -16,9 +17,9 @@ use crate::wire::ip::Ip;
 use crate::wire::{icmp, nd};
 
 impl Switch {
-    /// Takes an admitted message of ND into account: it may claim an address for the guest behind its port, and ends
-    /// the claim of any other port to that address. The later station is believed, because the guards have already
-    /// dropped the message if its sender is a guest that may not use the address.
+    /// Takes an admitted ND message into account. It may claim an address for the guest behind its port, and
+    /// it ends the claim of any other port to that address. The later station wins, because the guards have
+    /// already dropped the message if its sender is a guest that may not use the address.
     #[cold]
     pub(super) fn hear_of_link_local<P: FramePool>(
         &mut self,
@@ -48,13 +49,13 @@ impl Switch {
             && probes
             && self.claim_link_local(now, id, adm.vid, ip)
         {
-            // The guest may have asked so that the owner does not hear it, or does not take it for a question.
+            // The guest may have asked in a form that the owner does not receive or does not recognise.
             self.ask_if_free(id, adm.vid, ip, pool);
         }
     }
 
-    /// A frame was refused, perhaps because of an address that its guest may claim and had before this switch looked: it
-    /// was moved here while it ran, or the switch was restarted.
+    /// Handles a refused frame whose source address the guest may claim. The guest may have had the address
+    /// before this switch could see its claim: it migrated here while running, or the switch was restarted.
     #[inline]
     pub(super) fn note_refusal<P: FramePool>(
         &mut self,
@@ -71,7 +72,7 @@ impl Switch {
         }
     }
 
-    /// The switch asks in the guest's place whether its address is free.
+    /// Asks, in the guest's place, whether its address is free.
     #[cold]
     fn claim_refused<P: FramePool>(
         &mut self,
@@ -107,7 +108,7 @@ impl Switch {
         claimed
     }
 
-    /// Another worker's news: a guest of this port has claimed the address, or has lost it.
+    /// Takes over another worker's news: a guest of this port has claimed the address, or has lost it.
     pub(super) fn hear_link_local(&mut self, now: Instant, id: PortId, ip: Ip, vid: u16, claimed: bool) {
         let Some(port) = self.tables.ports.get_mut(id).filter(|port| port.takes_claims()) else { return };
         if claimed {
@@ -117,7 +118,7 @@ impl Switch {
         }
     }
 
-    /// Drops the claims that the configuration, as it now is, does not allow.
+    /// Drops the claims that the current configuration does not allow.
     pub(super) fn revise_link_locals(&mut self) {
         if !self.tables.ports.any_claims() {
             return;
@@ -141,7 +142,7 @@ impl Switch {
         }
     }
 
-    /// Asks every station of the network but the guest whether it has an address (RFC 4862 §5.4.2).
+    /// Asks every station of the network except the guest whether it has an address (RFC 4862 §5.4.2).
     fn ask_if_free<P: FramePool>(&mut self, id: PortId, vid: u16, ip: Ip, pool: &mut P) {
         let network = self.tables.ports.get(id).and_then(|p| self.tables.networks.at(p.net?));
         let Some((vni, mac)) = network.map(|n| (n.config.vni, n.config.router_mac)) else { return };

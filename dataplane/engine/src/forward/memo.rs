@@ -1,14 +1,15 @@
-//! A memo of `classify`: what was decided about a flow, found again by the first bytes of its next packet.
+//! The flow cache: verdicts of `classify`, keyed by the first bytes of a flow's packets.
 //!
-//! Most packets are plain: untagged IPv4, TCP or UDP, whole, no options. Of such a packet everything that
-//! `classify` reads stands at fixed offsets and makes a key of five words, and what it decides makes one or two cache
-//! lines. A packet whose key is known is not parsed, admitted or classified again: its edits are applied and
-//! it is queued. Every other packet takes the long way, and may leave an entry behind.
+//! Most packets are plain: untagged IPv4, TCP or UDP, whole, without options. In such a packet, all fields
+//! that `classify` reads are at fixed offsets and form a key of five words; the verdict takes one or two
+//! cache lines. A packet whose key is found is not parsed, admitted or classified again: the switch applies
+//! the edits and queues it. Every other packet takes the slow path, and may leave an entry.
 //!
-//! The memo is never a second policy. An entry is composed from a [`Verdict`] and holds only while nothing it
-//! rests on has changed (its stamp: [`Tables::version`] and the versions of both stations); what a key does
-//! not hold (length, hop limit, ECN, an unfinished checksum) is checked per packet, and what fails the check
-//! takes the long way. `tests/memo` proves it: with and without, the same bytes leave by the same ports.
+//! The flow cache is never a second policy. An entry is composed from a [`Verdict`], and holds only while its
+//! basis is unchanged (its stamp: [`Tables::version`] and the versions of both stations). Properties outside
+//! the key (length, hop limit, ECN, an unfinished checksum) are checked per packet; a packet that fails the
+//! check takes the slow path. `tests/memo` proves it: with and without the flow cache, the same bytes leave
+//! by the same ports.
 
 use alloc::boxed::Box;
 
@@ -29,72 +30,73 @@ use crate::wire::{ethernet, ipv4, l4, vxlan, word};
 
 /// Bytes from the start of a plain packet's frame to the end of its ports and UDP checksum.
 pub const PLAIN_LEN: usize = 42;
-/// Where the flags of a plain TCP packet are.
+/// Offset of the flags of a plain TCP packet.
 const TCP_FLAGS_AT: usize = ethernet::HEADER_LEN + ipv4::HEADER_LEN + l4::TCP_FLAGS_AT;
-/// Bytes of an outer header over IPv4.
+/// Length of an outer header over IPv4, in bytes.
 const OUTER_LEN: usize = 50;
 
-/// What decides about a plain packet, as it stands in the frame: MAC addresses and ingress; IP addresses;
-/// ports, protocol and class; outer source and VNI.
+/// The fields of a plain packet that decide its verdict, as they are in the frame: MAC addresses and ingress;
+/// IP addresses; ports, protocol and class; outer source and VNI.
 pub type Key = [u64; 5];
 
-/// A frame's key and where its parts are.
+/// A frame's key, and the offsets that the edits need.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Look {
-    /// Whether there is a key: the packet is plain.
+    /// Whether the packet is plain and so has a key.
     pub plain: bool,
-    /// Where the (inner) Ethernet header starts.
+    /// Offset of the (inner) Ethernet header.
     pub eth: u8,
     /// Transport protocol.
     pub proto: u8,
-    /// Frame bytes from the (inner) Ethernet header on.
+    /// Length of the frame from the (inner) Ethernet header on, in bytes.
     pub len: u16,
-    /// Whether its entry was found.
+    /// Whether the entry was found.
     pub found: bool,
-    /// Where its entry is, if anywhere, and by which tag.
+    /// Index and tag of the entry, if there is one.
     at: u32,
     tag: u16,
     key: Key,
 }
 
 impl Look {
-    /// Which of the two entries a newcomer displaces first.
+    /// Which of the set's two entries a new flow displaces first.
     #[inline]
     const fn preferred(&self) -> usize {
         (self.tag >> 1) as usize & 1
     }
 }
 
-/// What is the same for every frame of a batch.
+/// The facts that all frames of a batch share.
 #[derive(Debug)]
 pub struct Side<'a> {
     ingress: u64,
     own: u64,
     /// The virtual gateway's address on the network last seen, and that network.
     router: (u64, u32),
-    /// Only these source addresses may be used here: they belong to the key.
+    /// The port permits only bound source addresses, so these belong to the key.
     bound: bool,
-    /// Partial checksums come without saying so.
+    /// Partial checksums arrive without a mark.
     unmarked: bool,
     uplink: Option<(&'a UplinkConfig, [u8; 4])>,
 }
 
-/// Remembered verdicts. Two-way set associative; no entry is ever sought elsewhere.
+/// The table of cached verdicts. Two-way set associative; a lookup never reads another set.
 #[derive(Debug)]
 pub struct Memo {
-    /// A part of each entry's hash, so that only the line of the right one is fetched.
+    /// A part of each entry's hash, so that a lookup fetches only the line of the right entry.
     tags: Box<[[u16; 2]; SETS]>,
     entries: Box<[Entry; MEMO_ENTRIES]>,
     rewrites: Box<[Rewrite; MEMO_ENTRIES]>,
     seed: [u64; 5],
-    /// Decides which newcomers displace a flow that is still valid: one in [`PATIENCE`].
+    /// Count of new flows. One in [`PATIENCE`] displaces a flow that is still valid.
     newcomers: u32,
 }
 
-/// Newcomers that a full set turns away before it takes one: flows of one packet displace few.
+/// Number of new flows that a full set rejects before it takes one. So flows of a single packet displace few
+/// others.
 const PATIENCE: u32 = 16;
 
-/// One flow: what is compared, and what every packet of it needs.
+/// One flow: the fields to compare, and the data that every packet needs.
 #[derive(Clone, Copy, Debug, FromZeros)]
 #[repr(C, align(64))]
 pub struct Entry {
@@ -102,70 +104,70 @@ pub struct Entry {
     stamp: u32,
     src_cell: u16,
     dst_cell: u16,
-    /// Longest frame that fits both ways.
+    /// Maximum length of a frame, on ingress and egress.
     max_len: u16,
-    /// The port or peer it goes to, by `kind`.
+    /// The output: a port or a peer, depending on `kind`.
     pub out: u16,
-    /// 0: vacant. See the constants.
+    /// Flags: see the constants. 0 means vacant.
     pub kind: u8,
-    /// When the sender's place was last confirmed: low bits of the FDB's tick.
+    /// When the sender's FDB entry was last refreshed: low bits of the FDB's tick.
     tick: u8,
-    /// The peer it comes from.
+    /// The peer that packets come from.
     pub from_peer: u16,
-    /// The network to encapsulate for.
+    /// The network for encapsulation.
     vni: u32,
-    /// Packets since it was made.
+    /// Number of packets since the entry was made.
     pub hits: u32,
 }
 
-/// The rest of a flow: what only routed packets need, and its sender once per tick.
+/// The rest of a flow: data for routed packets only, and for the sender once per tick.
 #[derive(Clone, Copy, Debug, FromZeros)]
 #[repr(C, align(64))]
 pub struct Rewrite {
-    /// Difference that the edits make to the IP header's checksum.
+    /// Change of the IP header's checksum by the edits.
     pub ip_delta: Delta,
-    /// And to the transport's.
+    /// Change of the transport checksum.
     pub l4_delta: Delta,
-    /// The address written.
+    /// The new IP address.
     pub nat: [u8; 4],
-    /// MAC addresses written, destination first.
+    /// The new MAC addresses, destination first.
     pub macs: [u8; 12],
-    /// The mapping to count.
+    /// The floating IP mapping whose counters increase.
     pub mapping: u32,
-    /// The sender's place in the FDB.
+    /// The sender's slot in the FDB.
     fdb_slot: u32,
 }
 
 const _: () = assert!(size_of::<Entry>() == 64 && size_of::<Rewrite>() == 64);
 
-/// It is in use.
+/// The entry is in use.
 pub const VALID: u8 = 1;
-/// It goes to a peer, else to a port.
+/// Packets go to a peer, otherwise to a port.
 pub const TO_PEER: u8 = 2;
-/// It comes from a peer.
+/// Packets come from a peer.
 pub const FROM_PEER: u8 = 4;
-/// New MAC addresses and one hop less.
+/// Set new MAC addresses and decrement the hop limit.
 pub const ROUTE: u8 = 8;
-/// A new source address.
+/// Set a new source address.
 pub const NAT_SRC: u8 = 16;
-/// A new destination address.
+/// Set a new destination address.
 pub const NAT_DST: u8 = 32;
-/// A mapping counts it, as outbound.
+/// A mapping counts packets as outbound.
 pub const COUNT_OUT: u8 = 64;
-/// A mapping counts it, as inbound.
+/// A mapping counts packets as inbound.
 pub const COUNT_IN: u8 = 128;
 
-/// Pairs of entries.
+/// Number of sets, of two entries each.
 const SETS: usize = MEMO_ENTRIES / 2;
 const NO_SLOT: u32 = u32::MAX;
-/// In a key: all of it counts, because the packet is routed. Else only the Ethernet header does.
+/// Key bit: all fields count, because the packet is routed. Otherwise only the Ethernet header counts.
 const ROUTED: u64 = 1 << 40;
 const MAC_MASK: u64 = 0x0000_ffff_ffff_ffff;
 
-/// The bytes from the EtherType on, of IPv4 without options, and what of them counts: not the class.
+/// The bytes from the EtherType on, for IPv4 without options, and a mask without the traffic class.
 const PLAIN: u32 = u32::from_le_bytes([8, 0, 0x45, 0]);
 const PLAIN_MASK: u32 = u32::from_le_bytes([0xff, 0xff, 0xff, 0]);
-/// The bytes from the fragment field on: set in a fragment.
+/// Mask of the fragment bits, from the fragment field on. They are set in a fragment.
 const WHOLE_MASK: u32 = ipv4::FRAGMENT_MASK.swap_bytes() as u32;
 
 const fn mac_word(mac: MacAddr) -> u64 {
@@ -198,7 +200,7 @@ const fn be16<const N: usize>(bytes: &[u8; N], at: usize) -> u16 {
 }
 
 impl<'a> Side<'a> {
-    /// The facts of a batch from this port; `None` when nothing from it is remembered.
+    /// The facts of a batch from this port. `None` when the flow cache takes none of its frames.
     #[must_use]
     pub fn new(tables: &'a Tables, id: PortId, port: &PortEntry) -> Option<Self> {
         let uplink = match (port.config.role, &tables.uplink) {
@@ -265,7 +267,7 @@ impl<'a> Side<'a> {
         self.plain(&bytes[OUTER_LEN..end], source | u64::from(vni) << 32, OUTER_LEN as u8, false, look);
     }
 
-    /// A packet of the underlay that is not for the tunnel.
+    /// Reads a packet from the underlay that is not for the tunnel.
     fn reality(&mut self, bytes: &[u8], vtep: [u8; 4], tunnel_port: u16, look: &mut Look) {
         let Some(head) = bytes.first_chunk::<PLAIN_LEN>() else { return };
         if head[30..34] == vtep && be16(head, 36) == tunnel_port && head[23] == l4::UDP {
@@ -274,7 +276,7 @@ impl<'a> Side<'a> {
         self.plain(bytes, u64::MAX, 0, true, look);
     }
 
-    /// The key of a plain packet's frame.
+    /// Reads the key of a plain packet's frame.
     #[inline(always)]
     fn plain(&self, bytes: &[u8], tunnel: u64, eth: u8, reality: bool, look: &mut Look) {
         let Some(head) = bytes.first_chunk::<PLAIN_LEN>() else { return };
@@ -292,11 +294,11 @@ impl<'a> Side<'a> {
         if !plain {
             return;
         }
-        // A connection that opens has its MSS looked at.
+        // The slow path clamps the MSS of a new connection.
         if proto == l4::TCP && bytes[TCP_FLAGS_AT] & l4::TCP_SYN != 0 {
             return;
         }
-        // Some of what a guest sends is judged by more than the key holds.
+        // A guard reads more of some packets of a guest than the key holds.
         if self.bound && is_judged(head) {
             return;
         }
@@ -339,7 +341,7 @@ fn may_be_partial(head: &[u8; PLAIN_LEN], bytes: &[u8], total_len: usize) -> boo
 }
 
 impl Memo {
-    /// An empty memo whose hash is keyed by `seed`.
+    /// Creates an empty flow cache whose hash is keyed by `seed`.
     #[must_use]
     pub fn new(seed: u64) -> Self {
         let word = |n: u64| seed.wrapping_add(n).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
@@ -352,7 +354,7 @@ impl Memo {
         }
     }
 
-    /// Finds the place of a key, and brings it near.
+    /// Finds the index of a key's entry, and prefetches its line.
     #[inline]
     pub fn touch(&self, look: &mut Look) {
         let fold = |a: u64, b: u64| {
@@ -366,14 +368,14 @@ impl Memo {
         let way = match self.tags[set] {
             [_, second] if second == look.tag => 1,
             [first, _] if first == look.tag => 0,
-            // Not here; `remember` looks there first.
+            // Not found; `remember` tries this entry first.
             _ => look.preferred(),
         };
         look.at = (set * 2 + way) as u32;
         prefetch::read(&self.entries[set * 2 + way]);
     }
 
-    /// Finds the entry of a key, if what it rests on has not changed and the frame is not too long for it.
+    /// Finds the entry of a key, if its basis is unchanged and the frame is not too long for it.
     #[inline]
     pub fn find(&self, tables: &Tables, look: &mut Look) -> bool {
         let at = look.at as usize % MEMO_ENTRIES;
@@ -385,14 +387,14 @@ impl Memo {
         look.found
     }
 
-    /// The entry that [`Memo::find`] found.
+    /// Returns the entry that [`Memo::find`] found.
     #[inline]
     pub fn entry(&mut self, look: &Look) -> (&mut Entry, &Rewrite) {
         let at = look.at as usize % MEMO_ENTRIES;
         (&mut self.entries[at], &self.rewrites[at])
     }
 
-    /// Remembers what was decided about a frame, if that can be.
+    /// Caches the verdict about a frame, if possible.
     pub fn remember(
         &mut self,
         tables: &Tables,
@@ -407,7 +409,7 @@ impl Memo {
         let way = match tags.iter().position(|&tag| tag == 0) {
             _ if tags[here % 2] == look.tag => here % 2,
             Some(vacant) => vacant,
-            // Only the line that `touch` has fetched is looked at: among a million flows nearly all miss.
+            // Checks only the line that `touch` has fetched: among a million flows nearly all lookups miss.
             None if !self.entries[here].holds(tables) => here % 2,
             None => {
                 self.newcomers = self.newcomers.wrapping_add(1);
@@ -432,7 +434,7 @@ impl Entry {
         tables.version.wrapping_add(src).wrapping_add(dst)
     }
 
-    /// Whether the keys are equal: word by word, which is faster than a call to `memcmp`.
+    /// Whether the keys are equal. Compares word by word, which is faster than a call to `memcmp`.
     #[inline]
     fn is_for(&self, key: &Key) -> bool {
         self.key.iter().zip(key).fold(0, |differences, (a, b)| differences | (a ^ b)) == 0
@@ -452,14 +454,14 @@ impl Entry {
         self.kind & bits != 0
     }
 
-    /// The network to encapsulate for.
+    /// The network for encapsulation.
     #[inline]
     #[must_use]
     pub fn vni(&self) -> Vni {
         Vni::new(self.vni).unwrap_or(const { Vni::new(0).unwrap() })
     }
 
-    /// Confirms the sender's place, once per tick of the FDB.
+    /// Refreshes the sender's FDB entry, once per tick of the FDB.
     #[inline]
     pub fn refresh(&mut self, rewrite: &Rewrite, fdb: &mut Fdb, tick: u32) {
         if self.tick != tick as u8 {
@@ -471,7 +473,8 @@ impl Entry {
     }
 }
 
-/// What to remember of a verdict. `None` when it is not for every packet with the same key.
+/// Composes the entry for a verdict. `None` when the verdict does not apply to every packet with the same
+/// key.
 fn compose(
     tables: &Tables,
     adm: &Admission,
@@ -501,7 +504,7 @@ fn compose(
         From::Underlay => None,
     };
     if let Some(here) = here {
-        // A sender whose place could not be learned is asked about again.
+        // A sender that the FDB could not learn needs the slow path again.
         let (slot, location) = tables.fdb.slot(probe.src.0, probe.src.1)?;
         if location != here {
             return None;
@@ -520,7 +523,7 @@ fn compose(
             usize::from(port.config.mtu)
         }
         Out::Peer(to) => {
-            // A relayed frame keeps what is left of its outer hop limit.
+            // The outer hop limit of a relayed frame differs from packet to packet.
             if entry.is(FROM_PEER) && edits.route.is_none() {
                 return None;
             }

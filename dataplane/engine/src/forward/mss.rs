@@ -1,8 +1,10 @@
-//! TCP MSS clamping: a SYN says how large the segments may be that come back. Where a path carries less than its
-//! ends believe, and ICMP may be lost, the switch says so in the SYN itself (RFC 4459 §3.2 explains the trade).
+//! TCP MSS clamping: a SYN announces the largest segments that its sender accepts. Where a path carries less
+//! than its ends believe, and ICMP may be lost, the switch lowers the value in the SYN itself (RFC 4459 §3.2
+//! explains the trade-off).
 //!
-//! The value concerns packets the other way, and the answer's value those this way; both ways of a path are
-//! taken as equal, so the smaller of where it came from and where it goes counts.
+//! The value in a SYN concerns packets in the other direction, and the value in the answer those in this
+//! direction. The switch assumes that both directions of a path are equal, and uses the smaller MTU of
+//! ingress and output.
 
 use super::Switch;
 use super::classify::{Admission, From};
@@ -19,11 +21,11 @@ const NOP: u8 = 1;
 const MSS: u8 = 2;
 const MSS_LEN: usize = 4;
 
-/// Never below what every host must take (RFC 9293 §3.7.1, RFC 8200 §5).
+/// Lower bound of the MSS: every host accepts it (RFC 9293 §3.7.1, RFC 8200 §5).
 const MSS_FLOOR_V4: u16 = 536;
 const MSS_FLOOR_V6: u16 = 1220;
 
-/// Whether a TCP connection opens with this frame: SYN or SYN-ACK.
+/// Whether this frame opens a TCP connection: SYN or SYN-ACK.
 #[inline(always)]
 pub(super) fn opens(h: &Headers, bytes: &[u8]) -> bool {
     h.proto == l4::TCP
@@ -32,7 +34,7 @@ pub(super) fn opens(h: &Headers, bytes: &[u8]) -> bool {
 }
 
 impl Switch {
-    /// Lowers the MSS of a connection that opens to what its path carries.
+    /// Lowers the MSS of a new connection to the size that its path carries.
     #[cold]
     pub(super) fn clamp_mss<P: FramePool>(
         &self,
@@ -67,11 +69,11 @@ impl Switch {
         Some(self.tables.ports.get(id)?.config.mtu)
     }
 
-    /// The largest inner IP packet that reaches a peer whole.
+    /// The largest inner IP packet that reaches a peer unfragmented.
     pub(super) fn tunnel_mtu(&self, id: PeerId) -> Option<u16> {
         let direct = self.tables.peers.get(id)?.direct?;
         let peer = self.tables.peers.get(direct)?;
-        // Unresolved peers have no outer header. To some, larger packets go in fragments.
+        // Unresolved peers have no outer header. For some peers, larger packets are fragmented.
         let whole = peer.outer.len > 0 && !peer.config.fragment;
         peer.outer.mtu.checked_sub(peer.outer.len as u16).filter(|_| whole)
     }
@@ -84,7 +86,7 @@ impl Switch {
     }
 }
 
-/// Lowers the MSS option of the TCP header at `h.l4` to what an IP packet of `mtu` bytes carries, and corrects the
+/// Lowers the MSS option of the TCP header at `h.l4` to fit an IP packet of `mtu` bytes, and corrects the
 /// checksum. A partial checksum does not cover the header yet.
 fn clamp(bytes: &mut [u8], h: &Headers, mtu: u16, partial: bool) {
     let (ip_len, floor) = match h.net {
@@ -104,14 +106,14 @@ fn clamp(bytes: &mut [u8], h: &Headers, mtu: u16, partial: bool) {
     }
     set_word(header, value_at, most);
     if !partial {
-        // At an odd place it straddles two of the words that are summed.
+        // At an odd offset the value straddles two of the words that are summed.
         let (old, new) = if value_at % 2 == 0 { (old, most) } else { (old.swap_bytes(), most.swap_bytes()) };
         let sum = word(header, l4::TCP_CHECKSUM_AT);
         set_word(header, l4::TCP_CHECKSUM_AT, Delta::ZERO.word(old, new).apply(sum));
     }
 }
 
-/// Where the value of the MSS option is in a TCP header.
+/// Offset of the value of the MSS option in a TCP header.
 fn mss_at(header: &[u8]) -> Option<usize> {
     let mut at = l4::TCP_HEADER_LEN;
     loop {
@@ -139,7 +141,7 @@ mod tests {
     use alloc::vec::Vec;
     use proptest::prelude::*;
 
-    /// A SYN with these options, its checksum right or partial.
+    /// A SYN with these options and a right or partial checksum.
     fn syn(v6: bool, options: &[u8], partial: bool) -> Vec<u8> {
         let mut options = options.to_vec();
         options.resize(options.len().next_multiple_of(4), END);
@@ -228,8 +230,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the options are, and at whatever offset: a right checksum stays right, nothing but the value
-        /// and the checksum changes, and what is no MSS option is left alone.
+        /// With any options at any offset: a right checksum stays right, only the value and the checksum
+        /// change, and other options stay unchanged.
         #[test]
         fn any_options(v6: bool, nops in 0usize..8, junk in proptest::collection::vec(any::<u8>(), 0..16),
                        value: u16, with: bool, mtu in 68u16..9000) {
@@ -253,7 +255,7 @@ mod tests {
             }
         }
 
-        /// Options of any content, cut anywhere, never panic.
+        /// Options with any content, truncated anywhere, never panic.
         #[test]
         fn junk(bytes in proptest::collection::vec(any::<u8>(), 0..60), offset: u8) {
             let mut f = syn(false, &[2, 4, 0x05, 0xb4, 1, 1, 1, 0], false);

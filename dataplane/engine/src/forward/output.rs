@@ -1,4 +1,5 @@
-//! Where a frame leaves: a port's queue, a peer's tunnel, everybody, back to who asked, or the kernel.
+//! Sends a frame to its output: a port's queue, a peer's tunnel, all members of a network, back to the
+//! sender, or the kernel.
 
 use super::classify::{Admission, From};
 use super::parse::{Headers, Net};
@@ -17,7 +18,7 @@ use crate::wire::mac::MacAddr;
 use crate::wire::{ethernet, ipv4};
 
 impl Switch {
-    /// The largest IP packet that the output takes, if this one is larger.
+    /// The largest IP packet that the output takes, if this packet is larger.
     #[inline]
     pub(super) fn exceeded_mtu(&self, h: &Headers, verdict: &Verdict) -> Option<u16> {
         if !matches!(h.net, Net::V4 | Net::V6) {
@@ -25,9 +26,9 @@ impl Switch {
         }
         let mtu = match verdict.out {
             Out::Port(to) => self.tables.ports.get(to)?.config.mtu,
-            // Unresolved peers have none; they are refused later, with their own reason.
+            // Unresolved peers have no MTU; the switch refuses their packets later, with their own reason.
             Out::Peer(to) => self.tunnel_mtu(to)?,
-            // Of what is routed every copy has to fit; what a bridge floods may fit some.
+            // Every copy of a routed packet has to fit. When a bridge floods, some copies may fit.
             Out::Flood if verdict.edits.route.is_some() => self.flood_mtu(verdict)?,
             Out::Punt => self.tables.uplink.as_ref()?.mtu,
             _ => return None,
@@ -35,8 +36,9 @@ impl Switch {
         (h.wire_end - u32::from(h.l3) > u32::from(mtu)).then_some(mtu)
     }
 
-    /// Ends a packet that is larger than its output carries: it goes on in fragments where the switch is a router and
-    /// the packet may be fragmented, else it is dropped and its sender told, so that path-MTU discovery works.
+    /// Ends a packet that is larger than its output carries. If the switch is its router and the packet may
+    /// be fragmented, sends it on in fragments. Otherwise drops it and tells the sender, so that path-MTU
+    /// discovery works.
     #[cold]
     pub(super) fn exceed<P: FramePool, T: Trail>(
         &mut self,
@@ -52,7 +54,7 @@ impl Switch {
         let packet = h.packet(pool.bytes(&frame));
         let end = u32::from(h.l3) + packet.len() as u32;
         if routed && h.wire_end == h.end && packet.len() <= usize::from(mtu) {
-            // It only seemed too large: what follows the packet in its frame is not forwarded.
+            // Only the bytes behind the packet made the frame seem too large; these are not forwarded.
             let h = Headers { end, wire_end: end, ..*h };
             return self.carry_out(now, Onward { h: &h, ..on }, frame, pool, trail);
         }
@@ -137,7 +139,7 @@ impl Switch {
         } else if frame.offload.gso_kind != GsoKind::None {
             None
         } else {
-            // The uplink's offloads are about outer headers: what is inside has to be finished here.
+            // The uplink's offloads concern the outer headers, so the inner packet has to be finished here.
             fit::fit(pool, &mut frame, PortCaps::default()).err()
         };
         if let Some(reason) = reason {
@@ -164,8 +166,8 @@ impl Switch {
         self.enqueue(uplink, frame, pool);
     }
 
-    /// Copies a frame to every member of its network that may have it. `from` is whom it must not go back to;
-    /// `None`: the switch made or routed it.
+    /// Copies a frame to every permitted member of its network. `from` is the side that it came from, which
+    /// gets no copy; `None` if the switch made or routed the frame.
     pub(super) fn flood<P: FramePool>(
         &mut self,
         id: PortId,
@@ -201,7 +203,7 @@ impl Switch {
         }
     }
 
-    /// Sends a frame to the targets found, of which there is one at least.
+    /// Sends a frame to the flood targets, at least one.
     fn send_to_targets<P: FramePool>(
         &mut self,
         id: PortId,
@@ -238,7 +240,7 @@ impl Switch {
         }
     }
 
-    /// Sends the answer to a question back where the question came from.
+    /// Sends the answer to a question back to where the question came from.
     #[allow(clippy::too_many_arguments, reason = "the facts of one frame")]
     pub(super) fn answer<P: FramePool>(
         &mut self,
@@ -267,7 +269,7 @@ impl Switch {
         }
     }
 
-    /// A guest's question that boot servers answer too, to where they may be. It is a broadcast like any other.
+    /// Floods a guest's DHCP question, like any other broadcast, to where boot servers may be.
     #[cold]
     pub(super) fn ask_boot_servers<P: FramePool>(
         &mut self,
@@ -291,7 +293,7 @@ impl Switch {
         self.send_to_targets(id, verdict, TunnelFacts::new(adm, h, verdict), copy, pool);
     }
 
-    /// Writes the answer over a guest's question. False when the slot has no room for it.
+    /// Writes the answer over a guest's question. Returns false when the slot is too small for it.
     fn answer_dhcp<P: FramePool>(
         &mut self,
         id: PortId,
@@ -316,7 +318,7 @@ impl Switch {
         true
     }
 
-    /// Hands a frame to the kernel.
+    /// Punts a frame to the kernel.
     pub(super) fn punt<P: FramePool>(&mut self, id: PortId, mut frame: Frame, pool: &mut P) {
         if self.punted.len() == self.punted.capacity() {
             return self.drop_frame(id, frame, DropReason::NeighborUnresolved, pool);
@@ -339,8 +341,9 @@ impl Switch {
         self.enqueue_as(to, frame, head, len, pool);
     }
 
-    /// Puts a frame on a port's queue with this head and length. They are set where the frame then lies: a struct
-    /// that was just changed in parts and is copied as a whole stalls the processor (store-to-load forwarding).
+    /// Puts a frame on a port's queue with this head and length. Sets these in the queued frame, since
+    /// copying a struct as a whole right after changing a part stalls the processor (store-to-load
+    /// forwarding).
     #[inline(always)]
     pub(super) fn enqueue_as<P: FramePool>(
         &mut self,
@@ -370,15 +373,15 @@ impl Switch {
         }
     }
 
-    /// Asks the stations of a network who has an address.
+    /// Asks the stations of a network for the MAC of an address.
     pub(super) fn ask<P: FramePool>(&mut self, vni: Vni, ip: Ip, pool: &mut P) {
         let Some(network) = self.tables.networks.get(vni) else { return };
         let source = network.gateways.iter().copied().find(|g| g.is_v4() == ip.is_v4());
         self.send_question(vni, source, ip, pool);
     }
 
-    /// Sends the ARP request or neighbor solicitation of `source` for `ip`. Gratuitous when they are the same:
-    /// it tells the network that the address is here.
+    /// Sends an ARP request or neighbor solicitation for `ip` from `source`. With `source` equal to `ip` it
+    /// is gratuitous: it announces that the address is here.
     pub(super) fn send_question<P: FramePool>(&mut self, vni: Vni, source: Option<Ip>, ip: Ip, pool: &mut P) {
         let mac = self.tables.switch_mac();
         if mac == MacAddr::ZERO {
@@ -395,12 +398,12 @@ impl Switch {
     }
 }
 
-/// Whom a flooded frame is for.
+/// The recipients of a flooded frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Audience {
     /// Every member of the network.
     Everyone,
-    /// Those that may answer DHCP: not the guests of this rVM.
+    /// Members that may answer DHCP: all but the guests of this rVM.
     Servers,
 }
 
@@ -410,14 +413,14 @@ pub(super) enum FloodTarget {
     Peer(PeerId),
 }
 
-/// What an outer header needs to know of the frame under it.
+/// Fields of an outer header that depend on the frame in the tunnel.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct TunnelFacts {
     /// UDP source port: one per inner flow, from the dynamic range (RFC 7348 §5).
     pub(super) entropy: u16,
     /// ECN field (RFC 6040 §4.1: copied).
     pub(super) ecn: u8,
-    /// Hop limit. A relayed frame carries on with what is left of it, so a loop of relays ends.
+    /// Hop limit. A relayed frame continues with the rest of its outer hop limit, so a loop of relays ends.
     pub(super) ttl: u8,
 }
 

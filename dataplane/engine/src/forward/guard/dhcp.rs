@@ -1,4 +1,4 @@
-//! DHCP, DHCPv6 and PXE: a guest may ask for itself, and not answer, and not ask on behalf of others.
+//! DHCP, DHCPv6 and PXE: a guest may ask for itself. It may not answer, or ask on behalf of others.
 
 use super::Guard;
 use crate::counters::DropReason;
@@ -10,13 +10,13 @@ use crate::wire::mac::MacAddr;
 /// `op` of a message to a server and to a client (RFC 2131 §2).
 const BOOT_REQUEST: u8 = 1;
 const BOOT_REPLY: u8 = 2;
-/// Bytes of a message without options.
+/// Length of a message without options, in bytes.
 const BOOTP_LEN: usize = 236;
 /// Hardware type and address length of Ethernet.
 const ETHERNET: [u8; 2] = [1, 6];
 
-/// Whether a guard reads the payload of a guest's UDP packet over IPv4 between these ports. No verdict about such a
-/// packet may be remembered.
+/// Whether a guard reads the payload of a guest's UDP packet over IPv4 between these ports. Verdicts about
+/// such packets must not be cached.
 #[inline]
 #[must_use]
 pub const fn reads_payload(sport: u16, dport: u16) -> bool {
@@ -25,8 +25,9 @@ pub const fn reads_payload(sport: u16, dport: u16) -> bool {
 }
 
 impl Guard<'_> {
-    /// A client recognises an answer by its destination port, and does not look at the source port. Servers and relays
-    /// receive at port 67, and only they send from it. A socket of DHCPv6 may take IPv4 too (RFC 3493 §3.7).
+    /// A client recognises an answer by its destination port, and does not look at the source port. Servers
+    /// and relays receive at port 67, and no other station sends from there. A socket of DHCPv6 may take IPv4 too (RFC
+    /// 3493 §3.7).
     pub(super) fn dhcp(&self) -> Result<(), DropReason> {
         match (self.h.sport, self.h.dport) {
             (l4::DHCP_SERVER_PORT | l4::DHCP6_SERVER_PORT, _)
@@ -38,8 +39,8 @@ impl Guard<'_> {
         }
     }
 
-    /// A question for the guest itself. An answer to a relay would be handed on to its client; a question by way of a
-    /// relay, of another hardware address or from another's address takes or releases what is another's.
+    /// Permits a question for the guest itself. A relay would pass an answer on to its client. A question by
+    /// way of a relay, or with another hardware or IP address, takes or releases another guest's address.
     fn dhcp_question(&self) -> Result<(), DropReason> {
         if self.h.part != Part::Whole || self.is_super_frame() {
             return Err(DropReason::DhcpMalformed);
@@ -59,8 +60,8 @@ impl Guard<'_> {
         if own { Ok(()) } else { Err(DropReason::DhcpMalformed) }
     }
 
-    /// PXE firmware asks a boot server at port 4011, and takes its answer at 4011 or 68. Port 4011 is an ordinary port
-    /// for other programs, so only BOOTP replies are dropped.
+    /// PXE firmware asks a boot server at port 4011, and takes its answer at 4011 or 68. Port 4011 is an
+    /// ordinary port for other programs, so the guard drops only BOOTP replies.
     fn pxe(&self) -> Result<(), DropReason> {
         if self.h.part != Part::Whole {
             return Err(DropReason::FragmentGuard);
@@ -70,7 +71,7 @@ impl Guard<'_> {
         if answers || self.is_super_frame() { Err(DropReason::DhcpServerGuard) } else { Ok(()) }
     }
 
-    /// The same for DHCPv6 (RFC 8415 §7.2, §7.3): no message of a server or a relay, and none that is cut.
+    /// The same for DHCPv6 (RFC 8415 §7.2, §7.3): drops messages of servers and relays, and truncated ones.
     pub(super) fn dhcp6(&self, fragmented: bool) -> Result<(), DropReason> {
         match (self.h.sport, self.h.dport) {
             (l4::DHCP6_SERVER_PORT, _) | (_, l4::DHCP6_CLIENT_PORT) => Err(DropReason::DhcpServerGuard),

@@ -5,8 +5,8 @@ use crate::counters::DropReason;
 use crate::wire::{icmp, nd};
 
 impl Guard<'_> {
-    /// `fragmented`: there is a fragment header. Receivers differ in whether they then take ND, so a guest's is dropped
-    /// (RFC 6980 §5).
+    /// Judges an ICMPv6 message. `fragmented`: the packet has a fragment header. Receivers differ in whether
+    /// they then take ND, so the guard drops it (RFC 6980 §5).
     pub(super) fn icmpv6(&self, fragmented: bool) -> Result<(), DropReason> {
         let kind = self.h.icmp_type();
         match kind {
@@ -30,8 +30,8 @@ impl Guard<'_> {
         }
     }
 
-    /// Without an address a station may ask whether one is free, ask for routers (RFC 4861 §4.1), and join groups
-    /// (RFC 3590).
+    /// Without an address, a station may ask whether one is free, ask for routers (RFC 4861 §4.1), and join
+    /// groups (RFC 3590).
     fn icmpv6_source(&self, kind: u8, fragmented: bool) -> Result<(), DropReason> {
         let own = if self.h.src.is_unspecified() {
             !fragmented
@@ -49,8 +49,9 @@ impl Guard<'_> {
         if own { Ok(()) } else { Err(DropReason::SpoofedIp) }
     }
 
-    /// An advertisement says that its target is the sender's, and so does a solicitation from `::`, which makes another
-    /// station give the address up (RFC 4862 §5.4.3). Any other solicitation asks for a neighbour's address.
+    /// An advertisement claims its target for the sender. So does a solicitation from `::`, which makes
+    /// another station give the address up (RFC 4862 §5.4.3). Any other solicitation asks for a neighbour's
+    /// address.
     fn neighbor(&self, kind: u8) -> Result<(), DropReason> {
         let target = nd::target(self.h.segment(self.bytes)).ok_or(DropReason::IpMalformed)?;
         let own = match kind {
@@ -63,8 +64,8 @@ impl Guard<'_> {
         self.link_layer_options()
     }
 
-    /// Every link-layer address in a message has to be the iVM's own, since receivers differ in which of several they
-    /// take. A message from `::` may not contain one (RFC 4861 §6.1.1, §7.1.1).
+    /// Every link-layer address in a message has to be the iVM's own, since receivers differ in which of
+    /// several they take. A message from `::` must not contain one (RFC 4861 §6.1.1, §7.1.1).
     fn link_layer_options(&self) -> Result<(), DropReason> {
         for option in nd::options(self.h.segment(self.bytes)) {
             let option = option.map_err(|nd::Malformed| DropReason::IpMalformed)?;
