@@ -1,4 +1,5 @@
-//! The first stage: reads a frame's bytes once, outer and inner, into [`Headers`]. Nobody checks a length again.
+//! The first stage reads a frame's bytes once, outer and inner, into [`Headers`]. Later stages need not check
+//! lengths.
 
 use crate::command::{UplinkConfig, Vni};
 use crate::counters::DropReason;
@@ -14,14 +15,14 @@ use crate::wire::mac::MacAddr;
 use crate::wire::vxlan::{self, Vxlan};
 use crate::wire::{view, word};
 
-/// What the network layer of a frame is.
+/// The kind of a frame's network layer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Net {
-    /// Not IP and not ARP: switched by MAC only.
+    /// Neither IP nor ARP: switched by MAC only.
     #[default]
     Other,
-    /// Says it is IP or ARP but is not well formed. Switched by MAC all the same (a switch is
-    /// transparent), but never routed, translated or taken from a bound guest.
+    /// The EtherType is that of IP or ARP, but the packet is malformed. Still switched by MAC (a switch is
+    /// transparent), but never routed, translated or accepted from a bound guest.
     Malformed,
     /// ARP for IPv4 over Ethernet.
     Arp,
@@ -31,7 +32,7 @@ pub enum Net {
     V6,
 }
 
-/// Which part of a packet this is.
+/// Which part of an IP packet the frame holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Part {
     /// The whole packet.
@@ -39,59 +40,59 @@ pub enum Part {
     Whole,
     /// The first fragment.
     First,
-    /// A later fragment: no transport header.
+    /// A later fragment, without a transport header.
     Later,
 }
 
 /// The outer headers of a tunnel packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Outer {
-    /// Who sent it.
+    /// The sender's VTEP address.
     pub src: Ip,
-    /// For which network.
+    /// The network.
     pub vni: Vni,
-    /// Its ECN field.
+    /// The ECN field.
     pub ecn: u8,
-    /// Its hop limit.
+    /// The hop limit.
     pub ttl: u8,
 }
 
-/// What the path needs to know of a frame. Offsets count from the first byte received.
+/// The headers that the pipeline needs. Offsets count from the first byte received.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Headers {
     /// Source IP; ARP: the sender's.
     pub src: Ip,
     /// Destination IP; ARP: the target's.
     pub dst: Ip,
-    /// The tunnel it came through.
+    /// The tunnel that the frame came through.
     pub outer: Option<Outer>,
     /// Destination MAC.
     pub eth_dst: MacAddr,
     /// Source MAC.
     pub eth_src: MacAddr,
-    /// Where the (inner) Ethernet header starts: bytes to take off.
+    /// Offset of the (inner) Ethernet header: number of bytes to remove.
     pub eth: u16,
-    /// Where the network layer starts.
+    /// Offset of the network layer.
     pub l3: u16,
-    /// Where the transport layer starts; 0 when there is none to read.
+    /// Offset of the transport layer; 0 when it cannot be read.
     pub l4: u16,
-    /// Where the frame ends: less than its length when the underlay padded it.
+    /// End of the frame: less than its length when the underlay padded it.
     pub end: u32,
-    /// The same for the longest frame that this one becomes on the wire: a super-frame's segments are shorter.
+    /// End of the longest frame on the wire: the segments of a GSO packet are shorter than the packet.
     pub wire_end: u32,
-    /// Bytes of the transport segment (IP payload after extension headers).
+    /// Length of the transport segment in bytes (IP payload after extension headers).
     pub l4_len: u16,
     /// EtherType after the tags.
     pub ethertype: u16,
     /// VID of the outermost tag, 0 without.
     pub vid: u16,
-    /// Source port; ICMP: type and code.
+    /// Source port; for ICMP, type and code.
     pub sport: u16,
     /// Destination port.
     pub dport: u16,
     /// The network layer.
     pub net: Net,
-    /// Which part of the packet.
+    /// Which part of the packet the frame holds.
     pub part: Part,
     /// Whether there is a VLAN tag.
     pub tagged: bool,
@@ -101,7 +102,7 @@ pub struct Headers {
     pub ttl: u8,
     /// DSCP and ECN.
     pub tos: u8,
-    /// Of the flow: the same for every packet and fragment of it, both layers of its headers considered.
+    /// Hash of the flow. Equal for all packets and fragments of a flow, over both layers of its headers.
     pub hash: u32,
 }
 
@@ -123,7 +124,7 @@ impl Headers {
                 || !matches!(self.proto, l4::TCP | l4::UDP | l4::ICMP | l4::ICMPV6))
     }
 
-    /// The IP packet in the frame `bytes`, without what may follow it; empty when there is none.
+    /// The IP packet in the frame `bytes`, without the bytes behind it; empty if the frame is not IP.
     #[must_use]
     pub fn packet<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
         let rest = bytes.get(usize::from(self.l3)..).unwrap_or_default();
@@ -135,7 +136,7 @@ impl Headers {
         rest.get(..len).unwrap_or_default()
     }
 
-    /// The transport segment; empty when there is none to read.
+    /// The transport segment; empty when it cannot be read.
     #[must_use]
     pub fn segment<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
         let at = usize::from(self.l4);
@@ -150,7 +151,7 @@ impl Headers {
         matches!(self.net, Net::V6) && self.proto == l4::ICMPV6 && self.l4 != 0
     }
 
-    /// Whether there is a VLAN tag behind the first.
+    /// Whether a second VLAN tag follows the first.
     #[inline]
     #[must_use]
     pub const fn is_double_tagged(&self) -> bool {
@@ -171,8 +172,9 @@ impl Headers {
             }
     }
 
-    /// The port that decides for a packet towards a floating IP (its destination's) or, `outbound`, from it.
-    /// An ICMP error belongs to the packet it quotes, which went the other way.
+    /// The transport port that selects the mapping for a packet: its destination port towards a floating IP,
+    /// or, with `outbound`, its source port from one. An ICMP error belongs to the packet that it quotes,
+    /// which went the other way.
     #[must_use]
     pub fn l4_key(&self, bytes: &[u8], outbound: bool) -> L4Key {
         // Behind a fragment header the protocol may be that of a further extension.
@@ -196,22 +198,22 @@ impl Headers {
     }
 }
 
-/// The packet inside an ICMP error: only its first bytes need to be there.
+/// The packet quoted in an ICMP error. Only its first bytes need to be present.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Quoted {
-    /// Its source.
+    /// Source address.
     pub src: Ip,
-    /// Its destination.
+    /// Destination address.
     pub dst: Ip,
-    /// Where its IP header starts.
+    /// Offset of the IP header.
     pub l3: usize,
-    /// Where its transport header starts; 0 when not even the ports are there.
+    /// Offset of the transport header; 0 when even the ports are missing.
     pub l4: usize,
-    /// Its protocol.
+    /// Transport protocol.
     pub proto: u8,
-    /// Its ports.
+    /// Source port.
     pub sport: u16,
-    /// See `sport`.
+    /// Destination port.
     pub dport: u16,
 }
 
@@ -238,16 +240,16 @@ pub fn quoted(bytes: &[u8], at: usize) -> Option<Quoted> {
     Some(Quoted { src, dst, l3: at, l4, proto, sport, dport })
 }
 
-/// Reads the Ethernet frame that starts at `at` into `h`, every field of it.
+/// Reads the Ethernet frame that starts at `at` into `h`, and sets every field of `h`.
 ///
 /// # Errors
-/// [`DropReason::Runt`] when not even the Ethernet header is there.
+/// [`DropReason::Runt`] when the frame is shorter than an Ethernet header.
 #[inline]
 pub fn ethernet(bytes: &[u8], at: usize, h: &mut Headers) -> Result<(), DropReason> {
     if plain_ipv4(bytes, at, h) { Ok(()) } else { any_ethernet(bytes, at, h) }
 }
 
-/// The common case at fixed offsets: no tag, IPv4 without options, a whole TCP or UDP packet.
+/// Reads the common case at fixed offsets: no tag, IPv4 without options, a whole TCP or UDP packet.
 #[inline]
 fn plain_ipv4(bytes: &[u8], at: usize, h: &mut Headers) -> bool {
     let Some(b) = bytes.get(at..).and_then(|frame| frame.first_chunk::<42>()) else { return false };
@@ -292,7 +294,7 @@ fn plain_ipv4(bytes: &[u8], at: usize, h: &mut Headers) -> bool {
     true
 }
 
-/// Everything else.
+/// Reads every other frame.
 fn any_ethernet(bytes: &[u8], at: usize, h: &mut Headers) -> Result<(), DropReason> {
     let eth: &Ethernet = view(bytes, at).ok_or(DropReason::Runt)?;
     *h = Headers {
@@ -311,7 +313,7 @@ fn any_ethernet(bytes: &[u8], at: usize, h: &mut Headers) -> Result<(), DropReas
         h.vid = u16::from_be_bytes([tag[0], tag[1]]) & 0xfff;
         h.ethertype = u16::from_be_bytes([tag[2], tag[3]]);
         l3 += ethernet::TAG_LEN;
-        // A second tag is payload to us; what lies behind it is still worth finding for the flow hash.
+        // The switch treats a second tag as payload. The flow hash should still cover the headers behind it.
         if ethernet::is_tag(h.ethertype)
             && let Some(tag) = bytes.get(l3..l3 + ethernet::TAG_LEN)
         {
@@ -330,11 +332,11 @@ fn any_ethernet(bytes: &[u8], at: usize, h: &mut Headers) -> Result<(), DropReas
     Ok(())
 }
 
-/// Reads a frame of the underlay into `h`: a tunnel packet to our VTEP (then everything but `outer` is about
+/// Reads a frame of the underlay into `h`: a tunnel packet to our VTEP (then all fields but `outer` describe
 /// the inner frame) or a packet to another of our addresses.
 ///
 /// # Errors
-/// What is wrong with the outer headers.
+/// The defect of the outer headers.
 #[inline]
 pub fn uplink(bytes: &[u8], uplink: &UplinkConfig, vtep: Ip, h: &mut Headers) -> Result<(), DropReason> {
     ethernet(bytes, 0, h)?;
@@ -347,7 +349,7 @@ pub fn uplink(bytes: &[u8], uplink: &UplinkConfig, vtep: Ip, h: &mut Headers) ->
     }
     match h.part {
         Part::Whole => {}
-        // The tunnel never sends fragments; a later one cannot be told from a floating IP's.
+        // The tunnel never sends fragments. A later fragment may belong to a floating IP's packet.
         Part::First if h.dport == uplink.tunnel_port => return Err(DropReason::OuterFragment),
         Part::First | Part::Later => return Ok(()),
     }
@@ -437,7 +439,7 @@ fn arp(bytes: &[u8], at: usize, h: &mut Headers) {
     }
 }
 
-/// Spreads flows over source ports and queues. Not a table's hash, so it need not be keyed.
+/// Spreads flows over source ports and queues. No table uses this hash, so it need not be keyed.
 #[inline]
 fn flow_hash(h: &Headers) -> u32 {
     let fold = |x: u128| x as u64 ^ (x >> 64) as u64;
@@ -457,7 +459,7 @@ pub fn flow_hash_v4(src: u32, dst: u32, proto: u8, ports: u32) -> u32 {
     mix(MAPPED | u64::from(src), (MAPPED | u64::from(dst)).rotate_left(32), proto, ports)
 }
 
-/// The same, of a plain packet (`memo.rs`) that starts with its Ethernet header.
+/// The [`Headers::hash`] of a plain packet (`memo.rs`) that starts with its Ethernet header.
 #[inline]
 #[must_use]
 pub fn plain_hash(bytes: &[u8]) -> u32 {
@@ -480,7 +482,7 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        /// The common case is only a faster way to the same headers.
+        /// The common case reads the same headers as the general one, only faster.
         #[test]
         fn plain_is_any(proto in prop_oneof![Just(6u8), Just(17)], len in 0u16..80, edits in proptest::collection::vec((0usize..60, any::<u8>()), 0..4), at in 0usize..3) {
             let mut bytes: Vec<u8> = (0..at + 60).map(|i| i as u8).collect();

@@ -1,8 +1,9 @@
-//! Probes between switches: sent when the agent commands it, answered when a peer asks. Their meaning is the agent's
-//! business (`ctl::path`, `ctl::liveness`).
+//! Probes between switches. The switch sends them at the agent's command, and answers those of peers. Their
+//! meaning is the agent's business (`ctl::path`, `ctl::liveness`).
 //!
-//! A probe is a packet like those it speaks for: the same outer header, an unusual source port, never
-//! fragmented. Only peers are answered, with no more than they sent, and only a bounded number per second.
+//! A probe resembles the packets that it stands for: the same outer header, with an unusual source port, and
+//! never fragmented. The switch answers only peers, with at most as many bytes as they sent, and a bounded
+//! number per second.
 
 use super::parse::Headers;
 use super::{Switch, TICK};
@@ -18,24 +19,24 @@ use crate::wire::{ethernet, ipv4, ipv6, l4, view, view_mut, vxlan};
 #[derive(Clone, Copy)]
 pub(super) struct Said {
     kind: Kind,
-    /// Bytes of the underlay packet asked about.
+    /// Size in bytes of the underlay packet that the probe tests.
     size: u16,
     nonce: u64,
-    /// The network asked about, or refused.
+    /// The network that the probe tests or refuses.
     vni: Option<Vni>,
 }
 
 impl Said {
-    /// That packets of a network are not taken.
+    /// A refusal: this switch does not take packets of a network.
     pub(super) const fn refusal(vni: Vni) -> Self {
         Self { kind: Kind::Refusal, size: 0, nonce: 0, vni: Some(vni) }
     }
 }
 
 impl Switch {
-    /// Asks a peer whether an underlay packet of `size` bytes reaches it. Nothing happens when it cannot be sent:
-    /// a probe without an answer is what whoever asks has to expect anyway. Of several workers, which are all told,
-    /// one sends it.
+    /// Asks a peer whether an underlay packet of `size` bytes reaches it. Does nothing if the probe cannot be
+    /// sent, since the agent has to expect missing answers anyway. All workers get the command; one of them
+    /// sends the probe.
     pub(super) fn ask_path<P: FramePool>(&mut self, to: PeerId, size: u16, nonce: u64, pool: &mut P) {
         if self.is_speaker() && self.tables.uplink.as_ref().is_some_and(|u| size <= u.mtu) {
             let said = Said { kind: Kind::Ask, size, nonce, vni: None };
@@ -43,7 +44,8 @@ impl Switch {
         }
     }
 
-    /// Asks a peer whether it is there, and whether it takes packets of a network. With the smallest packet there is.
+    /// Asks a peer whether it is alive, and whether it takes packets of a network. Uses the smallest possible
+    /// packet.
     pub(super) fn ask_peer<P: FramePool>(&mut self, to: PeerId, vni: Option<Vni>, nonce: u64, pool: &mut P) {
         let Some(peer) = self.tables.peers.get(to).filter(|_| self.is_speaker()) else { return };
         let size = (peer.outer.len + path_probe::LEN).saturating_sub(ethernet::HEADER_LEN);
@@ -80,14 +82,14 @@ impl Switch {
         if let (Some(vni), Some(about)) = (said.vni, view_mut(bytes, outer.len + path_probe::ABOUT_AT)) {
             *about = About::new(vni);
         }
-        // Another source port for every probe: another way, where the underlay has several.
+        // Each probe has another source port, and so may take another path where the underlay has several.
         let entropy = 0xc000 | (said.nonce & 0x3fff) as u16;
         outer.stamp(bytes, path_probe::VNI, entropy, 0, OUTER_TTL);
         self.counters.originated += 1;
         self.enqueue(port, frame, pool);
     }
 
-    /// Ends a frame that may not enter: it is a probe, or it is dropped.
+    /// Ends a frame that may not enter: handles it if it is a probe, otherwise drops it.
     #[cold]
     pub(super) fn refuse<P: FramePool>(
         &mut self,
@@ -112,7 +114,8 @@ impl Switch {
         self.drop_frame(id, frame, reason, pool);
     }
 
-    /// A BPDU is dropped like everything to its group; where there is a guard against them, the agent decides more.
+    /// Reports a BPDU to the agent where the port has a BPDU guard. The frame itself is dropped like every
+    /// frame to its group.
     fn tell_of_bpdu(&mut self, now: Instant, id: PortId) {
         if let Some(port) = self.tables.ports.get_mut(id)
             && port.config.policy.bpdu_guard
@@ -123,7 +126,7 @@ impl Switch {
         }
     }
 
-    /// The probe in a tunnel packet that came from a peer, whole.
+    /// The probe in a tunnel packet from a peer, if the packet is a well-formed probe.
     fn probe_in(&self, h: &Headers, bytes: &[u8]) -> Option<(PeerId, Said)> {
         let outer = h.outer.filter(|o| o.vni == path_probe::VNI)?;
         let peer = self.tables.peers.by_address(outer.src)?;
@@ -133,7 +136,7 @@ impl Switch {
         let in_front = ip_len + l4::UDP_HEADER_LEN + vxlan::HEADER_LEN;
         let came = h.end as usize - usize::from(h.eth) + in_front;
         let whole = kind != Kind::Ask || came == usize::from(probe.size());
-        // A probe of an older switch, without the field, is about no network.
+        // A probe of an older switch lacks this field and is about no network.
         let about: Option<&About> = view(&bytes[..h.end as usize], usize::from(h.eth) + path_probe::ABOUT_AT);
         let vni = about.and_then(|about| about.vni());
         whole.then(|| (peer, Said { kind, size: probe.size(), nonce: probe.nonce(), vni }))
@@ -158,7 +161,7 @@ impl Switch {
         }
     }
 
-    /// A bounded number per tick: what is lost is asked again.
+    /// Reports a bounded number of events per tick. The agent asks again if one is lost.
     fn tell_of_path(&mut self, event: Event) {
         if self.path_told < 8 * LEARNED_EVENTS {
             self.path_told += 1;

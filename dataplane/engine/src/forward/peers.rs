@@ -1,6 +1,6 @@
-//! Signs that another rVM is configured differently than this one: its packets are refused here, ours are refused there,
-//! it is not a peer here, or it takes a floating IP for its own. They leave forwarding as it is; the agent
-//! tells people of them (`ctl::agent`).
+//! Signs that another rVM is configured differently from this one: this switch refuses its packets, it
+//! refuses ours, it is not a peer here, or it claims a floating IP as its own. They do not change forwarding;
+//! the agent reports them to people (`ctl::agent`).
 
 use super::Switch;
 use super::classify::Admission;
@@ -18,13 +18,13 @@ use crate::wire::nd;
 use crate::wire::path_probe;
 
 impl Switch {
-    /// Whether packets of a network are taken from a peer: what `admit` asks of each.
+    /// Whether this switch takes packets of a network from a peer. `admit` checks the same for each packet.
     pub(super) fn takes(&self, peer: PeerId, vni: Vni) -> bool {
         self.tables.networks.get(vni).is_some_and(|network| network.has_member(peer))
     }
 
-    /// A tunnel packet was refused for its sender or its network: the agent gets an event, and a peer gets a refusal.
-    /// A stranger gets no answer.
+    /// Handles a tunnel packet that was refused for its sender or its network: the agent gets an event, and a
+    /// peer gets a refusal. A sender that is not a peer gets no answer.
     pub(super) fn tell_of_difference<P: FramePool>(
         &mut self,
         now: Instant,
@@ -35,7 +35,7 @@ impl Switch {
         let Some(outer) = h.outer.filter(|_| self.peers_told < PEER_EVENTS) else { return };
         match reason {
             DropReason::UnknownPeer => self.tell_of_peers(Event::Stranger(outer.src.into(), outer.vni)),
-            // VNI 0 stands for probes: this one is malformed, or of an unknown version.
+            // VNI 0 is for probes: this one is malformed, or has an unknown version.
             DropReason::UnknownVni | DropReason::PeerNotInVni if outer.vni != path_probe::VNI => {
                 let Some(peer) = self.tables.peers.by_address(outer.src) else { return };
                 self.tell_of_peers(Event::PeerRefused(peer, outer.vni, reason));
@@ -47,8 +47,8 @@ impl Switch {
         }
     }
 
-    /// The switch of another rVM speaks on a network: when it asks for a floating IP, or announces it, it shows
-    /// which part it plays for that IP.
+    /// Evaluates a message that another rVM's switch sends on a network. A request for a floating IP, or its
+    /// announcement, shows which part that switch plays for the IP.
     #[cold]
     pub(super) fn hear_switch(&mut self, adm: &Admission, peer: PeerId, h: &Headers, bytes: &[u8]) {
         let nd = h.is_icmpv6();

@@ -1,15 +1,19 @@
-//! Routing: what becomes of a packet sent to the virtual gateway or, on the underlay, to a reality address. A part of
-//! `classify`, and as pure.
+//! Routing: decides about packets sent to the virtual gateway or, on the underlay, to a reality address. Part
+//! of `classify`, and as pure.
 //!
-//! Here the switch is a router, and a router that does not forward a packet says so (RFC 1812 §4.3, RFC 4443 §2.4). Each
-//! refusal is what Linux would send in its place; `icmp_error.rs` says who may not be told. As in Linux, that there is no
-//! route goes before the hop limit, and the hop limit before everything else.
+//! Here the switch is a router, so it reports packets that it does not forward (RFC 1812 §4.3, RFC 4443
+//! §2.4). Each refusal is the one that Linux would send; `icmp_error.rs` says which senders get none. As in
+//! Linux, a missing route takes precedence over the hop limit, and the hop limit over everything else.
 //!
-//! Some drops stay silent on purpose. That a packet would leave in a connection of the *rVM's own kernel*: a guest
-//! could find them all. *Guarded* destinations of a single address: see
-//! [`Guard::may_be_told`](crate::table::underlay::Guard::may_be_told). What the *underlay* sends to ports of a
-//! reality address that are not mapped: those belong to the rVM's own kernel, and only fragments of its packets ever
-//! come here. And malformed packets.
+//! Some drops stay silent on purpose:
+//!
+//! - A packet that would leave in a connection of the *rVM's own kernel*: a guest could find all these
+//!   connections.
+//! - A *guarded* destination of a single address: see
+//!   [`Guard::may_be_told`](crate::table::underlay::Guard::may_be_told).
+//! - A packet from the *underlay* to a port of a reality address that is not mapped: such ports belong to the
+//!   rVM's own kernel, and only fragments of its packets ever arrive here.
+//! - A malformed packet.
 
 use super::Tables;
 use super::classify::{Admission, From, towards};
@@ -27,11 +31,11 @@ use crate::wire::ip::Ip;
 use crate::wire::mac::MacAddr;
 use crate::wire::{ipv4, ipv6, l4, word};
 
-/// Where a packet of the underlay was heard; a network's number fits 24 bits.
+/// Stands for the underlay where a network is expected. A VNI has only 24 bits.
 const UNDERLAY: u32 = u32::MAX;
 
-/// A packet sent to the virtual gateway: to the gateway itself, to a floating IP that ends here, from one, or
-/// source-routed.
+/// Routes a packet sent to the virtual gateway: to the gateway itself, to a floating IP that ends here, from
+/// one, or source-routed.
 pub(super) fn route(
     tables: &Tables,
     network: &Network,
@@ -44,19 +48,19 @@ pub(super) fn route(
     if !h.routable() {
         return Verdict::drop(adm.vni, DropReason::IpMalformed);
     }
-    // What is addressed to the router is not forwarded, whatever its hop limit.
+    // The hop limit of a packet for the router itself does not matter.
     if network.gateways.contains(&h.dst) {
         return to_gateway(adm.vni, h);
     }
     last_hop(adm.vni, h, onward(tables, network, adm, h, bytes, trail))
 }
 
-/// What the virtual gateway itself does not answer: it offers no service.
+/// Decides about a packet to the virtual gateway itself, which offers no service.
 fn to_gateway(vni: Vni, h: &Headers) -> Verdict {
     let what = match h.proto {
         l4::UDP => Refusal::PortUnreachable,
         l4::TCP => Refusal::Reset,
-        // Nobody waits for an answer to an answer; and what was fragmented is not put together here.
+        // An ICMP answer needs no answer, and the gateway does not reassemble fragments.
         l4::ICMP | l4::ICMPV6 => return Verdict::drop(vni, DropReason::GatewayNoService),
         _ => Refusal::ProtocolUnreachable,
     };
@@ -73,7 +77,7 @@ fn last_hop(vni: Vni, h: &Headers, verdict: Verdict) -> Verdict {
     Verdict::refuse(vni, DropReason::TtlExpired, Refusal::TimeExceeded)
 }
 
-/// The next hop of a packet that is not for the gateway itself.
+/// Finds the next hop of a packet that is not for the gateway itself.
 fn onward(
     tables: &Tables,
     network: &Network,
@@ -91,7 +95,7 @@ fn onward(
     if let Some(found) = tables.floating.lookup(to, h.dst, || l4_key(tables, adm, h, bytes, false)) {
         return match found {
             Ok(action) => translated(tables, vni, h, action, false, trail),
-            // As a host does that has the address and not the service.
+            // A host that has the address but not the service answers this way.
             Err(reason @ DropReason::PortNotMapped) if matches!(h.proto, l4::TCP | l4::UDP) => {
                 Verdict::refuse(vni, reason, Refusal::PortUnreachable)
             }
@@ -120,7 +124,7 @@ fn onward(
     Verdict { edits: Edits { route, ..Edits::NONE }, out, vni, vid: 0 }
 }
 
-/// Not one of the ports of a floating IP: its list is the operator's wish.
+/// Drops a packet to a port outside a floating IP's list. The operator chose that list.
 fn unmapped(vni: Vni, reason: DropReason) -> Verdict {
     match reason {
         DropReason::PortNotMapped => Verdict::refuse(vni, reason, Refusal::Prohibited),
@@ -128,13 +132,14 @@ fn unmapped(vni: Vni, reason: DropReason) -> Verdict {
     }
 }
 
-/// The next hop's MAC address is missing. The first packets are lost without a word, as it may still answer.
+/// Drops a packet because the next hop's MAC address is missing. Silent at first, since the next hop may
+/// still answer.
 fn unresolved(vni: Vni, silent: bool) -> Verdict {
     let reason = DropReason::NeighborUnresolved;
     if silent { Verdict::refuse(vni, reason, Refusal::HostUnreachable) } else { Verdict::drop(vni, reason) }
 }
 
-/// A packet of the underlay to a reality address.
+/// Routes a packet of the underlay to a reality address.
 pub(super) fn from_underlay(
     tables: &Tables,
     adm: &Admission,
@@ -217,7 +222,8 @@ fn translated(
     Verdict { edits: Edits { nat, route: Some(Route { dst, src, id }), ..Edits::NONE }, out, vni, vid: 0 }
 }
 
-/// Whether a packet that leaves by NAT from `local` would do so in a connection of the rVM's own kernel.
+/// Whether a packet that leaves by NAT from `local` would become part of a connection of the rVM's own
+/// kernel.
 #[inline]
 fn is_own(tables: &Tables, h: &Headers, local: Ip) -> bool {
     let Some(own) = &tables.own else { return false };
@@ -232,13 +238,14 @@ fn is_own(tables: &Tables, h: &Headers, local: Ip) -> bool {
         })
 }
 
-/// Whether a guest's packet may not leave by NAT: it would have our own, trusted, source address.
+/// Whether a guest's packet must not leave by NAT, where it would have the rVM's own, trusted, source
+/// address.
 #[inline]
 fn guarded(tables: &Tables, h: &Headers) -> bool {
     !h.dst.is_host() || tables.guard.covers(h.dst) || is_tunnel(tables, h)
 }
 
-/// Whether it would be taken for a tunnel packet.
+/// Whether a receiver would take the packet for a tunnel packet.
 fn is_tunnel(tables: &Tables, h: &Headers) -> bool {
     let tunnel = tables.uplink.as_ref().map_or(0, |u| u.tunnel_port);
     h.proto == l4::UDP && h.l4 != 0 && (h.dport == tunnel || h.sport == tunnel)
@@ -252,7 +259,8 @@ fn refuse_guarded(tables: &Tables, vni: Vni, h: &Headers) -> Verdict {
     Verdict::drop(vni, DropReason::Guarded)
 }
 
-/// The port that decides for a packet; of a later fragment, what its first fragment said.
+/// The transport port that selects the mapping for a packet. A later fragment uses the port of its first
+/// fragment.
 fn l4_key(tables: &Tables, adm: &Admission, h: &Headers, bytes: &[u8], outbound: bool) -> L4Key {
     match h.l4_key(bytes, outbound) {
         L4Key::Fragment => {
@@ -264,7 +272,7 @@ fn l4_key(tables: &Tables, adm: &Admission, h: &Headers, bytes: &[u8], outbound:
     }
 }
 
-/// Remembers the ports of a packet's first fragment where they decide about the later ones.
+/// Records the ports of a packet's first fragment where they decide about the later ones.
 #[cold]
 pub(super) fn note_fragment(tables: &mut Tables, adm: &Admission, h: &Headers, bytes: &[u8]) {
     let by_port = |domain, address| tables.floating.decides_by_port(domain, address);
@@ -291,7 +299,7 @@ fn fragment_key(adm: &Admission, h: &Headers, bytes: &[u8]) -> Option<FragmentKe
     Some(FragmentKey { domain: domain(adm), src: h.src, dst: h.dst, proto, id })
 }
 
-/// Where a packet was heard, for tables that tell networks and the underlay apart.
+/// The domain that a packet came from, for tables that distinguish networks and the underlay.
 pub(super) fn domain(adm: &Admission) -> u32 {
     if adm.from == From::Underlay { UNDERLAY } else { adm.vni.get() }
 }

@@ -1,24 +1,26 @@
-//! One switch on several workers: what one learns, the others must know.
+//! One switch on several workers: each worker shares its knowledge with the others.
 //!
-//! Every worker has tables of its own, so a station heard by one would be unknown to the others and its
-//! traffic flooded. Four kinds of [`News`] keep the tables alike, without a lock:
+//! Every worker has tables of its own. Without sharing, a station that one worker has learned would be
+//! unknown to the others, and they would flood its traffic. Four kinds of [`News`] keep the tables alike,
+//! without a lock:
 //!
-//! - A *claim*: a station appeared or moved. Told before the frame that taught it is sent, so that whoever
-//!   answers that frame finds every worker informed. Claims are ordered by (stamp, worker), where a stamp is
-//!   never below one heard before (Lamport): the last move wins everywhere.
-//! - A *sighting*: a station was heard lately. Each worker walks its table slowly and repeats what is fresh.
-//!   So an entry lives while any worker hears the station, and a claim that was lost (a full ring, a flood
-//!   of addresses) is made good within one walk. A sighting carries when the station was heard, not when it
-//!   is told: an echo keeps nobody alive.
-//! - A *neighbour*: what ARP and ND said of an address that is routed to.
+//! - A *claim*: a station appeared or moved. The worker tells it before it sends the frame that it learned
+//!   from, so when an answer to that frame arrives, every worker knows the station. Claims are ordered by
+//!   (stamp, worker), where a stamp is never below one received before (Lamport): the last move wins
+//!   everywhere.
+//! - A *sighting*: a station has sent frames lately. Each worker scans its table slowly and repeats fresh
+//!   entries. So an entry lives while any worker receives the station's frames, and a lost claim (a full
+//!   ring, a flood of addresses) is repaired within one scan. A sighting carries the time of the station's
+//!   last frame, not the time of the message, so workers cannot keep an entry alive by echo.
+//! - A *neighbour*: the MAC that ARP or ND gave for an address that the switch routes to.
 //! - A *link-local address*: a guest has claimed an opaque one, or another station has it.
 //!
-//! News is about a state of the configuration. Commands reach all workers in one order, and each counts them:
-//! news of a state that is not reached here yet waits, and news from before something was forgotten here
-//! (a flush, a removed port) is forgotten too.
+//! News is about a state of the configuration. Commands reach all workers in one order, and each worker
+//! counts them. News of a state that this worker has not reached yet waits, and news from before this worker
+//! forgot something (a flush, a removed port) is dropped.
 //!
-//! Cost is bounded: claims per tick, slots walked per tick, news taken per poll. Under a flood of addresses
-//! claims beyond the bound are left to the walk.
+//! Cost is bounded: claims per tick, slots scanned per tick, news taken per poll. Under a flood of addresses,
+//! the scan takes over the claims beyond the bound.
 
 use alloc::vec::Vec;
 
@@ -31,10 +33,10 @@ use crate::time::{Duration, Instant};
 use crate::wire::ip::Ip;
 use crate::wire::mac::MacAddr;
 
-/// Something that other workers must know.
+/// Knowledge that other workers must have.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct News {
-    /// Commands taken by the teller when it knew this.
+    /// Number of commands that the sender had processed when it knew this.
     epoch: u64,
     what: What,
 }
@@ -43,15 +45,15 @@ pub struct News {
 enum What {
     /// A station appeared or moved.
     Claim(Station, u64),
-    /// A station was heard at this time.
+    /// A station sent a frame at this time.
     Sighting(Station, Instant),
-    /// An address that is routed to has this MAC.
+    /// An address that the switch routes to has this MAC.
     Neighbor(Vni, Ip, MacAddr),
     /// The guest of a port has claimed an opaque link-local address, or lost it.
     LinkLocal(PortId, Ip, u16, bool),
 }
 
-/// Where a station is.
+/// The location of a station.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Station {
     vni: Vni,
@@ -60,42 +62,42 @@ struct Station {
     location: Location,
 }
 
-/// What a worker among several keeps to itself.
+/// The private state of a worker among several.
 #[derive(Debug)]
 pub(super) struct Sharing {
-    /// Its number.
+    /// The worker's number.
     me: u8,
-    /// Commands taken, and how many when something was forgotten last.
+    /// Number of commands processed, and its value when something was last forgotten.
     epoch: u64,
     forgot: u64,
-    /// The highest stamp given or heard.
+    /// The highest stamp given or received.
     stamp: u64,
     claims: Claims,
     claims_left: u32,
-    /// To be told.
+    /// News for the other workers.
     out: Vec<News>,
-    /// Where the walk is, when it began, and when the one before did.
+    /// The position of the scan, its start time, and the start time of the previous scan.
     cursor: u32,
     walk_began: Instant,
     walk_before: Instant,
 }
 
-/// The last claims about stations, made here or heard, by a part of the key's hash. Collisions forget: what is
-/// then compared is the coarse time when a station was heard.
+/// The last claims about stations, made here or received, indexed by a part of the key's hash. A collision
+/// discards the older claim; then the coarse times of the stations' frames decide.
 #[derive(Debug)]
 struct Claims(Vec<Option<(FdbKey, u64, u8)>>);
 
-/// Stations whose last claim is remembered. Only those that move within one coarse tick depend on it.
+/// Number of stations whose last claim is kept. Only stations that move within one coarse tick depend on it.
 const CLAIMS: usize = 1024;
 
-/// How long the walk takes for the whole table, at most by its own choice.
+/// Duration that a scan of the whole table aims for. The bound on slots per tick may make it longer.
 const WALK: Duration = Duration::from_secs(8);
 
-/// What is waiting to be told at most: all that one tick can produce, but for neighbours.
+/// Maximum amount of news that waits: everything that one tick can produce, except neighbours.
 const OUT_LEN: usize = (CLAIMS_PER_TICK + SIGHTINGS_PER_TICK) as usize;
 
 impl News {
-    /// Whether a worker that sleeps has to be woken for it.
+    /// Whether a sleeping worker has to wake for this.
     #[must_use]
     pub const fn is_urgent(&self) -> bool {
         !matches!(self.what, What::Sighting(..))
@@ -107,7 +109,7 @@ impl Claims {
         (hash >> 32) as usize % CLAIMS
     }
 
-    /// Whether a claim is later than what is remembered of the station.
+    /// Whether a claim is later than the last known one about the station.
     fn is_later(&self, hash: u64, key: FdbKey, stamp: u64, worker: u8) -> bool {
         self.0[Self::cell(hash)].is_none_or(|(k, s, w)| k != key || (stamp, worker) > (s, w))
     }
@@ -141,7 +143,7 @@ impl Switch {
         });
     }
 
-    /// Whether it asks questions and announces addresses for all workers. One does.
+    /// Whether this worker asks questions and announces addresses for all workers. Exactly one does.
     pub(super) fn is_speaker(&self) -> bool {
         self.sharing.as_ref().is_none_or(|s| s.me == 0)
     }
@@ -167,7 +169,7 @@ impl Switch {
         }
     }
 
-    /// Tells that a station was learned here.
+    /// Tells the other workers that a station was learned here.
     #[cold]
     pub(super) fn claim(&mut self, now: Instant, vni: Vni, vid: u16, mac: MacAddr, location: Location) {
         let Some(s) = &mut self.sharing else { return };
@@ -186,7 +188,7 @@ impl Switch {
         }
     }
 
-    /// What is to be told to every other worker, before frames are sent.
+    /// Returns the news for every other worker. Pass it on before frames are sent.
     pub fn take_news(&mut self) -> &mut Vec<News> {
         let heard = self.tables.neighbors.take_told();
         let Some(s) = &mut self.sharing else { unreachable!("a switch alone has no news") };
@@ -194,7 +196,8 @@ impl Switch {
         &mut s.out
     }
 
-    /// Takes news from another worker. False: it is about commands that are not taken here yet; keep it.
+    /// Takes news from another worker. Returns false if the news is about commands that this worker has not
+    /// processed yet; the caller then has to keep it.
     pub fn hear(&mut self, now: Instant, from: u8, news: &News) -> bool {
         let Some(s) = &mut self.sharing else { return true };
         if news.epoch > s.epoch {
@@ -222,7 +225,7 @@ impl Switch {
         true
     }
 
-    /// Tells that a guest has claimed an opaque link-local address, or lost it.
+    /// Tells the other workers that a guest has claimed an opaque link-local address, or lost it.
     pub(super) fn tell_link_local(&mut self, id: PortId, ip: Ip, vid: u16, claimed: bool) {
         if let Some(s) = &mut self.sharing {
             s.out.push(News { epoch: s.epoch, what: What::LinkLocal(id, ip, vid, claimed) });
@@ -240,7 +243,8 @@ impl Switch {
         let claimed = Instant::from_nanos(stamp);
         match self.tables.fdb.sighting(hash, key) {
             Some(known) if known.is_static => {}
-            // It was heard here since, at the place where it was: so it moved back then, which is news to the other.
+            // The station has sent a frame here since, from its old location. So it has moved back, which the
+            // other worker does not know.
             Some(known) if known.location != station.location && known.seen > claimed => {
                 let back = Station { location: known.location, ..*station };
                 self.tell_claim(back, known.seen.as_nanos().max(stamp + 1));
@@ -262,7 +266,7 @@ impl Switch {
         }
     }
 
-    /// Notes where a station is, if it may be there: the same bounds hold as if it had been heard here.
+    /// Records the location of a station, if permitted: with the same bounds as for a frame received here.
     fn settle(&mut self, seen: Instant, station: &Station) {
         let &Station { vni, vid, mac, location } = station;
         let t = &mut self.tables;
@@ -283,7 +287,7 @@ impl Switch {
         }
     }
 
-    /// The walk's share of a tick: repeats who was heard since it came by last.
+    /// Scans one tick's share of the table, and repeats the stations with new frames since the previous scan.
     pub(super) fn share_sightings(&mut self, now: Instant, tick: Duration) {
         let Some(s) = &mut self.sharing else { return };
         s.claims_left = CLAIMS_PER_TICK;

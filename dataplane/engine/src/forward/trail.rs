@@ -1,4 +1,5 @@
-//! The listener of `classify`, and of a port's policy before and behind it: nothing on the path, every step for `trace`.
+//! The listener of `classify`, and of a port's policy before and after it. It does nothing on the fast path,
+//! and records every step for `trace`.
 
 use alloc::vec::Vec;
 
@@ -8,18 +9,18 @@ use crate::watch::Walk;
 use crate::wire::ip::Ip;
 use crate::wire::mac::MacAddr;
 
-/// A step of `classify` or of a port's policy, with what decided it.
+/// A step of `classify` or of a port's policy, with its basis.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Step {
     /// The frame was admitted to this network and VLAN.
     Admitted(Vni, u16),
-    /// It came through the tunnel from this peer.
+    /// The frame came through the tunnel from this peer.
     Tunnel(PeerId, Vni),
-    /// It is for the virtual gateway: routed, not switched.
+    /// The frame is for the virtual gateway: routed, not switched.
     Routed,
     /// A floating IP's mapping translates it to this address.
     Floating(FloatingId, Ip),
-    /// A source route sends it on.
+    /// A source route determines the next hop.
     SourceRoute(NextHop),
     /// The FDB knows the destination.
     Fdb(MacAddr, Location),
@@ -27,42 +28,42 @@ pub enum Step {
     FdbMiss(MacAddr),
     /// The underlay's next hop for this destination.
     Underlay(Ip),
-    /// Its sender is told why it is not forwarded, from this address.
+    /// The sender gets an error, from this address.
     Told(Refusal, Ip),
-    /// It goes on in fragments of at most so many bytes.
+    /// The packet goes on in fragments of at most this many bytes.
     Fragmented(u16),
-    /// A port's rate limit, on the way in or out.
+    /// A port's rate limit, on ingress or egress.
     Limit {
-        /// Whose.
+        /// The port.
         port: PortId,
-        /// On the way out.
+        /// Whether on egress.
         leaving: bool,
-        /// It passes.
+        /// Whether the frame is within the limit.
         within: bool,
     },
-    /// A port's mirror, on the way in or out.
+    /// A port's mirror, on ingress or egress.
     Mirror {
-        /// Whose.
+        /// The port.
         port: PortId,
-        /// Where the copy goes.
+        /// The mirror target.
         tap: PortId,
-        /// On the way out.
+        /// Whether on egress.
         leaving: bool,
-        /// There was room for it.
+        /// Whether the copy succeeded.
         copied: bool,
     },
 }
 
 /// Listens to `classify`.
 pub trait Trail {
-    /// Told of a step; the closure makes it only if somebody listens.
+    /// Receives a step. An inactive listener does not call the closure.
     fn step(&mut self, step: impl FnOnce() -> Step);
 
-    /// Told of the end.
+    /// Receives the final verdict.
     fn decided(&mut self, _: &Verdict) {}
 }
 
-/// Nobody listens; the compiler removes the calls.
+/// The inactive listener; the compiler removes the calls.
 impl Trail for () {
     #[inline]
     fn step(&mut self, _: impl FnOnce() -> Step) {}

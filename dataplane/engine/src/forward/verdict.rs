@@ -1,4 +1,4 @@
-//! What `classify` decides about a frame, for `act` to apply.
+//! The decision of `classify` about a frame, for `act` to apply.
 
 use crate::command::{FloatingId, PeerId, PortId, Vni};
 use crate::counters::DropReason;
@@ -7,30 +7,32 @@ use crate::wire::checksum::Delta;
 use crate::wire::ip::Ip;
 use crate::wire::mac::MacAddr;
 
-/// A decision: how the frame is changed and where it goes. `Copy`, and no list to interpret.
+/// A decision: the edits of the frame and its output. `Copy`, without lists to interpret.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Verdict {
-    /// Changes, applied in the order of the fields.
+    /// Edits, applied in the order of the fields.
     pub edits: Edits,
-    /// Output.
+    /// The output.
     pub out: Out,
-    /// The network on which it leaves; that of the ingress unless a floating IP moved it to another.
+    /// The network on which the frame leaves: that of the ingress unless a floating IP moved the frame to
+    /// another.
     pub vni: Vni,
-    /// Its VLAN inside that network, 0 without.
+    /// The VLAN inside that network, 0 without.
     pub vid: u16,
 }
 
-/// Changes to a frame. Decapsulation comes before them and follows from the headers; encapsulation comes
-/// after them and follows from the output.
+/// Changes to a frame. Decapsulation comes before them and depends on the headers; encapsulation comes after
+/// them and depends on the output.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Edits {
-    /// Congestion Experienced was marked on the outer header: mark the inner one (RFC 6040 §4.2).
+    /// The new inner ECN field. Set when Congestion Experienced was marked on the outer header (RFC 6040
+    /// §4.2).
     pub ecn: Option<u8>,
-    /// One address becomes another.
+    /// Translates one address.
     pub nat: Option<NatRewrite>,
-    /// Routed: these MACs, and one hop less.
+    /// Routes the packet: sets these MACs and decrements the hop limit.
     pub route: Option<Route>,
-    /// The tag on the way in.
+    /// The edit of the VLAN tag on ingress.
     pub tag: TagEdit,
 }
 
@@ -39,65 +41,65 @@ pub struct Edits {
 pub struct NatRewrite {
     /// The mapping, for its counters.
     pub id: FloatingId,
-    /// Source (outbound) or destination.
+    /// Whether it replaces the source (outbound) or the destination.
     pub source: bool,
     /// The new address.
     pub address: Ip,
-    /// Its difference to the old one.
+    /// The difference between the new and the old address, for checksums.
     pub delta: Delta,
 }
 
 /// New Ethernet addresses of a routed packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Route {
-    /// The next hop's.
+    /// The next hop's MAC.
     pub dst: MacAddr,
-    /// Ours.
+    /// The switch's MAC.
     pub src: MacAddr,
-    /// The mapping that it follows without being translated, for its counters.
+    /// The mapping whose counters increase, for a packet that follows a mapping without translation.
     pub id: Option<FloatingId>,
 }
 
-/// Where a frame goes.
+/// The output of a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Out {
     /// To a port of this rVM (the uplink included, for a translated packet).
     Port(PortId),
     /// To a peer, encapsulated.
     Peer(PeerId),
-    /// To every port and peer of the network that may have it.
+    /// To every permitted port and peer of the network.
     Flood,
-    /// Back where it came from, turned into the answer.
+    /// Back to the sender, rewritten as the answer.
     Hairpin(Responder),
     /// To the kernel.
     Punt,
-    /// For the switch itself; read by `learn` already.
+    /// For the switch itself; `learn` has already read it.
     Consume,
-    /// Nowhere.
+    /// Dropped.
     Drop(DropReason),
-    /// Nowhere, and its sender is told.
+    /// Dropped, and the sender gets an error.
     Refuse(DropReason, Refusal),
 }
 
-/// What a router tells the sender of a packet that it does not forward: an ICMP error (RFC 792, RFC 1812 §5.2.7;
-/// RFC 4443 §3) or, of a connection to the router itself, a TCP reset.
+/// The errors that a router sends about a packet that it does not forward: an ICMP error (RFC 792, RFC 1812
+/// §5.2.7; RFC 4443 §3) or, for a connection to the router itself, a TCP reset.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Refusal {
     /// The hop limit ends here.
     TimeExceeded,
-    /// There is no route.
+    /// The router has no route.
     NoRoute,
     /// The next hop does not answer.
     HostUnreachable,
-    /// The operator does not want it.
+    /// The operator prohibits it.
     Prohibited,
-    /// Nobody listens at that port.
+    /// The destination does not serve the port.
     PortUnreachable,
-    /// The destination does not speak the protocol.
+    /// The destination does not support the protocol.
     ProtocolUnreachable,
-    /// Nobody listens at that TCP port.
+    /// The destination does not serve the TCP port.
     Reset,
-    /// The output carries so many bytes at most.
+    /// The output carries at most this many bytes.
     TooBig(u16),
 }
 
@@ -105,7 +107,7 @@ pub enum Refusal {
 pub const REFUSAL_KINDS: usize = 8;
 
 impl Refusal {
-    /// The kinds' names in metrics and status, by their number.
+    /// Names of the kinds in metrics and status, by their number.
     pub const KINDS: [&'static str; REFUSAL_KINDS] = [
         "time-exceeded",
         "no-route",
@@ -133,7 +135,7 @@ impl Refusal {
     }
 }
 
-/// Who answers in place.
+/// The kind of answer that the switch gives itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Responder {
     /// ARP reply from this MAC.
@@ -142,21 +144,21 @@ pub enum Responder {
     Nd(MacAddr),
     /// Echo reply.
     Echo,
-    /// The guest's address and what goes with it (`dhcp`).
+    /// A DHCP answer with the guest's address and options (`dhcp`).
     Dhcp {
-        /// Boot servers are asked too: the question goes on to where they may be.
+        /// Whether boot servers also get the question.
         boots: bool,
     },
 }
 
 impl Verdict {
-    /// Dropped for this reason.
+    /// Drops the frame for this reason.
     #[must_use]
     pub const fn drop(vni: Vni, reason: DropReason) -> Self {
         Self { edits: Edits::NONE, out: Out::Drop(reason), vni, vid: 0 }
     }
 
-    /// Dropped for this reason, and its sender is told.
+    /// Drops the frame for this reason, and tells its sender.
     #[must_use]
     pub const fn refuse(vni: Vni, reason: DropReason, what: Refusal) -> Self {
         Self { edits: Edits::NONE, out: Out::Refuse(reason, what), vni, vid: 0 }
@@ -164,6 +166,6 @@ impl Verdict {
 }
 
 impl Edits {
-    /// No change.
+    /// No edits.
     pub const NONE: Self = Self { ecn: None, nat: None, route: None, tag: TagEdit::Keep };
 }

@@ -1,8 +1,9 @@
-//! The walk with somebody looking on: frames of a watched port one by one, by the long way; what leaves a watched
-//! port; and the rehearsal of one frame, of which nothing remains.
+//! The pipeline under observation: the slow path, frame by frame, for a watched port; captures of outgoing
+//! frames; and the dry run of one frame, which leaves no trace.
 //!
-//! It is the very walk. A rehearsal really queues what it would send (the queues are empty when commands and
-//! queries are taken), looks, takes it off again, and puts every counter back.
+//! All three use the real pipeline. A dry run really queues the frames that it would send (the queues are
+//! empty when commands and queries are processed). It then reads the result, removes the frames, and restores
+//! every counter.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -20,18 +21,19 @@ use crate::table::silent_hops::SilentHops;
 use crate::time::Instant;
 use crate::watch::{Fate, Sent, Walk};
 
-/// How things stood before a frame.
+/// The state before a frame.
 struct Mark {
     counters: SwitchCounters,
     punted: usize,
-    /// Of every port: how long its queue was, and what it had dropped.
+    /// For every port: the length of its queue, and its drop counters.
     ports: Vec<(PortId, usize, [u64; DROP_REASONS])>,
 }
 
-/// What it changes of a port: counters, its limit for floods, when it may tell of a BPDU, its limits in and out.
+/// The state of a port that a dry run changes: counters, its limit for floods, when it may report a BPDU, its
+/// limits on ingress and egress.
 type PortBefore = (PortId, PortCounters, TokenBucket, Instant, [Option<Box<Policer>>; 2]);
 
-/// What a rehearsal changes beside the queues.
+/// The state, other than the queues, that a dry run changes.
 struct Before {
     counters: SwitchCounters,
     ports: Vec<PortBefore>,
@@ -49,14 +51,14 @@ struct Before {
 }
 
 impl Switch {
-    /// Whether frames of this port are watched, in or out: then every one of them must come by here, and no cache
-    /// in front of the switch may keep one away.
+    /// Whether frames of this port are watched, on ingress or egress. Then all its frames must pass through
+    /// this code, and the kernel offload must not forward any itself.
     #[must_use]
     pub fn is_watched(&self, port: PortId) -> bool {
         !self.watches.is_empty() && self.watches.covers(port)
     }
 
-    /// [`Switch::forward`] for a watched port. Nothing is remembered, so that nothing passes unseen.
+    /// [`Switch::forward`] for a watched port. Caches no verdict, so that every frame is seen.
     #[cold]
     pub(super) fn forward_watched<P: FramePool>(
         &mut self,
@@ -65,11 +67,11 @@ impl Switch {
         batch: &mut Batch,
         pool: &mut P,
     ) {
-        // It counts the batch in.
+        // This counts the batch in.
         self.look_batch(id, batch, pool);
         for frame in batch.drain(..) {
             let wanted = self.watches.wants(id, pool.bytes(&frame), false);
-            // It is changed on its way.
+            // The pipeline changes the frame, so copy it first.
             let bytes = if wanted { pool.bytes(&frame).to_vec() } else { Vec::new() };
             let results = wanted && self.watches.wants_results(id);
             let walk = self.walk(now, id, frame, pool, true, results);
@@ -79,7 +81,7 @@ impl Switch {
         }
     }
 
-    /// What would become of a frame that came in at this port now.
+    /// Reports what the switch would do now with a frame that comes in at this port.
     #[must_use]
     pub fn trace<P: FramePool>(&mut self, now: Instant, id: PortId, bytes: &[u8], pool: &mut P) -> Walk {
         let Some(frame) = pool.alloc_from(bytes) else {
@@ -87,7 +89,7 @@ impl Switch {
         };
         let before = self.before();
         self.sampled.fill(true);
-        // Who watches this port sees what really comes.
+        // Captures on this port show only real frames.
         let watches = core::mem::take(&mut self.watches);
         let (mark, mut walk, mut batch) = (self.mark(), Walk::default(), Batch::new());
         batch.push(frame);
@@ -104,7 +106,7 @@ impl Switch {
         walk
     }
 
-    /// The long way of one frame, and what became of it.
+    /// Runs one frame through the slow path, and reports the result.
     fn walk<P: FramePool>(
         &mut self,
         now: Instant,
@@ -120,7 +122,7 @@ impl Switch {
         walk
     }
 
-    /// From parsing to the queues.
+    /// Runs the frame from parsing to the queues.
     fn take_way<P: FramePool>(
         &mut self,
         now: Instant,
@@ -153,7 +155,7 @@ impl Switch {
         Mark { counters: self.counters, punted: self.punted.len(), ports: ports.collect() }
     }
 
-    /// What has happened since `mark`.
+    /// Collects everything that has happened since `mark`.
     fn see_results<P: FramePool>(&self, mark: &Mark, walk: &mut Walk, results: bool, pool: &P) {
         for (id, queued, drops) in &mark.ports {
             let Some(port) = self.tables.ports.get(*id) else { continue };
@@ -196,7 +198,7 @@ impl Switch {
         }
     }
 
-    /// Makes a rehearsal undone.
+    /// Undoes a dry run.
     fn take_back<P: FramePool>(&mut self, mark: &Mark, before: Before, pool: &mut P) {
         for (id, queued, _) in &mark.ports {
             self.end_merges(*id);
@@ -228,7 +230,7 @@ impl Switch {
         self.events.truncate(before.events);
     }
 
-    /// The frames of a watched port's queue that somebody wants to see leave: place, length, bytes.
+    /// Copies the frames on a watched port's queue that a capture wants on egress: index, length, bytes.
     #[cold]
     pub(super) fn leaving<P: FramePool>(
         &self,
@@ -243,7 +245,7 @@ impl Switch {
         self.watches.covers(id).then(|| wanted.collect())
     }
 
-    /// Shows them, now that it is known how many were sent.
+    /// Passes these frames to the capture, once the number of sent frames is known.
     #[cold]
     pub(super) fn show_leaving(
         &mut self,

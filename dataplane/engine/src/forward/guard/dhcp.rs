@@ -26,8 +26,8 @@ pub const fn reads_payload(sport: u16, dport: u16) -> bool {
 
 impl Guard<'_> {
     /// A client recognises an answer by its destination port, and does not look at the source port. Servers
-    /// and relays receive at port 67, and no other station sends from there. A socket of DHCPv6 may take IPv4 too (RFC
-    /// 3493 §3.7).
+    /// and relays receive at port 67, and no other station sends from there. A socket of DHCPv6 may take IPv4
+    /// too (RFC 3493 §3.7).
     pub(super) fn dhcp(&self) -> Result<(), DropReason> {
         match (self.h.sport, self.h.dport) {
             (l4::DHCP_SERVER_PORT | l4::DHCP6_SERVER_PORT, _)
