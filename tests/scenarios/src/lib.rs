@@ -1,4 +1,4 @@
-//! Worlds that several stories begin with.
+//! Worlds from which several stories start.
 
 use sim::cms::CmsSpec;
 use sim::guest::{HostSpec, INTERNET};
@@ -9,7 +9,7 @@ pub const PRIVATE: u32 = 100;
 /// VNI of the network `public`.
 pub const PUBLIC: u32 = 200;
 
-/// The head of a configuration: name, uplink, and the paper's two networks with a virtual gateway.
+/// The head of a configuration: name, uplink, and the private and the public network, each with a virtual gateway.
 #[must_use]
 pub fn head(name: &str, vtep: &str) -> String {
     format!(
@@ -29,7 +29,7 @@ gateway = ["10.2.0.1", "fd02::1"]
     )
 }
 
-/// A guest port: interface, network, MAC, and addresses (none: unchecked).
+/// A guest port: interface, network, MAC, and addresses (an empty list: addresses are not checked).
 #[must_use]
 pub fn guest_port(interface: &str, network: &str, mac: &str, ips: &[&str]) -> String {
     let ips = if ips.is_empty() { String::new() } else { format!("ip = {ips:?}\n") };
@@ -39,7 +39,7 @@ pub fn guest_port(interface: &str, network: &str, mac: &str, ips: &[&str]) -> St
     )
 }
 
-/// A door on an interface that exists.
+/// A door on an interface that already exists.
 #[must_use]
 pub fn door_port(interface: &str, network: &str, more: &str) -> String {
     format!(
@@ -67,13 +67,13 @@ pub fn mac(n: u32) -> String {
     format!("02:00:{:02x}:{:02x}:{:02x}:{:02x}", b[0], b[1], b[2], b[3])
 }
 
-/// Figure 4 of the paper: provider NAT 56.0.0.11 <-> 10.0.0.11 on rVM1; on rVM2 a CMS behind the doors
+/// Figure 4 of the Inception paper: provider NAT 56.0.0.11 <-> 10.0.0.11 on rVM1; on rVM2 a CMS behind the doors
 /// `eth1` and `eth2` with its own NAT 56.0.0.11 <-> 192.168.1.2 and an iVM; a host on the Internet.
 #[derive(Debug)]
 pub struct Figure4 {
     /// The data centre.
     pub site: SiteId,
-    /// Holds the provider's end of the floating IP.
+    /// The gateway, which has the provider's end of the floating IP.
     pub rvm1: NodeId,
     /// Hosts the iVM.
     pub rvm2: NodeId,
@@ -81,7 +81,7 @@ pub struct Figure4 {
     pub cms: NodeId,
     /// The iVM.
     pub ivm: NodeId,
-    /// 8.8.8.8.
+    /// The host on the Internet, 8.8.8.8.
     pub host: NodeId,
 }
 
@@ -115,7 +115,7 @@ pub fn figure4(w: &mut World) -> Figure4 {
     let cms = w.cms(rvm2, cms_spec(&[("56.0.0.11", "192.168.1.2")]));
     let ivm = w.ivm(cms, HostSpec::new("ivm2", &mac(0x12), PRIVATE, &["192.168.1.2/24"]).via("192.168.1.1"));
     allow_internet(w, PRIVATE, "192.168.1.2", "8.8.8.8");
-    // The CMS starts with what it finds: the door's MAC is its own.
+    // The CMS starts with the doors that exist by then, and uses the public door's MAC as its own.
     w.start(rvm2);
     w.run_for(MS);
     let eth2 = w.r(rvm2).facts("eth2").expect("the agent made the door").mac;
@@ -128,7 +128,7 @@ pub fn figure4(w: &mut World) -> Figure4 {
 /// A CMS with these floating IPs.
 ///
 /// # Panics
-/// When an address cannot be read.
+/// When an address cannot be parsed.
 #[must_use]
 pub fn cms_spec(floating: &[(&str, &str)]) -> CmsSpec {
     let ip = |s: &str| s.parse().expect("an IP address");
@@ -144,19 +144,20 @@ pub fn cms_spec(floating: &[(&str, &str)]) -> CmsSpec {
     }
 }
 
-/// Payload may cross between an Internet host and a guest with a floating IP, to these addresses only.
+/// Lets payload cross between an Internet host and a guest with a floating IP, in packets to these addresses only.
 pub fn allow_internet(w: &mut World, network: u32, guest: &str, host: &str) {
     w.allow(INTERNET.0, network, guest);
     w.allow(network, INTERNET.0, host);
 }
 
-/// `count` rVMs in one flat site, each with one guest (`192.168.1.(10+n)`) on `private`, all peers of all.
+/// `count` rVMs in one flat site, each with one guest (`192.168.1.(10+n)`) on `private`; each is a peer of each
+/// other.
 pub fn mesh(w: &mut World, count: u8) -> (Vec<NodeId>, Vec<NodeId>) {
     let site = w.site("east", &["10.0.0.0/16", "fd00::/64"], true);
     mesh_at(w, site, count, |n| format!("10.0.0.{}", 10 + n), "")
 }
 
-/// See [`mesh`]: in `site`, with these VTEP addresses, and `more` at the end of every `[uplink]`.
+/// As [`mesh`], in `site`, with these VTEP addresses, and `more` at the end of every `[uplink]`.
 pub fn mesh_at(
     w: &mut World,
     site: SiteId,

@@ -1,4 +1,5 @@
-//! What must hold at every step of every world. See `World::problems`: any of these fails the world.
+//! Invariants that hold at every step of every world. A broken one is an entry of `World::problems`, which fails the
+//! world.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -6,27 +7,28 @@ use std::net::IpAddr;
 use crate::guest::{Label, MARK};
 use crate::packet;
 
-/// Nodes a frame may pass before it counts as a loop. The longest honest way between two data centres is
-/// rVM, cloud, gateway, cloud, gateway, cloud, rVM, and the same back for an answer made in place.
+/// Nodes that a frame may pass before it counts as a loop. The longest legitimate way between two data centres is
+/// rVM, cloud, gateway, cloud, gateway, cloud, rVM, and the same back for an answer made from the same frame.
 pub const HOPS_MAX: u16 = 18;
 
 /// Frames on the wire at one moment, in the whole world, before it counts as a storm.
 pub const FLIGHT_MAX: usize = 20_000;
 
-/// Bytes of one network that may be seen on another: with a floating IP or a route, to that address only.
+/// Networks whose payload may be seen on another network: with a floating IP or a route, only in packets to that
+/// address.
 #[derive(Clone, Debug, Default)]
 pub struct Crossings(BTreeSet<(Label, Label, Option<IpAddr>)>);
 
 impl Crossings {
-    /// Payload made on `from` may reach a machine on `to`, in packets to `dst` (or to any address).
+    /// Allows payload made on `from` to reach a machine on `to`, in packets to `dst` (or to any address).
     pub fn allow(&mut self, from: Label, to: Label, dst: Option<IpAddr>) {
         self.0.insert((from, to, dst));
     }
 
-    /// Whether a frame heard on `to` carries payload made on a network that must not be heard there.
+    /// Fails if a frame that arrived on `to` carries payload made on a network that `to` must not receive.
     ///
     /// # Errors
-    /// Says whose bytes were heard where.
+    /// Names the network that the payload comes from, and `to`.
     pub fn check(&self, to: Label, frame: &[u8]) -> Result<(), String> {
         let Some(from) = label_of(frame) else { return Ok(()) };
         let dst = packet::parse(frame).and_then(|p| p.ip).map(|ip| ip.dst);
@@ -42,7 +44,7 @@ impl Crossings {
     }
 }
 
-/// The label of the first whole mark in the frame.
+/// The label of the first complete mark in the frame.
 #[must_use]
 pub fn label_of(frame: &[u8]) -> Option<Label> {
     let mut at = 0;

@@ -1,7 +1,7 @@
-//! What a stock CMS makes on an rVM (figures 3 and 4 of the paper): a Linux bridge `br1` that joins the
-//! private door `eth1` and the iVMs, and beside it, for floating IPs, stateless DNAT and SNAT between
-//! `br1` and the public door `eth2`, with everything from a floating IP routed to one next hop. It knows
-//! nothing of the switch behind the doors.
+//! The network of a stock CMS on an rVM (figures 3 and 4 of the Inception paper): a Linux bridge `br1` that joins the
+//! private door `eth1` and the iVMs, and for floating IPs stateless DNAT and SNAT between `br1` and the public door
+//! `eth2`, with every packet from a floating IP routed to one next hop. The CMS does not know about the switch behind
+//! the doors.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -18,38 +18,38 @@ pub const ETH2: usize = 1;
 /// Interface number of the first iVM.
 pub const FIRST_IVM: usize = 2;
 
-/// What the CMS was told.
+/// The configuration of a CMS.
 #[derive(Clone, Debug)]
 pub struct CmsSpec {
-    /// For people.
+    /// A name for messages.
     pub name: String,
-    /// `br1`'s MAC and the addresses iVMs use as their gateway.
+    /// The MAC address of `br1`.
     pub br1_mac: MacAddr,
-    /// See `br1_mac`.
+    /// Addresses of `br1`, which iVMs use as their gateway.
     pub br1_ips: Vec<IpAddr>,
-    /// The public door's MAC: what the CMS sees as `eth2`.
+    /// The MAC address of the public door, which the CMS sees as `eth2`.
     pub eth2_mac: MacAddr,
-    /// Its addresses there, floating IPs not included.
+    /// Addresses of `eth2`, without the floating IPs.
     pub eth2_ips: Vec<IpAddr>,
-    /// Where packets from floating IPs go.
+    /// Next hops of packets from floating IPs.
     pub next_hops: Vec<IpAddr>,
-    /// Floating IP and the iVM's own address.
+    /// Pairs of a floating IP and the iVM's own address.
     pub floating: Vec<(IpAddr, IpAddr)>,
     /// Rules of `ebtables -A FORWARD -p IPv4 --ip-src ADDRESS -j DROP`, and the same with `--ip-dst`.
     pub filtered: Vec<IpAddr>,
 }
 
-/// The node.
+/// A CMS as a node of the world.
 #[derive(Clone, Debug)]
 pub struct Cms {
-    /// What it was told. May be changed while it runs.
+    /// The configuration, which may change while the CMS runs.
     pub spec: CmsSpec,
     fdb: BTreeMap<MacAddr, usize>,
     neighbors: BTreeMap<(bool, IpAddr), MacAddr>,
     waiting: BTreeMap<(bool, IpAddr), Vec<Vec<u8>>>,
     /// Packets translated in and out.
     pub translated: (u64, u64),
-    /// Frames that its filter dropped.
+    /// Frames that the filter dropped.
     pub filtered: u64,
     /// Frames seen at each door, when recording is on.
     pub heard: Option<Vec<(u64, usize, Vec<u8>)>>,

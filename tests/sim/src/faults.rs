@@ -1,26 +1,26 @@
-//! What goes wrong in a world, on purpose.
+//! Faults that a scenario causes on purpose.
 
 use std::net::IpAddr;
 
 use crate::world::{LinkId, NodeId, SEC, World};
 
 impl World {
-    /// The cable is out.
+    /// Unplugs the cable.
     pub fn link_down(&mut self, link: LinkId) {
         self.link(link).up = false;
     }
 
-    /// The cable is back.
+    /// Plugs the cable in again.
     pub fn link_up(&mut self, link: LinkId) {
         self.link(link).up = true;
     }
 
-    /// SIGKILL: the rVM's worker and agent are gone with all they knew.
+    /// SIGKILL: the rVM's worker and agent lose all their state.
     pub fn kill(&mut self, rvm: NodeId) {
         self.r(rvm).kill();
     }
 
-    /// SIGKILL and a new start from the configuration file.
+    /// SIGKILL, then a new start from the configuration file.
     pub fn restart(&mut self, rvm: NodeId) {
         self.kill(rvm);
         self.start(rvm);
@@ -33,26 +33,26 @@ impl World {
         self.nudge(rvm);
     }
 
-    /// It comes back as a new interface of the same name.
+    /// The interface comes back as a new one of the same name.
     pub fn return_interface(&mut self, rvm: NodeId, name: &str) {
         let now = self.now_ns;
         self.r(rvm).return_interface(now, name);
         self.nudge(rvm);
     }
 
-    /// The clocks leap: everything and everybody stood still for so long, frames under way included, as when a machine
-    /// is suspended or a hypervisor pauses its guests.
+    /// The clocks leap by `ns`: everything stood still, frames in flight included, as when a machine is suspended or
+    /// a hypervisor pauses its guests.
     pub fn suspend(&mut self, ns: u64) {
         self.now_ns += ns;
     }
 
-    /// Two rVMs cannot reach one another through the underlay.
+    /// Stops the underlay from carrying packets between two rVMs.
     pub fn cut(&mut self, a: NodeId, b: NodeId) {
         let (a, b) = (self.r(a).nic, self.r(b).nic);
         self.cloud().cut.insert((a.min(b), a.max(b)));
     }
 
-    /// They can again.
+    /// Lets the underlay carry packets between them again.
     pub fn heal(&mut self, a: NodeId, b: NodeId) {
         let (a, b) = (self.r(a).nic, self.r(b).nic);
         self.cloud().cut.remove(&(a.min(b), a.max(b)));
@@ -77,7 +77,7 @@ impl World {
         self.nudge(rvm);
     }
 
-    /// Lets everything settle: caches age, neighbours are asked for again.
+    /// Waits until caches have aged and neighbours have been resolved again.
     pub fn settle(&mut self) {
         self.run_for(3 * SEC);
     }

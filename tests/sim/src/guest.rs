@@ -1,6 +1,6 @@
 //! Machines at the edge: iVMs and Internet hosts, with smoltcp as their network stack. They ping, move
 //! TCP streams whose every byte is verified, and echo UDP. Every payload carries the label of its
-//! sender's network, so that a byte on the wrong network betrays itself (see `checks`).
+//! sender's network, so that a byte on the wrong network is recognised (see `checks`).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
@@ -21,11 +21,11 @@ use crate::packet;
 
 /// First bytes of every 16-byte record of payload.
 pub const MARK: [u8; 4] = *b"IVSM";
-/// First bytes of a TCP stream: wanted lengths follow.
+/// First bytes of a TCP stream; the lengths that the client asks for follow.
 const HELLO: [u8; 4] = *b"IVSH";
 /// Bytes a TCP socket holds in each direction.
 const TCP_BUFFER_LEN: usize = 48 * 1024;
-/// Connections a TCP server takes at once.
+/// Connections that a TCP server serves simultaneously.
 const TCP_BACKLOG: usize = 6;
 
 /// A network's label in payloads and checks: its VNI, or [`INTERNET`].
@@ -35,36 +35,36 @@ pub struct Label(pub u32);
 /// The Internet's label.
 pub const INTERNET: Label = Label(u32::MAX);
 
-/// What leaves the machine's NIC when a checksum is due.
+/// The state in which the machine's NIC sends a packet's checksum.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum CsumMode {
     /// Finished checksums.
     #[default]
     Full,
-    /// Partial checksums that say so (virtio-net header).
+    /// Partial checksums, marked as such (virtio-net header).
     PartialMarked,
     /// Partial checksums without a mark, as AF_XDP sees them on a veth.
     PartialUnmarked,
 }
 
-/// What a machine is made of.
+/// A description of a machine.
 #[derive(Clone, Debug)]
 pub struct HostSpec {
-    /// For people.
+    /// A name for messages.
     pub name: String,
-    /// Its NIC's address.
+    /// The MAC address of its NIC.
     pub mac: MacAddr,
-    /// Its addresses.
+    /// The addresses of its NIC.
     pub ips: Vec<IpPrefix>,
     /// Default gateways, at most one per family.
     pub gateways: Vec<IpAddr>,
-    /// The network it is on.
+    /// The network that the machine is on.
     pub label: Label,
-    /// Largest IP packet it sends.
+    /// The largest IP packet that it sends.
     pub mtu: usize,
-    /// Tags it puts on what it sends and expects on what it takes, outermost first: (TPID, VID).
+    /// Tags that it puts on frames it sends and expects on frames it receives, outermost first: (TPID, VID).
     pub tags: Vec<(u16, u16)>,
-    /// How it leaves checksums.
+    /// How it leaves checksums when it sends.
     pub csum: CsumMode,
 }
 
@@ -72,7 +72,7 @@ impl HostSpec {
     /// A machine with one NIC on `label`; `ips` like `192.168.1.2/24`.
     ///
     /// # Panics
-    /// When an address cannot be read.
+    /// When an address cannot be parsed.
     #[must_use]
     pub fn new(name: &str, mac: &str, label: u32, ips: &[&str]) -> Self {
         Self {
@@ -90,7 +90,7 @@ impl HostSpec {
     /// With this default gateway.
     ///
     /// # Panics
-    /// When it cannot be read.
+    /// When it cannot be parsed.
     #[must_use]
     pub fn via(mut self, gateway: &str) -> Self {
         self.gateways.push(gateway.parse().expect("an IP address"));
@@ -119,10 +119,10 @@ impl HostSpec {
     }
 }
 
-/// Reads `address/length`.
+/// Parses `address/length`.
 ///
 /// # Panics
-/// When it is not that.
+/// When `s` has another form.
 #[must_use]
 pub fn prefix(s: &str) -> IpPrefix {
     let (addr, len) = s.split_once('/').expect("address/length");
@@ -213,7 +213,7 @@ impl Verifier {
     }
 }
 
-/// Names an activity of one machine.
+/// Identifies an activity of one machine.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct AppId(pub usize);
 
@@ -222,15 +222,15 @@ pub struct AppId(pub usize);
 pub struct Report {
     /// Echo requests or datagrams sent; bytes, for TCP.
     pub sent: u64,
-    /// Verified answers; bytes, for TCP.
+    /// Answers that were verified; bytes, for TCP.
     pub received: u64,
-    /// Answers or bytes that were not what they should be.
+    /// Answers or bytes that were wrong.
     pub bad: u64,
     /// Answers that came twice.
     pub duplicates: u64,
-    /// Nothing more will happen.
+    /// The activity has ended.
     pub done: bool,
-    /// It ended before its goal (TCP: reset or timed out).
+    /// The activity ended before its goal (TCP: reset or timed out).
     pub failed: bool,
     /// Sum of round-trip times in nanoseconds.
     pub rtt_sum_ns: u64,
@@ -297,24 +297,24 @@ struct Client {
 
 /// A machine.
 pub struct Host {
-    /// What it is made of.
+    /// The description that the machine was made from.
     pub spec: HostSpec,
     nic: Nic,
     iface: Interface,
     sockets: SocketSet<'static>,
     apps: Vec<App>,
-    /// Frames its NIC took, when recording is on: time and bytes (tags still on).
+    /// Frames that its NIC received, when recording is on: time and bytes (tags still on).
     pub heard: Option<Vec<(u64, Vec<u8>)>>,
-    /// Frames its NIC took in all.
+    /// Number of frames that its NIC received.
     pub rx_frames: u64,
-    /// Bytes of TCP its servers have verified.
+    /// Bytes of TCP that its servers have verified.
     pub served: u64,
-    /// Bytes of TCP its servers found wrong.
+    /// Bytes of TCP that its servers found wrong.
     pub served_bad: u64,
-    /// Whether its stack runs; a machine switched off only records.
+    /// Whether the network stack runs. A machine without it only records.
     pub stack: bool,
     next_port: u16,
-    /// SYNs heard: source, ports and sequence number.
+    /// SYNs received: source, ports and sequence number.
     syns: BTreeSet<(IpAddr, [u8; 8])>,
 }
 
@@ -330,7 +330,7 @@ fn tcp_socket() -> tcp::Socket<'static> {
 }
 
 impl Host {
-    /// A machine that is on.
+    /// A machine whose network stack runs.
     ///
     /// # Panics
     /// When it has more addresses than smoltcp holds.
@@ -367,13 +367,13 @@ impl Host {
         }
     }
 
-    /// Its first address of the family of `like`.
+    /// Its first address that has the family of `like`.
     #[must_use]
     pub fn address(&self, like: IpAddr) -> Option<IpAddr> {
         self.spec.ips.iter().map(|p| p.addr).find(|a| a.is_ipv4() == like.is_ipv4())
     }
 
-    /// Takes a new address in place of all others.
+    /// Replaces all its addresses by a new one.
     ///
     /// # Panics
     /// Never: smoltcp holds one address.
@@ -464,7 +464,7 @@ impl Host {
         self.add(App::Echo(socket))
     }
 
-    /// Starts a TCP server: it takes what a client announces and sends what the client asks for.
+    /// Starts a TCP server, which receives the bytes that a client announces and sends those that it asks for.
     ///
     /// # Panics
     /// Never: the sockets are new.
@@ -486,7 +486,7 @@ impl Host {
         self.add(App::Server { port, conns })
     }
 
-    /// Starts a TCP client that sends `up` bytes and takes `down` bytes, within `limit_ns`.
+    /// Starts a TCP client that sends `up` bytes and receives `down` bytes, within `limit_ns`.
     pub fn transfer(&mut self, now_ns: u64, dst: (IpAddr, u16), up: u64, down: u64, limit_ns: u64) -> AppId {
         let port = self.port();
         let socket = self.sockets.add(tcp_socket());
@@ -511,7 +511,7 @@ impl Host {
         })))
     }
 
-    /// How an activity went, so far.
+    /// The state of an activity.
     #[must_use]
     pub fn report(&self, id: AppId) -> Report {
         match &self.apps[id.0] {
@@ -548,9 +548,9 @@ impl Host {
         self.nic.rx.push_back(plain);
     }
 
-    /// False for a SYN that was heard before. With several sockets listening on one port smoltcp gives a
-    /// repeated SYN to the next of them, and two servers then answer one client; a real stack knows the
-    /// connection. The socket that took the first SYN repeats its answer by itself.
+    /// Returns false for a repeated SYN. With several sockets listening on one port, smoltcp gives a repeated SYN to
+    /// the next socket, and two servers then answer one client; a real stack knows the connection. The socket that
+    /// took the first SYN repeats its answer by itself.
     fn first_syn(&mut self, frame: &[u8]) -> bool {
         let Some(ip) = packet::parse(frame).and_then(|p| p.ip) else { return true };
         if ip.proto != packet::TCP || ip.end < ip.l4 + 20 || frame[ip.l4 + 13] & 0x12 != 0x02 {
@@ -560,7 +560,7 @@ impl Host {
         self.syns.insert((ip.src, head))
     }
 
-    /// Runs the stack and the activities, sends what they made.
+    /// Runs the stack and the activities, and sends the frames that they made.
     pub fn step(&mut self, ctx: &mut Ctx<'_>) {
         if !self.stack {
             return;
@@ -603,7 +603,7 @@ impl Host {
         }
     }
 
-    /// Tags and unfinished checksums, as the NIC would send them.
+    /// Adds the tags, and leaves the checksum unfinished as the NIC would send it.
     fn dress(&self, mut frame: Vec<u8>) -> Wire {
         let mut offload = Offload::NONE;
         if self.spec.csum != CsumMode::Full
@@ -714,7 +714,7 @@ impl Ping {
         if all || now_ns >= self.deadline_ns {
             self.report.done = true;
             self.report.failed = !all;
-            // What it still holds would go on asking for a neighbour that is not there.
+            // Datagrams still queued in the socket would keep asking for a neighbour that does not exist.
             drop(sockets.remove(self.socket));
         }
         busy
@@ -755,7 +755,7 @@ impl Datagrams {
         if all || now_ns >= self.deadline_ns {
             self.report.done = true;
             self.report.failed = !all;
-            // What it still holds would go on asking for a neighbour that is not there.
+            // Datagrams still queued in the socket would keep asking for a neighbour that does not exist.
             drop(sockets.remove(self.socket));
         }
         busy

@@ -1,16 +1,16 @@
 //! Inception Switch in a simulated world: many rVMs in one process, each the production
-//! [`engine::worker::Worker`] and [`ctl::agent::Agent`], one event heap, one source of chance. A world is a
-//! function of its seed.
+//! [`engine::worker::Worker`] and [`ctl::agent::Agent`], one heap of events, one source of randomness. The seed alone
+//! determines everything that happens in a world.
 //!
-//! | Room | What it plays |
+//! | Module | Its part |
 //! |---|---|
-//! | [`world`] | time, links, and what scenarios do |
+//! | [`world`] | time, links, and the actions of scenarios |
 //! | [`rvm`] | the rVM's kernel around worker and agent |
-//! | [`underlay`] | reality clouds, their NAT and what they drop, and the Internet |
+//! | [`underlay`] | reality clouds with their NAT and filters, and the Internet |
 //! | [`guest`] | iVMs and Internet hosts with a real TCP |
 //! | [`cms`] | the bridge and NAT that a CMS makes behind its doors |
-//! | [`faults`] | what goes wrong |
-//! | [`checks`] | what must hold all the same |
+//! | [`faults`] | faults that scenarios cause |
+//! | [`checks`] | invariants that hold in spite of them |
 #![forbid(unsafe_code)]
 
 pub mod checks;

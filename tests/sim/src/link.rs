@@ -1,13 +1,13 @@
-//! A link between two interfaces: what happens to a frame on its way, per direction.
+//! A link between two interfaces: delay, loss and limits of frames, per direction.
 
 use crate::prng::Prng;
 
-/// What one direction of a link does to frames.
+/// How one direction of a link treats frames.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct LinkConfig {
-    /// Time on the way, in nanoseconds.
+    /// Delay of a frame, in nanoseconds.
     pub latency_ns: u64,
-    /// Up to this much more, at random. Frames stay in order unless `reorder_ppm` says otherwise.
+    /// Random delay on top, at most. Frames stay in order unless `reorder_ppm` says otherwise.
     pub jitter_ns: u64,
     /// Frames lost, per million.
     pub loss_ppm: u32,
@@ -41,13 +41,13 @@ impl Default for LinkConfig {
 /// One direction of a link.
 #[derive(Clone, Debug)]
 pub struct Direction {
-    /// What it does to frames.
+    /// How it treats frames.
     pub config: LinkConfig,
     busy_until_ns: u64,
     last_arrival_ns: u64,
-    /// Frames given to it.
+    /// Frames handed to it.
     pub sent: u64,
-    /// Frames it lost, by chance, by its queue, by its MTU or by being down.
+    /// Frames lost: by chance, by the queue, by the MTU, or because the link was down.
     pub lost: u64,
 }
 
@@ -86,7 +86,7 @@ impl Direction {
 /// A link and its two ends.
 #[derive(Clone, Debug)]
 pub struct Link {
-    /// For people and file names.
+    /// A name for messages and file names.
     pub name: String,
     /// The interfaces at its ends: `(node, interface)`.
     pub ends: [(usize, usize); 2],

@@ -1,4 +1,4 @@
-//! What nodes of a world share: frames on the wire and the way out.
+//! Types that all nodes of a world share: a frame on the wire, and the context in which a node works.
 
 use engine::frame::Offload;
 
@@ -7,31 +7,31 @@ use crate::prng::Prng;
 /// A frame between two nodes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Wire {
-    /// Its bytes, Ethernet header first.
+    /// The bytes, Ethernet header first.
     pub bytes: Vec<u8>,
-    /// What is unfinished about it (only between a guest and its own switch port).
+    /// Which checksums and segments are unfinished (only between a guest and its own switch port).
     pub offload: Offload,
-    /// Nodes that handed it on since a host made it. Loops show here.
+    /// Nodes that have forwarded it since a host made it. Loops show here.
     pub hops: u16,
 }
 
 impl Wire {
-    /// A finished frame fresh from its maker.
+    /// A finished frame, as its sender made it.
     #[must_use]
     pub const fn new(bytes: Vec<u8>) -> Self {
         Self { bytes, offload: Offload::NONE, hops: 0 }
     }
 }
 
-/// What a node may touch while it works.
+/// The context in which a node handles an event.
 pub struct Ctx<'a> {
     /// The time.
     pub now_ns: u64,
-    /// The world's chance.
+    /// The world's random numbers.
     pub rng: &'a mut Prng,
     /// Frames to send: interface, extra delay in nanoseconds, frame.
     pub out: Vec<(usize, u64, Wire)>,
-    /// When the node wants to be woken, at the latest.
+    /// The latest time at which the node wants to be woken.
     pub wake_ns: Option<u64>,
     /// Broken invariants; any of them fails the world.
     pub problems: &'a mut Vec<String>,

@@ -1,5 +1,5 @@
-//! Frames made by hand and taken apart again, for scenarios and checks. Written apart from the engine's
-//! own views, so that neither can hide the other's mistakes.
+//! Builds and parses frames for scenarios and checks. It shares no code with the engine's own views, so that neither
+//! can hide the other's mistakes.
 
 use std::net::IpAddr;
 
@@ -57,7 +57,7 @@ fn octets(ip: IpAddr) -> Vec<u8> {
 /// An IPv4 or IPv6 packet, whole, hop limit 64.
 ///
 /// # Panics
-/// When the addresses are of different families or the payload is longer than a packet can be.
+/// When the addresses are of different families or the payload is too long for a packet.
 #[must_use]
 pub fn ip(src: IpAddr, dst: IpAddr, proto: u8, payload: &[u8]) -> Vec<u8> {
     match (src, dst) {
@@ -177,7 +177,7 @@ pub fn icmpv6(src: IpAddr, dst: IpAddr, kind: u8, code: u8, rest: [u8; 4], data:
     p
 }
 
-/// An ICMP echo request (or, `reply`, an answer) as a packet of either family.
+/// An ICMP echo request (or answer, with `reply`) as a packet of either family.
 #[must_use]
 pub fn echo(src: IpAddr, dst: IpAddr, reply: bool, ident: u16, seq: u16, data: &[u8]) -> Vec<u8> {
     let rest = [(ident >> 8) as u8, ident as u8, (seq >> 8) as u8, seq as u8];
@@ -223,7 +223,7 @@ fn arp(op: u16, dst: MacAddr, mac: MacAddr, ip: IpAddr, tmac: MacAddr, tip: IpAd
     eth(dst, mac, ETH_ARP, &p)
 }
 
-/// A VXLAN packet (outer IP on) carrying `inner`, without outer UDP checksum over IPv4.
+/// A VXLAN packet (from the outer IP header on) that carries `inner`, without an outer UDP checksum over IPv4.
 #[must_use]
 pub fn vxlan(src: IpAddr, dst: IpAddr, dport: u16, vni: u32, inner: &[u8]) -> Vec<u8> {
     let mut v = vec![0x08, 0, 0, 0];
@@ -236,7 +236,7 @@ pub fn vxlan(src: IpAddr, dst: IpAddr, dport: u16, vni: u32, inner: &[u8]) -> Ve
     ip(src, dst, UDP, &u)
 }
 
-/// A frame taken apart. Offsets are from the start of the frame.
+/// A parsed frame. Offsets count from the start of the frame.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Parsed {
     /// Destination MAC.
@@ -253,7 +253,7 @@ pub struct Parsed {
     pub ip: Option<ParsedIp>,
 }
 
-/// An IP header taken apart.
+/// A parsed IP header.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ParsedIp {
     /// Source.
@@ -284,7 +284,8 @@ impl ParsedIp {
     }
 }
 
-/// What a NIC spreads flows over its queues by: addresses and ports, or MAC addresses where there is no IP.
+/// The hash by which a NIC spreads flows over its queues: of addresses and ports, or of MAC addresses where there is
+/// no IP header.
 #[must_use]
 pub fn flow_hash(f: &[u8]) -> u64 {
     let ip = parse(f).and_then(|p| p.ip);
@@ -300,7 +301,7 @@ pub fn flow_hash(f: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, fnv) >> 16
 }
 
-/// Takes a frame apart; `None` when it is shorter than an Ethernet header.
+/// Parses a frame; `None` when it is shorter than an Ethernet header.
 #[must_use]
 pub fn parse(f: &[u8]) -> Option<Parsed> {
     if f.len() < 14 {
@@ -325,7 +326,7 @@ pub fn parse(f: &[u8]) -> Option<Parsed> {
     Some(Parsed { dst: mac(0), src: mac(6), tags, ethertype, l3, ip })
 }
 
-/// Takes the IP packet at `l3` of the frame apart.
+/// Parses the IP packet at `l3` of the frame.
 #[must_use]
 pub fn parse_ip(f: &[u8], l3: usize) -> Option<ParsedIp> {
     let p = f.get(l3..)?;
@@ -386,7 +387,7 @@ pub fn parse_ip(f: &[u8], l3: usize) -> Option<ParsedIp> {
     }
 }
 
-/// The transport ports of a TCP or UDP packet that is whole or a first fragment.
+/// The transport ports of a TCP or UDP packet that is complete or a first fragment.
 #[must_use]
 pub fn l4_ports(f: &[u8], ip: &ParsedIp) -> Option<(u16, u16)> {
     if !matches!(ip.proto, TCP | UDP) || ip.frag_offset != 0 || ip.end < ip.l4 + 4 {
@@ -396,14 +397,14 @@ pub fn l4_ports(f: &[u8], ip: &ParsedIp) -> Option<(u16, u16)> {
     Some((u16::from_be_bytes([b[0], b[1]]), u16::from_be_bytes([b[2], b[3]])))
 }
 
-/// The bytes behind the transport header of a UDP packet.
+/// The bytes after the UDP header.
 #[must_use]
 pub fn udp_data(f: &[u8]) -> Option<&[u8]> {
     let ip = parse(f)?.ip?;
     (ip.proto == UDP && ip.frag_offset == 0).then(|| f.get(ip.l4 + 8..ip.end)).flatten()
 }
 
-/// The VNI and where the inner frame starts, when this is a VXLAN packet to `port`.
+/// The VNI and the offset of the inner frame, when this is a VXLAN packet to `port`.
 #[must_use]
 pub fn vxlan_inner(f: &[u8], port: u16) -> Option<(u32, usize)> {
     let ip = parse(f)?.ip?;
@@ -412,10 +413,10 @@ pub fn vxlan_inner(f: &[u8], port: u16) -> Option<(u32, usize)> {
     (ip.proto == UDP && dport == port).then(|| (u32::from_be_bytes([0, v[4], v[5], v[6]]), ip.l4 + 16))
 }
 
-/// Checks the checksums of the frame: IPv4 header, TCP, UDP, ICMP. Fragments: the header only.
+/// Verifies the checksums of the frame: IPv4 header, TCP, UDP, ICMP. Of fragments, only the header's.
 ///
 /// # Errors
-/// Says which one is wrong.
+/// Says which checksum is wrong.
 pub fn checksums(f: &[u8]) -> Result<(), String> {
     let Some(p) = parse(f) else { return Ok(()) };
     let Some(ip) = p.ip else { return Ok(()) };
@@ -440,8 +441,8 @@ pub fn checksums(f: &[u8]) -> Result<(), String> {
     if good { Ok(()) } else { Err(format!("{name} checksum of {} > {}", ip.src, ip.dst)) }
 }
 
-/// Replaces one address of the IP packet at `l3` and mends the checksums (RFC 1624). What a provider's
-/// NAT and a CMS's `iptables` do; ICMP errors have the quoted packet's other address replaced as well.
+/// Replaces one address of the IP packet at `l3` and updates the checksums (RFC 1624), as a provider's NAT and a
+/// CMS's `iptables` do. In an ICMP error, the quoted packet's other address is replaced as well.
 ///
 /// # Panics
 /// When the families differ.
@@ -489,7 +490,7 @@ pub fn rewrite_address(f: &mut [u8], l3: usize, destination: bool, new: IpAddr) 
             if width == 4 {
                 mend(f, quoted + 10, &old, &new);
             }
-            // The quoted transport checksum, where the quote reaches that far.
+            // The quoted transport checksum, if the quote is long enough to have it.
             let l4 = quoted + if width == 4 { usize::from(f[quoted] & 15) * 4 } else { 40 };
             let proto = f[quoted + if width == 4 { 9 } else { 6 }];
             match proto {
@@ -498,7 +499,7 @@ pub fn rewrite_address(f: &mut [u8], l3: usize, destination: bool, new: IpAddr) 
                 ICMPV6 => mend(f, l4 + 2, &old, &new),
                 _ => {}
             }
-            // The message's own checksum covers the quoted packet: make it anew.
+            // The message's own checksum covers the quoted packet: compute it again.
             f[ip.l4 + 2..ip.l4 + 4].fill(0);
             let start = if ip.proto == ICMPV6 {
                 let now = parse_ip(f, l3).expect("still a packet");
@@ -523,7 +524,7 @@ fn mend(f: &mut [u8], at: usize, old: &[u8], new: &[u8]) {
     f[at..at + 2].copy_from_slice(&(!(s as u16)).to_be_bytes());
 }
 
-/// Takes one hop off the hop limit of the packet at `l3`. False when it is used up.
+/// Decrements the hop limit of the packet at `l3`. False when it is used up.
 pub fn take_hop(f: &mut [u8], l3: usize) -> bool {
     let Some(ip) = parse_ip(f, l3) else { return false };
     if ip.ttl <= 1 {

@@ -29,20 +29,20 @@ impl Pcap {
         self.frames += 1;
     }
 
-    /// The file's bytes.
+    /// The bytes of the file.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// Number of frames in it.
+    /// Number of frames in the capture.
     #[must_use]
     pub const fn frames(&self) -> usize {
         self.frames
     }
 }
 
-/// FNV-1a over everything that happened: two runs of one seed must agree on it.
+/// FNV-1a over everything that happened. Two runs of one seed must give the same hash.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RunHash(pub u64);
 

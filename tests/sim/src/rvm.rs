@@ -1,5 +1,5 @@
-//! An rVM: the production worker and agent between memory ports, and around them the kernel's part, played
-//! by the simulator: interfaces, routes, neighbours, steering, doors, the configuration file.
+//! An rVM: the production worker and agent between ports in memory. The simulator plays the kernel around them:
+//! interfaces, routes, neighbours, steering, doors, the configuration file.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
@@ -31,7 +31,7 @@ pub const UPLINK: usize = 0;
 const TOKEN: u64 = 1 << 63;
 /// How long frames gather before a batching worker is polled.
 const BATCH_NS: u64 = 30_000;
-/// Time a kernel takes to find a neighbour.
+/// Time that a kernel takes to resolve a neighbour.
 pub const RESOLVE_NS: u64 = 300_000;
 /// Frames held for one unresolved neighbour, as Linux does (roughly: `unres_qlen_bytes`).
 const UNRESOLVED_MAX: usize = 64;
@@ -40,7 +40,7 @@ const UNRESOLVED_MAX: usize = 64;
 struct Queues {
     rx: VecDeque<Wire>,
     tx: Vec<(Vec<u8>, Offload)>,
-    /// Frames `tx` takes before it refuses, to play a slow consumer.
+    /// Frames that `tx` accepts before it refuses, to simulate a slow consumer.
     room: Option<usize>,
 }
 
@@ -88,7 +88,7 @@ impl Port<HeapPool> for MemoryPort {
     }
 }
 
-/// Some queues of an interface.
+/// Several queues of an interface.
 struct MultiPort(Vec<MemoryPort>);
 
 impl Port<HeapPool> for MultiPort {
@@ -108,30 +108,30 @@ impl Port<HeapPool> for MultiPort {
 /// A network interface of the rVM.
 #[derive(Debug)]
 pub struct Interface {
-    /// Its number among the node's interfaces; the far end of the link plugged in there.
+    /// Its number among the node's interfaces, which is also the end of the link plugged in there.
     pub number: usize,
     facts: LinkFacts,
-    /// It exists now.
+    /// Whether the interface exists now.
     present: bool,
     /// The switch port that opened it.
     open: Option<PortId>,
     caps: PortCaps,
     /// One for each queue; flows are spread over them as a NIC does.
     queues: Vec<Shared>,
-    /// How many it is to have; `None`: one for each worker.
+    /// How many queues it is to have; `None`: one for each worker.
     queue_count: Option<usize>,
     workers: usize,
 }
 
 impl Interface {
-    /// New, empty queues.
+    /// Replaces the queues by new, empty ones.
     fn renew(&mut self) {
         let count = self.queue_count.unwrap_or(self.workers);
         self.queues = (0..count).map(|_| Shared::default()).collect();
     }
 }
 
-/// What the tests may want to know of an rVM's history.
+/// The rVM's history, for tests to look at.
 #[derive(Debug, Default)]
 pub struct Journal {
     /// The agent's log: level and text.
@@ -142,11 +142,11 @@ pub struct Journal {
     pub kernel_rx: Vec<Vec<u8>>,
     /// Frames punted to the kernel.
     pub punted: u64,
-    /// Ports that were opened: interface.
+    /// Interfaces of the ports that were opened.
     pub opened: Vec<String>,
     /// Times the configuration file was replaced.
     pub persisted: u32,
-    /// What became of reloads.
+    /// The results of reloads.
     pub reloads: Vec<Result<bool, Vec<ctl::model::ConfigError>>>,
 }
 
@@ -158,16 +158,16 @@ struct Life {
     watching: bool,
 }
 
-/// A worker and the agent's way to it.
+/// A worker, and the agent's channel to it.
 struct Laborer {
     worker: Worker<HeapPool>,
     mailbox: MailboxHandle,
     backlog: VecDeque<EngineInput>,
 }
 
-/// The node.
+/// An rVM as a node of the world.
 pub struct Rvm {
-    /// For people; also its name in configurations.
+    /// Its name, also in configurations.
     pub name: String,
     /// The configuration file.
     pub config: String,
@@ -180,46 +180,46 @@ pub struct Rvm {
     pub routes: UnderlayRoutes,
     neighbors: BTreeMap<IpAddr, MacAddr>,
     unresolved: BTreeMap<IpAddr, Vec<Vec<u8>>>,
-    /// Neighbours the kernel is asked for: the world answers.
+    /// Neighbours that the kernel has to resolve; the world answers.
     pub asked: Vec<IpAddr>,
     /// Frames gather into batches instead of being polled one by one.
     pub batching: bool,
-    /// Workers, from its next start on.
+    /// Number of workers from the next start on.
     pub workers: usize,
-    /// Workers are polled in a random order and now and then left out.
+    /// Workers are polled in a random order, and sometimes skipped.
     chance: Prng,
-    /// Small slots of its pool.
+    /// Small slots of the frame pool.
     pub pool_slots: u32,
-    /// Large slots of its pool.
+    /// Large slots of the frame pool.
     pub pool_large_slots: u32,
-    /// Checksums of what it sends are checked.
+    /// Whether the checksums of frames that it sends are verified.
     pub check_checksums: bool,
     ports: BTreeMap<PortId, String>,
-    /// What happened.
+    /// Its history.
     pub journal: Journal,
     next_token: u64,
     seed: u64,
     hops: u16,
     tunnel_port: u16,
-    /// Times it was stepped.
+    /// How often it was stepped.
     pub steps: u64,
 }
 
-/// What the rVM's kernel knows of its uplink.
+/// The uplink as the rVM's kernel knows it.
 #[derive(Clone, Debug)]
 pub struct UplinkFacts {
     /// The interface's name.
     pub name: String,
-    /// Its MAC.
+    /// The interface's MAC address.
     pub mac: MacAddr,
     /// Largest IP packet.
     pub mtu: u32,
-    /// Its addresses.
+    /// The interface's addresses.
     pub addresses: Vec<IpPrefix>,
 }
 
 impl Rvm {
-    /// A machine that is on; its switch is not started.
+    /// A running machine whose switch is not started.
     #[must_use]
     pub fn new(name: &str, nic: usize, uplink: UplinkFacts, config: &str, seed: u64) -> Self {
         let mut rvm = Self {
@@ -278,8 +278,8 @@ impl Rvm {
         number
     }
 
-    /// The number of the interface `name`, which is made if it was never heard of. A door's own end
-    /// (`eth1p`) is absent until the agent has asked for the pair.
+    /// The number of the interface `name`, which is made if it is new. A door's own end (`eth1p`) is absent until the
+    /// agent has asked for the pair.
     pub fn interface(&mut self, name: &str, present: bool) -> usize {
         if let Some(i) = self.interfaces.get(name) {
             return i.number;
@@ -351,7 +351,7 @@ impl Rvm {
         }
     }
 
-    /// Tells the agent something.
+    /// Gives the agent an input.
     pub fn tell(&mut self, now_ns: u64, input: Input) {
         if let Input::UnderlayNeighbor(ip, mac) = &input {
             match mac {
@@ -391,20 +391,20 @@ impl Rvm {
         self.tell(now_ns, Input::Link(facts));
     }
 
-    /// What the kernel knows of an interface.
+    /// The kernel's facts of an interface.
     #[must_use]
     pub fn facts(&self, name: &str) -> Option<&LinkFacts> {
         self.interfaces.get(name).filter(|i| i.present).map(|i| &i.facts)
     }
 
-    /// Lets the interface carry at least so much, before the switch runs.
+    /// Raises the interface's MTU to at least `mtu`, before the switch runs.
     pub fn raise_mtu(&mut self, name: &str, mtu: u32) {
         if let Some(i) = self.interfaces.get_mut(name) {
             i.facts.mtu = i.facts.mtu.max(mtu);
         }
     }
 
-    /// Lets the interface take only this many frames per poll.
+    /// Limits the frames that the interface accepts per poll.
     pub fn slow_down(&mut self, name: &str, room: Option<usize>) {
         if let Some(i) = self.interfaces.get(name) {
             i.queues.iter().for_each(|q| lock(q).room = room);
@@ -416,12 +416,12 @@ impl Rvm {
         self.tell(now_ns, Input::Request(ClientId(client), line.into()));
     }
 
-    /// Whether the kernel's routes of the uplink are wanted (they are told once).
+    /// Whether the agent has to be given the kernel's routes of the uplink. True only once for each question.
     pub fn wants_routes(&mut self) -> bool {
         self.life.as_mut().is_some_and(|l| std::mem::take(&mut l.watching))
     }
 
-    /// Takes a frame from the link plugged in at `number`.
+    /// Receives a frame from the link plugged in at `number`.
     pub fn receive(&mut self, number: usize, wire: Wire, ctx: &mut Ctx<'_>) {
         let uplink = number == UPLINK;
         let Some(i) = self.interfaces.values().find(|i| i.number == number) else { return };
@@ -448,11 +448,11 @@ impl Rvm {
         } else {
             self.step(ctx);
         }
-        // What the switch makes by itself later descends from no frame.
+        // Frames that the switch makes by itself later do not descend from a received one.
         self.hops = 0;
     }
 
-    /// The rVM's kernel: answers pings to its own addresses, keeps the rest for the test to see.
+    /// The rVM's kernel, which answers pings to its own addresses and keeps all other packets for the test to see.
     fn kernel(&mut self, wire: Wire, ctx: &mut Ctx<'_>) {
         let Some(p) = packet::parse(&wire.bytes) else { return };
         if let Some(ip) = p.ip {
@@ -474,10 +474,10 @@ impl Rvm {
         }
     }
 
-    /// Runs worker and agent until both are quiet, then checks what must hold.
+    /// Runs worker and agent until both are quiet, then checks the invariants.
     ///
     /// # Panics
-    /// When worker and agent keep each other busy for ever.
+    /// When worker and agent never become quiet.
     pub fn step(&mut self, ctx: &mut Ctx<'_>) {
         let now = Instant::from_nanos(ctx.now_ns);
         self.steps += 1;
@@ -498,7 +498,7 @@ impl Rvm {
             let first = self.chance.below(count as u64) as usize;
             let mut deadline = None;
             for at in (0..count).map(|at| (first + at) % count) {
-                // One may be slower than the others.
+                // A worker may be slower than the others.
                 if count > 1 && self.chance.below(4) == 0 {
                     busy = true;
                     continue;
@@ -537,7 +537,7 @@ impl Rvm {
         self.check(ctx);
     }
 
-    /// Frames from the worker's ports to the links.
+    /// Moves frames from the worker's ports to the links.
     fn flush(&mut self, ctx: &mut Ctx<'_>) {
         let Some(life) = &self.life else { return };
         let mut problems = Vec::new();
@@ -571,7 +571,7 @@ impl Rvm {
         }
     }
 
-    /// The kernel's way out for a punted packet: route, resolve, send.
+    /// The kernel's output of a punted packet: route, resolve, send.
     fn kernel_out(&mut self, bytes: Vec<u8>, ctx: &mut Ctx<'_>) {
         let Some(ip) = packet::parse(&bytes).and_then(|p| p.ip) else { return };
         let Some(hop) = self.next_hop(ip.dst) else { return };
@@ -602,7 +602,7 @@ impl Rvm {
     }
 }
 
-/// What the simulator asks an rVM's worker directly.
+/// Questions of the simulator to an rVM's worker, outside of the control interface.
 impl Rvm {
     fn carry_out(&mut self, output: Output, ctx: &mut Ctx<'_>) {
         let Some(life) = &mut self.life else { return };
@@ -684,7 +684,7 @@ impl Rvm {
                 self.tell(ctx.now_ns, Input::Persisted(Ok(())));
             }
             Output::Reloaded(result) => self.journal.reloads.push(result),
-            // The simulator keeps all of the log.
+            // The simulator keeps the whole log.
             Output::LogFilter(filter) => {
                 self.tell(ctx.now_ns, Input::LogFilter(Ok(filter.unwrap_or_else(|| "info".to_owned()))));
             }
@@ -692,7 +692,7 @@ impl Rvm {
         }
     }
 
-    /// The kernel found a neighbour, or did not.
+    /// The kernel has resolved a neighbour, or has given up.
     pub fn resolved(&mut self, ip: IpAddr, mac: Option<MacAddr>, ctx: &mut Ctx<'_>) {
         self.tell(ctx.now_ns, Input::UnderlayNeighbor(ip, mac));
         for bytes in self.unresolved.remove(&ip).unwrap_or_default() {
@@ -724,14 +724,14 @@ impl Rvm {
         }
     }
 
-    /// Gives the interface so many queues, from the next time it is opened. Otherwise it has one for each worker.
+    /// Sets the number of queues of the interface from the next open on. The default is one for each worker.
     pub fn set_queues(&mut self, interface: &str, count: usize) {
         if let Some(i) = self.interfaces.get_mut(interface) {
             i.queue_count = Some(count);
         }
     }
 
-    /// Makes `interface` say what it can do with unfinished frames. Before the switch starts.
+    /// Sets the interface's abilities with unfinished frames, before the switch starts.
     pub fn set_caps(&mut self, interface: &str, caps: PortCaps) {
         if let Some(i) = self.interfaces.get_mut(interface) {
             i.caps = caps;
@@ -741,7 +741,7 @@ impl Rvm {
     /// Counters of the switch.
     ///
     /// # Panics
-    /// When it does not run.
+    /// When the switch does not run.
     #[must_use]
     pub fn counters(&self) -> SwitchCounters {
         let life = self.life.as_ref().expect("the switch runs");
@@ -753,7 +753,7 @@ impl Rvm {
     /// Counters of one worker.
     ///
     /// # Panics
-    /// When it does not run.
+    /// When the switch does not run.
     #[must_use]
     pub fn worker_counters(&self, worker: usize) -> SwitchCounters {
         self.life.as_ref().expect("the switch runs").workers[worker].worker.counters()
@@ -762,7 +762,7 @@ impl Rvm {
     /// Counters of the port on `interface`.
     ///
     /// # Panics
-    /// When there is no such port.
+    /// When no port is open on it.
     #[must_use]
     pub fn port(&self, interface: &str) -> PortCounters {
         let life = self.life.as_ref().expect("the switch runs");
@@ -804,7 +804,7 @@ impl Rvm {
         all
     }
 
-    /// What the switch has steered to it now.
+    /// The steering plan in force.
     #[must_use]
     pub fn plan(&self) -> Option<&SteerPlan> {
         self.life.as_ref().map(|l| &l.plan)
@@ -867,7 +867,7 @@ impl Rvm {
         }
     }
 
-    /// Floating IPs as resolved.
+    /// Floating IPs as the worker has resolved them.
     ///
     /// # Panics
     /// When the switch does not run.
@@ -890,16 +890,16 @@ impl Rvm {
         all
     }
 
-    /// Workers that run.
+    /// Number of workers that run.
     #[must_use]
     pub fn worker_count(&self) -> usize {
         self.life.as_ref().map_or(0, |l| l.workers.len())
     }
 
-    /// Checks that tables are within their bounds.
+    /// Verifies that tables are within their bounds.
     ///
     /// # Errors
-    /// Says which is not.
+    /// Says which table is not.
     ///
     /// # Panics
     /// When the switch does not answer.

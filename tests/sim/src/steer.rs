@@ -1,5 +1,5 @@
-//! Which frames of the uplink come up to the switch: the plan applied as the XDP program applies it
-//! (`dataplane/ivswitchd/bpf/steer.bpf.c`), so that a scenario sees what the kernel keeps.
+//! Which frames of the uplink reach the switch: the plan, applied as the XDP program applies it
+//! (`dataplane/ivswitchd/bpf/steer.bpf.c`), so that a scenario sees the frames that the kernel keeps.
 
 use ctl::io::{SteerPlan, SteerReality};
 use engine::command::L4Range;
@@ -7,7 +7,7 @@ use engine::wire::mac::MacAddr;
 
 use crate::packet::{self, ParsedIp};
 
-/// Whether a frame that arrives at the NIC `mac` goes up to the switch.
+/// Whether a frame that arrives at the NIC `mac` is steered up to the switch.
 #[must_use]
 pub fn goes_up(plan: &SteerPlan, mac: MacAddr, frame: &[u8]) -> bool {
     let Some(p) = packet::parse(frame) else { return false };
@@ -58,7 +58,7 @@ fn takes(r: &SteerReality, proto: u8, port: Option<u16>) -> bool {
     (r.all || within(&r.ports)) && !within(&r.except)
 }
 
-/// A quoted packet is cut short, so its length field says more than there is.
+/// Parses a quoted packet. It is cut short, so its length field says more than there is.
 fn quoted_ip(frame: &[u8], at: usize) -> Option<ParsedIp> {
     let mut whole = frame.get(at..)?.to_vec();
     let claimed = match whole.first()? >> 4 {

@@ -1,9 +1,9 @@
 //! The reality cloud: sites (data centres of providers) joined by an Internet with hosts on it.
 //!
-//! It gives an rVM the paper's least common denominator and no more: one NIC with a pre-assigned private
-//! address, optional public addresses by 1:1 NAT, TCP, UDP and ICMP unicast only, no source address but
-//! the NIC's own. What a provider would silently drop is counted; what the switch must never do
-//! (I-16, I-17) is a problem that fails the world.
+//! It gives an rVM the least common denominator of the Inception paper and no more: one NIC with a pre-assigned
+//! private address, optional public addresses by 1:1 NAT, TCP, UDP and ICMP unicast only, and no source address but
+//! the NIC's own. Packets that a provider would silently drop are counted; packets that the switch must never send
+//! (I-16, I-17) are problems, which fail the world.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -17,17 +17,17 @@ use crate::packet;
 /// A data centre.
 #[derive(Clone, Debug)]
 pub struct Site {
-    /// For people.
+    /// A name for messages.
     pub name: String,
-    /// Its private prefixes, at most one per family. Sites may overlap, as real ones do.
+    /// Private prefixes, at most one per family. Those of two sites may overlap, as real ones do.
     pub prefixes: Vec<IpPrefix>,
-    /// Its router's addresses, one per prefix.
+    /// The router's addresses, one per prefix.
     pub routers: Vec<IpAddr>,
-    /// Its router's MAC.
+    /// The router's MAC address.
     pub router_mac: MacAddr,
     /// NICs reach one another directly (one L2 domain) rather than through the router (L3).
     pub flat: bool,
-    /// One way to the Internet, in nanoseconds.
+    /// Delay to the Internet, one way, in nanoseconds.
     pub wan_ns: u64,
     /// Largest IP packet between sites; 0: no limit.
     pub wan_mtu: usize,
@@ -36,11 +36,11 @@ pub struct Site {
 /// A NIC in a site, or an Internet host.
 #[derive(Clone, Debug)]
 pub struct Nic {
-    /// Its site; `None`: on the Internet.
+    /// The site of the NIC; `None`: on the Internet.
     pub site: Option<usize>,
-    /// Its MAC.
+    /// The MAC address.
     pub mac: MacAddr,
-    /// Its own addresses.
+    /// The NIC's own addresses.
     pub addresses: Vec<IpAddr>,
     /// Provider NAT: (own address, public address).
     pub public: Vec<(IpAddr, IpAddr)>,
@@ -51,28 +51,28 @@ pub struct Nic {
 /// Why the cloud dropped a packet.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum CloudDrop {
-    /// Not TCP, UDP or ICMP (GRE above all, I-46).
+    /// Not TCP, UDP or ICMP (above all GRE, I-46).
     Protocol,
-    /// Nobody has the destination.
+    /// The destination does not exist.
     NoRoute,
-    /// It has to leave the site but its sender has no public address.
+    /// The packet has to leave the site, but its sender has no public address.
     NoPublic,
-    /// Over the path's MTU.
+    /// Larger than the path's MTU.
     Mtu,
-    /// Cut by a fault.
+    /// Stopped by a fault.
     Partition,
     /// The hop limit is used up.
     Ttl,
-    /// An Internet host sent something that is not its own.
+    /// An Internet host sent from an address that is not its own.
     Foreign,
 }
 
-/// The node.
+/// The cloud as a node of the world.
 #[derive(Clone, Debug, Default)]
 pub struct Cloud {
     /// Data centres.
     pub sites: Vec<Site>,
-    /// What is plugged in: the interface number is the index.
+    /// The NICs that are plugged in, by interface number.
     pub nics: Vec<Nic>,
     /// Pairs of NICs that cannot reach one another.
     pub cut: BTreeSet<(usize, usize)>,
@@ -119,7 +119,7 @@ impl Cloud {
         self.drops.get(&why).copied().unwrap_or(0)
     }
 
-    /// What a NIC's kernel would find out by ARP or ND.
+    /// The answer that a NIC's kernel would get by ARP or ND.
     #[must_use]
     pub fn neighbor(&self, nic: usize, ip: IpAddr) -> Option<MacAddr> {
         let own = &self.nics[nic];
@@ -131,7 +131,7 @@ impl Cloud {
         site.flat.then(|| there.next().map(|n| n.mac)).flatten()
     }
 
-    /// The routes a NIC's kernel got by DHCP.
+    /// The routes that a NIC's kernel got by DHCP.
     #[must_use]
     pub fn routes(&self, nic: usize) -> UnderlayRoutes {
         let Some(site) = self.nics[nic].site.map(|s| &self.sites[s]) else {
@@ -147,7 +147,7 @@ impl Cloud {
         routes.into()
     }
 
-    /// The addresses of a NIC as its kernel has them.
+    /// The addresses of a NIC, as its kernel has them.
     #[must_use]
     pub fn prefixes(&self, nic: usize) -> Vec<IpPrefix> {
         let own = &self.nics[nic];

@@ -1,5 +1,5 @@
-//! A world: nodes, links, one heap of events ordered by (time, sequence), one source of chance. Nothing
-//! else moves: no wall clock, no thread, no sleep. The same seed makes the same frames at the same times.
+//! A world: nodes, links, one heap of events ordered by (time, sequence), one source of randomness. It uses neither a
+//! wall clock nor threads nor sleep. The same seed makes the same frames at the same times.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -33,7 +33,7 @@ pub const MS: u64 = 1_000_000;
 /// One second.
 pub const SEC: u64 = 1_000_000_000;
 
-/// Tables are checked every so many events; frames at every step.
+/// Tables are checked once in this many events; frames at every step.
 const TABLE_CHECK_EVENTS: u64 = 4096;
 
 enum Node {
@@ -49,11 +49,11 @@ enum Event {
     Resolved { node: usize, ip: IpAddr },
 }
 
-/// Everything there is.
+/// A world: everything that a scenario runs in.
 pub struct World {
     /// The time, in nanoseconds since the world began.
     pub now_ns: u64,
-    /// The world's chance.
+    /// The world's random numbers.
     pub rng: Prng,
     seed: u64,
     sequence: u64,
@@ -63,19 +63,19 @@ pub struct World {
     links: Vec<Link>,
     plugs: BTreeMap<(usize, usize), (usize, usize)>,
     captures: BTreeMap<usize, Pcap>,
-    /// Who may hear whose payload.
+    /// Which networks' payload may be received on which others.
     pub crossings: Crossings,
-    /// Broken invariants. Any makes `finish` fail.
+    /// Broken invariants. Any of them makes `finish` fail.
     pub problems: Vec<String>,
-    /// Over every frame with its time and link.
+    /// Hash over every frame with its time and link.
     pub hash: RunHash,
     /// Events so far.
     pub events: u64,
-    /// How links are made from now on.
+    /// Settings of the links made from now on.
     pub link: LinkConfig,
-    /// MTU of rVMs' NICs made from now on.
+    /// MTU of the rVMs' NICs made from now on.
     pub underlay_mtu: u16,
-    /// Nodes that one frame may pass. More is a loop, which is a problem.
+    /// Nodes that one frame may pass. A frame that passes more is in a loop, which is a problem.
     pub hops_max: u16,
 }
 
@@ -104,7 +104,7 @@ impl World {
         }
     }
 
-    // ---- making it ----
+    // ---- building it ----
 
     fn add(&mut self, node: Node) -> NodeId {
         self.nodes.push(node);
@@ -155,7 +155,7 @@ impl World {
     }
 
     /// An rVM that is itself an iVM: its NIC is plugged into the interface `interface` of another one. The cloud
-    /// answers for its neighbours in `site`, but carries nothing there.
+    /// resolves its neighbours in `site`, but carries no packets there.
     pub fn nested_rvm(
         &mut self,
         host: (NodeId, &str),
@@ -209,7 +209,7 @@ impl World {
         let nic = self.cloud().nics.len();
         let mac = format!("06:11:00:00:{:02x}:{:02x}", nic >> 8, nic & 0xff);
         let mut spec = HostSpec::new(name, &mac, INTERNET.0, ips).mtu(1500);
-        // The last address of its prefix: whom it asks for, the cloud answers for everybody.
+        // The gateway is the last address of the prefix, for which the cloud answers every ARP and ND request.
         for ip in spec.ips.clone() {
             spec.gateways.push(match ip.addr {
                 IpAddr::V4(a) => (a.to_bits() | u32::MAX >> ip.len).wrapping_sub(1).to_be_bytes().into(),
@@ -224,14 +224,14 @@ impl World {
         id
     }
 
-    /// A machine that is not plugged in anywhere yet.
+    /// A machine that is not plugged in yet.
     pub fn host(&mut self, spec: HostSpec) -> NodeId {
         let seed = self.rng.next_u64();
         let now = self.now_ns;
         self.add(Node::Host(Box::new(Host::new(spec, seed, now))))
     }
 
-    /// An iVM on the rVM's interface `interface`, which carries at least what the iVM's does.
+    /// An iVM on the rVM's interface `interface`, whose MTU is raised to the iVM's.
     pub fn guest(&mut self, rvm: NodeId, interface: &str, spec: HostSpec) -> NodeId {
         let name = format!("{}-{interface}", self.r(rvm).name);
         let number = self.r(rvm).interface(interface, true);
@@ -271,7 +271,7 @@ impl World {
         id
     }
 
-    // ---- touching it ----
+    // ---- access to its parts ----
 
     /// The rVM.
     ///
@@ -332,7 +332,7 @@ impl World {
         self.captures.entry(link.0).or_default();
     }
 
-    /// What was recorded of a link, as a pcap file.
+    /// The recording of a link, as a pcap file.
     #[must_use]
     pub fn captured(&self, link: LinkId) -> Option<&Pcap> {
         self.captures.get(&link.0)
@@ -367,23 +367,23 @@ impl World {
         self.run_for(50 * MS);
     }
 
-    /// Puts a frame on the wire from a machine, past its stack.
+    /// Sends a frame from a machine, without its stack.
     pub fn inject(&mut self, host: NodeId, frame: Vec<u8>) {
         self.transmit(host.0, 0, 0, Wire::new(frame));
     }
 
-    /// Puts a frame on the wire from any interface of any node.
+    /// Sends a frame from any interface of any node.
     pub fn inject_at(&mut self, node: NodeId, interface: usize, frame: Vec<u8>) {
         self.transmit(node.0, interface, 0, Wire::new(frame));
     }
 
-    /// Something was told to a node outside of an event: it looks at it now.
+    /// Lets a node look immediately at something that it was given outside of an event.
     pub fn nudge(&mut self, node: NodeId) {
         let now = self.now_ns;
         self.wake(node.0, now);
     }
 
-    /// A request of a control client to an rVM's agent, as `ivctl` makes it; the reply, if it came.
+    /// Sends a request of a control client to an rVM's agent, as `ivctl` does; the reply, if one came.
     pub fn request(&mut self, rvm: NodeId, line: &str) -> Option<String> {
         let now = self.now_ns;
         self.r(rvm).journal.replies.clear();
@@ -398,9 +398,10 @@ impl World {
         None
     }
 
-    /// Gives the rVM's agent a whole new configuration, as `ivctl config apply` does. True when it took it.
+    /// Gives the rVM's agent a complete new configuration, as `ivctl config apply` does. True when the agent accepted
+    /// it.
     pub fn apply(&mut self, rvm: NodeId, text: &str) -> bool {
-        // For the printable ASCII and newlines of a configuration Rust's escapes are JSON's.
+        // For the printable ASCII and newlines of a configuration, Rust's escapes are the same as JSON's.
         let line =
             format!(r#"{{"jsonrpc":"2.0","id":1,"method":"config.apply","params":{{"text":{text:?}}}}}"#);
         self.request(rvm, &line).is_some_and(|reply| reply.contains(r#""result""#))
@@ -477,7 +478,7 @@ impl World {
         }
     }
 
-    /// Handles the next event, if it is due by `limit_ns`. A world with a problem stands still.
+    /// Handles the next event, if it is due by `limit_ns`. A world with a problem does not go on.
     pub fn step(&mut self, limit_ns: u64) -> bool {
         if self.heap.len() > FLIGHT_MAX {
             self.problems.push(format!("storm: {} frames in flight", self.heap.len()));
@@ -491,7 +492,7 @@ impl World {
             return false;
         }
         let event = entry.remove();
-        // What was due while everything stood still is late.
+        // Events that were due while the clocks stood still are late.
         self.now_ns = self.now_ns.max(at);
         self.events += 1;
         match event {
@@ -553,7 +554,7 @@ impl World {
         self.fail_early();
     }
 
-    /// Lets time pass until `done`, for at most `ns`. Whether it was.
+    /// Lets time pass until `done`, for at most `ns`. Returns whether it was done.
     pub fn run_until(&mut self, ns: u64, mut done: impl FnMut(&mut Self) -> bool) -> bool {
         let limit = self.now_ns + ns;
         loop {
@@ -567,7 +568,7 @@ impl World {
         }
     }
 
-    /// Fails the test at the first broken invariant, with everything needed to see it again.
+    /// Fails the test at the first broken invariant, with all information needed to repeat it.
     ///
     /// # Panics
     /// When an invariant is broken.
@@ -584,7 +585,7 @@ impl World {
         panic!("{text}");
     }
 
-    /// Writes every capture beside the build's other products, for a failing world.
+    /// Writes every capture of a failing world into the directory for temporary files.
     #[must_use]
     pub fn save_captures(&self) -> String {
         let mut text = String::new();
@@ -599,34 +600,34 @@ impl World {
         text
     }
 
-    /// The last look: every invariant once more.
+    /// Ends the world: every invariant is checked once more.
     pub fn finish(&mut self) {
         self.check_tables();
         self.fail_early();
     }
 
-    // ---- what machines do ----
+    // ---- activities of machines ----
 
-    /// Payload made on `from` may be heard on `to`, in packets to `dst`.
+    /// Allows payload made on `from` to be received on `to`, in packets to `dst`.
     ///
     /// # Panics
-    /// When the address cannot be read.
+    /// When the address cannot be parsed.
     pub fn allow(&mut self, from: u32, to: u32, dst: &str) {
         self.crossings.allow(Label(from), Label(to), Some(dst.parse().expect("an IP address")));
     }
 
-    /// Live migration: the machine at `from`, with its memory and its connections, runs at `to` from now on, and what
-    /// was at `to` is at `from`.
+    /// Live migration: the machine at `from` runs at `to` from now on, with its memory and its connections, and the
+    /// machine at `to` runs at `from`.
     ///
     /// # Panics
-    /// When one of them is no machine.
+    /// When one of the nodes is not a machine.
     pub fn migrate(&mut self, from: NodeId, to: NodeId) {
         assert!([from, to].iter().all(|n| matches!(self.nodes[n.0], Node::Host(_))), "not machines");
         self.nodes.swap(from.0, to.0);
         self.nudge(to);
     }
 
-    /// Lets a machine do something and tells its stack.
+    /// Lets a machine do something, and wakes its stack.
     pub fn act<R>(&mut self, host: NodeId, work: impl FnOnce(&mut Host, u64) -> R) -> R {
         let now = self.now_ns;
         let r = work(self.h(host), now);
@@ -634,7 +635,7 @@ impl World {
         r
     }
 
-    /// Runs until a machine's activity is over.
+    /// Runs until a machine's activity has ended.
     pub fn wait(&mut self, host: NodeId, app: AppId) -> Report {
         self.run_until(600 * SEC, |w| w.h(host).report(app).done);
         self.fail_early();
@@ -659,7 +660,7 @@ impl World {
         self.wait(from, app)
     }
 
-    /// Moves `up` and `down` bytes over TCP to a server at `dst`, verified at both ends.
+    /// Moves `up` and `down` bytes over TCP to a server at `dst`; both ends verify them.
     ///
     /// # Panics
     /// When the address cannot be read.

@@ -47,7 +47,7 @@ fn i29_a_door_is_a_veth_pair() {
     assert_eq!((eth1.mtu, eth1p.mtu), (1450, 1450), "1500 less 50 for VXLAN over IPv4");
     assert!(eth1.mac.is_unicast() && eth1.mac != r.facts("eth2").unwrap().mac);
     assert!(r.journal.opened.iter().any(|o| o == "eth1p") && r.journal.opened.iter().any(|o| o == "eth2p"));
-    // The CMS's end keeps its MAC over a restart of the daemon.
+    // The CMS's end keeps its MAC when the daemon restarts.
     let before = eth1.mac;
     w.restart(a);
     w.run_for(100 * MS);
@@ -69,7 +69,7 @@ fn i30_the_cms_bridges_its_ivms() {
 }
 
 /// DHCP over the overlay: the server is an iVM behind another rVM's CMS. DISCOVER and REQUEST are
-/// broadcast, OFFER and ACK come back, and the new address works at once.
+/// broadcast, OFFER and ACK come back, and the new address works immediately.
 #[test]
 fn i31_dhcp_across_the_overlay() {
     let mut w = World::new(31);
@@ -121,8 +121,8 @@ fn i31_dhcp_across_the_overlay() {
     w.finish();
 }
 
-/// The CMS's controllers are not changed and not known: frames of any protocol between its bridges pass
-/// byte for byte, tagged or not, from MACs the switch was never told of.
+/// The CMS's controllers are unmodified, and the switch does not know them: frames of any protocol between the CMS's
+/// bridges pass byte for byte, tagged or not, from MACs that the switch was not configured with.
 #[test]
 fn i32_the_cms_is_unmodified() {
     let mut w = World::new(32);
@@ -145,8 +145,9 @@ fn i32_the_cms_is_unmodified() {
     w.finish();
 }
 
-/// The CMS filters on its own bridge, for an iVM that is plugged into it. What the filter drops, the switch never
-/// carries by another way, in neither direction; what it lets through is carried. With the rules gone, all is.
+/// The CMS filters on its own bridge, for an iVM that is plugged into it. The switch never carries a frame that the
+/// filter drops by another way, in neither direction, and carries every frame that the filter lets through. When the
+/// rules are removed, it carries every frame.
 #[test]
 fn i33_the_cms_filters_stay_effective() {
     let mut w = World::new(33);
@@ -168,7 +169,7 @@ fn i33_the_cms_filters_stay_effective() {
     w.finish();
 }
 
-/// Floating IP on an rVM: 56.0.0.11/32 is an address of rVM2's own eth2, while the provider attached it to
+/// A floating IP on an rVM: 56.0.0.11/32 is an address of rVM2's own eth2, although the provider attached it to
 /// rVM1. The Internet pings it, and rVM2's stack answers.
 #[test]
 fn i34_public_ip_on_any_rvms_eth2() {
@@ -193,7 +194,7 @@ fn i34_public_ip_on_any_rvms_eth2() {
     w.finish();
 }
 
-/// Figure 4 whole: the CMS does its own DNAT and SNAT (56.0.0.11 <-> 192.168.1.2) and the switch leaves it
+/// Figure 4, complete: the CMS does its own DNAT and SNAT (56.0.0.11 <-> 192.168.1.2) and the switch leaves it
 /// alone: it sees 56.0.0.11 on `eth2` in both directions and never 192.168.1.2 there.
 #[test]
 fn i38_cms_nat_untouched() {

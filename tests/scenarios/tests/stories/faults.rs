@@ -1,4 +1,4 @@
-//! What goes wrong, and what must be right again after it healed.
+//! Faults, and the state that must be right again after each has healed.
 
 use scenarios::{PRIVATE, figure4, guest_port, head, mac, mesh, mesh_at};
 use sim::guest::HostSpec;
@@ -6,7 +6,7 @@ use sim::link::LinkConfig;
 use sim::world::{MS, SEC, World};
 
 /// SIGKILL of the daemon on either rVM of figure 4, with a TCP connection open through the floating IP. The
-/// switch starts from its file, learns again, and the connection goes on to its last byte.
+/// switch starts from its file and learns again, and the connection goes on to its last byte.
 #[test]
 fn restart_keeps_connections() {
     let mut w = World::new(1);
@@ -29,7 +29,7 @@ fn restart_keeps_connections() {
     w.finish();
 }
 
-/// While the switch is dead the uplink is the kernel's: a ping to the rVM is answered throughout.
+/// While the switch is dead, the kernel has the uplink: the rVM answers every ping.
 #[test]
 fn a_dead_switch_leaves_the_rvm_reachable() {
     let mut w = World::new(2);
@@ -65,7 +65,7 @@ fn a_dead_switch_leaves_the_rvm_reachable() {
 }
 
 /// A guest's interface disappears under traffic and comes back as a new one of the same name: the switch
-/// takes it again without being told, and the other guests lose nothing.
+/// opens it again by itself, and the other guests lose nothing.
 #[test]
 fn a_port_disappears_and_returns() {
     let mut w = World::new(3);
@@ -99,7 +99,7 @@ fn a_port_disappears_and_returns() {
     w.finish();
 }
 
-/// The uplink itself goes and returns (a driver reset): local traffic goes on, tunnels come back.
+/// The uplink itself disappears and returns (a driver reset): local traffic goes on, tunnels come back.
 #[test]
 fn the_uplink_disappears_and_returns() {
     let mut w = World::new(4);
@@ -114,8 +114,8 @@ fn the_uplink_disappears_and_returns() {
     w.finish();
 }
 
-/// The underlay between two of three rVMs is cut and heals: the third is reached throughout, the pair again
-/// after it.
+/// The underlay between two of three rVMs is cut and heals: both always reach the third, and each other again
+/// afterwards.
 #[test]
 fn a_partition_heals() {
     let mut w = World::new(5);
@@ -129,8 +129,8 @@ fn a_partition_heals() {
     w.finish();
 }
 
-/// The provider gives an rVM another address. Its own configuration and its peers' say so by `ivctl`-like
-/// edits of the file and a restart; everything reaches again and nothing was spoofed meanwhile.
+/// The provider gives an rVM another address. Its own configuration and its peers' are changed as `ivctl` changes the
+/// file, and the rVMs restart: all reach each other again, and none has sent from a wrong address in between.
 #[test]
 fn a_peers_address_changes() {
     let mut w = World::new(6);
@@ -182,7 +182,7 @@ fn tcp_over_a_bad_underlay() {
     w.finish();
 }
 
-/// A worker that is polled late takes frames in batches: the same transfers, the same bytes, and the
+/// A worker that is polled late receives frames in batches: the same transfers, the same bytes, and the
 /// conservation law holds for batches too.
 #[test]
 fn batches_carry_the_same_bytes() {
@@ -206,8 +206,8 @@ fn batches_carry_the_same_bytes() {
     w.finish();
 }
 
-/// One guest stops reading. Its own queue overflows and is counted; the others' frames all arrive, and no
-/// slot of the pool stays behind.
+/// One guest stops reading. Its own queue overflows and the drops are counted; the others' frames all arrive, and no
+/// slot of the pool is lost.
 #[test]
 fn a_slow_consumer_hurts_only_itself() {
     let mut w = World::new(9);
@@ -246,9 +246,9 @@ fn a_slow_consumer_hurts_only_itself() {
     w.finish();
 }
 
-/// Machines are suspended for longer and longer: a blink, a lease, a night, two months. Entries age, probes and timers
-/// are late all at once; nothing panics, floods or loops, a TCP connection through the floating IP goes on, and
-/// forwarding is as before. (The wall's clock is read by nobody: `dataplane/clippy.toml`.)
+/// Machines are suspended for longer and longer: a blink, a lease, a night, two months. All at the same moment,
+/// entries have aged and probes and timers are late. Nothing panics, floods or loops, a TCP connection through the
+/// floating IP goes on, and forwarding is as before. (Our code never reads the wall clock: `dataplane/clippy.toml`.)
 #[test]
 fn fault_time_leaps() {
     let mut w = World::new(10);

@@ -1,4 +1,4 @@
-//! Floating IPs: provider NAT undone, packets carried to the owner, and back the way they came.
+//! Floating IPs: the provider's NAT reversed, packets carried to the owner, and back the same way.
 
 use engine::counters::DropReason;
 use scenarios::{
@@ -13,7 +13,7 @@ fn ip(s: &str) -> std::net::IpAddr {
     s.parse().unwrap()
 }
 
-/// rVM1 is the gateway of the floating IPs, rVM2 hosts the iVMs; no CMS: rVM2's switch translates to the
+/// rVM1 is the gateway of the floating IPs and rVM2 hosts the iVMs. Without a CMS, rVM2's switch translates to the
 /// `inside` address itself. One entry per iVM: (public, reality, inside).
 pub(crate) struct Inside {
     pub(crate) rvm1: NodeId,
@@ -30,7 +30,7 @@ fn inside_with(w: &mut World, ips: &[(&str, &str, &str)], more: &str, csum: Csum
     inside_of(w, ips, more, |spec| spec.csum(csum))
 }
 
-/// The same, of iVMs that `shape` has changed.
+/// As [`inside`], with iVMs that `shape` has changed.
 pub(crate) fn inside_of(
     w: &mut World,
     ips: &[(&str, &str, &str)],
@@ -81,14 +81,14 @@ pub(crate) fn inside_of(
     Inside { rvm1, rvm2, ivms, host }
 }
 
-/// What an iVM heard of 8.8.8.8, or the host of a public address: IP packets, parsed.
+/// IP packets, parsed, that an iVM received from 8.8.8.8, or that the host received from a public address.
 pub(crate) fn heard(w: &mut World, host: NodeId) -> Vec<Vec<u8>> {
     let heard = w.h(host).heard.replace(Vec::new()).unwrap_or_default();
     heard.into_iter().map(|f| f.1).filter(|f| packet::parse(f).is_some_and(|p| p.ip.is_some())).collect()
 }
 
-/// The provider delivers the Internet's packet to 10.0.0.11. rVM1 undoes the provider's NAT: what leaves
-/// on the public network carries 56.0.0.11 again, its hop limit one less, its checksum right.
+/// The provider delivers the Internet's packet to 10.0.0.11. rVM1 reverses the provider's NAT: on the public network
+/// the packet has the address 56.0.0.11 again, a hop limit that is one less, and a right checksum.
 #[test]
 fn i35_inbound_dnat_to_public_ip() {
     let mut w = World::new(35);
@@ -120,7 +120,7 @@ fn i35_inbound_dnat_to_public_ip() {
     w.finish();
 }
 
-/// Outbound from 56.0.0.11: the owner's switch sends everything with that source to rVM1, whatever its
+/// Outbound from 56.0.0.11: the owner's switch sends every packet with that source to rVM1, for any
 /// destination; other sources of the public network have no way out.
 #[test]
 fn i36_outbound_is_source_routed() {
@@ -163,8 +163,8 @@ fn i36_outbound_is_source_routed() {
     w.finish();
 }
 
-/// Outbound through a router on the network, named by its address: the owner's switch asks for its MAC, sends it
-/// everything from 56.0.0.11, and follows it to another MAC. While nothing answers, the drop is counted.
+/// Outbound through a router on the network, named by its address: the owner's switch resolves its MAC, sends it
+/// every packet from 56.0.0.11, and follows it to another MAC. While nothing answers, each packet is a counted drop.
 #[test]
 fn i36_outbound_is_routed_to_an_address() {
     let mut w = World::new(361);
@@ -188,7 +188,7 @@ fn i36_outbound_is_routed_to_an_address() {
         let frames = heard(w, router);
         frames.iter().map(|f| packet::parse(f).unwrap()).map(|p| (p.dst, p.ip.unwrap())).collect()
     };
-    // The first finds the MAC, or waits for the next: an unknown neighbour may cost one packet.
+    // The first packet finds the MAC, or is lost before the next: an unknown neighbour may cost one packet.
     out(&mut w, "8.8.8.8");
     arrived(&mut w);
     for dst in ["8.8.8.8", "203.0.113.7"] {
@@ -198,14 +198,14 @@ fn i36_outbound_is_routed_to_an_address() {
         let (to, p) = got[0];
         assert_eq!((to, p.src, p.dst, p.ttl), (mac(0x61).parse().unwrap(), ip("56.0.0.11"), ip(dst), 63));
     }
-    // The router gets another MAC and says so.
+    // The router gets another MAC and announces it.
     w.h(router).spec.mac = mac(0x63).parse().unwrap();
     w.inject(router, packet::arp_request(mac(0x63).parse().unwrap(), ip("10.2.0.11"), ip("10.2.0.11")));
     w.run_for(20 * MS);
     w.h(router).heard = Some(Vec::new());
     out(&mut w, "8.8.8.8");
     assert_eq!(arrived(&mut w).iter().map(|p| p.0).collect::<Vec<_>>(), [mac(0x63).parse().unwrap()]);
-    // It is silent for good: nothing hangs, and what is lost is counted.
+    // It falls silent for good: nothing hangs, and lost packets are counted.
     w.h(router).stack = false;
     w.run_for(300 * SEC);
     let before = w.r(rvm2).drops("eth2p", DropReason::NeighborUnresolved);
@@ -216,7 +216,7 @@ fn i36_outbound_is_routed_to_an_address() {
 }
 
 /// On rVM1 the packet from 56.0.0.11 leaves with source 10.0.0.11 by eth0; the provider makes it
-/// 56.0.0.11 again, and the Internet host sees just that, with nothing else changed but the hop limit.
+/// 56.0.0.11 again, and the Internet host sees exactly that, with nothing else changed but the hop limit.
 #[test]
 fn i37_outbound_snat() {
     let mut w = World::new(37);
@@ -251,8 +251,8 @@ fn i37_outbound_snat() {
     w.finish();
 }
 
-/// One rVM hosts many iVMs with any number of floating IPs each: twelve of them over three iVMs here
-/// (several public addresses map to one inside address only one way out, the first; all ways in work).
+/// One rVM hosts many iVMs with any number of floating IPs each: here twelve over three iVMs
+/// (where several public addresses map to one inside address, all work inbound, and the first is used outbound).
 #[test]
 fn i40_many_floating_ips() {
     let mut w = World::new(40);
@@ -273,7 +273,7 @@ fn i40_many_floating_ips() {
         w.h(f.ivms[n]).serve(80);
         assert!(!w.tcp(f.host, public, 80, 10_000, 10_000).failed, "{public}");
     }
-    // All at once, in both directions.
+    // Simultaneously, in both directions.
     w.h(f.host).serve(443);
     w.h(f.host).serve(444);
     let apps: Vec<_> = f
@@ -336,7 +336,7 @@ fn i42_gateway_is_owner() {
     w.finish();
 }
 
-/// Without a CMS the owner's switch does the inner translation in the same pass: TCP both ways, UDP, and
+/// Without a CMS the owner's switch does the inner translation in the same pass: TCP and UDP work both ways, and
 /// the iVM only ever sees its own address.
 #[test]
 fn inside_address_without_a_cms() {
@@ -357,8 +357,8 @@ fn inside_address_without_a_cms() {
     w.finish();
 }
 
-/// iVMs reach each other by their floating IPs as well, TCP both ways, and each sees the floating IP of the other: on
-/// the same rVM, and their own.
+/// iVMs reach each other by their floating IPs as well, by TCP both ways, and each sees the other's floating IP: on
+/// the same rVM, and by their own floating IP.
 #[test]
 fn floating_ips_reach_each_other() {
     let mut w = World::new(44);
@@ -386,8 +386,8 @@ fn floating_ips_reach_each_other() {
     w.finish();
 }
 
-/// TCP with checksums that the iVM's stack left to its NIC, marked and unmarked: what leaves rVM2 inside the
-/// tunnel and rVM1 on the wire is finished and right (the world checks every frame).
+/// TCP whose checksums the iVM's stack left to its NIC, marked and unmarked: packets leave rVM2 in the tunnel and
+/// rVM1 on the wire with finished, right checksums (the world checks every frame).
 #[test]
 fn r24_partial_checksums_are_finished() {
     for csum in [CsumMode::PartialMarked, CsumMode::PartialUnmarked] {
@@ -409,7 +409,7 @@ fn r24_partial_checksums_are_finished() {
     }
 }
 
-/// A shared public IP: HTTP goes to one iVM, mail to another, and every other port to neither.
+/// A shared public IP: HTTP goes to one iVM, mail to another, and the other ports to neither.
 #[test]
 fn n27_shared_public_ip() {
     let mut w = World::new(27);
@@ -456,7 +456,7 @@ fn n27_shared_public_ip() {
     let app = w.act(host, |h, now| h.transfer(now, (dst, 110), 10, 0, 3 * SEC));
     assert!(w.wait(host, app).failed);
     assert!(w.r(rvm1).journal.kernel_rx.len() > kernel, "port 110 is nobody's: it stays with rVM1's kernel");
-    // Out of a port that is not theirs.
+    // From a port that is not theirs.
     let p = packet::tcp(ip("192.168.1.2"), ip("8.8.8.8"), 1000, 80, 2, b"");
     let before = w.r(rvm1).drops("h2", DropReason::PortNotMapped);
     w.inject(
@@ -472,7 +472,7 @@ fn n27_shared_public_ip() {
     w.finish();
 }
 
-/// SSH to the gateway rVM goes on working while its only address serves a floating IP; so does any port on
+/// SSH to the gateway rVM goes on working while its only address serves a floating IP. So does any port on
 /// the list of exceptions, and the tunnel.
 #[test]
 fn exceptions_stay_with_the_kernel() {
@@ -510,8 +510,8 @@ fn exceptions_stay_with_the_kernel() {
     w.finish();
 }
 
-/// A datagram in three fragments: each is translated, being 1:1, the later ones without ports. The host
-/// gets them all with right headers, and reassembles what was sent.
+/// A datagram in three fragments: the mapping is 1:1, so each is translated, the later ones without ports. The host
+/// receives all of them with right headers, and reassembles the datagram.
 #[test]
 fn fragments_are_translated() {
     let mut w = World::new(46);
@@ -573,8 +573,8 @@ fn fragments_are_translated() {
     w.finish();
 }
 
-/// ICMP errors quote the packet they are about: the quoted addresses are translated with the outer ones, so
-/// that each side recognises its own packet; every checksum inside and outside is right.
+/// ICMP errors quote the packet that they are about: the quoted addresses are translated with the outer ones, so
+/// that each side recognises its own packet; every checksum, outer and quoted, is right.
 #[test]
 fn icmp_errors_quote_what_the_receiver_knows() {
     let mut w = World::new(47);
@@ -604,7 +604,7 @@ fn icmp_errors_quote_what_the_receiver_knows() {
         assert_eq!((outer.src, outer.dst), (router, own));
         let inner = packet::parse_ip(&got[0], outer.l4 + 8).unwrap();
         assert_eq!((inner.src, inner.dst), (own, host));
-        // The quoted packet is exactly what the iVM sent: header and transport checksum included.
+        // The quoted packet is exactly the packet that the iVM sent, with header and transport checksum.
         packet::checksums(&packet::eth_ip(
             mac(0).parse().unwrap(),
             mac(0).parse().unwrap(),
@@ -652,7 +652,7 @@ fn ipv6_floating_ip() {
     assert!(!w.tcp(f.host, "2001:db8:56::11", 80, 50_000, 50_000).failed);
     w.h(f.host).serve(80);
     assert!(!w.tcp(f.ivms[0], "2001:db8:8::8", 80, 50_000, 50_000).failed);
-    // A packet-too-big of the Internet reaches the iVM with its own packet quoted.
+    // A packet-too-big error from the Internet reaches the iVM and quotes the iVM's own packet.
     for h in [f.ivms[0], f.host] {
         w.h(h).heard = Some(Vec::new());
         w.h(h).stack = false;
@@ -680,7 +680,7 @@ fn ipv6_floating_ip() {
     w.finish();
 }
 
-/// The virtual gateway answers ARP, neighbour discovery and echo on every rVM by itself, with one MAC
+/// The virtual gateway answers ARP, neighbour discovery and echo on every rVM by itself, with the same MAC
 /// everywhere, and is never learned or flooded.
 #[test]
 fn virtual_gateway_answers() {
@@ -719,8 +719,8 @@ fn virtual_gateway_answers() {
     w.finish();
 }
 
-/// A shared public IP whose iVMs live on two other rVMs: the gateway knows both inside addresses and sends
-/// each port to its own; the answers, and what the iVMs begin from those ports, leave as the shared address.
+/// A shared public IP whose iVMs live on two other rVMs: the gateway knows both inside addresses and sends each port
+/// to its own iVM. The answers leave as the shared address, and so do packets that iVMs send from their ports.
 #[test]
 fn n27_shared_public_ip_over_two_rvms() {
     let mut w = World::new(270);

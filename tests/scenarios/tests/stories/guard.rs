@@ -1,5 +1,5 @@
-//! Our NAT is a confused deputy: what an iVM sends out by it carries the rVM's own, trusted address. The
-//! guard stands before it.
+//! Our NAT is a confused deputy: a packet that an iVM sends out through it carries the rVM's own, trusted address.
+//! The guard checks each packet before the NAT does.
 
 use engine::counters::DropReason;
 use engine::wire::mac::MacAddr;
@@ -51,8 +51,8 @@ fn two(w: &mut World) -> Two {
     Two { rvm1, rvm2, evil, victim, host }
 }
 
-/// Six ways to inject a frame into another tenant's network through our own NAT, or to reach what only the
-/// rVM may reach. Nothing of it leaves; each attempt is counted once.
+/// Six ways to inject a frame into another tenant's network through our own NAT, or to reach destinations that only
+/// the rVM may reach. No packet leaves, and each attempt is counted once.
 #[test]
 fn t14_injection_through_our_nat() {
     let mut w = World::new(14);
@@ -118,7 +118,7 @@ fn t14_injection_through_our_nat() {
         let sent = w.r(t.rvm1).port("eth0").tx_frames;
         w.inject(t.evil, packet::eth_ip(gateway, mac(1).parse().unwrap(), p));
         w.run_for(20 * MS);
-        // The tunnel port is an exception of every mapping, so that a packet from it meets no mapping at all.
+        // The tunnel port is an exception of every mapping, so that a packet from it never meets a mapping.
         let r = w.r(t.rvm1);
         let counted = r.drops("h1", DropReason::Guarded) + r.drops("h1", DropReason::PortNotMapped);
         assert_eq!(counted, n as u64 + 1, "{what}: {:?}", r.all_drops());
@@ -129,8 +129,8 @@ fn t14_injection_through_our_nat() {
     w.finish();
 }
 
-/// VXLAN from machines that are no peers: a stranger in the same data centre, the Internet, a peer that
-/// speaks for a network it takes no part in, another port, another protocol. Each is counted by its reason.
+/// VXLAN from machines that are not peers: a stranger in the same data centre, the Internet, a peer that
+/// sends for a network it takes no part in, another port, another protocol. Each is counted by its reason.
 #[test]
 fn t12_tunnel_packets_of_strangers() {
     let mut w = World::new(12);
@@ -160,20 +160,20 @@ fn t12_tunnel_packets_of_strangers() {
     assert_eq!(drops(&mut w, DropReason::UnknownVni), 1);
     send(&mut w, t.rvm1, "10.0.0.11", scenarios::PUBLIC, &|f| f[42] = 0);
     assert_eq!(drops(&mut w, DropReason::VxlanHeader), 1);
-    // From the Internet, by the provider's NAT.
+    // From the Internet, through the provider's NAT.
     let (mac_out, host) = (w.h(t.host).spec.mac, ip("8.8.8.8"));
     let p = packet::vxlan(host, ip("56.0.0.12"), 4789, scenarios::PUBLIC, &inner);
     w.inject(t.host, packet::eth_ip("06:fe:ff:00:00:00".parse().unwrap(), mac_out, &p));
     w.run_for(20 * MS);
     assert_eq!(drops(&mut w, DropReason::UnknownPeer), 2);
     assert_eq!(w.h(t.victim).heard.as_ref().unwrap().len(), 0, "nothing was delivered");
-    // And what is right is taken.
+    // A right packet is accepted.
     send(&mut w, t.rvm1, "10.0.0.11", scenarios::PUBLIC, &none);
     assert_eq!(w.h(t.victim).heard.as_ref().unwrap().len(), 1);
     w.finish();
 }
 
-/// A peer speaks only for the networks it takes part in.
+/// A peer may send only for the networks that it takes part in.
 #[test]
 fn t13_peer_of_other_networks() {
     let mut w = World::new(13);

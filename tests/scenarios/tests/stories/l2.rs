@@ -32,7 +32,7 @@ fn listen(w: &mut World, hosts: &[NodeId]) {
 }
 
 /// Two tenants with the same addresses, the same MACs and the same tags, on the same two rVMs. Each reaches
-/// its own, none hears a byte of the other.
+/// its own machines, and neither receives a byte of the other.
 #[test]
 fn r05_overlapping_tenants() {
     let mut w = World::new(5);
@@ -62,7 +62,7 @@ fn r05_overlapping_tenants() {
         assert_eq!(w.ping(hosts[k], "192.168.1.11", 3).received, 3, "pair {k}");
         assert!(!w.tcp(hosts[k], "192.168.1.11", 80, 20_000, 20_000).failed, "pair {k}");
     }
-    // Everyone at once.
+    // All four simultaneously.
     let apps: Vec<_> = (0..4)
         .map(|k| {
             (
@@ -77,8 +77,8 @@ fn r05_overlapping_tenants() {
     w.finish();
 }
 
-/// A virtual infrastructure is one flat L2 network over any number of rVMs: every guest hears every
-/// broadcast once, every pair reaches, and a known destination is not flooded.
+/// A virtual infrastructure is one flat L2 network over any number of rVMs: every guest receives every
+/// broadcast once, every pair reaches each other, and frames to a known destination are not flooded.
 #[test]
 fn r06_flat_l2() {
     let mut w = World::new(6);
@@ -105,8 +105,8 @@ fn r06_flat_l2() {
     w.finish();
 }
 
-/// A tenant's guest tries for the provider's control plane by every address it could know: VTEPs, the
-/// rVM's own address, the underlay's router. On an L2 network without a way out nothing of it leaves.
+/// A tenant's guest tries to reach the provider's control plane by every address it could know: VTEPs, the
+/// rVM's own address, the underlay's router. On an L2 network without a way out, no packet leaves.
 #[test]
 fn r04_control_plane_unreachable() {
     let mut w = World::new(4);
@@ -129,7 +129,7 @@ fn r04_control_plane_unreachable() {
     w.finish();
 }
 
-/// One port invents MAC addresses as fast as it can. It fills its own quota and evicts only itself: the
+/// One port invents MAC addresses as fast as it can. It fills its own quota and evicts only its own entries: the
 /// others' frames are never flooded to it.
 #[test]
 fn t01_mac_flood_evicts_only_itself() {
@@ -170,8 +170,8 @@ fn t01_mac_flood_evicts_only_itself() {
     w.finish();
 }
 
-/// A frame from one peer is never sent on to another peer (head-end replication has served everyone
-/// already), flooded or not, unless one of the two is relayed for.
+/// A frame from one peer is never forwarded to another peer (head-end replication has already reached all of
+/// them), flooded or not, unless the switch relays for one of the two.
 #[test]
 fn split_horizon_between_peers() {
     let mut w = World::new(31);
@@ -188,8 +188,8 @@ fn split_horizon_between_peers() {
     w.finish();
 }
 
-/// 01-80-C2-00-00-00 to -0F are for the first bridge only: spanning tree, LACP, PAUSE, LLDP of a guest
-/// reach nobody, and each is counted. -10 is an ordinary group.
+/// 01-80-C2-00-00-00 to -0F are for the first bridge only: a guest's spanning tree, LACP, PAUSE and LLDP frames are
+/// not forwarded, and each is counted. -10 is an ordinary group.
 #[test]
 fn link_local_groups_are_not_forwarded() {
     let mut w = World::new(32);
@@ -207,8 +207,8 @@ fn link_local_groups_are_not_forwarded() {
     w.finish();
 }
 
-/// A guest sends broadcasts without end. Its port lets through what its limit says, the rest is counted
-/// exactly, and unicast of the same guest is untouched.
+/// A guest sends broadcasts without end. Its port forwards as many as its limit allows, the rest is counted
+/// exactly, and the guest's unicast is not affected.
 #[test]
 fn bum_rate_limit_per_port() {
     let mut w = World::new(33);
@@ -239,7 +239,8 @@ fn bum_rate_limit_per_port() {
     w.finish();
 }
 
-/// A guest port binds MAC and IP. What a guest says in another's name is dropped by name of the lie.
+/// A guest port binds MAC and IP. A frame in which a guest uses another's address is dropped, and the drop reason
+/// names the kind of forgery.
 #[test]
 fn t03_guest_cannot_spoof() {
     let mut w = World::new(3);
@@ -265,7 +266,7 @@ fn t03_guest_cannot_spoof() {
         packet::ip(v6, all, packet::ICMPV6, &packet::icmpv6(v6, all, 136, 0, [0x20, 0, 0, 0], &target));
     na[7] = 255;
     let group: engine::wire::mac::MacAddr = "33:33:00:00:00:01".parse().unwrap();
-    // Its own address, at another's MAC: in ARP's sender, in the option of a solicitation and of an advertisement.
+    // Its own IP address at another's MAC: in ARP's sender, in the option of a solicitation and of an advertisement.
     let mut arp = packet::arp_request(m(9), me, you);
     arp[6..12].copy_from_slice(&m(1).0);
     let [ns_mac, na_mac] = [(135, 1), (136, 2)].map(|(kind, option)| {
@@ -310,7 +311,7 @@ fn t03_guest_cannot_spoof() {
     w.finish();
 }
 
-/// A station moves from one rVM to another and says so once, by broadcast. From then on no frame for it
+/// A station moves from one rVM to another and announces it once, by broadcast. From then on no frame for it
 /// reaches its old place.
 #[test]
 fn a_station_moves_and_is_followed() {
@@ -344,7 +345,7 @@ fn a_station_moves_and_is_followed() {
     w.finish();
 }
 
-/// Learned addresses are forgotten after the network's age, static ones are not.
+/// Learned addresses are forgotten after the network's ageing time, static ones are not.
 #[test]
 fn learned_addresses_age() {
     let mut w = World::new(35);
@@ -373,7 +374,7 @@ fn learned_addresses_age() {
     w.finish();
 }
 
-/// Runts, giants and garbage on a guest port and on the tunnel: counted, nothing delivered, nothing broken.
+/// Runts, giants and garbage on a guest port and on the tunnel: each is counted, none is delivered, nothing breaks.
 #[test]
 fn malformed_frames_are_counted_drops() {
     let mut w = World::new(36);
@@ -386,7 +387,7 @@ fn malformed_frames_are_counted_drops() {
     w.inject(guests[0], packet::eth(m(1), m(0), 0x88b5, &vec![0; 1600]));
     w.run_for(10 * MS);
     assert_eq!(w.r(rvms[0]).drops("h1", DropReason::Giant), 1);
-    // A peer sends a tunnel packet cut short at every length.
+    // A peer sends a tunnel packet that is truncated, to every possible length.
     let inner = packet::arp_request(m(1), ip("192.168.1.11"), ip("192.168.1.10"));
     let (a, b) = (ip("10.0.0.11"), ip("10.0.0.10"));
     let (ma, mb) = (w.r(rvms[1]).facts("eth0").unwrap().mac, w.r(rvms[0]).facts("eth0").unwrap().mac);
@@ -397,7 +398,7 @@ fn malformed_frames_are_counted_drops() {
     for cut in 1..whole.len() {
         let mut f = whole[..whole.len() - cut].to_vec();
         if f.len() > 38 {
-            // The cloud passes what claims to be whole: the outer IP length is mended.
+            // The cloud passes only packets that look complete: correct the outer IP length.
             let len = (f.len() - 14) as u16;
             f[16..18].copy_from_slice(&len.to_be_bytes());
             f[24..26].fill(0);

@@ -1,4 +1,4 @@
-//! Changes to a running cloud, by the control interface: nothing restarts, and what is not changed goes on.
+//! Changes to a running cloud by the control interface: nothing restarts, and everything unchanged goes on.
 
 use scenarios::{PRIVATE, PUBLIC, allow_internet, floating, guest_port, head, mac, mesh, peer};
 use sim::guest::HostSpec;
@@ -17,7 +17,7 @@ fn gateway_text(with: bool) -> String {
     if with { text + &floating("56.0.0.11", "gw", Some("10.0.0.11"), "") } else { text }
 }
 
-/// Owner `n`: `with` it has the floating IP's iVM.
+/// Configuration of owner `n`; `with` says whether it has the floating IP's iVM.
 fn owner_text(n: u32, with: bool) -> String {
     let text = head(&format!("o{n}"), &format!("10.0.0.2{n}"))
         .replace("vni = 100\n", "vni = 100\ngateway = [\"192.168.1.1\"]\n")
@@ -45,8 +45,8 @@ fn cloud(w: &mut World, with: bool) -> Cloud {
     Cloud { gateway, owners, ivms, host }
 }
 
-/// A floating IP is associated with a running iVM and taken away again: it works as soon as both rVMs know,
-/// and afterwards the provider's packets are the gateway kernel's own again.
+/// A floating IP is associated with a running iVM and removed again: it works as soon as both rVMs know it,
+/// and afterwards the provider's packets go to the gateway's kernel again.
 #[test]
 fn i40_a_floating_ip_comes_and_goes() {
     let mut w = World::new(1);
@@ -69,8 +69,8 @@ fn i40_a_floating_ip_comes_and_goes() {
 }
 
 /// The iVM with the floating IP moves to another rVM while it talks: its inside address, its mapping and its
-/// connections move with it. The new owner's switch tells the gateway, which follows at once: the outage is shorter
-/// than a second, and TCP that was open goes on.
+/// connections move with it. The new owner's switch informs the gateway, which follows immediately: the outage is
+/// shorter than a second, and TCP that was open goes on.
 #[test]
 fn i41_the_owner_of_a_floating_ip_moves() {
     let mut w = World::new(2);
@@ -83,7 +83,7 @@ fn i41_the_owner_of_a_floating_ip_moves() {
     let pings = w.act(c.host, |h, now| h.ping(now, dst, 300, 56, 10 * MS));
     w.run_for(20 * MS);
     assert!(!w.h(c.host).report(held).done, "it is in the middle");
-    // The machine itself, with its memory, is there with its next breath.
+    // The machine itself, with its memory, resumes there.
     w.migrate(c.ivms[0], c.ivms[1]);
     assert!(w.apply(c.owners[0], &owner_text(0, false)));
     assert!(w.apply(c.owners[1], &owner_text(1, true)));
@@ -107,8 +107,8 @@ fn i41_the_owner_of_a_floating_ip_moves() {
     w.finish();
 }
 
-/// The peer's address changes while everything runs: both sides are told, nothing restarts, and a transfer
-/// between two rVMs that have nothing to do with it does not notice.
+/// A peer's address changes while everything runs: both sides get the new address, nothing restarts, and a transfer
+/// between two other rVMs does not notice.
 #[test]
 fn a_peer_moves_without_a_restart() {
     let mut w = World::new(3);
@@ -131,7 +131,8 @@ fn a_peer_moves_without_a_restart() {
     w.finish();
 }
 
-/// A configuration with a mistake is refused whole and named; what runs goes on, and the file stays.
+/// A configuration with a mistake is refused as a whole, and the error names the mistake. The running one stays in
+/// force, and the file is not changed.
 #[test]
 fn a_bad_configuration_changes_nothing() {
     let mut w = World::new(4);
@@ -150,9 +151,9 @@ fn a_bad_configuration_changes_nothing() {
     w.finish();
 }
 
-/// Default-closed: a port forwards nothing before it is completely bound. A flooder talks all the while its
-/// rVM starts, is killed and starts again, and its port changes networks: not one of its frames is ever
-/// heard on a network it is not configured for at that moment.
+/// Default-closed: a port forwards nothing before it is completely bound. A flooder sends all the time while its
+/// rVM starts, is killed and starts again, and while its port changes networks: none of its frames ever reaches a
+/// network that it is not configured for at that moment.
 #[test]
 fn t17_no_window_at_start_or_change() {
     let mut w = World::new(5);

@@ -1,4 +1,5 @@
-//! Stories named after the seed checks they prove, one family per file, and random worlds (`swarm`).
+//! Stories named after the requirements that they prove (`tests/REQUIREMENTS.md`), one family per file, and random
+//! worlds (`swarm`).
 
 mod cms;
 mod faults;

@@ -1,4 +1,5 @@
-//! MTU: what the underlay carries is found out, told, and kept; one switch inside another.
+//! MTU: the switch finds out how much the underlay carries, tells senders, and keeps to it; one switch inside
+//! another.
 
 use scenarios::{PRIVATE, door_port, guest_port, head, mac, mesh, peer};
 use sim::guest::HostSpec;
@@ -7,7 +8,7 @@ use sim::packet;
 use sim::world::{MS, NodeId, SEC, World};
 
 /// Two rVMs on an underlay of this MTU, in each an rVM, in each of those another, and in the innermost an iVM each
-/// that believes in an MTU of `believed` less than the underlay's. Every level is a network of its own.
+/// that assumes an MTU of `believed` less than the underlay's. Every level is a network of its own.
 fn three_levels(w: &mut World, underlay: u16, believed: u16, more: &str) -> [NodeId; 2] {
     let mut hosts: Vec<Option<NodeId>> = vec![None, None];
     for level in 0..3u8 {
@@ -16,7 +17,7 @@ fn three_levels(w: &mut World, underlay: u16, believed: u16, more: &str) -> [Nod
         for side in 0..2u8 {
             let name = |side: u8| format!("rvm{level}{side}");
             let vtep = |side: u8| format!("10.{level}.0.1{side}");
-            // What is plugged in there: the next level's NIC, or the iVM.
+            // The machine plugged in there: the next level's rVM, or the iVM.
             let inner = if level < 2 {
                 let next = w.cloud().nics.len() + 2;
                 format!("06:00:00:00:{:02x}:{:02x}", next >> 8, next & 0xff)
@@ -34,7 +35,7 @@ fn three_levels(w: &mut World, underlay: u16, believed: u16, more: &str) -> [Nod
             w.r(rvm).pool_large_slots = 64;
             w.r(rvm).interface("h1", true);
             let mtu = u32::from(w.underlay_mtu);
-            // The interface itself would take more than the tunnel carries.
+            // The interface itself would accept larger packets than the tunnel carries.
             w.r(rvm).change_interface(0, "h1", |facts| facts.mtu = mtu);
             hosts[usize::from(side)] = Some(rvm);
         }
@@ -49,14 +50,14 @@ fn three_levels(w: &mut World, underlay: u16, believed: u16, more: &str) -> [Nod
         w.guest(hosts[usize::from(side)].unwrap(), "h1", spec.mtu(usize::from(underlay - believed)))
     });
     w.start_all();
-    // The inner levels' first knocks come before the outer ones are up.
+    // The inner levels send their first probes before the outer ones are up.
     w.run_for(8 * SEC);
     guests
 }
 
 /// VXLAN in VXLAN in VXLAN, on small, cloud, ordinary and jumbo underlays: TCP through the innermost network works,
-/// though both iVMs believe in the whole underlay's MTU and their stacks know no path-MTU discovery: the MSS of
-/// their connections is lowered on the way. The largest packet that fits passes whole; one more byte does not.
+/// although both iVMs assume the whole underlay's MTU and their stacks have no path-MTU discovery: the switches lower
+/// the MSS of their connections. The largest packet that fits passes whole; one more byte does not.
 #[test]
 fn nested_three_levels_deep() {
     for (seed, underlay) in [(81, 1400), (82, 1460), (83, 1500), (84, 9000)] {
@@ -64,7 +65,7 @@ fn nested_three_levels_deep() {
         let guests = three_levels(&mut w, underlay, 0, "");
         w.h(guests[1]).serve(80);
         for (dst, up, down) in [("192.168.1.11", 300_000, 300_000), ("fd01::11", 100_000, 100_000)] {
-            // IPv6 needs 1280 (RFC 8200 §5), and 1400 less three times 50 is 1250.
+            // IPv6 needs 1280 (RFC 8200 section 5), and 1400 less three times 50 is 1250.
             if underlay == 1400 && dst.contains(':') {
                 continue;
             }
@@ -77,8 +78,8 @@ fn nested_three_levels_deep() {
     }
 }
 
-/// The same without clamping: the sender of what does not fit is told what does by the level that knows, through
-/// both others, and told the size that arrives there.
+/// The same without clamping: the level that knows the limit tells the sender of a packet that is too big, through
+/// both other levels, the size that does fit, and a packet of that size arrives.
 #[test]
 fn nested_too_big_is_told() {
     let mut w = World::new(85);
@@ -92,7 +93,7 @@ fn nested_too_big_is_told() {
     for (src, dst) in [(a, b), (a6, b6)] {
         let mut whole = packet::ip(src, dst, packet::UDP, &packet::udp(src, dst, 7, 9, &[0; 1360]));
         if whole[0] == 0x45 {
-            // Don't fragment, and the header's checksum with it.
+            // Don't fragment; the header's checksum changes with it.
             whole[6] |= 0x40;
             let sum = u32::from(!u16::from_be_bytes([whole[10], whole[11]])) + 0x4000;
             let checksum = !((sum & 0xffff) + (sum >> 16)) as u16;
@@ -117,7 +118,7 @@ fn nested_too_big_is_told() {
     w.finish();
 }
 
-/// The MTU of an rVM's peer, as its agent tells it.
+/// The MTU of an rVM's path to its peer, as the agent reports it.
 fn path(w: &mut World, rvm: NodeId) -> (u64, String) {
     let reply = w.request(rvm, r#"{"jsonrpc":"2.0","id":1,"method":"mtu"}"#).expect("an answer");
     let peers = reply.split(r#""peers":["#).nth(1).expect("peers");
@@ -127,8 +128,8 @@ fn path(w: &mut World, rvm: NodeId) -> (u64, String) {
     (mtu, origin)
 }
 
-/// A middle that carries 1432 bytes only and says nothing: found at the start, and again when it changes under way.
-/// Doors follow, once per change.
+/// An underlay that carries only 1432 bytes and sends no errors: the probes find the limit at the start, and again
+/// when it changes later. Doors follow, once per change.
 #[test]
 fn black_hole_is_found() {
     let mut w = World::new(86);
@@ -153,7 +154,7 @@ fn black_hole_is_found() {
     let uplink = w.uplink(rvms[1]);
     let whole = w.link(uplink).directions[0].config;
     let narrow = |w: &mut World, mtu| w.shape(uplink, LinkConfig { mtu, ..whole });
-    // A link's own tolerance of tags is eight bytes.
+    // A link's own tolerance for tags is eight bytes.
     narrow(&mut w, 1432 - 8);
     w.start_all();
     w.run_for(8 * SEC);
@@ -176,7 +177,7 @@ fn black_hole_is_found() {
     w.finish();
 }
 
-/// A peer that does not answer: the uplink's MTU is assumed, and said to be.
+/// A peer that does not answer: the switch assumes the uplink's MTU, and reports that it is assumed.
 #[test]
 fn silent_peers_are_assumed() {
     let mut w = World::new(87);

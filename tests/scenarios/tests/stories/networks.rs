@@ -1,4 +1,4 @@
-//! The three networks of an inception cloud: what isolates them, and what each is.
+//! The three networks of an inception cloud: their isolation, and the properties of each.
 
 use engine::counters::DropReason;
 use scenarios::{PRIVATE, PUBLIC, door_port, head, mac, mesh, mesh_at, peer};
@@ -44,8 +44,8 @@ fn listen(w: &mut World, hosts: &[NodeId]) {
 }
 
 /// Eavesdropping is impossible by design: a machine on the public network floods every kind of frame while
-/// one on the private network does the same; each network's listeners hear all of their own and nothing of
-/// the other, and the kernels of the rVMs (the management network) hear nothing at all.
+/// one on the private network does the same; each network's listeners receive all frames of their own and none of
+/// the other, and the kernels of the rVMs (the management network) receive none at all.
 #[test]
 fn i21_three_networks_are_isolated() {
     let mut w = World::new(21);
@@ -84,8 +84,8 @@ fn i21_three_networks_are_isolated() {
     w.finish();
 }
 
-/// The management network is the provider's: L2 (neighbours are asked for directly) or L3 (everything goes
-/// to the router). The same configuration works on both, and the rVMs' kernels reach each other throughout.
+/// The management network is the provider's: L2 (neighbours are resolved directly) or L3 (every packet goes
+/// to the router). The same configuration works on both, and the rVMs' kernels reach each other all the time.
 #[test]
 fn i22_management_over_layer_2_or_3() {
     for flat in [true, false] {
@@ -104,8 +104,8 @@ fn i22_management_over_layer_2_or_3() {
     }
 }
 
-/// The private network is one L2 built of tunnels: ARP, IPv6 neighbour discovery, jumbo of TCP; each rVM
-/// learns each station behind the right peer.
+/// The private network is one L2 segment made of tunnels: ARP, IPv6 neighbour discovery, TCP in large segments; each
+/// rVM learns each station behind the right peer.
 #[test]
 fn i23_private_network_of_tunnels() {
     let mut w = World::new(23);
@@ -129,7 +129,7 @@ fn i23_private_network_of_tunnels() {
     w.finish();
 }
 
-/// The public network is a second L2 beside the private one, with the same MACs allowed on both.
+/// The public network is a second L2 segment next to the private one, and the same MACs may be used on both.
 #[test]
 fn i24_public_network_beside_the_private_one() {
     let mut w = World::new(24);
@@ -144,8 +144,8 @@ fn i24_public_network_beside_the_private_one() {
     w.finish();
 }
 
-/// ECN through the tunnel (RFC 6040): congestion marked on the outer header reaches a packet that can
-/// carry the mark, and drops one that cannot; the inner mark is copied out on the way in.
+/// ECN through the tunnel (RFC 6040): congestion marked on the outer header is copied to a packet that can
+/// carry the mark, and drops one that cannot; the inner mark is copied to the outer header on the way in.
 #[test]
 fn ecn_through_the_tunnel() {
     let mut w = World::new(60);
@@ -194,8 +194,8 @@ fn ecn_through_the_tunnel() {
     w.finish();
 }
 
-/// The largest packet that fits passes; one byte more is dropped and counted, at the tunnel of a peer
-/// behind a smaller path as at the port itself. The NIC never gets a packet over its MTU (the cloud checks).
+/// The largest packet that fits passes; one byte more is dropped and counted, at the tunnel to a peer
+/// behind a smaller path as well as at the port itself. The NIC never gets a packet over its MTU (the cloud checks).
 #[test]
 fn r27_mtu_is_kept() {
     let mut w = World::new(61);

@@ -1,5 +1,5 @@
-//! The switch as a router between a guest and the Internet: traceroutes both ways, routes that there are not, and
-//! datagrams that do not fit.
+//! The switch as a router between a guest and the Internet: traceroutes both ways, missing routes, and datagrams that
+//! do not fit.
 
 use std::net::IpAddr;
 
@@ -41,7 +41,7 @@ fn with_ttl(mut p: Vec<u8>, ttl: u8) -> Vec<u8> {
     p
 }
 
-/// A probe as traceroute sends it, by UDP, TCP or echo.
+/// A traceroute probe, by UDP, TCP or echo.
 fn probe(from: IpAddr, to: IpAddr, how: u8, ttl: u8) -> Vec<u8> {
     let p = match how {
         packet::UDP => packet::ip(from, to, how, &packet::udp(from, to, 4000, 33434, b"probe")),
@@ -51,16 +51,16 @@ fn probe(from: IpAddr, to: IpAddr, how: u8, ttl: u8) -> Vec<u8> {
     with_ttl(p, ttl)
 }
 
-/// An ICMP error: who says it, its type and code, and whose packet it quotes.
+/// An ICMP error: the sender, its type and code, and the addresses of the packet that it quotes.
 type Told = (IpAddr, u8, u8, (IpAddr, IpAddr));
 
-/// What a machine with its stack off hears on `frame` being injected; of it, the ICMP errors. Every checksum is right, those
-/// of the quoted packets as well.
+/// Injects `frame` from a machine with its stack off, and gives the ICMP errors that the machine then receives. Every
+/// checksum must be right, also those of the quoted packets.
 fn told(w: &mut World, host: NodeId, frame: Vec<u8>) -> Vec<Told> {
     told_of(w, host, |w| w.inject(host, frame))
 }
 
-/// The same, of something else that is done.
+/// As [`told`], with another action than injecting a frame.
 fn told_of(w: &mut World, host: NodeId, does: impl FnOnce(&mut World)) -> Vec<Told> {
     w.h(host).stack = false;
     w.h(host).heard = Some(Vec::new());
@@ -93,9 +93,9 @@ fn families() -> [(&'static str, &'static str, &'static str, &'static str, [&'st
     ]
 }
 
-/// A guest traces the way to the Internet, by UDP, TCP and echo, over IPv4 and IPv6: the first hop is the virtual gateway of
-/// its own network, on its own rVM; the second that of the public network, on the gateway's rVM, whose answer comes back
-/// through the tunnel and the translation and quotes the guest's own packet.
+/// A guest traces the route to the Internet, by UDP, TCP and echo, over IPv4 and IPv6. The first hop is the virtual
+/// gateway of its own network, on its own rVM; the second is that of the public network, on the gateway's rVM, whose
+/// answer comes back through the tunnel and the translation and quotes the guest's own packet.
 #[test]
 fn a_guest_traces_its_way_out() {
     for (public, reality, own, host, gateways) in families() {
@@ -118,8 +118,9 @@ fn a_guest_traces_its_way_out() {
     }
 }
 
-/// The Internet traces the way to the floating IP: the provider's router (silent here), then the floating IP once for each
-/// rVM on the way, by the provider's NAT from the reality address; then the guest. The answers quote the packet to the floating IP.
+/// The Internet traces the route to the floating IP: the provider's router (silent here), then the floating IP once
+/// for each rVM on the way, whose answer the provider's NAT translates from the reality address; then the guest. The
+/// answers quote the packet to the floating IP.
 #[test]
 fn the_internet_traces_the_way_to_a_floating_ip() {
     for (public, reality, own, host, _) in families() {
@@ -142,8 +143,9 @@ fn the_internet_traces_the_way_to_a_floating_ip() {
     }
 }
 
-/// Where a CMS translates, its own router is the first hop and says nothing here; then the owner's rVM and the gateway's
-/// answer for the public network. The gateway's knows the station that has the floating IP, and the CMS the iVM behind it.
+/// Where a CMS translates, its own router is the first hop, and is silent here; then the owner's rVM and the
+/// gateway's answer for the public network. The gateway's knows the station with the floating IP, and the CMS the iVM
+/// behind it.
 #[test]
 fn an_ivm_of_a_cms_traces_its_way_out() {
     let mut w = World::new(62);
@@ -155,7 +157,7 @@ fn an_ivm_of_a_cms_traces_its_way_out() {
     for how in [packet::UDP, packet::ICMP] {
         for (ttl, rvm, port) in [(1, f.rvm2, "eth2p"), (2, f.rvm1, "eth0")] {
             let before = w.r(rvm).drops(port, DropReason::TtlExpired);
-            // As the CMS passes it on.
+            // As the CMS forwards it.
             let frame = packet::eth_ip(gateway(PUBLIC), eth2, &probe(public, host, how, ttl));
             let want = (ip("10.2.0.1"), 11, 0, (ip("192.168.1.2"), host));
             let heard = told_of(&mut w, f.ivm, |w| w.inject_at(f.cms, sim::cms::ETH2, frame));
@@ -166,7 +168,7 @@ fn an_ivm_of_a_cms_traces_its_way_out() {
     w.finish();
 }
 
-/// A guest without a floating IP learns at once that it has no route, and a connection of its own stack ends by
+/// A guest without a floating IP learns immediately that it has no route, and a connection of its own stack ends by
 /// itself; one to the virtual gateway is reset.
 #[test]
 fn a_connection_without_a_route_ends_at_once() {
@@ -182,7 +184,7 @@ fn a_connection_without_a_route_ends_at_once() {
     let ivm = w.guest(rvm, "h1", spec);
     w.start_all();
     w.run_for(100 * MS);
-    // smoltcp knows no ICMP errors, but a reset it understands.
+    // smoltcp ignores ICMP errors, but it understands a reset.
     let began = w.now_ns;
     for dst in ["192.168.1.1", "fd01::1"] {
         let dst = ip(dst);
@@ -197,7 +199,7 @@ fn a_connection_without_a_route_ends_at_once() {
         let frame = packet::eth_ip(gateway(PRIVATE), m(1), &probe(own, to, packet::TCP, 64));
         let want = (ip(gate), if v6 { 1 } else { 3 }, 0, (own, to));
         assert_eq!(told(&mut w, ivm, frame), [want]);
-        // And the gateway has no such service.
+        // The gateway does not have such a service.
         let frame = packet::eth_ip(gateway(PRIVATE), m(1), &probe(own, ip(gate), packet::UDP, 1));
         let want = (ip(gate), if v6 { 1 } else { 3 }, if v6 { 4 } else { 3 }, (own, ip(gate)));
         assert_eq!(told(&mut w, ivm, frame), [want]);
@@ -205,8 +207,8 @@ fn a_connection_without_a_route_ends_at_once() {
     w.finish();
 }
 
-/// The iVM of a floating IP is gone. The Internet hears nothing while its rVM still asks for it, and from then on that the
-/// host is unreachable; when the iVM is back, so is its traffic.
+/// The iVM of a floating IP is gone. The Internet gets no answer while its rVM is still resolving it, and then the
+/// error that the host is unreachable; when the iVM is back, so is its traffic.
 #[test]
 fn a_guest_that_is_gone_is_unreachable() {
     let mut w = World::new(64);
@@ -225,7 +227,8 @@ fn a_guest_that_is_gone_is_unreachable() {
     w.finish();
 }
 
-/// What was heard of one datagram is right fragments of at most `mtu` bytes, and together what was sent.
+/// Checks that the received frames of one datagram are valid fragments of at most `mtu` bytes, and together are
+/// `data`.
 fn put_together(frames: &[Vec<u8>], mtu: usize, data: &[u8]) {
     let mut got = vec![None; data.len() + 8];
     let mut ends = (None, 0);
@@ -244,7 +247,7 @@ fn put_together(frames: &[Vec<u8>], mtu: usize, data: &[u8]) {
     assert_eq!(packet::sum(&got, packet::pseudo_sum(src, dst, packet::UDP, got.len())), 0xffff);
 }
 
-/// A datagram as `host` sends it over 1500 bytes: whole, or in fragments.
+/// A datagram as `host` sends it over an MTU of 1500 bytes: whole, or in fragments.
 fn send_datagram(
     w: &mut World,
     host: NodeId,
@@ -278,8 +281,8 @@ fn quiet(w: &mut World, f: &Inside) {
     }
 }
 
-/// Datagrams without DF of every size around the tunnel's, from the Internet to a guest and back: they arrive, in fragments
-/// where they have to, whole where they fit, and nothing is dropped as too big.
+/// Datagrams without DF of every size around the tunnel's MTU, from the Internet to a guest and back: they arrive, in
+/// fragments where they must, whole where they fit, and none is dropped as too big.
 #[test]
 fn datagrams_of_every_size_arrive() {
     let mut w = World::new(65);
@@ -305,9 +308,9 @@ fn datagrams_of_every_size_arrive() {
     w.finish();
 }
 
-/// An address shared by port between iVMs of another rVM: the fragments of a datagram from the guest's mapped port leave
-/// by it, those from another port do not; on several workers no less, for a network card and the tunnel keep the fragments of a
-/// datagram together.
+/// An address shared by port between iVMs of another rVM: the fragments of a datagram from the guest's mapped port
+/// leave through it, and those from another port do not. On several workers it is the same, because a network card
+/// and the tunnel keep the fragments of a datagram together.
 #[test]
 fn fragments_of_a_shared_address() {
     for workers in [1, 3] {
@@ -356,8 +359,8 @@ fn fragments_of_a_shared_address() {
     }
 }
 
-/// The fragments of a datagram to a port that the gateway's kernel keeps (`except`) never reach the guest, and one to
-/// another port arrives whole.
+/// The fragments of a datagram to a port that the gateway's kernel keeps (`except`) never reach the guest, and a
+/// datagram to another port arrives complete.
 #[test]
 fn fragments_of_an_excepted_port() {
     let mut w = World::new(67);

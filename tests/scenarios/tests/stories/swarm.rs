@@ -1,8 +1,9 @@
-//! Random worlds by seed: any number of rVMs, networks, ports, floating IPs; mesh or star; IPv4 or IPv6
-//! underlay; loss; faults that heal. At the end every allowed pair reaches and nobody else heard a byte.
+//! Random worlds by seed: any number of rVMs, networks, ports, floating IPs; mesh or star; IPv4 or IPv6 underlay;
+//! loss; faults that heal. At the end every allowed pair reaches each other, and no other machine has received a
+//! byte.
 //!
-//! `SWARM_SEEDS=100..200 cargo test -p scenarios --test stories swarm` runs other seeds;
-//! with `SWARM_PCAP=1` a failing world writes what every machine sent and heard.
+//! `SWARM_SEEDS=100..200 cargo test -p scenarios --test stories swarm` runs other seeds; with `SWARM_PCAP=1` a
+//! failing world writes captures of all frames that its machines sent and received.
 
 use std::fmt::Write as _;
 
@@ -29,7 +30,7 @@ struct Machine {
     tagged: bool,
 }
 
-/// A random world, running, and how it was drawn.
+/// A random world, running, and the choices that made it.
 struct Swarm {
     w: World,
     rvms: Vec<NodeId>,
@@ -38,10 +39,10 @@ struct Swarm {
     story: String,
 }
 
-/// Draws the world of a seed. Everything follows from `rng`; nothing else may decide.
+/// Draws the world of a seed. Every choice comes from `rng` alone.
 fn draw(seed: u64) -> Swarm {
     let mut rng = Prng::new(seed ^ 0x5eed);
-    // Drawn apart, so that a seed is the same cloud whatever its switches are made of.
+    // Drawn separately, so that a seed is the same cloud whatever its switches consist of.
     let mut inside = Prng::new(seed ^ 0x3047);
     let mut w = World::new(seed);
     let count = if rng.below(8) == 0 { rng.range(6, 9) } else { rng.range(2, 5) } as usize;
@@ -58,7 +59,7 @@ fn draw(seed: u64) -> Swarm {
     let vtep = |n: usize| if v6 { format!("fd00:a::{:x}", 0x10 + n) } else { format!("10.0.0.{}", 10 + n) };
     let reality = |n: usize, k: usize| format!("10.0.{}.{}", 100 + n, 10 + k);
     let vni = |k: usize| 100 + 7 * k as u32;
-    // Who has which machines.
+    // The machines: rVM, network, number, address.
     let mut machines: Vec<(usize, usize, u32, String)> = Vec::new();
     for network in 0..networks {
         let size = rng.range(2, 5);
@@ -191,7 +192,7 @@ fn few_queues(w: &mut World, rvm: NodeId, interface: &str, inside: &mut Prng) {
     }
 }
 
-/// Machines send what no stack would: real frames with a few bytes of their headers changed, or cut short.
+/// Machines send frames that a stack never would: real frames with a few header bytes changed, or truncated.
 fn garbage(w: &mut World, rvms: &[NodeId], machines: &[Machine], rng: &mut Prng) {
     for &r in rvms {
         w.r(r).check_checksums = false;
@@ -209,7 +210,7 @@ fn garbage(w: &mut World, rvms: &[NodeId], machines: &[Machine], rng: &mut Prng)
         let gateway = MacAddr([2, 0x69, 0x76, 0, 0, 100 + 7 * a.network as u8]);
         let to = if rng.below(2) == 0 { gateway } else { b.mac };
         let whole = match rng.below(5) {
-            // A door may claim any address, and a poisoned neighbour is then its tenant's own affair.
+            // A door may claim any address, and a poisoned neighbour cache is then its tenant's own problem.
             0 if !v6 && !a.tagged => packet::arp_request(a.mac, src, dst),
             1 => packet::eth_ip(
                 to,
@@ -237,7 +238,7 @@ fn garbage(w: &mut World, rvms: &[NodeId], machines: &[Machine], rng: &mut Prng)
         let mut frame =
             if a.tagged { packet::push_tag(&whole, packet::ETH_VLAN, 100 + a.network as u16) } else { whole };
         for _ in 0..rng.range(1, 4) {
-            // The source MAC stays: a door may speak as anyone, and would.
+            // The source MAC stays: a door may send from any MAC, and would.
             let at = rng.range(12, frame.len() as u64 - 1) as usize;
             frame[at] ^= rng.next_u64() as u8;
         }
@@ -249,7 +250,7 @@ fn garbage(w: &mut World, rvms: &[NodeId], machines: &[Machine], rng: &mut Prng)
     }
 }
 
-/// Lives a world of a seed to its end. Returns the hash of every frame with its time.
+/// Runs the world of a seed to its end. Returns the hash of every frame with its time.
 fn live(seed: u64) -> u64 {
     let Swarm { mut w, rvms, machines, host, story } = draw(seed);
     let mut rng = Prng::new(seed ^ 0xfa17);
@@ -299,7 +300,7 @@ fn live(seed: u64) -> u64 {
                 w.return_interface(rvms[m.rvm], &m.port);
             }
             3 => {
-                // Everything but the uplink is taken away and given back, live.
+                // Everything but the uplink is removed and added again, live.
                 let text = w.r(victim).config.clone();
                 let bare = &text[..text.find("[[network]]").expect("a network")];
                 assert!(w.apply(victim, bare), "{bare}");
@@ -322,7 +323,7 @@ fn live(seed: u64) -> u64 {
         }
         assert_eq!((r.failed, r.bad, r.sent, r.received), (false, 0, bytes, bytes), "a transfer ({story})");
     }
-    // Everything has healed: links are good, every allowed pair reaches.
+    // Everything has healed: links are good, and every allowed pair reaches each other.
     for &r in &rvms {
         let link = w.uplink(r);
         w.shape(link, LinkConfig::default());
@@ -361,7 +362,7 @@ fn seeds() -> std::ops::Range<u64> {
     a.parse().expect("a number")..b.parse().expect("a number")
 }
 
-/// Every seed's world keeps every invariant at every step and ends with everybody reaching whom they may.
+/// Every seed's world keeps every invariant at every step, and at the end every allowed pair reaches each other.
 #[test]
 fn swarm() {
     let mut failed = Vec::new();
@@ -378,7 +379,7 @@ fn swarm() {
     assert!(failed.is_empty(), "failed seeds: {failed:?}");
 }
 
-/// The same seed lives the same life, frame by frame and nanosecond by nanosecond; another seed another.
+/// The same seed gives the same frames, each at the same nanosecond; another seed gives others.
 #[test]
 fn same_seed_same_frames() {
     for seed in [0, 7, 23] {

@@ -1,4 +1,4 @@
-//! What the switch asks of a reality cloud, and what it does with several.
+//! The little that the switch requires from a reality cloud, and one cloud over several reality clouds.
 
 use engine::counters::DropReason;
 use scenarios::{PRIVATE, PUBLIC, floating, guest_port, head, mac, mesh, mesh_at, peer};
@@ -27,8 +27,8 @@ fn all_reach(w: &mut World, guests: &[NodeId], address: impl Fn(usize) -> String
     }
 }
 
-/// Each rVM has one interface with a pre-assigned private address and nothing else. Two of them are enough
-/// for a private network: guests on both reach each other by ping, TCP and UDP, and all of it is counted.
+/// Each rVM has one interface with a pre-assigned private address and nothing else. Two rVMs are enough
+/// for a private network: guests on both reach each other by ping, TCP and UDP, and every packet is counted.
 #[test]
 fn i15_one_interface_one_private_address() {
     let mut w = World::new(15);
@@ -48,8 +48,8 @@ fn i15_one_interface_one_private_address() {
     w.finish();
 }
 
-/// Everything the switch puts on the underlay is UDP unicast to the tunnel port, whatever the guests do:
-/// broadcast, multicast, unknown unicast, IPv6.
+/// The switch sends only UDP unicast to the tunnel port on the underlay, even if guests send IPv6,
+/// broadcast, multicast or unknown unicast.
 #[test]
 fn i16_only_unicast_udp_on_the_underlay() {
     let mut w = World::new(16);
@@ -80,8 +80,8 @@ fn i16_only_unicast_udp_on_the_underlay() {
     w.finish();
 }
 
-/// The provider drops what does not come from the NIC's own address; the cloud of the simulator fails the
-/// world for it. Here a guest tries to make the switch spoof by using a neighbour's addresses.
+/// The provider drops packets that are not from the NIC's own address, and the simulator's cloud fails the
+/// world for one. Here a guest tries to make the switch spoof by using a neighbour's addresses.
 #[test]
 fn i17_never_spoofs() {
     let mut w = World::new(17);
@@ -100,7 +100,7 @@ fn i17_never_spoofs() {
 }
 
 /// A provider whose NICs share no L2 domain: every packet goes through its router, which is the only
-/// neighbour there is. Nothing in the overlay notices.
+/// neighbour. The overlay does not notice.
 #[test]
 fn i18_layer_3_underlay() {
     let mut w = World::new(18);
@@ -147,8 +147,8 @@ fn i18_ipv6_underlay() {
     }
 }
 
-/// One inception cloud over two providers that know nothing of each other and even use the same private
-/// addresses: rVMs meet at their public addresses, through both providers' NAT.
+/// One inception cloud over two providers that do not know each other and even use the same private
+/// addresses: rVMs reach each other at their public addresses, through both providers' NAT.
 #[test]
 fn i19_two_providers_with_the_same_private_addresses() {
     let mut w = World::new(19);
@@ -176,7 +176,7 @@ fn i19_two_providers_with_the_same_private_addresses() {
 
 /// Management, private and public network on every rVM, with the same addresses in use on both guest networks: a
 /// guest reaches the guest of its own network and never the other one, and packets of the management network (a ping
-/// to the rVM itself, SSH) go on to the kernel untouched.
+/// to the rVM itself, SSH) go on to the kernel unchanged.
 #[test]
 fn i20_three_networks_side_by_side() {
     let mut w = World::new(20);
@@ -198,7 +198,7 @@ fn i20_three_networks_side_by_side() {
         rvms.push(rvm);
     }
     w.start_all();
-    // Every payload carries the label of its sender's network, and the world judges each that is heard.
+    // Every payload carries the label of its sender's network, and the world checks each one that a machine receives.
     for guests in [&private, &public] {
         all_reach(&mut w, guests, |n| format!("192.168.1.{}", 10 + n));
         w.h(guests[1]).serve(80);
@@ -224,9 +224,9 @@ fn i20_three_networks_side_by_side() {
     w.finish();
 }
 
-/// Two gateway rVMs in each of two data centres, with public addresses, whose other rVMs have only private ones. Each
-/// inner rVM is behind one gateway of its own, so the four pairs of far rVMs use every gateway with every other. A
-/// transfer behind one gateway does not notice that the other of its data centre dies.
+/// Two gateway rVMs in each of two data centres, with public addresses; the other rVMs there have only private ones.
+/// Each inner rVM is behind one gateway of its own, so the four pairs of far rVMs use every gateway with every other.
+/// A transfer behind one gateway does not notice that the other gateway of its data centre dies.
 #[test]
 fn i25_gateways_join_data_centres() {
     let mut w = World::new(25);
@@ -288,8 +288,8 @@ fn i25_gateways_join_data_centres() {
     w.finish();
 }
 
-/// Two relays that each say that the rVM `lost` is behind the other: a frame for it goes back and forth until its
-/// outer hop limit is used up, and then it is counted, once; the same flow's later frames too.
+/// Two relays are each configured to find the rVM `lost` behind the other: a frame for it goes back and forth until
+/// its outer hop limit is used up, and is then counted, once; so are the later frames of the same flow.
 #[test]
 fn relays_in_a_loop_drop_what_goes_round() {
     let mut w = World::new(251);
@@ -379,7 +379,7 @@ fn i27_arbitrary_topologies() {
     w.finish();
 }
 
-/// The provider's firewall lets UDP pass and drops GRE without a word: that is why the tunnel is VXLAN.
+/// The provider's firewall lets UDP pass and silently drops GRE: that is why the tunnel is VXLAN.
 #[test]
 fn i46_udp_passes_where_gre_is_dropped() {
     let mut w = World::new(46);
@@ -399,7 +399,7 @@ fn i46_udp_passes_where_gre_is_dropped() {
 }
 
 /// VNIs of 24 bits: the largest, the smallest and two that differ only in their highest bit are four
-/// networks, and the number on the wire is the number configured.
+/// networks, and the number on the wire is the configured one.
 #[test]
 fn i47_24_bit_vni() {
     let vnis = [1u32, 0x00ff_ffff, 0x0000_1234, 0x0080_1234];
@@ -436,8 +436,8 @@ fn i47_24_bit_vni() {
     w.finish();
 }
 
-/// The paper's star: spokes know only the hub, which relays for them. Every pair reaches; a broadcast
-/// arrives once at every spoke and never comes back; no frame circles.
+/// The Inception paper's star: spokes know only the hub, which relays for them. Every pair reaches each other; a
+/// broadcast arrives once at every spoke and never comes back; no frame loops.
 #[test]
 fn i48_star_via_gateway() {
     let mut w = World::new(48);
@@ -486,8 +486,8 @@ fn i48_star_via_gateway() {
     w.finish();
 }
 
-/// Two hubs that both believe they relay for each other, and a frame to a MAC each believes behind the
-/// other: the hop limit of the relayed packet ends it, counted, and nobody is flooded.
+/// Two hubs each relay for the other, and each looks for a certain MAC behind the other: the hop limit of the relayed
+/// packet ends it, it is counted, and no guest is flooded.
 #[test]
 fn i48_relays_that_point_at_each_other_do_not_loop() {
     let mut w = World::new(480);
@@ -518,7 +518,7 @@ fn i48_relays_that_point_at_each_other_do_not_loop() {
 }
 
 /// Floating IPs of two data centres: the iVM lives in west, its public address comes from east's provider.
-/// No change to either underlay; the packets meet at the public addresses of the two rVMs.
+/// Neither underlay is changed; the packets are exchanged between the public addresses of the two rVMs.
 #[test]
 fn i39_floating_ip_across_data_centres() {
     let mut w = World::new(39);

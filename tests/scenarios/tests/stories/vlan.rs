@@ -1,4 +1,4 @@
-//! VLAN tags: carried as they are behind a door, judged on access and trunk ports.
+//! VLAN tags: unchanged behind a door, checked on access and trunk ports.
 
 use engine::counters::DropReason;
 use scenarios::{PRIVATE, door_port, head, mac, peer};
@@ -35,12 +35,12 @@ fn host(n: u32, tags: &[(u16, u16)]) -> HostSpec {
 }
 
 /// A CMS isolates its tenants by VLANs behind one door (100 of them here), with the same MAC and IP in
-/// each. The switch carries every tag as it is, and no tenant hears another.
+/// each. The switch carries every tag unchanged, and no tenant receives another's frames.
 #[test]
 fn r19_vlan_isolation() {
     let mut w = World::new(19);
     let rvms = pair(&mut w, "", "");
-    // Both ends speak with one MAC per side: only the tag tells the tenants apart.
+    // Both ends use one MAC per side: only the tag tells the tenants apart.
     let a = w.guest(rvms[0], "h1", host(0, &[(ETH_VLAN, 100)]));
     let b = w.guest(rvms[1], "h1", host(1, &[(ETH_VLAN, 100)]));
     w.start_all();
@@ -75,8 +75,8 @@ fn q_in_q_is_transparent() {
     w.finish();
 }
 
-/// An access port is untagged outside and one VLAN inside; a trunk carries a list and a native VLAN. What
-/// is not on the list does not pass, in either direction.
+/// An access port is untagged outside and one VLAN inside; a trunk carries a list and a native VLAN. A VLAN
+/// that is not on the list does not pass, in either direction.
 #[test]
 fn access_and_trunk_ports() {
     let mut w = World::new(21);
@@ -98,8 +98,8 @@ fn access_and_trunk_ports() {
     w.finish();
 }
 
-/// VLAN hopping: a guest on an access port tags its own frames, once, twice, by either TPID. Nothing of it
-/// arrives anywhere; VID 0 (a priority tag) is no VLAN and passes.
+/// VLAN hopping: a guest on an access port tags its own frames, once, twice, with either TPID. No tagged frame
+/// arrives anywhere; VID 0 (a priority tag) does not count as a VLAN and passes.
 #[test]
 fn t04_vlan_hopping() {
     let mut w = World::new(22);

@@ -1,4 +1,4 @@
-//! One switch on several workers: nobody outside can tell.
+//! One switch on several workers, which from outside looks like one.
 
 use engine::command::Location;
 use engine::counters::DropReason;
@@ -15,7 +15,7 @@ fn m(n: u32) -> engine::wire::mac::MacAddr {
     mac(n).parse().unwrap()
 }
 
-/// One rVM of so many workers, not started, with doors `h1` to `h4` and a host on each.
+/// One rVM with this many workers, not started, with doors `h1` to `h4` and a host on each.
 fn doors(w: &mut World, workers: usize, more: &str) -> (NodeId, Vec<NodeId>) {
     let site = w.site("east", &["10.0.0.0/16"], true);
     let ports: String = (1..=4).map(|n| door_port(&format!("h{n}"), "private", more)).collect();
@@ -47,7 +47,7 @@ fn heard(w: &mut World, host: NodeId) -> usize {
     w.h(host).heard.as_ref().map_or(0, Vec::len)
 }
 
-/// Where each worker thinks that a MAC is.
+/// The location of a MAC in each worker's FDB.
 fn places(w: &mut World, rvm: NodeId, n: u32) -> Vec<Option<Location>> {
     let now = w.now_ns;
     let workers = w.r(rvm).worker_count();
@@ -61,7 +61,7 @@ fn behind(w: &mut World, rvm: NodeId, port: &str) -> Option<Location> {
     w.r(rvm).port_id(port).map(Location::Port)
 }
 
-/// Each station is heard once, by one worker. Then everybody talks to everybody in so many flows that every
+/// Each station sends once, to one worker. Then all send to all others in so many flows that every
 /// worker has some: not one frame is flooded.
 #[test]
 fn what_one_worker_learns_all_know() {
@@ -100,8 +100,8 @@ fn what_one_worker_learns_all_know() {
     }
 }
 
-/// A station moves from port to port, each time heard by whichever worker its flow belongs to. The last move
-/// wins at every worker, at once; and when it is on several ports within one batch, all agree on one.
+/// A station moves from port to port, and each time another worker may receive its flow. The last move
+/// wins immediately at every worker; and when it is on several ports within one batch, all agree on one.
 #[test]
 fn the_last_move_wins_everywhere() {
     let mut w = World::new(3);
@@ -128,8 +128,8 @@ fn the_last_move_wins_everywhere() {
     w.finish();
 }
 
-/// A station that only one worker hears stays known to all as long as it speaks, through many ageing times,
-/// and is forgotten by all when it has stopped.
+/// A station whose frames only one worker receives stays known to all workers as long as it sends, through many
+/// ageing times, and all forget it when it has stopped.
 #[test]
 fn a_station_lives_while_any_worker_hears_it() {
     let mut w = World::new(4);
@@ -143,14 +143,14 @@ fn a_station_lives_while_any_worker_hears_it() {
         w.run_for(10 * SEC);
         assert_eq!(places(&mut w, rvm, 1), [at; 3]);
     }
-    // 30 s is the age, 10 s have passed, and ageing looks at every entry every few seconds.
+    // The ageing time is 30 s, 10 s have passed, and ageing looks at every entry every few seconds.
     w.run_for(40 * SEC);
     assert_eq!(places(&mut w, rvm, 1), [None; 3]);
     w.finish();
 }
 
-/// A port of one queue belongs to one worker, and the others send through it: nothing is lost or overtaken, and
-/// a transmit queue that is full is counted as such, whoever filled it.
+/// A port with one queue belongs to one worker, and the others send through that worker: nothing is lost or
+/// reordered, and drops at a full transmit queue are counted, whichever worker filled it.
 #[test]
 fn frames_are_handed_to_the_worker_that_has_the_port() {
     let mut w = World::new(5);
@@ -170,7 +170,7 @@ fn frames_are_handed_to_the_worker_that_has_the_port() {
     let sum = w.r(rvm).counters();
     assert!(sum.handed_off > 50 && sum.handed_off == sum.taken_over && sum.dropped == 0, "{sum:?}");
 
-    // In order: each flow's frames carry their number.
+    // Frames are in order: those of each flow carry a number.
     listen(&mut w, &hosts);
     w.r(rvm).batching = true;
     let before = heard(&mut w, hosts[1]);
@@ -206,7 +206,7 @@ fn frames_are_handed_to_the_worker_that_has_the_port() {
     w.finish();
 }
 
-/// A guest floods a door with random addresses. Meanwhile and afterwards the flows of others are not flooded,
+/// A guest floods a door with random addresses. During the flood and afterwards the flows of others are not flooded,
 /// whichever worker has them, and every table keeps its bounds.
 #[test]
 fn a_flood_of_addresses_floods_nobody_else() {
@@ -228,7 +228,7 @@ fn a_flood_of_addresses_floods_nobody_else() {
         }
         w.run_for(MS);
         if round == 0 {
-            // By now all three have spoken.
+            // By now all three have sent.
             w.h(hosts[0]).heard = Some(Vec::new());
             reached = heard(&mut w, hosts[1]);
         }
@@ -246,7 +246,7 @@ fn a_flood_of_addresses_floods_nobody_else() {
     w.finish();
 }
 
-/// A flush is a flush at every worker.
+/// A flush takes effect at every worker.
 #[test]
 fn what_is_flushed_is_flushed_everywhere() {
     let mut w = World::new(8);
@@ -265,7 +265,7 @@ fn what_is_flushed_is_flushed_everywhere() {
     w.finish();
 }
 
-/// The number of workers changes with a restart, and with nothing else; peers notice nothing but the pause.
+/// The number of workers changes at a restart and at no other time; peers notice only the pause.
 #[test]
 fn the_number_of_workers_changes_with_a_restart() {
     let mut w = World::new(9);
@@ -284,7 +284,7 @@ fn the_number_of_workers_changes_with_a_restart() {
     w.finish();
 }
 
-/// A limit on broadcasts is for the port, however many workers receive from it.
+/// A limit on broadcasts applies to the port, even if several workers receive from that port.
 #[test]
 fn a_limit_is_the_ports_whoever_receives() {
     let mut w = World::new(10);
@@ -308,8 +308,8 @@ fn a_limit_is_the_ports_whoever_receives() {
     w.finish();
 }
 
-/// A guest behind one worker's port, its floating IP's gateway behind another's: mappings follow their stations
-/// at every worker, and the packets they count are the sum.
+/// A guest is behind one worker's port, and its floating IP's gateway behind another's: mappings follow their
+/// stations at every worker, and the packet counters are the sum over workers.
 #[test]
 fn floating_ips_on_several_workers() {
     let mut w = World::new(11);
