@@ -1,11 +1,20 @@
-//! The verdict cache in the kernel's memory: what the worker installs here, the programs of ports follow
-//! (`bpf/cache.bpf.h`), and what they hit the worker counts, both through one mapping and without a system call.
+//! The kernel offload's maps: the worker installs flows here, the programs of ports follow them
+//! (`bpf/cache.bpf.h`), and the worker counts the programs' hits. Both sides use one mapping and make no
+//! system call.
 //!
-//! [`Writer`] is a worker's part, [`CacheControl`] the control thread's: it says which ports take part, and
-//! lets grace periods pass. Nobody else writes. A slot belongs to the worker that took it until its last hits
-//! are counted. The epoch is everybody's: whoever's tables change revokes all flows.
+//! [`Writer`] is the worker's part. [`CacheControl`] is the control thread's: it decides which ports take
+//! part, and waits for grace periods. Only these two write, apart from the programs' hit counts. A slot
+//! belongs to the worker that took it until the worker has counted the slot's last hits. All workers share
+//! one epoch: a worker whose tables change revokes every flow.
 //!
-//! **Why a stale verdict is not followed.** A slot holds while its epoch is the cache's. The worker changes the
+//! **Why no program follows a stale flow.** A slot is valid while its epoch equals the cache's. The worker
+//! changes the cache's epoch, or sets the slot's to zero, before it answers or sends anything by the new
+//! state. Programs that looked before that store may still be running, and the frames they redirected may
+//! wait in the kernel's bulk queue of that receive round. Both end with the round, which the kernel runs with
+//! bottom halves disabled, so both end within an RCU grace period. `membarrier(2)` waits for one. Two things
+//! wait for it, on the control thread: an answer to a client, if anything was revoked before it
+//! ([`CacheControl::settle`]), and the slot itself, which is written again only after the grace period. A
+//! program that saw the right epoch therefore reads one whole flow, and its hit is counted for that flow.
 //! cache's epoch, or sets the slot's to zero, before it answers or sends anything by the new state. Programs
 //! that looked before that store may still be under way, and the frames they redirected may wait in the
 //! kernel's bulk queue of that receive round; both end with the round, which the kernel runs with bottom halves
@@ -37,7 +46,7 @@ use super::probe::{self, InterfaceFacts, Sent};
 use super::program::{LoadError, Program, SharedMaps};
 use super::test_run;
 
-/// Words of a slot, and where in it they are: `struct slot` of the program.
+/// Words in a slot, and where each field is: `struct slot` of the program.
 const SLOT_WORDS: usize = 32;
 const EPOCH: usize = 0;
 const KEY: usize = 1;
@@ -45,7 +54,7 @@ const KEY_WORDS: usize = 5;
 const HITS: usize = 24;
 const STRAY: usize = 25;
 
-/// The same in bytes.
+/// The output's offset in bytes.
 const OUTPUT: usize = 48;
 const LEN_MAX: usize = 50;
 const BITS: usize = 52;
@@ -64,7 +73,7 @@ const SETS: usize = 1 << SETS_BITS;
 const SETS_BITS: u32 = 13;
 const SLOTS: usize = SETS * WAYS;
 
-/// Frames above, bytes below, in a slot's count.
+/// A slot's count keeps frames above this bit and bytes below it.
 const HIT_SHIFT: u32 = 38;
 
 const BIT_ROUTED: u32 = 1;
@@ -81,14 +90,14 @@ const CONTROL_WORDS: usize = 8;
 const MIX: usize = 1;
 const ON: usize = 7;
 
-/// A map's memory as words that both sides may change at any time.
+/// A map's memory as words that either side may change at any time.
 struct Mapping {
     base: *mut AtomicU64,
     words: usize,
     len: usize,
 }
 
-// SAFETY: it is only ever used as shared words that change atomically, and unmapped when the last user is gone.
+// SAFETY: all access goes through shared atomic words, and the last user unmaps it.
 unsafe impl Send for Mapping {}
 // SAFETY: see above.
 unsafe impl Sync for Mapping {}
@@ -96,7 +105,7 @@ unsafe impl Sync for Mapping {}
 impl Mapping {
     fn new(map: &aya::maps::MapData, words: usize) -> io::Result<Self> {
         let len = (words * size_of::<AtomicU64>()).next_multiple_of(rustix::param::page_size());
-        // SAFETY: a new mapping, wherever the kernel likes, of a map that is at least as long as said.
+        // SAFETY: a new mapping, at an address that the kernel chooses, of a map with at least this length.
         let base = unsafe {
             mmap(
                 std::ptr::null_mut(),
@@ -111,37 +120,37 @@ impl Mapping {
     }
 
     fn words(&self) -> &[AtomicU64] {
-        // SAFETY: the mapping has this many words, page-aligned, as long as `self` is there; all zeroes and
-        // everything else are valid values, and everybody changes them as whole words.
+        // SAFETY: the mapping has this many words, is page-aligned, and lives as long as `self`; every bit
+        // pattern is a valid value, and all users change whole words atomically.
         unsafe { std::slice::from_raw_parts(self.base, self.words) }
     }
 }
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: nobody borrows from it any more, and it is what mmap gave.
+        // SAFETY: no reference into the mapping is left, and these are the address and length that mmap gave.
         let _ = unsafe { munmap(self.base.cast(), self.len) };
     }
 }
 
-/// What both threads look at.
+/// The state that the workers and the control thread share.
 struct Shared {
     maps: Arc<SharedMaps>,
     control: Mapping,
     flows: Mapping,
-    /// By whom each slot is used: one more than the worker's number, or 0.
+    /// The worker that uses each slot: its number plus one, or 0 for none.
     owners: Vec<AtomicU8>,
     /// Per port: its interface's index, [`IN`], [`OUT`], [`SKB`], [`OPENED_SHIFT`].
     ports: [AtomicU64; PORTS_MAX],
     grace_begun: AtomicU64,
     grace_ended: AtomicU64,
-    /// Counts what was revoked while it may have been followed.
+    /// Counts the revocations of flows that a program may have been following.
     revocations: AtomicU64,
     /// Slots that wait for a grace period.
     waiting: AtomicU32,
     installed: AtomicU32,
     hits: AtomicU64,
-    /// Hits by output that XDP redirected there: what tc sends, drivers do not count apart.
+    /// Hits by output that XDP redirected there. A driver does not count the frames that tc sends separately.
     hits_to: [AtomicU64; PORTS_MAX],
     /// Frames that an output's driver refused.
     lost: [AtomicU64; PORTS_MAX],
@@ -149,13 +158,13 @@ struct Shared {
 
 /// Frames from this port may be followed.
 const IN: u64 = 1 << 32;
-/// Frames may be redirected to this port by XDP.
+/// XDP may redirect frames to this port.
 const OUT: u64 = 1 << 33;
-/// Frames from this port are followed by tc, which redirects to every port that takes part.
+/// The tc program follows frames from this port, and redirects to every port that takes part.
 const SKB: u64 = 1 << 34;
-/// Above it: how many ports were opened before this one.
+/// The bits above count how many ports were opened before this one.
 const OPENED_SHIFT: u32 = 35;
-/// An epoch that never is.
+/// An epoch that the cache never has.
 const STALE: u64 = u64::MAX;
 
 impl Shared {
@@ -183,7 +192,7 @@ impl Shared {
         }
     }
 
-    /// From now on no flow installed before is followed, whoever installed it.
+    /// Invalidates every flow that any worker installed before.
     fn revoke_all(&self) {
         self.epoch().fetch_add(1, Ordering::SeqCst);
         if self.installed.load(Ordering::Relaxed) > 0 {
@@ -192,52 +201,52 @@ impl Shared {
     }
 }
 
-/// A worker's part.
+/// A worker's part of the cache.
 pub struct Writer {
     shared: Arc<Shared>,
-    /// One more than its number.
+    /// The worker's number plus one.
     me: u8,
     alone: bool,
     mix: [u64; 6],
     slots: Vec<State>,
     retired: VecDeque<(u32, u64)>,
-    /// Whose turn it is in `lost`.
+    /// The port whose lost frames are counted next.
     lost_turn: usize,
 }
 
-/// What the worker knows of a slot.
+/// The worker's knowledge about a slot.
 #[derive(Clone, Debug, Default)]
 struct State {
-    /// In it now, or last.
+    /// The flow that is in the slot now, or was last.
     flow: Option<Flow>,
     phase: Phase,
-    /// Which of the ports that have had its output's number, where XDP redirects.
+    /// Which opening of the output's port number this flow is for, where XDP redirects.
     opened: Option<u64>,
-    /// The counts that were told last.
+    /// The counts that were reported last.
     told: (u64, u64),
 }
 
-/// Where a slot is on its way round.
+/// Where a slot is in its cycle.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 enum Phase {
-    /// Not this worker's.
+    /// Does not belong to this worker.
     #[default]
     Free,
-    /// Followed while its epoch is the cache's.
+    /// Programs follow it while its epoch is the cache's.
     Live,
     /// Waits for a grace period.
     Retired,
-    /// Its last hits are being counted.
+    /// The worker is counting its last hits.
     Counted,
 }
 
-/// A cache, empty and switched off: the parts of so many workers, and the control thread's.
+/// Creates an empty cache that is switched off: the parts for `workers` workers, and the control thread's.
 ///
 /// # Errors
-/// What the kernel refuses.
+/// Returns what the kernel refuses.
 pub fn create(workers: usize) -> Result<(Vec<Writer>, CacheControl), LoadError> {
     let maps = Arc::new(SharedMaps::create()?);
-    // They live as long as the process: a confined worker, if it ended last, could not close them.
+    // The maps live as long as the process: a confined worker that ended last could not close them.
     std::mem::forget(maps.clone());
     let mapping = |map, words| {
         Mapping::new(map, words).map_err(|cause| LoadError::Kernel { cause, log: String::new() })
@@ -246,7 +255,7 @@ pub fn create(workers: usize) -> Result<(Vec<Writer>, CacheControl), LoadError> 
     let flows = mapping(&maps.flows, SLOTS * SLOT_WORDS)?;
     let mut mix = [0; 6];
     for (word, mix) in control.words()[MIX..].iter().zip(&mut mix) {
-        // Who sends packets chooses keys, and must not choose collisions.
+        // Packet senders choose the keys, and must not be able to choose collisions.
         *mix = RandomState::new().hash_one(0) | 1;
         word.store(*mix, Ordering::Relaxed);
     }
@@ -280,7 +289,7 @@ pub fn create(workers: usize) -> Result<(Vec<Writer>, CacheControl), LoadError> 
     Ok((writers, CacheControl::new(shared)))
 }
 
-/// The words of a key, as the program puts them together from the frame.
+/// The words of a key, as the program builds them from the frame.
 fn key_words(key: &Key, ifindex: u32) -> [u64; KEY_WORDS] {
     let mut macs = [0; 16];
     macs[..6].copy_from_slice(&key.eth_dst.0);
@@ -307,7 +316,7 @@ fn set_of(key: &[u64; KEY_WORDS], mix: &[u64; 6]) -> usize {
     ((sum ^ sum >> 32).wrapping_mul(mix[5]) >> (64 - SETS_BITS)) as usize
 }
 
-/// A slot's content behind its epoch, up to its count.
+/// A slot's content from behind its epoch up to its count.
 fn image(key: &[u64; KEY_WORDS], action: &Action, ifindex: u32) -> [u64; HITS - KEY] {
     let mut bytes = [0_u8; HITS * 8];
     let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
@@ -355,8 +364,8 @@ impl Writer {
         words.iter().zip(key).all(|(word, key)| word.load(Ordering::Relaxed) == *key)
     }
 
-    /// The slot of a flow just installed. When a port of it was closed meanwhile, the control thread may have revoked
-    /// everything before the flow had its epoch.
+    /// The slot of a flow just installed. If one of its ports was closed during the installation, the control
+    /// thread may have revoked everything before the flow had its epoch.
     fn still(&mut self, flow: &Flow, (from, to): (u64, u64), at: usize) -> Option<u32> {
         if (self.shared.port(flow.key.port), self.shared.port(flow.action.out)) != (from, to) {
             self.shared.slot(at)[EPOCH].store(STALE, Ordering::SeqCst);
@@ -365,9 +374,9 @@ impl Writer {
     }
 }
 
-/// Frames and bytes; strays.
+/// The slot's hits (frames and bytes) and its stray frames.
 fn counts(slot: &Slot) -> (u64, u64) {
-    // Strays last: each is counted as a hit before.
+    // Read the strays last: each was counted as a hit before.
     let stray = slot[STRAY].load(Ordering::Acquire);
     (slot[HITS].load(Ordering::Relaxed), stray)
 }
@@ -391,7 +400,7 @@ impl FlowCache for Writer {
 
     fn install(&mut self, flow: &Flow) -> Option<u32> {
         let (from, to) = (self.shared.port(flow.key.port), self.shared.port(flow.action.out));
-        // Where tc follows, what is unfinished says so.
+        // Where tc follows, packets with unfinished checksums or segments are marked as such.
         let by_skb = from & SKB != 0;
         let reaches = if by_skb { to & IN != 0 && flow.action.unmarked.is_none() } else { to & OUT != 0 };
         if self.shared.on().load(Ordering::Acquire) == 0 || from & IN == 0 || !reaches {
@@ -406,7 +415,7 @@ impl FlowCache for Writer {
                 continue;
             }
             if self.slots[at].phase != Phase::Live {
-                // Another worker's, which looks after it.
+                // Another worker owns the slot and looks after it.
                 return None;
             }
             if self.slots[at].flow.as_ref() == Some(flow) {
@@ -447,7 +456,7 @@ impl FlowCache for Writer {
 
     fn reclaim(&mut self) -> Option<u32> {
         let &(slot, begun) = self.retired.front()?;
-        // The period has to have begun after the slot was revoked.
+        // The grace period must have begun after the slot was revoked.
         if self.shared.grace_ended.load(Ordering::SeqCst) <= begun {
             return None;
         }
@@ -500,26 +509,26 @@ impl FlowCache for Writer {
     }
 }
 
-/// What is known of a port that may take part.
+/// A port that may take part, and whether its programs can follow flows.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Candidate {
-    /// What was asked of its interface.
+    /// The answers to the queries of its interface.
     pub interface: InterfaceFacts,
-    /// What follows flows there.
+    /// Which program follows flows there.
     pub way: Way,
-    /// Why nothing can.
+    /// Why no program can follow flows there.
     pub unfit: Option<String>,
 }
 
 impl Candidate {
-    /// One with an XDP program.
+    /// A candidate with an XDP program.
     pub fn by_xdp(interface: InterfaceFacts, native: bool) -> Self {
         let unfit = (!native).then(|| "its XDP program runs in generic mode".to_owned());
         Self { interface, way: Way::Xdp, unfit }
     }
 }
 
-/// What follows flows of frames that come in at a port.
+/// The programs that follow flows of frames that come in at a port.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Way {
     /// Its XDP program.
@@ -528,20 +537,20 @@ pub enum Way {
     Skb,
 }
 
-/// The control thread's part: which ports take part, and grace periods.
+/// The control thread's part: it decides which ports take part, and waits for grace periods.
 pub struct CacheControl {
     shared: Arc<Shared>,
     outputs: Option<DevMap<MapData>>,
     probe: Option<Program>,
     mode: CacheMode,
-    /// Why it cannot work here at all.
+    /// Why the cache cannot work on this machine.
     unfit: Option<String>,
     ports: BTreeMap<PortId, CachePort>,
     settled: u64,
     opened: u64,
 }
 
-/// A port as the cache sees it.
+/// A port's state in the cache.
 #[derive(Debug)]
 struct CachePort {
     interface: String,
@@ -550,18 +559,18 @@ struct CachePort {
     unfit: Option<String>,
     veth: bool,
     driver: String,
-    /// Frames redirected to it arrive.
+    /// A frame redirected to it has arrived.
     proven: bool,
-    /// Why it takes no part; empty when it does.
+    /// Why it takes no part; empty if it does.
     reason: String,
     opened: u64,
-    /// What its driver had counted when it was opened, and of trials since; what it had when we looked last.
+    /// The driver's counters at the port's opening, adjusted by later test frames; and at the last look.
     before: Sent,
     sent: Sent,
-    /// Frames redirected to it: before it was opened, and when we looked last.
+    /// Frames redirected to it: before it was opened, and at the last look.
     hits_before: u64,
     hits: u64,
-    /// Of them, lost.
+    /// How many of the redirected frames were lost.
     lost: u64,
 }
 
@@ -573,10 +582,10 @@ fn membarrier(command: i32) -> i64 {
     unsafe { libc::syscall(libc::SYS_membarrier, command, 0, 0) }
 }
 
-/// Returns when every program that runs now has ended, with the frames that it redirected.
+/// Returns when every program that runs now has ended, together with the frames that it redirected.
 pub fn wait_for_programs() {
     if membarrier(MEMBARRIER_CMD_GLOBAL) != 0 {
-        // No kernel that AF_XDP works on is without it; what is under way takes microseconds.
+        // Every kernel with a working AF_XDP has this call; running programs end within microseconds.
         std::thread::sleep(std::time::Duration::from_millis(10));
     }
 }
@@ -584,7 +593,7 @@ pub fn wait_for_programs() {
 impl CacheControl {
     fn new(shared: Arc<Shared>) -> Self {
         let unfit = if !cfg!(target_arch = "x86_64") {
-            // The program reads a slot's epoch before its content; weaker machines may not.
+            // The program reads a slot's epoch before its content; processors with weaker ordering may not.
             Some("this processor may reorder what the XDP program reads".to_owned())
         } else if membarrier(MEMBARRIER_CMD_QUERY) & i64::from(MEMBARRIER_CMD_GLOBAL) <= 0 {
             Some("this kernel has no membarrier(2) to wait for programs under way".to_owned())
@@ -609,7 +618,7 @@ impl CacheControl {
         &self.shared.maps
     }
 
-    /// Switches it.
+    /// Switches the cache on or off.
     pub fn set_mode(&mut self, mode: CacheMode) {
         self.mode = mode;
         let on = mode != CacheMode::Off && self.unfit.is_none();
@@ -620,7 +629,7 @@ impl CacheControl {
         self.shared.revoke_all();
     }
 
-    /// A port was opened on this interface.
+    /// Takes note that a port was opened on this interface.
     pub fn open_port(&mut self, id: PortId, candidate: &Candidate, name: &str) {
         let Candidate { interface, way, unfit } = candidate;
         let mut unfit = unfit.clone();
@@ -657,7 +666,7 @@ impl CacheControl {
         self.judge(id);
     }
 
-    /// The port is about to be closed.
+    /// Takes note that the port is about to be closed.
     pub fn close_port(&mut self, id: PortId) {
         if self.ports.remove(&id).is_none() {
             return;
@@ -665,12 +674,12 @@ impl CacheControl {
         self.shared.set_port(id, 0);
         self.settle();
         if let Some(outputs) = &mut self.outputs {
-            // Index 0 is no interface: refused by no kernel, and nothing is redirected there.
+            // Index 0 means no interface: every kernel accepts it, and redirects nothing there.
             let _ = outputs.set(id.0.into(), 0, None, 0);
         }
     }
 
-    /// Whether frames may come from and go to a port, and why not.
+    /// Decides whether frames may come from and go to a port, and why not.
     fn judge(&mut self, id: PortId) {
         let Some(mut port) = self.ports.remove(&id) else { return };
         if port.unfit.is_none() && port.veth && !port.proven && self.mode != CacheMode::Off {
@@ -680,7 +689,7 @@ impl CacheControl {
         port.reason = if let Some(unfit) = &port.unfit {
             unfit.clone()
         } else if by_skb {
-            String::new() // by any driver
+            String::new() // any driver will do
         } else if port.veth && !port.proven {
             "its other end takes no redirected frames: `ethtool -K ... gro on` there".to_owned()
         } else if !port.veth && self.mode != CacheMode::On {
@@ -700,12 +709,13 @@ impl CacheControl {
         self.ports.insert(id, port);
     }
 
-    /// Sends one frame that no bridge forwards and nobody reads, and looks whether the driver took it.
+    /// Sends one frame that bridges do not forward and stations ignore, and checks whether the driver took
+    /// it.
     fn arrives(&self, id: PortId, port: &mut CachePort) -> bool {
-        /// 802.1Q table 8-1: the nearest bridge.
+        /// IEEE 802.1Q table 8-1: the nearest bridge.
         const NEAREST_BRIDGE: [u8; 6] = [1, 0x80, 0xc2, 0, 0, 0x0e];
         const SOURCE: [u8; 6] = [2, 0x69, 0x76, 0, 0, 0];
-        /// IEEE Std 802, local experimental EtherType 1.
+        /// IEEE Std 802: local experimental EtherType 1.
         const EXPERIMENTAL: [u8; 2] = [0x88, 0xb5];
         let Some(program) = &self.probe else { return false };
         let mut frame = [0; 60];
@@ -723,7 +733,7 @@ impl CacheControl {
         after.frames > before.frames
     }
 
-    /// Now and then: looks after ports, and lets a grace period pass for slots that wait.
+    /// Runs periodically: checks the ports, and lets a grace period pass for slots that wait.
     pub fn tick(&mut self) {
         for id in self.ports.keys().copied().collect::<Vec<_>>() {
             self.watch(id);
@@ -734,14 +744,14 @@ impl CacheControl {
         }
     }
 
-    /// What the driver counted tells what became of redirected frames.
+    /// Learns from the driver's counters what became of redirected frames.
     fn watch(&mut self, id: PortId) {
         let Some(port) = self.ports.get_mut(&id).filter(|port| port.veth && port.unfit.is_none()) else {
             return;
         };
         let Some(sent) = probe::xdp_sent(&port.interface) else { return };
-        // Of what had been redirected when we looked last all has arrived by now, or never will. A driver that
-        // refuses frames counts them; one that cannot take any does not.
+        // Every frame redirected before the last look has arrived by now, or never will. A driver that
+        // refuses frames counts them; a driver that cannot take any does not.
         let arrived = sent.frames.saturating_sub(port.before.frames);
         let refused = sent.refused.saturating_sub(port.before.refused);
         let lost = refused.max((port.hits - port.hits_before).saturating_sub(arrived));
@@ -749,13 +759,13 @@ impl CacheControl {
         port.lost = port.lost.max(lost);
         let hits = self.shared.hits_to[usize::from(id.0)].load(Ordering::Relaxed);
         if hits > port.hits && sent == port.sent {
-            // Nothing of what was redirected was even counted: the other end has no NAPI any more.
+            // The driver did not even count the redirected frames: the other end no longer has NAPI.
             port.proven = false;
         }
         (port.hits, port.sent) = (hits, sent);
     }
 
-    /// Waits until no program follows what was revoked, if anything was since the last time.
+    /// Waits until no program follows a revoked flow, if any was revoked since the last call.
     pub fn settle(&mut self) {
         let revocations = self.shared.revocations.load(Ordering::SeqCst);
         if revocations != self.settled {
@@ -771,7 +781,7 @@ impl CacheControl {
         }
     }
 
-    /// For `ivctl status`.
+    /// The figures for `ivctl status`.
     pub fn stats(&self) -> CacheStats {
         let off = self.ports.values().filter(|port| !port.reason.is_empty());
         CacheStats {

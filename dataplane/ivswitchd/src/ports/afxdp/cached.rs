@@ -1,9 +1,10 @@
-//! *Cached = classify*: the real programs, run by the kernel on given frames, against the production walk.
+//! *Cached = classify*: the kernel runs the real programs on given frames, and the results must match the
+//! pipeline.
 //!
-//! Two switches have the same tables and see the same frames at the same times. In front of one is the program
-//! with its cache; the other is without. Whatever the program does with a frame, bytes and output are what the
-//! walk does with it; what it leaves alone, the walk of the first switch gets. In the end both have counted the
-//! same and know the same stations. Needs root.
+//! Two switches have the same tables and see the same frames at the same times. One has the program with its
+//! cache in front; the other has none. If the program forwards a frame, the bytes and the output are
+//! those of the pipeline; a frame that the program leaves alone goes to the first switch's pipeline. At the
+//! end both switches must have counted the same and know the same stations. Needs root.
 
 use std::net::IpAddr;
 use std::os::fd::AsRawFd;
@@ -23,7 +24,7 @@ const UPLINK: PortId = PortId(0);
 const DOORS: [PortId; 3] = [PortId(1), PortId(2), PortId(3)];
 const PRIVATE: u32 = 100;
 const PUBLIC: u32 = 200;
-/// The kernel's test runs take the loopback interface for where the frame came in.
+/// The kernel's test runs treat the loopback interface as the ingress interface.
 const LOOPBACK: u32 = 1;
 const XDP_REDIRECT: u32 = 4;
 const TC_REDIRECT: u32 = 7;
@@ -103,7 +104,7 @@ impl Side {
     }
 }
 
-/// Both sides, and the programs in front of the first.
+/// Both sides, and the programs in front of the first side.
 struct World {
     now: Instant,
     cached: Side,
@@ -115,10 +116,10 @@ struct World {
     hits: u64,
 }
 
-/// What the programs did with a frame: whether they redirected it, and the frame as they left it.
+/// A program's result for a frame: whether it redirected the frame, and the bytes it left.
 type Done = (bool, Vec<u8>);
 
-/// A tunnel packet to us, as the programs in front of the cache's tell them.
+/// Whether this is a tunnel packet to us, by the test of the programs in front of the cache's.
 fn is_tunnel_packet(bytes: &[u8]) -> bool {
     bytes.len() >= 42
         && bytes[..6] == mac(11).0
@@ -146,7 +147,7 @@ impl World {
         cached.switch.attach_cache(Box::new(writers.remove(0)));
         let now = Instant::from_millis(1000);
         if way == Way::Skb {
-            // What the filter finds it leaves to tc on its processor.
+            // The filter leaves its findings to the tc program on the same processor.
             let mut here = rustix::thread::CpuSet::new();
             here.set(rustix::thread::sched_getcpu());
             rustix::thread::sched_setaffinity(None, &here).unwrap();
@@ -164,7 +165,8 @@ impl World {
         let programs = self.control.maps().skb().unwrap();
         let [plain, tunnel] = &programs.socket;
         let filter = if at == UPLINK && is_tunnel_packet(bytes) { tunnel } else { plain };
-        // The kernel's test run takes an Ethernet header off before it runs a filter; on an interface it does not.
+        // The kernel's test run takes an Ethernet header off before it runs a filter; on an interface it does
+        // not.
         let (heard, _) = test_run::dry(filter.as_raw_fd(), &[&[0; 14], bytes].concat());
         assert!(heard == 0 || heard == HEARD);
         let header_len = match bytes[12..14] {
@@ -173,7 +175,7 @@ impl World {
             _ => 0,
         };
         if bytes.len() < 14 + header_len {
-            // Nor does it take less than what the EtherType promises.
+            // The test run also refuses frames shorter than the EtherType requires.
             assert_eq!(heard, HEARD);
             return (false, bytes.to_vec());
         }
@@ -186,7 +188,8 @@ impl World {
         (heard == 0, got)
     }
 
-    /// Frames of the kernel's test runs come in at this port; all take redirected frames.
+    /// Makes this port the one where frames of the kernel's test runs come in; all ports accept redirected
+    /// frames.
     fn ingress(&mut self, at: PortId) {
         for id in [UPLINK].into_iter().chain(DOORS) {
             let index = if id == at { LOOPBACK } else { 1000 + u32::from(id.0) };
@@ -214,7 +217,7 @@ impl World {
         assert_eq!(self.cached.sent(), self.plain.sent(), "what a tick sends");
     }
 
-    /// Both sides get the frame. True when the program followed a verdict.
+    /// Gives the frame to both sides. Returns true if the program followed a flow.
     fn send(&mut self, at: PortId, bytes: &[u8]) -> bool {
         let wanted = self.plain.forward(self.now, at, bytes);
         self.cached.switch.publish();
@@ -223,7 +226,7 @@ impl World {
                 world.control.outputs.as_mut().unwrap().set(to.0.into(), index, None, 0).unwrap();
             }
         };
-        // Only where the walk sends it can the program send it.
+        // The program can only send to the port that the pipeline sends to.
         output(self, LOOPBACK);
         let (redirected, got) = match self.way {
             Way::Xdp => self.run_xdp(at, bytes),
@@ -247,7 +250,7 @@ impl World {
         hits == 1
     }
 
-    /// Both sides count the same and know the same.
+    /// Asserts that both sides have the same counters and the same stations.
     fn compare(&mut self) {
         self.cached.switch.publish();
         self.cached.switch.fold_flows(self.now);
@@ -257,7 +260,7 @@ impl World {
         }
     }
 
-    /// Random tables: an rVM with doors on two networks, two peers, floating IPs.
+    /// Sets up random tables: an rVM with doors on two networks, two peers, floating IPs.
     fn configure(&mut self, r: &mut Prng) {
         let mtu = r.of(&[600, 1450, 1500]);
         let port = |net: Option<u32>, role, mtu, vlan| PortConfig {
@@ -343,7 +346,7 @@ impl World {
                 side.switch.set_caps(id, caps);
             }
         }
-        // Where stations are, and whose addresses.
+        // Where the stations are, and which station has which address.
         for (net, n, location) in [
             (PRIVATE, 1, Location::Port(DOORS[0])),
             (
@@ -365,7 +368,7 @@ impl World {
         self.pass(Duration::from_millis(300));
     }
 
-    /// A gratuitous ARP request.
+    /// Sends a gratuitous ARP request.
     fn hello(&mut self, at: PortId, n: u8, address: [u8; 4]) {
         let mut arp = [&[0xff; 6][..], &mac(n).0, &[8, 6, 0, 1, 8, 0, 6, 4, 0, 1]].concat();
         arp.extend([&mac(n).0[..], &address, &[0; 6], &address].concat());
@@ -373,7 +376,7 @@ impl World {
     }
 }
 
-/// What a packet of a flow is made of.
+/// The parts of a flow's packet.
 #[derive(Clone, Debug)]
 struct Shape {
     eth: (MacAddr, MacAddr),
@@ -430,7 +433,7 @@ impl Shape {
         [&self.eth.1.0[..], &self.eth.0.0, &[8, 0], &ip, &l4].concat()
     }
 
-    /// A packet of the same flow, with what may differ between packets different.
+    /// Another packet of the same flow, different wherever packets of one flow may differ.
     fn another(&self, r: &mut Prng) -> Self {
         let mut other = self.clone();
         if r.one_in(3) {
@@ -452,7 +455,7 @@ impl Shape {
     }
 }
 
-/// A packet of `PRIVATE` or `PUBLIC`, or of the underlay, as a tunnel packet of `peer` when there is one.
+/// A packet of `PRIVATE`, `PUBLIC` or the underlay, wrapped as a tunnel packet from `peer`.
 fn tunnelled(frame: &[u8], net: u32, peer: u8, tos: u8, ttl: u8) -> Vec<u8> {
     let total = (frame.len() + 36) as u16;
     let mut out = [&mac(11).0[..], &mac(peer).0, &[8, 0, 0x45, tos]].concat();
@@ -496,7 +499,7 @@ fn flow(r: &mut Prng) -> (PortId, Shape, Option<(u32, u8)>) {
         checksum: Check::Right,
     };
     if (at == DOORS[1] || at == DOORS[2]) && !r.one_in(4) {
-        // What floating IPs are for: from the owner to the Internet.
+        // The main use of floating IPs: from the owner to the Internet.
         shape.eth.1 = router_mac(net);
         shape.from = if at == DOORS[1] { [192, 168, 1, 2] } else { [56, 0, 0, 11] };
         shape.to = [8, 8, 8, 8];
@@ -531,7 +534,7 @@ fn cached_is_classified(way: Way) {
                         if odd { (r.of(&[0, 1, 2, 3]), r.of(&[0, 1, 2, 64])) } else { (frame[15] & 3, 64) };
                     let mut bytes = tunnelled(&frame, net, peer, tos, ttl);
                     if odd && r.one_in(8) {
-                        // What the underlay padded.
+                        // Padding that the underlay added.
                         bytes.extend([0; 7]);
                     }
                     bytes
@@ -567,7 +570,7 @@ fn cached_is_classified(way: Way) {
                     *followed.entry(kind).or_default() += 1;
                 }
             }
-            // Whatever changes, nothing that was installed before is followed.
+            // After any change, the program follows no flow that was installed before.
             if hot && r.one_in(2) {
                 world.send(at, &plain);
                 match r.below(5) {
@@ -603,7 +606,7 @@ fn cached_is_classified(way: Way) {
     }
 }
 
-/// A station that moves takes no other flows with it, and its own are not followed to the old place.
+/// A station's move leaves other flows alone, and no flow to that station goes to its old place.
 #[test]
 fn only_flows_of_a_moved_station_are_revoked() {
     let Some(mut world) = World::new(Way::Xdp) else { return };

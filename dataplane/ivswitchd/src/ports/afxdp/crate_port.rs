@@ -1,17 +1,18 @@
-//! The worker's part of an AF_XDP port on the crate `afxdp` (feature `xsk-afxdp`): the same face and the
-//! same tests as `port`, other rings.
+//! The worker's part of an AF_XDP port on the crate `afxdp` (feature `xsk-afxdp`): the same interface and
+//! tests as `port`, on other rings.
 //!
-//! What the crate can and cannot do decides the form of this file:
+//! The abilities and limits of the crate determine the form of this file:
 //!
-//! - Its memory is its own and a packet in it cannot start anywhere but where the kernel put it, so each
-//!   frame is copied once between there and the pool. Nothing is lent from the pool.
-//! - It gives no descriptor to sleep on, to kick again, or to ask for statistics. Its `Debug` output
+//! - The crate's memory is separate from the pool, and a packet in it starts where the kernel put it, so each
+//!   frame is copied once between that memory and the pool. The pool lends no slots.
+//! - The crate offers no descriptor to sleep on, to kick again, or to ask for statistics. Its `Debug` output
 //!   shows the number; we duplicate that descriptor.
-//! - It enters its sockets into the XDP program's map itself, which it finds by way of the interface: the
-//!   program has to be attached first, and looking maps up by id takes CAP_SYS_ADMIN.
-//! - Its memory is unmapped, and its rings are freed, under whoever still uses them: the fields of
-//!   `CrateQueue` are dropped in the one order that is sound.
-//! - It panics when the kernel refuses to send from a socket whose interface is gone; that is caught.
+//! - The crate enters its sockets into the XDP program's map itself, and finds that map through the
+//!   interface. The program must therefore be attached first, and looking maps up by id takes CAP_SYS_ADMIN.
+//! - The crate unmaps its memory and frees its rings even while they are in use: the fields of `CrateQueue`
+//!   are dropped in the one sound order.
+//! - The crate panics when the kernel refuses to send from a socket whose interface is gone; we catch the
+//!   panic.
 //! - Frames larger than a chunk are not supported.
 
 use std::io;
@@ -42,10 +43,10 @@ use crate::ports::umem::{Lease, UmemHandle, UmemPool};
 /// Buffers of one queue: a full fill ring and a full transmit ring.
 const BUFFERS: usize = 2 * RING_LEN as usize;
 
-/// How long an interface that is down is left alone.
+/// How long the worker leaves an interface that is down alone.
 const DOWN_PAUSE: Duration = Duration::from_millis(10);
 
-/// Kicks tried at once while they move frames.
+/// Kicks in a row while they move frames.
 const KICKS_MAX: u32 = 128;
 
 type Buffer = BufMmap<'static, ()>;
@@ -61,9 +62,9 @@ struct CrateQueue {
     _umem: Arc<Umem<'static, ()>>,
     received: Buffers,
     outgoing: Buffers,
-    /// Buffers to receive into that are not in the fill ring.
+    /// Receive buffers that are not in the fill ring.
     rx_free: Vec<Buffer>,
-    /// Buffers to send from that are not in the transmit ring.
+    /// Send buffers that are not in the transmit ring.
     tx_free: Vec<Buffer>,
     _area: Arc<MmapArea<'static, ()>>,
 }
@@ -88,7 +89,7 @@ impl CrateQueue {
                 SocketNewError::Create(cause) => positive(&cause),
                 other => io::Error::other(other.to_string()),
             })?;
-        // The crate takes no more from the completion ring than fits the vector's capacity.
+        // The crate takes at most as many entries from the completion ring as the vector has capacity for.
         let mut tx_free = Vec::with_capacity(BUFFERS);
         tx_free.append(&mut buffers);
         Ok(Self {
@@ -106,7 +107,7 @@ impl CrateQueue {
         })
     }
 
-    /// The socket's descriptor, by the only way there is.
+    /// The socket's descriptor, from the only source there is.
     fn fd(&self) -> Option<RawFd> {
         let text = format!("{:?}", self.rx);
         let (_, after) = text.rsplit_once(" fd: ")?;
@@ -118,7 +119,7 @@ impl CrateQueue {
     }
 }
 
-/// The crate hands on libbpf's negative numbers.
+/// The crate passes on libbpf's negative error numbers.
 fn positive(cause: &io::Error) -> io::Error {
     io::Error::from_raw_os_error(cause.raw_os_error().map_or(libc::EIO, i32::abs))
 }
@@ -138,7 +139,7 @@ impl std::fmt::Debug for AfxdpPort {
 }
 
 impl AfxdpPort {
-    /// Attaches the program and opens all queues, each worker's for itself.
+    /// Attaches the program and opens all queues for their workers.
     pub(super) fn open(
         opening: &Opening<'_>,
         umem: &UmemHandle,
@@ -206,12 +207,13 @@ impl AfxdpPort {
         self.queues.len() as u32
     }
 
-    /// Slots lent to this port: none ever.
+    /// Slots lent to this port: always none.
     pub fn lent(&self) -> usize {
         self.sockets.lease.count()
     }
 
-    /// Tells whether frames wait in the transmit ring for another kick. Outlives the port, and says no then.
+    /// Returns a check whether frames wait in the transmit ring for another kick. It outlives the port, and
+    /// then answers no.
     pub fn tx_pending(&self) -> impl Fn() -> bool + Send + 'static {
         let sockets = Arc::downgrade(&self.sockets);
         move || sockets.upgrade().is_some_and(|sockets| sockets.is_tx_pending())
@@ -220,7 +222,7 @@ impl AfxdpPort {
     fn complete(&mut self) {
         let queue = &mut self.queues[0];
         if queue.in_flight() > 0 {
-            // Nothing can fail in there.
+            // This call cannot fail.
             let _ = queue.completion.service(&mut queue.tx_free, RING_LEN as usize);
         }
     }
@@ -266,7 +268,7 @@ impl Port<UmemPool> for AfxdpPort {
         let count = self.queues.len();
         for step in 0..count {
             let queue = &mut self.queues[(self.turn + step) % count];
-            // Nothing can fail in there.
+            // This call cannot fail.
             let _ = queue.rx.try_recv(&mut queue.received, batch.remaining_capacity(), ());
             while let Some(buffer) = queue.received.pop_front() {
                 match pool.alloc_from(&buffer.get_data()[..usize::from(buffer.get_len())]) {
@@ -309,7 +311,8 @@ impl Port<UmemPool> for AfxdpPort {
             pool.free(frame);
         }
         let count = queue.outgoing.len();
-        // Takes all or nothing, and there is room for all: no more are out than the ring has entries.
+        // `try_send` takes all or nothing, and there is room for all: there are never more frames out than
+        // ring entries.
         let sent = catch_unwind(AssertUnwindSafe(|| queue.tx.try_send(&mut queue.outgoing, count)));
         if sent.is_err() {
             self.sockets.dead.store(true, Ordering::Relaxed);

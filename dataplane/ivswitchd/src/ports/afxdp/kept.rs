@@ -1,15 +1,17 @@
-//! AF_XDP ports that outlived the process that opened them (see `keep`): taken up again as their rings stand.
+//! Resumes AF_XDP ports that outlived the process that opened them (see `keep`), from the state of their
+//! rings.
 //!
-//! A crash may come between any two instructions. What holds then, and what is relied on:
+//! A crash may come between any two instructions. The code relies on these facts:
 //!
-//! - Cursors are moved after the entries they cover. So a slot in a ring, between its cursors, is whole; received
-//!   frames not yet released come again, and were not forwarded before.
-//! - A slot that the books say is lent and that is in no ring was on its way into one, or is somewhere inside the
-//!   kernel. It is left alone; if the kernel hands it back, it is found. Others lose nothing by it.
-//! - The kernel shows a received frame before it gives up the chunk's place in the fill ring. So the fill ring is read
-//!   first, and a slot may be seen twice, but never not at all.
+//! - A cursor moves after the entries that it covers. So a slot in a ring, between its cursors, is whole;
+//!   received frames not yet released come again, and were not forwarded before.
+//! - A slot that is recorded as lent but is in no ring was on its way into one, or is somewhere inside the
+//!   kernel. It is left alone; if the kernel hands it back, it is found. Other ports lose nothing.
+//! - The kernel shows a received frame before it gives up the chunk's place in the fill ring. So the fill
+//!   ring is read first, and a slot may be seen twice but is never missed.
 //!
-//! Anything that does not add up ends with new memory and new sockets, as if nothing had been kept.
+//! If anything does not add up, the switch starts with new memory and new sockets, as if nothing had been
+//! kept.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU16;
@@ -21,16 +23,16 @@ use crate::ports::keep;
 use crate::ports::umem::{Claim, Lease, UmemError, UmemHandle, UmemPool};
 use engine::limits::SLOT_SMALL_LEN;
 
-/// What the name of a socket says of it.
+/// The facts that a kept socket's name states.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SocketName {
-    /// Its interface.
+    /// The index of the socket's interface.
     pub interface: u32,
-    /// Its queue.
+    /// The socket's queue.
     pub queue: u32,
-    /// How it was bound.
+    /// How the socket was bound.
     pub bound: Bound,
-    /// The tag of its slots.
+    /// The tag of the socket's slots.
     pub tag: NonZeroU16,
 }
 
@@ -68,7 +70,7 @@ pub fn link_name(interface: u32) -> String {
     format!("xdp-{interface}")
 }
 
-/// The name of the frame memory. Whatever a socket's rings and slots depend on is part of it.
+/// The name of the frame memory. It contains everything that a socket's rings and slots depend on.
 fn memory_name(small: u32, large: u32, workers: usize) -> String {
     let namespace = std::fs::read_link("/proc/self/ns/net").unwrap_or_default();
     let namespace: String = namespace.to_string_lossy().chars().filter(char::is_ascii_digit).collect();
@@ -78,47 +80,48 @@ fn memory_name(small: u32, large: u32, workers: usize) -> String {
 /// One worker's queues of a port.
 #[derive(Debug)]
 pub struct KeptPart {
-    /// By number, with the slots its receive side has, and how many of its transmit side's are lent.
+    /// The queues by number, each with the slots that its receive side has and its transmit side has lent
+    /// out.
     pub queues: BTreeMap<u32, KeptQueue>,
-    /// After the queues, so that it is dropped after them.
+    /// Declared after the queues, so that it is dropped after them.
     pub lease: Lease,
 }
 
-/// A queue.
+/// One kept queue.
 #[derive(Debug)]
 pub struct KeptQueue {
-    /// Its rings.
+    /// The queue's rings.
     pub queue: Queue,
-    /// Its socket.
+    /// The queue's socket.
     pub socket: OwnedFd,
-    /// Slots that its receive side has.
+    /// Slots that the receive side has.
     pub filled: u32,
-    /// Slots that its transmit side has.
+    /// Slots that the transmit side has lent out.
     pub tx_lent: u32,
 }
 
-/// A port.
+/// One kept port.
 #[derive(Debug)]
 pub struct KeptPort {
     interface: u32,
     names: Vec<String>,
-    /// What attaches its program.
+    /// The link that attaches the port's program.
     pub link: OwnedFd,
-    /// How its sockets were bound.
+    /// How the port's sockets were bound.
     pub bound: Bound,
-    /// By tag.
+    /// The workers' parts, by tag.
     pub parts: Vec<KeptPart>,
 }
 
 impl KeptPort {
-    /// Whether its queues are just these.
+    /// Whether the port has exactly `count` queues, numbered from 0.
     pub fn has_queues(&self, count: u32) -> bool {
         let mut queues: Vec<u32> = self.parts.iter().flat_map(|part| part.queues.keys().copied()).collect();
         queues.sort_unstable();
         queues.into_iter().eq(0..count)
     }
 
-    /// Takes it off the interface; its slots come back.
+    /// Takes the port off the interface; its slots return to the pool.
     pub fn discard(self) {
         program::detach(&self.link);
         self.names.iter().for_each(|name| keep::remove(name));
@@ -126,14 +129,14 @@ impl KeptPort {
     }
 }
 
-/// Everything that was kept and not asked for yet.
+/// Everything that was kept and that no port has claimed yet.
 #[derive(Debug, Default)]
 pub struct Kept {
     ports: BTreeMap<u32, KeptPort>,
     taps: BTreeMap<String, OwnedFd>,
 }
 
-/// A socket on its way to be taken up.
+/// A socket that is about to be resumed.
 struct Found {
     name: SocketName,
     queue: Queue,
@@ -144,11 +147,11 @@ struct Found {
 }
 
 impl Kept {
-    /// The frame memory with what is at work in it, from what the service manager kept; or new memory, when there is
-    /// nothing or it cannot be used.
+    /// The frame memory with the sockets that use it, from the descriptors that the service manager kept. New
+    /// memory, if nothing was kept or it cannot be used.
     ///
     /// # Errors
-    /// When there is no memory to be had.
+    /// When memory cannot be allocated.
     pub fn take_up(
         mut fds: BTreeMap<String, OwnedFd>,
         workers: usize,
@@ -179,7 +182,7 @@ impl Kept {
                 Err(error) => tracing::warn!("{error}; ports are opened anew"),
             }
         }
-        // Programs first: nothing may arrive in sockets that are about to go.
+        // Programs first, so that no frame arrives in sockets that are about to be closed.
         forget(links.into_iter());
         for name in names.iter().filter(|name| !kept.taps.contains_key(*name)) {
             keep::remove(name);
@@ -210,23 +213,23 @@ impl Kept {
         Ok(found)
     }
 
-    /// Whether nothing was.
+    /// Whether nothing was kept.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.ports.is_empty() && self.taps.is_empty()
     }
 
-    /// The port on this interface.
+    /// The kept port on this interface.
     pub fn port(&mut self, interface: u32) -> Option<KeptPort> {
         self.ports.remove(&interface)
     }
 
-    /// The queue of a TAP interface of this name.
+    /// The kept queue of the TAP interface with this name.
     pub fn tap(&mut self, name: &str) -> Option<OwnedFd> {
         self.taps.remove(name)
     }
 
-    /// Lets go of everything that nobody asked for.
+    /// Closes everything that no port has claimed.
     pub fn clear(&mut self) {
         for (interface, port) in std::mem::take(&mut self.ports) {
             tracing::info!("interface {interface}: was kept over the restart, and is no port any more");
@@ -285,7 +288,7 @@ fn assemble(
     ports
 }
 
-/// Links whose sockets are not there.
+/// Closes links whose sockets are missing.
 fn forget(links: impl Iterator<Item = (String, OwnedFd)>) {
     for (name, link) in links {
         program::detach(&link);

@@ -1,12 +1,12 @@
 //! A network interface through AF_XDP.
 //!
-//! [`open_parts`] is called by the control thread. What it returns comes apart: each [`AfxdpPort`] (sockets
+//! The control thread calls [`open_parts`] and takes its result apart: each [`AfxdpPort`] (sockets
 //! and rings) goes to its worker, the [`AfxdpControl`] (the XDP program, its maps and its link) stays.
 //! They close in any order; closing waits for the kernel, so drop neither on the worker's path.
 //!
-//! `cache` is the verdict cache that the programs of all ports share, `kept` what outlived the process before,
-//! `ring` is the arithmetic of rings, `socket` the system calls, `program` the XDP side, `steer` a plan
-//! as table entries, `probe` what is asked of an interface first, `port` the worker's part. With the
+//! `cache` is the kernel offload that the programs of all ports share, `kept` resumes ports of the previous
+//! process, `ring` is the arithmetic of rings, `socket` the system calls, `program` the XDP side, `steer`
+//! turns a plan into table entries, `probe` queries an interface first, `port` is the worker's part. With the
 //! feature `xsk-afxdp` the worker's part is `crate_port`, on the crate `afxdp` instead of our own rings.
 
 pub mod cache;
@@ -54,7 +54,7 @@ use socket::SocketError;
 use sockets::Sockets;
 pub use steer::mapped;
 
-/// The program that notes the kernel's own flows, beside a steering that has its maps.
+/// The program that notes the kernel's own flows, next to a steering program that has its maps.
 #[cfg(test)]
 pub fn trial_of_track(cache: &Arc<SharedMaps>) -> (impl Sized, std::os::fd::OwnedFd) {
     let steering = Program::load(true, 1, cache).expect("it loads");
@@ -62,7 +62,7 @@ pub fn trial_of_track(cache: &Arc<SharedMaps>) -> (impl Sized, std::os::fd::Owne
     (steering, track)
 }
 
-/// Queues of one interface that we open at most.
+/// At most this many queues of one interface are opened.
 const QUEUES_MAX: u32 = 64;
 
 /// How long a queue may stay busy after the socket on it was closed, and how often to look.
@@ -72,10 +72,10 @@ const CLOSING_STEP: Duration = Duration::from_millis(2);
 /// Bytes in front of the IP packet: Ethernet and two VLAN tags.
 const L2_LEN: u32 = 22;
 
-/// A port could not be opened or steered. Names object, cause and remedy.
+/// A port could not be opened or steered. The text names object, cause and remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum PortError {
-    /// There is no such interface (any more).
+    /// The interface does not exist, or no longer does.
     #[error("port {interface:?}: there is no such interface; it is taken as soon as it appears")]
     NoInterface {
         /// The interface.
@@ -89,7 +89,7 @@ pub enum PortError {
     ProgramPresent {
         /// The interface.
         interface: String,
-        /// Their names and ids.
+        /// The programs' names and ids.
         programs: String,
     },
     /// Another AF_XDP socket has the queue.
@@ -110,7 +110,7 @@ pub enum PortError {
     NotPermitted {
         /// The interface.
         interface: String,
-        /// What was tried.
+        /// The attempted operation.
         what: &'static str,
     },
     /// Memory ran out.
@@ -121,10 +121,10 @@ pub enum PortError {
     NoMemory {
         /// The interface.
         interface: String,
-        /// What was tried.
+        /// The attempted operation.
         what: &'static str,
     },
-    /// The pool has no slots for another port.
+    /// The pool has no slots left for another port.
     #[error(
         "port {interface:?}: no frame memory is left for its {queues} queues; give the daemon more slots"
     )]
@@ -139,7 +139,7 @@ pub enum PortError {
     NoMode {
         /// The interface.
         interface: String,
-        /// Why not, mode by mode.
+        /// The reasons, mode by mode.
         reasons: String,
     },
     /// The XDP program was refused.
@@ -147,7 +147,7 @@ pub enum PortError {
     Program {
         /// The interface.
         interface: String,
-        /// What the kernel said.
+        /// The kernel's answer.
         cause: String,
     },
     /// Only the uplink is steered.
@@ -161,7 +161,7 @@ pub enum PortError {
     Steering {
         /// The interface.
         interface: String,
-        /// What the kernel said.
+        /// The kernel's answer.
         cause: MapError,
     },
 }
@@ -169,50 +169,50 @@ pub enum PortError {
 /// A port, opened for one worker.
 #[derive(Debug)]
 pub struct Opened {
-    /// For the worker.
+    /// The worker's part.
     pub port: AfxdpPort,
-    /// See [`OpenedParts`].
+    /// The control thread's part, see [`OpenedParts`].
     pub control: AfxdpControl,
     /// For `ivctl status`.
     pub facts: PortFacts,
 }
 
-/// A port, opened: its parts for the workers, for the control thread, and for people.
+/// An opened port: its parts for the workers, for the control thread, and for status reports.
 #[derive(Debug)]
 pub struct OpenedParts {
-    /// For the workers that have queues of it, by their number.
+    /// The parts of the workers that have queues of this port, by worker number.
     pub parts: Vec<(usize, AfxdpPort)>,
-    /// For the control thread: keeps the XDP program attached as long as it lives.
+    /// The control thread's part: keeps the XDP program attached as long as it lives.
     pub control: AfxdpControl,
     /// For `ivctl status`.
     pub facts: PortFacts,
-    /// For the verdict cache.
+    /// The kernel offload's view of the port.
     pub candidate: cache::Candidate,
 }
 
-/// What the kernel, and we, counted on a port's sockets.
+/// The kernel's and our own counts on a port's sockets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct XskStats {
-    /// Frames dropped on receipt: larger than what was bound for, or no room to gather them.
+    /// Frames dropped on receipt: larger than the socket was bound for, or no room to gather them.
     pub rx_dropped: u64,
     /// Frames dropped because the receive ring was full: the worker was too slow.
     pub rx_ring_full: u64,
     /// Frames dropped because the fill ring was empty: the pool had no slots.
     pub fill_ring_empty: u64,
-    /// Frames that could not be sent: no frame's length, or no slots to spread a large one over.
+    /// Frames that could not be sent: an impossible length, or no slots to spread a large frame over.
     pub tx_invalid: u64,
 }
 
-/// What the uplink's XDP program did with the frames it saw.
+/// The counts of the uplink's XDP program.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct SteerCounters {
-    /// Left to the kernel.
+    /// Frames left to the kernel.
     pub passed: u64,
-    /// Tunnel packets taken up.
+    /// Tunnel packets taken up to the switch.
     pub tunnel: u64,
-    /// Packets to reality addresses taken up.
+    /// Packets to reality addresses taken up to the switch.
     pub reality: u64,
-    /// Packets to reality addresses left to the kernel, because they answer what it sent itself.
+    /// Packets to reality addresses left to the kernel because they answer the kernel's own packets.
     pub own: u64,
 }
 
@@ -222,9 +222,9 @@ pub struct AfxdpControl {
     interface: String,
     shared: bool,
     program: Program,
-    /// Of each worker that has a part.
+    /// The sockets of each worker that has a part.
     sockets: Vec<Weak<Sockets>>,
-    /// What the service manager keeps of it.
+    /// Names under which the service manager keeps the port's descriptors.
     names: Vec<String>,
 }
 
@@ -244,7 +244,7 @@ impl Mode {
         }
     }
 
-    /// What may be tried, best first.
+    /// The modes that may be tried, best first.
     const fn allowed(by: XdpMode) -> &'static [Self] {
         const ALL: [Mode; 3] = [
             Mode { native: true, zero_copy: true },
@@ -262,16 +262,16 @@ impl Mode {
 
 /// How an attempt ended.
 enum Failure {
-    /// Another mode may work. For people.
+    /// Another mode may work. The text is for the operator.
     Mode(String),
     /// No mode will.
     Final(PortError),
 }
 
-/// As [`open_parts`] with all queues for one worker.
+/// Opens the port as [`open_parts`] does, with all queues for one worker.
 ///
 /// # Errors
-/// See there.
+/// See [`open_parts`].
 pub fn open(
     spec: &OpenPort,
     umem: &UmemHandle,
@@ -283,10 +283,10 @@ pub fn open(
     Ok(Opened { port, control, facts })
 }
 
-/// Opens the interface in the best mode that works, its queues spread over `workers`. Blocks for some
+/// Opens the interface in the best mode that works, with its queues spread over `workers`. Blocks for some
 /// milliseconds.
 ///
-/// The fill rings are full before the program is attached, so not a frame is lost to opening.
+/// The fill rings are full before the program is attached, so opening loses no frame.
 ///
 /// # Errors
 /// When no mode that `spec` allows works; the text names object, cause and remedy.
@@ -314,7 +314,7 @@ pub fn open_parts(
     drop(kept);
     for mode in Mode::allowed(spec.xdp) {
         if mode.zero_copy && interface.driver == "veth" {
-            // As the attempt would end, less the milliseconds.
+            // The attempt would end the same way, some milliseconds later.
             reasons.push(format!("{}: driver veth does not do it", mode.name()));
             continue;
         }
@@ -350,7 +350,8 @@ pub fn open_parts(
     Err(PortError::NoMode { interface: spec.interface.clone(), reasons: reasons.join("; ") })
 }
 
-/// Goes on with what outlived the process before. `None`: it does not fit what is wanted, and is closed.
+/// Resumes a port of the previous process. `None`: it does not match the desired configuration, and is
+/// closed.
 #[cfg(not(feature = "xsk-afxdp"))]
 fn resume(
     spec: &OpenPort,
@@ -399,7 +400,7 @@ fn resume(
     Some(OpenedParts { parts, control, facts, candidate })
 }
 
-/// One attempt.
+/// One attempt to open.
 struct Opening<'a> {
     spec: &'a OpenPort,
     interface: &'a InterfaceFacts,
@@ -419,8 +420,9 @@ impl Opening<'_> {
         let queues = self.interface.rx_queues.min(QUEUES_MAX);
         let (mut parts, mut program) =
             AfxdpPort::open(self, umem, Spread { port, queues, workers }, program)?;
-        // virtio sets queue pairs of its own aside for XDP to send by, where it has them, and receives by those, too.
-        // What comes there would pass us by. They exist, to be bound, only as long as the program is attached.
+        // virtio, where it has enough, reserves extra queue pairs for sending by XDP, and receives on those
+        // as well. Frames that arrive there would bypass us. These queues exist, and can be bound, only while
+        // the program is attached.
         let now =
             InterfaceFacts::of(&self.spec.interface).map_or(queues, |now| now.rx_queues.min(QUEUES_MAX));
         if now > queues {
@@ -437,7 +439,8 @@ impl Opening<'_> {
         Ok((parts, control))
     }
 
-    /// Loads the program for this interface: the one that restores VLAN tags, if the port is not shared and the kernel allows.
+    /// Loads the program for this interface: the one that restores VLAN tags, if the port is not shared and
+    /// the kernel allows it.
     fn program(&self, queues: u32, cache: &Arc<SharedMaps>) -> Result<Program, LoadError> {
         let may_hide_tags = self.mode.native && !self.spec.shared;
         let tagged = may_hide_tags.then(|| Program::load_tagged(self.interface.index, queues, cache));
@@ -451,7 +454,7 @@ impl Opening<'_> {
         }
     }
 
-    /// Attaches the program, if it is not.
+    /// Attaches the program, unless it is attached already.
     fn attach(&self, program: &mut Program) -> Result<(), Failure> {
         if program.link().is_some() {
             return Ok(());
@@ -464,7 +467,7 @@ impl Opening<'_> {
         self.interface.mtu + L2_LEN > (SLOT_SMALL_LEN - HEADROOM) as u32
     }
 
-    /// Binds, and waits a little for a socket that was just closed: the kernel frees its queue later.
+    /// Binds, and waits briefly if a socket was just closed: the kernel frees its queue later.
     fn patiently<T>(&self, index: u32, mut bind: impl FnMut() -> io::Result<T>) -> Result<T, Failure> {
         let deadline = std::time::Instant::now() + CLOSING_MAX;
         loop {
@@ -580,11 +583,11 @@ impl Opening<'_> {
 }
 
 impl Drop for AfxdpControl {
-    /// Leaves a last word on what the kernel counted, which goes with the sockets.
+    /// Saves the kernel's last counts, which would be lost with the sockets.
     fn drop(&mut self) {
         if !self.names.is_empty() && !keep::is_leaving() {
-            // The manager's copy would hold the program on the interface, and frames would come to sockets whose
-            // slots are somebody else's by then.
+            // The manager's copy of the link would keep the program on the interface, and frames would arrive
+            // on sockets whose slots have other owners by then.
             if let Some(link) = self.program.link() {
                 program::detach(link);
             }
@@ -627,8 +630,8 @@ impl AfxdpControl {
         })
     }
 
-    /// Has the service manager keep the sockets and the link over the end of this process, if it does such things; it
-    /// has them already unless they are new.
+    /// Asks the service manager, if it supports that, to keep the sockets and the link beyond the end of this
+    /// process. Unless they are `new`, it has them already.
     #[cfg(not(feature = "xsk-afxdp"))]
     fn keep(&mut self, interface: u32, native: bool, parts: &[(usize, AfxdpPort)], new: bool) {
         let (Some(link), true) = (self.program.link(), keep::is_possible()) else { return };
@@ -643,7 +646,7 @@ impl AfxdpControl {
                 self.names.push(name);
             }
         }
-        // Last: sockets without a program are never taken up.
+        // The link goes last: sockets without a program are never resumed.
         let name = kept::link_name(interface);
         if new {
             keep::store(&name, link);
@@ -651,7 +654,7 @@ impl AfxdpControl {
         self.names.push(name);
     }
 
-    /// Replaces what the uplink takes up. `mac` is the interface's own address.
+    /// Replaces the set of packets that the uplink takes up. `mac` is the interface's own address.
     ///
     /// # Errors
     /// When the port is not a shared one, or the plan has more entries than the kernel's tables take.
@@ -665,7 +668,7 @@ impl AfxdpControl {
             .map_err(|cause| PortError::Steering { interface, cause })
     }
 
-    /// The kernel's own flows on the uplink.
+    /// The record of the kernel's own flows on the uplink.
     #[must_use]
     pub fn own(&self) -> &Own {
         self.program.own()
@@ -686,13 +689,14 @@ impl AfxdpControl {
         Some(sum)
     }
 
-    /// What the uplink's XDP program did; `None` for a port that is not shared.
+    /// The counts of the uplink's XDP program; `None` for a port that is not shared.
     #[must_use]
     pub fn steer_counters(&self) -> Option<SteerCounters> {
         if self.shared { self.program.counters().ok() } else { None }
     }
 
-    /// True once a worker has noticed that the interface is gone for the kernel, or another tool took our program off.
+    /// True once a worker has noticed that the kernel removed the interface, or another tool detached our
+    /// program.
     #[must_use]
     pub fn is_dead(&self) -> bool {
         self.program.is_detached()

@@ -22,36 +22,36 @@ use crate::ports::umem::{Lease, UmemHandle, UmemPool};
 /// The packet goes on in the next descriptor.
 const PKT_CONTD: u32 = libc::XDP_PKT_CONTD;
 
-/// Slots missing from a fill ring before it is refilled: the kernel is told once per batch.
+/// The fill ring is refilled when this many slots are missing: the kernel is notified once per batch.
 const REFILL_STEP: u32 = BATCH_LEN as u32;
 
 /// Descriptors that one frame may take (MAX_SKB_FRAGS and the head).
 const DESCRIPTORS_MAX: usize = 18;
 
-/// Kicks tried at once while they move frames. Each moves 32 frames or more.
+/// Kicks in a row while they move frames. Each moves 32 frames or more.
 const KICKS_MAX: u32 = 128;
 
-/// How long an interface that is down is left alone.
+/// How long the worker leaves an interface that is down alone.
 const DOWN_PAUSE: Duration = Duration::from_millis(10);
 
-/// One queue and what is known of its rings.
+/// One queue and the state of its rings.
 #[derive(Debug)]
 pub struct QueueState {
     pub(super) queue: Queue,
-    /// Slots the receive side is to have.
+    /// Slots the receive side should have.
     target: u32,
     /// Slots the receive side has: in the fill ring, in the kernel, or in the receive ring.
     filled: u32,
-    /// A packet of several descriptors whose end is still to come.
+    /// A packet of several descriptors whose end has not arrived yet.
     gathered: Gathered,
 }
 
-/// A packet of several descriptors, as far as received.
+/// A packet of several descriptors, as far as it has arrived.
 #[derive(Debug)]
 enum Gathered {
     Nothing,
     Part(Frame),
-    /// No room for it: its remaining descriptors go the same way.
+    /// The packet found no room: its remaining descriptors are dropped as well.
     Lost,
 }
 
@@ -113,7 +113,7 @@ impl QueueState {
         }
     }
 
-    /// Adds one piece to a packet of several. The whole, once the last piece is there.
+    /// Adds one piece to a packet of several. Returns the whole packet once the last piece is there.
     fn gather(&mut self, pool: &mut UmemPool, sockets: &Sockets, piece: Frame, more: bool) -> Option<Frame> {
         let state = std::mem::replace(&mut self.gathered, Gathered::Lost);
         let whole = match state {
@@ -154,7 +154,7 @@ impl QueueState {
     }
 }
 
-/// Copies the bytes of one frame behind those of another that has room for them.
+/// Copies the bytes of one frame to the end of another that has room for them.
 fn append(pool: &mut UmemPool, whole: &mut Frame, piece: &Frame) {
     let mut buffer = [0; SLOT_SMALL_LEN];
     let bytes = pool.bytes(piece);
@@ -165,34 +165,34 @@ fn append(pool: &mut UmemPool, whole: &mut Frame, piece: &Frame) {
     pool.bytes_mut(whole)[before..].copy_from_slice(buffer);
 }
 
-/// An AF_XDP port: one worker's queues of one interface. Received frames come from all of them, frames to
+/// An AF_XDP port: one worker's queues of one interface. Received frames come from all queues, frames to
 /// send go through the first.
 #[derive(Debug)]
 pub struct AfxdpPort {
-    // Dropped in this order: rings, then sockets, then the books (see `Sockets`).
+    // Dropped in this order: rings, then sockets, then the slot records (see `Sockets`).
     queues: Vec<QueueState>,
     sockets: Arc<Sockets>,
     multi_buffer: bool,
-    /// The queue whose turn it is to be read first.
+    /// The queue to read first next time.
     turn: usize,
     /// Descriptors given to the transmit ring and not yet completed.
     tx_lent: u32,
-    /// The interface is down: no kick before this.
+    /// The interface is down: do not kick before this time.
     down_until: Option<Instant>,
-    /// Frames that came while no process was there wait in the rings until they may be forwarded.
+    /// Frames that arrived while no process ran stay in the rings until forwarding them is allowed.
     held: bool,
 }
 
 impl AfxdpPort {
-    /// Opens all queues, each worker's for itself, and attaches the program, whose fill rings are full by then.
-    /// Returns the workers that have a part, with it.
+    /// Opens all queues for their workers, and attaches the program; the fill rings are full by then. Returns
+    /// the program, and the workers that have a part.
     pub(super) fn open(
         opening: &Opening<'_>,
         umem: &UmemHandle,
         spread: Spread,
         mut program: Program,
     ) -> Result<(Vec<(usize, Self)>, Program), Failure> {
-        // A port may borrow half of what is left, so that there is always something for the next.
+        // A port may borrow half of the remaining slots, so that some are always left for the next port.
         let share = u32::try_from(umem.stock()).unwrap_or(u32::MAX) / 2 / spread.queues;
         let target = share.min(RING_LEN);
         if target < REFILL_STEP {
@@ -210,7 +210,7 @@ impl AfxdpPort {
         Ok((parts, program))
     }
 
-    /// Goes on with sockets that outlived the process before, whose place in the interface this program takes.
+    /// Resumes sockets that outlived the previous process; this program replaces theirs on the interface.
     pub(super) fn resume(
         opening: &Opening<'_>,
         umem: &UmemHandle,
@@ -265,7 +265,7 @@ impl AfxdpPort {
         lease: Lease,
         program: &mut Program,
     ) -> Result<Self, Failure> {
-        // Declared in this order so that on every way out the rings go before the sockets.
+        // Declared in this order so that the rings are dropped before the sockets on every way out.
         let mut sockets = Sockets::new(lease, opening.interface.index);
         let mut queues: Vec<QueueState> = Vec::new();
         let (zero_copy, multi_buffer) = (opening.mode.zero_copy, opening.multi_buffer());
@@ -307,7 +307,8 @@ impl AfxdpPort {
         self.queues.len() as u32
     }
 
-    /// Tells whether frames wait in the transmit ring for another kick. Outlives the port, and says no then.
+    /// Returns a check whether frames wait in the transmit ring for another kick. It outlives the port, and
+    /// then answers no.
     pub fn tx_pending(&self) -> impl Fn() -> bool + Send + 'static {
         let sockets = Arc::downgrade(&self.sockets);
         move || sockets.upgrade().is_some_and(|sockets| sockets.is_tx_pending())
@@ -340,7 +341,7 @@ impl AfxdpPort {
         }
     }
 
-    /// Makes the kernel send what the transmit ring holds, as far as it will.
+    /// Asks the kernel to send the transmit ring's frames, as many as it will.
     fn kick(&mut self, now: Instant, pool: &mut UmemPool) {
         if self.down_until.is_some_and(|until| now < until) {
             return;
@@ -355,13 +356,13 @@ impl AfxdpPort {
             if let Err(cause) = tx.kick_tx() {
                 match cause.raw_os_error() {
                     // The budget is used up, a queue is full, or memory is short: try again, now while it
-                    // helps, else at the next poll.
+                    // helps, otherwise at the next poll.
                     Some(libc::EAGAIN | libc::EBUSY | libc::ENOBUFS | libc::EINTR | libc::ENOMEM) => {}
                     Some(libc::ENETDOWN) => {
                         self.down_until = Some(now + DOWN_PAUSE);
                         break;
                     }
-                    // The interface is gone; the agent hears of it by its own ways and closes the port.
+                    // The interface is gone; the agent learns that from rtnetlink and closes the port.
                     _ => {
                         self.sockets.dead.store(true, Ordering::Relaxed);
                         break;
@@ -380,7 +381,7 @@ impl AfxdpPort {
         }
     }
 
-    /// Descriptors that the frame takes in the transmit ring; `None` when it cannot be sent at all.
+    /// Counts the descriptors that the frame takes in the transmit ring; `None` if it cannot be sent at all.
     fn descriptors(&self, pool: &UmemPool, frame: &Frame) -> Option<usize> {
         let count = if pool.is_small(frame) { 1 } else { (frame.len as usize).div_ceil(SLOT_SMALL_LEN) };
         let most = if self.multi_buffer { DESCRIPTORS_MAX } else { 1 };
@@ -435,7 +436,7 @@ impl Port<UmemPool> for AfxdpPort {
         if self.held {
             return;
         }
-        // What was left of earlier polls: sent frames to take back, unsent ones to kick again.
+        // Finish earlier polls: take sent frames back, kick unsent ones again.
         self.complete(pool);
         if self.tx_lent > 0 && self.queues[0].queue.tx.pending() > 0 {
             self.kick(now, pool);
@@ -445,7 +446,7 @@ impl Port<UmemPool> for AfxdpPort {
             let queue = &mut self.queues[(self.turn + step) % count];
             queue.receive(pool, &self.sockets, batch);
             queue.refill(pool, &self.sockets.lease);
-            // Only with zero copy does the kernel sleep for want of chunks.
+            // Only with zero copy does the kernel sleep when it lacks chunks.
             if self.sockets.zero_copy && queue.queue.fill.needs_wakeup() {
                 queue.queue.kick_rx();
             }
@@ -463,7 +464,7 @@ impl Port<UmemPool> for AfxdpPort {
         for frame in frames.iter() {
             used += self.descriptors(pool, frame).unwrap_or(0);
             if used > room {
-                // Large frames take more than was asked for.
+                // Large frames take more descriptors than requested.
                 room = self.queues[0].queue.tx.room(used as u32) as usize;
                 if used > room {
                     break;
@@ -494,12 +495,12 @@ impl Port<UmemPool> for AfxdpPort {
     }
 }
 
-/// The address of a small slot as AF_XDP counts: from the start of the registered memory.
+/// The address of a small slot in AF_XDP's terms: from the start of the registered memory.
 fn chunk_of(slot: u32) -> u64 {
     u64::from(slot) * SLOT_SMALL_LEN as u64
 }
 
-/// The small slot that an address lies in, and where in it.
+/// The small slot that contains an address, and the offset in it.
 fn slot_of(address: u64) -> (u32, u16) {
     let slot = u32::try_from(address / SLOT_SMALL_LEN as u64).unwrap_or(u32::MAX);
     (slot, (address % SLOT_SMALL_LEN as u64) as u16)

@@ -1,4 +1,4 @@
-//! What must be known of an interface before AF_XDP is opened on it.
+//! Queries an interface before AF_XDP is opened on it.
 
 use std::io;
 
@@ -9,16 +9,16 @@ use netlink_packet_route::link::{LinkAttribute, LinkMessage, LinkXdp};
 
 use crate::ports::ethtool::{Command, Request, STRINGS_MAX, until_nul};
 
-/// Facts of an interface.
+/// The facts about an interface that AF_XDP depends on.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct InterfaceFacts {
-    /// Its index now.
+    /// The interface's current index.
     pub index: u32,
     /// Largest IP packet.
     pub mtu: u32,
     /// Receive queues in use.
     pub rx_queues: u32,
-    /// Its driver, `veth` for instance; empty when it does not say.
+    /// The driver's name, for instance `veth`; empty if the kernel does not report one.
     pub driver: String,
 }
 
@@ -40,7 +40,7 @@ struct Channels {
     combined: u32,
 }
 
-// SAFETY: it is that structure.
+// SAFETY: `Channels` has the layout of that structure.
 unsafe impl Command for Channels {}
 
 /// `struct ethtool_drvinfo`.
@@ -51,14 +51,14 @@ struct DriverInfo {
     rest: [u8; 160],
 }
 
-// SAFETY: it is that structure.
+// SAFETY: `DriverInfo` has the layout of that structure.
 unsafe impl Command for DriverInfo {}
 
 impl InterfaceFacts {
-    /// Asks the kernel about the interface of this name, in this thread's network namespace.
+    /// Asks the kernel about the interface with this name, in this thread's network namespace.
     ///
     /// # Errors
-    /// When there is no such interface, or the kernel will not tell.
+    /// When the interface does not exist, or the kernel refuses to answer.
     pub fn of(name: &str) -> io::Result<Self> {
         let mut request = Request::new(name)?;
         let index = request.index()?;
@@ -77,7 +77,7 @@ impl InterfaceFacts {
     }
 }
 
-/// Drivers without channels to set have this many, if sysfs shows this network namespace at all.
+/// The queue count for drivers without configurable channels, if sysfs shows this network namespace at all.
 fn queues_in_sysfs(name: &str) -> u32 {
     let Ok(entries) = std::fs::read_dir(format!("/sys/class/net/{name}/queues")) else { return 1 };
     let rx = entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with("rx-"));
@@ -92,19 +92,19 @@ struct Stats {
     values: [u64; STRINGS_MAX],
 }
 
-// SAFETY: it is that structure, with no more values than there is room for.
+// SAFETY: `Stats` has the layout of that structure, and room for as many values as it asks for.
 unsafe impl Command for Stats {}
 
-/// What became of frames that were redirected to a veth.
+/// A veth driver's counts of the frames that were redirected to it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Sent {
-    /// Those that its driver sent.
+    /// Frames that the driver sent.
     pub frames: u64,
-    /// Those that it refused.
+    /// Frames that the driver refused.
     pub refused: u64,
 }
 
-/// What a veth's driver counted on all queues. `None` when it does not say.
+/// The veth driver's counts, all queues together. `None` if the driver does not report them.
 pub fn xdp_sent(name: &str) -> Option<Sent> {
     let mut request = Request::new(name).ok()?;
     let names = request.strings(ETH_SS_STATS).ok()?;
@@ -121,7 +121,7 @@ pub fn xdp_sent(name: &str) -> Option<Sent> {
     Some(sum)
 }
 
-/// The XDP programs on an interface, for people: `"xdp_dispatcher" (id 7)`.
+/// The XDP programs on an interface, as text for people: `"xdp_dispatcher" (id 7)`.
 pub fn xdp_programs(index: u32) -> Option<String> {
     let ids = xdp_program_ids(index).ok()?;
     let name_of = |id: u32| {

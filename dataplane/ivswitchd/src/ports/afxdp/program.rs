@@ -1,9 +1,9 @@
-//! The XDP program of an interface: loaded from the object that is part of this binary, attached by a
-//! link that goes away with the process however it ends.
+//! The XDP program of an interface: loaded from the object that is part of this binary, attached by a link
+//! that goes away with the process however it ends.
 //!
-//! Every interface has a program and maps of its own, but for those of the verdict cache ([`SharedMaps`]), which
-//! belong to all programs of the daemon. Aya's own loader cannot share maps without a BPF file system, so
-//! the object is put together here, from aya's parts. Unsafe for `bpf(2)`.
+//! Every interface has its own program and maps. Only the maps of the kernel offload ([`SharedMaps`]) belong
+//! to all programs of the daemon. Aya's own loader cannot share maps without a BPF file system, so this
+//! module assembles the object from aya's parts. Unsafe for `bpf(2)`.
 
 use std::collections::HashMap;
 use std::io;
@@ -52,49 +52,49 @@ const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
 /// A program cannot be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    /// The object is not what it should be.
+    /// The object is malformed.
     #[error("the object: {0}")]
     Object(String),
-    /// A map cannot be made.
+    /// The kernel refuses to create a map.
     #[error(transparent)]
     Map(#[from] MapError),
     /// The kernel or its verifier refuses.
     #[error("{cause}{log}")]
     Kernel {
-        /// What the kernel said.
+        /// The kernel's error.
         cause: io::Error,
-        /// The end of what its verifier said.
+        /// The end of the verifier's log.
         log: String,
     },
 }
 
-/// The maps of the verdict cache, which all programs share.
+/// The maps of the kernel offload, which all programs share.
 #[derive(Debug)]
 pub struct SharedMaps {
     /// The epoch and the keys of the hash.
     pub cache: MapData,
     /// The flows.
     pub flows: MapData,
-    /// The devices they may leave by.
+    /// The devices by which flows may leave.
     pub outputs: MapData,
     /// Loaded with the first AF_PACKET port.
     skb: OnceLock<Result<SkbPrograms, String>>,
 }
 
-/// The programs of `cache_skb.bpf.c`, in which those of AF_PACKET ports end.
+/// The programs of `cache_skb.bpf.c`, to which the programs of AF_PACKET ports jump at their end.
 #[derive(Debug)]
 pub struct SkbPrograms {
-    /// For a socket's filter: a plain frame, and a tunnel packet.
+    /// The socket filters: one for a plain frame, one for a tunnel packet.
     pub socket: [OwnedFd; 2],
-    /// For tc.
+    /// The tc program.
     pub tc: OwnedFd,
 }
 
 impl SharedMaps {
-    /// New ones.
+    /// Creates new maps.
     ///
     /// # Errors
-    /// What the kernel refuses.
+    /// Returns what the kernel refuses.
     pub fn create() -> Result<Self, LoadError> {
         let mut object = parse()?;
         let mut create = |name: &str| {
@@ -108,7 +108,7 @@ impl SharedMaps {
     /// The programs for AF_PACKET ports.
     ///
     /// # Errors
-    /// What the kernel or its verifier refuses.
+    /// Returns what the kernel or its verifier refuses.
     pub fn skb(&self) -> Result<&SkbPrograms, &str> {
         let load = || {
             let names = [
@@ -155,13 +155,13 @@ impl Program {
     /// Loads the program for a shared or a dedicated interface with room for `queues` sockets.
     ///
     /// # Errors
-    /// What the kernel or its verifier refuses.
+    /// Returns what the kernel or its verifier refuses.
     pub fn load(shared: bool, queues: u32, cache: &Arc<SharedMaps>) -> Result<Self, LoadError> {
         Self::load_named(if shared { "steer_shared" } else { "steer_all" }, queues, cache)
     }
 
-    /// Loads a program for this dedicated interface only. It asks the driver for the VLAN tag that is kept outside a frame and
-    /// writes the tag into the frame. The program can only be attached in native mode.
+    /// Loads a program for this dedicated interface only. It asks the driver for the VLAN tag that is kept
+    /// outside a frame, and writes the tag into the frame. The program can only be attached in native mode.
     ///
     /// # Errors
     /// The kernel or its verifier refuses: Linux before 6.8, or a driver that cannot tell the tag.
@@ -173,7 +173,7 @@ impl Program {
         Self::of(TAGGED, fds, own)
     }
 
-    /// Loads the program that finds out where frames can be redirected to.
+    /// Loads the program that finds out which devices accept redirected frames.
     ///
     /// # Errors
     /// See [`Program::load`].
@@ -206,7 +206,7 @@ impl Program {
     /// Sends what arrives on queue `index` to this socket, if the program takes it up.
     ///
     /// # Errors
-    /// What the kernel refuses.
+    /// Returns what the kernel refuses.
     pub fn set_socket(&mut self, index: u32, socket: RawFd) -> Result<(), MapError> {
         XskMap::try_from(self.map_mut("xsks_map"))?.set(index, socket, 0)
     }
@@ -214,9 +214,9 @@ impl Program {
     /// Attaches the program to the interface.
     ///
     /// # Errors
-    /// `EBUSY` or `EEXIST`: another program is there. Else what the driver refuses.
+    /// `EBUSY` or `EEXIST`: another program is attached. Otherwise the driver's error.
     pub fn attach(&mut self, interface: u32, native: bool) -> io::Result<()> {
-        // Not aya's attach: that falls back to netlink, whose programs outlive the process.
+        // Aya's own attach falls back to netlink, whose programs outlive the process.
         let flags = if native { XDP_FLAGS_DRV_MODE } else { XDP_FLAGS_SKB_MODE };
         // The first fields of `union bpf_attr` for this command, the rest zero.
         let mut attributes = [0_u32; 16];
@@ -228,15 +228,15 @@ impl Program {
         if link < 0 {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: the descriptor was just made and belongs to nobody else.
+        // SAFETY: the descriptor is new, and this is its only owner.
         self.link = Some(unsafe { OwnedFd::from_raw_fd(link as RawFd) });
         Ok(())
     }
 
-    /// Takes the place of the program that a link has attached, without a moment when there is none.
+    /// Replaces the program that a link has attached; the interface has a program at every moment.
     ///
     /// # Errors
-    /// What the kernel refuses, with the link.
+    /// Returns the kernel's error and the link.
     pub fn attach_over(&mut self, link: OwnedFd) -> Result<(), (io::Error, OwnedFd)> {
         let mut attributes = [0_u32; 16];
         attributes[..2].copy_from_slice(&[link.as_raw_fd() as u32, self.fd.as_raw_fd() as u32]);
@@ -253,7 +253,7 @@ impl Program {
         self.link.as_ref()
     }
 
-    /// Whether the program, once attached, no longer is: another tool detached it, or the interface is gone.
+    /// Whether the program was attached and no longer is: another tool detached it, or the interface is gone.
     #[must_use]
     pub fn is_detached(&self) -> bool {
         self.link.as_ref().is_some_and(is_detached)
@@ -264,42 +264,43 @@ impl Program {
         self.fd.as_raw_fd()
     }
 
-    /// Replaces the steering of what comes in by `interface`.
+    /// Replaces the steering of the frames that come in by `interface`.
     ///
     /// # Errors
-    /// When the table is full. What was changed stays changed; the next call goes on from there.
+    /// When the table is full. Changes up to there remain; the next call continues from there.
     pub fn steer(&mut self, plan: &SteerPlan, mac: MacAddr, interface: &str) -> Result<(), MapError> {
         self.table.replace(&mut self.maps, plan, mac, interface)
     }
 
-    /// The kernel's own flows.
+    /// The record of the kernel's own flows.
     pub fn own(&self) -> &Own {
         self.table.own()
     }
 
-    /// The program that notes them.
+    /// Loads the program that notes the kernel's own flows.
     #[cfg(test)]
     pub fn load_track(&self) -> Result<OwnedFd, LoadError> {
         load_track(&self.maps)
     }
 
-    /// What the program did so far.
+    /// The program's counts so far.
     ///
     /// # Errors
-    /// What the kernel refuses.
+    /// Returns what the kernel refuses.
     pub fn counters(&self) -> Result<SteerCounters, MapError> {
         SteerTable::counters(&self.maps)
     }
 }
 
-/// A command whose attributes name descriptors only.
+/// Runs a command whose attributes are descriptors only.
 fn link_command(command: i64, attributes: &[u32; 16]) -> io::Result<()> {
     // SAFETY: the pointer and length describe `attributes`; these commands read no other memory.
     let done = unsafe { libc::syscall(libc::SYS_bpf, command, attributes.as_ptr(), size_of::<[u32; 16]>()) };
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Takes a link's program off its interface, whoever else holds the link, and waits for what is under way in it.
+/// Detaches a link's program from its interface, even if other processes hold the link, and waits until its
+/// current runs end.
 pub fn detach(link: &OwnedFd) {
     let mut attributes = [0_u32; 16];
     attributes[0] = link.as_raw_fd() as u32;
@@ -309,7 +310,7 @@ pub fn detach(link: &OwnedFd) {
     }
 }
 
-/// Whether a link no longer attaches anything.
+/// Whether a link is detached.
 pub fn is_detached(link: &OwnedFd) -> bool {
     // `struct bpf_link_info`: type, id, program, padding, and for XDP and tcx the interface, which is 0 when detached.
     let info = link_info(link);
@@ -327,19 +328,19 @@ fn link_info(link: &OwnedFd) -> io::Result<[u32; 16]> {
     let mut attributes = [0_u64; 2];
     attributes[0] = (size_of::<[u32; 16]>() as u64) << 32 | link.as_raw_fd() as u64;
     attributes[1] = info.as_mut_ptr().addr() as u64;
-    // SAFETY: the attributes are the descriptor, the length of `info`, and its address; the kernel writes at most
-    // so many bytes there.
+    // SAFETY: the attributes are the descriptor, the length of `info`, and its address; the kernel writes at
+    // most that length there.
     let done = unsafe {
         libc::syscall(libc::SYS_bpf, BPF_OBJ_GET_INFO_BY_FD, attributes.as_mut_ptr(), size_of::<[u64; 2]>())
     };
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(info) }
 }
 
-/// Maps by name, whoever loaded them.
+/// Finds maps by name, whichever code loaded them.
 pub trait SteerMaps {
-    /// To read.
+    /// The map, to read it.
     fn map(&self, name: &str) -> Option<&Map>;
-    /// To change.
+    /// The map, to change it.
     fn map_mut(&mut self, name: &str) -> Option<&mut Map>;
 }
 
@@ -361,16 +362,16 @@ impl SteerMaps for aya::Ebpf {
     }
 }
 
-/// The steering as the maps of an object have it, whatever its programs are attached to.
+/// The steering in an object's maps, wherever its programs are attached.
 #[derive(Debug, Default)]
 pub struct SteerTable {
-    /// What is in the table now.
+    /// The entries in the table now.
     entries: SteerEntries,
     own: Own,
 }
 
 impl SteerTable {
-    /// Steering that stays when we are gone.
+    /// Creates steering that stays in the kernel after this process has ended.
     #[must_use]
     pub fn lasting() -> Self {
         Self { own: Own::lasting(), ..Self::default() }
@@ -378,12 +379,12 @@ impl SteerTable {
 
     /// Replaces the steering. `mac` is the interface's own address.
     ///
-    /// While it changes, single packets may still go the old way, and none goes a way that is in
-    /// neither plan: entries that leave packets to the kernel come first, obsolete ones go last. The kernel's own
-    /// flows are known before an entry takes its packets up.
+    /// During the change, single packets may still go the old way, but every packet goes a way that one of
+    /// the two plans has: entries that leave packets to the kernel come first, obsolete entries go last. The
+    /// kernel's own flows are noted before an entry takes their packets up.
     ///
     /// # Errors
-    /// When the table is full. What was changed stays changed; the next call goes on from there.
+    /// When the table is full. Changes up to there remain; the next call continues from there.
     pub fn replace(
         &mut self,
         maps: &mut impl SteerMaps,
@@ -409,7 +410,7 @@ impl SteerTable {
         }
         let map = maps.map_mut("steering").expect("the object has this map");
         let mut table = LpmTrie::<_, [u8; 20], u32>::try_from(map)?;
-        // Longest last: a packet must not be taken up because only its exception is gone already.
+        // Longest prefix last: otherwise a packet whose exception is already gone would be taken up.
         let mut obsolete: Vec<(SteerKey, bool)> = self.entries.iter().map(|(key, up)| (*key, *up)).collect();
         obsolete.retain(|(key, _)| !wanted.contains_key(key));
         obsolete.sort_by_key(|(_, up)| !*up);
@@ -420,10 +421,10 @@ impl SteerTable {
         Ok(())
     }
 
-    /// What the programs did so far, all processors together.
+    /// The programs' counts so far, all processors together.
     ///
     /// # Errors
-    /// What the kernel refuses.
+    /// Returns what the kernel refuses.
     pub fn counters(maps: &impl SteerMaps) -> Result<SteerCounters, MapError> {
         let map = maps.map("counters").expect("the object has this map");
         let counters = PerCpuArray::<_, u64>::try_from(map)?;
@@ -431,7 +432,7 @@ impl SteerTable {
         Ok(SteerCounters { passed: sum(0)?, tunnel: sum(1)?, reality: sum(2)?, own: sum(3)? })
     }
 
-    /// The kernel's own flows.
+    /// The record of the kernel's own flows.
     #[must_use]
     pub fn own(&self) -> &Own {
         &self.own
@@ -441,7 +442,7 @@ impl SteerTable {
 /// Loads the program that notes the kernel's own flows, for the steering that has these maps.
 ///
 /// # Errors
-/// What the kernel or its verifier refuses.
+/// Returns what the kernel or its verifier refuses.
 pub fn load_track(maps: &impl SteerMaps) -> Result<OwnedFd, LoadError> {
     let object = parse_object(TRACK_OBJECT)?;
     let shared = |name: &str| maps.map(name).and_then(own::fd_of);
@@ -449,10 +450,11 @@ pub fn load_track(maps: &impl SteerMaps) -> Result<OwnedFd, LoadError> {
     Ok(program)
 }
 
-/// Loads the program that closes an uplink to the kernel while we are away, with the maps of its steering.
+/// Loads the program that closes an uplink to the kernel while the daemon is away, with the maps of its
+/// steering.
 ///
 /// # Errors
-/// What the kernel or its verifier refuses.
+/// Returns what the kernel or its verifier refuses.
 pub fn load_closed() -> Result<(OwnedFd, HashMap<String, Map>), LoadError> {
     let object = parse_object(PACKET_OBJECT)?;
     let programs = [("packet_closed", BPF_PROG_TYPE_SCHED_CLS)];
@@ -461,7 +463,8 @@ pub fn load_closed() -> Result<(OwnedFd, HashMap<String, Map>), LoadError> {
     Ok((program, maps.collect::<Result<_, MapError>>()?))
 }
 
-/// Loads programs of an object, with maps of their own but for those that are shared. `bound`: for this interface alone.
+/// Loads programs of an object. Their maps are new, except for the shared ones. `bound`: for this interface
+/// alone.
 fn load_all<const N: usize>(
     mut object: Object,
     programs: [(&'static str, u32); N],
@@ -498,10 +501,10 @@ fn load_all<const N: usize>(
     Ok((loaded.try_into().expect("as many as names"), own))
 }
 
-/// Puts a program where others go on by a tail call.
+/// Puts a program into a map of tail calls, where other programs jump to it.
 ///
 /// # Errors
-/// What the kernel refuses.
+/// Returns what the kernel refuses.
 pub fn set_tail_call(map: &MapData, index: u32, program: &OwnedFd) -> io::Result<()> {
     /// The fields of `union bpf_attr` for this command.
     #[repr(C)]
@@ -518,15 +521,15 @@ pub fn set_tail_call(map: &MapData, index: u32, program: &OwnedFd) -> io::Result
         value: (&raw const value).addr() as u64,
         flags: 0,
     };
-    // SAFETY: the pointer and length describe `attributes`, whose pointers are to a key and a value of four bytes each,
-    // which is what maps of programs have.
+    // SAFETY: the pointer and length describe `attributes`, whose pointers are to a key and a value of four
+    // bytes each, the sizes in a map of programs.
     let done = unsafe {
         libc::syscall(libc::SYS_bpf, BPF_MAP_UPDATE_ELEM, &raw const attributes, size_of::<Update>())
     };
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// A map without BTF, which nothing here uses.
+/// Creates a map without BTF, which the programs do not use.
 fn create_map(map: &aya_obj::Map, name: &str) -> Result<MapData, MapError> {
     let (kind, entries, flags) = (map.map_type(), map.max_entries(), map.map_flags());
     let plain = aya_obj::Map::new_from_params(kind, map.key_size(), map.value_size(), entries, flags);
@@ -535,7 +538,7 @@ fn create_map(map: &aya_obj::Map, name: &str) -> Result<MapData, MapError> {
 
 /// A kernel function that programs call.
 struct KernelFunction {
-    /// The helper's number that stands for it in the object.
+    /// The number of the BPF helper that stands for this function in the object.
     stands_for: i32,
     name: &'static str,
     since: &'static str,
@@ -546,7 +549,8 @@ const CAST: KernelFunction =
 const TAG: KernelFunction =
     KernelFunction { stands_for: 0x6977, name: "bpf_xdp_metadata_rx_vlan_tag", since: "Linux 6.8" };
 
-/// Fills in where the running kernel has the fields that the programs read, and its function that leads to them.
+/// Writes into the programs where the running kernel has the fields that they read, and its function that
+/// leads to them.
 fn fit_to_kernel(object: &mut Object, called: &KernelFunction) -> Result<(), LoadError> {
     let KernelFunction { stands_for, name, since } = called;
     let lacks = |what: &dyn std::fmt::Display| LoadError::Object(format!("this kernel's BTF: {what}"));
@@ -564,7 +568,7 @@ fn fit_to_kernel(object: &mut Object, called: &KernelFunction) -> Result<(), Loa
     Ok(())
 }
 
-/// The object, without BTF of its own or of the running kernel: the programs use nothing of it.
+/// Parses the object without its own BTF and the running kernel's: the programs use neither.
 fn parse() -> Result<Object, LoadError> {
     static PARSED: OnceLock<Object> = OnceLock::new();
     if let Some(object) = PARSED.get() {
@@ -622,8 +626,8 @@ fn load(
             (attributes.log_level, attributes.log_size) = (1, log.len() as u32);
             attributes.log_buf = log.as_mut_ptr() as u64;
         }
-        // SAFETY: the pointer and length describe `attributes`, whose pointers are to live memory of the lengths
-        // given beside them (the license ends with a zero); the kernel writes to the log only.
+        // SAFETY: the pointer and length describe `attributes`, whose pointers are to live memory of the
+        // lengths given next to them (the license ends with a zero); the kernel writes only to the log.
         let fd = unsafe {
             libc::syscall(
                 libc::SYS_bpf,
@@ -635,14 +639,14 @@ fn load(
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: the descriptor was just made and belongs to nobody else.
+        // SAFETY: the descriptor is new, and this is its only owner.
         Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
     };
     let cause = match try_to(None) {
         Ok(fd) => return Ok(fd),
         Err(cause) => cause,
     };
-    // Once more, to hear why.
+    // Load again, this time with a log of the reason.
     let mut log = vec![0; LOG_LEN];
     if let Ok(fd) = try_to(Some(&mut log)) {
         return Ok(fd);

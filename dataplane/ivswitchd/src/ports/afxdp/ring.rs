@@ -1,12 +1,12 @@
 //! The single-producer, single-consumer rings that AF_XDP shares with the kernel.
 //!
 //! One side writes entries and then moves the producer cursor; the other reads them and then moves the
-//! consumer cursor. Cursors run freely through 2^32 and are masked into the ring. Each side keeps its
-//! own cursor to itself and looks at the other's only when it has run out, so that the cache lines
-//! that both sides touch cross between cores once per batch, not once per frame.
+//! consumer cursor. Cursors run freely through 2^32 and are masked into the ring. Each side has a private
+//! copy of its own cursor, and reads the other's only when it has run out, so that the cache lines that both
+//! sides touch cross between cores once per batch, not once per frame.
 //!
-//! Safe code cannot express memory that another process writes to: hence `unsafe` here, and only at
-//! construction and in the one line each that reads or writes an entry.
+//! Safe code cannot express memory that another process writes to. So this module uses `unsafe`, but only at
+//! construction and in the single lines that read or write an entry.
 
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 /// The kernel asks to be woken (XDP_RING_NEED_WAKEUP).
 const NEED_WAKEUP: u32 = libc::XDP_RING_NEED_WAKEUP;
 
-/// Where a ring's parts are in memory.
+/// The places of a ring's parts in memory.
 #[derive(Debug)]
 pub struct RingMemory<T> {
     /// The cursor of the side that writes entries.
@@ -39,7 +39,7 @@ impl<T> Copy for RingMemory<T> {}
 
 impl<T: Copy> RingMemory<T> {
     fn producer(&self) -> &AtomicU32 {
-        // SAFETY: whoever built the `Producer` or `Consumer` promised that the cursors stay valid.
+        // SAFETY: the code that built the `Producer` or `Consumer` promised that the cursors stay valid.
         unsafe { self.producer.as_ref() }
     }
 
@@ -66,12 +66,12 @@ pub struct Producer<T> {
     ring: RingMemory<T>,
     /// Where the next entry goes. Ahead of the shared cursor until published.
     next: u32,
-    /// The consumer's cursor when last looked at.
+    /// The consumer's cursor at the last look.
     consumed: u32,
 }
 
-// SAFETY: one side of one ring belongs to one owner, who may be in any thread; the other side is
-// synchronised with through the atomic cursors.
+// SAFETY: one side of one ring belongs to one owner, in any thread; the atomic cursors synchronise
+// it with the other side.
 unsafe impl<T: Send> Send for Producer<T> {}
 
 impl<T: Copy> Producer<T> {
@@ -87,11 +87,11 @@ impl<T: Copy> Producer<T> {
         Self { ring, next, consumed }
     }
 
-    /// Free entries, as far as known; looks again when fewer than `want` are.
+    /// Free entries, as far as known; reads the other side's cursor again when there are fewer than `want`.
     #[inline]
     pub fn room(&mut self, want: u32) -> u32 {
         if self.ring.size - self.next.wrapping_sub(self.consumed) < want {
-            // Acquire: the other side has finished reading what it gave back.
+            // Acquire: the other side has finished reading the entries that it gave back.
             self.consumed = self.ring.consumer().load(Ordering::Acquire);
         }
         self.ring.size - self.next.wrapping_sub(self.consumed)
@@ -100,7 +100,7 @@ impl<T: Copy> Producer<T> {
     /// Writes one entry. The other side sees it after [`Self::publish`].
     ///
     /// # Panics
-    /// When there is no room; ask first.
+    /// When the ring is full; ask `room` first.
     #[inline]
     pub fn push(&mut self, entry: T) {
         assert!(self.next.wrapping_sub(self.consumed) < self.ring.size, "no room in the ring");
@@ -128,10 +128,10 @@ impl<T: Copy> Producer<T> {
         self.next
     }
 
-    /// Published entries that the other side has not taken yet.
+    /// The published entries that the other side has not taken yet.
     pub fn waiting(&self) -> impl Iterator<Item = T> + '_ {
         let first = self.next.wrapping_sub(self.pending().min(self.ring.size));
-        // SAFETY: between the cursors the other side only reads, and entries are written by nobody but us.
+        // SAFETY: between the cursors the other side only reads, and this side is the only writer.
         (0..self.next.wrapping_sub(first))
             .map(move |n| unsafe { self.ring.entry(first.wrapping_add(n)).read() })
     }
@@ -149,7 +149,7 @@ pub struct Consumer<T> {
     ring: RingMemory<T>,
     /// The next entry to read. Ahead of the shared cursor until released.
     next: u32,
-    /// The producer's cursor when last looked at.
+    /// The producer's cursor at the last look.
     produced: u32,
 }
 
@@ -168,7 +168,7 @@ impl<T: Copy> Consumer<T> {
         Self { ring, next, produced }
     }
 
-    /// Entries to read, as far as known; looks again when there are none.
+    /// Entries to read, as far as known; reads the other side's cursor again when it has run out.
     #[inline]
     pub fn available(&mut self) -> u32 {
         if self.next == self.produced {
@@ -184,7 +184,7 @@ impl<T: Copy> Consumer<T> {
         self.next
     }
 
-    /// What there is to read now, left where it is.
+    /// The entries that can be read now; they stay in the ring.
     pub fn waiting(&mut self) -> impl Iterator<Item = T> + '_ {
         self.produced = self.ring.producer().load(Ordering::Acquire);
         let count = self.produced.wrapping_sub(self.next).min(self.ring.size);
@@ -204,10 +204,10 @@ impl<T: Copy> Consumer<T> {
         Some(entry)
     }
 
-    /// Gives the other side back everything read so far.
+    /// Gives all entries read so far back to the other side.
     #[inline]
     pub fn release(&mut self) {
-        // Release: reading is over before the cursor moves.
+        // Release: reading has ended before the cursor moves.
         self.ring.consumer().store(self.next, Ordering::Release);
     }
 }
@@ -216,7 +216,7 @@ impl<T: Copy> Consumer<T> {
 mod tests {
     use super::*;
 
-    /// A ring on the heap, both of whose sides we hold.
+    /// A ring on the heap whose both sides the test holds.
     struct HeapRing {
         cursors: Box<[AtomicU32; 3]>,
         entries: Box<[u64]>,

@@ -1,5 +1,5 @@
-//! One AF_XDP socket: a queue of an interface, with its four rings. System calls only; what the rings
-//! hold is [`super::AfxdpPort`]'s business.
+//! One AF_XDP socket: a queue of an interface, with its four rings. System calls only; [`super::AfxdpPort`]
+//! deals with the contents of the rings.
 
 use std::io;
 use std::mem::size_of;
@@ -30,12 +30,12 @@ pub struct BindMode {
     pub multi_buffer: bool,
 }
 
-/// What failed, and how.
+/// A failed step of setting up a socket.
 #[derive(Debug)]
 pub struct SocketError {
     /// The step.
     pub what: &'static str,
-    /// What the kernel said.
+    /// The kernel's error.
     pub cause: io::Error,
 }
 
@@ -66,8 +66,8 @@ unsafe impl Send for RingMap {}
 
 impl Drop for RingMap {
     fn drop(&mut self) {
-        // SAFETY: base and length are what mmap gave. The `Queue` that owns this drops the ring sides
-        // with it; they do nothing on drop.
+        // SAFETY: base and length came from mmap. The `Queue` that owns this drops the ring sides with it;
+        // they do nothing on drop.
         unsafe { libc::munmap(self.base.as_ptr().cast(), self.len) };
     }
 }
@@ -92,14 +92,14 @@ impl Queue {
     /// over separately: it must stay open as long as the `Queue` is used.
     ///
     /// # Errors
-    /// What the kernel refuses.
+    /// Returns what the kernel refuses.
     pub fn new(umem: &UmemHandle) -> Result<(Self, OwnedFd), SocketError> {
         // SAFETY: no memory is passed.
         let fd = unsafe { libc::socket(libc::AF_XDP, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
         if fd < 0 {
             return Err(failed("AF_XDP socket")(io::Error::last_os_error()));
         }
-        // SAFETY: the descriptor was just made and belongs to nobody else.
+        // SAFETY: the descriptor is new, and this is its only owner.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
         let (addr, len) = umem.area();
         let chunk_size = SLOT_SMALL_LEN as u32;
@@ -121,7 +121,7 @@ impl Queue {
     /// The rings of a socket that a process before this one made with [`Queue::new`] and bound.
     ///
     /// # Errors
-    /// When the descriptor is no such socket.
+    /// When the descriptor is not such a socket.
     pub fn resume(fd: &OwnedFd) -> Result<Self, SocketError> {
         Self::map(fd)
     }
@@ -151,7 +151,7 @@ impl Queue {
     /// Binds to queue `index` of an interface. From now on the kernel may use the rings.
     ///
     /// # Errors
-    /// What the kernel refuses; `EBUSY`: another socket has that queue.
+    /// Returns what the kernel refuses; `EBUSY`: another socket has that queue.
     pub fn bind(&self, interface: u32, index: u32, mode: BindMode) -> io::Result<()> {
         let mut flags = libc::XDP_USE_NEED_WAKEUP;
         flags |= if mode.zero_copy { libc::XDP_ZEROCOPY } else { libc::XDP_COPY };
@@ -171,13 +171,13 @@ impl Queue {
         if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
-    /// See [`kick_tx`].
+    /// Kicks this socket, see [`kick_tx`].
     #[inline]
     pub fn kick_tx(&self) -> io::Result<()> {
         kick_tx(self.fd)
     }
 
-    /// Makes the kernel look at the fill ring. Errors tell nothing that `kick_tx` would not.
+    /// Makes the kernel look at the fill ring. Its errors add nothing to those of `kick_tx`.
     #[inline]
     pub fn kick_rx(&self) {
         let null = std::ptr::null_mut();
@@ -189,8 +189,8 @@ impl Queue {
 /// Makes the kernel look at the transmit ring. In copy mode the frames are sent within the call.
 ///
 /// # Errors
-/// `EAGAIN`, `EBUSY`, `ENOBUFS`: not all could be sent now. `ENETDOWN`: the interface is down.
-/// Others: it is gone.
+/// `EAGAIN`, `EBUSY`, `ENOBUFS`: not all could be sent now. `ENETDOWN`: the interface is down. Other errors:
+/// the interface is gone.
 #[inline]
 pub fn kick_tx(socket: RawFd) -> io::Result<()> {
     // SAFETY: no memory is passed.
@@ -198,7 +198,7 @@ pub fn kick_tx(socket: RawFd) -> io::Result<()> {
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Lets one kick move a whole ring. Wishes; without them it moves fewer frames.
+/// Lets one kick move a whole ring. Failures are ignored: one kick then moves fewer frames.
 pub fn raise_limits(socket: &OwnedFd) {
     let _ = set_option(socket, XDP_MAX_TX_SKB_BUDGET, &RING_LEN);
     set_send_buffer(socket);
@@ -207,7 +207,7 @@ pub fn raise_limits(socket: &OwnedFd) {
 /// The kernel's counters of a socket.
 ///
 /// # Errors
-/// What the kernel refuses.
+/// Returns what the kernel refuses.
 pub fn statistics(fd: &OwnedFd) -> io::Result<xdp_statistics> {
     let mut stats = xdp_statistics {
         rx_dropped: 0,
@@ -236,7 +236,7 @@ fn map_ring(
 ) -> Result<RingMap, SocketError> {
     let len = offset.desc as usize + RING_LEN as usize * entry_len;
     let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_POPULATE);
-    // SAFETY: a new mapping at an address of the kernel's choice; it aliases nothing.
+    // SAFETY: a new mapping at an address that the kernel chooses; it aliases nothing.
     let base = unsafe { libc::mmap(std::ptr::null_mut(), len, protection, flags, fd.as_raw_fd(), at) };
     if base == libc::MAP_FAILED {
         return Err(failed("map ring")(io::Error::last_os_error()));
@@ -291,7 +291,7 @@ fn get_option<T>(fd: &OwnedFd, option: i32, value: &mut T) -> io::Result<()> {
     Ok(())
 }
 
-/// Copy mode counts frames in flight against the socket's send buffer; the default stops at some 277.
+/// Raises the send buffer: copy mode counts frames in flight against it, and the default stops at some 277.
 fn set_send_buffer(fd: &OwnedFd) {
     let bytes: i32 = 16 << 20;
     let len = size_of::<i32>() as libc::socklen_t;

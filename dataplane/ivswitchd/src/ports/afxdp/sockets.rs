@@ -1,4 +1,4 @@
-//! What outlives a port's rings: its sockets, and after them the books about their slots.
+//! The parts of a port that outlive its rings: its sockets, and after them the records about their slots.
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -8,15 +8,15 @@ use super::XskStats;
 use super::socket::{BindMode, Queue, statistics};
 use crate::ports::umem::Lease;
 
-/// A port's sockets and what both of its parts must know. Dropped after the rings.
+/// A port's sockets, and the state that both parts of the port share. Dropped after the rings.
 #[derive(Debug)]
 pub struct Sockets {
     pub(super) fds: Vec<OwnedFd>,
-    /// Their queues.
+    /// The sockets' queue numbers.
     pub(super) indexes: Vec<u32>,
     pub(super) lease: Lease,
     pub(super) interface: u32,
-    /// The driver was given the memory: see `driver_let_go`.
+    /// The driver has mapped the memory: see `driver_let_go`.
     pub(super) zero_copy: bool,
     pub(super) tx_pending: AtomicBool,
     pub(super) dead: AtomicBool,
@@ -39,7 +39,7 @@ impl Sockets {
         }
     }
 
-    /// The counters, all queues.
+    /// The counters of all queues together.
     pub(super) fn stats(&self) -> XskStats {
         let mut sum = XskStats {
             rx_dropped: self.rx_dropped.load(Ordering::Relaxed),
@@ -49,8 +49,8 @@ impl Sockets {
         for stats in self.fds.iter().filter_map(|fd| statistics(fd).ok()) {
             sum.rx_dropped += stats.rx_dropped;
             sum.rx_ring_full += stats.rx_ring_full;
-            // With zero copy this counts how often the driver looked for slots for its own ring and found none, which
-            // drops nothing: it looks again.
+            // With zero copy this counts how often the driver looked for slots for its own ring and found
+            // none. That drops no frame: the driver looks again.
             sum.fill_ring_empty += if self.zero_copy { 0 } else { stats.rx_fill_ring_empty_descs };
             sum.tx_invalid += stats.tx_invalid_descs;
         }
@@ -65,8 +65,8 @@ impl Sockets {
         self.dead.load(Ordering::Relaxed)
     }
 
-    /// Whether the driver has let go of all queues. In copy mode closing a socket is enough; with zero
-    /// copy the driver is told later, and until then a queue cannot be bound again.
+    /// Whether the driver has let go of all queues. In copy mode closing a socket is enough; with zero copy
+    /// the kernel tells the driver later, and until then the queue cannot be bound again.
     fn driver_let_go(&self) -> bool {
         self.indexes.iter().all(|&index| {
             let free = || match Queue::new(self.lease.umem()) {
@@ -95,6 +95,6 @@ impl Drop for Sockets {
             tracing::warn!("interface {}: the driver keeps its buffers; they stay lost", self.interface);
             self.lease.forfeit();
         }
-        // The lease goes next and returns every slot.
+        // The lease is dropped next, and returns every slot.
     }
 }

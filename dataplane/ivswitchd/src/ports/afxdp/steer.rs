@@ -1,8 +1,8 @@
 //! A steering plan as entries of the XDP program's longest-prefix-match table. Pure.
 //!
-//! A key is an address (16 bytes, IPv4 mapped), a protocol, a zero and a port, 160 bits; an entry
-//! covers the first 128 (the address), or 144 to 160 (some ports of a protocol). A range of ports is
-//! cut into the fewest aligned blocks that are prefixes.
+//! A key is an address (16 bytes, IPv4 mapped), a protocol, a zero and a port, 160 bits; an entry covers the
+//! first 128 (the address), or 144 to 160 (some ports of a protocol). A range of ports is split into the
+//! fewest aligned blocks that are prefixes.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -31,10 +31,10 @@ pub struct SteerKey {
 /// Entries by key: true takes the packet up, false leaves it to the kernel.
 pub type SteerEntries = BTreeMap<SteerKey, bool>;
 
-/// Ports, as ranges with both ends included, sorted and apart.
+/// Ports as sorted, separate ranges with both ends included.
 type Ports = Vec<(u16, u16)>;
 
-/// An address as the table has it.
+/// The table's form of an address.
 #[must_use]
 pub fn mapped(address: IpAddr) -> [u8; 16] {
     match address {
@@ -46,7 +46,7 @@ pub fn mapped(address: IpAddr) -> [u8; 16] {
 /// Bytes of the programs' `struct config`.
 pub const CONFIG_LEN: usize = 80;
 
-/// The `struct config` of the programs. `own`: how the kernel's own flows are hashed, where they are noted.
+/// The `struct config` of the programs. `own`: the hash keys of the kernel's own flows, if those are noted.
 #[must_use]
 pub fn config(plan: &SteerPlan, mac: MacAddr, own: Option<Mix>) -> [u8; CONFIG_LEN] {
     let mut config = [0; CONFIG_LEN];
@@ -63,7 +63,7 @@ pub fn config(plan: &SteerPlan, mac: MacAddr, own: Option<Mix>) -> [u8; CONFIG_L
     config
 }
 
-/// The table's entries for a plan. Several parts of the plan may name one address: what any of them
+/// The table's entries for a plan. If several parts of the plan name one address, a packet that any of them
 /// takes up goes up.
 #[must_use]
 pub fn entries(plan: &SteerPlan) -> SteerEntries {
@@ -79,7 +79,7 @@ pub fn entries(plan: &SteerPlan) -> SteerEntries {
         }
         for proto in [L4Proto::Tcp, L4Proto::Udp] {
             let up = union(realities.iter().flat_map(|reality| ports_up(reality, proto)).collect());
-            // With the whole address up, only what stays needs an entry, and the other way round.
+            // If the whole address goes up, only the exceptions need entries, and the other way round.
             let special = if all { subtract(vec![(0, u16::MAX)], &up) } else { up };
             for (first, last) in special {
                 for (port, len) in prefixes(first, last) {
@@ -122,7 +122,7 @@ fn union(mut ranges: Ports) -> Ports {
     joined
 }
 
-/// What of `ranges` is in none of `holes`, both sorted and apart.
+/// Subtracts `holes` from `ranges`; both are sorted and separate.
 fn subtract(ranges: Ports, holes: &Ports) -> Ports {
     let mut left = Ports::new();
     for (first, last) in ranges {
@@ -143,7 +143,7 @@ fn subtract(ranges: Ports, holes: &Ports) -> Ports {
     left
 }
 
-/// Cuts a range of ports into the fewest prefixes: each a first port and the bits that count.
+/// Splits a range of ports into the fewest prefixes: each a first port and the number of bits that count.
 pub fn prefixes(first: u16, last: u16) -> Vec<(u16, u32)> {
     let (mut from, end) = (u32::from(first), u32::from(last) + 1);
     let mut prefixes = Vec::new();
@@ -162,7 +162,7 @@ pub fn prefixes(first: u16, last: u16) -> Vec<(u16, u32)> {
 mod tests {
     use super::*;
 
-    /// What the kernel's table answers, the slow way.
+    /// The answer of the kernel's table, found by a slow search.
     fn lookup(entries: &SteerEntries, address: IpAddr, proto: u8, port: Option<u16>) -> bool {
         let wanted = key(mapped(address), 0, proto, port.unwrap_or(0)).bits;
         let bits = if port.is_some() { 160 } else { 136 };

@@ -28,7 +28,7 @@ struct TestRun {
     padding: u32,
 }
 
-/// Runs it once, its memory for the result being `out`.
+/// Runs the program once, with `out` as the memory for its result.
 fn run(program: RawFd, frame: &[u8], out: &mut [u8], flags: u32) -> io::Result<TestRun> {
     let mut attributes = TestRun {
         program: program as u32,
@@ -48,15 +48,15 @@ fn run(program: RawFd, frame: &[u8], out: &mut [u8], flags: u32) -> io::Result<T
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(attributes) }
 }
 
-/// Runs the program on a frame that then really goes where the program sends it.
+/// Runs the program on a frame and really sends the frame where the program redirects it.
 ///
 /// # Errors
-/// What the kernel says.
+/// Returns the kernel's error.
 pub fn live(program: RawFd, frame: &[u8]) -> io::Result<()> {
     run(program, frame, &mut [], BPF_F_TEST_XDP_LIVE_FRAMES).map(drop)
 }
 
-/// Nanoseconds that the program takes for a frame, the mean of so many runs.
+/// Nanoseconds that the program takes for a frame: the mean of `repeat` runs.
 #[cfg(test)]
 pub fn cost(program: RawFd, frame: &[u8], repeat: u32) -> u32 {
     let mut attributes = TestRun {
@@ -66,14 +66,14 @@ pub fn cost(program: RawFd, frame: &[u8], repeat: u32) -> u32 {
         repeat,
         ..TestRun::default()
     };
-    // SAFETY: as in `run`; nothing is written but the attributes.
+    // SAFETY: as in `run`; the kernel writes only to the attributes.
     let done =
         unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_TEST_RUN, &raw mut attributes, size_of::<TestRun>()) };
     assert_eq!(done, 0, "{}", io::Error::last_os_error());
     attributes.duration
 }
 
-/// The program's verdict on a frame, and the frame as it left it.
+/// The program's verdict on a frame, and the frame after the program ran.
 #[cfg(test)]
 pub fn dry(program: RawFd, frame: &[u8]) -> (u32, Vec<u8>) {
     let mut out = vec![0; 4096];

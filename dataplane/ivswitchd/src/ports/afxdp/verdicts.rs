@@ -1,7 +1,7 @@
-//! The uplink's XDP program, run by the kernel on given frames: which go up, which stay.
+//! The kernel runs the uplink's XDP program on given frames: some must go up, some must stay.
 //!
-//! A table of (frame, expected verdict), in the same words as the design: tunnel packets and reality
-//! addresses go up, exceptions and everything else stay with the kernel. Needs root.
+//! A table of (frame, expected verdict), in the words of the design: tunnel packets and reality addresses go
+//! up, exceptions and everything else stay with the kernel. Needs root.
 
 use std::net::IpAddr;
 
@@ -22,7 +22,7 @@ const XDP_REDIRECT: u32 = 4;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 
-/// What is in a packet behind its IP header.
+/// The part of a packet behind its IP header.
 #[derive(Clone)]
 enum L4 {
     Ports(u8, u16, u16),
@@ -86,7 +86,7 @@ fn packet_v4(ihl: u8, from: [u8; 4], to: [u8; 4], fragment: u16, l4: &L4) -> Vec
     ip
 }
 
-/// `extensions`: each header's number and bytes, whose first byte is written here.
+/// An IPv6 packet. `extensions`: each header's number and bytes, whose first byte this function writes.
 fn packet_v6(from: [u8; 16], to: [u8; 16], extensions: &[(u8, Vec<u8>)], l4: &L4) -> Vec<u8> {
     let next = |index: usize| extensions.get(index).map_or(l4.proto(true), |(number, _)| *number);
     let mut ip = vec![0x60, 0, 0, 0, 0, 0, next(0), 64];
@@ -114,12 +114,12 @@ fn fragment(from: &str, to: &str, fragment: u16, l4: L4) -> Vec<u8> {
     ethernet(MAC, packet(from, to, fragment, &l4))
 }
 
-/// A cache that holds nothing.
+/// The maps of an empty cache.
 fn maps() -> std::sync::Arc<SharedMaps> {
     std::sync::Arc::new(SharedMaps::create().unwrap())
 }
 
-/// A program with a socket on queue 0, to which the kernel's test runs belong.
+/// A program with a socket on queue 0, where the kernel's test runs put their frames.
 struct Bench {
     program: Program,
     plan: SteerPlan,
@@ -148,7 +148,7 @@ impl Bench {
         self.plan.clone_from(plan);
     }
 
-    /// Whether a frame goes up. What `ivctl trace` says of it is the same, but for the kernel's own flows.
+    /// Whether a frame goes up. Except for the kernel's own flows, `ivctl trace` must give the same answer.
     fn is_up(&mut self, frame: &[u8]) -> bool {
         let up = match test_run::dry(self.program.fd(), frame).0 {
             XDP_REDIRECT => true,
@@ -202,7 +202,7 @@ fn ipv4_verdicts() {
     bench.steer(&plan(), "");
     let tunnel = || L4::Ports(UDP, 50_000, 4789);
     let tcp = |to| L4::Ports(TCP, 40_000, to);
-    // What an ICMP error quotes: a packet that went out from `from`.
+    // The quote in an ICMP error: a packet that left from `from`.
     let quoting = |kind, from: &str, l4: L4| L4::Icmp(kind, packet(from, EXT, 0, &l4));
     let mut tagged = frame(EXT, FIP, tunnel());
     tagged.splice(12..12, [0x81, 0, 0, 5]);
@@ -300,14 +300,14 @@ fn ipv6_verdicts() {
     ]);
 }
 
-/// Every truncation of a good frame, and noise, gets a verdict; before the ports can be read it is the
-/// kernel's.
+/// Every truncation of a good frame, and random bytes, get a verdict; a frame that ends before its ports goes
+/// to the kernel.
 #[test]
 fn cut_and_random_frames() {
     let Some(mut bench) = Bench::new(true) else { return };
     bench.steer(&plan(), "");
     let whole = frame(EXT, FIP, L4::Ports(UDP, 1, 4789));
-    // The kernel's test runs take nothing shorter than an Ethernet header.
+    // The kernel's test runs refuse frames shorter than an Ethernet header.
     for len in 14..34 {
         assert!(!bench.is_up(&whole[..len]), "{len} bytes");
     }
@@ -361,15 +361,16 @@ fn note(bench: &Bench, flows: &[(u8, &str, u16, &str, u16)]) {
     }
 }
 
-/// Answers in flows of the kernel's own stay with it, of both families: by all five, an echo by its identifier, a
-/// protocol without ports by its addresses, an error by the packet it is about, fragments behind their first.
+/// Answers in the kernel's own flows stay with the kernel, for both families. Packets match by all five
+/// fields, echoes by their identifier, protocols without ports by their addresses, errors by the packet that
+/// they quote, and later fragments by their first.
 #[test]
 fn answers_to_the_kernel_stay_with_it() {
     let Some(mut bench) = Bench::new(true) else { return };
     bench.steer(&plan(), "lo");
     assert_eq!(bench.program.own().state(), (0, ""));
     let id = |mut frame: Vec<u8>, id: u8| {
-        // IPv4's is in the header, IPv6's in the fragment header behind it.
+        // IPv4's identification is in the header, IPv6's in the fragment header behind it.
         let at = if frame[12] == 8 { 14 + 5 } else { 14 + 40 + 7 };
         frame[at] = id;
         frame
@@ -427,12 +428,12 @@ fn answers_to_the_kernel_stay_with_it() {
     }
     assert_eq!(bench.program.own().state().0, 8);
     assert_eq!(bench.program.counters().unwrap().own, 2 * 8);
-    // No address is steered any more: nothing is noted, nothing known.
+    // The plan steers no address now: the program notes nothing and knows no flow.
     bench.steer(&SteerPlan::default(), "lo");
     assert_eq!(bench.program.own().state(), (0, ""));
 }
 
-/// A table that is full forgets what would end first, and no more than it must.
+/// A full table forgets the flow that would end first, and only as many as it must.
 #[test]
 fn a_full_table_forgets_what_ends_first() {
     let Some(mut bench) = Bench::new(true) else { return };
@@ -444,7 +445,7 @@ fn a_full_table_forgets_what_ends_first() {
         proto: TCP,
     };
     let now = own::now();
-    // Connections fill a fifth of it, then questions come and come.
+    // Connections fill a fifth of the table, then thousands of DNS questions follow.
     (0..13_000).for_each(|n| table.note(&flow(n), 7000, now));
     (100_000..400_000).for_each(|n| table.note(&flow(n), LIFE_UDP, now));
     let kept = (0..13_000).filter(|&n| table.has(&flow(n), now)).count();
@@ -454,7 +455,8 @@ fn a_full_table_forgets_what_ends_first() {
     assert!(!table.has(&flow(0), now + 7001), "after its time");
 }
 
-/// What looking for the kernel's own flows costs a frame, by the kernel's own clock: run by hand, with --nocapture.
+/// Measures how long the lookup of the kernel's own flows takes per frame, by the kernel's clock: run by
+/// hand, with --nocapture.
 #[test]
 #[ignore = "a measurement"]
 fn cost_of_own_flows() {
@@ -477,7 +479,7 @@ fn cost_of_own_flows() {
     }
 }
 
-/// A port that is all ours: every frame goes up, and without a socket none reaches the kernel.
+/// A dedicated port: every frame goes up, and without a socket no frame reaches the kernel.
 #[test]
 fn a_dedicated_port_takes_everything() {
     let Some(mut bench) = Bench::new(false) else { return };
@@ -506,7 +508,7 @@ fn the_program_loads_with_named_capabilities() {
         }
         let mut shared = Program::load(true, 1, &maps()).unwrap();
         Program::load(false, 1, &maps()).unwrap();
-        // And what notes the kernel's own flows.
+        // The program that notes the kernel's own flows loads, too.
         shared.steer(&plan(), MAC, "lo").unwrap();
         assert_eq!(shared.own().state().1, "");
     });
