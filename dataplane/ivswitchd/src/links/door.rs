@@ -1,9 +1,9 @@
-//! Doors: veth pairs of which one end is the CMS's and the other ours, or TAP interfaces (`tap`).
+//! Doors: veth pairs with one end for the CMS and one for us, or TAP interfaces (`tap`).
 //!
 //! A pair outlives the daemon, so that the CMS never loses its interface; the next daemon finds it and
-//! corrects only what differs. Our end carries an alias that says whose it is, which addresses we put
-//! on the CMS's end, and that it was finished. So a pair that somebody else made is never removed,
-//! and an address that the CMS took away is not put back.
+//! corrects only the differences. Our end carries an alias that names this switch as its owner, the addresses
+//! that we put on the CMS's end, and whether the pair was finished. So we never remove a pair that another
+//! program made, and never put back an address that the CMS removed.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -27,16 +27,16 @@ use super::netlink::Requester;
 
 mod tap;
 
-/// How our end's alias begins.
+/// The first words of our end's alias.
 const ALIAS: &str = "ivswitch door ";
 
-/// Longest alias the kernel takes (IFALIASZ less its NUL).
+/// The longest alias that the kernel takes (IFALIASZ less its NUL).
 const ALIAS_LEN_MAX: usize = 255;
 
-/// Why there is no door.
+/// The door could not be made.
 #[derive(Debug, Error)]
 pub enum DoorError {
-    /// Somebody else's interface has the name.
+    /// An interface that is not ours has the name.
     #[error(
         "interface \"{0}\" exists already and is not a door of this switch; rename it, name the port otherwise, \
          or give the port `interface = \"{0}\"` to attach to it"
@@ -47,9 +47,9 @@ pub enum DoorError {
     Kernel {
         /// The interface.
         interface: String,
-        /// What was tried.
+        /// The attempted step.
         step: &'static str,
-        /// Why not.
+        /// The kernel's error.
         source: io::Error,
     },
 }
@@ -66,7 +66,7 @@ fn remedy(error: &io::Error) -> &'static str {
     }
 }
 
-/// One end as the kernel has it.
+/// One end as the kernel reports it.
 struct End {
     index: u32,
     name: String,
@@ -79,17 +79,17 @@ struct End {
     other: Option<(u32, bool)>,
 }
 
-/// Makes the door, or corrects it.
+/// Makes the door, or corrects an existing one.
 ///
 /// # Errors
-/// A name is taken, or the kernel refused a step. What was made is left for the next try.
+/// A name is taken, or the kernel refused a step. Finished steps remain for the next try.
 pub fn create(requester: &mut Requester, spec: &DoorSpec) -> Result<(), DoorError> {
     if spec.kind == IoKind::Tap {
         return tap::create(requester, spec);
     }
     let theirs = get(requester, &spec.name)?;
     if theirs.as_ref().is_some_and(|end| tap::is_ours(end, &spec.name)) {
-        // The door was of that kind before.
+        // The door used to be of that kind.
         delete(requester, &spec.name)?;
     }
     let ours = get(requester, &spec.peer)?;
@@ -112,7 +112,7 @@ pub fn create(requester: &mut Requester, spec: &DoorSpec) -> Result<(), DoorErro
             get(requester, &spec.peer)?.ok_or_else(|| gone(&spec.peer))?
         }
     };
-    // The CMS may have renamed its end, or moved it to a namespace where we do not reach it.
+    // The CMS may have renamed its end, or moved it to a namespace out of our reach.
     let theirs = match ours.other {
         Some((index, false)) => get_index(requester, index, &spec.name)?,
         _ => None,
@@ -120,8 +120,8 @@ pub fn create(requester: &mut Requester, spec: &DoorSpec) -> Result<(), DoorErro
     correct(requester, spec, &ours, theirs.as_ref())
 }
 
-/// Whether a door that could not be made as asked was finished once, and our end of it is up. A TAP is the CMS's end too,
-/// and whether it is up is the CMS's choice.
+/// Whether a door that could not be made as configured was finished once, and our end is up. A TAP is also
+/// the CMS's end, and the CMS decides whether it is up.
 pub fn is_usable(requester: &mut Requester, spec: &DoorSpec) -> bool {
     let ours = if spec.kind == IoKind::Tap { &spec.name } else { &spec.peer };
     get(requester, ours).ok().flatten().is_some_and(|end| {
@@ -131,10 +131,10 @@ pub fn is_usable(requester: &mut Requester, spec: &DoorSpec) -> bool {
     })
 }
 
-/// Removes the door whose CMS end has, or had at first, this name. Nothing to remove is fine.
+/// Removes the door whose CMS end has, or originally had, this name. Succeeds if the door is missing.
 ///
 /// # Errors
-/// The kernel refused.
+/// Returns what the kernel refuses.
 pub fn delete(requester: &mut Requester, name: &str) -> Result<(), DoorError> {
     let kernel = |source| DoorError::Kernel { interface: name.into(), step: "list interfaces", source };
     let all = requester.dump(&RouteNetlinkMessage::GetLink(LinkMessage::default())).map_err(kernel)?;
@@ -156,11 +156,11 @@ pub fn delete(requester: &mut Requester, name: &str) -> Result<(), DoorError> {
     Ok(())
 }
 
-/// A new pair, down, ours marked as unfinished.
+/// Makes a new pair, down, with our end marked as unfinished.
 fn make(requester: &mut Requester, spec: &DoorSpec) -> Result<(), DoorError> {
     let mut peer = LinkMessage::default();
-    // The kernel spreads flows over their queues, each of which is another worker's with us. Native XDP needs at
-    // least as many receive queues here as there are transmit queues there.
+    // The kernel spreads flows over the pair's queues, and each queue has its own worker. Native XDP needs at
+    // least as many receive queues at our end as there are transmit queues at the other.
     let queues = [LinkAttribute::NumTxQueues(spec.queues), LinkAttribute::NumRxQueues(spec.queues)];
     peer.attributes = vec![LinkAttribute::IfName(spec.peer.clone()), LinkAttribute::Mtu(spec.mtu.into())];
     peer.attributes.extend(queues.clone());
@@ -187,7 +187,7 @@ fn make(requester: &mut Requester, spec: &DoorSpec) -> Result<(), DoorError> {
     step(&spec.peer, "mark it", || requester.change(RouteNetlinkMessage::SetLink(mark), 0))
 }
 
-/// Makes a pair what it should be, touching only what differs.
+/// Brings a pair to the desired state, touching only the differences.
 fn correct(
     requester: &mut Requester,
     spec: &DoorSpec,
@@ -214,7 +214,8 @@ fn correct(
         if fresh {
             quiet_ipv6(requester, theirs, spec.addresses.iter().all(|a| a.addr.is_ipv4()))?;
         }
-        // AF_XDP does not say that a checksum is unfinished; where it is said, finishing it is a waste.
+        // AF_XDP has no mark for an unfinished checksum; where the port type has one, finishing it is a
+        // waste.
         let unfinished = spec.kind == IoKind::Packet;
         if step(&theirs.name, "read its offload settings", || ethtool::tx_checksum(&theirs.name))?
             != unfinished
@@ -249,7 +250,7 @@ fn correct(
     Ok(())
 }
 
-/// Puts the addresses on the CMS's end that we have not put there yet, and takes away those no longer wanted.
+/// Puts new addresses on the CMS's end, and takes away those that are no longer configured.
 fn addresses(
     requester: &mut Requester,
     spec: &DoorSpec,
@@ -266,7 +267,7 @@ fn addresses(
     Ok(())
 }
 
-/// The alias of a finished door. Addresses that do not fit are forgotten: they then stay when no longer wanted.
+/// The alias of a finished door. Addresses that do not fit are left out, and so are not removed later.
 fn alias_of(spec: &DoorSpec) -> String {
     let mut alias = format!("{ALIAS}{} ", spec.name);
     for prefix in &spec.addresses {
@@ -279,7 +280,7 @@ fn alias_of(spec: &DoorSpec) -> String {
     alias
 }
 
-/// The door that our end is of, and (when it was finished) the addresses we put on the other end.
+/// The door that our end belongs to, and (if it was finished) the addresses we put on the other end.
 fn mark_of(end: &End) -> Option<(&str, Option<BTreeSet<String>>)> {
     let rest = end.alias.as_deref()?.strip_prefix(ALIAS)?;
     Some(match rest.split_once(' ') {
@@ -295,14 +296,15 @@ fn parse_prefix(text: &str) -> Option<IpPrefix> {
     Some(IpPrefix { addr: addr.parse().ok()?, len: len.parse().ok()? })
 }
 
-/// No IPv6 of the rVM's own on an interface that belongs to guests: not a single frame, so before it is up.
+/// Disables IPv6 of the rVM itself on an interface that belongs to guests. Not one frame may leave, so before
+/// it is up.
 fn quiet_ipv6(requester: &mut Requester, end: &End, disable: bool) -> Result<(), DoorError> {
-    // Written through /proc, as rtnetlink has no attribute for it. Not there: the kernel has no IPv6.
-    // These files follow the namespace of the thread that opens them.
+    // Written through /proc, as rtnetlink has no attribute for it. Without IPv6 in the kernel the files are
+    // missing. These files follow the namespace of the thread that opens them.
     for (file, value) in [("disable_ipv6", if disable { "1" } else { "0" }), ("accept_ra", "0")] {
         let path = format!("/proc/sys/net/ipv6/conf/{}/{file}", end.name);
         if fs::read_to_string(&path).is_ok_and(|is| is.trim() == value) {
-            // So it is where they cannot be written, as in many containers, and the defaults are these.
+            // The files have this value already where they cannot be written, as in many containers.
             continue;
         }
         match fs::write(&path, value) {
@@ -377,7 +379,7 @@ fn address(requester: &mut Requester, end: &End, prefix: IpPrefix, add: bool) ->
         message.attributes.push(AddressAttribute::Broadcast((ip.to_bits() | host).into()));
     }
     if prefix.addr.is_ipv6() && add {
-        // The address is the operator's word; waiting for duplicates would only delay it.
+        // The operator chose the address; duplicate address detection would only delay it.
         message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
     }
     let result = if add {

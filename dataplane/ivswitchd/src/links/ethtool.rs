@@ -1,4 +1,4 @@
-//! What rtnetlink cannot do for us: switch transmit offloads of an interface.
+//! Sets an interface's offloads, for which rtnetlink has no message.
 
 use std::io;
 
@@ -17,14 +17,14 @@ struct EthtoolValue {
     data: u32,
 }
 
-// SAFETY: it is that structure.
+// SAFETY: `EthtoolValue` has the layout of that structure.
 unsafe impl Command for EthtoolValue {}
 
-/// Whether the interface leaves transport checksums to whoever sends the frame on the wire. Of a veth
-/// that is nobody: its frames would reach us with partial checksums and no mark of it.
+/// Whether the interface leaves transport checksums to the device that transmits. A veth has no such device:
+/// its frames would reach us with partial checksums and without a mark.
 ///
 /// # Errors
-/// No such interface, or it cannot say.
+/// The interface does not exist, or its driver does not support the query.
 pub fn tx_checksum(interface: &str) -> io::Result<bool> {
     let mut value = EthtoolValue { cmd: ETHTOOL_GTXCSUM, data: 0 };
     Request::new(interface)?.ethtool(&mut value).map(|()| value.data != 0)
@@ -33,49 +33,50 @@ pub fn tx_checksum(interface: &str) -> io::Result<bool> {
 /// Switches transmit checksum offload (and with it segmentation offload, which needs it).
 ///
 /// # Errors
-/// No such interface, or it refuses.
+/// The interface does not exist, or its driver refuses.
 pub fn set_tx_checksum(interface: &str, on: bool) -> io::Result<()> {
     Request::new(interface)?.ethtool(&mut EthtoolValue { cmd: ETHTOOL_STXCSUM, data: on.into() })
 }
 
-/// Makes the kernel put VLAN tags into the frames it sends here, 802.1Q and 802.1ad. Left to itself it keeps
-/// a tag beside the frame (a bridge always does), and AF_XDP on the other end of a veth never sees it.
+/// Makes the kernel put VLAN tags into the frames it sends here, 802.1Q and 802.1ad. By default it keeps a
+/// tag outside the frame (a bridge always does), and AF_XDP on the other end of a veth never sees it.
 ///
 /// # Errors
-/// No such interface, or it refuses.
+/// The interface does not exist, or its driver refuses.
 pub fn set_tx_vlan_in_frame(interface: &str) -> io::Result<()> {
     switch(interface, &["tx-vlan-hw-insert", "tx-vlan-stag-hw-insert"], false)
 }
 
-/// Makes the kernel finish the shapes that a virtio-net header cannot express: SCTP and ESP to be segmented, and lists of
-/// frames. It also computes SCTP's CRC, for which it has a processor instruction. GSO packets inside tunnels stay whole;
-/// the engine segments them.
+/// Makes the kernel finish packets that a virtio-net header cannot express: SCTP and ESP that await
+/// segmentation, and lists of frames. It also computes SCTP's CRC, for which it has a processor instruction.
+/// GSO packets inside tunnels stay whole; the engine segments them.
 ///
 /// # Errors
-/// No such interface, or it refuses.
+/// The interface does not exist, or its driver refuses.
 pub fn set_tx_as_virtio(interface: &str) -> io::Result<()> {
     let unspeakable = ["tx-checksum-sctp", "tx-sctp-segmentation", "tx-esp-segmentation", "tx-gso-list"];
     switch(interface, &unspeakable, false)
 }
 
-/// Keeps the interface from merging what it receives (LRO) in ways that cannot be undone and without a sum.
+/// Stops the interface from coalescing received segments (LRO) in ways that cannot be undone and that lose
+/// the checksum.
 ///
 /// # Errors
-/// No such interface, or it refuses.
+/// The interface does not exist, or its driver refuses.
 pub fn set_rx_unmerged(interface: &str) -> io::Result<()> {
     switch(interface, &["rx-lro"], false)
 }
 
-/// Makes a veth's end poll (NAPI) and merge what it receives: it then takes frames that XDP redirects to the pair, and
-/// its stack gets few large packets for many small ones.
+/// Makes a veth's end poll (NAPI) and coalesce received segments: it then takes frames that XDP redirects to
+/// the pair, and its stack gets few large packets for many small ones.
 ///
 /// # Errors
-/// No such interface, or it refuses.
+/// The interface does not exist, or its driver refuses.
 pub fn set_rx_merging(interface: &str) -> io::Result<()> {
     switch(interface, &["rx-gro"], true)
 }
 
-/// Switches these features on or off, as far as there are such.
+/// Switches these features on or off, as far as the interface has them.
 fn switch(interface: &str, chosen: &[&str], on: bool) -> io::Result<()> {
     let mut request = Request::new(interface)?;
     let names = request.strings(ETH_SS_FEATURES)?;
@@ -101,10 +102,10 @@ struct Features {
     features: [Block; STRINGS_MAX / 32],
 }
 
-// SAFETY: it is that structure, with no more blocks than there is room for.
+// SAFETY: `Features` has the layout of that structure, and room for as many blocks as it asks for.
 unsafe impl Command for Features {}
 
-/// `struct ethtool_set_features_block`: which bits are meant, and what they shall be.
+/// `struct ethtool_set_features_block`: the bits to change, and their new values.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
 struct Block {

@@ -1,6 +1,6 @@
-//! ICMP errors about our tunnel packets, as the kernel hears them: no socket listens there, the host is gone, a filter
-//! forbids it. The kernel has no socket to give them to, since the tunnel's packets are not its own, so a raw socket
-//! asks for them. Their meaning is the agent's business; anyone can forge one.
+//! Reads ICMP errors about our tunnel packets: no socket listens there, the host is gone, a filter forbids
+//! it. The kernel delivers such errors to the socket that sent the packet. Our tunnel packets have no such
+//! socket, so a raw socket receives the errors. The agent decides what they mean; anyone can forge one.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -23,27 +23,27 @@ const UDP: u8 = 17;
 const V4_UNREACHABLE: u8 = 3;
 const V6_UNREACHABLE: u8 = 1;
 
-/// Hears one family's errors.
+/// Receives one family's errors.
 pub struct IcmpErrors {
     socket: OwnedFd,
     v6: bool,
 }
 
 impl IcmpErrors {
-    /// Opens a raw socket that gives nothing but "destination unreachable".
+    /// Opens a raw socket that receives only "destination unreachable".
     ///
     /// # Errors
-    /// The kernel refused it, or has no such family.
+    /// The kernel refused the socket, or lacks the family.
     pub fn open(v6: bool) -> io::Result<Self> {
         let (family, protocol) =
             if v6 { (AddressFamily::INET6, ipproto::ICMPV6) } else { (AddressFamily::INET, ipproto::ICMP) };
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = socket_with(family, SocketType::RAW, flags, Some(protocol))?;
-        // One bit for each type that is kept away (`linux/icmp.h`, `linux/icmpv6.h`).
+        // One bit for each type that the filter rejects (`linux/icmp.h`, `linux/icmpv6.h`).
         let mut filter = [u32::MAX; 8];
         let kept = u32::from(if v6 { V6_UNREACHABLE } else { V4_UNREACHABLE });
         filter[0] &= !(1 << kept);
-        /// From `linux/icmp.h` and `linux/icmpv6.h`; its name is 1 in both.
+        /// The option's number is 1 in `linux/icmp.h` and `linux/icmpv6.h`.
         const FILTER: libc::c_int = 1;
         /// From `linux/socket.h`.
         const SOL_RAW: libc::c_int = 255;
@@ -54,7 +54,7 @@ impl IcmpErrors {
         if done == 0 { Ok(Self { socket, v6 }) } else { Err(io::Error::last_os_error()) }
     }
 
-    /// Puts the errors about UDP packets into `out`. True when nothing more waits.
+    /// Appends the errors about UDP packets to `out`. Returns true when the socket is empty.
     pub fn poll(&self, out: &mut Vec<Input>) -> bool {
         let mut message = [0; MESSAGE_LEN];
         for _ in 0..MESSAGES_PER_POLL {
@@ -74,8 +74,8 @@ impl AsRawFd for IcmpErrors {
     }
 }
 
-/// The error in a message as a raw socket gives it: IPv4's with its header in front. `None` when it is about no UDP
-/// packet, or not about an unreachable destination.
+/// The error in a message as a raw socket delivers it: IPv4's with its header in front. `None` if it is not
+/// about a UDP packet, or not about an unreachable destination.
 fn parse(message: &[u8], v6: bool) -> Option<Input> {
     let icmp = match v6 {
         true => message,
@@ -83,7 +83,8 @@ fn parse(message: &[u8], v6: bool) -> Option<Input> {
     };
     let why = match (v6, icmp.first()?, icmp.get(1)?) {
         (false, &V4_UNREACHABLE, 3) | (true, &V6_UNREACHABLE, 4) => Unreachable::Port,
-        // RFC 792, RFC 1812 §5.2.7.1: network, host, unknown, for this class of service. 4 is about its length.
+        // RFC 792, RFC 1812 §5.2.7.1: network, host, unknown, for this class of service. Code 4 is about the
+        // packet's length.
         (false, &V4_UNREACHABLE, 0 | 1 | 5..=8 | 11 | 12) | (true, &V6_UNREACHABLE, 0 | 3) => {
             Unreachable::Host
         }
@@ -160,7 +161,7 @@ mod tests {
         assert_eq!(why(&message, true), Some(Unreachable::Prohibited));
     }
 
-    /// However short a message is: no panic.
+    /// Truncated messages of any length do not panic.
     #[test]
     fn messages_cut_short_and_odd_ones() {
         for v6 in [false, true] {

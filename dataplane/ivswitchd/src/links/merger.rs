@@ -1,8 +1,8 @@
-//! Has the kernel merge tunnel packets as they come in, before our packet sockets and tc see them.
+//! Has the kernel coalesce incoming tunnel packets before our packet sockets and tc see them.
 //!
-//! GRO merges the TCP segments inside of tunnel packets where a vxlan device holds their UDP port. Ours is there for
-//! that alone: it filters by VNI (`vnifilter`) and has none, so it receives nothing, of whomever. It goes with the
-//! daemon; what a killed one left is taken over.
+//! GRO coalesces the TCP segments inside tunnel packets if a vxlan device holds their UDP port. Ours exists
+//! only for that: it filters by VNI (`vnifilter`) and has no VNI, so it receives nothing from any peer. It
+//! goes with the daemon; a new daemon takes over the device that a killed one left.
 
 use std::io;
 
@@ -17,17 +17,17 @@ use super::netlink::Requester;
 
 const ALIAS: &str = "ivswitch: has tunnel packets merged (GRO), receives none";
 
-/// Such a device, while this lives.
+/// A vxlan device that exists as long as this value lives.
 pub struct Merger {
     requester: Requester,
     name: String,
 }
 
 impl Merger {
-    /// Makes one that holds this port, of all addresses.
+    /// Makes a device that holds this port on all addresses.
     ///
     /// # Errors
-    /// The kernel has no such device (Linux 5.18 has), or the port is held.
+    /// The kernel lacks this kind of device (Linux 5.18 has it), or the port is held.
     pub fn hold(port: u16) -> io::Result<Self> {
         let mut merger = Self { requester: Requester::open()?, name: format!("ivs-gro{port}") };
         if merger.is_left_over() {
@@ -38,18 +38,18 @@ impl Merger {
         let info = vec![LinkInfo::Kind(InfoKind::Vxlan), LinkInfo::Data(InfoData::Vxlan(options))];
         let create = RouteNetlinkMessage::NewLink(merger.message(vec![LinkAttribute::LinkInfo(info)]));
         if let Err(error) = merger.requester.change(create, NLM_F_CREATE | NLM_F_EXCL) {
-            // There is none, or it is not ours to delete.
+            // The device does not exist, or is not ours to delete.
             merger.name.clear();
             return Err(error);
         }
         merger.set(vec![LinkAttribute::IfAlias(ALIAS.to_owned())])?;
         let silent = AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)]);
-        // A kernel without IPv6 refuses, and has nothing to be silent about.
+        // A kernel without IPv6 refuses, and has nothing to silence.
         let _ = merger.set(vec![LinkAttribute::AfSpecUnspec(vec![silent])]);
         let mut up = merger.message(Vec::new());
         up.header.flags = LinkFlags::Up;
         up.header.change_mask = LinkFlags::Up;
-        // Here the kernel takes the port.
+        // In this step the kernel takes the port.
         merger.requester.change(RouteNetlinkMessage::SetLink(up), 0)?;
         Ok(merger)
     }
@@ -72,7 +72,7 @@ impl Merger {
         self.requester.change(RouteNetlinkMessage::DelLink(message), 0)
     }
 
-    /// About the device, found by its name.
+    /// A message about the device, which it finds by name.
     fn message(&self, attributes: Vec<LinkAttribute>) -> LinkMessage {
         let mut message = LinkMessage::default();
         message.attributes = attributes;
@@ -84,7 +84,7 @@ impl Merger {
 impl Drop for Merger {
     fn drop(&mut self) {
         if !self.name.is_empty() {
-            // It may have been deleted by hand.
+            // The operator may have deleted it by hand.
             let _ = self.delete();
         }
     }

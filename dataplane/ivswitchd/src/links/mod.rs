@@ -1,7 +1,7 @@
-//! The machine's interfaces: what they are, what changes about them, and the pairs that are doors.
+//! The machine's interfaces: their state, their changes, and the pairs that are doors.
 //!
-//! Everything goes through rtnetlink; nothing is ever done by a shell. [`Links::poll`] turns what the
-//! kernel says into inputs for the agent.
+//! Everything goes through rtnetlink; no shell is involved. [`Links::poll`] turns the kernel's messages into
+//! inputs for the agent.
 
 mod door;
 mod ethtool;
@@ -39,13 +39,14 @@ use netlink::{Heard, Monitor, RTM_GETNEXTHOP};
 use rib::{NextHops, Rib, Sources};
 use table::Table;
 
-/// Datagrams of events taken at once, so that a storm of them cannot starve the control socket.
+/// Datagrams of events per poll, so that a storm of them cannot starve the control socket.
 const EVENTS_PER_POLL: usize = 256;
 
-/// Rules and routes are read again this long after they were read last at the earliest.
+/// The shortest pause between two reads of rules and routes.
 const ROUTES_PAUSE: Duration = Duration::from_millis(100);
 
-/// And after so many times the time that it took: where there are very many, a table in motion leaves us time.
+/// The pause is also at least this many times the last read's duration: a large table that keeps changing
+/// leaves us time.
 const ROUTES_PAUSE_TIMES: u32 = 10;
 
 /// Watches and changes the interfaces of the namespace it was opened in.
@@ -54,17 +55,17 @@ pub struct Links {
     requester: Requester,
     table: Table,
     overrun: bool,
-    /// When rules and routes may be read again.
+    /// The earliest time for the next read of rules and routes.
     routes_due: Instant,
 }
 
 impl Links {
-    /// Opens the sockets and reads everything; what there is, is said in `out`.
+    /// Opens the sockets and reads everything; `out` receives the present state.
     ///
     /// # Errors
     /// The kernel refused a socket or a table.
     pub fn open(out: &mut Vec<Input>) -> io::Result<Self> {
-        // Listening first: what changes while we read is then heard afterwards.
+        // Subscribe first: changes during the read then arrive afterwards.
         let monitor = Monitor::open()?;
         let requester = Requester::open()?;
         let mut links =
@@ -73,7 +74,7 @@ impl Links {
         Ok(links)
     }
 
-    /// Takes events; what changed is said in `out`. True when nothing more waits.
+    /// Takes events and appends the changes to `out`. Returns true when the socket is empty.
     ///
     /// # Errors
     /// The sockets are broken.
@@ -88,7 +89,7 @@ impl Links {
         if done && std::mem::take(&mut self.overrun) {
             tracing::info!("netlink: events were lost in a storm of them; reading everything anew");
             match self.read_all(out) {
-                // Still in motion: once more.
+                // The tables are still changing: read again.
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {
                     self.overrun = true;
                     return Ok(false);
@@ -101,7 +102,7 @@ impl Links {
         Ok(done)
     }
 
-    /// Reads rules and routes again if they changed and were not read just now. To be called now and then.
+    /// Reads rules and routes again if they changed and the last read is long enough ago. Call it regularly.
     ///
     /// # Errors
     /// The kernel refused a table.
@@ -112,13 +113,14 @@ impl Links {
         Ok(())
     }
 
-    /// Chooses the source addresses whose routes are wanted: those of tunnel packets, and of floating IPs' packets.
+    /// Chooses the source addresses whose routes to report: those of tunnel packets, and of floating IPs'
+    /// packets.
     pub fn watch_sources(&mut self, plan: &SteerPlan, out: &mut Vec<Input>) {
         let reality = plan.reality.iter().map(|reality| reality.address).collect();
         self.table.set_sources(Sources { tunnel: plan.tunnel, reality }, out);
     }
 
-    /// The interface of this name.
+    /// The interface with this name.
     pub fn by_name(&self, name: &str) -> Option<&LinkFacts> {
         self.table.by_name(name)
     }
@@ -128,7 +130,7 @@ impl Links {
         self.table.uplink()
     }
 
-    /// Chooses whose routes and neighbours are the underlay's.
+    /// Chooses the interface whose routes and neighbours are the underlay's.
     ///
     /// # Errors
     /// The kernel refused a table.
@@ -138,8 +140,8 @@ impl Links {
         self.read_neighbors(out)
     }
 
-    /// Makes the kernel resolve a next hop on the uplink, as if it had a packet for it. The answer
-    /// comes as an event; one that is known already is said at once.
+    /// Makes the kernel resolve a next hop on the uplink, as if it had a packet for it. The answer comes as
+    /// an event; an answer that the kernel already knows goes to `out` immediately.
     pub fn resolve(&mut self, ip: IpAddr, out: &mut Vec<Input>) {
         let Some(uplink) = self.table.uplink() else { return };
         let mut message = NeighbourMessage::default();
@@ -160,7 +162,7 @@ impl Links {
         }
     }
 
-    /// Makes a door, or corrects it.
+    /// Makes a door, or corrects an existing one.
     ///
     /// # Errors
     /// A name is taken, or the kernel refused a step.
@@ -168,15 +170,15 @@ impl Links {
         door::create(&mut self.requester, spec)
     }
 
-    /// Whether a door that could not be made as asked may be used all the same.
+    /// Whether a door that could not be made as configured is usable anyway.
     pub fn is_usable(&mut self, spec: &DoorSpec) -> bool {
         door::is_usable(&mut self.requester, spec)
     }
 
-    /// Removes a door by the name of its CMS end. No such door is fine.
+    /// Removes a door by the name of its CMS end. Succeeds if the door is missing.
     ///
     /// # Errors
-    /// The kernel refused.
+    /// Returns what the kernel refuses.
     pub fn delete_door(&mut self, name: &str) -> Result<(), DoorError> {
         door::delete(&mut self.requester, name)
     }
@@ -206,7 +208,7 @@ impl Links {
         };
         match read {
             Ok(rib) => self.table.set_routes(rib, out),
-            // They kept changing while they were read: they are read again when it is due.
+            // The tables kept changing during the read: `follow_routes` reads them again later.
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
@@ -240,7 +242,7 @@ impl Links {
                 )?);
             }
             if blackhole {
-                // The kernel finds routes by such an object neither by its kind nor by an interface.
+                // The kernel's filters by type and by interface miss routes with such a nexthop object.
                 message.header.kind = RouteType::default();
                 let all = unless_gone(self.requester.dump(&RouteNetlinkMessage::GetRoute(message)))?;
                 found.extend(all.into_iter().filter(|route| leads_nowhere(route, &nexthops)));
@@ -257,13 +259,13 @@ impl Links {
             RouteNetlinkMessage::NewRoute(m) => rib::route_of(m, uplink, &nexthops),
             _ => None,
         });
-        // A kernel without policy routing has no rules to tell of.
+        // A kernel without policy routing reports no rules.
         let rules = if rules.is_empty() { rib::default_rules() } else { rules };
         Ok(Rib::new(rules, routes.collect()))
     }
 
     fn read_nexthops(&mut self) -> io::Result<NextHops> {
-        /// An empty `struct nhmsg`: of all families.
+        /// An empty `struct nhmsg`: all families.
         const ALL: [u8; 8] = [0; 8];
         let bodies = unless_gone(self.requester.dump_raw(RTM_GETNEXTHOP, &ALL))?;
         Ok(bodies.iter().filter_map(|body| rib::nexthop_of(body)).collect())
@@ -285,13 +287,13 @@ impl Links {
     }
 }
 
-/// Whether it is a route whose nexthop object leads nowhere.
+/// Whether the message is about a route whose nexthop object leads nowhere.
 fn leads_nowhere(message: &RouteNetlinkMessage, nexthops: &NextHops) -> bool {
     matches!(message, RouteNetlinkMessage::NewRoute(m) if rib::leads_nowhere(m, nexthops))
 }
 
-/// The rows of a dump: none when the interface it is about has just gone (its routes go first, and we hear
-/// of them before we hear of it), and none when this kernel has no such table.
+/// The rows of a dump, or an empty list. Empty if its interface has just gone (the events about its routes
+/// come before the event about the interface), or if this kernel lacks the table.
 fn unless_gone<T>(dump: io::Result<Vec<T>>) -> io::Result<Vec<T>> {
     match dump {
         Err(error) if matches!(error.raw_os_error(), Some(libc::ENODEV | libc::EOPNOTSUPP)) => Ok(Vec::new()),

@@ -1,7 +1,7 @@
 //! Netlink sockets for rtnetlink: one that asks (and waits for the answer), one that listens.
 //!
-//! The kernel answers a request at once, so the asking socket blocks; a receive timeout bounds the
-//! wait all the same. The listening socket never blocks: it sits in the control thread's poll.
+//! The kernel answers a request immediately, so the asking socket blocks; a receive timeout bounds the wait
+//! nevertheless. The listening socket never blocks: it sits in the control thread's poll.
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -22,20 +22,20 @@ const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const RTM_NEWNEXTHOP: u16 = 104;
 const RTM_DELNEXTHOP: u16 = 105;
-/// Asks for nexthop objects.
+/// The request for nexthop objects.
 pub const RTM_GETNEXTHOP: u16 = 106;
 
-/// How long the kernel may take to answer.
+/// The kernel's time limit for an answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Times a dump is begun again because the table changed under it.
+/// Restarts of a dump whose table changed during the read.
 const DUMP_RETRIES: u32 = 4;
 
-/// Bytes of events that may wait while the control thread is busy. Beyond it the kernel reports an
-/// overrun and everything is read anew.
+/// Bytes of events that may wait while the control thread is busy. Beyond this the kernel reports an overrun
+/// and everything is read again.
 const MONITOR_BUFFER_LEN: usize = 1 << 20;
 
-/// Asks the kernel and waits for its answer.
+/// Sends requests to the kernel and waits for the answers.
 pub struct Requester {
     socket: Socket,
     sequence: u32,
@@ -45,31 +45,31 @@ impl Requester {
     /// Opens the socket.
     ///
     /// # Errors
-    /// The kernel refused the socket.
+    /// Returns what the kernel refuses.
     pub fn open() -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.bind_auto()?;
-        // Errors then come with the kernel's own words, and dumps honour the filter in the request.
-        // Kernels too old for either still answer.
+        // Errors then come with the kernel's own words, and dumps honour the filter in the request. Kernels
+        // that are too old for either still answer.
         let _ = socket.set_ext_ack(true);
         let _ = socket.set_netlink_get_strict_chk(true);
         sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(ANSWER_TIMEOUT))?;
         Ok(Self { socket, sequence: 0 })
     }
 
-    /// Carries out a change.
+    /// Applies a change.
     ///
     /// # Errors
-    /// The kernel's refusal, or no answer.
+    /// The kernel's refusal, or a missing answer.
     pub fn change(&mut self, message: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
         let sequence = self.send(message, NLM_F_REQUEST | NLM_F_ACK | flags)?;
         self.answers(sequence, |_| ()).map(|_| ())
     }
 
-    /// Asks for one object.
+    /// Requests one object.
     ///
     /// # Errors
-    /// The kernel's refusal (`ENODEV` when there is no such interface), or no answer.
+    /// The kernel's refusal (`ENODEV` for a missing interface), or a missing answer.
     pub fn get(&mut self, message: RouteNetlinkMessage) -> io::Result<Option<RouteNetlinkMessage>> {
         let sequence = self.send(message, NLM_F_REQUEST | NLM_F_ACK)?;
         let mut found = None;
@@ -77,10 +77,10 @@ impl Requester {
         Ok(found)
     }
 
-    /// Asks for a whole table.
+    /// Requests a whole table.
     ///
     /// # Errors
-    /// The kernel's refusal, or no answer.
+    /// The kernel's refusal, or a missing answer.
     pub fn dump(&mut self, message: &RouteNetlinkMessage) -> io::Result<Vec<RouteNetlinkMessage>> {
         for _ in 0..DUMP_RETRIES {
             let sequence = self.send(message.clone(), NLM_F_REQUEST | NLM_F_DUMP)?;
@@ -92,10 +92,11 @@ impl Requester {
         Err(io::Error::new(io::ErrorKind::Interrupted, "the table kept changing while it was read"))
     }
 
-    /// Asks for all objects of a type that the netlink library does not know; gives the bodies of the answers.
+    /// Requests all objects of a type that the netlink library does not know; returns the bodies of the
+    /// answers.
     ///
     /// # Errors
-    /// The kernel's refusal, or no answer.
+    /// The kernel's refusal, or a missing answer.
     pub fn dump_raw(&mut self, kind: u16, body: &[u8]) -> io::Result<Vec<Vec<u8>>> {
         let sequence = self.next_sequence();
         let mut bytes = Vec::with_capacity(HEADER_LEN + body.len());
@@ -141,13 +142,13 @@ impl Requester {
         Ok(self.sequence)
     }
 
-    /// Reads answers to `sequence` until the last. True when they are consistent.
+    /// Reads answers to `sequence` up to the last. Returns true if they are consistent.
     fn answers(&mut self, sequence: u32, mut each: impl FnMut(RouteNetlinkMessage)) -> io::Result<bool> {
         let mut consistent = true;
         loop {
             let (datagram, from) = self.socket.recv_from_full()?;
             if from.port_number() != 0 {
-                continue; // Not the kernel.
+                continue; // Not from the kernel.
             }
             for (header, payload) in messages(&datagram) {
                 if header.sequence_number != sequence {
@@ -174,23 +175,23 @@ impl Requester {
     }
 }
 
-/// Hears of every change of links, addresses, rules, routes, nexthop objects and neighbours.
+/// Receives every change of links, addresses, rules, routes, nexthop objects and neighbours.
 pub struct Monitor {
     socket: Socket,
 }
 
-/// Heard by a [`Monitor`].
+/// An event from a [`Monitor`].
 pub enum Heard {
     /// A change.
     Message(RouteNetlinkMessage),
     /// A nexthop object changed.
     NextHop,
-    /// Changes were lost: read everything anew.
+    /// Changes were lost: read everything again.
     Overrun,
 }
 
 impl Monitor {
-    /// Opens the socket and joins the groups. What happens from now on is not missed.
+    /// Opens the socket and joins the groups. From now on no change is missed.
     ///
     /// # Errors
     /// The kernel refused the socket or a group.
@@ -214,15 +215,15 @@ impl Monitor {
         for group in GROUPS {
             socket.add_membership(group)?;
         }
-        // Older kernels than Linux 5.3 have no nexthop objects, and refuse.
+        // Kernels before Linux 5.3 have no nexthop objects, and refuse.
         let _ = socket.add_membership(libc::RTNLGRP_NEXTHOP);
         Ok(Self { socket })
     }
 
-    /// Takes what waits, in order, up to `limit` datagrams. False when more may wait.
+    /// Takes the waiting events in order, up to `limit` datagrams. Returns false if more may wait.
     ///
     /// # Errors
-    /// The socket is broken.
+    /// The socket is unusable.
     pub fn poll(&mut self, limit: usize, mut each: impl FnMut(Heard)) -> io::Result<bool> {
         for _ in 0..limit {
             match self.socket.recv_from_full() {
@@ -240,7 +241,7 @@ impl Monitor {
                         }
                     }
                 }
-                Ok(_) => {} // Not the kernel.
+                Ok(_) => {} // Not from the kernel.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => each(Heard::Overrun),
@@ -259,14 +260,14 @@ impl AsRawFd for Monitor {
 
 type Payload = Result<NetlinkPayload<RouteNetlinkMessage>, netlink_packet_core::DecodeError>;
 
-/// The messages of one datagram. One that is not understood does not hide those behind it.
+/// The messages of one datagram. A message that cannot be parsed does not hide those behind it.
 fn messages(datagram: &[u8]) -> impl Iterator<Item = (NetlinkHeader, Payload)> + '_ {
     parts(datagram).map(|(header, message)| {
         (header, NetlinkMessage::<RouteNetlinkMessage>::deserialize(message).map(|m| m.into_parts().1))
     })
 }
 
-/// The messages of one datagram, each with its header read.
+/// The messages of one datagram, each with a parsed header.
 fn parts(datagram: &[u8]) -> impl Iterator<Item = (NetlinkHeader, &[u8])> {
     let mut rest = datagram;
     std::iter::from_fn(move || {
@@ -290,13 +291,13 @@ fn parts(datagram: &[u8]) -> impl Iterator<Item = (NetlinkHeader, &[u8])> {
 mod tests {
     use super::*;
 
-    /// Lengths that lie end the datagram; they neither panic nor loop.
+    /// Forged lengths end the datagram; they cause neither a panic nor a loop.
     #[test]
     fn lying_lengths_end_the_datagram() {
         for bytes in [&[][..], &[1, 0, 0], &[0; 16], &[255; 20], &[16, 0, 0, 0, 2, 0]] {
             assert_eq!(messages(bytes).count(), 0, "{bytes:?}");
         }
-        // A done message of 16 + 4 bytes, then rubbish.
+        // A done message of 16 + 4 bytes, then random bytes.
         let mut bytes = vec![20, 0, 0, 0, 3, 0, 2, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
         bytes.extend([7; 5]);
         let all: Vec<_> = messages(&bytes).collect();

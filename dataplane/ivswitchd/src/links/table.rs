@@ -1,7 +1,7 @@
-//! What is known of the machine's interfaces and of the underlay, kept from rtnetlink messages.
+//! The state of the machine's interfaces and of the underlay, kept from rtnetlink messages.
 //!
-//! Pure: messages in, inputs for the agent out; only what really changed is said. The table has no
-//! bound of its own: it mirrors the kernel's, which only the machine's administrator fills.
+//! Pure: messages in, inputs for the agent out; only real changes are reported. The table has no separate
+//! bound: it mirrors the kernel's, which only the machine's administrator fills.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -31,17 +31,17 @@ pub struct Table {
     routes_dirty: bool,
 }
 
-/// How an interface stands to others, as far as policy rules ask for it.
+/// An interface's relations to others, as far as policy rules match them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 struct Place {
     group: u32,
     controller: Option<u32>,
-    /// It is a VRF with this table.
+    /// The interface is a VRF with this table.
     vrf: Option<u32>,
 }
 
 impl Table {
-    /// The interface of this name.
+    /// The interface with this name.
     pub fn by_name(&self, name: &str) -> Option<&LinkFacts> {
         self.links.values().find(|link| link.name == name)
     }
@@ -61,7 +61,7 @@ impl Table {
         self.routes_dirty = true;
     }
 
-    /// Which source addresses are ours.
+    /// Sets the switch's own source addresses.
     pub fn set_sources(&mut self, sources: Sources, out: &mut Vec<Input>) {
         if self.sources != sources {
             self.sources = sources;
@@ -98,12 +98,12 @@ impl Table {
         }
     }
 
-    /// Something changed that routes depend on.
+    /// Notes a change that routes depend on.
     pub fn hear_of_routes(&mut self) {
         self.routes_dirty = true;
     }
 
-    /// After a full dump of links: forgets those that were not in it.
+    /// Call after a full dump of links: forgets those that were not in it.
     pub fn retain_links(&mut self, seen: &BTreeSet<u32>, out: &mut Vec<Input>) {
         let gone: Vec<u32> = self.links.keys().filter(|index| !seen.contains(index)).copied().collect();
         for index in gone {
@@ -111,12 +111,13 @@ impl Table {
         }
     }
 
-    /// Before a full dump of addresses. The dump then says them anew; `finish` says what differs.
+    /// Call before a full dump of addresses. The dump then reports them again, and `finish` reports the
+    /// differences.
     pub fn take_addresses(&mut self) -> BTreeMap<u32, Vec<IpPrefix>> {
         self.links.iter_mut().map(|(index, link)| (*index, std::mem::take(&mut link.addresses))).collect()
     }
 
-    /// After a full dump of addresses.
+    /// Call after a full dump of addresses.
     pub fn set_addresses(
         &mut self,
         before: &BTreeMap<u32, Vec<IpPrefix>>,
@@ -137,7 +138,7 @@ impl Table {
         self.routes_dirty = true;
     }
 
-    /// After a full dump of the uplink's neighbours: forgets those that were not in it.
+    /// Call after a full dump of the uplink's neighbours: forgets those that were not in it.
     pub fn set_neighbors(&mut self, dump: Vec<RouteNetlinkMessage>, out: &mut Vec<Input>) {
         let mut seen = BTreeSet::new();
         for message in dump {
@@ -155,7 +156,7 @@ impl Table {
         }
     }
 
-    /// After rules and routes were read.
+    /// Call after a read of rules and routes.
     pub fn set_routes(&mut self, rib: Rib, out: &mut Vec<Input>) {
         self.routes_dirty = false;
         self.rib = rib;
@@ -182,7 +183,7 @@ impl Table {
     }
 
     fn link(&mut self, m: &LinkMessage, out: &mut Vec<Input>) {
-        // A bridge tells of its ports in the same group; those are no news of the link.
+        // A bridge announces its ports in the same group; those messages are not about the link itself.
         if m.header.interface_family != AddressFamily::Unspec {
             return;
         }
@@ -226,12 +227,12 @@ impl Table {
                 }
             }
         }
-        // Its name may have belonged to an interface whose end we have not heard of yet.
+        // The name may have belonged to an interface whose deletion has not been reported yet.
         let twin = self.links.values().find(|link| link.name == facts.name && link.index != index);
         if let Some(twin) = twin.map(|link| link.index) {
             self.link_gone(twin, out);
         }
-        // Routes go with the state of their device, for which the kernel sends no messages of their own.
+        // Routes depend on their device's state, and the kernel sends no messages about those changes.
         self.routes_dirty |= is_uplink;
         out.push(Input::Link(facts.clone()));
         self.links.insert(index, facts);
@@ -323,7 +324,7 @@ impl Table {
     }
 }
 
-/// The address that a neighbour message is about; `None` for what is not a host on the link.
+/// The address that a neighbour message is about; `None` if it is not about a host on the link.
 fn neighbour_ip(m: &NeighbourMessage) -> Option<IpAddr> {
     if !matches!(m.header.family, AddressFamily::Inet | AddressFamily::Inet6)
         || m.header.flags.contains(NeighbourFlags::Proxy)
@@ -381,7 +382,8 @@ mod tests {
         out
     }
 
-    /// Only changes are said, and a renamed interface goes under its old name before it comes back.
+    /// Only changes are reported, and a renamed interface is reported as gone under its old name before it
+    /// comes back.
     #[test]
     fn a_link_is_said_once_and_a_rename_is_gone_then_new() {
         let mut table = Table::default();
@@ -395,7 +397,7 @@ mod tests {
         assert!(
             matches!(&out[..], [Input::LinkGone(old), Input::Link(l)] if old == "eth0" && l.name == "wan0")
         );
-        // Another interface takes a name before we heard that its holder went.
+        // Another interface takes a name before the old holder's deletion arrives.
         let out = hear(&mut table, link(4, "wan0", LinkFlags::Up));
         assert!(matches!(&out[..], [Input::LinkGone(old), Input::Link(l)] if old == "wan0" && l.index == 4));
     }
@@ -413,7 +415,7 @@ mod tests {
         assert!(matches!(&hear(&mut table, RouteNetlinkMessage::DelLink(m))[..], [Input::LinkGone(_)]));
     }
 
-    /// Addresses belong to their link, and only usable ones are told.
+    /// Addresses belong to their link, and only usable ones are reported.
     #[test]
     fn tentative_addresses_are_not_told() {
         let mut table = Table::default();
@@ -428,7 +430,7 @@ mod tests {
         assert!(matches!(&out[..], [Input::Link(l)] if l.addresses.is_empty()));
     }
 
-    /// Neighbours: only the uplink's, only valid ones, and their end is told once.
+    /// Only the uplink's valid neighbours are reported, and their end once.
     #[test]
     fn neighbours_of_the_uplink_only() {
         let mut table = Table::default();

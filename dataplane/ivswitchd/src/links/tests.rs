@@ -1,4 +1,4 @@
-//! Links against a real kernel, each test in a network namespace of its own that ends with its thread.
+//! Links against a real kernel; each test has its own network namespace, which ends with the test's thread.
 
 use std::fs;
 use std::process::Command;
@@ -10,7 +10,7 @@ use engine::wire::mac::MacAddr;
 
 use super::*;
 
-/// Runs a story in a fresh network namespace, which goes with the thread.
+/// Runs a story in a fresh network namespace, which ends with the thread.
 fn in_namespace(story: impl FnOnce() + Send + 'static) {
     let run = || {
         // SAFETY: this gives the new thread its own network namespace and touches nothing that other
@@ -24,14 +24,14 @@ fn in_namespace(story: impl FnOnce() + Send + 'static) {
     }
 }
 
-/// A child process inherits the namespace of the thread that starts it.
+/// Runs `ip` in the calling thread's namespace, which a child process inherits.
 fn ip(arguments: &str) -> String {
     let output = Command::new("ip").args(arguments.split_whitespace()).output().unwrap();
     assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Waits until the kernel has told of something.
+/// Waits until the kernel has reported an input that `found` accepts.
 fn wait_for<T>(links: &mut Links, mut found: impl FnMut(&Input) -> Option<T>) -> T {
     let start = Instant::now();
     let mut out = Vec::new();
@@ -77,7 +77,7 @@ fn index(name: &str) -> String {
     ip(&format!("-o link show {name}")).split(':').next().unwrap().into()
 }
 
-/// An interface appears, is renamed, loses carrier, goes; each is told in order.
+/// An interface appears, is renamed, loses carrier, goes; each is reported in order.
 #[test]
 #[ignore = "needs root: cargo xtask test"]
 fn links_come_change_and_go() {
@@ -101,7 +101,7 @@ fn links_come_change_and_go() {
         wait_for(&mut links, |i| matches!(i, Input::LinkGone(name) if name == "va").then_some(()));
         assert!(links.by_name("va").is_none());
         assert!(links.by_name("vc").is_some_and(|c| c.addresses == [prefix("10.1.1.1/24")]));
-        // A port that leaves its bridge is still there.
+        // A port that leaves its bridge still exists.
         ip("link add vbr type bridge");
         ip("link set vc master vbr");
         ip("link set vc nomaster");
@@ -110,7 +110,8 @@ fn links_come_change_and_go() {
     });
 }
 
-/// Of a door for super-frames checksums and segments are left to us, but for those a virtio-net header cannot tell.
+/// A door for GSO packets leaves checksums and segmentation to us, except for packets that a virtio-net
+/// header cannot describe.
 #[test]
 #[ignore = "needs root: cargo xtask test"]
 fn a_packet_door_sends_what_virtio_can_say() {
@@ -128,7 +129,7 @@ fn a_packet_door_sends_what_virtio_can_say() {
     });
 }
 
-/// A new door has the wanted MAC, MTU, address, no checksum offload, no IPv6, and is up.
+/// A new door has the configured MAC, MTU, address, no checksum offload, no IPv6, and is up.
 #[test]
 #[ignore = "needs root: cargo xtask test"]
 fn a_door_is_made_as_wanted_and_removed() {
@@ -150,7 +151,7 @@ fn a_door_is_made_as_wanted_and_removed() {
             assert!(ip(&format!("-d link show {end}")).contains("addrgenmode none"), "{end}");
             assert_eq!(ip(&format!("-6 addr show {end}")), "");
         }
-        // Nothing left the CMS's end by itself.
+        // The CMS's end sent nothing by itself.
         let stats = ip("-s -j link show eth1p");
         assert!(stats.contains("\"rx\":{\"bytes\":0,\"packets\":0"), "{stats}");
         links.delete_door("eth1").unwrap();
@@ -159,8 +160,8 @@ fn a_door_is_made_as_wanted_and_removed() {
     });
 }
 
-/// A restart finds the door and leaves the CMS's work alone: membership, a removed address, a state.
-/// What the agent now wants otherwise is corrected in place.
+/// A restart finds the door and leaves the CMS's changes alone: membership, a removed address, a state.
+/// Changes of the configuration are applied in place.
 #[test]
 #[ignore = "needs root: cargo xtask test"]
 fn a_door_that_is_there_is_kept() {
@@ -186,7 +187,7 @@ fn a_door_that_is_there_is_kept() {
         );
         assert!(!now.contains("10.2.0.12") && now.contains("10.3.0.1/24"), "{now}");
 
-        // Dropped from the configuration, an address of ours goes; the MAC is put right.
+        // An address of ours that left the configuration is removed; the MAC is corrected.
         wanted.addresses.clear();
         wanted.mac = MacAddr([2, 0x69, 0x76, 9, 9, 9]);
         links.create_door(&wanted).unwrap();
@@ -195,7 +196,7 @@ fn a_door_that_is_there_is_kept() {
     });
 }
 
-/// The CMS moved its end into a namespace of its own: the pair is still ours, and is removed as one.
+/// The CMS moved its end into another namespace: the pair is still ours, and is removed as one.
 #[test]
 #[ignore = "needs root: cargo xtask test"]
 fn a_door_whose_end_moved_away_is_kept() {
@@ -216,7 +217,7 @@ fn a_door_whose_end_moved_away_is_kept() {
         links.create_door(&wanted).unwrap();
         assert_eq!(before, index("eth1p"));
         assert!(ip("link show eth1p").contains("mtu 1400"));
-        // A stranger may now own the name without being touched.
+        // Another interface may now take the name, and we leave it alone.
         ip("link add eth1 type bridge");
         assert!(links.create_door(&wanted).unwrap_err().to_string().contains("exists already"));
         links.delete_door("eth1").unwrap();
@@ -227,7 +228,7 @@ fn a_door_whose_end_moved_away_is_kept() {
     });
 }
 
-/// Interfaces of others are neither taken nor removed.
+/// Interfaces of other programs are neither taken nor removed.
 #[test]
 #[ignore = "needs root: cargo xtask test"]
 fn strangers_are_refused() {
@@ -246,7 +247,7 @@ fn strangers_are_refused() {
         assert!(error.contains("\"eth1p\" exists already"), "{error}");
         links.delete_door("eth1").unwrap();
         ip("link show other");
-        // Half made by a daemon that died: taken over and finished.
+        // A door that a dead daemon left half made is taken over and finished.
         ip("link del other");
         ip("link add eth1 type veth peer name eth1p");
         links.create_door(&spec()).unwrap();
@@ -276,14 +277,14 @@ fn the_underlay_follows_the_kernel() {
         assert_eq!(told(&out), ["0.0.0.0/0 10.0.0.1", "10.0.0.0/24 link", "10.9.0.0/16 10.0.0.8"]);
         ip("route del 10.9.0.0/16 via 10.0.0.8");
         wait_for_routes(&mut links, &["0.0.0.0/0 10.0.0.1", "10.0.0.0/24 link", "10.9.0.0/16 10.0.0.9"]);
-        // Without a route of its own the kernel does not take it for being on the link; neither do we.
+        // Without a route for its prefix the kernel does not regard it as on the link; neither do we.
         ip("addr add 10.7.0.1/24 dev eth0 noprefixroute");
         ip("route add 10.6.0.0/16 via 10.0.0.6 mtu 1400");
         wait_for_routes(
             &mut links,
             &["0.0.0.0/0 10.0.0.1", "10.0.0.0/24 link", "10.6.0.0/16 10.0.0.6", "10.9.0.0/16 10.0.0.9"],
         );
-        // Routes that go with their device's state go without a message.
+        // Routes that end with their device's state end without a message.
         ip("link set eth0 down");
         wait_for_routes(&mut links, &[]);
         ip("link set eth0 up");
@@ -293,7 +294,7 @@ fn the_underlay_follows_the_kernel() {
     });
 }
 
-/// The tunnel's source address, and floating IPs'.
+/// A plan with the tunnel's source address and floating IPs' addresses.
 fn plan(tunnel: &str, reality: &[&str]) -> SteerPlan {
     let reality = reality.iter().map(|ip| SteerReality {
         address: ip.parse().unwrap(),
@@ -304,7 +305,7 @@ fn plan(tunnel: &str, reality: &[&str]) -> SteerPlan {
     SteerPlan { tunnel: Some((tunnel.parse().unwrap(), 4789)), reality: reality.collect() }
 }
 
-/// Routes for people, without those to the addresses that the machine and its links have for themselves.
+/// Routes as text, without those to the machine's and its links' own addresses.
 fn shown(routes: &[UnderlayRoute]) -> Vec<String> {
     let hop = |hop: &UnderlayHop| match hop {
         UnderlayHop::Link => "link".to_owned(),
@@ -331,7 +332,7 @@ fn told(out: &[Input]) -> Vec<String> {
     last.expect("routes were told")
 }
 
-/// Lets the kernel tell until it is so; within a second, as promised.
+/// Takes the kernel's messages until `so` holds; within a second, as promised.
 fn wait_for_all_routes(links: &mut Links, so: impl Fn(&UnderlayRoutes) -> bool) {
     let start = Instant::now();
     let mut last = None;
@@ -358,8 +359,8 @@ fn wait_for_routes(links: &mut Links, expected: &[&str]) {
     wait_for_all_routes(links, |routes| shown(&routes.tunnel) == expected);
 }
 
-/// A rented machine's second NIC as clouds' own agents set it up: its default route is in a table of its own, by source
-/// address, and a secondary address has another gateway. Every change is noticed within a second.
+/// A rented machine's second NIC as clouds' own agents set it up: its default route is in a separate table,
+/// by source address, and a secondary address has another gateway. Every change is noticed within a second.
 #[test]
 #[ignore = "needs root: cargo xtask test"]
 fn policy_rules_are_followed() {
@@ -379,7 +380,7 @@ fn policy_rules_are_followed() {
         assert_eq!(told(&out), ["10.0.1.0/24 link"], "the default route is the other NIC's");
         ip("route add default via 10.0.1.1 dev eth1 table 1001");
         ip("rule add from 10.0.1.11 lookup 1001");
-        // As the kernel, which asks the table of the rule first: the link's own prefix is not in it.
+        // As in the kernel, which asks the table of the rule first: the link's own prefix is not in it.
         wait_for_routes(&mut links, &["0.0.0.0/0 10.0.1.1"]);
         ip("route add 10.0.1.0/24 dev eth1 table 1001");
         wait_for_routes(&mut links, &["0.0.0.0/0 10.0.1.1", "10.0.1.0/24 link"]);
@@ -401,7 +402,7 @@ fn policy_rules_are_followed() {
         ip("rule del to 10.66.0.0/16");
         ip("rule del from 10.0.1.11 lookup 1001");
         wait_for_routes(&mut links, &["10.0.1.0/24 link"]);
-        // A second choice in the main table.
+        // A second default route in the main table.
         ip("route add default via 10.0.1.1 dev eth1 metric 10001");
         wait_for_routes(&mut links, &["0.0.0.0/0 10.0.1.1", "10.0.1.0/24 link"]);
         ip("route add unreachable 10.77.0.0/16");
@@ -409,7 +410,8 @@ fn policy_rules_are_followed() {
     });
 }
 
-/// Routes by nexthop objects: alone, in groups, with the kernel telling of their members with the route or not.
+/// Routes with nexthop objects: single ones and groups, with and without the members in the kernel's route
+/// messages.
 #[test]
 #[ignore = "needs root: cargo xtask test"]
 fn nexthop_objects_are_followed() {
@@ -457,8 +459,8 @@ fn nexthop_objects_are_followed() {
     });
 }
 
-/// For random rules and routes the composed table gives, for every destination, the answer of the kernel about a packet
-/// from our address that is bound to the uplink.
+/// For random rules and routes and for every destination, the composed table gives the kernel's answer about
+/// a packet from our address that is bound to the uplink.
 #[test]
 #[ignore = "needs root: cargo xtask test"]
 fn composed_routes_are_the_kernels_answers() {
@@ -494,7 +496,7 @@ fn as_the_kernel_answers(seed: u64) {
         let _ = Command::new("ip").args(text.split_whitespace()).stderr(std::process::Stdio::null()).status();
     };
     let clean = |prefix: String| -> String {
-        // Without bits beyond its length, which `ip route` refuses.
+        // Without bits beyond the prefix length, which `ip route` refuses.
         let (addr, len) = prefix.split_once('/').unwrap();
         let net =
             ctl::reconcile::truncate(IpPrefix { addr: addr.parse().unwrap(), len: len.parse().unwrap() });
@@ -582,7 +584,7 @@ fn as_the_kernel_answers(seed: u64) {
     assert!(asked > 20, "seed {seed}: hardly a destination has a way");
 }
 
-/// What `ip route get fibmatch TO from OURS oif eth1` says.
+/// The kernel's answer to `ip route get fibmatch TO from OURS oif eth1`.
 fn kernels_answer(requester: &mut Requester, uplink: u32, six: bool, to: IpAddr) -> Vec<UnderlayHop> {
     use netlink_packet_route::route::{RouteAddress, RouteFlags};
     let address = |ip: IpAddr| match ip {
@@ -609,7 +611,7 @@ fn kernels_answer(requester: &mut Requester, uplink: u32, six: bool, to: IpAddr)
     }
 }
 
-/// The kernel is asked for a next hop and its answer is told; a host that goes is told too.
+/// The kernel resolves a next hop and its answer is reported; so is a host that goes.
 #[test]
 #[ignore = "needs root: cargo xtask test"]
 fn a_neighbour_is_resolved_by_the_kernel() {
@@ -645,7 +647,7 @@ fn a_neighbour_is_resolved_by_the_kernel() {
             _ => None,
         });
         assert_eq!(mac, MacAddr([2, 0, 0, 0, 0, 0x12]));
-        // Asked again, the answer is at hand.
+        // A second request is answered immediately.
         out.clear();
         links.resolve(peer, &mut out);
         assert!(matches!(&out[..], [Input::UnderlayNeighbor(_, Some(_))]), "{out:?}");
@@ -656,13 +658,13 @@ fn a_neighbour_is_resolved_by_the_kernel() {
     });
 }
 
-/// More events than fit: the table ends up right all the same.
+/// After more events than the buffer holds, the table is still correct.
 #[test]
 #[ignore = "needs root: cargo xtask test"]
 fn a_storm_of_events_is_survived() {
     in_namespace(|| {
         let (mut links, _) = open();
-        // A tiny buffer overruns at once.
+        // A tiny buffer overruns quickly.
         rustix::net::sockopt::set_socket_recv_buffer_size_force(
             // SAFETY: the monitor lives as long as `links`.
             unsafe { std::os::fd::BorrowedFd::borrow_raw(links.as_raw_fd()) },

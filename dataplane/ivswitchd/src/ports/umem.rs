@@ -1,24 +1,25 @@
-//! Frame memory: one mapping for all ports of all workers, cut into slots.
+//! Frame memory: one mapping for all ports of all workers, divided into slots.
 //!
-//! The mapping is a memfd. Its first part is cut into small slots, which are AF_XDP chunks; *every*
-//! AF_XDP socket registers that same part as a UMEM of its own (`XDP_UMEM_REG`, not
-//! `XDP_SHARED_UMEM`). Addresses are therefore common to all ports and a frame moves from one to
-//! another without a copy, while each socket's life is independent of all others. The second part
-//! holds a few large slots that the kernel never sees; their pages are touched only when used.
+//! The mapping is a memfd. Its first part is divided into small slots, which are AF_XDP chunks; *every*
+//! AF_XDP socket registers that same part as a UMEM of its own (`XDP_UMEM_REG`, not `XDP_SHARED_UMEM`).
+//! Addresses are therefore common to all ports and a frame moves from one to another without a copy, while
+//! each socket's life is independent of all others. The second part holds a few large slots that the kernel
+//! never sees; their pages are touched only when used.
 //!
 //! A small slot is in exactly one place at a time:
 //!
-//! - in the *stock*, a lock-free queue shared by the pool and by whoever opens or closes ports;
+//! - in the *stock*, a lock-free queue shared by the pool and by the threads that open or close ports;
 //! - in the pool's own cache, a plain stack (last in, first out, so that memory stays warm);
 //! - in a [`Frame`];
 //! - lent to a port: in its fill ring, its transmit ring, or somewhere inside the kernel between them.
 //!
-//! Workers have a pool each on the one mapping: a cache of their own, the stock in common. So a frame that one
-//! hands to another is not copied; its slot changes hands with it.
+//! Each worker has a pool on the one mapping: a private cache, and the common stock. So a frame passes from
+//! worker to worker without a copy; its slot changes owner with it.
 //!
-//! Only the last is written down, one tag per slot, because only then does nobody in this process
-//! hold it: when a port closes, whatever bears its tag comes back to the stock. These books lie behind the slots in
-//! the same memfd: when memory and sockets outlive the process (`keep`), the next one knows what was lent.
+//! Only the last place is recorded, as one tag per slot, because only a lent slot is outside this process's
+//! hands: when a port closes, all slots with its tag return to the stock. The records lie behind the slots in
+//! the same memfd: if memory and sockets outlive the process (`keep`), the next one knows which slots were
+//! lent.
 
 use std::collections::BTreeSet;
 use std::num::NonZeroU16;
@@ -33,86 +34,87 @@ use engine::limits::{HEADROOM, SLOT_LARGE_LEN, SLOT_SMALL_LEN};
 use rustix::fs::{MemfdFlags, fstat, ftruncate, memfd_create};
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, munmap};
 
-/// Slots that the pool keeps to itself before it gives half of them back to the stock.
+/// Slots that the pool caches before it gives half of them back to the stock.
 const CACHE_LEN: usize = 1024;
 
-/// Slots moved between the pool's cache and the stock at once.
+/// Slots that move between the pool's cache and the stock in one step.
 const CACHE_STEP: usize = 256;
 
-/// In no port's hands: free, or held by a frame.
+/// The tag of a slot that no port has: it is free, or a frame holds it.
 const NOT_LENT: u16 = 0;
 
-/// Frame memory could not be had.
+/// Frame memory is not available.
 #[derive(Debug, thiserror::Error)]
 pub enum UmemError {
     /// The kernel refused the memory.
     #[error("frame memory: {bytes} bytes could not be mapped: {cause}; ask for fewer slots or free memory")]
     Map {
-        /// How much was asked for.
+        /// The requested bytes.
         bytes: usize,
-        /// What the kernel said.
+        /// The kernel's error.
         cause: std::io::Error,
     },
-    /// The number of slots makes no sense.
+    /// The numbers of slots are out of range.
     #[error(
         "frame memory: {small} small and {large} large slots; there must be at least 64 small ones and at most 2^21 in all"
     )]
     Count {
-        /// Small slots asked for.
+        /// The requested small slots.
         small: u32,
-        /// Large slots asked for.
+        /// The requested large slots.
         large: u32,
     },
-    /// What a process before left does not add up.
+    /// The memory that a previous process left is inconsistent.
     #[error("frame memory that was kept: {0}")]
     Kept(&'static str),
 }
 
-/// Slots that a socket has which outlived the process that lent them.
+/// The slots of a socket that outlived the process which lent them.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Claim {
-    /// Under which tag.
+    /// The tag of the slots' borrower.
     pub tag: NonZeroU16,
-    /// Those in its rings.
+    /// The slots in the socket's rings.
     pub slots: Vec<u32>,
 }
 
-/// How many processes in a row may end right after they took memory up: it may be what they end of.
+/// At most this many processes in a row may end right after they took the memory up: the memory may be the
+/// cause.
 const STARTS_MAX: u16 = 3;
 
-/// The share of the slots, one in so many, that may be lent and in no ring: lost until their socket closes.
+/// One slot in this many may be lent and in no ring: such slots are lost until their socket closes.
 const ASTRAY: usize = 8;
 
-/// The mapping and the books about it.
+/// The mapping and the records about its slots.
 struct Umem {
     base: NonNull<u8>,
     len: usize,
     memfd: OwnedFd,
     small_count: u32,
     large_count: u32,
-    /// Small slots that nobody holds, except those in the pool's cache.
+    /// Free small slots, except those in the pools' caches.
     stock: ArrayQueue<u32>,
-    /// Large slots that nobody holds.
+    /// Free large slots.
     stock_large: ArrayQueue<u32>,
-    /// By small slot: the tag of the port that has it, or [`NOT_LENT`]. Written only by the slot's
-    /// present holder, so plain relaxed stores do. The end of the mapping, which lives as long as this.
+    /// By small slot: the tag of the port that has it, or [`NOT_LENT`]. Only the slot's present holder writes
+    /// it, so plain relaxed stores suffice. The records are at the end of the mapping, which lives as long as
+    /// this.
     lent: &'static [AtomicU16],
-    /// Processes that took this memory up since one was [`UmemHandle::proven`]. Behind `lent`.
+    /// Processes that took this memory up since the last [`UmemHandle::proven`]. Stored behind `lent`.
     starts: &'static AtomicU16,
-    /// Tags that no port bears.
+    /// Tags that no port uses.
     tags: Mutex<Vec<NonZeroU16>>,
 }
 
-// SAFETY: `base` points to a mapping that lives as long as `Umem`. The bytes behind it are reached
-// only through a `UmemPool`, which hands out a slot's bytes only for the `Frame` that holds the slot. Only pools
-// and ports make frames, of slots that they took from the stock or got back from the kernel, so no slot is in two
-// frames, whichever pool they are in;
-// everything else in here is `Sync` by itself.
+// SAFETY: `base` points to a mapping that lives as long as `Umem`. The bytes behind it are reached only
+// through a `UmemPool`, which hands out a slot's bytes only for the `Frame` that holds the slot. Only pools
+// and ports make frames, of slots that they took from the stock or got back from the kernel, so no slot is in
+// two frames, even across pools; everything else in here is `Sync` by itself.
 unsafe impl Send for Umem {}
 // SAFETY: as above.
 unsafe impl Sync for Umem {}
 
-/// Where in the mapping the books start.
+/// The offset of the records in the mapping.
 fn books_at(small: u32, large: u32) -> usize {
     small as usize * SLOT_SMALL_LEN + large as usize * SLOT_LARGE_LEN
 }
@@ -121,15 +123,16 @@ impl Umem {
     /// Maps the file, which has this length. The stock is empty.
     fn map(memfd: OwnedFd, small: u32, large: u32, len: usize) -> Result<Self, UmemError> {
         let failed = |cause: rustix::io::Errno| UmemError::Map { bytes: len, cause: cause.into() };
-        // SAFETY: a new mapping at an address of the kernel's choice; it aliases nothing.
+        // SAFETY: a new mapping at an address that the kernel chooses; it aliases nothing.
         let base = unsafe {
             mmap(std::ptr::null_mut(), len, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, &memfd, 0)
         }
         .map_err(failed)?;
-        // SAFETY: the range is the mapping just made. Huge pages are a wish; a refusal changes nothing.
+        // SAFETY: the range is the mapping just made. Huge pages are optional; a refusal changes nothing.
         let _ = unsafe { madvise(base, len, Advice::LinuxHugepage) };
-        // SAFETY: the books lie inside the mapping, are aligned (slots are), reached as atomics only, and every bit
-        // pattern is a number. They are not handed out, so nobody sees them after `self`, which unmaps them.
+        // SAFETY: the records lie inside the mapping, are aligned (slots are), are accessed only as atomics,
+        // and every bit pattern is a number. No reference leaves `self`, so none outlives the mapping that
+        // `self` unmaps.
         let lent = unsafe {
             std::slice::from_raw_parts::<AtomicU16>(
                 base.byte_add(books_at(small, large)).cast(),
@@ -151,7 +154,7 @@ impl Umem {
         })
     }
 
-    /// Everything that is not lent.
+    /// Puts every slot that is not lent into the stock.
     fn stock_up(&self) {
         for slot in
             (0..self.small_count).filter(|&slot| self.lent[slot as usize].load(Ordering::Relaxed) == NOT_LENT)
@@ -172,36 +175,36 @@ impl std::fmt::Debug for Umem {
 
 impl Drop for Umem {
     fn drop(&mut self) {
-        // SAFETY: `base` and `len` are what mmap gave; no pool and no port is left to use them, as
+        // SAFETY: `base` and `len` came from mmap; no pool and no port is left to use them, as
         // each holds the `Arc` around this.
         let unmapped = unsafe { munmap(self.base.as_ptr().cast(), self.len) };
         debug_assert!(unmapped.is_ok());
     }
 }
 
-/// The frame memory, as seen by those who open and close ports. Cheap to clone.
+/// The frame memory as seen by the threads that open and close ports. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct UmemHandle(Arc<Umem>);
 
 impl UmemHandle {
-    /// Where the small slots start in memory, and their length in bytes: what a socket registers.
+    /// Where the small slots start in memory, and their length in bytes: the area that a socket registers.
     #[must_use]
     pub fn area(&self) -> (u64, u64) {
         (self.0.base.as_ptr() as u64, u64::from(self.0.small_count) * SLOT_SMALL_LEN as u64)
     }
 
-    /// The file behind it.
+    /// The file behind the mapping.
     #[must_use]
     pub fn memory(&self) -> BorrowedFd<'_> {
         self.0.memfd.as_fd()
     }
 
-    /// The process works: whoever takes this memory up next need not suspect it.
+    /// Notes that this process works, so that the next one that takes the memory up need not suspect it.
     pub fn proven(&self) {
         self.0.starts.store(0, Ordering::Relaxed);
     }
 
-    /// The books of a borrower that [`UmemPool::resume`] was told of; once for each tag.
+    /// The lease of a borrower that was claimed in [`UmemPool::resume`]; call it once for each tag.
     #[must_use]
     pub fn lease_again(&self, tag: NonZeroU16) -> Lease {
         Lease { umem: self.clone(), tag, forfeited: false }
@@ -213,7 +216,7 @@ impl UmemHandle {
         self.0.stock.len()
     }
 
-    /// A new borrower's books. `None` when 65 534 ports have some already.
+    /// A new borrower's lease. `None` if 65 534 ports have one already.
     #[must_use]
     pub fn lease(&self) -> Option<Lease> {
         let tag = self.0.tags.lock().unwrap_or_else(PoisonError::into_inner).pop()?;
@@ -226,8 +229,8 @@ impl UmemHandle {
     }
 }
 
-/// What one port has borrowed. Dropping it returns all of that to the stock, so it must be dropped
-/// after the kernel has let go: sockets first, then the lease.
+/// The slots that one port has borrowed. Dropping the lease returns them all to the stock, so drop it after
+/// the kernel has let go: sockets first, then the lease.
 #[derive(Debug)]
 pub struct Lease {
     umem: UmemHandle,
@@ -236,13 +239,13 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// The memory it borrows from.
+    /// The memory that the port borrows from.
     #[must_use]
     pub fn umem(&self) -> &UmemHandle {
         &self.umem
     }
 
-    /// What its slots are marked with.
+    /// The tag that marks the port's slots.
     #[must_use]
     pub fn tag(&self) -> NonZeroU16 {
         self.tag
@@ -255,8 +258,8 @@ impl Lease {
         self.umem.0.lent[slot as usize].store(self.tag.get(), Ordering::Relaxed);
     }
 
-    /// Takes a slot back from the port. False if this port did not have it: then it is not the
-    /// caller's either, whatever the kernel said.
+    /// Takes a slot back from the port. False if this port did not have it: then the caller does not own it
+    /// either, even if the kernel returned it.
     #[must_use]
     pub fn take_back(&self, slot: u32) -> bool {
         let Some(lent) = self.umem.0.lent.get(slot as usize) else { return false };
@@ -281,8 +284,8 @@ impl Lease {
         self.umem.0.lent.iter().filter(|lent| lent.load(Ordering::Relaxed) == self.tag.get()).count()
     }
 
-    /// Gives up on what is lent: the kernel may never let go of it. Those slots are lost to the pool
-    /// until the process ends, which is better than memory that two write to.
+    /// Gives up the lent slots: the kernel may never return them. They are lost to the pool until the
+    /// process ends, which is better than memory with two writers.
     pub fn forfeit(&mut self) {
         self.forfeited = true;
     }
@@ -311,17 +314,17 @@ pub struct UmemPool {
 }
 
 impl UmemPool {
-    /// Small slots when nothing else is said: 32 MiB, enough for seven queues with full rings.
+    /// Small slots by default: 32 MiB, enough for seven queues with full rings.
     pub const SMALL_DEFAULT: u32 = 16_384;
 
-    /// Large slots when nothing else is said: 33 MiB, as much as a full transmit queue of super-frames. Memory is
-    /// only touched as far as they are used.
+    /// Large slots by default: 33 MiB, as much as a full transmit queue of GSO packets. Their memory is
+    /// touched only as far as they are used.
     pub const LARGE_DEFAULT: u32 = 512;
 
     /// Maps memory for `small` slots of 2 KiB and `large` slots of 64 KiB.
     ///
     /// # Errors
-    /// When the numbers make no sense, or the kernel refuses the memory.
+    /// When the numbers are out of range, or the kernel refuses the memory.
     pub fn new(small: u32, large: u32) -> Result<Self, UmemError> {
         let len = Self::len_of(small, large)?;
         allow_locked_memory();
@@ -333,11 +336,11 @@ impl UmemPool {
         Ok(Self::on(umem))
     }
 
-    /// The memory of a process before this one, with sockets that are still at work in it: what `claims` names, and
-    /// what the books say is lent under their tags, is left alone.
+    /// Resumes the memory of a previous process, whose sockets still use it. Slots named in `claims`, and
+    /// slots recorded as lent under the claims' tags, stay lent.
     ///
     /// # Errors
-    /// When it is not the memory that such slots take, or the claims contradict each other.
+    /// When the file does not have the size for such slots, or the claims contradict each other.
     pub fn resume(small: u32, large: u32, memfd: OwnedFd, claims: &[Claim]) -> Result<Self, UmemError> {
         let len = Self::len_of(small, large)?;
         allow_locked_memory();
@@ -397,13 +400,13 @@ impl UmemPool {
         Self { umem: self.handle(), cache: Vec::with_capacity(CACHE_LEN + 1) }
     }
 
-    /// What ports are opened with; may be sent to another thread.
+    /// The handle that ports are opened with; it may be sent to another thread.
     #[must_use]
     pub fn handle(&self) -> UmemHandle {
         self.umem.clone()
     }
 
-    /// Takes a small slot that holds no frame yet, to be lent to a ring.
+    /// Takes an empty small slot, to be lent to a ring.
     #[must_use]
     pub fn take_slot(&mut self) -> Option<u32> {
         if let Some(slot) = self.cache.pop() {
@@ -416,7 +419,7 @@ impl UmemPool {
         self.cache.pop()
     }
 
-    /// Puts back a small slot that holds no frame.
+    /// Puts back an empty small slot.
     pub fn put_slot(&mut self, slot: u32) {
         debug_assert_eq!(self.umem.0.lent[slot as usize].load(Ordering::Relaxed), NOT_LENT);
         if self.cache.len() >= CACHE_LEN {
@@ -427,14 +430,14 @@ impl UmemPool {
         self.cache.push(slot);
     }
 
-    /// Whether the frame lives in a small slot, which AF_XDP can send as it is.
+    /// Whether the frame is in a small slot, which AF_XDP can send as it is.
     #[must_use]
     pub fn is_small(&self, frame: &Frame) -> bool {
         frame.slot < self.umem.0.small_count
     }
 
-    /// Asks the processor to fetch the frame's first bytes: they were written by another core, and
-    /// whoever parses them would wait for each in turn.
+    /// Asks the processor to fetch the frame's first bytes: another core wrote them, and the parser would
+    /// wait for each cache line in turn.
     #[inline]
     pub fn prefetch(&self, frame: &Frame) {
         #[cfg(target_arch = "x86_64")]
@@ -452,12 +455,12 @@ impl UmemPool {
         let _ = frame;
     }
 
-    /// Where byte `at` of the frame's slot is in memory, with `len` bytes of the slot behind it: for the kernel to
-    /// write to while nobody reads.
+    /// The address of byte `at` of the frame's slot, with `len` bytes of the slot behind it: the kernel
+    /// writes there while this process does not read.
     pub fn place_at(&mut self, frame: &Frame, at: usize, len: usize) -> *mut u8 {
         let (start, slot_len) = self.place(frame);
         assert!(at + len <= slot_len, "the place reaches beyond its slot");
-        // SAFETY: the assertion and `place` say that this is inside the mapping.
+        // SAFETY: the assertion and `place` ensure that this is inside the mapping.
         unsafe { self.umem.0.base.as_ptr().add(start + at) }
     }
 
@@ -521,8 +524,8 @@ impl FramePool for UmemPool {
         assert_ne!(from.slot, to.slot, "two frames are in two slots");
         let ((read, read_len), (write, write_len)) = (self.span(from), self.span(to));
         let base = self.umem.0.base.as_ptr();
-        // SAFETY: as in `bytes` and `bytes_mut`; `span` keeps each slice within its frame's slot, and the slots
-        // are two, so the slices do not overlap.
+        // SAFETY: as in `bytes` and `bytes_mut`; `span` keeps each slice within its frame's slot, and the two
+        // slots differ, so the slices do not overlap.
         unsafe {
             (
                 std::slice::from_raw_parts(base.add(read), read_len),
@@ -539,7 +542,7 @@ impl FramePool for UmemPool {
         Parcel::Slot(frame)
     }
 
-    /// As of this pool: what siblings keep in their caches counts as used.
+    /// This pool's view: slots in the caches of sibling pools count as used.
     fn usage(&self) -> PoolUsage {
         let total = self.umem.0.small_count as usize + self.umem.0.large_count as usize;
         let free = self.cache.len() + self.umem.0.stock.len() + self.umem.0.stock_large.len();
@@ -547,8 +550,8 @@ impl FramePool for UmemPool {
     }
 }
 
-/// Lifts the limit on locked memory. Where that is refused (no CAP_SYS_RESOURCE), registering may
-/// still succeed (CAP_IPC_LOCK is not bound by it), so this only warns.
+/// Lifts the limit on locked memory. If the kernel refuses (no CAP_SYS_RESOURCE), registering may still
+/// succeed (CAP_IPC_LOCK is exempt from the limit), so this only warns.
 fn allow_locked_memory() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let unbound = caps::has_cap(None, caps::CapSet::Effective, caps::Capability::CAP_IPC_LOCK);
@@ -575,8 +578,9 @@ mod tests {
         pool.handle().memory().try_clone_to_owned().unwrap()
     }
 
-    /// A process dies with frames in hand and slots lent to two ports, of which one's socket lives on. The next has the
-    /// same bytes; that socket's slots stay lent and come back when its port closes; all others are free.
+    /// A process dies while frames hold slots and two ports have slots on loan; the socket of one port lives
+    /// on. The next process sees the same bytes; that socket's slots stay lent and come back when its port
+    /// closes; all others are free.
     #[test]
     fn memory_is_taken_up_as_a_dead_process_left_it() {
         let mut pool = UmemPool::new(64, 2).unwrap();
@@ -587,7 +591,7 @@ mod tests {
         (0..5).for_each(|_| assert!(died.borrow_from_stock().is_some()));
         let frame = pool.alloc_from(&[7; 60]).unwrap();
         let (slot, tag) = (frame.slot, lives.tag());
-        // Read, but not yet given back: in the ring and in nobody's books.
+        // The slot was read but not given back yet: in the ring, and recorded for no port.
         assert!(lives.take_back(in_ring[0]));
         std::mem::forget((lives, died, frame));
 
@@ -621,14 +625,14 @@ mod tests {
             assert!(refused.contains(why), "{refused}");
             pool.handle().proven();
         }
-        // Nine of 64 are lent under its tag and in no ring.
+        // Nine of 64 slots are lent under the tag and in no ring.
         let lost: Vec<u32> = (10..19).collect();
         lost.iter().for_each(|&slot| pool.umem.0.lent[slot as usize].store(1, Ordering::Relaxed));
         assert!(resume(64, &[]).unwrap_err().to_string().contains("nobody's hands"));
         assert!(resume(64, &lost).is_ok());
     }
 
-    /// Three processes may end right after the start; the fourth suspects the memory.
+    /// Three processes may end right after the start; the fourth distrusts the memory.
     #[test]
     fn memory_that_processes_end_of_is_given_up() {
         let pool = UmemPool::new(64, 2).unwrap();
@@ -708,7 +712,8 @@ mod tests {
         assert_eq!(pool.usage().used, 0);
     }
 
-    /// What one worker's pool packs another's unpacks: the same bytes in the same slot, and it comes back there.
+    /// One worker's pool packs a frame and another's unpacks it: same bytes, same slot, and the slot returns
+    /// to the stock.
     #[test]
     fn a_slot_changes_hands_with_its_frame() {
         let mut ours = UmemPool::new(2048, 1).unwrap();
@@ -722,7 +727,7 @@ mod tests {
             assert_eq!(theirs.bytes(&frame), vec![7; len]);
             theirs.free(frame);
         }
-        // One always receives, the other always sends: the slots find their way back through the stock.
+        // One worker only receives, the other only sends: the slots return through the stock.
         for _ in 0..20_000 {
             let frame = ours.alloc_from(&[1; 60]).expect("what the other frees is for both");
             let parcel = ours.pack(frame);

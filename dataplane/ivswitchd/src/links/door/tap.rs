@@ -1,7 +1,8 @@
 //! Doors that are TAP interfaces: the CMS gets the interface, we attach to its file.
 //!
-//! Persistent, so that name, MAC address, addresses and bridge membership outlive the daemon. The interface bears
-//! the same mark as our end of a pair. Its file is opened by `ports::tap`; here only to make it.
+//! They are persistent, so that name, MAC address, addresses and bridge membership outlive the daemon. The
+//! interface bears the same mark as our end of a pair. `ports::tap` opens its file to forward; this module
+//! only to create it.
 
 use netlink_packet_route::link::{InfoKind, LinkAttribute};
 
@@ -17,14 +18,14 @@ pub fn is_ours(end: &End, name: &str) -> bool {
     end.kind == Some(InfoKind::Tun) && mark_of(end).is_some_and(|(door, _)| door == name)
 }
 
-/// Makes the interface, or corrects it.
+/// Makes the interface, or corrects an existing one.
 ///
 /// # Errors
-/// The name is taken, or the kernel refused a step. What was made is left for the next try.
+/// The name is taken, or the kernel refused a step. Finished steps remain for the next try.
 pub fn create(requester: &mut Requester, spec: &DoorSpec) -> Result<(), DoorError> {
     let mut end = get(requester, &spec.name)?;
     if end.as_ref().is_some_and(|end| !is_ours(end, &spec.name)) {
-        // Unless the door was a pair before, it is somebody else's.
+        // Unless the door used to be a pair, the interface belongs to another program.
         let pair = get(requester, &spec.peer)?;
         if pair.is_none_or(|ours| mark_of(&ours).is_none_or(|(door, _)| door != spec.name)) {
             return Err(DoorError::Taken(spec.name.clone()));

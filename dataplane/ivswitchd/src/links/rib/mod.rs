@@ -1,12 +1,13 @@
 //! The kernel's policy rules and route tables, composed into the routes of one source address.
 //!
-//! Pure: netlink messages in, [`UnderlayRoutes`] out. It decides as the kernel does about a packet that comes from this
-//! machine, has this source address, no mark and no DSCP, and has to leave through the uplink (as if it were sent by a
-//! socket bound to that device): `fib_rules_lookup`, then the longest prefix of each table, then the metric.
+//! Pure: netlink messages in, [`UnderlayRoutes`] out. It decides as the kernel does about a packet that comes
+//! from this machine, has this source address, no mark and no DSCP, and has to leave through the uplink (as
+//! if sent by a socket bound to that device): `fib_rules_lookup`, then the longest prefix of each table, then
+//! the metric.
 //!
-//! Every decision on the way is about prefixes that hold the destination. So the answer is the same for all
-//! destinations between a prefix and the longer ones inside it: asking once for each prefix that any rule or route
-//! names gives a table that answers for every address, and packets need no question.
+//! Every decision on the way is about prefixes that contain the destination. So the answer is the same for
+//! all destinations between a prefix and the longer ones inside it. One lookup for each prefix in any rule or
+//! route yields a table that answers for every address, and packets need no lookup in the kernel.
 
 mod parse;
 mod rules;
@@ -29,7 +30,7 @@ pub struct Net {
 }
 
 impl Net {
-    /// From an address and as many bits of it as count.
+    /// Builds a prefix from an address and the number of bits that count.
     pub fn new(addr: IpAddr, len: u8) -> Self {
         let (bits, len) = match addr {
             IpAddr::V4(v4) => (v4.to_ipv6_mapped().to_bits(), len.min(32) + 96),
@@ -43,12 +44,12 @@ impl Net {
         Self::new(if v4 { IpAddr::from([0; 4]) } else { IpAddr::from([0; 16]) }, 0)
     }
 
-    /// Whether it is one of IPv4.
+    /// Whether this is an IPv4 prefix.
     pub fn is_v4(self) -> bool {
         Self::any(true).holds(self)
     }
 
-    /// Whether all of `other` lies inside.
+    /// Whether all of `other` lies inside this prefix.
     pub fn holds(self, other: Self) -> bool {
         self.len <= other.len && other.bits & mask(self.len) == self.bits
     }
@@ -76,7 +77,7 @@ const fn mask(len: u8) -> u128 {
 /// Where a route leads.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Way {
-    /// Out of the uplink, by one of these.
+    /// Out of the uplink, by one of these next hops.
     Uplink(Vec<UnderlayHop>),
     /// Nowhere: unreachable, blackhole, prohibit; or to this machine itself.
     Nowhere,
@@ -87,53 +88,53 @@ pub enum Way {
 /// A route of any table.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Route {
-    /// Its table.
+    /// The route's table.
     pub table: u32,
-    /// Its destination.
+    /// The route's destination.
     pub to: Net,
     /// The sources it is for (IPv6 only).
     pub from: Net,
-    /// Among routes of one prefix the lowest is taken.
+    /// Of several routes to one prefix the one with the lowest metric is used.
     pub metric: u32,
-    /// Then the lowest of these: the preference of the router that advertised it.
+    /// Of equal metrics the lowest rank is used: the preference of the router that advertised it.
     pub rank: u8,
-    /// Where it leads.
+    /// Where the route leads.
     pub way: Way,
 }
 
-/// The facts about the uplink that rules and routes ask for.
+/// The facts about the uplink that rules and routes match.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Uplink {
-    /// Its index.
+    /// The uplink's index.
     pub index: u32,
-    /// Its name.
+    /// The uplink's name.
     pub name: String,
-    /// Its group (`ip link set group`).
+    /// The uplink's group (`ip link set group`).
     pub group: u32,
     /// The VRF it belongs to: the name of the VRF's device and its table.
     pub vrf: Option<(String, u32)>,
 }
 
-/// Source addresses of ours.
+/// The switch's own source addresses.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Sources {
-    /// The tunnel's: address and UDP port.
+    /// The tunnel's address and UDP port.
     pub tunnel: Option<(IpAddr, u16)>,
     /// Reality addresses of floating IPs.
     pub reality: BTreeSet<IpAddr>,
 }
 
-/// The rules and tables, as they were read last.
+/// The rules and tables as last read.
 #[derive(Debug, Default)]
 pub struct Rib {
     rules: Vec<Rule>,
-    /// By family (IPv4 or not) and number.
+    /// Tables by family (IPv4 or not) and number.
     tables: HashMap<(bool, u32), Table>,
-    /// Every prefix that a rule or a route names.
+    /// All prefixes in any rule or route.
     named: BTreeSet<Net>,
 }
 
-/// One table: its routes by prefix, best first, and which lengths there are, longest first.
+/// One table: its routes by prefix, best first, and the prefix lengths that occur, longest first.
 #[derive(Debug, Default)]
 struct Table {
     routes: HashMap<Net, Vec<Route>>,
@@ -141,9 +142,9 @@ struct Table {
 }
 
 impl Rib {
-    /// Makes one from rules and routes, in the order in which the kernel told them.
+    /// Builds it from rules and routes, in the kernel's order.
     pub fn new(mut rules: Vec<Rule>, routes: Vec<Route>) -> Self {
-        // The kernel keeps rules of one priority in the order in which they were made, and tells them so.
+        // The kernel keeps and reports rules of one priority in the order of their creation.
         rules.sort_by_key(|rule| rule.priority);
         let mut named: BTreeSet<Net> = rules.iter().map(|rule| rule.to).collect();
         named.extend(routes.iter().map(|route| route.to));
@@ -173,7 +174,7 @@ impl Rib {
         UnderlayRoutes { tunnel, from }
     }
 
-    /// The routes of one source address, as few prefixes as answer for every destination of its family.
+    /// The routes of one source address: the fewest prefixes that answer for every destination of its family.
     fn routes(&self, seen: &Seen<'_>) -> Vec<UnderlayRoute> {
         let is_v4 = seen.source_is_v4();
         // Shorter prefixes come before the longer ones inside them.
@@ -190,7 +191,7 @@ impl Rib {
         routes
     }
 
-    /// The next hops of destinations inside `to` that are in no longer prefix that anything names.
+    /// The next hops for destinations inside `to` that are in no longer prefix of any rule or route.
     fn hops(&self, seen: &Seen<'_>, to: Net) -> Vec<UnderlayHop> {
         let mut at = 0;
         while let Some(rule) = self.rules.get(at) {
@@ -205,7 +206,7 @@ impl Rib {
                     None => continue,
                 },
                 Action::Goto(target) => {
-                    // A target that is not there leaves the rule without effect; none leads back.
+                    // A missing target leaves the rule without effect; no target leads back.
                     if self
                         .rules
                         .iter()
@@ -241,7 +242,7 @@ impl Table {
     }
 }
 
-/// The rules of a kernel without policy routing, and of any that was left alone.
+/// The rules of a kernel without policy routing, which are also the default rules of any kernel.
 pub fn default_rules() -> Vec<Rule> {
     let tables = [(0, 255), (32_766, 254), (32_767, 253)];
     let rule = |is_v4| tables.map(|(priority, table)| Rule::to_table(is_v4, priority, table));

@@ -14,13 +14,13 @@ use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessa
 
 use super::{Action, Net, Route, Rule, Way};
 
-/// Next hops that a route may spread its destinations over: weights beyond that count as equal.
+/// Next hops that a route may spread its destinations over: larger weights count as equal.
 const HOPS_MAX: usize = 64;
 
-/// "None", where the kernel has a number all the same.
+/// The kernel's number for "none".
 const NONE: u32 = u32::MAX;
 
-/// A rule, if it is one of IPv4 or IPv6.
+/// The rule in a message, if it is for IPv4 or IPv6.
 pub fn rule_of(m: &RuleMessage) -> Option<Rule> {
     let is_v4 = is_v4(m.header.family)?;
     let mut rule = Rule::to_table(is_v4, 0, u32::from(m.header.table));
@@ -50,7 +50,7 @@ pub fn rule_of(m: &RuleMessage) -> Option<Rule> {
             RuleAttribute::SuppressIfGroup(group) => {
                 rule.suppress_group = Some(*group).filter(|group| *group != NONE);
             }
-            // Its author and its accounting choose nothing.
+            // A rule's author and accounting do not affect routing.
             RuleAttribute::Protocol(_) | RuleAttribute::Realm(_) => {}
             _ => rule.opaque = true,
         }
@@ -75,11 +75,11 @@ pub enum NextHop {
     Hop(u32, UnderlayHop),
     /// Packets sent there are dropped.
     Blackhole,
-    /// Several others, each with its weight.
+    /// Several other nexthop objects, each with its weight.
     Group(Vec<(u32, usize)>),
 }
 
-/// The route, if it is for IP packets and leads out of the interface `uplink` or nowhere.
+/// The route in a message, if it is for IP packets and leads out of the interface `uplink` or nowhere.
 pub fn route_of(m: &RouteMessage, uplink: u32, nexthops: &NextHops) -> Option<Route> {
     let is_v4 = is_v4(m.header.address_family)?;
     if m.header.flags.contains(RouteFlags::Cloned) || m.header.tos != 0 {
@@ -136,7 +136,7 @@ pub fn route_of(m: &RouteMessage, uplink: u32, nexthops: &NextHops) -> Option<Ro
     Some(route)
 }
 
-/// Whether there is a nexthop object that leads nowhere.
+/// Whether any nexthop object leads nowhere.
 pub fn has_blackhole(nexthops: &NextHops) -> bool {
     nexthops.values().any(|nexthop| *nexthop == NextHop::Blackhole)
 }
@@ -158,7 +158,7 @@ fn of_multipath(hops: &[RouteNextHop], uplink: u32) -> Vec<UnderlayHop> {
     weighted(alive.collect())
 }
 
-/// Each as often as it weighs.
+/// Repeats each next hop by its weight.
 fn weighted(hops: Vec<(UnderlayHop, usize)>) -> Vec<UnderlayHop> {
     let sum: usize = hops.iter().map(|(_, weight)| weight).sum();
     let alone = hops.len() == 1 || sum > HOPS_MAX;
@@ -203,7 +203,7 @@ pub fn nexthop_of(body: &[u8]) -> Option<(u32, NextHop)> {
             NHA_BLACKHOLE => other = Some(NextHop::Blackhole),
             NHA_GATEWAY => hop = UnderlayHop::Gateway(ip_of(value)?),
             NHA_GROUP => {
-                // The weight less one, in two bytes of which older kernels know the first.
+                // The weight minus one, in two bytes; older kernels know only the first.
                 let members =
                     value.chunks_exact(MEMBER_LEN).filter_map(|m| Some((word(m)?, usize::from(m[4]) + 1)));
                 other = Some(NextHop::Group(members.collect()));

@@ -19,12 +19,12 @@ pub struct Seen<'a> {
 }
 
 impl<'a> Seen<'a> {
-    /// Tunnel packets.
+    /// The fields of tunnel packets.
     pub const fn tunnel(uplink: &'a Uplink, source: IpAddr, port: u16) -> Self {
         Self { uplink, source, tunnel: Some(port) }
     }
 
-    /// Packets of any protocol.
+    /// The fields of packets of any protocol.
     pub const fn plain(uplink: &'a Uplink, source: IpAddr) -> Self {
         Self { uplink, source, tunnel: None }
     }
@@ -39,7 +39,7 @@ impl<'a> Seen<'a> {
         Net::new(self.source, 128)
     }
 
-    /// Its family.
+    /// Whether the source address is IPv4.
     pub const fn source_is_v4(&self) -> bool {
         self.source.is_ipv4()
     }
@@ -52,9 +52,9 @@ pub enum Action {
     Table(u32),
     /// Look into the table of the uplink's VRF.
     Vrf,
-    /// Go on at the rule of this priority.
+    /// Continue at the rule with this priority.
     Goto(u32),
-    /// Nothing: go on.
+    /// Do nothing: continue with the next rule.
     Nothing,
     /// Unreachable, blackhole, prohibit.
     Refuse,
@@ -63,25 +63,26 @@ pub enum Action {
 /// A policy rule.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Rule {
-    /// The family whose packets it is for.
+    /// The family whose packets the rule is for.
     pub is_v4: bool,
-    /// Its place among the rules.
+    /// The rule's place among the rules.
     pub priority: u32,
-    /// `not`: it is for the packets that it does not match.
+    /// `not`: the rule is for the packets that it does not match.
     pub inverted: bool,
-    /// It matches a field that we do not know of our packets, or do not understand: it is left out.
+    /// The rule matches a field that we do not understand, or whose value in our packets we do not know: it
+    /// is skipped.
     pub opaque: bool,
     /// Source addresses.
     pub from: Net,
     /// Destinations.
     pub to: Net,
-    /// Where a packet came in: `lo` for our own.
+    /// The interface where a packet came in: `lo` for our own.
     pub iif: Option<String>,
-    /// The device it is bound to.
+    /// The device that a packet is bound to.
     pub oif: Option<String>,
-    /// Mark and the bits of it that count. Our packets have none.
+    /// Mark, and its bits that count. Our packets have no mark.
     pub mark: (u32, u32),
-    /// Users; the kernel's own packets are root's, and so are ours.
+    /// User ids; the kernel's own packets belong to root, and so do ours.
     pub users: Option<(u32, u32)>,
     /// Transport protocol.
     pub protocol: Option<u8>,
@@ -89,16 +90,16 @@ pub struct Rule {
     pub sport: Option<(u16, u16)>,
     /// Destination ports.
     pub dport: Option<(u16, u16)>,
-    /// Routes with a prefix this long or shorter do not count.
+    /// Routes with a prefix of this length or shorter do not count.
     pub suppress_len: Option<u32>,
     /// Routes out of devices of this group do not count.
     pub suppress_group: Option<u32>,
-    /// Its action.
+    /// The rule's action.
     pub action: Action,
 }
 
 impl Rule {
-    /// A rule for all packets of a family.
+    /// A rule that sends all packets of a family to a table.
     pub fn to_table(is_v4: bool, priority: u32, table: u32) -> Self {
         Self {
             is_v4,
@@ -120,7 +121,8 @@ impl Rule {
         }
     }
 
-    /// Whether it is for packets to all of `to`. Its answer about some destinations inside belongs to another prefix.
+    /// Whether the rule is for packets to all of `to`. If it matches only some of these destinations, the
+    /// lookup for a longer prefix applies it.
     pub fn matches(&self, seen: &Seen<'_>, to: Net) -> bool {
         if self.is_v4 != seen.source_is_v4() || self.opaque {
             return false;
@@ -140,7 +142,8 @@ impl Rule {
         matches != self.inverted
     }
 
-    /// `None`: some packets, and others not. Then the rule is left out, as what it decides is not the destination's.
+    /// `None`: the rule matches only some packets. It is then skipped, as the destination alone does not
+    /// decide.
     fn matches_ports(&self, seen: &Seen<'_>) -> Option<bool> {
         if self.protocol.is_none() && self.sport.is_none() && self.dport.is_none() {
             return Some(true);
@@ -156,7 +159,7 @@ impl Rule {
         Some(source && dest && self.protocol.is_none_or(|protocol| protocol == UDP))
     }
 
-    /// Whether a route that was found with a prefix of this length does not count.
+    /// Whether a route with a prefix of this length is suppressed.
     pub fn suppresses(&self, seen: &Seen<'_>, len: u8) -> bool {
         let len = u32::from(if self.is_v4 { len - 96 } else { len });
         self.suppress_len.is_some_and(|max| len <= max)

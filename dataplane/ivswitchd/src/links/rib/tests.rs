@@ -1,4 +1,4 @@
-//! Rules and routes, written as `ip` shows them.
+//! Tests with rules and routes in the notation of `ip`.
 
 use std::net::IpAddr;
 
@@ -111,7 +111,7 @@ fn composed(rules: &[&str], routes: &[&str]) -> Vec<String> {
     composed_from(SOURCE, &uplink(), rules, routes)
 }
 
-/// Left alone: the main table, the longest prefix, the best metric.
+/// Without changes: the main table, the longest prefix, the best metric.
 #[test]
 fn the_main_table() {
     let routes = [
@@ -125,8 +125,8 @@ fn the_main_table() {
     assert!(composed(&[], &[]).is_empty());
 }
 
-/// As clouds' agents set up a second NIC: its default route is in a table of its own, by source address. Its reality
-/// addresses may each have a rule of their own.
+/// A second NIC as clouds' agents set it up: its default route is in a separate table, by source address.
+/// Each reality address may have its own rule.
 #[test]
 fn a_table_by_source_address() {
     let rules = ["0: lookup 255", "100: from 10.0.1.11 lookup 1001", "32766: lookup 254"];
@@ -141,7 +141,7 @@ fn a_table_by_source_address() {
     assert_eq!((*ip, shown(other)), (reality[1], vec!["10.0.1.0/24 link".to_owned()]));
 }
 
-/// A rule is for our packets only if every field that it names matches; the first that matches decides.
+/// A rule is for our packets only if every field in it matches; the first matching rule decides.
 #[test]
 fn what_rules_look_at() {
     let routes = ["1 default 10.0.1.1", "254 default 10.0.1.254"];
@@ -169,7 +169,7 @@ fn what_rules_look_at() {
         "5: proto 6 lookup 1",
         "5: dport 53 lookup 1",
         "5: sport 1-100 lookup 1",
-        // Some flows are, others are not: then it is for none.
+        // The rule matches only some flows: then it applies to none.
         "5: sport 50000-51000 lookup 1",
         "5: not sport 50000-51000 lookup 1",
         "5: from 10.0.2.0/24 lookup 1",
@@ -180,7 +180,7 @@ fn what_rules_look_at() {
     ] {
         assert!(!says(not_ours), "{not_ours}");
     }
-    // Of a floating IP's packets the protocol is any.
+    // A floating IP's packets have any protocol.
     let rules: Vec<Rule> =
         ["5: proto 17 lookup 1", "9: lookup 254"].iter().map(|text| rule(text, true)).collect();
     let rib = Rib::new(rules, routes.iter().map(|text| route(text, true)).collect());
@@ -188,7 +188,8 @@ fn what_rules_look_at() {
     assert_eq!(shown(&rib.compose(&uplink(), &sources).from[0].1), ["0.0.0.0/0 10.0.1.254"]);
 }
 
-/// A rule for some destinations changes the way there, also inside a prefix and around a longer one of its table.
+/// A rule for some destinations changes the way there, also inside a prefix and around a longer one of its
+/// table.
 #[test]
 fn rules_by_destination() {
     let rules = ["5: to 10.8.0.0/16 lookup 1", "6: to 10.8.9.0/24 unreachable", "32766: lookup 254"];
@@ -205,8 +206,8 @@ fn rules_by_destination() {
     );
 }
 
-/// WireGuard's and other VPNs' rule: the main table without its default route, then theirs. Bound to the uplink we
-/// find nothing there, and go on.
+/// The rule of WireGuard and other VPNs: the main table without its default route, then theirs. Bound to the
+/// uplink we find nothing in the VPN's table, and continue.
 #[test]
 fn suppressed_routes() {
     let routes = ["254 default 10.0.1.1", "254 10.7.0.0/16 10.0.1.7", "51820 10.6.0.0/16 10.0.1.6"];
@@ -223,7 +224,7 @@ fn suppressed_routes() {
     assert_eq!(composed(&rules, &routes), ["0.0.0.0/0 10.0.1.1", "10.7.0.0/16 10.0.1.7"]);
 }
 
-/// Routes that lead nowhere end the search; one that throws sends it on to the next rule.
+/// Routes that lead nowhere end the search; a `throw` route continues it at the next rule.
 #[test]
 fn routes_that_lead_nowhere() {
     let rules = ["1: lookup 1", "2: lookup 254"];
@@ -234,14 +235,14 @@ fn routes_that_lead_nowhere() {
         "254 default 10.0.1.1",
         "254 10.8.2.0/24 nowhere",
     ];
-    // Nowhere is where all goes that is not named.
+    // All destinations without a route lead nowhere.
     assert_eq!(
         composed(&rules, &routes),
         ["10.8.0.0/16 10.0.1.1", "10.8.1.0/24 10.0.1.8", "10.8.2.0/24 nowhere"]
     );
 }
 
-/// A jump leads to the next rule of that priority, if there is one.
+/// A jump continues at the next rule of that priority, if one exists.
 #[test]
 fn jumps() {
     let routes = ["1 default 10.0.1.1", "2 default 10.0.1.2", "254 default 10.0.1.254"];
@@ -285,14 +286,14 @@ fn ipv6_by_source_and_preference() {
         composed_from("2001:db8:1::11", &uplink(), &[], &routes),
         ["::/0 fe80::3", "2001:db8:9::/48 fe80::9", "fe80::/64 link"]
     );
-    // The families do not meet, and an IPv4 source has no way by IPv6 routes.
+    // The families do not mix, and IPv6 routes are useless to an IPv4 source.
     assert!(composed(&[], &["254 10.0.0.0/8 metric 0 link"]) == ["10.0.0.0/8 link"]);
     let six = Rib::new(default_rules(), vec![route("254 default fe80::1", false)]);
     let sources = Sources { tunnel: Some((SOURCE.parse().unwrap(), 4789)), reality: BTreeSet::new() };
     assert!(six.compose(&uplink(), &sources).tunnel.is_empty());
 }
 
-/// The Internet's table by one gateway is one route to us.
+/// The whole Internet's table behind one gateway is one route to us.
 #[test]
 fn what_says_the_same_is_said_once() {
     let mut routes: Vec<Route> = vec![route("254 default 10.0.1.1", true)];
