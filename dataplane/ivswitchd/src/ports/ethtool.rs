@@ -1,41 +1,42 @@
-//! Asking an interface by its name: the ioctls that take an `ifreq`, and the ethtool commands behind one of them.
+//! Queries an interface by its name: the ioctls that take an `ifreq`, and the ethtool commands behind one of
+//! them.
 //!
-//! Unsafe because an ethtool command is a structure of its own to which the request points; there is no safe wrapper
-//! for it, and its netlink successor is not in every kernel we run on.
+//! Unsafe because a request points to an ethtool command's own structure. No safe wrapper for that exists,
+//! and the netlink successor is missing in some kernels that we run on.
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 const ETHTOOL_GSTRINGS: u32 = 0x1b;
 const ETHTOOL_GSSET_INFO: u32 = 0x37;
-/// More strings than any set of an interface of ours has.
+/// More strings than any set of an interface has.
 pub const STRINGS_MAX: usize = 2048;
 
 /// The structure of an ethtool command.
 ///
 /// # Safety
-/// It is plain data in C's layout, begins with the number of its command, and is at least as long as what the kernel
-/// reads and writes for that command.
+/// The structure is plain data in C's layout, begins with the number of its command, and is at least as long
+/// as the data that the kernel reads and writes for that command.
 pub unsafe trait Command {}
 
-/// An `ifreq` and a socket to send it with.
+/// An `ifreq`, and a socket to send it with.
 pub struct Request {
     socket: OwnedFd,
     ifreq: libc::ifreq,
 }
 
 impl Request {
-    /// About the interface of this name, in this thread's network namespace.
+    /// A request about the interface with this name, in this thread's network namespace.
     ///
     /// # Errors
-    /// `ENODEV` for what cannot be a name.
+    /// `ENODEV` if the text cannot be a name.
     pub fn new(interface: &str) -> io::Result<Self> {
         // SAFETY: no memory is passed.
         let fd = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: the descriptor was just made and belongs to nobody else.
+        // SAFETY: the descriptor is new, and this is its only owner.
         let socket = unsafe { OwnedFd::from_raw_fd(fd) };
         // SAFETY: `ifreq` is plain data for which all zeroes is valid.
         let mut ifreq: libc::ifreq = unsafe { std::mem::zeroed() };
@@ -49,15 +50,15 @@ impl Request {
     }
 
     fn call(&mut self, request: libc::c_ulong) -> io::Result<()> {
-        // SAFETY: `ifreq` is what all requests made here read and write; where it holds a pointer, `ethtool` has made
-        // sure that it is valid.
+        // SAFETY: all requests made here read and write an `ifreq`; where it holds a pointer, `ethtool` has
+        // made sure that it is valid.
         let done =
             unsafe { libc::ioctl(self.socket.as_raw_fd(), request as libc::Ioctl, &raw mut self.ifreq) };
         if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
     /// # Errors
-    /// No such interface.
+    /// The interface does not exist.
     pub fn index(&mut self) -> io::Result<u32> {
         self.call(libc::SIOCGIFINDEX as libc::c_ulong)?;
         // SAFETY: the kernel has just written this field.
@@ -67,7 +68,7 @@ impl Request {
     /// The largest IP packet.
     ///
     /// # Errors
-    /// No such interface.
+    /// The interface does not exist.
     pub fn mtu(&mut self) -> io::Result<u32> {
         self.call(libc::SIOCGIFMTU as libc::c_ulong)?;
         // SAFETY: the kernel has just written this field.
@@ -75,16 +76,16 @@ impl Request {
     }
 
     /// # Errors
-    /// No such interface, or its driver refuses.
+    /// The interface does not exist, or its driver refuses.
     pub fn ethtool(&mut self, command: &mut impl Command) -> io::Result<()> {
         self.ifreq.ifr_ifru.ifru_data = std::ptr::from_mut(command).cast();
         self.call(libc::SIOCETHTOOL as libc::c_ulong)
     }
 
-    /// The strings of a set, `ETH_SS_STATS` for instance.
+    /// The strings of a set, for instance of `ETH_SS_STATS`.
     ///
     /// # Errors
-    /// No such interface, no such set, or more of them than [`STRINGS_MAX`].
+    /// The interface or the set does not exist, or the set has more than [`STRINGS_MAX`] strings.
     pub fn strings(&mut self, set: u32) -> io::Result<Box<Strings>> {
         let mut info = SetInfo { cmd: ETHTOOL_GSSET_INFO, reserved: 0, mask: 1 << set, len: 0 };
         self.ethtool(&mut info)?;
@@ -107,7 +108,7 @@ struct SetInfo {
     len: u32,
 }
 
-// SAFETY: it is that structure, and only ever asked for one set.
+// SAFETY: `SetInfo` has the layout of that structure, and every request is for one set.
 unsafe impl Command for SetInfo {}
 
 /// `struct ethtool_gstrings`.
@@ -119,22 +120,23 @@ pub struct Strings {
     strings: [[u8; 32]; STRINGS_MAX],
 }
 
-// SAFETY: it is that structure, and `len` is what the kernel said there are, at most what there is room for.
+// SAFETY: `Strings` has the layout of that structure, and `len` is the kernel's own count, limited to the
+// room here.
 unsafe impl Command for Strings {}
 
 impl Strings {
-    /// How many there are.
+    /// The number of strings.
     pub fn count(&self) -> u32 {
         self.len
     }
 
-    /// Each without the zeroes behind it.
+    /// The strings, each without the zeroes behind it.
     pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
         self.strings.iter().take(self.len as usize).map(|string| until_nul(string))
     }
 }
 
-/// What a C string of limited length says.
+/// The bytes of a C string of limited length, without its NUL.
 pub fn until_nul(string: &[u8]) -> &[u8] {
     string.split(|byte| *byte == 0).next().unwrap_or_default()
 }

@@ -1,9 +1,9 @@
-//! The way out through the rVM's own kernel.
+//! Sends frames through the rVM's own kernel.
 //!
 //! Frames punted by the engine are whole Ethernet frames that hold an IP packet. The packet goes to the
-//! kernel through a raw socket with its IP header as it stands; the kernel routes it by its source address out of
-//! the uplink, as the engine would, resolves the next hop by ARP or ND, and sends it. Nothing here blocks: a packet
-//! that the kernel cannot take is dropped and counted, as by any full queue.
+//! kernel through a raw socket with its IP header unchanged; the kernel routes it by its source address out
+//! of the uplink, as the engine would, resolves the next hop by ARP or ND, and sends it. Nothing here blocks:
+//! a packet that the kernel cannot take is dropped and counted, as by any full queue.
 
 use std::io;
 use std::mem::size_of;
@@ -21,18 +21,18 @@ use super::messages::Messages;
 /// Bytes of an Ethernet header.
 const ETH_LEN: usize = 14;
 
-/// What became of the punted frames.
+/// Counts of the punted frames by their end.
 #[derive(Debug, Default)]
 pub struct HostCounters {
-    /// Packets that the kernel took.
+    /// Packets that the kernel accepted.
     pub sent: AtomicU64,
-    /// Packets that it refused: no route, larger than the MTU, no buffer.
+    /// Packets that the kernel refused: no route, larger than the MTU, no buffer.
     pub refused: AtomicU64,
-    /// Frames that hold no IP packet the kernel could route.
+    /// Frames without an IP packet that the kernel could route.
     pub not_ip: AtomicU64,
 }
 
-/// The port for punted frames. Frames only leave through it.
+/// The port for punted frames, which only sends.
 #[derive(Debug)]
 pub struct HostPort {
     v4: OwnedFd,
@@ -42,12 +42,12 @@ pub struct HostPort {
     counters: Arc<HostCounters>,
 }
 
-/// The index of the interface that is the uplink now; 0 without one. The control thread keeps it up to date.
+/// The index of the uplink's interface now; 0 without one. The control thread keeps it up to date.
 #[derive(Clone, Debug, Default)]
 pub struct UplinkIndex(Arc<AtomicU32>);
 
 impl UplinkIndex {
-    /// Another interface is the uplink.
+    /// Sets the index when another interface becomes the uplink.
     pub fn set(&self, index: u32) {
         self.0.store(index, Ordering::Relaxed);
     }
@@ -66,14 +66,14 @@ impl HostPort {
     /// Opens the raw sockets, which send out of `uplink`.
     ///
     /// # Errors
-    /// When the kernel refuses a raw IPv4 socket. A kernel without IPv6 is no error.
+    /// When the kernel refuses a raw IPv4 socket. Without IPv6 in the kernel it succeeds.
     pub fn open(uplink: UplinkIndex) -> Result<Self, HostError> {
         let v4 = raw_socket(libc::AF_INET)?;
         set_int(&v4, libc::IPPROTO_IP, libc::IP_HDRINCL, 1)?;
         let v6 = match raw_socket(libc::AF_INET6) {
             Ok(fd) => {
                 set_int(&fd, libc::IPPROTO_IPV6, libc::IPV6_HDRINCL, 1)?;
-                // A reality address may be one that the provider alone knows to be ours.
+                // The rVM may not have the reality address itself: only the provider maps it to us.
                 set_int(&fd, libc::IPPROTO_IPV6, libc::IPV6_FREEBIND, 1)?;
                 Some(fd)
             }
@@ -85,7 +85,7 @@ impl HostPort {
         Ok(Self { v4, v6, uplink, messages: Messages::new(), counters: Arc::default() })
     }
 
-    /// What became of the frames.
+    /// The counters of the punted frames.
     pub fn counters(&self) -> Arc<HostCounters> {
         self.counters.clone()
     }
@@ -99,19 +99,20 @@ impl HostPort {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// `None`: there is no IP packet in the frame.
+    /// Returns `None` if the frame holds no IP packet.
     fn try_send(&mut self, frame: &[u8]) -> Option<io::Result<usize>> {
         let packet = frame.get(ETH_LEN..)?;
         let index = self.uplink.get().to_ne_bytes();
         self.messages.clear();
         match u16::from_be_bytes([frame[12], frame[13]]) {
             0x0800 if packet.len() >= 20 && packet[0] >> 4 == 4 => {
-                // The kernel sends as many bytes as it is given; Ethernet padding is not part of the packet.
+                // The kernel sends as many bytes as it gets, and Ethernet padding is not part of the packet.
                 let len = usize::from(u16::from_be_bytes([packet[2], packet[3]]));
                 let packet = packet.get(..len).filter(|packet| packet.len() >= 20)?;
                 let from: [u8; 4] = packet[12..16].try_into().ok()?;
                 let to: [u8; 4] = packet[16..20].try_into().ok()?;
-                // `struct in_pktinfo`. The kernel looks for a route by its fields, not by the packet's header.
+                // `struct in_pktinfo`. The kernel looks for a route by its fields instead of the packet's
+                // header.
                 let mut info = [0; 12];
                 info[..4].copy_from_slice(&index);
                 info[4..8].copy_from_slice(&from);
@@ -152,7 +153,7 @@ impl<P: FramePool> Port<P> for HostPort {
 }
 
 impl Drop for HostPort {
-    /// Leaves a last word on what became of the frames.
+    /// Logs the final counts.
     fn drop(&mut self) {
         let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let HostCounters { sent, refused, not_ip } = &*self.counters;
@@ -172,7 +173,7 @@ fn raw_socket(family: i32) -> io::Result<OwnedFd> {
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the descriptor was just made and belongs to nobody else.
+    // SAFETY: the descriptor is new, and this is its only owner.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 

@@ -1,14 +1,15 @@
 //! Descriptors that outlive the process, in the service manager's store (`FDSTORE=1` of sd_notify(3); in the unit
 //! `FileDescriptorStoreMax=`).
 //!
-//! What is kept: the frame memory, AF_XDP sockets in copy mode with the link that attaches their program, and the
-//! queues of TAP doors. While no process is there the kernel goes on filling the sockets' rings, and doors keep their
-//! carrier; the next process finds all of it again ([`inherited`]) and goes on from where the rings stand. Hence a
-//! process that was killed, or restarted by its manager, costs a delay instead of frames. Without a manager that
-//! keeps descriptors nothing is different from before: they close with the process.
+//! The store holds the frame memory, AF_XDP sockets in copy mode with the link that attaches their program,
+//! and the queues of TAP doors. While no process runs, the kernel continues to fill the sockets' rings, and
+//! doors keep their carrier; the next process finds everything again ([`inherited`]) and continues from the
+//! state of the rings. So a process that was killed, or restarted by its manager, costs a delay instead of
+//! frames. Without a manager that keeps descriptors they close with the process, as usual.
 //!
-//! Each has a name that says what it is; whoever opens a port looks for its names. A port that is closed for good
-//! removes them, and takes its program off the interface itself, because the manager's copy keeps it there.
+//! Each descriptor has a name that describes it, and the code that opens a port looks for the port's names. A
+//! port that is closed for good removes its names, and takes its program off the interface itself, because
+//! the manager's copy of the link would keep it there.
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
@@ -19,16 +20,16 @@ use sd_notify::NotifyState;
 /// Set when the process ends.
 static ENDING: AtomicBool = AtomicBool::new(false);
 
-/// Set when it ends and what is kept is to stay.
+/// Set when the process ends and the kept descriptors should stay.
 static LEAVING: AtomicBool = AtomicBool::new(false);
 
-/// Whether there is a manager to ask.
+/// Whether a service manager is there to ask.
 #[must_use]
 pub fn is_possible() -> bool {
     std::env::var_os("NOTIFY_SOCKET").is_some()
 }
 
-/// What was kept for us, by name. To be called once.
+/// The descriptors kept for this process, by name. Call it once.
 #[must_use]
 pub fn inherited() -> BTreeMap<String, OwnedFd> {
     let fds = match sd_notify::listen_fds_with_names() {
@@ -38,40 +39,42 @@ pub fn inherited() -> BTreeMap<String, OwnedFd> {
             return BTreeMap::new();
         }
     };
-    // SAFETY: these descriptors were passed to this process by its manager for nobody else in it (LISTEN_PID was
-    // checked), and this is called once.
+    // SAFETY: the manager passed these descriptors to this process (LISTEN_PID was checked), no other code in
+    // it uses them, and this is called once.
     fds.map(|(fd, name)| (name, unsafe { OwnedFd::from_raw_fd(fd) })).collect()
 }
 
-/// Has the manager keep a copy.
+/// Asks the manager to keep a copy.
 pub fn store(name: &str, fd: impl AsFd) {
-    // Without the last a descriptor in trouble, such as a TAP whose interface is down, would be thrown out.
+    // Without FDPOLL=0 the manager would drop a descriptor in an error state, such as a TAP whose interface
+    // is down.
     let state = [NotifyState::FdStore, NotifyState::FdName(name), NotifyState::Custom("FDPOLL=0")];
     if let Err(error) = sd_notify::notify_with_fds(&state, &[fd.as_fd()]) {
         tracing::debug!("{name}: the service manager does not keep it: {error}");
     }
 }
 
-/// Has the manager close its copies of this name.
+/// Asks the manager to close its copies with this name.
 pub fn remove(name: &str) {
     if let Err(error) = sd_notify::notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)]) {
         tracing::debug!("{name}: the service manager cannot be told to close it: {error}");
     }
 }
 
-/// The process ends. What is kept stays as it is: a manager that starts no other drops it itself.
+/// Notes that the process ends. The kept descriptors stay: a manager that starts no other process drops them
+/// itself.
 pub fn leave() {
     ENDING.store(true, Ordering::Relaxed);
     LEAVING.store(is_possible(), Ordering::Relaxed);
 }
 
-/// Whether ports close because the process ends, and not because they are no ports any more.
+/// Whether ports close because the process ends, and not because they were removed.
 #[must_use]
 pub fn is_ending() -> bool {
     ENDING.load(Ordering::Relaxed)
 }
 
-/// See [`leave`].
+/// Whether the process ends with its descriptors kept, see [`leave`].
 #[must_use]
 pub fn is_leaving() -> bool {
     LEAVING.load(Ordering::Relaxed)

@@ -1,7 +1,7 @@
-//! Where a message of unknown length lands without a copy if it is small and with a short one if it is not.
+//! Receives a message of unknown length: without a copy if it is small, with a short copy if it is large.
 //!
-//! The kernel scatters it: what fits a small slot goes there, the rest to the large slot, at the place where
-//! it belongs. So small frames need no copy, and of a super-frame only the first bytes are moved.
+//! The kernel scatters the message: the first bytes go to a small slot, the rest to the large slot, at the
+//! place where it belongs. So small frames need no copy, and of a GSO packet only the first bytes are moved.
 
 use engine::frame::{Frame, FramePool, SlotSize};
 use engine::limits::{HEADROOM, SLOT_LARGE_LEN, SLOT_SMALL_LEN};
@@ -9,13 +9,13 @@ use libc::iovec;
 
 use super::umem::UmemPool;
 
-/// Bytes of frame that a small slot takes.
+/// Bytes of a frame that fit in a small slot.
 const SMALL_MAX: usize = SLOT_SMALL_LEN - HEADROOM;
 
-/// Bytes of frame that a large slot takes.
+/// Bytes of a frame that fit in a large slot.
 pub const LARGE_MAX: usize = SLOT_LARGE_LEN - HEADROOM;
 
-/// Slots for one message, of which one will be used.
+/// Slots for one message, which will use one of the two.
 #[derive(Debug)]
 pub struct Landing {
     small: Frame,
@@ -29,8 +29,8 @@ impl Landing {
         Some(Self { small, large: pool.alloc(SlotSize::Large) })
     }
 
-    /// The places to write to, and their number: `lead` bytes before the frame (at most the headroom), then the frame, then
-    /// `spill` for the rest of a frame that is longer than the largest slot.
+    /// The places to write to, and their number: `lead` bytes before the frame (at most the headroom), then
+    /// the frame, then `spill` for the rest of a frame that is longer than the largest slot.
     pub fn places(&mut self, pool: &mut UmemPool, lead: usize, spill: Option<iovec>) -> ([iovec; 3], usize) {
         let first = pool.place_at(&self.small, HEADROOM - lead, lead + SMALL_MAX);
         let rest_len = LARGE_MAX - SMALL_MAX;
@@ -44,7 +44,7 @@ impl Landing {
         }
     }
 
-    /// Length of the longest frame that the slots hold.
+    /// The length of the longest frame that the slots can hold.
     pub fn room(&self) -> usize {
         if self.large.is_some() { LARGE_MAX } else { SMALL_MAX }
     }
@@ -60,7 +60,7 @@ impl Landing {
         self.discard(pool);
     }
 
-    /// What was written before the frame.
+    /// The bytes written before the frame.
     pub fn lead<const LEN: usize>(&mut self, pool: &mut UmemPool) -> [u8; LEN] {
         self.small.head = (HEADROOM - LEN) as u16;
         self.small.len = LEN as u32;
@@ -69,7 +69,7 @@ impl Landing {
         lead
     }
 
-    /// The frame that landed, of this length. `None`: it was cut off, there being no large slot.
+    /// The received frame, with this length. `None`: it was truncated, as the pool had no large slot.
     pub fn settle(mut self, pool: &mut UmemPool, len: usize) -> Option<Frame> {
         if len > self.room() {
             self.discard(pool);
@@ -91,7 +91,7 @@ impl Landing {
         Some(large)
     }
 
-    /// Gives the slots back: nothing landed.
+    /// Returns the slots unused.
     pub fn discard(self, pool: &mut UmemPool) {
         pool.free(self.small);
         if let Some(large) = self.large {
@@ -109,7 +109,7 @@ mod tests {
         let all = bytes.len();
         for place in &places.0[..places.1] {
             let len = place.iov_len.min(bytes.len());
-            // SAFETY: each place is memory of the pool that nothing else refers to now.
+            // SAFETY: each place is memory of the pool without any other reference to it.
             unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), place.iov_base.cast(), len) };
             bytes = &bytes[len..];
         }

@@ -1,4 +1,4 @@
-//! What all lanes that are not AF_XDP have in common: what is counted, how one breaks, what is left for the control
+//! The common parts of all drivers except AF_XDP: the counters, the failures, the state for the control
 //! thread.
 
 use std::io;
@@ -13,17 +13,17 @@ use engine::port::Port;
 
 use super::umem::UmemPool;
 
-/// A lane could not be opened. Names object, cause and remedy.
+/// A port's driver could not be opened. The text names object, cause and remedy.
 #[derive(Debug, thiserror::Error)]
 #[error("port {interface:?}: {what}: {cause}; {}", advice(.cause, .remedy))]
 pub struct LaneError {
     /// The interface.
     pub interface: String,
-    /// What was tried.
+    /// The attempted operation.
     pub what: &'static str,
-    /// What the kernel said.
+    /// The kernel's error.
     pub cause: io::Error,
-    /// What to do, unless the cause itself says.
+    /// The remedy, unless the cause itself implies one.
     pub remedy: &'static str,
 }
 
@@ -37,40 +37,40 @@ fn advice<'a>(cause: &io::Error, otherwise: &'a str) -> &'a str {
     }
 }
 
-/// One worker's queue of a port that is not AF_XDP's.
+/// One worker's queue of a port without AF_XDP.
 pub trait Lane: Port<UmemPool> + Send + Sized + 'static {
     /// Becomes readable when frames have arrived.
     fn fd(&self) -> RawFd;
-    /// What the control thread knows of it too. One for all queues of a port.
+    /// The state that the control thread also uses. All queues of a port share one.
     fn shared(&self) -> &Arc<LaneShared>;
 }
 
-/// What all threads know of a lane.
+/// A port's state that all threads share.
 #[derive(Debug, Default)]
 pub struct LaneShared {
-    /// Something waits that no readiness will tell of: ask again soon.
+    /// Frames wait, but no descriptor will become readable for them: poll again soon.
     pub retry: AtomicBool,
-    /// The interface is gone for the kernel.
+    /// The kernel has removed the interface.
     pub dead: AtomicBool,
-    /// Received and dropped: cut off for want of a slot.
+    /// Frames dropped on receipt: truncated for lack of a slot.
     pub rx_dropped: AtomicU64,
-    /// Received and dropped: the kernel, or its virtio-net header, cannot express the offload facts.
+    /// Frames dropped on receipt: the kernel, or its virtio-net header, cannot express their offload facts.
     pub rx_unsaid: AtomicU64,
-    /// Received and dropped: too long to be split.
+    /// Frames dropped on receipt: too long to be split.
     pub rx_too_long: AtomicU64,
-    /// There was no slot to receive into.
+    /// Times that the pool had no slot to receive into.
     pub no_slots: AtomicU64,
-    /// Could not be sent: the kernel refused the frame.
+    /// Frames that the kernel refused to send.
     pub tx_invalid: AtomicU64,
 }
 
 impl LaneShared {
-    /// One more of what the counter counts.
+    /// Adds one to the counter.
     pub fn count(counter: &AtomicU64) {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// As the agent wants to know it.
+    /// The drops in the agent's form.
     pub fn drops(&self, rx_ring_full: u64) -> KernelDrops {
         KernelDrops {
             rx_ring_full,
@@ -82,7 +82,7 @@ impl LaneShared {
         }
     }
 
-    /// Notes that the pool had no slot: what waits is asked for again soon.
+    /// Notes that the pool had no slot: waiting frames will be polled for again soon.
     pub fn starved(&self, starved: bool) {
         if starved {
             Self::count(&self.no_slots);
@@ -93,21 +93,21 @@ impl LaneShared {
     }
 }
 
-/// Tells whether a lane wants to be asked again soon. Outlives it, and says no then.
+/// Returns a check whether the port wants to be polled again soon. It outlives the port, and then answers no.
 pub fn retries(shared: &Arc<LaneShared>) -> impl Fn() -> bool + Send + 'static {
     let shared = Arc::downgrade(shared);
     move || shared.upgrade().is_some_and(|shared| shared.retry.load(Ordering::Relaxed))
 }
 
-/// Messages asked for when none waited the last time.
+/// Messages to request when none waited the last time.
 const APPETITE_MIN: usize = 4;
 
-/// How many messages to ask for in one system call. Each takes slots that most likely stay empty, so few are asked
-/// for until they come.
+/// How many messages to request in one system call. Each request takes slots that most likely stay empty, so
+/// the number is small until messages come.
 #[derive(Debug)]
 pub struct Appetite {
     messages: usize,
-    /// Length of the largest recent message. Each later call with smaller ones takes an eighth off.
+    /// Length of the largest recent message. Each later call with smaller ones reduces it by an eighth.
     largest: usize,
 }
 
@@ -118,18 +118,18 @@ impl Default for Appetite {
 }
 
 impl Appetite {
-    /// How many more belong in this batch; 0 when it holds enough. Of super-frames, by those that came last, no more
-    /// than [`BATCH_BYTES`] hold.
+    /// How many more messages belong in this batch; 0 when it holds enough. Judged by the latest GSO packets,
+    /// they have at most [`BATCH_BYTES`] together.
     pub fn of(&self, batch: &Batch) -> usize {
         let room = room_in(batch);
         let by_bytes = if room == 0 { 0 } else { (room / self.largest.max(1)).max(1) };
         self.messages.min(batch.remaining_capacity()).min(by_bytes)
     }
 
-    /// Learns what came of asking for so many. False: nothing more waits.
+    /// Learns the result of a request for `asked` messages. Returns false if no more wait.
     pub fn fed(&mut self, asked: usize, got: usize, largest: usize) -> bool {
         if got > 0 {
-            // A few small messages between large ones must not raise the number to ask for.
+            // A few small messages between large ones must not raise the number to request.
             self.largest = largest.max(self.largest - self.largest / 8);
         }
         if got < asked {
@@ -141,24 +141,24 @@ impl Appetite {
     }
 }
 
-/// Bytes that a batch may still take.
+/// Bytes that still fit in the batch.
 pub fn room_in(batch: &Batch) -> usize {
     let bytes: usize = batch.iter().map(|frame| frame.len as usize).sum();
     BATCH_BYTES.saturating_sub(bytes)
 }
 
-/// What a failed send means.
+/// The meaning of a failed send.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Refusal {
-    /// Not now; the frame stays.
+    /// The port is busy; the frame stays.
     Later,
-    /// Never this frame.
+    /// The kernel will never send this frame.
     Frame,
-    /// Nothing more: the interface is gone.
+    /// The kernel will send no more frames: the interface is gone.
     Gone,
 }
 
-/// What the kernel's answer to a send means.
+/// The meaning of the kernel's answer to a send.
 pub fn refusal(error: &io::Error) -> Refusal {
     match error.raw_os_error() {
         Some(libc::EAGAIN | libc::EINTR | libc::ENETDOWN) => Refusal::Later,
@@ -175,7 +175,7 @@ pub fn set(socket: &OwnedFd, level: i32, option: i32, value: i32) -> io::Result<
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// A filter that accepts nothing, so that nothing ever waits in the socket.
+/// Installs a filter that accepts no packet, so that none ever waits in the socket.
 pub fn deafen(socket: &impl AsRawFd) -> io::Result<()> {
     // BPF_RET | BPF_K, 0 bytes.
     let mut filter = [libc::sock_filter { code: 0x06, jt: 0, jf: 0, k: 0 }];
@@ -202,7 +202,7 @@ mod tests {
         lens.iter().map(|&len| Frame { slot: 0, head: 0, len, offload: Offload::NONE }).collect()
     }
 
-    /// Small frames are asked for by the batch, super-frames by their bytes.
+    /// The request counts small frames, but limits GSO packets by their bytes.
     #[test]
     fn appetite_follows_what_comes() {
         let mut appetite = Appetite::default();

@@ -1,7 +1,8 @@
-//! Many messages per system call: `recvmmsg` and `sendmmsg`, with what goes beside the bytes.
+//! Many messages per system call: `recvmmsg` and `sendmmsg`, with their control data.
 //!
-//! Unsafe because the kernel is given pointers. All of them are to this structure's own vectors, which never grow
-//! past what they were made with and so never move, or to slots of frames that the caller holds meanwhile.
+//! Unsafe because the kernel is given pointers. All point to this structure's own vectors, which never grow
+//! beyond their initial capacity and so never move, or to slots of frames that the caller holds during the
+//! call.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -35,7 +36,7 @@ pub struct Messages {
     names: Vec<Name>,
 }
 
-// SAFETY: the pointers in it are only followed by the kernel, during calls made here, after they were set anew.
+// SAFETY: only the kernel follows the pointers in it, during calls made here, after they were set again.
 unsafe impl Send for Messages {}
 
 impl std::fmt::Debug for Messages {
@@ -45,7 +46,7 @@ impl std::fmt::Debug for Messages {
 }
 
 impl Messages {
-    /// No messages yet.
+    /// Starts without messages.
     pub fn new() -> Self {
         Self {
             headers: Vec::with_capacity(BATCH_LEN),
@@ -65,12 +66,12 @@ impl Messages {
         self.names.clear();
     }
 
-    /// Messages there are.
+    /// The number of messages.
     pub fn count(&self) -> usize {
         self.headers.len()
     }
 
-    /// A message to be received to these places, with control data, and its sender when `named`.
+    /// Adds a message to receive into these places, with control data, and with its sender if `named`.
     pub fn push_receive(&mut self, (places, count): ([iovec; 3], usize), named: bool) {
         self.push(places, 0, count);
         let at = self.headers.len() - 1;
@@ -83,7 +84,7 @@ impl Messages {
         }
     }
 
-    /// A message to be sent: a virtio-net header, and the frame.
+    /// Adds a message to send: a virtio-net header, and the frame.
     pub fn push_send(&mut self, lead: [u8; HEADER_LEN], bytes: &[u8]) {
         let at = self.headers.len();
         self.push([place_of(bytes); 3], 0, 2);
@@ -91,8 +92,8 @@ impl Messages {
         self.places[at][0] = iovec { iov_base: self.leads[at].as_mut_ptr().cast(), iov_len: HEADER_LEN };
     }
 
-    /// A datagram to be sent to this address, with control data as `(level, type, value)`, the value in the machine's
-    /// order.
+    /// Adds a datagram to send to this address, with control data as `(level, type, value)`, the value in the
+    /// machine's byte order.
     pub fn push_datagram(&mut self, bytes: &[u8], to: SocketAddr, control: &[(c_int, c_int, &[u8])]) {
         let at = self.headers.len();
         self.push([place_of(bytes); 3], 0, 1);
@@ -127,13 +128,13 @@ impl Messages {
         self.headers.push(mmsghdr { msg_hdr: header, msg_len: 0 });
     }
 
-    /// Receives what waits, as far as there are messages for it. Never blocks.
+    /// Receives the waiting messages, up to the number that was added. Never blocks.
     ///
     /// # Errors
-    /// What the kernel says; `WouldBlock` when nothing waits.
+    /// The kernel's error; `WouldBlock` when none waits.
     pub fn receive(&mut self, socket: &OwnedFd) -> io::Result<usize> {
         let (headers, count) = (self.headers.as_mut_ptr(), self.headers.len() as u32);
-        // SAFETY: every header's pointers are to live vectors of ours, or to slots that the caller set aside.
+        // SAFETY: every header's pointers lead to our own live vectors, or to slots that the caller reserved.
         let got = unsafe {
             libc::recvmmsg(socket.as_raw_fd(), headers, count, libc::MSG_DONTWAIT as _, std::ptr::null_mut())
         };
@@ -143,18 +144,18 @@ impl Messages {
     /// Sends the messages from `first` on. Never blocks.
     ///
     /// # Errors
-    /// What the kernel says of the first one.
+    /// The kernel's error for the first message.
     pub fn send(&mut self, socket: &OwnedFd, first: usize) -> io::Result<usize> {
         let headers = &mut self.headers[first..];
         let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-        // SAFETY: as in `receive`; the kernel only reads what the pointers lead to.
+        // SAFETY: as in `receive`; the kernel only reads through the pointers.
         let sent = unsafe {
             libc::sendmmsg(socket.as_raw_fd(), headers.as_mut_ptr(), headers.len() as u32, flags as _)
         };
         if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(sent as usize) }
     }
 
-    /// Bytes of a received message, as far as it fitted.
+    /// Bytes of a received message, as far as they fitted.
     pub fn len(&self, at: usize) -> usize {
         self.headers[at].msg_len as usize
     }
@@ -164,7 +165,7 @@ impl Messages {
         self.headers[..got].iter().map(|header| header.msg_len as usize).max().unwrap_or(0)
     }
 
-    /// Whether a received message was cut off.
+    /// Whether a received message was truncated.
     pub fn is_cut(&self, at: usize) -> bool {
         self.headers[at].msg_hdr.msg_flags & libc::MSG_TRUNC != 0
     }
@@ -188,7 +189,7 @@ impl Messages {
         None
     }
 
-    /// Who sent a message.
+    /// The sender of a message.
     pub fn sender(&self, at: usize) -> Option<SocketAddr> {
         read_name(&self.names[at].0)
     }

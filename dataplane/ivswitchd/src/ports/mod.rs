@@ -5,13 +5,13 @@
 //!
 //! - [`umem`]: the frame pool, one shared mapping that every AF_XDP socket registers as its own;
 //! - [`afxdp`]: a network interface through AF_XDP sockets and an XDP program;
-//! - [`packet`]: a network interface through AF_PACKET, super-frames and partial checksums included;
-//! - [`tap`]: a TAP interface, likewise;
+//! - [`packet`]: a network interface through AF_PACKET, including GSO packets and partial checksums;
+//! - [`tap`]: a TAP interface, with the same abilities;
 //! - [`udp`]: tunnel packets through UDP sockets;
 //! - [`vhostuser`]: a guest's NIC, in memory shared with QEMU;
 //! - [`host`]: whole packets handed to the kernel through raw sockets;
-//! - [`keep`]: what of all this outlives the process;
-//! - [`promiscuous`]: what makes a NIC take frames for the MACs behind a port;
+//! - [`keep`]: the descriptors that outlive the process;
+//! - [`promiscuous`]: makes a NIC accept frames for the MACs behind a port;
 //! - [`own`]: the kernel's own connections on addresses that are steered.
 
 pub mod afxdp;
@@ -47,36 +47,36 @@ use udp::UdpControl;
 use umem::{UmemHandle, UmemPool};
 use vhostuser::{VhostControl, VhostPort};
 
-/// A port, opened: its parts for the workers, for the control thread, and for people.
+/// An opened port: its parts for the workers, for the control thread, and for status reports.
 pub struct Opened {
-    /// For the workers that have queues of it, by their number.
+    /// The parts of the workers that have queues of this port, by worker number.
     pub parts: Vec<(usize, OpenedPart)>,
-    /// For the control thread.
+    /// The control thread's part.
     pub control: PortControl,
     /// For `ivctl status`.
     pub facts: PortFacts,
-    /// What the verdict cache must know; `None`: it has no part in such ports.
+    /// The kernel offload's view of the port; `None` if such ports take no part in it.
     pub cached: Option<afxdp::cache::Candidate>,
 }
 
-/// What one worker gets of a port.
+/// One worker's part of a port.
 pub struct OpenedPart {
-    /// Its queues.
+    /// The worker's queues.
     pub port: Box<dyn Port<UmemPool> + Send>,
-    /// What becomes readable when frames have arrived.
+    /// Descriptors that become readable when frames have arrived.
     pub fds: Vec<RawFd>,
-    /// Tells whether it wants to be asked again soon though nothing becomes readable.
+    /// Whether the port wants to be polled again soon although no descriptor becomes readable.
     pub pending: Box<dyn Fn() -> bool + Send>,
-    /// How many queues these are.
+    /// The number of these queues.
     pub queues: u32,
 }
 
-/// The control thread's part of a port, by kind.
+/// The control thread's part of a port, by driver.
 #[derive(Debug)]
 pub enum PortControl {
     /// AF_XDP: keeps the XDP program attached.
     Afxdp(AfxdpControl),
-    /// AF_PACKET: keeps the kernel from our frames.
+    /// AF_PACKET: keeps our frames from the kernel.
     Packet(PacketControl),
     /// TAP.
     Tap(TapControl),
@@ -86,7 +86,7 @@ pub enum PortControl {
     Vhostuser(Box<VhostControl>),
 }
 
-/// Opens a port for so many workers. `mac` is the interface's own address. Blocks for some milliseconds.
+/// Opens a port for `workers` workers. `mac` is the interface's own address. Blocks for some milliseconds.
 ///
 /// # Errors
 /// The text names object, cause and remedy.
@@ -151,7 +151,7 @@ pub fn open(
     }
 }
 
-/// One queue for each worker.
+/// Gives one queue to each worker.
 fn parts<L: lane::Lane>(ports: Vec<L>) -> Vec<(usize, OpenedPart)> {
     let part = |port: L| OpenedPart {
         fds: vec![port.fd()],
@@ -163,20 +163,20 @@ fn parts<L: lane::Lane>(ports: Vec<L>) -> Vec<(usize, OpenedPart)> {
 }
 
 impl PortControl {
-    /// Replaces what the uplink takes up. `mac` is the interface's own address.
+    /// Replaces the set of packets that the uplink takes up. `mac` is the interface's own address.
     ///
     /// # Errors
-    /// When the plan has more entries than the kernel's tables take, or there is nothing to steer.
+    /// When the plan has more entries than the kernel's tables take, or the port has no steering.
     pub fn steer(&mut self, plan: &SteerPlan, mac: MacAddr) -> Result<(), String> {
         match self {
             Self::Afxdp(control) => control.steer(plan, mac).map_err(|error| error.to_string()),
             Self::Packet(control) => control.steer(plan, mac),
-            // Its sockets hear what they are bound to, and nothing else.
+            // The sockets receive the packets for the addresses that they are bound to, and no others.
             Self::Tap(_) | Self::Udp(_) | Self::Vhostuser(_) => Ok(()),
         }
     }
 
-    /// What the kernel, and we for it, dropped; `None` once the worker's part is closed.
+    /// Frames dropped by the kernel, and by us for it; `None` once the worker's part is closed.
     #[must_use]
     pub fn drops(&self) -> Option<KernelDrops> {
         match self {
@@ -194,7 +194,7 @@ impl PortControl {
         }
     }
 
-    /// What the uplink's steering did; `None` where there is none.
+    /// The counts of the uplink's steering; `None` for a port without it.
     pub fn steer_counters(&self) -> Option<afxdp::SteerCounters> {
         match self {
             Self::Afxdp(control) => control.steer_counters(),
@@ -203,7 +203,7 @@ impl PortControl {
         }
     }
 
-    /// The kernel's own flows on the uplink; `None` where nothing is steered.
+    /// The kernel's own flows on the uplink; `None` without steering.
     pub fn own(&self) -> Option<&own::Own> {
         match self {
             Self::Afxdp(control) => Some(control.own()),
@@ -212,8 +212,8 @@ impl PortControl {
         }
     }
 
-    /// Whether the interface works on though it is no longer seen here: a TAP that the CMS moved to a namespace
-    /// of its own takes the far end of our file along.
+    /// Whether the interface works although it is no longer visible here: a TAP that the CMS moved to another
+    /// namespace takes the other end of our file along.
     #[must_use]
     pub fn is_elsewhere(&self) -> bool {
         matches!(self, Self::Tap(control) if control.is_attached())
@@ -228,7 +228,8 @@ impl PortControl {
         }
     }
 
-    /// Does what is due, and says what the agent is to know. True: there may be more to do at once.
+    /// Does due work, and appends the news for the agent to `out`. Returns true if there may be more work
+    /// now.
     pub fn turn(&mut self, id: PortId, out: &mut Vec<Input>) -> bool {
         match self {
             Self::Vhostuser(control) => control.turn(id, out),
@@ -236,7 +237,7 @@ impl PortControl {
         }
     }
 
-    /// What passed between us and a guest.
+    /// The counts of the traffic between us and a guest.
     #[must_use]
     pub fn guest_io(&self) -> Option<GuestIo> {
         match self {
@@ -245,7 +246,7 @@ impl PortControl {
         }
     }
 
-    /// True once the worker has noticed that the interface is gone for the kernel.
+    /// True once the worker has noticed that the kernel removed the interface.
     #[must_use]
     pub fn is_dead(&self) -> bool {
         match self {
@@ -258,7 +259,7 @@ impl PortControl {
     }
 }
 
-/// Index of the interface of this name, in this thread's network namespace.
+/// Index of the interface with this name, in this thread's network namespace.
 fn interface_index(name: &str) -> Option<u32> {
     let name = CString::new(name).ok()?;
     // SAFETY: the pointer is to a terminated string that outlives the call.
@@ -266,10 +267,10 @@ fn interface_index(name: &str) -> Option<u32> {
     (index != 0).then_some(index)
 }
 
-/// Name of the interface of this index, in this thread's network namespace.
+/// Name of the interface with this index, in this thread's network namespace.
 fn interface_name(index: u32) -> Option<String> {
     let mut name = [0_u8; libc::IF_NAMESIZE];
-    // SAFETY: the buffer has the length that the call wants.
+    // SAFETY: the buffer has the length that the call requires.
     let found = unsafe { libc::if_indextoname(index, name.as_mut_ptr().cast()) };
     let len = name.iter().position(|&byte| byte == 0)?;
     (!found.is_null()).then(|| String::from_utf8_lossy(&name[..len]).into_owned())

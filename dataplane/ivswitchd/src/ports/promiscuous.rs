@@ -1,7 +1,8 @@
-//! Frames for the MACs behind a port: the interface is promiscuous while the port is open.
+//! Receives frames for the MACs behind a port: the interface is promiscuous while the port is open.
 //!
-//! A NIC takes frames for its own MAC only, a port forwards for others. The kernel counts who wants an interface
-//! promiscuous (packet(7), `PACKET_MR_PROMISC`), and forgets us by itself when we die.
+//! A NIC accepts frames for its own MAC only, but a port forwards for others. The kernel counts the users
+//! that want an interface promiscuous (packet(7), `PACKET_MR_PROMISC`), and drops our count by itself when
+//! the process dies.
 
 use std::io;
 use std::mem::size_of;
@@ -11,7 +12,7 @@ use ctl::io::{IoKind, OpenPort};
 
 use super::packet::packet_socket;
 
-/// Keeps an interface promiscuous as long as it lives.
+/// Keeps an interface promiscuous as long as this value lives.
 #[derive(Debug)]
 pub struct Promiscuous {
     _socket: OwnedFd,
@@ -33,12 +34,12 @@ impl Promiscuous {
         })
     }
 
-    /// Makes the interface of this index promiscuous.
+    /// Makes the interface with this index promiscuous.
     ///
     /// # Errors
-    /// The kernel's own: without CAP_NET_RAW, or when the interface is gone.
+    /// The kernel's error: CAP_NET_RAW is missing, or the interface is gone.
     fn new(index: u32) -> io::Result<Self> {
-        // It is never bound, so nothing arrives at it.
+        // The socket is never bound, so no frame arrives at it.
         let socket = packet_socket()?;
         // SAFETY: plain data for which all zeroes is valid.
         let mut request: libc::packet_mreq = unsafe { std::mem::zeroed() };

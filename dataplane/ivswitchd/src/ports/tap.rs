@@ -1,4 +1,4 @@
-//! A TAP interface with virtio-net headers: the kernel's end of it is what a CMS gets, this is the other.
+//! A TAP interface with virtio-net headers: the CMS gets the kernel's end, this is the other.
 //!
 //! The device is made beforehand (`links`), persistent and with room for several queues; opening attaches one. A TAP
 //! is a file, not a socket: one system call per frame, but up to 64 KiB in each.
@@ -23,7 +23,7 @@ use super::lane::{Lane, LaneError, LaneShared, Refusal, refusal, room_in};
 use super::packet::offloads;
 use super::umem::UmemPool;
 
-/// Where TAP interfaces come from.
+/// The device that TAP interfaces come from.
 const DEVICE: &str = "/dev/net/tun";
 
 const TUNSETIFF: u64 = 0x4004_54ca;
@@ -40,11 +40,11 @@ const TUN_F_USO6: u64 = 0x40;
 const TSO: u64 = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN;
 const USO: u64 = TUN_F_USO4 | TUN_F_USO6;
 
-/// One queue of the TAP interface of this name, which is made if it is not there (and goes with the queue, unless
-/// it is made to stay).
+/// Opens one queue of the TAP interface with this name. A missing interface is made (and ends with the queue,
+/// unless it is made persistent).
 ///
 /// # Errors
-/// What the kernel refuses: `EINVAL` when the interface is another kind of TAP, `EBUSY` when its queues are taken.
+/// The kernel's error: `EINVAL` if the interface is another kind of TAP, `EBUSY` if its queues are taken.
 pub fn queue(name: &str) -> io::Result<OwnedFd> {
     let device = OpenOptions::new()
         .read(true)
@@ -69,7 +69,7 @@ pub fn queue(name: &str) -> io::Result<OwnedFd> {
 /// Makes the queue's interface outlive its queues.
 ///
 /// # Errors
-/// What the kernel refuses.
+/// Returns what the kernel refuses.
 pub fn persist(queue: &OwnedFd) -> io::Result<()> {
     ioctl(queue, TUNSETPERSIST, 1)
 }
@@ -80,7 +80,7 @@ fn ioctl(queue: &OwnedFd, request: u64, value: u64) -> io::Result<()> {
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Whether a descriptor is a queue of the interface of this name.
+/// Whether a descriptor is a queue of the interface with this name.
 fn is_of(queue: &OwnedFd, name: &str) -> bool {
     // SAFETY: plain data for which all zeroes is valid.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
@@ -103,7 +103,7 @@ pub struct TapPort {
 pub struct TapControl {
     file: Weak<File>,
     shared: Weak<LaneShared>,
-    /// What the service manager keeps of it.
+    /// Names under which the service manager keeps the port's descriptors.
     names: Vec<String>,
 }
 
@@ -115,11 +115,11 @@ impl Drop for TapControl {
     }
 }
 
-/// Attaches to the interface with a queue for each worker, and says what may be left unfinished in the frames given
-/// to us.
+/// Attaches to the interface with a queue for each worker, and tells the kernel what the frames it gives us
+/// may leave unfinished.
 ///
 /// # Errors
-/// What the kernel refuses, and what to do about it.
+/// The kernel's error, and the remedy.
 pub fn open(
     spec: &OpenPort,
     workers: usize,
@@ -129,7 +129,7 @@ pub fn open(
         let interface = spec.interface.clone();
         move |cause| LaneError { interface, what, cause, remedy }
     };
-    // Opening would make an interface that is not there; whoever is to make it does so with care.
+    // Opening would create a missing interface, and not with the attributes that `links` gives it.
     if super::interface_index(&spec.interface) != Some(spec.index) {
         return Err(failed("it cannot be opened", "")(io::Error::from_raw_os_error(libc::ENODEV)));
     }
@@ -169,11 +169,11 @@ pub fn open(
     Ok((files.into_iter().map(port).collect(), control, facts))
 }
 
-/// How a read ended.
+/// The result of a read.
 enum Heard {
     Frame(Frame),
     Dropped,
-    /// Dropped, and counted.
+    /// The frame was dropped, and counted.
     Refused,
     Nothing,
 }
@@ -181,7 +181,8 @@ enum Heard {
 impl TapPort {
     fn read(&self, pool: &mut UmemPool, mut landing: Landing) -> Heard {
         let (places, count) = landing.places(pool, HEADER_LEN, None);
-        // SAFETY: the places are slots that `landing` holds, and nobody reads or writes them meanwhile.
+        // SAFETY: the places are slots that `landing` holds, and no other code reads or writes them during
+        // the call.
         let got = unsafe { libc::readv(self.file.as_raw_fd(), places.as_ptr(), count as i32) };
         if got <= 0 {
             landing.discard(pool);
@@ -191,7 +192,7 @@ impl TapPort {
             return Heard::Nothing;
         }
         let room: usize = places[..count].iter().map(|place| place.iov_len).sum();
-        // A TAP cuts what does not fit, and says how much it wrote, not how much there was.
+        // A TAP truncates a frame that does not fit, and reports how much it wrote, not the frame's length.
         let len = (got as usize).checked_sub(HEADER_LEN).filter(|_| (got as usize) < room);
         let Some((len, header)) = len.map(|len| (len, landing.lead::<HEADER_LEN>(pool))) else {
             landing.discard(pool);
@@ -278,13 +279,13 @@ fn write(file: &File, header: &[u8; HEADER_LEN], bytes: &[u8]) -> io::Result<()>
 }
 
 impl TapControl {
-    /// What was dropped; `None` once the worker's part is closed.
+    /// The counts of dropped frames; `None` once the worker's part is closed.
     #[must_use]
     pub fn drops(&self) -> Option<KernelDrops> {
         Some(self.shared.upgrade()?.drops(0))
     }
 
-    /// Whether the interface is still there, be it in another network namespace or under another name.
+    /// Whether the interface still exists, perhaps in another network namespace or under another name.
     #[must_use]
     pub fn is_attached(&self) -> bool {
         // SAFETY: plain data for which all zeroes is valid.

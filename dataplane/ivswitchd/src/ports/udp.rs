@@ -1,13 +1,13 @@
 //! The uplink through UDP sockets: tunnel packets only, on every kernel and every NIC.
 //!
-//! The engine gives and takes whole outer frames; here their Ethernet, IP and UDP headers are taken off and put on, since
-//! the kernel makes its own. What of them matters goes beside the payload: hop limit and traffic class as control
-//! data, the entropy of the source port by choosing one of several sockets that are bound to different ones
-//! (peers accept any, RFC 7348 §5). A super-frame leaves by `UDP_SEGMENT` and arrives by `UDP_GRO`: one datagram to us,
-//! up to 64 on the wire. Checksums are always filled in: the kernel insists on it for super-frames,
-//! and without one it does not put them together again.
+//! The engine gives and takes whole outer frames; this port removes and adds their Ethernet, IP and UDP
+//! headers, since the kernel makes its own. Fields that matter accompany the payload: hop limit and traffic
+//! class as control data, the entropy of the source port by the choice of one of several sockets that are
+//! bound to different ports (peers accept any, RFC 7348 §5). A GSO packet leaves by `UDP_SEGMENT` and arrives
+//! by `UDP_GRO`: one datagram to us, up to 64 on the wire. Checksums are always filled in: the kernel insists
+//! on them for GSO packets, and does not coalesce datagrams without one.
 //!
-//! Not for floating IPs held here: their packets are no datagrams of ours. The configuration is refused.
+//! Not for floating IPs held here: their packets are not our datagrams. Such a configuration is refused.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -28,13 +28,13 @@ use super::lane::{Appetite, Lane, LaneError, LaneShared, Refusal, deafen, refusa
 use super::messages::Messages;
 use super::umem::UmemPool;
 
-/// Sockets to send from, each with a source port of its own: paths that the underlay can tell apart.
+/// Sockets to send from, each with its own source port: paths that the underlay can tell apart.
 const SOURCES: usize = 16;
 
 /// Bytes that may wait in a socket.
 const BUFFER_LEN: i32 = 16 << 20;
 
-/// Datagrams of one super-frame (UDP_MAX_SEGMENTS of older kernels), and their bytes.
+/// Datagrams of one GSO packet (UDP_MAX_SEGMENTS of older kernels), and their bytes.
 const SEGMENTS_MAX: usize = 64;
 const PAYLOAD_MAX: usize = 65_000;
 
@@ -45,7 +45,7 @@ const V6_LEN: usize = ETH_LEN + 40 + UDP_LEN;
 const UDP_CHECKSUM_AT: u16 = 6;
 const PROTO_UDP: u8 = 17;
 
-/// More fragments, and the fragment's offset: what is here of a whole packet is zero.
+/// The bits for more fragments and for the fragment's offset: zero in a whole packet.
 const FRAGMENT_MASK: u16 = 0x3fff;
 
 /// linux/udp.h; not in libc for every target.
@@ -56,7 +56,7 @@ const UDP_GRO: i32 = 104;
 /// A UDP uplink.
 #[derive(Debug)]
 pub struct UdpPort {
-    /// Hears our tunnel port.
+    /// Receives on our tunnel port.
     inbound: OwnedFd,
     outbound: Vec<OwnedFd>,
     address: SocketAddr,
@@ -73,11 +73,11 @@ pub struct UdpControl {
     shared: Weak<LaneShared>,
 }
 
-/// Opens the sockets at our VTEP, which `spec` names: one to hear with for each worker, among which the kernel spreads
-/// flows, and each with its own to send from. `mac` is the uplink's.
+/// Opens the sockets at our VTEP, which `spec` names: one receiving socket for each worker, over which the
+/// kernel spreads flows, and for each worker its own sending sockets. `mac` is the uplink's.
 ///
 /// # Errors
-/// What the kernel refuses, and what to do about it.
+/// The kernel's error, and the remedy.
 pub fn open(
     spec: &OpenPort,
     mac: MacAddr,
@@ -122,7 +122,7 @@ pub fn open(
     Ok((ports, UdpControl { shared: Arc::downgrade(&shared) }, facts))
 }
 
-/// A socket that hears our tunnel port, alone or with others of its kind.
+/// A socket that receives on our tunnel port, alone or together with others of its kind.
 fn inbound(address: SocketAddr, several: bool) -> io::Result<OwnedFd> {
     use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with, sockopt};
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
@@ -146,13 +146,14 @@ fn prepare_inbound(socket: &OwnedFd, v4: bool) -> io::Result<()> {
     }
 }
 
-/// A socket to send from, at a source port of the kernel's choice. It hears nothing, and sends out of the uplink.
+/// A socket to send from, at a source port that the kernel chooses. It receives nothing, and sends out of the
+/// uplink.
 fn source(ip: IpAddr, uplink: u32) -> io::Result<OwnedFd> {
     let socket = OwnedFd::from(UdpSocket::bind(SocketAddr::new(ip, 0))?);
     set(&socket, libc::SOL_SOCKET, libc::SO_BINDTOIFINDEX, uplink.cast_signed())?;
     set(&socket, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, BUFFER_LEN)?;
     deafen(&socket)?;
-    // What the underlay does not carry is refused to us, never cut in fragments on the way.
+    // The kernel refuses a packet that exceeds the underlay's MTU; it is never fragmented on the way.
     if ip.is_ipv4() {
         set(&socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE)?;
     } else {
@@ -161,17 +162,17 @@ fn source(ip: IpAddr, uplink: u32) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// What of an outer frame is the kernel's to write.
+/// The fields of an outer frame that the kernel will write.
 struct Outer {
     to: SocketAddr,
     source_port: u16,
     traffic_class: u8,
     hop_limit: u8,
-    /// Where the datagram's payload starts.
+    /// The offset of the datagram's payload.
     payload: usize,
 }
 
-/// Reads the outer headers that the engine has written. `None`: it is no tunnel packet of ours.
+/// Reads the outer headers that the engine has written. `None`: the frame is not one of our tunnel packets.
 fn outer_of(frame: &[u8]) -> Option<Outer> {
     let word = |at: usize| Some(u16::from_be_bytes([*frame.get(at)?, *frame.get(at + 1)?]));
     match word(12)? {
@@ -205,7 +206,7 @@ fn outer_of(frame: &[u8]) -> Option<Outer> {
 }
 
 impl UdpPort {
-    /// The frame of message `at`: its payload behind outer headers as they were. `None`: it is dropped.
+    /// The frame of message `at`: its payload behind restored outer headers. `None`: it is dropped.
     fn take(&self, pool: &mut UmemPool, at: usize, landing: Landing) -> Option<Frame> {
         let sender = self.messages.sender(at).filter(|_| !self.messages.is_cut(at));
         let (Some(sender), len) = (sender, self.messages.len(at)) else {
@@ -219,7 +220,7 @@ impl UdpPort {
         } else {
             (libc::IPPROTO_IPV6, libc::IPV6_TCLASS, libc::IPV6_HOPLIMIT)
         };
-        // Machine order, one byte or four: the low byte is what is meant, and a missing one is zero.
+        // In the machine's order, one byte or four: the low byte counts, and a missing one is zero.
         let byte = |kind| match self.messages.control(at, level, kind) {
             Some(&[one]) => one,
             Some(&[a, b, c, d]) => i32::from_ne_bytes([a, b, c, d]) as u8,
@@ -246,7 +247,8 @@ impl UdpPort {
         Some(frame)
     }
 
-    /// Sends a frame that takes more than one message: a super-frame of more than the kernel cuts at once.
+    /// Sends a frame that takes several messages: a GSO packet with more segments than the kernel makes in
+    /// one call.
     fn send_in_parts(
         &mut self,
         socket: usize,
@@ -264,7 +266,7 @@ impl UdpPort {
         while sent < self.messages.count() {
             match self.messages.send(&self.outbound[socket], sent) {
                 Ok(more) => sent += more,
-                // The rest of it is lost, as on any wire; it must not go out twice.
+                // The rest of the packet is lost, as on any wire; the first part must not go out twice.
                 Err(_) if sent > 0 => return Ok(()),
                 Err(error) => return Err(error),
             }
@@ -273,7 +275,7 @@ impl UdpPort {
     }
 }
 
-/// A datagram with what its outer header says; `gso` bytes per segment, or 0.
+/// Adds a datagram with the fields of its outer header; `gso` bytes per segment, or 0.
 fn push(messages: &mut Messages, payload: &[u8], outer: &Outer, gso: u16) {
     let (level, class, hops) = if outer.to.is_ipv4() {
         (libc::IPPROTO_IP, libc::IP_TOS, libc::IP_TTL)
@@ -288,11 +290,11 @@ fn push(messages: &mut Messages, payload: &[u8], outer: &Outer, gso: u16) {
     messages.push_datagram(payload, outer.to, &control[..if gso > 0 { 3 } else { 2 }]);
 }
 
-/// The outer headers of what came from `sender`, as they were on the wire but for the checksum, which the kernel has
-/// checked.
+/// Writes the outer headers of a datagram from `sender` as they were on the wire, except for the checksum,
+/// which the kernel has checked.
 fn write_outer(to: &mut [u8], port: &UdpPort, sender: SocketAddr, class: u8, hops: u8, payload: usize) {
     to[..6].copy_from_slice(&port.mac.0);
-    // Who sent it on the last link the kernel does not say; the engine does not ask.
+    // The kernel does not report the link-layer sender, and the engine does not need it.
     to[6..12].copy_from_slice(&[2, 0, 0, 0, 0, 0]);
     let udp_len = payload + UDP_LEN;
     let length = |len: usize| u16::try_from(len).unwrap_or(0).to_be_bytes();
@@ -397,7 +399,8 @@ impl Port<UmemPool> for UdpPort {
 }
 
 impl UdpPort {
-    /// Sends the first frames that leave by one socket. How many went; at least one, or why the first did not.
+    /// Sends the first frames that leave by one socket. Returns how many went (at least one), or why the
+    /// first did not.
     fn send_run(&mut self, pool: &mut UmemPool, frames: &mut [Frame]) -> io::Result<usize> {
         let invalid = || io::Error::from_raw_os_error(libc::EINVAL);
         let mut socket = None;
@@ -416,7 +419,7 @@ impl UdpPort {
             }
             let offload = frame.offload;
             if usize::from(offload.csum_start) > outer.payload {
-                // A checksum inside the tunnel: no socket finishes that.
+                // A checksum inside the tunnel, which no socket can finish.
                 frame.offload = Offload::NONE;
                 fit::finish(pool.bytes_mut(frame), offload).map_err(|_| invalid())?;
             }
@@ -446,13 +449,13 @@ impl UdpPort {
 }
 
 impl UdpControl {
-    /// What was dropped; `None` once the worker's part is closed.
+    /// The counts of dropped frames; `None` once the worker's part is closed.
     #[must_use]
     pub fn drops(&self) -> Option<KernelDrops> {
         Some(self.shared.upgrade()?.drops(0))
     }
 
-    /// True once the worker has noticed that it does not work any more.
+    /// True once the worker has noticed that the socket no longer works.
     #[must_use]
     pub fn is_dead(&self) -> bool {
         self.shared.upgrade().is_none_or(|shared| shared.dead.load(Ordering::Relaxed))

@@ -1,8 +1,8 @@
 //! A guest's NIC: rings in memory that QEMU shares with us (`vhostuser`).
 //!
-//! QEMU listens and we connect, again and again, so that either side may come first, die and return. The control
-//! thread speaks with QEMU; each worker moves the frames of its own queue pairs, and sleeps over one epoll
-//! descriptor that the guest's kicks make readable. No thread is added.
+//! QEMU listens and we connect, again and again, so that either side may come first, die and return. The
+//! control thread speaks with QEMU; each worker moves the frames of its own queue pairs, and sleeps on one
+//! epoll descriptor that the guest's kicks make readable. No thread is added.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
@@ -28,28 +28,29 @@ use vhostuser::{Connection, Device, Fault, Session};
 use super::lane::LaneError;
 use super::umem::UmemPool;
 
-/// How soon QEMU is looked for again after it went: when it restarts, or we do, this is the outage.
+/// The first pause before we connect again after QEMU went: if it restarts, or we do, this is the outage.
 const PAUSE_MIN: Duration = Duration::from_millis(10);
 
-/// How rarely it is looked for when it stays away.
+/// The longest pause between attempts while QEMU stays away.
 const PAUSE_MAX: Duration = Duration::from_millis(250);
 
-/// How long one that misbehaved is left alone.
+/// How long we stay away from a QEMU or guest that violated the protocol.
 const PENALTY: Duration = Duration::from_secs(5);
 
-/// Over which time it is counted how much a guest sends.
+/// The time window in which a guest's frames are counted.
 const WINDOW: Duration = Duration::from_millis(2);
 
-/// A guest that sends as many frames in a [`WINDOW`] is looked at by naps instead of being asked to kick: a kick costs it
-/// an exit, and it will send again. One that sends a question and waits for the answer stays below.
+/// A guest that sends this many frames in a [`WINDOW`] is polled between naps instead of being asked to kick:
+/// a kick costs the guest an exit, and it will send again. A guest that sends a request and waits for the
+/// answer stays below.
 const MANY: usize = 8;
 
-/// How long each nap is: about what a kick costs until it is heard (50 us), so that no frame waits much longer for it.
+/// The length of each nap: about the latency of a kick (50 us), so that no frame waits much longer for it.
 ///
 /// Measured between two emulated guests (`ivbench --only 'network iVM-iVM'`): see `dataplane/decisions/0013`.
 const NAP: Duration = Duration::from_micros(100);
 
-/// A worker's queue pairs.
+/// One worker's queue pairs.
 pub struct VhostPort {
     device: Arc<Device>,
     lane: usize,
@@ -58,7 +59,7 @@ pub struct VhostPort {
     starved: Arc<AtomicBool>,
 }
 
-/// How much a guest sends: its frames in this window of time, and in the one before.
+/// A guest's sending rate: its frames in this window of time, and in the one before.
 #[derive(Default)]
 struct Pace {
     since: Option<Instant>,
@@ -67,7 +68,7 @@ struct Pace {
 }
 
 impl Pace {
-    /// So many frames came.
+    /// Notes that `count` frames came.
     fn came(&mut self, now: Instant, count: usize) {
         let age = self.since.map_or(Duration::MAX, |since| now.since(since));
         if age >= WINDOW {
@@ -87,16 +88,17 @@ impl Pace {
 pub struct VhostControl {
     device: Arc<Device>,
     path: String,
-    /// Readable when QEMU has said something, a worker has found a fault, or it is time to look for QEMU.
+    /// Readable when QEMU has sent a message, a worker has found a fault, or it is time to connect to QEMU
+    /// again.
     epoll: OwnedFd,
     timer: OwnedFd,
     connection: Option<Connection>,
     pause: Duration,
-    /// What the agent was told last.
+    /// The last report to the agent.
     said: Said,
-    /// Why nothing passes, as long as that is QEMU's or the guest's fault.
+    /// Why no frames pass, if QEMU or the guest is at fault.
     fault: Option<Fault>,
-    /// For `is_dead`: the workers' parts.
+    /// The workers' parts, for `is_dead`.
     workers: Weak<AtomicBool>,
 }
 
@@ -108,10 +110,10 @@ enum Said {
     Down(PortDown),
 }
 
-/// Prepares a device with a lane for each worker. Nobody needs to be there yet.
+/// Prepares a device with queues for each worker. QEMU need not run yet.
 ///
 /// # Errors
-/// No descriptors left.
+/// The process has no descriptors left.
 pub fn open(spec: &OpenPort, workers: usize) -> Result<(Vec<VhostPort>, VhostControl), LaneError> {
     let failed = |cause: io::Error| LaneError {
         interface: spec.interface.clone(),
@@ -122,7 +124,8 @@ pub fn open(spec: &OpenPort, workers: usize) -> Result<(Vec<VhostPort>, VhostCon
     if let Some(folder) = Path::new(&spec.interface).parent()
         && folder.starts_with(ctl::model::GUEST_SOCKETS)
     {
-        // Our own folder, for QEMU to listen in. If it cannot be made, what we wait for says where it should be.
+        // QEMU listens in our own folder. If the folder cannot be made, the port's status names the path it
+        // waits for.
         let _ = std::fs::create_dir_all(folder);
     }
     let device = Arc::new(Device::new(spec.queues.max(1) as usize, workers).map_err(failed)?);
@@ -144,12 +147,12 @@ impl VhostPort {
         self.device.fd(self.lane).as_raw_fd()
     }
 
-    /// Queue pairs that are this worker's.
+    /// The number of this worker's queue pairs.
     pub fn queue_count(&self) -> u32 {
         self.device.pairs_of(self.lane) as u32
     }
 
-    /// Tells whether frames wait for slots.
+    /// Returns a check whether frames wait for slots.
     pub fn waits(&self) -> impl Fn() -> bool + Send + 'static {
         let starved = Arc::downgrade(&self.starved);
         move || starved.upgrade().is_some_and(|starved| starved.load(Ordering::Relaxed))
@@ -207,9 +210,10 @@ impl VhostControl {
         self.epoll.as_raw_fd()
     }
 
-    /// Looks for QEMU, takes what it says, and tells the agent what changed. True: there may be more to do at once.
+    /// Connects to QEMU, reads its messages, and reports changes to the agent. Returns true if there may be
+    /// more work now.
     pub fn turn(&mut self, id: PortId, out: &mut Vec<Input>) -> bool {
-        // Only to make room for the next event; what it was is found out below.
+        // This only makes room for the next event; the code below finds out which event it was.
         let mut events = [const { std::mem::MaybeUninit::uninit() }; 4];
         let _ = epoll::wait(&self.epoll, &mut events, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
         let mut more = false;
@@ -228,7 +232,7 @@ impl VhostControl {
             }
         }
         if let Some(fault) = self.device.take_fault() {
-            // One ring is enough: what else the driver says is not worth having until it starts anew.
+            // One faulty ring is enough: the driver's other rings are useless until it starts again.
             self.device.stop();
             self.fault = Some(fault);
         }
@@ -271,7 +275,7 @@ impl VhostControl {
 
     fn hang_up(&mut self, pause: Duration) {
         if let Some(connection) = self.connection.take() {
-            // Closing it would do, were it not for descriptors that QEMU may have sent us of it.
+            // Closing it would suffice, but QEMU may have sent us duplicates of its descriptor.
             let _ = epoll::delete(&self.epoll, connection.as_fd());
         }
         self.wait(pause);
@@ -313,7 +317,7 @@ impl VhostControl {
         }
     }
 
-    /// What was dropped on the way between us and the guest; `None` once the workers' parts are closed.
+    /// Frames dropped between us and the guest; `None` once the workers' parts are closed.
     #[must_use]
     pub fn drops(&self) -> Option<KernelDrops> {
         let counts = self.device.counts();
@@ -326,7 +330,7 @@ impl VhostControl {
         })
     }
 
-    /// What passed, and how often one side had to wake the other.
+    /// The counts of frames, and of wake-ups in each direction.
     #[must_use]
     pub fn guest_io(&self) -> GuestIo {
         let counts = self.device.counts();
@@ -353,7 +357,8 @@ impl std::fmt::Debug for VhostControl {
 mod tests {
     use super::*;
 
-    /// Who asks and waits is to kick; who sends on and on is not, from the first burst until the silence after the last.
+    /// A guest that sends requests and waits should kick; one that sends continuously should not, from its
+    /// first burst until the silence after its last.
     #[test]
     fn a_guest_that_sends_much_is_not_asked_to_kick() {
         let at = |us: u64| Instant::from_nanos(us * 1000);

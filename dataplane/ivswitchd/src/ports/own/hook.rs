@@ -1,5 +1,5 @@
-//! The place at an interface's way out where flows are noted: tcx, whose link goes with the process, or on older kernels
-//! a filter of the qdisc clsact, which the next start takes over.
+//! Attaches the program that notes flows at an interface's egress: with tcx, whose link goes with the
+//! process, or on older kernels as a filter of the qdisc clsact, which the next start takes over.
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -16,7 +16,7 @@ use crate::links::Requester;
 const BPF_LINK_CREATE: i64 = 28;
 const BPF_TCX_EGRESS: u32 = 47;
 
-/// What a filter of ours is called, and its place among others. Numbers spell "iv".
+/// The name of one of our filters, and its place among others. Numbers spell "iv".
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Place {
     name: &'static str,
@@ -24,25 +24,25 @@ pub struct Place {
     priority: u16,
 }
 
-/// Where flows are noted for the running switch.
+/// The filter that notes flows for the running switch.
 const TRACK: Place = Place { name: "ivs_track", way: TcAttachType::Egress, priority: 0x6976 };
 
-/// Where an uplink is closed while the switch is away, and flows are noted for that. `packaging/debian/postrm` has the
-/// priorities, too.
+/// The filter that closes an uplink while the switch is away, and for that purpose the one that notes flows.
+/// `packaging/debian/postrm` has the priorities, too.
 pub const CLOSED: Place = Place { name: "ivs_closed", way: TcAttachType::Ingress, priority: 0x6977 };
 const CLOSED_TRACK: Place = Place { name: "ivs_closed_own", way: TcAttachType::Egress, priority: 0x6978 };
 
 const HANDLE: TcHandle = TcHandle { major: 0, minor: 0x6976 };
 const ALL_PROTOCOLS: u32 = (libc::ETH_P_ALL as u16).to_be() as u32;
 
-/// Our program at an interface's way out.
+/// Our program at an interface's egress.
 #[derive(Debug)]
 pub enum Hook {
-    /// A link, which goes with us.
+    /// A link, which ends with the process.
     Link(OwnedFd),
     /// A filter on this interface.
     Filter(String),
-    /// A filter that stays when we are gone.
+    /// A filter that stays after this process has ended.
     Lasting(String),
 }
 
@@ -50,7 +50,7 @@ impl Hook {
     /// Attaches a program.
     ///
     /// # Errors
-    /// What the kernel refuses.
+    /// Returns what the kernel refuses.
     pub fn attach(interface: &str, program: &OwnedFd) -> io::Result<Self> {
         let index = crate::ports::interface_index(interface).ok_or(io::ErrorKind::NotFound)?;
         if crate::ports::kernel_at_least(6, 6) {
@@ -61,15 +61,15 @@ impl Hook {
         }
     }
 
-    /// Attaches a program that stays when we are gone.
+    /// Attaches a program that stays after this process has ended.
     ///
     /// # Errors
-    /// What the kernel refuses.
+    /// Returns what the kernel refuses.
     pub fn attach_lasting(interface: &str, program: &OwnedFd) -> io::Result<Self> {
         close(CLOSED_TRACK, interface, program).map(|()| Self::Lasting(interface.to_owned()))
     }
 
-    /// Whether it still is. A link says so itself; a filter is put in its own place again.
+    /// Whether the program is still attached. A link is queried; a filter is simply set again.
     #[must_use]
     pub fn is_attached(&self, program: &OwnedFd) -> bool {
         match self {
@@ -88,7 +88,7 @@ impl Drop for Hook {
     }
 }
 
-/// Interfaces that may have filters of ours, in one question: those with the qdisc that holds them.
+/// Interfaces that may have filters of ours, by one query: those with the qdisc that holds them.
 ///
 /// # Errors
 /// The kernel did not answer.
@@ -105,12 +105,12 @@ pub fn interfaces() -> io::Result<Vec<String>> {
     Ok(qdiscs.into_iter().filter_map(name).collect())
 }
 
-/// Takes a filter that notes flows off an interface, if there is one of a process before us.
+/// Removes the filter for noting flows that an earlier process left on an interface, if it has one.
 pub fn remove_left(interface: &str) {
     remove(TRACK, interface);
 }
 
-/// Takes what closed an interface off it.
+/// Removes the filters that closed an interface.
 pub fn remove_closed(interface: &str) {
     remove(CLOSED, interface);
     remove(CLOSED_TRACK, interface);
@@ -120,10 +120,10 @@ fn remove(place: Place, interface: &str) {
     let _ = tc::qdisc_detach_program(interface, place.way, place.name);
 }
 
-/// Puts a program in its place, over one that is there.
+/// Puts a program in its place, and replaces one that is there.
 ///
 /// # Errors
-/// What the kernel refuses.
+/// Returns what the kernel refuses.
 pub fn close(place: Place, interface: &str, program: &OwnedFd) -> io::Result<()> {
     let index = crate::ports::interface_index(interface).ok_or(io::ErrorKind::NotFound)?;
     set_filter(place, interface, index, program)
@@ -139,13 +139,13 @@ fn link(index: u32, program: &OwnedFd) -> io::Result<OwnedFd> {
     if link < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the descriptor was just made and belongs to nobody else.
+    // SAFETY: the descriptor is new, and this is its only owner.
     Ok(unsafe { OwnedFd::from_raw_fd(link as RawFd) })
 }
 
-/// One filter takes the place of another of ours without a moment between them.
+/// Sets our filter, replacing an earlier one of ours without a gap.
 fn set_filter(place: Place, interface: &str, index: u32, program: &OwnedFd) -> io::Result<()> {
-    // One that is there already is as good as a new one.
+    // An existing qdisc is as good as a new one.
     let _ = tc::qdisc_add_clsact(interface);
     let options = [
         TcFilterBpfOption::ProgFd(program.as_raw_fd() as u32),
@@ -173,14 +173,14 @@ mod tests {
     use super::*;
     use crate::ports::afxdp::{SharedMaps, trial_of_track};
 
-    /// As on kernels before tcx: the filter is there once however often it is set, is put back when another tool has
-    /// removed the qdisc, and goes with the hook.
+    /// The filter on kernels without tcx: it exists once however often it is set, is set again after another
+    /// tool has removed the qdisc, and goes with the hook.
     #[test]
     fn a_filter_where_there_is_no_tcx() {
         if !rustix::process::geteuid().is_root() {
             return eprintln!("skipped: needs root (BPF)");
         }
-        // In a network of its own, where nobody else's filters are.
+        // The test runs in its own network namespace, which has no filters of other programs.
         let thread = std::thread::spawn(|| {
             // SAFETY: this thread ends with the closure, and holds nothing of the old namespace.
             unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }.unwrap();

@@ -1,9 +1,9 @@
-//! The kernel's own connections on a reality address: what comes back in them is the kernel's (`bpf/own.bpf.h`,
-//! `dataplane/decisions/0024`).
+//! The kernel's own connections on a reality address: their incoming packets go to the kernel
+//! (`bpf/own.bpf.h`, `dataplane/decisions/0024`).
 //!
-//! [`Own`] belongs to the steering of an uplink, whatever its kind. While a reality address is steered, a program at the
-//! interface's way out notes what the kernel sends from there, and the kernel's sockets are asked for, at first and every
-//! minute: some were connected before, and some say nothing for hours.
+//! [`Own`] belongs to the steering of an uplink with any driver. While a reality address is steered, a
+//! program at the interface's egress notes the packets that the kernel sends from there. The kernel's sockets
+//! are also listed, at first and every minute: some were connected before, and some are silent for hours.
 
 mod hook;
 mod sockets;
@@ -32,13 +32,13 @@ pub use watch::OwnWatch;
 pub struct Own {
     mix: Mix,
     running: Option<Running>,
-    /// What notes flows stays when we are gone.
+    /// The program that notes flows stays after this process has ended.
     lasting: bool,
-    /// Why they are not known, though an address is steered.
+    /// Why the flows are unknown, although an address is steered.
     why: String,
 }
 
-/// What there is while an address is steered.
+/// The state that exists while an address is steered.
 #[derive(Debug)]
 struct Running {
     hook: Hook,
@@ -56,14 +56,14 @@ impl Default for Own {
 }
 
 impl Own {
-    /// Flows of an uplink that is closed while we are away: what notes them stays.
+    /// Flows of an uplink that is closed while the daemon is away: the program that notes them stays.
     #[must_use]
     pub fn lasting() -> Self {
         Self { lasting: true, ..Self::default() }
     }
 
-    /// Starts where an address is to be steered, stops where none is. `maps` are those of the steering. Gives what its
-    /// programs need to know of it: `None`, where nothing notes flows.
+    /// Starts if an address is to be steered, stops if none is. `maps` are those of the steering. Returns the
+    /// hash keys for the steering's programs: `None` if no program notes flows.
     pub fn follow(&mut self, maps: &impl SteerMaps, plan: &SteerPlan, interface: &str) -> Option<Mix> {
         if plan.reality.is_empty() {
             (self.running, self.why) = (None, String::new());
@@ -89,21 +89,21 @@ impl Own {
         })
     }
 
-    /// To be called every minute: notes connections that said nothing for long. False: another tool has taken our program
-    /// off, and [`Own::follow`] puts it back.
+    /// Notes connections that were silent for long; call it every minute. Returns false if another tool has
+    /// detached our program; [`Own::follow`] then attaches it again.
     pub fn refresh(&self) -> bool {
         let Some(running) = &self.running else { return self.why.is_empty() };
         running.ask_for_sockets();
         running.is_attached()
     }
 
-    /// Their table.
+    /// The table of the flows.
     #[cfg(test)]
     pub fn table(&self) -> &OwnTable {
         &self.running.as_ref().expect("an address is steered").table
     }
 
-    /// How many flows are known, and why none are where they should be.
+    /// The number of known flows, and why there are none although an address is steered.
     #[must_use]
     pub fn state(&self) -> (u32, &str) {
         (self.running.as_ref().map_or(0, |running| running.table.count(table::now())), &self.why)
@@ -120,7 +120,7 @@ impl Running {
     fn start(maps: &impl SteerMaps, mix: Mix, interface: &str, lasting: bool) -> Result<Self, String> {
         let program = load_track(maps).map_err(|error| format!("the program that notes them: {error}"))?;
         let own = maps.map("own").and_then(fd_of).ok_or("no table")?;
-        // SAFETY: it is the descriptor of a map that `maps` holds open, during this call.
+        // SAFETY: the descriptor of a map, which `maps` keeps open during this call.
         let own = unsafe { std::os::fd::BorrowedFd::borrow_raw(own) };
         let table =
             OwnTable::map(own, mix).map_err(|error| format!("their table cannot be mapped: {error}"))?;

@@ -1,4 +1,5 @@
-//! The kernel's sockets, as `ss` asks for them (sock_diag(7)): connections that were there before anybody noted flows.
+//! Lists the kernel's sockets as `ss` does (sock_diag(7)): connections that existed before a program noted
+//! flows.
 
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -27,10 +28,10 @@ const NEW_SYN_RECV: u8 = 12;
 
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Gives each connection of the kernel's, and how long it is to be known.
+/// Calls `give` with each connection of the kernel's and the time for which it should be remembered.
 ///
 /// # Errors
-/// The kernel has no sock_diag, or did not answer.
+/// The kernel lacks sock_diag, or did not answer.
 pub fn each(mut give: impl FnMut(OwnFlow, u32)) -> io::Result<()> {
     let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
     socket.bind_auto()?;
@@ -38,7 +39,7 @@ pub fn each(mut give: impl FnMut(OwnFlow, u32)) -> io::Result<()> {
     for family in [libc::AF_INET as u8, libc::AF_INET6 as u8] {
         for proto in [TCP, UDP] {
             match dump(&socket, family, proto, &mut give) {
-                // No IPv6 in this kernel, or no diagnosis of UDP.
+                // This kernel lacks IPv6, or the diagnosis of UDP sockets.
                 Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EAFNOSUPPORT)) => {}
                 other => other?,
             }
@@ -49,7 +50,7 @@ pub fn each(mut give: impl FnMut(OwnFlow, u32)) -> io::Result<()> {
 
 fn dump(socket: &Socket, family: u8, proto: u8, give: &mut impl FnMut(OwnFlow, u32)) -> io::Result<()> {
     let states: u32 = if proto == TCP { !(1 << LISTEN | 1 << NEW_SYN_RECV) } else { 1 << ESTABLISHED };
-    // struct nlmsghdr and struct inet_diag_req_v2, of which all else is zero: any address.
+    // struct nlmsghdr and struct inet_diag_req_v2. All other fields are zero: any address.
     let mut request = [0_u8; HEADER_LEN + 8 + 48];
     let len = request.len() as u32;
     request[..4].copy_from_slice(&len.to_ne_bytes());
@@ -66,7 +67,7 @@ fn dump(socket: &Socket, family: u8, proto: u8, give: &mut impl FnMut(OwnFlow, u
     }
 }
 
-/// Reads the messages of a datagram. True: that was all.
+/// Reads the messages of a datagram. Returns true after the last one.
 fn read(mut bytes: &[u8], proto: u8, give: &mut impl FnMut(OwnFlow, u32)) -> io::Result<bool> {
     while bytes.len() >= HEADER_LEN {
         let len = u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]) as usize;
@@ -114,7 +115,7 @@ fn parse(body: &[u8], proto: u8) -> Option<(OwnFlow, u32)> {
     let life = match (proto, state) {
         (UDP, _) => LIFE_UDP,
         (_, ESTABLISHED) => LIFE_TCP,
-        // What begins or ends. A half-closed one may last, and is asked for again.
+        // A connection that begins or ends. A half-closed one may last, and the next listing finds it again.
         _ => LIFE_TCP_CLOSING,
     };
     Some((OwnFlow { remote, local, proto }, life))
@@ -125,8 +126,8 @@ mod tests {
     use super::*;
     use std::net::{TcpListener, TcpStream, UdpSocket};
 
-    /// What is connected is found, in both families and of a socket that speaks IPv4 in IPv6's clothes; what only
-    /// listens is not.
+    /// Connected sockets are found in both families, including an IPv6 socket with an IPv4-mapped address;
+    /// listening sockets are not.
     #[test]
     fn connected_sockets_are_found() {
         let listeners = ["127.0.0.1:0", "[::1]:0"].map(|at| TcpListener::bind(at).unwrap());

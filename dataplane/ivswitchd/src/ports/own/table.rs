@@ -1,7 +1,7 @@
-//! The table of the kernel's own flows (`bpf/own.bpf.h`), as user space has it mapped: it notes sockets that were there
-//! before the programs, and asks whether a flow is the kernel's.
+//! The table of the kernel's own flows (`bpf/own.bpf.h`), mapped into user space: this side notes sockets
+//! that existed before the programs, and looks up whether a flow is the kernel's.
 //!
-//! Unsafe for the mapping, whose words everybody changes one at a time.
+//! Unsafe for the mapping, whose words all sides change one at a time.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -13,11 +13,11 @@ use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
 use crate::ports::afxdp::mapped;
 
-/// Flows in a set, and the power of two that the sets are.
+/// Flows in a set; the number of sets is a power of two.
 const WAYS: usize = 8;
 const SETS_BITS: u32 = 13;
 
-/// Where a set's parts are, in bytes, and its length: `struct own_set`.
+/// Offsets of a set's parts in bytes, and its length: `struct own_set`.
 const UNTIL: usize = WAYS * 4;
 const KEYS: usize = UNTIL + WAYS * 4;
 const CLOSING: usize = KEYS + WAYS * KEY_WORDS * 8;
@@ -30,29 +30,30 @@ const LEN: usize = SET_LEN << SETS_BITS;
 /// Ticks of 2^30 ns.
 const TICK_BITS: u32 = 30;
 
-/// How long a connection lasts that is known by its socket, as for one whose packets are seen: RFC 5382 REQ-5.
+/// How long a connection is remembered if only its socket is known, the same as if packets are seen: RFC 5382
+/// REQ-5.
 pub const LIFE_TCP: u32 = 6930;
-/// A connection that is about to end.
+/// The same for a connection that is about to end.
 pub const LIFE_TCP_CLOSING: u32 = 112;
-/// A connected UDP socket: RFC 4787 REQ-5.
+/// The same for a connected UDP socket: RFC 4787 REQ-5.
 pub const LIFE_UDP: u32 = 170;
 
-/// Odd numbers that nobody else knows, so that nobody can aim at a set.
+/// Secret odd numbers, so that packet senders cannot aim at a set.
 pub type Mix = [u64; 6];
 
-/// A flow of the kernel's.
+/// One of the kernel's own flows.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct OwnFlow {
-    /// Far end.
+    /// The far end's address and port.
     pub remote: SocketAddr,
-    /// Ours.
+    /// Our address and port.
     pub local: SocketAddr,
     /// IP protocol.
     pub proto: u8,
 }
 
 impl OwnFlow {
-    /// `struct own_key`.
+    /// The key in the form of `struct own_key`.
     fn key(&self) -> [u64; KEY_WORDS] {
         let mut bytes = [0; KEY_WORDS * 8];
         bytes[..16].copy_from_slice(&mapped(plain(self.remote.ip())));
@@ -64,7 +65,7 @@ impl OwnFlow {
     }
 }
 
-/// An address without the clothes of the other family.
+/// An IPv4-mapped IPv6 address as IPv4, any other unchanged.
 fn plain(ip: IpAddr) -> IpAddr {
     ip.to_canonical()
 }
@@ -78,7 +79,7 @@ fn place(key: &[u64; KEY_WORDS], mix: &Mix) -> (usize, u32) {
     ((x >> (64 - SETS_BITS)) as usize, x as u32)
 }
 
-/// Now, as the programs count.
+/// The present time in the programs' ticks.
 #[must_use]
 pub fn now() -> u32 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
@@ -99,12 +100,12 @@ unsafe impl Send for OwnTable {}
 unsafe impl Sync for OwnTable {}
 
 impl OwnTable {
-    /// Maps it.
+    /// Maps the table.
     ///
     /// # Errors
-    /// What the kernel refuses.
+    /// Returns what the kernel refuses.
     pub fn map(fd: impl AsFd, mix: Mix) -> io::Result<Self> {
-        // SAFETY: a new mapping, wherever the kernel likes, of a map that has so many bytes.
+        // SAFETY: a new mapping, at an address that the kernel chooses, of a map with this many bytes.
         let base = unsafe {
             mmap(std::ptr::null_mut(), LEN, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, fd, 0)
         }?;
@@ -114,8 +115,8 @@ impl OwnTable {
 
     fn word(&self, set: usize, offset: usize) -> &AtomicU32 {
         assert!(set < 1 << SETS_BITS && offset + 4 <= SET_LEN && offset.is_multiple_of(4));
-        // SAFETY: inside the mapping and aligned, as was just checked; the mapping lives as long as `self`, and all
-        // values are valid.
+        // SAFETY: inside the mapping and aligned, as was just checked; the mapping lives as long as `self`,
+        // and every value is valid.
         unsafe { AtomicU32::from_ptr(self.base.as_ptr().add(set * SET_LEN + offset).cast()) }
     }
 
@@ -123,7 +124,7 @@ impl OwnTable {
         assert!(set < 1 << SETS_BITS && way < WAYS);
         std::array::from_fn(|word| {
             let offset = KEYS + (way * KEY_WORDS + word) * 8;
-            // SAFETY: inside the mapping and aligned to eight, as the constants have it.
+            // SAFETY: inside the mapping and aligned to eight, by the constants.
             unsafe { AtomicU64::from_ptr(self.base.as_ptr().add(set * SET_LEN + offset).cast()) }
         })
     }
@@ -144,7 +145,7 @@ impl OwnTable {
         self.way(set, tag, &key).is_some_and(|way| lives(self.word(set, UNTIL + way * 4), now))
     }
 
-    /// Notes a flow, or has it last longer.
+    /// Notes a flow, or extends its life.
     pub fn note(&self, flow: &OwnFlow, life: u32, now: u32) {
         let key = flow.key();
         let (set, tag) = place(&key, &self.mix);
@@ -161,7 +162,7 @@ impl OwnTable {
         if writing.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed).is_err() {
             return;
         }
-        // The one that ends first makes room.
+        // The flow that ends first makes room.
         let ends = |way: usize| self.word(set, UNTIL + way * 4).load(Ordering::Relaxed).wrapping_sub(now);
         let free = |way: usize| !lives(self.word(set, UNTIL + way * 4), now);
         let way = (0..WAYS).find(|&way| free(way)).or_else(|| (0..WAYS).min_by_key(|&way| ends(way)));
@@ -177,7 +178,7 @@ impl OwnTable {
         writing.store(0, Ordering::Release);
     }
 
-    /// How many flows there are.
+    /// The number of flows.
     #[must_use]
     pub fn count(&self, now: u32) -> u32 {
         let live = |set: usize| (0..WAYS).filter(|way| lives(self.word(set, UNTIL + way * 4), now)).count();
@@ -192,7 +193,7 @@ fn lives(until: &AtomicU32, now: u32) -> bool {
 
 impl Drop for OwnTable {
     fn drop(&mut self) {
-        // SAFETY: nobody borrows from it any more, and it is what mmap gave.
+        // SAFETY: no reference into the mapping is left, and these are the address and length that mmap gave.
         let _ = unsafe { munmap(self.base.as_ptr().cast(), LEN) };
     }
 }

@@ -1,4 +1,4 @@
-//! What workers see of the table: whether a flow is the kernel's.
+//! The workers' access to the table: whether a flow is the kernel's.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -7,7 +7,7 @@ use engine::own::{OwnFlow, OwnFlows};
 
 use super::table::{self, OwnTable};
 
-/// The table in use. It is another when the uplink is opened anew; a daemon has one uplink.
+/// The table in use. A reopened uplink brings another; a daemon has one uplink.
 static TABLE: RwLock<Option<Arc<OwnTable>>> = RwLock::new(None);
 
 /// A worker's view.
@@ -16,7 +16,7 @@ pub struct OwnWatch;
 
 impl OwnFlows for OwnWatch {
     fn holds(&self, flow: &OwnFlow) -> bool {
-        // While it is being replaced nothing is known.
+        // During a replacement no flow is known.
         let Ok(table) = TABLE.try_read() else { return false };
         let Some(table) = table.as_ref() else { return false };
         let flow = table::OwnFlow {
@@ -28,12 +28,12 @@ impl OwnFlows for OwnWatch {
     }
 }
 
-/// Has workers look at this table.
+/// Makes this table visible to the workers.
 pub fn show(table: &Arc<OwnTable>) {
     *TABLE.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(table));
 }
 
-/// Has them look at it no more.
+/// Hides this table from the workers.
 pub fn hide(table: &Arc<OwnTable>) {
     let mut shown = TABLE.write().unwrap_or_else(PoisonError::into_inner);
     if shown.as_ref().is_some_and(|shown| Arc::ptr_eq(shown, table)) {

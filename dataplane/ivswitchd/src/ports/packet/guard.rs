@@ -1,9 +1,10 @@
-//! Keeps from the kernel what a packet socket only listens in on: two programs by the rules of `steer.bpf.c`, which end
-//! in those of the verdict cache.
+//! Keeps frames from the kernel that a packet socket only listens to: two programs with the rules of
+//! `steer.bpf.c`, which end in those of the kernel offload.
 //!
-//! A port that is all ours is closed to the kernel by a filter that stays when we die: until the next start nothing
-//! of a guest's reaches the rVM's own stack. It goes with the port, and what a killed process left on an interface that is
-//! no port any more, the next one removes. The uplink's goes with us, so that the rVM stays reachable.
+//! A filter closes a dedicated port to the kernel, and stays when the process dies: until the next start no
+//! frame of a guest reaches the rVM's own stack. It is removed with the port. If a killed process left it on
+//! an interface that is no longer a port, the next process removes it. The uplink's filter goes with the
+//! process, so that the rVM stays reachable.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -34,7 +35,7 @@ pub struct Guard {
     ebpf: Ebpf,
     interface: String,
     shared: bool,
-    /// The interface is one we made: nobody else has a use for it.
+    /// The switch made the interface: no other program uses it.
     ours: bool,
     table: SteerTable,
 }
@@ -46,10 +47,11 @@ impl std::fmt::Debug for Guard {
 }
 
 impl Guard {
-    /// Closes the interface to the kernel, as far as it is ours, and lets the sockets hear just that.
+    /// Closes the interface to the kernel for the frames that are ours, and lets the sockets receive just
+    /// those.
     ///
     /// # Errors
-    /// What the kernel refuses.
+    /// Returns what the kernel refuses.
     pub fn attach(spec: &OpenPort, sockets: &[OwnedFd], cache: Option<&SkbPrograms>) -> io::Result<Self> {
         let mut ebpf = EbpfLoader::new().btf(None).load(OBJECT).map_err(reason)?;
         let (name, filter) = if spec.shared { (SHARED, SHARED_SOCKET) } else { (ALL, ALL_SOCKET) };
@@ -65,7 +67,8 @@ impl Guard {
         let classifier: &mut SchedClassifier = program(&mut ebpf, name)?;
         classifier.load().map_err(reason)?;
         let by_link = crate::ports::kernel_at_least(6, 6).then(|| attach_link(classifier, spec));
-        // The uplink's goes with its link. A port's filter of tc stays when we die, and closes it until the next start.
+        // The uplink's filter goes with its link. A port's tc filter stays when the process dies, and closes
+        // the port until the next start.
         let by_filter = match &by_link {
             Some(Ok(())) if spec.shared => None,
             _ => Some(attach_filter(classifier, spec, name)),
@@ -93,7 +96,7 @@ impl Guard {
         })
     }
 
-    /// Replaces what is ours.
+    /// Replaces the set of packets that the switch takes up.
     ///
     /// # Errors
     /// The kernel's table refused an entry.
@@ -101,18 +104,18 @@ impl Guard {
         self.table.replace(&mut self.ebpf, plan, mac, &self.interface)
     }
 
-    /// The kernel's own flows.
+    /// The record of the kernel's own flows.
     pub fn own(&self) -> &Own {
         self.table.own()
     }
 
-    /// What the socket's filter did; `None` where there is none.
+    /// The counts of the socket's filter; `None` without one.
     pub fn counters(&self) -> Option<SteerCounters> {
         if self.shared { SteerTable::counters(&self.ebpf).ok() } else { None }
     }
 }
 
-/// Closes the interface by a link of tcx, before all filters of others. It goes with the process.
+/// Closes the interface by a tcx link, before all other programs' filters. It goes with the process.
 fn attach_link(classifier: &mut SchedClassifier, spec: &OpenPort) -> io::Result<()> {
     let order = if spec.shared { LinkOrder::default() } else { LinkOrder::first() };
     let options = TcAttachOptions::TcxOrder(order);
@@ -120,13 +123,14 @@ fn attach_link(classifier: &mut SchedClassifier, spec: &OpenPort) -> io::Result<
     Ok(())
 }
 
-/// Closes it by a filter of tc. Returns how many filters of others come before it.
+/// Closes the interface by a tc filter. Returns how many filters of other programs come before it.
 fn attach_filter(classifier: &SchedClassifier, spec: &OpenPort, name: &str) -> io::Result<usize> {
-    // A qdisc that is there already is as good as a new one.
+    // An existing qdisc is as good as a new one.
     let _ = tc::qdisc_add_clsact(&spec.interface);
     let program = classifier.fd().map_err(reason)?.as_fd().try_clone_to_owned()?;
     let before = place::close(spec.index, name, &program)?;
-    // One that an uplink had here before it became a port, or the other way round.
+    // Our other filter may be there, from when the interface was an uplink instead of a port, or the other
+    // way round.
     for other in [ALL, SHARED].into_iter().filter(|other| *other != name) {
         let _ = tc::qdisc_detach_program(&spec.interface, TcAttachType::Ingress, other);
     }
@@ -135,21 +139,22 @@ fn attach_filter(classifier: &SchedClassifier, spec: &OpenPort, name: &str) -> i
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        // Doors outlive us, and what is behind them is to stay there.
+        // Doors outlive us, and frames from behind them must stay there.
         if !(self.ours && !self.shared && keep::is_ending()) {
             remove(&self.interface);
         }
     }
 }
 
-/// Takes our filters off an interface. Finds none where they went with the interface, or will go with their link.
+/// Removes our filters from an interface. Some are gone with the interface already, or will go with their
+/// link.
 fn remove(interface: &str) {
     for name in [ALL, SHARED] {
         let _ = tc::qdisc_detach_program(interface, TcAttachType::Ingress, name);
     }
 }
 
-/// Takes the filters of a process before us off all interfaces but those that are about to get ours in their place.
+/// Removes an earlier process's filters from all interfaces except those that are about to get ours instead.
 pub fn remove_left(but: &BTreeSet<String>) {
     let names = match own::interfaces() {
         Ok(names) => names,
@@ -163,7 +168,7 @@ pub fn remove_left(but: &BTreeSet<String>) {
     }
 }
 
-/// Where the programs that call by this map's name go on.
+/// Sets the programs that tail calls through this map lead to.
 fn go_on(ebpf: &mut Ebpf, map: &str, programs: &[&OwnedFd]) -> io::Result<()> {
     let Some(Map::ProgramArray(map)) = ebpf.map(map) else {
         return Err(io::Error::other(format!("no map {map}")));
@@ -182,7 +187,7 @@ where
     program.try_into().map_err(|_| io::Error::other(format!("{name} is of another kind")))
 }
 
-/// What the system said, which is at the bottom of what aya says.
+/// The system's error, which is the innermost cause in aya's.
 fn reason(error: impl std::error::Error + 'static) -> io::Error {
     let mut source: Option<&(dyn std::error::Error + 'static)> = Some(&error);
     let mut text = String::new();

@@ -1,11 +1,11 @@
-//! A network interface through AF_PACKET with virtio-net headers: super-frames and partial checksums go through as
-//! they are.
+//! A network interface through AF_PACKET with virtio-net headers: GSO packets and partial checksums pass
+//! through unchanged.
 //!
-//! For veths whose far end is a local stack, and for NICs that segment by themselves. A packet socket only listens in,
-//! so `guard` keeps from the kernel what is ours. Frames come and go in batches by `recvmmsg` and `sendmmsg`, straight
-//! into and out of slots. Neither of the kernel's mapped rings is used: a received super-frame would be copied once
-//! more, and a frame sent from a ring is handed out by reference and the ring's slot said to be free as soon as
-//! a veth has passed it on, long before the receiver has read it.
+//! For veths whose far end is a local stack, and for NICs that segment by themselves. A packet socket only
+//! listens, so `guard` keeps our frames from the kernel. Frames come and go in batches by `recvmmsg` and
+//! `sendmmsg`, directly into and out of slots. Neither of the kernel's mapped rings is used: a received GSO
+//! packet would be copied once more, and a frame sent from a ring is passed on by reference, but the kernel
+//! marks the ring's slot free as soon as a veth has passed it on, long before the receiver has read it.
 
 mod guard;
 mod place;
@@ -35,7 +35,8 @@ use guard::Guard;
 pub use guard::remove_left;
 use spill::Spill;
 
-/// Bytes that may wait in the socket, each way. Some two hundred super-frames: what a few TCP streams have under way.
+/// Bytes that may wait in the socket, each way. Some two hundred GSO packets: as much as a few TCP streams
+/// have in flight.
 const BUFFER_LEN: i32 = 16 << 20;
 
 /// `struct tpacket_auxdata`: status, length, captured length, MAC and network offsets, VLAN tag and its EtherType.
@@ -63,21 +64,21 @@ pub struct PacketPort {
     uso: bool,
 }
 
-/// The control thread's part. While it lives the kernel is kept from what is ours.
+/// The control thread's part. While it lives, our frames are kept from the kernel.
 #[derive(Debug)]
 pub struct PacketControl {
     interface: String,
     sockets: Vec<Weak<OwnedFd>>,
     shared: Weak<LaneShared>,
     guard: Guard,
-    /// Frames that did not fit the socket's buffer; asking the kernel resets its own count.
+    /// Frames that did not fit the socket's buffer; a query resets the kernel's own count.
     overruns: AtomicU64,
 }
 
-/// Opens the interface: a socket for each worker, among which the kernel spreads flows.
+/// Opens the interface: a socket for each worker; the kernel spreads flows over the sockets.
 ///
 /// # Errors
-/// What the kernel refuses, and what to do about it.
+/// The kernel's error, and the remedy.
 pub fn open(
     spec: &OpenPort,
     workers: usize,
@@ -91,7 +92,8 @@ pub fn open(
     for _ in 0..workers {
         sockets.push(prepared(spec)?);
     }
-    // First the kernel is kept away, then we listen: in between a frame is lost, and none is dealt with twice.
+    // First close the port to the kernel, then listen: in between a frame may be lost, but none is handled
+    // twice.
     let followed = cache.skb();
     let guard = Guard::attach(spec, &sockets, followed.ok()).map_err(failed(
         "the kernel cannot be kept from its frames",
@@ -136,8 +138,8 @@ pub fn open(
     Ok((sockets.into_iter().map(port).collect(), control, facts, candidate))
 }
 
-/// A socket with everything set, not yet bound. It sends by way of the queueing discipline (PACKET_QDISC_BYPASS is off):
-/// on the way around it the kernel drops what the interface cannot cut or sum by itself.
+/// A fully configured socket, not yet bound. It sends through the queueing discipline (PACKET_QDISC_BYPASS is
+/// off): otherwise the kernel drops packets that the interface cannot segment or checksum by itself.
 fn prepared(spec: &OpenPort) -> Result<OwnedFd, LaneError> {
     let failed = |what, remedy| {
         let interface = spec.interface.clone();
@@ -155,7 +157,8 @@ fn prepared(spec: &OpenPort) -> Result<OwnedFd, LaneError> {
     Ok(socket)
 }
 
-/// Makes a bound socket one of a group, to each of which the kernel gives whole flows. The first founds the group.
+/// Adds a bound socket to a group, whose sockets receive whole flows each. The first socket creates the
+/// group.
 fn spread(socket: &OwnedFd, group: &mut Option<i32>) -> io::Result<()> {
     let flags = FANOUT_IGNORE_OUTGOING | if group.is_none() { FANOUT_UNIQUE_ID } else { 0 };
     let id = group.unwrap_or(0);
@@ -180,12 +183,12 @@ fn spread(socket: &OwnedFd, group: &mut Option<i32>) -> io::Result<()> {
     Ok(())
 }
 
-/// The offloads of a lane, for people.
+/// The offloads of the port, as text for people.
 pub fn offloads(uso: bool) -> &'static str {
     if uso { "checksum tso uso" } else { "checksum tso" }
 }
 
-/// A packet socket that hears nothing before it is bound.
+/// A packet socket that receives nothing until it is bound.
 pub(super) fn packet_socket() -> io::Result<OwnedFd> {
     let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
     // Protocol 0: nothing arrives before it is bound.
@@ -194,7 +197,7 @@ pub(super) fn packet_socket() -> io::Result<OwnedFd> {
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the descriptor was just made and belongs to nobody else.
+    // SAFETY: the descriptor is new, and this is its only owner.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
@@ -211,7 +214,7 @@ fn bind(socket: &OwnedFd, index: u32) -> io::Result<()> {
 }
 
 impl PacketPort {
-    /// Slots for up to `want` messages. False: there was not even one.
+    /// Takes slots for up to `want` messages. Returns false if not even one is free.
     fn make_room(&mut self, pool: &mut UmemPool, want: usize) -> bool {
         self.messages.clear();
         for _ in 0..want {
@@ -257,7 +260,8 @@ impl PacketPort {
         batch.push(frame);
     }
 
-    /// The same for a frame longer than any slot. `last`: no later message of the call has overwritten its end.
+    /// Does the same for a frame longer than any slot. `last`: no later message of the call has overwritten
+    /// its end.
     #[cold]
     fn take_big(
         &mut self,
@@ -302,11 +306,11 @@ fn vlan_tag(auxiliary: &[u8]) -> Option<[u8; 4]> {
     Some([a, b, c, d])
 }
 
-/// Puts a tag back where it was: behind the MAC addresses.
+/// Puts a tag back in its place behind the MAC addresses.
 fn put_tag(pool: &mut UmemPool, frame: &mut Frame, tag: [u8; 4]) {
     const MACS_LEN: usize = 12;
     if (frame.len as usize) < MACS_LEN {
-        return; // A runt stays one, and is dropped as such.
+        return; // A runt stays a runt, and is dropped as such.
     }
     frame.head -= 4;
     frame.len += 4;
@@ -407,7 +411,7 @@ impl Port<UmemPool> for PacketPort {
 }
 
 impl Drop for PacketControl {
-    /// Leaves a last word on what was counted.
+    /// Logs the final counts.
     fn drop(&mut self) {
         let Some(drops) = self.drops() else { return };
         tracing::info!(
@@ -432,7 +436,7 @@ impl Drop for PacketControl {
 }
 
 impl PacketControl {
-    /// Replaces what the uplink takes up. `mac` is the interface's own address.
+    /// Replaces the set of packets that the uplink takes up. `mac` is the interface's own address.
     ///
     /// # Errors
     /// The plan has more entries than the kernel's tables take.
@@ -448,7 +452,7 @@ impl PacketControl {
         self.guard.own()
     }
 
-    /// What was dropped; `None` once the worker's part is closed.
+    /// The counts of dropped frames; `None` once the worker's part is closed.
     #[must_use]
     pub fn drops(&self) -> Option<KernelDrops> {
         let shared = self.shared.upgrade()?;
@@ -458,7 +462,7 @@ impl PacketControl {
         Some(shared.drops(before + overruns))
     }
 
-    /// What the steering did; `None` for a port that is not shared.
+    /// The counts of the steering; `None` for a port that is not shared.
     #[must_use]
     pub fn steer_counters(&self) -> Option<SteerCounters> {
         self.guard.counters()
@@ -471,7 +475,7 @@ impl PacketControl {
     }
 }
 
-/// Frames that did not fit the socket's buffer since the last time it was asked.
+/// Frames that did not fit the socket's buffer since the last query.
 fn overruns(socket: &OwnedFd) -> io::Result<u64> {
     let mut stats = [0_u32; 2];
     let mut len = size_of_val(&stats) as libc::socklen_t;

@@ -1,9 +1,9 @@
-//! Where the filter that closes a port to the kernel stands among filters that others have there: an operator's, a CNI's,
-//! libvirt's.
+//! The place of the filter that closes a port to the kernel among other programs' filters: an operator's, a
+//! CNI's, libvirt's.
 //!
-//! It is to come first, since whatever a filter before it lets pass reaches the kernel too. tc keeps filters of one
-//! preference only if they are of one kind and for one protocol, so where another tool has preference 1 for something else,
-//! ours takes the next that is free, and the others stay as they are.
+//! It should come first, since a packet that an earlier filter accepts also reaches the kernel. tc keeps
+//! filters in one preference only if they are of one kind and for one protocol. If another tool has
+//! preference 1 for something else, ours takes the next free one, and the other filters stay unchanged.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -17,31 +17,31 @@ use netlink_packet_route::tc::{
 
 use crate::links::Requester;
 
-/// The number of our filter among those of its preference. It spells "iv".
+/// Our filter's number within its preference. It spells "iv".
 const HANDLE: u32 = 0x6976;
 
-/// Preferences that are tried: nobody has as many filters before ours.
+/// Preferences that are tried: fewer filters than that come before ours on any real machine.
 const PREFERENCES_MAX: u16 = 64;
 
-/// Every protocol, as tc has it.
+/// tc's value for every protocol.
 const ALL_PROTOCOLS: u16 = (libc::ETH_P_ALL as u16).to_be();
 
-/// A filter at an interface's way in.
+/// A filter at an interface's ingress.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Filter {
     preference: u16,
     protocol: u16,
     kind: String,
     handle: u32,
-    /// Of a BPF filter, its program's name.
+    /// The program's name, if this is a BPF filter.
     name: Option<String>,
 }
 
-/// Puts a program where it closes the interface to the kernel: over the one that a process before left there, without
-/// a moment between them, else at the first free preference. Returns how many filters of others come before it.
+/// Puts a program where it closes the interface to the kernel: in place of an earlier process's, without a
+/// gap, otherwise at the first free preference. Returns how many filters of other programs come before it.
 ///
 /// # Errors
-/// What the kernel refuses.
+/// Returns what the kernel refuses.
 pub fn close(index: u32, name: &str, program: &OwnedFd) -> io::Result<usize> {
     let mut requester = Requester::open()?;
     let filters = filters(&mut requester, index)?;
@@ -54,20 +54,20 @@ pub fn close(index: u32, name: &str, program: &OwnedFd) -> io::Result<usize> {
     for preference in free(&filters) {
         match set(&mut requester, index, preference, name, program, NLM_F_EXCL) {
             Ok(()) => return Ok(before(preference)),
-            // Taken since we looked, or by what a dump does not show.
+            // Taken since the dump, or by a filter that a dump does not show.
             Err(error) => refused = Some(error),
         }
     }
     Err(refused.unwrap_or_else(|| io::Error::other("all preferences of tc filters are taken")))
 }
 
-/// The preference at which a filter of ours is.
+/// The preference of our filter, if it is there.
 fn ours(filters: &[Filter], name: &str) -> Option<u16> {
     let is_ours = |f: &&Filter| f.handle == HANDLE && f.name.as_deref() == Some(name);
     filters.iter().find(is_ours).map(|f| f.preference)
 }
 
-/// The preferences at which a filter of ours may be, lowest first.
+/// The preferences that are open to our filter, lowest first.
 fn free(filters: &[Filter]) -> impl Iterator<Item = u16> {
     let mut taken: BTreeMap<u16, bool> = BTreeMap::new();
     for filter in filters {
@@ -110,7 +110,7 @@ fn filters(requester: &mut Requester, index: u32) -> io::Result<Vec<Filter>> {
     Ok(answers.into_iter().filter_map(filter).collect())
 }
 
-/// About the way in of an interface: of the qdisc clsact, or of its older kin, ingress.
+/// A message about the ingress of an interface: of the qdisc clsact, or of its older relative, ingress.
 fn at(index: u32) -> TcMessage {
     let mut message = TcMessage::with_index(index.cast_signed());
     message.header.parent = TcHandle { major: TcHandle::CLSACT.major, minor: TcHandle::MIN_INGRESS };
@@ -149,7 +149,8 @@ mod tests {
         Filter { preference, protocol: ALL_PROTOCOLS, kind: kind.into(), handle, name }
     }
 
-    /// Ours comes as early as it can, and never where another tool's filters are of another kind or protocol.
+    /// Our filter comes as early as possible, and never among another tool's filters of another kind or
+    /// protocol.
     #[test]
     fn preferences() {
         let first = |filters: &[Filter]| free(filters).next();

@@ -59,8 +59,9 @@ impl Spill {
         self.wary = self.wary.saturating_sub(came as u32);
     }
 
-    /// Splits the frame of `len` bytes that starts in the slots of `landing`. Hands every part to `each`, which returns false
-    /// if it has no room. Returns the number of parts lost for want of slots or room; `None` for frames that are not BIG TCP.
+    /// Splits the frame of `len` bytes that starts in the slots of `landing`. Hands every part to `each`,
+    /// which returns false if it has no room. Returns the number of parts lost for want of slots or room;
+    /// `None` for frames that are not BIG TCP.
     pub fn split(
         &mut self,
         pool: &mut UmemPool,
