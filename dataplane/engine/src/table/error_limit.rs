@@ -1,4 +1,4 @@
-//! How many errors the switch sends, in all and to one source.
+//! Limits the number of errors that the switch sends, in total and to one source.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -11,13 +11,14 @@ use crate::limits::{ICMP_ERROR_BUCKETS, ICMP_ERRORS_PER_SOURCE_PPS, ICMP_ERRORS_
 use crate::time::Instant;
 use crate::wire::ip::Ip;
 
-/// Maps the source of a packet that is not forwarded to a token bucket for the errors it is sent; one more bucket is for all
-/// of them (RFC 1812 §4.3.2.8, RFC 4443 §2.4 (f)).
+/// Maps the source of a packet that is not forwarded to a token bucket for the errors that the source gets.
+/// One more bucket limits all errors together (RFC 1812 §4.3.2.8, RFC 4443 §2.4 (f)).
 ///
-/// A fixed number of buckets, shared by a keyed hash, so nothing is ever evicted and no flood of sources takes memory. The
-/// source's bucket is asked first: who has used up its own takes nothing from the others. Hosts choose among 2^64 IPv6
-/// addresses of their link, so of those the prefix counts. The same private address on two networks is two sources.
-/// Written by whatever tells a sender (`forward/icmp_error.rs`).
+/// The number of buckets is fixed and sources share them by a keyed hash, so the table never evicts, and a
+/// flood of sources takes no memory. The source's own bucket is checked first: a source that has used up its
+/// own takes nothing from the others. Hosts choose among 2^64 IPv6 addresses of their link, so only the
+/// prefix of an IPv6 address counts. The same private address on two networks is two sources. Written by the
+/// code that sends errors (`forward/icmp_error.rs`).
 #[derive(Clone, Debug)]
 pub struct ErrorLimit {
     all: TokenBucket,
@@ -26,7 +27,7 @@ pub struct ErrorLimit {
 }
 
 impl ErrorLimit {
-    /// Full buckets; the hash is keyed by `seed`.
+    /// Creates full buckets; the hash is keyed by `seed`.
     #[must_use]
     pub fn new(seed: u64) -> Self {
         let bucket = |pps| TokenBucket::new(Instant::ZERO, Some(pps));
@@ -34,7 +35,7 @@ impl ErrorLimit {
         Self { all: bucket(ICMP_ERRORS_PPS), sources: sources.into(), hash: hasher(seed) }
     }
 
-    /// Whether `source`, which was heard in `domain` (a network, or the underlay), may be sent an error now.
+    /// Whether `source` may get an error now. Its packet came from `domain` (a network, or the underlay).
     pub fn take(&mut self, now: Instant, domain: u32, source: Ip) -> bool {
         let who = if source.is_v4() { source.0 } else { source.0 >> 64 };
         let at = self.hash.hash_one((domain, who)) as usize % self.sources.len();
@@ -51,7 +52,8 @@ mod tests {
         Ip::v4(n.to_be_bytes())
     }
 
-    /// Who asks for errors without end gets a tenth of them, and takes none of the others'.
+    /// A source that provokes errors without end gets a tenth of the limit, and takes nothing from the
+    /// others.
     #[test]
     fn a_source_has_its_share() {
         let mut limit = ErrorLimit::new(1);
@@ -66,8 +68,7 @@ mod tests {
         assert_eq!(greedy, ICMP_ERRORS_PER_SOURCE_PPS as usize / 4);
     }
 
-    /// However many sources there are, together they get no more than the limit of all; all addresses of an IPv6 link
-    /// are one source.
+    /// All sources together get no more than the total limit. All addresses of an IPv6 link are one source.
     #[test]
     fn all_sources_have_theirs() {
         let mut limit = ErrorLimit::new(1);

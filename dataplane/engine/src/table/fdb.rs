@@ -13,17 +13,17 @@ use crate::limits::{FDB_PAGE_SLOTS, FDB_TOTAL_MAX, QUERY_PAGE_LEN};
 use crate::time::{Duration, Instant};
 use crate::wire::mac::MacAddr;
 
-/// What an entry is found by: network, outermost VLAN (0: untagged) and MAC address. The VLAN is part
-/// of the key (independent learning, 802.1Q-2018 §8.8.8): a CMS may use one MAC in many VLANs.
+/// The key of an entry: network, outermost VLAN (0: untagged) and MAC address. The VLAN is part of the key
+/// (independent learning, 802.1Q-2018 §8.8.8), since a CMS may use one MAC in many VLANs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct FdbKey {
     mac_vid: u64,
-    /// One more than the VNI, so that no key equals a vacant slot.
+    /// The VNI plus one, so that no key equals a vacant slot.
     vni: u32,
 }
 
 impl FdbKey {
-    /// The key of this address.
+    /// Creates the key of an address.
     #[inline]
     #[must_use]
     pub fn new(vni: Vni, vid: u16, mac: MacAddr) -> Self {
@@ -35,30 +35,30 @@ impl FdbKey {
     }
 }
 
-/// What `learn` found out.
+/// The result of `learn`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Learned {
-    /// Known there already.
+    /// The station was already known at this location.
     Same,
-    /// Not known before.
+    /// The station was not known before.
     New,
-    /// Known elsewhere before.
+    /// The station was known at another location before.
     Moved,
-    /// Configured elsewhere, which a frame cannot change; or no room.
+    /// A static entry says otherwise, or the table has no room.
     Refused,
 }
 
 /// Maps (VNI, VLAN, MAC) to the port or peer where that MAC was last seen.
 ///
-/// Bounded per network, per port, and in all. A port over its own bound gives up its own oldest
-/// entry. A full network evicts from the port or peer with the most entries there, so a guest that
-/// floods random MACs evicts only itself; "oldest" is by second chance, which costs nothing per frame.
-/// Static entries are neither evicted, moved nor aged. Written by `learn` and by commands; read by
-/// `classify`. The hash is keyed: who chooses MACs cannot choose collisions.
+/// Bounded per network, per port, and in total. A port over its own bound evicts its own oldest entry. A full
+/// network evicts from the port or peer with the most entries there, so a guest that floods random MACs
+/// evicts only its own. "Oldest" is by second chance, which costs nothing per frame. Static entries are
+/// neither evicted, moved nor aged. Written by `learn` and by commands; read by `classify`. The hash is
+/// keyed, so attackers cannot choose MACs that collide.
 ///
-/// One flat array of buckets of four entries, two cache lines each, that can be prefetched once the hash is
-/// known: a cold lookup is one miss. Entries never move, so lists may link them by index. The array is
-/// sized when networks are configured, never while forwarding.
+/// One flat array of buckets of four entries, two cache lines each, which can be prefetched once the hash is
+/// known: a cold lookup is one miss. Entries never move, so lists may link them by index. The array is sized
+/// when networks are configured, never while forwarding.
 #[derive(Debug)]
 pub struct Fdb {
     buckets: Vec<Bucket>,
@@ -69,17 +69,18 @@ pub struct Fdb {
     networks: Map<Vni, NetworkUse>,
     hash: RandomState,
     age_cursor: u32,
-    /// Counts stations that left or moved, by [`cell`].
+    /// Number of stations that left or moved, by [`cell`].
     versions: Box<[u32; VERSIONS]>,
-    /// The sum of them.
+    /// The sum of `versions`.
     departures: u32,
 }
 
-/// Cells that count departures: few enough to stay in the first-level cache.
+/// Number of cells that count departures: few enough to stay in the first-level cache.
 const VERSIONS: usize = 1024;
 
-/// Where the departure of a station from a location is counted. Locations seldom share a cell, so who floods one
-/// with addresses makes nobody forget about stations elsewhere. Cell 0 is nobody's.
+/// The cell that counts the departure of a station from a location. Locations seldom share a cell, so a flood
+/// of addresses at one location does not invalidate verdicts about stations elsewhere. Cell 0 belongs to no
+/// station.
 #[inline]
 const fn cell(hash: u64, location: u32) -> u16 {
     let group = location.wrapping_mul(0x9e37_79b1) >> 22 & 0x3e0;
@@ -87,15 +88,15 @@ const fn cell(hash: u64, location: u32) -> u16 {
     if cell == 0 { 1 } else { cell }
 }
 
-/// Ways of a bucket.
+/// Number of entries in a bucket.
 const WAYS: usize = 4;
 
-/// Entries whose hash leads here, or that found the buckets before this one full.
+/// Entries whose hash leads here, or that found the previous buckets full.
 #[derive(Clone, Copy, Debug, zerocopy::FromZeros)]
 #[repr(C, align(128))]
 struct Bucket([Entry; WAYS]);
 
-/// 32 bytes.
+/// An entry of 32 bytes.
 #[derive(Clone, Copy, Debug, zerocopy::FromZeros)]
 #[repr(C)]
 struct Entry {
@@ -106,8 +107,8 @@ struct Entry {
     next: u32,
     prev: u32,
     origin: u16,
-    /// [`STATIC`]; and, in a bucket's first entry, how many entries found the bucket full and went on:
-    /// a lookup that misses here goes on only if there are any.
+    /// [`STATIC`]; and, in a bucket's first entry, the number of entries that found the bucket full and went
+    /// to a later one. A lookup that misses here continues only if that number is not zero.
     flags: u16,
 }
 
@@ -115,9 +116,9 @@ const _: () = assert!(size_of::<Entry>() == 32 && size_of::<Bucket>() == 128);
 
 const NIL: u32 = u32::MAX;
 const STATIC: u16 = 1;
-/// One entry that went on, in `flags`.
+/// Unit of the number of displaced entries in `flags`.
 const PASSED: u16 = 2;
-/// Slots the table has at least.
+/// Minimum number of slots of the table.
 const SLOTS_MIN: usize = 64;
 
 /// The entries of one network at one location, as a list in order of arrival.
@@ -139,10 +140,10 @@ struct NetworkUse {
     origins: Vec<u16>,
 }
 
-/// Coarse time of `last_seen`: about 0.13 s, which keeps a refresh from writing on every frame.
+/// Resolution of `last_seen`: about 0.13 s, so that most frames need not write it.
 const TICK_SHIFT: u32 = 27;
 
-/// The coarse time of ages in the table.
+/// The coarse time in which the table measures ages.
 #[must_use]
 pub const fn tick(now: Instant) -> u32 {
     (now.as_nanos() >> TICK_SHIFT) as u32
@@ -189,7 +190,7 @@ impl Entry {
 }
 
 impl Fdb {
-    /// An empty table whose hash is keyed by `seed`.
+    /// Creates an empty table whose hash is keyed by `seed`.
     #[must_use]
     pub fn new(seed: u64) -> Self {
         Self {
@@ -206,30 +207,30 @@ impl Fdb {
         }
     }
 
-    /// A number that grows whenever any station leaves its place.
+    /// A number that increases whenever any station leaves its location.
     #[inline]
     #[must_use]
     pub const fn departures(&self) -> u32 {
         self.departures
     }
 
-    /// The cell of [`Fdb::version`] that counts for this station as long as it stays where it is. For one that is
-    /// not known it is a cell whose version never changes.
+    /// The cell of [`Fdb::version`] for this station, while the station stays at its location. For an unknown
+    /// station it is a cell whose version never changes.
     #[inline]
     #[must_use]
     pub fn version_cell(&self, hash: u64, key: FdbKey) -> u16 {
         self.find(hash, key).map_or(0, |at| cell(hash, self.entry(at).location))
     }
 
-    /// A number that grows whenever a station of this cell leaves its place. A verdict about a known
-    /// station holds as long as it does not.
+    /// A number that increases whenever a station of this cell leaves its location. A verdict about a known
+    /// station holds while this number is the same.
     #[inline]
     #[must_use]
     pub fn version(&self, cell: u16) -> u32 {
         self.versions[usize::from(cell) % VERSIONS]
     }
 
-    /// The hash of a key; computed early, used by the probe later.
+    /// The hash of a key. Computed early and used later by the lookup.
     #[inline]
     #[must_use]
     pub fn hash(&self, key: FdbKey) -> u64 {
@@ -239,7 +240,7 @@ impl Fdb {
         h.finish()
     }
 
-    /// Brings near what a lookup with this hash will read.
+    /// Prefetches the lines that a lookup with this hash reads.
     #[inline]
     pub fn prefetch(&self, hash: u64) {
         let bucket = &self.buckets[self.home(hash)];
@@ -252,7 +253,7 @@ impl Fdb {
         hash as usize & (self.buckets.len() - 1)
     }
 
-    /// The slot of a key.
+    /// Finds the slot of a key.
     #[inline]
     fn find(&self, hash: u64, key: FdbKey) -> Option<u32> {
         let mut at = self.home(hash);
@@ -278,21 +279,21 @@ impl Fdb {
         &mut self.buckets[at as usize / WAYS].0[at as usize % WAYS]
     }
 
-    /// Where the address is.
+    /// The location of the address.
     #[inline]
     #[must_use]
     pub fn lookup(&self, hash: u64, key: FdbKey) -> Option<Location> {
         Some(unpack(self.entry(self.find(hash, key)?).location))
     }
 
-    /// Where the address is, and its place in the table, which it keeps as long as its version.
+    /// The location of the address, and its slot, which stays the same while its version does.
     #[must_use]
     pub fn slot(&self, hash: u64, key: FdbKey) -> Option<(u32, Location)> {
         let at = self.find(hash, key)?;
         Some((at, unpack(self.entry(at).location)))
     }
 
-    /// Confirms the entry at a place, as learning it again would.
+    /// Refreshes the entry in a slot, as learning it again would.
     #[inline]
     pub fn refresh(&mut self, at: u32, tick: u32) {
         let slots = self.slots();
@@ -301,14 +302,15 @@ impl Fdb {
         }
     }
 
-    /// Where the address is, for those that have no hash at hand.
+    /// The location of an address, for callers without a hash.
     #[must_use]
     pub fn get(&self, vni: Vni, vid: u16, mac: MacAddr) -> Option<Location> {
         let key = FdbKey::new(vni, vid, mac);
         self.lookup(self.hash(key), key)
     }
 
-    /// Notes that `key`, with its hash, was seen at `location`. `location_max` bounds the learned entries there.
+    /// Records that `key`, with its hash, was seen at `location`. `location_max` bounds the learned entries
+    /// there.
     #[inline]
     pub fn learn(
         &mut self,
@@ -357,7 +359,7 @@ impl Fdb {
         }
     }
 
-    /// Adds a static entry, replacing what was there. False when the network is unknown or full of
+    /// Adds a static entry and replaces an existing one. Returns false when the network is unknown or full of
     /// static entries.
     pub fn add_static(&mut self, now: Instant, vni: Vni, vid: u16, mac: MacAddr, location: Location) -> bool {
         self.remove(vni, vid, mac);
@@ -365,7 +367,7 @@ impl Fdb {
         self.insert(now, self.hash(key), key, vni, location, None)
     }
 
-    /// Removes an entry, static or learned. False when there was none.
+    /// Removes an entry, static or learned. Returns false when the address is unknown.
     pub fn remove(&mut self, vni: Vni, vid: u16, mac: MacAddr) -> bool {
         let key = FdbKey::new(vni, vid, mac);
         let Some(at) = self.find(self.hash(key), key) else { return false };
@@ -373,7 +375,8 @@ impl Fdb {
         true
     }
 
-    /// Removes learned entries of a network, of a location, of both, or all; static ones too if asked.
+    /// Removes learned entries of a network, of a location, of both, or all; with `static_too`, also static
+    /// ones.
     pub fn flush(&mut self, vni: Option<Vni>, location: Option<Location>, static_too: bool) {
         for o in 0..self.origins.len() {
             let origin = self.origins[o];
@@ -401,7 +404,7 @@ impl Fdb {
         self.reserve();
     }
 
-    /// Makes room for what all networks may hold, at two thirds full at most.
+    /// Makes room for the bounds of all networks together, at most two thirds full.
     fn reserve(&mut self) {
         let wanted: u64 = self.networks.values().map(|n| u64::from(n.max)).sum();
         let wanted = wanted.min(u64::from(FDB_TOTAL_MAX)) as usize;
@@ -424,14 +427,14 @@ impl Fdb {
         }
     }
 
-    /// Forgets a network and all its entries.
+    /// Removes a network and all its entries.
     pub fn remove_network(&mut self, vni: Vni) {
         self.flush(Some(vni), None, true);
         self.networks.remove(&vni);
     }
 
-    /// Looks at up to `count` slots and removes entries not heard of for their network's ageing time.
-    /// Calls `gone` for each. Called often enough, every slot is looked at several times per ageing time.
+    /// Checks up to `count` slots and removes entries without a frame for their network's ageing time. Calls
+    /// `gone` for each. If called often enough, it checks every slot several times per ageing time.
     pub fn age(&mut self, now: Instant, count: u32, mut gone: impl FnMut(Vni, u16, MacAddr)) {
         let tick = tick(now);
         let slots = self.slots();
@@ -454,25 +457,25 @@ impl Fdb {
         }
     }
 
-    /// Entries in all.
+    /// Total number of entries.
     #[must_use]
     pub fn len(&self) -> u32 {
         self.len
     }
 
-    /// Whether there is none.
+    /// Whether the table is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Slots to look at per ageing slice.
+    /// Number of slots.
     #[must_use]
     pub fn slots(&self) -> u32 {
         (self.buckets.len() * WAYS) as u32
     }
 
-    /// Entries of each network, in the order of their VNIs.
+    /// Number of entries of each network, in the order of their VNIs.
     #[must_use]
     pub fn by_network(&self) -> Vec<(Vni, u32)> {
         let mut all: Vec<_> = self.networks.iter().map(|(&vni, n)| (vni, n.entries)).collect();
@@ -480,13 +483,13 @@ impl Fdb {
         all
     }
 
-    /// Bytes the table holds in memory for its entries and its index.
+    /// Memory for the table's entries and its index, in bytes.
     #[must_use]
     pub fn memory_len(&self) -> usize {
         self.buckets.capacity() * size_of::<Bucket>()
     }
 
-    /// One page of entries from `cursor`, and the cursor of the next.
+    /// Returns one page of entries from `cursor`, and the cursor of the next.
     #[must_use]
     pub fn page(&self, now: Instant, cursor: u32) -> (Vec<FdbRow>, Option<u32>) {
         let mut rows = Vec::new();
@@ -563,12 +566,13 @@ impl Fdb {
         true
     }
 
-    /// Whether the array is as full as it may be: lookups that miss stay short, and a vacant slot is always found.
+    /// Whether the array is as full as it may be. Below that, lookups that miss stay short, and a vacant slot
+    /// always exists.
     fn crowded(&self) -> bool {
         self.len >= self.slots() / 8 * 7
     }
 
-    /// Puts an entry in the first vacant slot from its home on. There is one: see [`Fdb::crowded`].
+    /// Puts an entry in the first vacant slot from its home on. Such a slot exists: see [`Fdb::crowded`].
     fn place(&mut self, hash: u64, entry: Entry) -> u32 {
         let mut at = self.home(hash);
         loop {
@@ -584,7 +588,7 @@ impl Fdb {
         }
     }
 
-    /// The list for this network and location, made if need be.
+    /// Finds or creates the list for this network and location.
     fn origin(&mut self, vni: Vni, location: Location) -> Option<u16> {
         if let Some(&o) = self.origin_index.get(&(vni, location)) {
             return Some(o);
@@ -603,7 +607,8 @@ impl Fdb {
         Some(o)
     }
 
-    /// Removes the oldest learned entry of a list, giving those heard since they were queued a second chance.
+    /// Removes the oldest learned entry of a list. Entries with a frame since they were queued get a second
+    /// chance.
     fn evict_from(&mut self, o: u16, tick: u32) -> bool {
         const CHANCES: u32 = 8;
         let total = self.origins[o as usize].total;
@@ -624,7 +629,7 @@ impl Fdb {
             self.remove_at(at);
             return true;
         }
-        // Everything was fresh: the head is as old as any.
+        // Every entry was fresh: the head is as old as any.
         let at = self.origins[o as usize].head;
         if at == NIL || self.entry(at).is_static() {
             return false;
@@ -683,7 +688,7 @@ impl Fdb {
         let cell = usize::from(cell(hash, entry.location));
         self.versions[cell] = self.versions[cell].wrapping_add(1);
         self.departures = self.departures.wrapping_add(1);
-        // Those it passed on its way here are no longer passed by it.
+        // The buckets between its home and here no longer count the entry as displaced.
         let mut bucket = self.home(hash);
         while bucket != at as usize / WAYS {
             self.buckets[bucket].0[0].flags -= PASSED;
@@ -697,7 +702,7 @@ impl Fdb {
     }
 }
 
-/// Buckets of vacant slots, whose memory is not touched before it is used.
+/// Allocates vacant buckets. Their memory stays untouched until used.
 fn zeroed(buckets: usize) -> Vec<Bucket> {
     Bucket::new_vec_zeroed(buckets).expect("memory for the forwarding database")
 }

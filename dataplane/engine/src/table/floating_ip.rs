@@ -1,4 +1,4 @@
-//! Floating IPs: 1:1 translations, both directions, ready to apply.
+//! Floating IPs: 1:1 translations in both directions, ready to apply.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -10,7 +10,7 @@ use crate::wire::checksum::Delta;
 use crate::wire::ip::Ip;
 use crate::wire::mac::MacAddr;
 
-/// Where a packet was when its address was looked up.
+/// The side on which a packet is when its address is looked up.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Domain {
     /// On the underlay, to a reality address.
@@ -21,24 +21,24 @@ pub enum Domain {
     From(Vni),
 }
 
-/// Maps an address in its [`Domain`] to what is done with the packet: translation, checksum delta, next
-/// MAC and output, so that a translated packet makes one lookup here and none in another table that
-/// depends on it. Exact match; a shared public IP holds several actions told apart by port.
+/// Maps an address in its [`Domain`] to an action: translation, checksum delta, next MAC and output. So a
+/// translated packet makes one lookup here and none in another table that depends on it. Exact match; a
+/// shared public IP has several actions, which differ in their ports.
 ///
-/// Configuration only: no packet creates an entry. What the next station's MAC and place are is filled
-/// in when they change (`resolve`), not per packet.
+/// Only the configuration creates entries, never a packet. The MAC and the location of the next station are
+/// filled in when they change (`resolve`), not per packet.
 #[derive(Debug)]
 pub struct FloatingIps {
     entries: Map<(Domain, Ip), Entry>,
     mappings: Map<FloatingId, FloatingConfig>,
-    /// Actions that wait for a station: (VNI, IP) to the entries to fill in.
+    /// Actions that send to a station: (VNI, IP) to the entries to fill in.
     stations: Map<(Vni, Ip), Waiting>,
-    /// Addresses of those stations once known.
+    /// The IP addresses of those stations with a known MAC.
     macs: Map<(Vni, MacAddr), Vec<Ip>>,
     hits: Vec<Hits>,
 }
 
-/// What a mapping has translated.
+/// The packets that a mapping has translated.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Hits {
     inbound: Volume,
@@ -51,14 +51,14 @@ struct Entry {
     more: Vec<Action>,
 }
 
-/// The entries that send to a station, and the MAC address it was last filled in with.
+/// The entries that send to a station, and the MAC address that was last filled in.
 #[derive(Clone, Debug, Default)]
 struct Waiting {
     users: Vec<(Domain, Ip)>,
     mac: Option<MacAddr>,
 }
 
-/// What is done with a packet of one mapping in one direction.
+/// The edits and the output for packets of one mapping in one direction.
 #[derive(Clone, Debug)]
 pub struct Action {
     /// The mapping.
@@ -66,9 +66,9 @@ pub struct Action {
     /// The new destination (towards the floating IP) or source (from it). Equal to the old one when the
     /// packet is only routed.
     pub address: Ip,
-    /// Difference of the two addresses for checksums.
+    /// Difference between the two addresses, for checksums.
     pub delta: Delta,
-    /// Where it goes.
+    /// The output.
     pub to: Target,
     ports: Option<Box<Ports>>,
 }
@@ -79,7 +79,7 @@ struct Ports {
     except: Vec<L4Range>,
 }
 
-/// Where a translated packet goes.
+/// The output of a translated packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Target {
     /// Out of the uplink, to its destination on the underlay.
@@ -88,31 +88,32 @@ pub enum Target {
     Peer(Vni, PeerId),
     /// To a station.
     Station {
-        /// Its network.
+        /// The station's network.
         vni: Vni,
-        /// Its MAC address, once known.
+        /// The station's MAC address, once known.
         mac: Option<MacAddr>,
-        /// Where it is, once known.
+        /// The station's location, once known.
         location: Option<Location>,
     },
 }
 
-/// The ports that decide for a packet: its own, or those of the packet it quotes (ICMP errors).
+/// The ports that select the action for a packet: its own, or those of the packet that it quotes (ICMP
+/// errors).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum L4Key {
     /// TCP or UDP, with the port on the floating IP's side.
     Port(u8, u16),
     /// A protocol without ports.
     Other,
-    /// A later fragment of a TCP or UDP packet whose first was not seen (`table/fragments.rs`).
+    /// A later fragment of a TCP or UDP packet whose first fragment was not seen (`table/fragments.rs`).
     Fragment,
 }
 
-/// Most mappings, so that a mapping's counters are a dense array.
+/// Maximum number of mappings, so that their counters fit a dense array.
 pub const MAPPINGS_MAX: usize = 1 << 20;
 
 impl FloatingIps {
-    /// An empty table whose hash is keyed by `seed`.
+    /// Creates an empty table whose hash is keyed by `seed`.
     #[must_use]
     pub fn new(seed: u64) -> Self {
         Self {
@@ -124,7 +125,7 @@ impl FloatingIps {
         }
     }
 
-    /// The action for `address` in `domain`. `None`: no mapping; `Some(Err)`: mapped, but not for this port.
+    /// The action for `address` in `domain`. `None`: not mapped; `Some(Err)`: mapped, but not for this port.
     #[inline]
     #[must_use]
     pub fn lookup(
@@ -153,7 +154,8 @@ impl FloatingIps {
         self.entries.contains_key(&(domain, address))
     }
 
-    /// Creates or changes a mapping. Returns the stations it no longer waits for and those it now does.
+    /// Creates or changes a mapping. Returns the stations that it no longer needs and those that it now
+    /// needs.
     pub fn set(&mut self, id: FloatingId, config: FloatingConfig) -> (Vec<Station>, Vec<Station>) {
         let before = self.remove(id);
         if id.0 as usize >= MAPPINGS_MAX {
@@ -182,7 +184,7 @@ impl FloatingIps {
         (before, waits)
     }
 
-    /// Removes a mapping. Returns the stations it no longer waits for.
+    /// Removes a mapping. Returns the stations that it no longer needs.
     pub fn remove(&mut self, id: FloatingId) -> Vec<Station> {
         let Some(config) = self.mappings.remove(&id) else { return Vec::new() };
         let mut waits = Vec::new();
@@ -216,7 +218,7 @@ impl FloatingIps {
         waits
     }
 
-    /// Fills in where a station is.
+    /// Fills in the location of a station.
     pub fn resolve(&mut self, vni: Vni, ip: Ip, mac: Option<MacAddr>, location: Option<Location>) {
         let Some(waiting) = self.stations.get(&(vni, ip)) else { return };
         for key in &waiting.users {
@@ -233,14 +235,14 @@ impl FloatingIps {
         self.set_mac((vni, ip), mac);
     }
 
-    /// Addresses of stations with this MAC that mappings wait for.
+    /// IP addresses of the stations with this MAC that mappings send to.
     #[inline]
     #[must_use]
     pub fn stations_at(&self, vni: Vni, mac: MacAddr) -> &[Ip] {
         self.macs.get(&(vni, mac)).map_or(&[], Vec::as_slice)
     }
 
-    /// Every station that mappings wait for.
+    /// Every station that mappings send to.
     #[must_use]
     pub fn stations(&self) -> Vec<Station> {
         self.stations.keys().copied().collect()
@@ -252,7 +254,7 @@ impl FloatingIps {
         self.add_hits(id, outbound, Volume { frames: 1, bytes: u64::from(bytes) });
     }
 
-    /// Counts several.
+    /// Counts several packets of a mapping.
     #[inline]
     pub fn add_hits(&mut self, id: FloatingId, outbound: bool, volume: Volume) {
         if let Some(hits) = self.hits.get_mut(id.0 as usize) {
@@ -260,13 +262,13 @@ impl FloatingIps {
         }
     }
 
-    /// The counts of every mapping, to be put back after a rehearsal.
+    /// The counters of every mapping, to restore after a dry run.
     #[must_use]
     pub fn hits(&self) -> Vec<Hits> {
         self.hits.clone()
     }
 
-    /// Puts the counts back.
+    /// Restores the counters after a dry run.
     pub fn set_hits(&mut self, hits: Vec<Hits>) {
         self.hits = hits;
     }
@@ -295,7 +297,7 @@ impl FloatingIps {
         rows
     }
 
-    /// Who holds the provider's end of a mapping.
+    /// The gateway of a mapping: the side with the provider's end.
     #[must_use]
     pub fn gateway(&self, id: FloatingId) -> Option<Gateway> {
         self.mappings.get(&id).map(|c| c.gateway)
@@ -321,7 +323,7 @@ impl FloatingIps {
     }
 }
 
-/// The station that inbound packets of a mapping go to from here, if they go to one.
+/// The station that receives a mapping's inbound packets from here, if they go to a station.
 fn station(config: &FloatingConfig) -> Option<(Vni, Ip)> {
     match (config.gateway, config.inside) {
         (_, Some((vni, ip))) => Some((vni, ip.into())),
@@ -332,8 +334,8 @@ fn station(config: &FloatingConfig) -> Option<(Vni, Ip)> {
 
 type Composed = (Domain, Ip, Action, Option<(Vni, Ip)>);
 
-/// Everything one mapping enters in the table: towards the floating IP on its gateway
-/// and on its owner's rVM, and from it on both. One rVM may be both, and then translates once.
+/// All entries of one mapping: towards the floating IP on its gateway and on its owner's rVM, and from it on
+/// both. An rVM that is both translates once.
 fn actions(id: FloatingId, config: &FloatingConfig) -> Vec<Composed> {
     let public = Ip::from(config.ip);
     let ports = |except: bool| {
@@ -459,7 +461,8 @@ mod tests {
         assert!(t.entries.is_empty() && t.stations.is_empty() && t.macs.is_empty());
     }
 
-    /// One iVM, one floating IP, gateway and owner the same rVM: one translation, no tunnel.
+    /// One iVM with one floating IP, whose gateway and owner are the same rVM: one translation, without a
+    /// tunnel.
     #[test]
     fn i42_gateway_is_owner() {
         let mut t = FloatingIps::new(1);

@@ -1,4 +1,4 @@
-//! The ports of packets that come in fragments.
+//! The ports of packets that arrive in fragments.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -10,47 +10,49 @@ use crate::limits::{FRAGMENT_AGE, FRAGMENT_WAYS, FRAGMENTS_MAX};
 use crate::time::Instant;
 use crate::wire::ip::Ip;
 
-/// Maps a fragmented packet (RFC 791 §3.2: source, destination, protocol, identification; and where it was heard) to the
-/// ports that its first fragment carries, so that the later ones, which carry none, are decided about by the same ports
-/// wherever a floating IP is mapped for some only.
+/// Maps a fragmented packet (RFC 791 §3.2: source, destination, protocol, identification; and the domain that
+/// it came from) to the ports in its first fragment. Later fragments carry no ports. Where only some ports of
+/// a floating IP are mapped, this table lets them follow the first fragment.
 ///
-/// What is kept is a fact about the packet and not what was decided, so a changed configuration counts at once.
-/// Entered are first fragments to and from floating IPs with port lists, and nothing else. The table has
-/// [`FRAGMENTS_MAX`] places in sets of [`FRAGMENT_WAYS`], and the source alone, by a keyed hash, chooses the set: whoever
-/// begins packets without end displaces its own, and those of the one source in 256 that shares its set. Within a set
-/// the oldest goes. After [`FRAGMENT_AGE`] an entry counts no more.
+/// The table holds facts about packets, not decisions, so a changed configuration takes effect immediately.
+/// Only first fragments to and from floating IPs with port lists are entered. The table has [`FRAGMENTS_MAX`]
+/// entries in sets of [`FRAGMENT_WAYS`]. A keyed hash of the source alone chooses the set, so a source that
+/// begins packets without end displaces only its own entries, and those of the one source in 256 that shares
+/// its set. Within a set the oldest entry is evicted. An entry expires after [`FRAGMENT_AGE`].
 ///
-/// A later fragment that comes before its first is not held: it is dropped and counted (`fragment-without-first`), and its
-/// sender repeats the packet as if any other fragment had been lost. Holding fragments of strangers is what attacks on
-/// reassembly live by. Each worker has a table of its own. Network cards spread fragments by their addresses alone, and
-/// so does the source port of our tunnels, therefore all fragments of a packet meet one worker; where a card spreads first
-/// fragments by their ports too, what lands at another worker is dropped and counted the same way.
+/// A later fragment that arrives before its first is not queued: it is dropped and counted
+/// (`fragment-without-first`), and its sender repeats the packet as after any lost fragment. Attacks on
+/// reassembly depend on queues for the fragments of strangers. Each worker has a table of its own. Network
+/// cards spread fragments by their addresses alone, and so does the source port of our tunnels, so all
+/// fragments of a packet reach one worker. Where a card also uses the ports of first fragments, later
+/// fragments at another worker are dropped and counted the same way.
+///
 /// Written by the stage `learn`; read by `classify`.
 #[derive(Debug)]
 pub struct Fragments {
     places: Box<[Place]>,
-    /// Where the next entry of a set goes.
+    /// The next position to replace in each set.
     cursors: Box<[u8]>,
     hash: RandomState,
     now: Instant,
 }
 
-/// Which packet a fragment is of.
+/// The packet that a fragment belongs to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct FragmentKey {
-    /// Where it was heard: a network, or the underlay.
+    /// The domain that the packet came from: a network, or the underlay.
     pub domain: u32,
-    /// Its source.
+    /// Source address.
     pub src: Ip,
-    /// Its destination.
+    /// Destination address.
     pub dst: Ip,
-    /// Its protocol; 0 in IPv6.
+    /// Protocol; 0 in IPv6.
     pub proto: u8,
-    /// Its identification.
+    /// Identification.
     pub id: u32,
 }
 
-/// What the first fragment says of its packet.
+/// The fields that only a packet's first fragment has.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct First {
     /// The transport protocol.
@@ -65,26 +67,26 @@ pub struct First {
 struct Place {
     key: FragmentKey,
     first: First,
-    /// `None`: vacant.
+    /// Time of arrival. `None`: vacant.
     since: Option<Instant>,
 }
 
 const SETS: usize = FRAGMENTS_MAX / FRAGMENT_WAYS;
 
 impl Fragments {
-    /// An empty table whose hash is keyed by `seed`.
+    /// Creates an empty table whose hash is keyed by `seed`.
     #[must_use]
     pub fn new(seed: u64) -> Self {
         let vacant = || Vec::from_iter((0..FRAGMENTS_MAX).map(|_| Place::default()));
         Self { places: vacant().into(), cursors: Box::new([0; SETS]), hash: hasher(seed), now: Instant::ZERO }
     }
 
-    /// Says what time it is; entries are as old as the difference.
+    /// Sets the current time, from which ages of entries are computed.
     pub fn set_time(&mut self, now: Instant) {
         self.now = now;
     }
 
-    /// Enters what the first fragment of a packet says.
+    /// Records the ports of a packet's first fragment.
     pub fn note(&mut self, key: FragmentKey, first: First) {
         let set = self.set_of(&key);
         let places = &mut self.places[set * FRAGMENT_WAYS..(set + 1) * FRAGMENT_WAYS];
@@ -97,7 +99,7 @@ impl Fragments {
         places[at] = Place { key, first, since: Some(self.now) };
     }
 
-    /// What the first fragment of the packet said, if it came lately.
+    /// Returns the ports of the packet's first fragment, if it arrived recently.
     #[must_use]
     pub fn first(&self, key: &FragmentKey) -> Option<First> {
         let set = self.set_of(key);
@@ -122,7 +124,7 @@ mod tests {
         First { proto: 17, sport, dport }
     }
 
-    /// Every part of the key counts, a repeated identification brings the new ports, and time ends it.
+    /// Every part of the key counts, a repeated identification brings the new ports, and entries expire.
     #[test]
     fn later_fragments_find_their_first() {
         let mut table = Fragments::new(1);
@@ -147,7 +149,7 @@ mod tests {
         assert_eq!(table.first(&key(1, 7)), None);
     }
 
-    /// A source that begins packets without end displaces its own and leaves nearly all others theirs.
+    /// A source that begins packets without end displaces its own entries, and almost none of other sources.
     #[test]
     fn a_flood_of_one_source_displaces_its_own() {
         let mut table = Fragments::new(1);

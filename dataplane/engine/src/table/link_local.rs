@@ -1,9 +1,10 @@
 //! Opaque link-local addresses of guests.
 //!
-//! A link-local address that a MAC makes needs no table. One made of a secret (RFC 7217), as NetworkManager, macOS and
-//! Windows make theirs, cannot be known beforehand: first come, first served (FCFS SAVI, RFC 6620). A guest whose port
-//! allows it claims the address by duplicate address detection; if for [`LINK_LOCAL_TENTATIVE`] no other station says
-//! that the address is its own, the guest may use it until another station does.
+//! A link-local address derived from a MAC needs no table. One derived from a secret (RFC 7217), as
+//! NetworkManager, macOS and Windows use, cannot be known beforehand: first come, first served (FCFS SAVI,
+//! RFC 6620). A guest whose port allows it claims the address by duplicate address detection. If no other
+//! station claims the address within [`LINK_LOCAL_TENTATIVE`], the guest may use it until another station
+//! does.
 
 use arrayvec::ArrayVec;
 
@@ -13,9 +14,9 @@ use crate::wire::ip::Ip;
 
 /// The opaque link-local addresses of one port.
 ///
-/// Bounded by [`LINK_LOCALS_MAX`]. The oldest settled one gives way to a new claim (another system was installed in the
-/// guest). While all are tentative a new claim is refused, so that a guest cannot try many. Written by `learn`,
-/// by time and by commands; read by the guards.
+/// Bounded by [`LINK_LOCALS_MAX`]. A new claim displaces the oldest settled one (another system was installed
+/// in the guest). While all claims are tentative, a new one is refused, so that a guest cannot try many.
+/// Written by `learn`, by time and by commands; read by the guards.
 #[derive(Clone, Debug, Default)]
 pub struct LinkLocals(ArrayVec<Claim, LINK_LOCALS_MAX>);
 
@@ -27,8 +28,8 @@ struct Claim {
     settled: bool,
 }
 
-/// Whether an address may be an opaque one at all: not one that people write (`fe80::1`), not one that a MAC makes, and
-/// none of the reserved ones (RFC 5453).
+/// Whether an address may be opaque at all: not an address that people write (`fe80::1`), not one derived
+/// from a MAC, and not a reserved one (RFC 5453).
 #[must_use]
 pub fn is_opaque(ip: Ip) -> bool {
     const PREFIX: u64 = 0xfe80 << 48;
@@ -40,19 +41,20 @@ pub fn is_opaque(ip: Ip) -> bool {
 }
 
 impl LinkLocals {
-    /// Whether the guest may use the address in this VLAN. In another, where no station was asked, it may not.
+    /// Whether the guest may use the address in this VLAN. It may not in another VLAN, where no station was
+    /// asked.
     #[must_use]
     pub fn holds(&self, ip: Ip, vid: u16) -> bool {
         self.0.iter().any(|claim| claim.ip == ip && claim.vid == vid && claim.settled)
     }
 
-    /// Whether the guest uses it or has claimed it.
+    /// Whether the guest uses the address or has claimed it.
     #[must_use]
     pub fn knows(&self, ip: Ip) -> bool {
         self.0.iter().any(|claim| claim.ip == ip)
     }
 
-    /// Whether there are any.
+    /// Whether the port has no claims.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -64,7 +66,8 @@ impl LinkLocals {
         !self.0.is_full() || self.0.iter().any(|claim| claim.settled)
     }
 
-    /// Notes a claim. False when the address is known already, or the table is full of tentative ones.
+    /// Records a claim. Returns false when the address is already known, or the table is full of tentative
+    /// claims.
     pub fn claim(&mut self, now: Instant, ip: Ip, vid: u16) -> bool {
         if self.knows(ip) || !self.has_room() {
             return false;
@@ -77,16 +80,16 @@ impl LinkLocals {
         self.0.try_push(Claim { ip, vid, since: now, settled: false }).is_ok()
     }
 
-    /// Settles the claims that stood long enough.
+    /// Settles the claims that are old enough.
     pub fn settle(&mut self, now: Instant) {
         for claim in &mut self.0 {
             claim.settled = claim.settled || now >= claim.since + LINK_LOCAL_TENTATIVE;
         }
     }
 
-    /// Another station of this VLAN speaks for the address. A question whether it is free (`probes`) ends a claim only as
-    /// long as that is tentative (RFC 4862 §5.4.3); a settled one is its guest's to defend (RFC 6620 §3.2.3). Returns
-    /// whether a claim ended.
+    /// Ends the claim to an address that another station of this VLAN uses. A question whether the address is
+    /// free (`probes`) ends only a tentative claim (RFC 4862 §5.4.3); the guest has to defend a settled one
+    /// (RFC 6620 §3.2.3). Returns whether a claim ended.
     pub fn contest(&mut self, ip: Ip, vid: u16, probes: bool) -> bool {
         let before = self.0.len();
         self.0.retain(|claim| claim.ip != ip || claim.vid != vid || probes && claim.settled);
@@ -135,8 +138,8 @@ mod tests {
         }
     }
 
-    /// A claim is used only when it has stood, claims that have not stood leave no room, and of those that have the
-    /// oldest gives way.
+    /// A claim takes effect when it has settled. Tentative claims are never displaced; of the settled ones,
+    /// the oldest is.
     #[test]
     fn first_come_first_served() {
         let (mut table, mut now) = (LinkLocals::default(), Instant::from_millis(1000));

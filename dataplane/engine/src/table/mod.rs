@@ -1,4 +1,5 @@
-//! The tables: one file, one struct, one essay each. Composed when something changes, not per packet.
+//! The tables: one file, one struct and one essay each. They are composed when something changes, not per
+//! packet.
 
 pub mod error_limit;
 pub mod fdb;

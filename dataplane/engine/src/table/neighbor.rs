@@ -11,19 +11,19 @@ use crate::time::Instant;
 use crate::wire::ip::Ip;
 use crate::wire::mac::MacAddr;
 
-/// Maps (VNI, IP) to a MAC address, for the addresses the switch routes to: targets of floating IPs
-/// and routers named by source routes. Nothing else is ever entered, so a station that claims many
-/// addresses fills nothing. Written by ARP and ND heard on the network; read when mappings are composed.
+/// Maps (VNI, IP) to a MAC address, for the addresses that the switch routes to: targets of floating IPs and
+/// routers named by source routes. No other address is ever entered, so a station that claims many addresses
+/// fills nothing. Written by ARP and ND from the network; read when mappings are composed.
 #[derive(Debug)]
 pub struct Neighbors {
     map: Map<(Vni, Ip), Neighbor>,
-    /// Unanswered questions may have been lost: all of them are due.
+    /// All unanswered questions are due again, since they may have been lost.
     again: bool,
-    /// What other workers must know; `None`: there are none.
+    /// Answers for the other workers; `None` without other workers.
     told: Option<Vec<(Vni, Ip, MacAddr)>>,
 }
 
-/// Answers told to other workers per poll.
+/// Maximum number of answers passed to other workers per poll.
 const TOLD_MAX: usize = 64;
 
 #[derive(Clone, Copy, Debug)]
@@ -31,19 +31,19 @@ struct Neighbor {
     mac: Option<MacAddr>,
     heard: Instant,
     asked: Option<Instant>,
-    /// Questions since it was heard last.
+    /// Number of questions since the last answer.
     unanswered: u8,
     users: u32,
 }
 
 impl Neighbors {
-    /// An empty table whose hash is keyed by `seed`.
+    /// Creates an empty table whose hash is keyed by `seed`.
     #[must_use]
     pub fn new(seed: u64) -> Self {
         Self { map: Map::with_hasher(hasher(seed)), again: false, told: None }
     }
 
-    /// Asks for an address from now on. Each call needs its [`Neighbors::unwant`].
+    /// Starts to ask for an address. Each call needs its [`Neighbors::unwant`].
     pub fn want(&mut self, vni: Vni, ip: Ip) {
         if self.map.len() < NEIGHBORS_MAX || self.map.contains_key(&(vni, ip)) {
             let new = Neighbor { mac: None, heard: Instant::ZERO, asked: None, unanswered: 0, users: 0 };
@@ -51,7 +51,7 @@ impl Neighbors {
         }
     }
 
-    /// Undoes one [`Neighbors::want`]; an address nobody wants is forgotten.
+    /// Undoes one [`Neighbors::want`]. Forgets an address after the last one.
     pub fn unwant(&mut self, vni: Vni, ip: Ip) {
         if let Some(neighbor) = self.map.get_mut(&(vni, ip)) {
             neighbor.users -= 1;
@@ -61,7 +61,8 @@ impl Neighbors {
         }
     }
 
-    /// A station said that `ip` is at `mac`. True when that is news about an address we want.
+    /// Records that a station has announced `ip` at `mac`. Returns true when that is new, for an address in
+    /// the table.
     #[inline]
     pub fn heard(&mut self, now: Instant, vni: Vni, ip: Ip, mac: MacAddr) -> bool {
         let Some(neighbor) = self.map.get_mut(&(vni, ip)) else { return false };
@@ -77,37 +78,37 @@ impl Neighbors {
         news
     }
 
-    /// The same, from another worker.
+    /// Like [`Neighbors::heard`], for an announcement that another worker received.
     pub fn heard_by_other(&mut self, now: Instant, vni: Vni, ip: Ip, mac: MacAddr) -> bool {
         let Some(neighbor) = self.map.get_mut(&(vni, ip)) else { return false };
         (neighbor.heard, neighbor.unanswered) = (now, 0);
         neighbor.mac.replace(mac) != Some(mac)
     }
 
-    /// Other workers are to know what is heard here.
+    /// Starts to collect announcements for other workers.
     pub fn share(&mut self) {
         self.told = Some(Vec::with_capacity(TOLD_MAX));
     }
 
-    /// What other workers must know.
+    /// Drains the announcements for other workers.
     pub fn take_told(&mut self) -> impl Iterator<Item = (Vni, Ip, MacAddr)> + '_ {
         self.told.iter_mut().flat_map(|told| told.drain(..))
     }
 
-    /// Its MAC address, once known.
+    /// The address's MAC, once known.
     #[must_use]
     pub fn mac(&self, vni: Vni, ip: Ip) -> Option<MacAddr> {
         self.map.get(&(vni, ip))?.mac
     }
 
-    /// Whether it was asked for often enough without an answer to count as unreachable.
+    /// Whether enough questions were left without an answer to treat the address as unreachable.
     #[must_use]
     pub fn is_silent(&self, vni: Vni, ip: Ip) -> bool {
         let silent = |n: &Neighbor| n.mac.is_none() && n.unanswered > RESOLVE_ATTEMPTS;
         self.map.get(&(vni, ip)).is_some_and(silent)
     }
 
-    /// Forgets the MAC addresses of one network's neighbours, or of all. Gives those that were known.
+    /// Forgets the MAC addresses of one network's neighbours, or of all. Returns those that were known.
     pub fn flush(&mut self, vni: Option<Vni>) -> Vec<Station> {
         let mut lost = Vec::new();
         for (&key, neighbor) in self.map.iter_mut().filter(|((of, _), _)| vni.is_none_or(|vni| vni == *of)) {
@@ -119,12 +120,12 @@ impl Neighbors {
         lost
     }
 
-    /// Makes every unanswered question due: a way to the stations has opened.
+    /// Makes every unanswered question due, since a path to the stations has opened.
     pub fn ask_again(&mut self) {
         self.again = true;
     }
 
-    /// Addresses to ask for now, and addresses given up because nobody answered for them any more.
+    /// Returns the addresses to ask for now, and the addresses given up for lack of answers.
     pub fn due(&mut self, now: Instant) -> (Vec<Station>, Vec<Station>) {
         let (mut ask, mut lost) = (Vec::new(), Vec::new());
         let again = core::mem::take(&mut self.again);
@@ -137,7 +138,7 @@ impl Neighbors {
             let quiet = again && neighbor.mac.is_none()
                 || neighbor.asked.is_none_or(|at| now.since(at) >= RESOLVE_INTERVAL);
             if again {
-                // What was asked before could not arrive.
+                // The earlier questions could not arrive.
                 neighbor.unanswered = 0;
             }
             if quiet && (neighbor.mac.is_none() || silent >= REFRESH_INTERVAL) {
@@ -150,7 +151,7 @@ impl Neighbors {
         (ask, lost)
     }
 
-    /// One page of neighbours in the order of their keys, and the cursor of the next.
+    /// Returns one page of neighbours in the order of their keys, and the cursor of the next.
     #[must_use]
     pub fn page(&self, now: Instant, cursor: u32) -> (Vec<NeighborRow>, Option<u32>) {
         let mut keys: Vec<_> = self.map.keys().copied().collect();
@@ -173,8 +174,8 @@ mod tests {
     use super::*;
     use crate::time::Duration;
 
-    /// A station counts as unreachable a second after the third question that it left without an answer, not before;
-    /// an answer, or a way that opens, begins the count anew.
+    /// A station becomes unreachable one second after its third unanswered question, not before. An answer,
+    /// or a path that opens, starts the count again.
     #[test]
     fn silence_takes_three_questions() {
         let mut table = Neighbors::new(1);
@@ -195,13 +196,13 @@ mod tests {
         assert!(seconds(&mut table, 1));
         table.heard(Instant::from_millis(9000), vni, ip, MacAddr([2; 6]));
         assert!(!seconds(&mut table, 1), "it is there");
-        // It is not heard for long: it is given up, having left more questions than three without an answer.
+        // After a long silence the neighbour is given up, with more than three unanswered questions.
         assert!(seconds(&mut table, 300));
         assert!(!table.is_silent(vni, Ip::v4([10, 0, 0, 2])), "no one asks for it");
     }
 
-    /// An operator flushes the neighbours of one network: their addresses are forgotten and asked for anew, those of
-    /// another network stay.
+    /// An operator flushes the neighbours of one network. The switch forgets their addresses and asks for
+    /// them again; those of another network stay.
     #[test]
     fn flushed_neighbors_are_asked_again() {
         let mut table = Neighbors::new(1);

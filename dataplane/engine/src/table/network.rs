@@ -1,4 +1,4 @@
-//! Networks, and whom their broadcasts go to.
+//! Networks and their flood sets.
 
 use alloc::vec::Vec;
 
@@ -7,64 +7,65 @@ use crate::command::{NetworkConfig, PeerId, PortId, Vni};
 use crate::limits::NETWORKS_MAX;
 use crate::wire::ip::Ip;
 
-/// Maps a VNI to a dense [`NetId`] and that to its network. Bounded by [`NETWORKS_MAX`]; written by commands only.
+/// Maps a VNI to a dense [`NetId`] and that to its network. Bounded by [`NETWORKS_MAX`]; written by commands
+/// only.
 #[derive(Debug)]
 pub struct Networks {
     by_vni: Map<Vni, NetId>,
     dense: Vec<Option<Network>>,
 }
 
-/// A network of this switch, by its place in the table: what a frame carries once its VNI was looked up.
+/// The index of a network in the table. A frame carries it after the lookup of its VNI.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct NetId(u16);
 
 /// One isolated L2 segment and its flood sets.
 ///
-/// Flood sets are composed when ports and peers change. The members that a frame may not go back to
-/// are left out while flooding: its own port or peer, and, between two peers, any pair without a spoke
-/// (split horizon; RFC 4762 §4.4 and §10.1), which is what makes the mesh free of loops.
+/// Flood sets are composed when ports and peers change. The flood itself leaves out the members that must not
+/// get the frame: the port or peer that it came from, and, between two peers, any pair without a spoke (split
+/// horizon; RFC 4762 §4.4 and §10.1), which keeps the mesh free of loops.
 #[derive(Debug)]
 pub struct Network {
-    /// As configured.
+    /// The configuration.
     pub config: NetworkConfig,
     /// Gateway addresses, as keys.
     pub gateways: Vec<Ip>,
     /// Live ports of the network.
     pub ports: Vec<PortId>,
-    /// Peers that take part and are reached directly, and whether each is a spoke.
+    /// Directly reached peers that take part in the network, and whether each is a spoke.
     pub peers: Vec<(PeerId, bool)>,
     members: Vec<u64>,
 }
 
 impl Networks {
-    /// An empty table whose hash is keyed by `seed`.
+    /// Creates an empty table whose hash is keyed by `seed`.
     #[must_use]
     pub fn new(seed: u64) -> Self {
         Self { by_vni: Map::with_hasher(hasher(seed)), dense: Vec::new() }
     }
 
-    /// The network's place.
+    /// The index of the network with this VNI.
     #[inline]
     #[must_use]
     pub fn id(&self, vni: Vni) -> Option<NetId> {
         self.by_vni.get(&vni).copied()
     }
 
-    /// The network at a place.
+    /// The network with this index.
     #[inline]
     #[must_use]
     pub fn at(&self, id: NetId) -> Option<&Network> {
         self.dense.get(usize::from(id.0))?.as_ref()
     }
 
-    /// The network.
+    /// The network with this VNI.
     #[inline]
     #[must_use]
     pub fn get(&self, vni: Vni) -> Option<&Network> {
         self.at(self.id(vni)?)
     }
 
-    /// Creates or changes a network. False when there are too many.
+    /// Creates or changes a network. Returns false when the table is full.
     pub fn set(&mut self, config: NetworkConfig) -> bool {
         let gateways = config.gateways.iter().map(|&ip| ip.into()).collect();
         if let Some(id) = self.id(config.vni) {
@@ -94,14 +95,14 @@ impl Networks {
         }
     }
 
-    /// Every network, in no order that matters.
+    /// Iterates over all networks, in any order.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Network> {
         self.dense.iter_mut().flatten()
     }
 }
 
 impl Network {
-    /// Whether the peer takes part, directly reached.
+    /// Whether the peer takes part in the network and is directly reached.
     #[inline]
     #[must_use]
     pub fn has_member(&self, peer: PeerId) -> bool {

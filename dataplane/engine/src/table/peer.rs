@@ -19,11 +19,11 @@ use crate::wire::mac::MacAddr;
 use crate::wire::vxlan;
 use crate::wire::{checksum, l4};
 
-/// The longest outer header: Ethernet, IPv6, UDP, VXLAN.
+/// Maximum length of an outer header: Ethernet, IPv6, UDP, VXLAN.
 pub const OUTER_MAX: usize = ethernet::HEADER_LEN + ipv6::HEADER_LEN + l4::UDP_HEADER_LEN + vxlan::HEADER_LEN;
 
 /// Maps a `PeerId` to its peer and an outer source address to its `PeerId`. Dense and bounded by
-/// [`PEERS_MAX`]; written by commands and by what the underlay's next hops become.
+/// [`PEERS_MAX`]; written by commands and by changes of the underlay's next hops.
 #[derive(Debug)]
 pub struct PeerTable {
     peers: Vec<Option<PeerEntry>>,
@@ -33,24 +33,24 @@ pub struct PeerTable {
 /// One peer.
 #[derive(Clone, Debug)]
 pub struct PeerEntry {
-    /// As configured.
+    /// The configuration.
     pub config: PeerConfig,
-    /// The peer that its frames are sent to: itself, or the relay it is behind.
+    /// The peer that gets its frames: itself, or its relay.
     pub direct: Option<PeerId>,
     /// The underlay's next hop.
     pub next: Hop,
-    /// The outer header to stamp, complete but for lengths, source port, ECN and VNI.
+    /// The outer header to stamp, complete except for lengths, source port, ECN and VNI.
     pub outer: OuterHeader,
-    /// What was sent to it.
+    /// Traffic sent to the peer.
     pub tx: Volume,
-    /// What was taken from it.
+    /// Traffic accepted from the peer.
     pub rx: Volume,
 }
 
 /// A prebuilt outer header.
 #[derive(Clone, Copy, Debug)]
 pub struct OuterHeader {
-    /// The bytes; `len` of them count.
+    /// The header, in the first `len` bytes.
     pub bytes: [u8; OUTER_MAX],
     /// 50 over IPv4, 70 over IPv6.
     pub len: usize,
@@ -58,41 +58,42 @@ pub struct OuterHeader {
     pub ipv4_sum: u32,
     /// One's complement sum of the UDP pseudo-header's addresses and protocol.
     pub pseudo_sum: u32,
-    /// Largest IP packet that goes out.
+    /// Maximum length of an IP packet to the peer.
     pub mtu: u16,
     /// Whether to fill in the UDP checksum.
     pub checksum: bool,
 }
 
 impl PeerTable {
-    /// An empty table whose hash is keyed by `seed`.
+    /// Creates an empty table whose hash is keyed by `seed`.
     #[must_use]
     pub fn new(seed: u64) -> Self {
         Self { peers: Vec::new(), by_address: Map::with_hasher(hasher(seed)) }
     }
 
-    /// The peer.
+    /// The peer with this number.
     #[inline]
     #[must_use]
     pub fn get(&self, id: PeerId) -> Option<&PeerEntry> {
         self.peers.get(usize::from(id.0))?.as_ref()
     }
 
-    /// The peer, to change it.
+    /// Mutable access to the peer with this number.
     #[inline]
     #[must_use]
     pub fn get_mut(&mut self, id: PeerId) -> Option<&mut PeerEntry> {
         self.peers.get_mut(usize::from(id.0))?.as_mut()
     }
 
-    /// The directly reached peer whose packets come from this address.
+    /// The directly reached peer with this source address.
     #[inline]
     #[must_use]
     pub fn by_address(&self, address: Ip) -> Option<PeerId> {
         self.by_address.get(&address).copied()
     }
 
-    /// Creates or changes a peer; [`PeerTable::compose`] must follow. False when `id` is out of bounds.
+    /// Creates or changes a peer; [`PeerTable::compose`] must follow. Returns false when `id` is out of
+    /// bounds.
     pub fn set(&mut self, id: PeerId, config: PeerConfig) -> bool {
         let at = usize::from(id.0);
         if at >= PEERS_MAX {
@@ -119,7 +120,7 @@ impl PeerTable {
         self.peers.iter().enumerate().filter_map(|(i, p)| Some((PeerId(i as u16), p.as_ref()?)))
     }
 
-    /// Works out again what depends on several peers, the uplink or the underlay's next hops.
+    /// Composes all fields that depend on several peers, the uplink or the underlay's next hops.
     pub fn compose(&mut self, uplink: Option<&UplinkConfig>, underlay: &Underlay) {
         self.by_address.clear();
         for at in 0..self.peers.len() {
@@ -214,7 +215,7 @@ impl OuterHeader {
         self.len == ethernet::HEADER_LEN + ipv4::HEADER_LEN + l4::UDP_HEADER_LEN + vxlan::HEADER_LEN
     }
 
-    /// Stamps the header on a super-frame: its UDP checksum stays partial, which is what is returned about it.
+    /// Stamps the header on a GSO packet. Its UDP checksum stays partial, as the returned offload facts say.
     #[must_use]
     pub fn stamp_super(&self, frame: &mut [u8], vni: Vni, entropy: u16, ecn: u8, ttl: u8) -> Offload {
         Self { checksum: false, ..*self }.stamp(frame, vni, entropy, ecn, ttl);

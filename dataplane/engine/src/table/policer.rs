@@ -1,20 +1,21 @@
-//! A policer: what exceeds a rate is dropped, nothing is delayed (RFC 2697 with one colour; `tc police`, Open
+//! A policer drops frames that exceed a rate, and delays none (RFC 2697 with one colour; `tc police`, Open
 //! vSwitch's `ingress_policing_rate`).
 //!
-//! Two token buckets, one for bits and one for frames. A frame passes while neither is empty and is then taken from both in
-//! full, so a bucket may go below zero by one frame: whatever the burst, a super-frame of 64 KiB can pass, and over time
-//! the rate is exact all the same. In any time t no more passes than `burst + rate * t` and one frame.
+//! Two token buckets, one for bits and one for frames. A frame passes while neither bucket is empty, and is
+//! then taken from both in full, so a bucket may go below zero by one frame. So a GSO packet of 64 KiB can
+//! pass with any burst, and over time the rate is still exact. In any time t, at most `burst + rate * t` and
+//! one frame pass.
 
 use alloc::boxed::Box;
 
 use crate::command::Rate;
 use crate::time::Instant;
 
-/// Frames that may always come at once: a host's ARP, its SYN and a little more.
+/// Minimum burst in frames: a host's ARP, its SYN and a little more.
 const FRAMES_MIN: u64 = 16;
-/// Bytes that may come at once unless a burst is given: one frame at least.
+/// Minimum burst in bytes: one frame.
 const BYTES_MIN: u64 = 1518;
-/// Tokens are kept in parts of 1e-9, so that a nanosecond of any rate is a whole number of them.
+/// Tokens are in units of 1e-9, so that a nanosecond at any rate is a whole number of units.
 const PARTS: i128 = 1_000_000_000;
 
 /// The limit of one port in one direction.
@@ -33,7 +34,7 @@ struct Bucket {
 }
 
 impl Policer {
-    /// Full buckets; `None` where there is nothing to limit.
+    /// Creates full buckets. `None` if the rate limits nothing.
     #[must_use]
     pub fn new(now: Instant, rate: Rate) -> Option<Box<Self>> {
         let Rate { bps, pps, burst } = rate;
@@ -48,10 +49,11 @@ impl Policer {
         })
     }
 
-    /// Takes so many frames of so many bytes together. False when they are over the limit; then nothing is taken.
+    /// Takes `frames` frames with `bytes` bytes in total. Returns false, and takes nothing, when they are
+    /// over the limit.
     pub fn take(&mut self, now: Instant, frames: u64, bytes: u64) -> bool {
         let passes = |bucket: &mut Option<Bucket>| bucket.as_mut().is_none_or(|bucket| bucket.has(now));
-        // Both are filled, whatever the first says.
+        // Fill both buckets, even if the first is empty.
         if !(passes(&mut self.bits) & passes(&mut self.frames)) {
             return false;
         }
@@ -71,7 +73,7 @@ impl Bucket {
         Self { per_second, depth, level: depth, filled: now }
     }
 
-    /// Fills it up to now; whether there is something in it.
+    /// Fills the bucket up to now. Returns whether it is not empty.
     fn has(&mut self, now: Instant) -> bool {
         let elapsed = now.as_nanos().saturating_sub(self.filled.as_nanos());
         self.filled = self.filled.max(now);
@@ -94,7 +96,7 @@ mod tests {
         assert!(Policer::new(Instant::ZERO, Rate { burst: Some(5), ..Rate::default() }).is_none());
     }
 
-    /// 10 Mbit/s with 20 KB at once: the burst, then what the time brings.
+    /// 10 Mbit/s with a burst of 20 KB: first the burst passes, then the rate.
     #[test]
     fn bits_and_their_burst() {
         let t = Instant::from_millis(5);
@@ -105,7 +107,7 @@ mod tests {
         assert_eq!((0..100).filter(|_| policer.take(later, 1, 1000)).count(), 10);
     }
 
-    /// A burst smaller than a super-frame lets it pass now and then, at the rate all the same.
+    /// A burst smaller than a GSO packet lets the packet pass now and then, still at the rate.
     #[test]
     fn super_frames_pass_at_the_rate_whatever_the_burst() {
         let rate = Rate { bps: Some(8_000_000), burst: Some(1500), ..Rate::default() };
@@ -125,19 +127,19 @@ mod tests {
         assert_eq!((0..500).filter(|_| slow.take(Instant::ZERO, 1, 64)).count(), FRAMES_MIN as usize);
     }
 
-    /// What one bucket refuses is not taken from the other.
+    /// Frames that one bucket refuses cost nothing in the other.
     #[test]
     fn what_is_refused_costs_nothing() {
         let rate = Rate { bps: Some(1_000_000), pps: Some(160), burst: Some(125_000) };
         let mut policer = Policer::new(Instant::ZERO, rate).unwrap();
         assert_eq!((0..1000).filter(|_| policer.take(Instant::ZERO, 1, 1000)).count(), 16);
-        // A second later: 16 frames again, and the bits they need are there.
+        // A second later: 16 frames again, with enough bits for them.
         let later = Instant::from_millis(1000);
         assert_eq!((0..1000).filter(|_| policer.take(later, 1, 7000)).count(), 16);
     }
 
     proptest! {
-        /// Never more than burst, rate and one frame; never less than the burst.
+        /// At most burst, rate and one frame pass; at least the burst does.
         #[test]
         fn never_more_than_the_rate_and_the_burst_always(
             bps in 1000u64..1_000_000_000_000,
@@ -164,7 +166,7 @@ mod tests {
             prop_assert!(!refused || passed >= depth, "{} < {}", passed, depth);
         }
 
-        /// Time that stands still or goes back brings nothing.
+        /// Time that stands still or goes back adds no tokens.
         #[test]
         fn time_goes_forward(times in prop::collection::vec(0u64..1000, 1..100)) {
             let mut policer = Policer::new(Instant::ZERO, Rate { pps: Some(10), ..Rate::default() }).unwrap();

@@ -15,60 +15,60 @@ use crate::time::Instant;
 use crate::wire::ip::Ip;
 use crate::wire::mac::MacAddr;
 
-/// Maps a `PortId` to everything about the port that a frame needs. Dense; written by commands only,
-/// apart from counters, the transmit queue and the buckets of its limits.
+/// Maps a `PortId` to everything about the port that a frame needs. Dense. Only commands write it, apart from
+/// counters, the transmit queue and the buckets of its limits.
 #[derive(Debug, Default)]
 pub struct PortTable {
     ports: Vec<Option<Box<PortEntry>>>,
-    /// Whether opaque link-local addresses may be claimed at any of them.
+    /// Whether any port permits claims of opaque link-local addresses.
     any_claims: bool,
 }
 
 /// One port.
 #[derive(Debug)]
 pub struct PortEntry {
-    /// As configured.
+    /// The configuration.
     pub config: PortConfig,
-    /// The network it joins, once that exists.
+    /// The port's network, once that exists.
     pub net: Option<NetId>,
-    /// What its I/O can do.
+    /// The offloads of the port's I/O.
     pub caps: PortCaps,
-    /// Its VLAN rules, ready to test.
+    /// The port's VLAN rules, ready to test.
     pub vlan: VlanRules,
-    /// The opaque link-local addresses of its guest.
+    /// The opaque link-local addresses of the port's guest.
     pub link_locals: LinkLocals,
-    /// Its limit for broadcast, multicast and unknown unicast.
+    /// The limit for broadcast, multicast and unknown unicast.
     pub bum: TokenBucket,
-    /// Its limit for what comes in.
+    /// The limit for incoming frames.
     pub ingress: Option<Box<Policer>>,
-    /// Its limit for what leaves.
+    /// The limit for outgoing frames.
     pub egress: Option<Box<Policer>>,
-    /// Whether something is done with each frame that comes in before its walk.
+    /// Whether a policy applies to incoming frames before the pipeline.
     pub gated: bool,
-    /// When a BPDU is told of at the earliest.
+    /// Earliest time of the next report of a BPDU.
     pub next_bpdu: Instant,
-    /// Its counters.
+    /// The port's counters.
     pub counters: PortCounters,
     /// Frames waiting for the flush.
     pub queue: Vec<Frame>,
 }
 
 impl PortTable {
-    /// The port.
+    /// The port with this number.
     #[inline]
     #[must_use]
     pub fn get(&self, id: PortId) -> Option<&PortEntry> {
         self.ports.get(usize::from(id.0))?.as_deref()
     }
 
-    /// The port, to change it.
+    /// Mutable access to the port with this number.
     #[inline]
     #[must_use]
     pub fn get_mut(&mut self, id: PortId) -> Option<&mut PortEntry> {
         self.ports.get_mut(usize::from(id.0))?.as_deref_mut()
     }
 
-    /// Creates or changes a port. False when `id` is beyond [`PORTS_MAX`].
+    /// Creates or changes a port. Returns false when `id` is beyond [`PORTS_MAX`].
     pub fn set(&mut self, now: Instant, id: PortId, config: PortConfig) -> bool {
         let at = usize::from(id.0);
         if at >= PORTS_MAX {
@@ -85,7 +85,7 @@ impl PortTable {
                     port.bum = bum;
                 }
                 port.vlan = vlan;
-                // A limit that stays keeps how much of it is used: to repeat a setting lets nothing through.
+                // An unchanged limit keeps its bucket, so that a repeated setting does not refill it.
                 let (old, new) = (&port.config.policy, &config.policy);
                 if old.ingress != new.ingress {
                     port.ingress = Policer::new(now, new.ingress);
@@ -94,7 +94,7 @@ impl PortTable {
                     port.egress = Policer::new(now, new.egress);
                 }
                 port.gated = port.ingress.is_some() || new.mirror.is_some();
-                // Who was behind it may be another's guest now.
+                // The port may have another guest now.
                 if !config.live || port.config.vni != config.vni || port.config.binding != config.binding {
                     port.link_locals = LinkLocals::default();
                 }
@@ -121,7 +121,7 @@ impl PortTable {
         true
     }
 
-    /// Removes a port; its queued frames are the caller's.
+    /// Removes a port. The caller has to free its queued frames.
     pub fn remove(&mut self, id: PortId) -> Option<Box<PortEntry>> {
         self.ports.get_mut(usize::from(id.0))?.take()
     }
@@ -131,19 +131,19 @@ impl PortTable {
         self.ports.iter().enumerate().filter_map(|(i, p)| Some((PortId(i as u16), p.as_deref()?)))
     }
 
-    /// Every port, to change it.
+    /// Mutable access to every port.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut PortEntry> {
         self.ports.iter_mut().filter_map(Option::as_deref_mut)
     }
 
-    /// Whether opaque link-local addresses may be claimed at any port.
+    /// Whether any port permits claims of opaque link-local addresses.
     #[inline]
     #[must_use]
     pub const fn any_claims(&self) -> bool {
         self.any_claims
     }
 
-    /// Numbers up to which ports may exist.
+    /// Upper bound of the port numbers in use, exclusive.
     #[must_use]
     pub fn bound(&self) -> u16 {
         self.ports.len() as u16
@@ -151,7 +151,7 @@ impl PortTable {
 }
 
 impl PortEntry {
-    /// Counts a drop of a frame that came in here (or, for transmit reasons, should have gone out here).
+    /// Counts a drop of a frame that came in at this port or, for transmit reasons, was to leave by this port.
     pub fn count_drop(&mut self, reason: DropReason) {
         self.counters.drops[reason as usize] += 1;
     }
@@ -162,19 +162,20 @@ impl PortEntry {
         if self.config.live && self.config.role != Role::Uplink { self.config.vni } else { None }
     }
 
-    /// Whether something is done with each frame that leaves behind its walk.
+    /// Whether a policy applies to outgoing frames after the pipeline.
     #[must_use]
     pub fn is_gated_leaving(&self) -> bool {
         self.egress.is_some() || self.config.policy.mirror.is_some()
     }
 
-    /// Whether every frame from here and for here has to come by, so that no verdict may be followed elsewhere.
+    /// Whether every frame from and to this port needs the pipeline, so that the kernel offload may take
+    /// none.
     #[must_use]
     pub fn needs_walk(&self) -> bool {
         self.gated || self.is_gated_leaving()
     }
 
-    /// Why nothing comes in, of a port that is not live or joins no network.
+    /// Why no frame may come in at a port that is not live or joins no network.
     #[must_use]
     pub fn why_closed(&self) -> DropReason {
         match self.config.policy.cut {
@@ -185,7 +186,7 @@ impl PortEntry {
         }
     }
 
-    /// Why nothing may leave by it.
+    /// Why no frame may leave by the port.
     #[must_use]
     pub fn why_no_way_out(&self) -> DropReason {
         match self.why_closed() {
@@ -194,14 +195,14 @@ impl PortEntry {
         }
     }
 
-    /// Whether the iVM behind may use this source MAC.
+    /// Whether the guest iVM may use this source MAC.
     #[must_use]
     pub fn binds_mac(&self, mac: MacAddr) -> bool {
         self.config.binding.macs.contains(&mac)
     }
 
-    /// Whether the iVM behind may call this address its own by the configuration. Where none are bound, any that a host
-    /// may have.
+    /// Whether the configuration lets the guest iVM use this address. Without bound addresses, any address
+    /// that a host may have.
     #[must_use]
     pub fn binds_ip(&self, ip: Ip) -> bool {
         let Binding { macs, ips, shared_ips, .. } = &*self.config.binding;
@@ -213,7 +214,7 @@ impl PortEntry {
             || ip.is_v6_link_local() && macs.iter().any(|&mac| ip == Ip::v6(mac.link_local()))
     }
 
-    /// Whether opaque link-local addresses may be claimed here.
+    /// Whether the port permits claims of opaque link-local addresses.
     #[must_use]
     pub fn takes_claims(&self) -> bool {
         let binding = &self.config.binding;
@@ -222,13 +223,13 @@ impl PortEntry {
             && !binding.ips.is_empty()
     }
 
-    /// Whether this very address is a station's here: listed, made by one of its MACs, or claimed.
+    /// Whether this very address belongs to a station here: listed, derived from one of its MACs, or claimed.
     #[must_use]
     pub fn is_owner(&self, ip: Ip) -> bool {
         self.is_configured_owner(ip) || self.link_locals.knows(ip)
     }
 
-    /// The same by the configuration alone.
+    /// Like [`PortEntry::is_owner`], by the configuration alone.
     #[must_use]
     pub fn is_configured_owner(&self, ip: Ip) -> bool {
         let Binding { macs, ips, shared_ips, .. } = &*self.config.binding;
@@ -245,21 +246,21 @@ pub enum VlanRules {
     Transparent,
     /// Untagged outside, this VLAN inside.
     Access(u16),
-    /// These tagged; untagged outside is the native VLAN inside.
+    /// These VLANs tagged; untagged frames outside belong to the native VLAN inside.
     Trunk(Box<[u64; 64]>, Option<u16>),
 }
 
-/// What a frame's tag must undergo on its way in or out.
+/// The edit of a frame's tag on ingress or egress.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum TagEdit {
-    /// Nothing.
+    /// No edit.
     #[default]
     Keep,
-    /// Put this tag in front.
+    /// Push this tag in front.
     Push(u16),
     /// Replace the VID of a priority tag (VID 0).
     Retag(u16),
-    /// Take the outermost tag off.
+    /// Pop the outermost tag.
     Pop,
 }
 
@@ -278,15 +279,15 @@ impl VlanRules {
         }
     }
 
-    /// Whether the port was given VLANs.
+    /// Whether the port has a VLAN policy.
     #[inline]
     #[must_use]
     pub const fn is_set(&self) -> bool {
         !matches!(self, Self::Transparent)
     }
 
-    /// For a frame from this port with this outermost tag: its VLAN inside and how to get there. `None`:
-    /// not allowed.
+    /// The inside VLAN of a frame from this port with this outermost tag, and the edit for it. `None`: not
+    /// allowed.
     #[inline]
     #[must_use]
     pub fn ingress(&self, tagged: bool, vid: u16) -> Option<(u16, TagEdit)> {
@@ -301,7 +302,7 @@ impl VlanRules {
         }
     }
 
-    /// For a frame of VLAN `vid` inside (0: untagged): how it leaves here. `None`: not allowed.
+    /// The edit for a frame of inside VLAN `vid` (0: untagged) that leaves by this port. `None`: not allowed.
     #[inline]
     #[must_use]
     pub fn egress(&self, vid: u16) -> Option<TagEdit> {
@@ -316,7 +317,7 @@ impl VlanRules {
     }
 }
 
-/// A token bucket: `pps` frames per second, a quarter of a second's worth at once.
+/// A token bucket: `pps` frames per second, with a burst of a quarter of a second's worth.
 #[derive(Clone, Debug)]
 pub struct TokenBucket {
     ns_per_token: u64,
@@ -326,7 +327,7 @@ pub struct TokenBucket {
 }
 
 impl TokenBucket {
-    /// A full bucket; `None`: never empty.
+    /// Creates a full bucket; with `None` it is never empty.
     #[must_use]
     pub fn new(now: Instant, pps: Option<u32>) -> Self {
         let ns_per_token = pps.map_or(0, |pps| 1_000_000_000 / u64::from(pps.max(1)));
@@ -334,7 +335,7 @@ impl TokenBucket {
         Self { ns_per_token, depth_ns, level_ns: depth_ns, filled: now }
     }
 
-    /// Takes one token. False when there is none.
+    /// Takes one token. Returns false when the bucket is empty.
     #[inline]
     pub fn take(&mut self, now: Instant) -> bool {
         if self.ns_per_token == 0 {

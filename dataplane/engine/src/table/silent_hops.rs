@@ -6,20 +6,21 @@ use crate::limits::{RESOLVE_ATTEMPTS, RESOLVE_INTERVAL, SILENT_HOPS_MAX};
 use crate::time::{Duration, Instant};
 use crate::wire::ip::Ip;
 
-/// Lists the next hops that the kernel was handed a packet for because their MAC address is missing, with the time since
-/// when. One that has not answered after [`SILENT_AFTER`] counts as unreachable, and senders are told so.
+/// Lists the next hops without a MAC address for which the kernel has received a packet, each with the time
+/// of the first. A hop that has not answered after [`SILENT_AFTER`] counts as unreachable, and senders get an
+/// error.
 ///
 /// Bounded by [`SILENT_HOPS_MAX`]. A hop leaves the list when it answers, or when no packet has needed it for
-/// [`SILENT_AFTER`]. A full list takes no more: a guest that tries many addresses of the underlay only makes packets to
-/// further ones go to the kernel without an end, as they did before there was this list. Written by packets that are handed
-/// to the kernel, and by commands.
+/// [`SILENT_AFTER`]. A full list takes no more hops. So a guest that tries many addresses of the underlay
+/// only makes packets to further ones go to the kernel without an end, as all did before this list existed.
+/// Written by punted packets and by commands.
 #[derive(Clone, Debug)]
 pub struct SilentHops(Vec<Waiting>);
 
 #[derive(Clone, Copy, Debug)]
 struct Waiting {
     hop: Ip,
-    /// When the first packet needed it, and the last.
+    /// The times of the first and the last packet that needed the hop.
     since: Instant,
     last: Instant,
 }
@@ -34,7 +35,7 @@ impl Default for SilentHops {
 }
 
 impl SilentHops {
-    /// Notes that a packet needs this next hop. Returns whether the hop counts as unreachable.
+    /// Records that a packet needs this next hop. Returns whether the hop counts as unreachable.
     pub fn wanted(&mut self, now: Instant, hop: Ip) -> bool {
         if let Some(waiting) = self.0.iter_mut().find(|waiting| waiting.hop == hop) {
             waiting.last = now;
@@ -46,7 +47,7 @@ impl SilentHops {
         false
     }
 
-    /// Takes a next hop off the list: it answered.
+    /// Removes a next hop from the list after its answer.
     pub fn answered(&mut self, hop: Ip) {
         self.0.retain(|waiting| waiting.hop != hop);
     }
@@ -56,7 +57,7 @@ impl SilentHops {
         self.0.retain(|waiting| now.since(waiting.last) < SILENT_AFTER);
     }
 
-    /// The next hops that count as unreachable. No packet reaches the kernel for them, so the kernel has to be asked.
+    /// The next hops that count as unreachable. No packet reaches the kernel for them, so the switch has to ask the kernel.
     pub fn unreachable(&self, now: Instant) -> impl Iterator<Item = Ip> + '_ {
         self.0.iter().filter(move |w| now.since(w.since) >= SILENT_AFTER).map(|waiting| waiting.hop)
     }

@@ -6,12 +6,12 @@ use super::{Map, hasher};
 use crate::command::{IpPrefix, NextHop, Vni};
 use crate::wire::ip::Ip;
 
-/// Maps (VNI, source prefix) to a next hop, longest prefix first: one exact-match table probed once per
-/// prefix length in use. Configuration only. Single floating IPs do not need a route: their mapping
+/// Maps (VNI, source prefix) to a next hop, longest prefix first: one exact-match table with one lookup per
+/// prefix length in use. Only the configuration writes it. A single floating IP needs no route: its mapping
 /// carries its own next hop.
 #[derive(Debug)]
 pub struct SourceRoutes {
-    /// Lengths in use over [`Ip`]'s 128 bits, longest first, with their number of routes.
+    /// Prefix lengths in use over [`Ip`]'s 128 bits, longest first, with their number of routes.
     lengths: Vec<(u8, u32)>,
     routes: Map<(Vni, u8, u128), NextHop>,
 }
@@ -29,7 +29,7 @@ const fn mask(len: u8) -> u128 {
 }
 
 impl SourceRoutes {
-    /// An empty table whose hash is keyed by `seed`.
+    /// Creates an empty table whose hash is keyed by `seed`.
     #[must_use]
     pub fn new(seed: u64) -> Self {
         Self { lengths: Vec::new(), routes: Map::with_hasher(hasher(seed)) }
@@ -84,7 +84,7 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        /// Against a walk over all prefixes.
+        /// The table agrees with a linear search over all prefixes.
         #[test]
         fn equals_a_walk(routes in proptest::collection::vec((any::<u32>(), 0u8..=32, 0u16..9), 0..30),
                          removed in proptest::collection::vec(any::<prop::sample::Index>(), 0..10),

@@ -1,4 +1,5 @@
-//! The underlay as the kernel sees it: routes through the uplink, next hops, and where NATed packets may not go.
+//! The underlay as the kernel sees it: routes through the uplink, next hops, and destinations closed to
+//! translated packets.
 
 use alloc::vec::Vec;
 
@@ -8,7 +9,7 @@ use crate::limits::{NEIGHBORS_MAX, UNDERLAY_ROUTES_MAX};
 use crate::wire::ip::Ip;
 use crate::wire::mac::MacAddr;
 
-/// Maps an underlay destination to its next hop and a next hop to its MAC address. A mirror of the kernel's
+/// Maps an underlay destination to its next hop and a next hop to its MAC address. A copy of the kernel's
 /// tables, written by commands only.
 ///
 /// The kernel's policy rules choose a table by the source address, so there is one list for tunnel packets and one
@@ -23,7 +24,7 @@ pub struct Underlay {
 /// A destination's next hop.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Hop {
-    /// Known.
+    /// The MAC address is known.
     Mac(MacAddr),
     /// The kernel has to resolve this address first.
     Unresolved(Ip),
@@ -51,7 +52,7 @@ pub struct Prefix {
 }
 
 impl Prefix {
-    /// From its configured form.
+    /// Converts a prefix from its configured form.
     #[must_use]
     pub fn new(prefix: IpPrefix) -> Self {
         let bits = u32::from(prefix.len) + if prefix.addr.is_ipv4() { 96 } else { 0 };
@@ -60,7 +61,7 @@ impl Prefix {
         Self { mask, value: Ip::from(prefix.addr).0 & mask }
     }
 
-    /// Whether `ip` lies inside.
+    /// Whether `ip` lies inside the prefix.
     #[inline]
     #[must_use]
     pub const fn contains(self, ip: Ip) -> bool {
@@ -72,11 +73,11 @@ impl Prefix {
     }
 }
 
-/// Longest-prefix match, flattened when it is set: the addresses from one start up to the next have the same route.
-/// So a lookup is one binary search, however many prefixes overlap.
+/// Longest-prefix match, flattened when the routes are set: all addresses from one range's start to the next
+/// have the same route. So a lookup is one binary search, however many prefixes overlap.
 #[derive(Debug, Default)]
 struct Ways {
-    /// First address and the route from there on, by its place in `hops`.
+    /// First address of a range, and the range's route as an index in `hops`.
     ranges: Vec<(u128, Option<u16>)>,
     /// Next hops of each route; `None` is the destination itself.
     hops: Vec<Vec<Option<Ip>>>,
@@ -86,13 +87,13 @@ impl Ways {
     fn new(routes: &[UnderlayRoute]) -> Self {
         let mut sorted: Vec<(Prefix, &UnderlayRoute)> =
             routes.iter().map(|r| (Prefix::new(r.to), r)).collect();
-        // Shorter prefixes first. A table that is too long loses its longest ones: their packets take the way of the
-        // prefix around them.
+        // Shorter prefixes first. A table that is too long loses its longest prefixes; their packets then use
+        // the route of the enclosing prefix.
         sorted.sort_by_key(|(p, _)| (p.mask, p.value));
         sorted.truncate(UNDERLAY_ROUTES_MAX);
         sorted.sort_by_key(|(p, _)| (p.value, p.mask));
         let mut ways = Self::default();
-        // The prefixes around the present address, innermost last.
+        // The prefixes that contain the current address, innermost last.
         let mut around: Vec<(Prefix, Option<u16>)> = Vec::new();
         for (prefix, route) in sorted {
             ways.leave(&mut around, prefix.value);
@@ -104,7 +105,7 @@ impl Ways {
         ways
     }
 
-    /// The place of these next hops in `hops`.
+    /// The index of these next hops in `hops`.
     fn way(&mut self, hops: &[UnderlayHop]) -> Option<u16> {
         let hops: Vec<Option<Ip>> = hops
             .iter()
@@ -123,7 +124,7 @@ impl Ways {
         u16::try_from(at).ok()
     }
 
-    /// Ends the prefixes that do not reach up to `next`: behind each, the prefix around it goes on.
+    /// Ends the prefixes that end before `next`. Behind each, the enclosing prefix continues.
     fn leave(&mut self, around: &mut Vec<(Prefix, Option<u16>)>, next: u128) {
         while let Some((inner, _)) = around.pop_if(|(inner, _)| inner.last() < next) {
             let outer = around.last().and_then(|(_, way)| *way);
@@ -154,7 +155,7 @@ impl Ways {
 }
 
 impl Underlay {
-    /// An empty table whose hash is keyed by `seed`.
+    /// Creates an empty table whose hash is keyed by `seed`.
     #[must_use]
     pub fn new(seed: u64) -> Self {
         Self {
@@ -171,13 +172,13 @@ impl Underlay {
         self.from.extend(routes.from.iter().map(|(from, routes)| (Ip::from(*from), Ways::new(routes))));
     }
 
-    /// A next hop answered. Ignored when the table is full. True when that is news.
+    /// Records a next hop's answer. Ignored when the table is full. Returns true when it is news.
     pub fn set_neighbor(&mut self, ip: Ip, mac: MacAddr) -> bool {
         let room = self.neighbors.len() < NEIGHBORS_MAX || self.neighbors.contains_key(&ip);
         room && self.neighbors.insert(ip, mac) != Some(mac)
     }
 
-    /// A next hop is gone.
+    /// Forgets a next hop's MAC address.
     pub fn remove_neighbor(&mut self, ip: Ip) {
         self.neighbors.remove(&ip);
     }
@@ -189,15 +190,15 @@ impl Underlay {
         self.next(&self.tunnel, ip)
     }
 
-    /// The next hop of a translated packet, which comes from the reality address `from`, to `ip`.
+    /// The next hop to `ip` of a translated packet with the reality address `from` as its source.
     #[inline]
     #[must_use]
     pub fn hop_from(&self, from: Ip, ip: Ip) -> Hop {
         self.next(self.from.get(&from).unwrap_or(&self.tunnel), ip)
     }
 
-    /// Of several next hops each destination has its own, by its hash. While that one is not resolved, the next one
-    /// that is.
+    /// With several next hops, the destination's hash selects one. While that one is not resolved, the next
+    /// resolved one.
     #[inline]
     fn next(&self, ways: &Ways, ip: Ip) -> Hop {
         let hops = ways.hops(ip);
@@ -213,7 +214,7 @@ impl Underlay {
         }
     }
 
-    /// The address on the link that tunnel packets to `ip` are sent to, whether it has been resolved or not.
+    /// The address on the link that tunnel packets to `ip` are sent to, resolved or not.
     #[must_use]
     pub fn next_address(&self, ip: Ip) -> Option<Ip> {
         let hops = self.tunnel.hops(ip);
@@ -233,14 +234,14 @@ impl Underlay {
     }
 }
 
-/// Spreads destinations over next hops, the same on every worker and at every start.
+/// Spreads destinations over next hops, equally on every worker and after every start.
 const fn spread(ip: Ip) -> usize {
     let mixed = ip.0.wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
     (mixed >> 96) as usize
 }
 
-/// Destinations that no translated packet may have: single addresses, each as
-/// often as it was added, and prefixes. Configuration only.
+/// Destinations that translated packets must not have: single addresses, each with a count, and prefixes.
+/// Only the configuration writes this table.
 #[derive(Debug)]
 pub struct Guard {
     hosts: Map<Ip, u32>,
@@ -248,7 +249,7 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// Guards nothing; the hash is keyed by `seed`.
+    /// Creates an empty guard; the hash is keyed by `seed`.
     #[must_use]
     pub fn new(seed: u64) -> Self {
         Self { hosts: Map::with_hasher(hasher(seed)), prefixes: Vec::new() }
@@ -274,9 +275,9 @@ impl Guard {
         self.prefixes = prefixes.iter().map(|&p| Prefix::new(p)).collect();
     }
 
-    /// Whether a guest may be told that `ip` is guarded: it lies in a prefix of more than one address, or is where
-    /// metadata is served by convention (169.254.0.0/16). That a single address is guarded says that a peer or a
-    /// management host has it, and a guest that tries every address would find them all.
+    /// Whether a guest may learn that `ip` is guarded: it lies in a prefix of more than one address, or in
+    /// the range where metadata services are by convention (169.254.0.0/16). A guarded single address belongs
+    /// to a peer or a management host, and a guest that tries every address would find them all.
     #[must_use]
     pub fn may_be_told(&self, ip: Ip) -> bool {
         let link_local = ip.is_v4() && ip.v4_bytes()[..2] == [169, 254];
@@ -328,8 +329,8 @@ mod tests {
         assert_eq!(u.hop(ip("8.8.8.8")), Hop::Mac(MacAddr([2; 6])));
     }
 
-    /// Flattened ranges answer as the naive longest-prefix match does, for any prefixes, nested and adjacent ones
-    /// and both families' ends included.
+    /// Flattened ranges give the same answers as a naive longest-prefix match, for any prefixes, including
+    /// nested and adjacent ones and both ends of each family.
     #[test]
     fn flattened_ranges_answer_as_the_naive_match() {
         let mut state = 7_u64;
@@ -380,7 +381,7 @@ mod tests {
         }
     }
 
-    /// A reality address that a policy rule sends another way has its own routes; all others have the tunnel's.
+    /// A reality address with a policy rule of its own has its own routes; all others have the tunnel's.
     #[test]
     fn routes_by_source() {
         let mut u = Underlay::new(1);
@@ -396,8 +397,8 @@ mod tests {
         assert_eq!(gateways, [ip("10.0.0.1"), ip("10.0.0.2")]);
     }
 
-    /// Several next hops share the destinations, each destination keeps its own, and one that does not answer is
-    /// passed over.
+    /// Several next hops share the destinations, and each destination keeps its own. A next hop that does not
+    /// answer is skipped.
     #[test]
     fn several_next_hops() {
         let mut u = Underlay::new(1);

@@ -1,23 +1,23 @@
-//! What other workers are told of the forwarding database.
+//! Reads from the forwarding database for other workers.
 
 use super::{Fdb, FdbKey, TICK_SHIFT, mac_of, tick, unpack};
 use crate::command::{Location, Vni};
 use crate::time::{Duration, Instant};
 use crate::wire::mac::MacAddr;
 
-/// What is known of an address.
+/// The entry of an address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Sighting {
-    /// Where it is.
+    /// The station's location.
     pub location: Location,
-    /// When it was heard there last, in coarse time rounded down.
+    /// Time of the last frame from there, in coarse time rounded down.
     pub seen: Instant,
     /// Configured, not learned.
     pub is_static: bool,
 }
 
 impl Fdb {
-    /// What is known of an address.
+    /// The entry of an address.
     #[must_use]
     pub fn sighting(&self, hash: u64, key: FdbKey) -> Option<Sighting> {
         let entry = self.entry(self.find(hash, key)?);
@@ -25,8 +25,8 @@ impl Fdb {
         Some(Sighting { location, seen, is_static: entry.is_static() })
     }
 
-    /// Looks at up to `count` slots from `cursor` on, no further than the last, and calls `each` for up to `most`
-    /// stations that were learned and heard since. Returns the next cursor, 0 at the end.
+    /// Scans up to `count` slots from `cursor` on, but not beyond the last slot. Calls `each` for up to
+    /// `most` learned stations with a frame since `since`. Returns the next cursor, 0 at the end.
     pub fn fresh(
         &self,
         cursor: u32,

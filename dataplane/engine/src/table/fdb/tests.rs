@@ -49,7 +49,7 @@ fn learns_moves_and_ages() {
     assert_eq!((gone, fdb.len()), (1, 0));
 }
 
-/// A guest floods random MACs. It evicts its own, and nobody else's.
+/// A guest floods random MACs. It evicts only its own entries.
 #[test]
 fn t1_mac_flood_evicts_only_the_flooder() {
     let mut fdb = fdb(1000);
@@ -125,7 +125,7 @@ fn op() -> impl Strategy<Value = Op> {
 }
 
 proptest! {
-    /// Against a map: as long as no bound is reached, the table is the map.
+    /// The table equals a naive map until it reaches a bound.
     #[test]
     fn equals_a_naive_map(ops in proptest::collection::vec(op(), 0..200)) {
         let mut fdb = fdb(1000);
@@ -163,7 +163,7 @@ proptest! {
         }
     }
 
-    /// The bounds hold whatever arrives.
+    /// The bounds hold for any sequence of learned addresses.
     #[test]
     fn bounds_hold(learns in proptest::collection::vec((0u32..5000, 0u16..5), 0..2000), max in 1u32..100, per_port in 1u32..50) {
         let mut fdb = fdb(max);
