@@ -21,7 +21,7 @@ pub struct MailboxHandle {
     events: Arc<ArrayQueue<Event>>,
 }
 
-/// A mailbox and the agent's handle to it.
+/// Creates a mailbox and the agent's handle to it.
 #[must_use]
 pub fn mailbox() -> (Mailbox, MailboxHandle) {
     let inputs = Arc::new(ArrayQueue::new(MAILBOX_LEN));

@@ -1,30 +1,31 @@
-//! Flows of the rVM's own kernel on addresses that floating IPs share with it, as the uplink's driver knows them.
+//! Connections of the rVM's own kernel on addresses that it shares with floating IPs, as the uplink's driver
+//! knows them.
 //!
-//! Our NAT keeps ports, so an iVM may choose the very five-tuple of a connection of the kernel's. The answers are the
-//! kernel's then (steering leaves them to it). Its packets must not go out either: to the far end they would be the
-//! kernel's own words.
+//! The switch's NAT keeps ports, so an iVM may choose the same five-tuple as a connection of the kernel. The
+//! answers then belong to the kernel (steering leaves them to it). The iVM's packets must not go out either:
+//! the far end would take them for the kernel's.
 
 use core::fmt::Debug;
 
 use crate::wire::ip::Ip;
 
-/// A flow by TCP or UDP.
+/// A connection over TCP or UDP, by its five-tuple.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct OwnFlow {
-    /// Far end.
+    /// Address of the far end.
     pub remote: Ip,
-    /// Its port.
+    /// Port of the far end.
     pub remote_port: u16,
-    /// The address that is shared.
+    /// The shared local address.
     pub local: Ip,
-    /// The port there.
+    /// The local port.
     pub local_port: u16,
     /// IP protocol.
     pub proto: u8,
 }
 
-/// Who knows the kernel's flows. Asked on the slow path, about packets that leave by NAT.
+/// Knows the kernel's connections. The slow path asks it about packets that leave by NAT.
 pub trait OwnFlows: Send + Debug {
-    /// Whether the kernel has sent in this flow lately.
+    /// Whether the kernel has recently sent a packet of this connection.
     fn holds(&self, flow: &OwnFlow) -> bool;
 }

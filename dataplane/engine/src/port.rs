@@ -1,40 +1,41 @@
-//! What a port is to the engine: somewhere to take a batch from and to give a batch to.
+//! A port as the engine sees it: a source and a destination of batches.
 
 use crate::frame::{Batch, Frame, FramePool};
 use crate::time::{Duration, Instant};
 use alloc::vec::Vec;
 
-/// What a port can do with unfinished frames.
+/// The offloads of a port.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct PortCaps {
-    /// Takes frames whose transport checksum is partial and finishes them.
+    /// The port takes frames with a partial transport checksum and finishes them.
     pub tx_csum: bool,
-    /// Takes TCP super-frames, IPv4 and IPv6, and cuts them itself or hands them on whole.
+    /// The port takes TCP GSO packets, IPv4 and IPv6, and segments them itself or passes them on whole.
     pub tx_tso: bool,
-    /// Takes UDP super-frames: one datagram per segment.
+    /// The port takes UDP GSO packets: one datagram per segment.
     pub tx_uso: bool,
-    /// Frames from it may carry a partial checksum without saying so (AF_XDP on a veth does). The
+    /// Frames from the port may carry a partial checksum without a mark (as with AF_XDP on a veth). The
     /// engine then recognises one by its value.
     pub rx_csum_unmarked: bool,
 }
 
-/// A port's I/O. Never blocks, never fails: what cannot be done now stays undone.
+/// A port's I/O. It never blocks and never fails; it leaves frames that it cannot handle now.
 pub trait Port<P: FramePool> {
     /// Appends received frames to `batch`, up to its capacity.
     fn rx(&mut self, now: Instant, pool: &mut P, batch: &mut Batch);
 
-    /// Sends frames from the front of `frames`, in order, removing each one it takes. What is left
-    /// when it returns did not fit: the worker drops and counts it.
+    /// Sends frames from the front of `frames`, in order, and removes each one that it takes. The worker
+    /// drops and counts the frames that are left.
     fn tx(&mut self, now: Instant, pool: &mut P, frames: &mut Vec<Frame>);
 
-    /// What it can do with unfinished frames. Asked when the port is attached, and when it is configured.
+    /// The port's offloads. The worker asks for them when the port is attached, and when it is configured.
     fn caps(&self) -> PortCaps;
 
-    /// Told whether frames may enter and leave. Before they may, a port whose far end can wait leaves them there.
+    /// Sets whether frames may enter and leave. Until then, a port whose far end can wait leaves them there.
     fn set_live(&mut self, _live: bool) {}
 
-    /// The worker is about to sleep. How long it may: nothing, if frames wait already; so long, if nobody was asked to
-    /// wake it; and until it is woken, if whoever sends through this port was (`None`).
+    /// Prepares for the worker's sleep. Returns how long the worker may sleep: zero if frames are already
+    /// waiting; a limited time if the far end cannot wake the worker; and `None`, until it is woken, if the
+    /// far end can.
     fn rest(&mut self, _now: Instant) -> Option<Duration> {
         None
     }

@@ -1,4 +1,4 @@
-//! Time as an argument: the engine owns no clock, so every entry point is told what time it is.
+//! Time as an argument: the engine owns no clock, so the caller passes the time to every entry point.
 
 use core::fmt;
 use core::ops::{Add, Sub};
@@ -30,7 +30,7 @@ impl Instant {
         self.0
     }
 
-    /// How long after `earlier` this is; zero if it is not after.
+    /// The time since `earlier`; zero if that is later.
     #[must_use]
     pub const fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))

@@ -57,7 +57,8 @@ impl SilentHops {
         self.0.retain(|waiting| now.since(waiting.last) < SILENT_AFTER);
     }
 
-    /// The next hops that count as unreachable. No packet reaches the kernel for them, so the switch has to ask the kernel.
+    /// The next hops that count as unreachable. The switch no longer sends the kernel packets for them, so it
+    /// has to request their resolution explicitly.
     pub fn unreachable(&self, now: Instant) -> impl Iterator<Item = Ip> + '_ {
         self.0.iter().filter(move |w| now.since(w.since) >= SILENT_AFTER).map(|waiting| waiting.hop)
     }

@@ -1,7 +1,7 @@
-//! Which frames a watch wants: a program in postfix order, made of the terms of pcap-filter(7).
+//! The filter of a watch: a program in postfix order, made of the terms of pcap-filter(7).
 //!
-//! A term is true if it is true of the frame or, for a tunnel packet, of the frame inside. It looks through VLAN
-//! tags. (To tcpdump both are opaque unless it is told `vlan` or `vxlan`.)
+//! A term is true if it is true for the frame or, for a tunnel packet, for the frame inside. Terms look
+//! through VLAN tags. (tcpdump looks through these only with `vlan` or `vxlan`.)
 
 use alloc::vec::Vec;
 
@@ -12,55 +12,56 @@ use crate::wire::mac::MacAddr;
 use crate::wire::vxlan::{self, Vxlan};
 use crate::wire::{l4, view};
 
-/// One term, or how terms are joined.
+/// One term, or an operator that joins terms.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Op {
-    /// Asks the frame.
+    /// Tests the frame.
     Test(Test),
-    /// Of the last two answers, both.
+    /// Whether both of the last two results are true.
     And,
-    /// Of the last two answers, any.
+    /// Whether one of the last two results is true.
     Or,
-    /// The opposite of the last answer.
+    /// The opposite of the last result.
     Not,
 }
 
-/// Which end of a packet.
+/// The end of a packet that a term tests.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum End {
     /// The sender.
     Src,
     /// The receiver.
     Dst,
-    /// One of them.
+    /// Either of the two.
     Either,
 }
 
-/// A question about a frame.
+/// A test of a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Test {
-    /// It is of this EtherType, behind its tags.
+    /// The EtherType behind the tags is this one.
     EtherType(u16),
-    /// It is IP with this protocol.
+    /// The frame is IP with this protocol.
     Protocol(u8),
-    /// An address of its network layer lies here.
+    /// An address of the network layer lies in this prefix.
     Address(End, IpPrefix),
-    /// It is TCP or UDP, and a port lies between these.
+    /// The frame is TCP or UDP, and a port lies in this range.
     Port(End, u16, u16),
-    /// It has this MAC address.
+    /// The frame has this MAC address.
     Mac(End, MacAddr),
-    /// It has a VLAN tag, of this VLAN if one is given.
+    /// The frame has a VLAN tag, of this VLAN if one is given.
     Vlan(Option<u16>),
-    /// It is a tunnel packet of this network.
+    /// The frame is a tunnel packet of this network.
     Vni(Vni),
 }
 
-/// A filter. The empty one takes everything.
+/// A filter. The empty one matches every frame.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Filter(Vec<Op>);
 
 impl Filter {
-    /// A filter of these operations; `None` when they are too many, or do not leave one answer.
+    /// Creates a filter of these operations; `None` when they are too many, or do not leave exactly one
+    /// result.
     #[must_use]
     pub fn new(ops: Vec<Op>) -> Option<Self> {
         let mut depth = 0usize;
@@ -75,7 +76,7 @@ impl Filter {
         sound.then_some(Self(ops))
     }
 
-    /// Whether it wants this frame.
+    /// Whether the filter matches this frame.
     #[must_use]
     pub fn matches(&self, bytes: &[u8]) -> bool {
         if self.0.is_empty() {
@@ -110,7 +111,7 @@ fn pop(stack: &mut u64) -> u64 {
     top
 }
 
-/// The frame inside a VXLAN packet, whoever it is from and whatever port it is for: the header's fixed bits tell it.
+/// The frame inside a VXLAN packet from any sender to any port. The header's fixed bits identify VXLAN.
 fn inner(bytes: &[u8], outer: &Headers) -> Option<(Vni, Headers)> {
     let udp = outer.proto == l4::UDP && outer.l4 != 0 && outer.part == Part::Whole;
     if !udp || !matches!(outer.net, Net::V4 | Net::V6) {

@@ -1,7 +1,9 @@
-//! Observation, in plain data: what a watch asks for, and what it saw. The walk itself is in `forward/watched.rs`.
+//! Captures as plain data: the specification of a watch, and the frames that it has seen. The code that
+//! observes the pipeline is in `forward/watched.rs`.
 //!
-//! A [`WatchSpec`] is a capture, or the wait for one frame to explain. It costs what it sees: a worker without
-//! watches tests one length per batch, and of a watched port only the frames that come in take the long way.
+//! A [`WatchSpec`] is a capture, or the wait for one frame to explain. Its cost is limited to the frames that
+//! it sees: a worker without watches tests one length per batch, and only frames that come in at a watched
+//! port take the slow path.
 
 pub mod filter;
 
@@ -21,65 +23,65 @@ use filter::Filter;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct WatchId(pub u32);
 
-/// What to look at.
+/// The specification of a watch.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct WatchSpec {
-    /// This port; `None`: all of them.
+    /// Only this port; `None`: all ports.
     pub port: Option<PortId>,
-    /// Only these frames.
+    /// Only frames that match this filter.
     pub filter: Filter,
-    /// Bytes kept of each.
+    /// Number of bytes kept of each frame.
     pub snap_len: u32,
-    /// Ends after so many frames at each worker; 0: never.
+    /// Ends the watch after this many frames at each worker; 0: never.
     pub count: u32,
-    /// Also frames that leave.
+    /// Also watches frames that leave.
     pub leaving: bool,
-    /// Also what frames that came in became: the bytes that were sent.
+    /// Also keeps the results of incoming frames: the bytes that were sent.
     pub results: bool,
 }
 
-/// A frame that was seen.
+/// A frame that a watch has seen.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Seen {
-    /// When its batch came or went.
+    /// Time of the frame's batch.
     pub at: Instant,
-    /// Where.
+    /// The frame's port.
     pub port: PortId,
-    /// Its whole length.
+    /// Length of the whole frame.
     pub len: u32,
-    /// Its first bytes.
+    /// The first bytes of the frame.
     pub bytes: Vec<u8>,
-    /// What became of it.
+    /// The outcome.
     pub fate: Fate,
 }
 
-/// What became of a frame that was seen.
+/// The outcome of a frame.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Fate {
-    /// It came in.
+    /// The frame came in.
     Walked(Walk),
-    /// It went out.
+    /// The frame was sent.
     Sent,
-    /// It should have gone out.
+    /// The frame was to be sent, but was dropped.
     NotSent(DropReason),
 }
 
-/// The walk of a frame that came in, as it was.
+/// The path of an incoming frame through the pipeline.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Walk {
-    /// What `classify` did.
+    /// The steps of `classify`.
     pub steps: Vec<Step>,
-    /// What it decided; `None` when the frame was refused before.
+    /// The verdict; `None` when the frame was not admitted.
     pub verdict: Option<Verdict>,
-    /// What was put on ports' queues because of it.
+    /// The frames that it put on ports' queues.
     pub sent: Vec<Sent>,
-    /// What was dropped because of it: where that is counted, and why.
+    /// The drops that it caused: the port that counts each, and the reason.
     pub drops: Vec<(PortId, DropReason)>,
-    /// It went to the kernel.
+    /// The frame went to the kernel.
     pub punted: bool,
-    /// It was for the switch itself.
+    /// The frame was for the switch itself.
     pub consumed: bool,
-    /// It was merged into one that waits to be sent.
+    /// The frame was coalesced into a queued one.
     pub coalesced: bool,
 }
 
@@ -88,14 +90,14 @@ pub struct Walk {
 pub struct Sent {
     /// The port.
     pub port: PortId,
-    /// Its length.
+    /// Length of the frame.
     pub len: u32,
-    /// Its bytes, where they were asked for.
+    /// The bytes of the frame, if the watch wants results.
     pub bytes: Vec<u8>,
 }
 
-/// The watches of one worker. Each keeps at most [`WATCH_FRAMES`] frames and [`WATCH_BYTES`] bytes until they are
-/// fetched; what comes on top is counted as lost, never waited for.
+/// The watches of one worker. Each keeps at most [`WATCH_FRAMES`] frames and [`WATCH_BYTES`] bytes until they
+/// are fetched. Further frames are counted as lost; forwarding never waits.
 #[derive(Debug, Default)]
 pub struct Watches(Vec<Watch>);
 
@@ -103,7 +105,7 @@ pub struct Watches(Vec<Watch>);
 struct Watch {
     id: WatchId,
     spec: WatchSpec,
-    /// How many more it wants.
+    /// Number of frames that the watch still wants.
     left: Option<u32>,
     frames: VecDeque<Seen>,
     bytes: usize,
@@ -111,44 +113,44 @@ struct Watch {
 }
 
 impl Watches {
-    /// Begins one. Another of the same number ends.
+    /// Starts a watch. Replaces another one with the same number.
     pub fn add(&mut self, id: WatchId, spec: WatchSpec) {
         self.remove(id);
         let left = (spec.count > 0).then_some(spec.count);
         self.0.push(Watch { id, spec, left, frames: VecDeque::new(), bytes: 0, lost: 0 });
     }
 
-    /// Ends one.
+    /// Ends a watch.
     pub fn remove(&mut self, id: WatchId) {
         self.0.retain(|watch| watch.id != id);
     }
 
-    /// Whether nobody watches.
+    /// Whether no watch is active.
     #[inline]
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Whether somebody watches this port.
+    /// Whether a watch covers this port.
     #[must_use]
     pub fn covers(&self, port: PortId) -> bool {
         self.0.iter().any(|watch| watch.covers(port))
     }
 
-    /// Whether somebody wants this frame.
+    /// Whether a watch wants this frame.
     #[must_use]
     pub fn wants(&self, port: PortId, bytes: &[u8], leaving: bool) -> bool {
         self.0.iter().any(|watch| watch.wants(port, bytes, leaving))
     }
 
-    /// Whether somebody wants what became of this frame, too.
+    /// Whether a watch also wants the results of this frame.
     #[must_use]
     pub fn wants_results(&self, port: PortId) -> bool {
         self.0.iter().any(|watch| watch.spec.results && watch.covers(port))
     }
 
-    /// Gives a frame to whoever wants it.
+    /// Passes a frame to every watch that wants it.
     pub fn show(&mut self, at: Instant, port: PortId, len: u32, bytes: &[u8], fate: &Fate) {
         let leaving = !matches!(fate, Fate::Walked(_));
         for watch in self.0.iter_mut().filter(|watch| watch.wants(port, bytes, leaving)) {
@@ -157,8 +159,8 @@ impl Watches {
         }
     }
 
-    /// Takes what was seen, as far as it fits `frames` and `bytes` (but one frame always does), and how many were
-    /// lost since the last time.
+    /// Takes the frames seen, as far as they fit `frames` and `bytes` (but always at least one), and the
+    /// number of frames lost since the last call.
     pub fn take(&mut self, id: WatchId, frames: usize, bytes: usize) -> (Vec<Seen>, u64) {
         let Some(watch) = self.0.iter_mut().find(|watch| watch.id == id) else { return (Vec::new(), 0) };
         let (mut taken, mut weight) = (Vec::new(), 0);
@@ -199,7 +201,7 @@ impl Watch {
 }
 
 impl Seen {
-    /// What it takes to keep it, about.
+    /// Approximate memory of a kept frame, in bytes.
     fn weight(&self) -> usize {
         const FIXED: usize = 128;
         let walk = match &self.fate {
@@ -228,7 +230,8 @@ mod tests {
         vec![2; 100]
     }
 
-    /// What is not fetched is bounded and what does not fit is counted; once it is fetched there is room again.
+    /// The number of unfetched frames is bounded, and further frames are counted. After a fetch there is room
+    /// again.
     #[test]
     fn a_slow_reader_loses_frames_and_is_told_how_many() {
         let mut watches = Watches::default();

@@ -15,14 +15,14 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use super::ip::Ip;
 use super::mac::MacAddr;
 
-/// Bytes of the packet.
+/// Length of the packet, in bytes.
 pub const LEN: usize = 28;
-/// A question.
+/// A request.
 pub const REQUEST: u16 = 1;
-/// An answer.
+/// A reply.
 pub const REPLY: u16 = 2;
 
-/// The question of reverse ARP (RFC 903), under an EtherType of its own.
+/// The request of reverse ARP (RFC 903), which has an EtherType of its own.
 pub const REVERSE_REQUEST: u16 = 3;
 
 /// The packet.
@@ -52,7 +52,7 @@ pub struct Arp {
 const _: () = assert!(size_of::<Arp>() == LEN);
 
 impl Arp {
-    /// A packet for IPv4 over Ethernet.
+    /// Creates a packet for IPv4 over Ethernet.
     #[must_use]
     pub fn new(operation: u16, sender: (MacAddr, [u8; 4]), target: (MacAddr, [u8; 4])) -> Self {
         Self {

@@ -14,7 +14,7 @@ pub fn sum(data: &[u8]) -> u16 {
     lanes.finish(rest)
 }
 
-/// Copies `from` to `to`, which is as long, and returns its [`sum`]: the payload passes the processor once.
+/// Copies `from` to `to`, which has the same length, and returns its [`sum`]. Reads the payload only once.
 ///
 /// # Panics
 /// When the lengths differ.
@@ -33,11 +33,11 @@ pub fn copy_sum(from: &[u8], to: &mut [u8]) -> u16 {
     lanes.finish(rest)
 }
 
-/// Bytes summed at once.
+/// Number of bytes summed in one step.
 const CHUNK: usize = 32;
 
-/// Eight sums side by side, of 32-bit words in the machine's own order: the sum of RFC 1071 does not mind either
-/// (§2 B, §2 C), and this form the compiler turns into vector instructions. 64 bits hold 2^32 such words.
+/// Eight parallel sums of 32-bit words in the machine's own byte order. RFC 1071 permits both (§2 B, §2 C),
+/// and the compiler turns this form into vector instructions. 64 bits hold the sum of 2^32 such words.
 #[derive(Default)]
 struct Lanes([u64; 8]);
 
@@ -82,50 +82,50 @@ pub fn pseudo(src: Ip, dst: Ip, protocol: u8, len: u32) -> u16 {
     fold(addresses + u32::from(protocol) + (len >> 16) + (len & 0xffff))
 }
 
-/// The difference that replaced words make to a one's complement sum.
+/// The change of a one's complement sum when words are replaced.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, zerocopy::FromZeros)]
 pub struct Delta(u32);
 
 impl Delta {
-    /// Nothing changed.
+    /// No change.
     pub const ZERO: Self = Self(0);
 
-    /// As one 16-bit word.
+    /// The change as one 16-bit word.
     #[inline]
     #[must_use]
     pub const fn folded(self) -> u16 {
         fold(self.0)
     }
 
-    /// The word `old` became `new`.
+    /// Adds the replacement of the word `old` by `new`.
     #[inline]
     #[must_use]
     pub fn word(self, old: u16, new: u16) -> Self {
         Self(u32::from(fold(self.0 + u32::from(!old) + u32::from(new))))
     }
 
-    /// Both changes.
+    /// Combines both changes.
     #[inline]
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         Self(u32::from(fold(self.0 + other.0)))
     }
 
-    /// The address `old` became `new` (same family).
+    /// Adds the replacement of the address `old` by `new` (same family).
     #[inline]
     #[must_use]
     pub fn address(self, old: Ip, new: Ip) -> Self {
         self.word(fold(old.sum()), fold(new.sum()))
     }
 
-    /// A finished checksum after the change (RFC 1624 eqn. 3).
+    /// Applies the change to a finished checksum (RFC 1624 eqn. 3).
     #[inline]
     #[must_use]
     pub fn apply(self, checksum: u16) -> u16 {
         !fold(u32::from(!checksum) + self.0)
     }
 
-    /// A partial checksum (the plain sum of the pseudo-header) after the change.
+    /// Applies the change to a partial checksum (the plain sum of the pseudo-header).
     #[inline]
     #[must_use]
     pub fn apply_partial(self, sum: u16) -> u16 {
@@ -133,14 +133,14 @@ impl Delta {
     }
 }
 
-/// UDP over IPv4 sends an all-ones checksum when the sum comes to zero, which means "none" (RFC 768).
+/// Replaces a computed zero by all ones for UDP over IPv4, where zero means "no checksum" (RFC 768).
 #[inline]
 #[must_use]
 pub const fn udp_nonzero(checksum: u16) -> u16 {
     if checksum == 0 { 0xffff } else { checksum }
 }
 
-/// Whether `segment` (a whole transport segment, its checksum in place) checks against the pseudo-header.
+/// Whether the checksum of `segment`, a whole transport segment, is right for its pseudo-header.
 #[must_use]
 pub fn transport_ok(src: Ip, dst: Ip, protocol: u8, segment: &[u8]) -> bool {
     fold(u32::from(pseudo(src, dst, protocol, segment.len() as u32)) + u32::from(sum(segment))) == 0xffff
@@ -178,7 +178,8 @@ mod tests {
     }
 
     proptest! {
-        /// Against a reader that is not ours; zero has two forms, and which one it is depends on the data alone.
+        /// Compares with an independent implementation. Zero has two forms, and the data alone determines
+        /// which one it is.
         #[test]
         fn any_sum(data in proptest::collection::vec(any::<u8>(), 0..3000), at in 0usize..40) {
             let data = &data[at.min(data.len())..];

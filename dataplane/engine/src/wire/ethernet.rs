@@ -14,9 +14,9 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::mac::MacAddr;
 
-/// Bytes of the header without tags.
+/// Length of the header without tags, in bytes.
 pub const HEADER_LEN: usize = 14;
-/// Bytes of one VLAN tag.
+/// Length of one VLAN tag, in bytes.
 pub const TAG_LEN: usize = 4;
 
 /// IPv4.
@@ -25,9 +25,10 @@ pub const TYPE_IPV4: u16 = 0x0800;
 pub const TYPE_ARP: u16 = 0x0806;
 /// IPv6.
 pub const TYPE_IPV6: u16 = 0x86dd;
-/// Reverse ARP (RFC 903): by it QEMU announces a guest that has moved.
+/// Reverse ARP (RFC 903), by which QEMU announces a guest that has moved.
 pub const TYPE_RARP: u16 = 0x8035;
-/// The least EtherType. What is below is a length, and an IEEE 802.2 (LLC) header follows (802.3-2018 §3.2.6).
+/// The smallest EtherType. A smaller value is a length, and an IEEE 802.2 (LLC) header follows (802.3-2018
+/// §3.2.6).
 pub const TYPE_MIN: u16 = 0x0600;
 /// An LLC frame that is too long to state its length (draft-ietf-isis-ext-eth-01).
 pub const TYPE_LONG_LLC: u16 = 0x8870;
@@ -37,11 +38,11 @@ pub const TYPE_SLOW: u16 = 0x8809;
 pub const TYPE_LLDP: u16 = 0x88cc;
 /// Customer VLAN tag (802.1Q).
 pub const TYPE_CTAG: u16 = 0x8100;
-/// MPLS labels (RFC 5332 §3), and the one that was of multicast.
+/// MPLS labels (RFC 5332 §3); the second value was for multicast.
 pub const TYPE_MPLS: [u16; 2] = [0x8847, 0x8848];
 /// Service VLAN tag (802.1ad).
 pub const TYPE_STAG: u16 = 0x88a8;
-/// Service VLAN tags before 802.1ad, which some devices still take.
+/// Service VLAN tags before 802.1ad, which some devices still accept.
 pub const TYPE_OLD_STAGS: [u16; 3] = [0x9100, 0x9200, 0x9300];
 
 /// The header.
@@ -52,7 +53,7 @@ pub struct Ethernet {
     pub dst: MacAddr,
     /// Source.
     pub src: MacAddr,
-    /// What follows, or the TPID of a tag.
+    /// EtherType of the payload, or the TPID of a tag.
     pub ethertype: U16,
 }
 

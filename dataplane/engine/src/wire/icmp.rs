@@ -1,4 +1,5 @@
-//! ICMP (RFC 792), ICMPv6 (RFC 4443) and Neighbor Discovery (RFC 4861 §4): what the switch reads and answers.
+//! ICMP (RFC 792), ICMPv6 (RFC 4443) and Neighbor Discovery (RFC 4861 §4): the messages that the switch reads
+//! and writes.
 //!
 //! ```text
 //!  0      1      2          4              8
@@ -7,7 +8,7 @@
 //! +------+------+----------+--------------+-------------------------------
 //! ```
 
-/// Bytes before the quoted packet or the echo data.
+/// Length of the header before the quoted packet or the echo data, in bytes.
 pub const HEADER_LEN: usize = 8;
 
 /// ICMP echo reply.
@@ -24,9 +25,9 @@ pub const UNREACHABLE: u8 = 3;
 pub const NET: u8 = 0;
 /// Code of [`UNREACHABLE`]: the last router cannot reach the host.
 pub const HOST: u8 = 1;
-/// Code of [`UNREACHABLE`]: the host does not speak the protocol.
+/// Code of [`UNREACHABLE`]: the host does not support the protocol.
 pub const PROTOCOL: u8 = 2;
-/// Code of [`UNREACHABLE`]: nobody listens at the port.
+/// Code of [`UNREACHABLE`]: the host does not serve the port.
 pub const PORT: u8 = 3;
 /// Code of [`UNREACHABLE`], with the MTU: fragmentation needed (RFC 1191 §4).
 pub const FRAGMENTATION_NEEDED: u8 = 4;
@@ -42,7 +43,7 @@ pub const V6_NO_ROUTE: u8 = 0;
 pub const V6_PROHIBITED: u8 = 1;
 /// Code of [`V6_UNREACHABLE`]: the address does not answer.
 pub const V6_ADDRESS: u8 = 3;
-/// Code of [`V6_UNREACHABLE`]: nobody listens at the port.
+/// Code of [`V6_UNREACHABLE`]: the host does not serve the port.
 pub const V6_PORT: u8 = 4;
 /// ICMPv6 packet too big (RFC 4443 §3.2).
 pub const V6_TOO_BIG: u8 = 2;
@@ -50,7 +51,7 @@ pub const V6_TOO_BIG: u8 = 2;
 pub const V6_TIME_EXCEEDED: u8 = 3;
 /// ICMPv6 parameter problem (RFC 4443 §3.4).
 pub const V6_PARAMETER_PROBLEM: u8 = 4;
-/// Code of [`V6_PARAMETER_PROBLEM`]: an unrecognized next header, to which the message points.
+/// Code of [`V6_PARAMETER_PROBLEM`]: the message points to an unrecognized next header.
 pub const V6_NEXT_HEADER: u8 = 1;
 /// ICMP redirect (RFC 792), by which a router sends hosts to another.
 pub const REDIRECT: u8 = 5;
@@ -74,7 +75,7 @@ pub const NEIGHBOR_ADVERTISEMENT: u8 = 136;
 pub const V6_REDIRECT: u8 = 137;
 /// Router renumbering (RFC 2894).
 pub const ROUTER_RENUMBERING: u8 = 138;
-/// Inverse neighbor discovery solicitation (RFC 3122): ND for links without addresses, which Ethernet is not.
+/// Inverse neighbor discovery solicitation (RFC 3122): ND for links without addresses, unlike Ethernet.
 pub const INVERSE_SOLICITATION: u8 = 141;
 /// Inverse neighbor discovery advertisement.
 pub const INVERSE_ADVERTISEMENT: u8 = 142;
@@ -89,7 +90,7 @@ pub const PATH_ADVERTISEMENT: u8 = 149;
 pub const OPTION_SOURCE_MAC: u8 = 1;
 /// ND option: target link-layer address.
 pub const OPTION_TARGET_MAC: u8 = 2;
-/// Bytes of a solicitation or advertisement with one link-layer address option.
+/// Length in bytes of a solicitation or advertisement with one link-layer address option.
 pub const ND_LEN: usize = 32;
 
 /// Whether this ICMP type carries a quoted packet (RFC 1122 §3.2.2).
@@ -99,7 +100,7 @@ pub const fn is_error(kind: u8) -> bool {
     matches!(kind, 3 | 4 | 5 | 11 | 12)
 }
 
-/// Whether this ICMPv6 type is a message of ND, which has no business in fragments (RFC 6980 §5).
+/// Whether this ICMPv6 type is an ND message, which must not be fragmented (RFC 6980 §5).
 #[must_use]
 pub const fn is_nd(kind: u8) -> bool {
     matches!(kind, ROUTER_SOLICITATION..=V6_REDIRECT | PATH_ADVERTISEMENT)

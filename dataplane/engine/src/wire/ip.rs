@@ -68,8 +68,8 @@ impl Ip {
         self.0 >> 118 == 0xfe80 >> 6
     }
 
-    /// Whether a packet from it may be answered with an error (RFC 1122 §3.2.2): it names a single host, so it is not
-    /// of IPv4's class E or "this network" either.
+    /// Whether a packet from this address may be answered with an error (RFC 1122 §3.2.2). The address has to
+    /// name a single host, so class E and "this network" of IPv4 are excluded as well.
     #[must_use]
     pub fn may_be_told(self) -> bool {
         let first = self.v4_bytes()[0];

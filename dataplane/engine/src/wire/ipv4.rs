@@ -15,7 +15,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use super::ip::Ip;
 use super::{checksum, set_word, word};
 
-/// Bytes of a header without options.
+/// Length of a header without options, in bytes.
 pub const HEADER_LEN: usize = 20;
 /// More-fragments flag in `flags_offset`.
 pub const MORE_FRAGMENTS: u16 = 0x2000;
@@ -25,15 +25,15 @@ pub const DONT_FRAGMENT: u16 = 0x4000;
 pub const FRAGMENT_MASK: u16 = 0x3fff;
 /// The fragment offset alone.
 pub const OFFSET_MASK: u16 = 0x1fff;
-/// Where the total length is.
+/// Offset of the total length.
 pub const TOTAL_LEN_AT: usize = 2;
-/// Where the identification is.
+/// Offset of the identification.
 pub const ID_AT: usize = 4;
-/// Where flags and fragment offset are.
+/// Offset of flags and fragment offset.
 pub const FLAGS_OFFSET_AT: usize = 6;
-/// Where the protocol is.
+/// Offset of the protocol.
 pub const PROTOCOL_AT: usize = 9;
-/// Where the checksum is.
+/// Offset of the checksum.
 pub const CHECKSUM_AT: usize = 10;
 
 /// The fixed part of the header.
@@ -44,7 +44,7 @@ pub struct Ipv4 {
     pub version_ihl: u8,
     /// DSCP and ECN.
     pub tos: u8,
-    /// Bytes of the whole packet.
+    /// Length of the whole packet, in bytes.
     pub total_len: U16,
     /// Identification.
     pub id: U16,
@@ -52,7 +52,7 @@ pub struct Ipv4 {
     pub flags_offset: U16,
     /// Hop limit.
     pub ttl: u8,
-    /// Protocol above.
+    /// Protocol of the payload.
     pub protocol: u8,
     /// Header checksum.
     pub checksum: U16,
@@ -64,7 +64,7 @@ pub struct Ipv4 {
 
 const _: () = assert!(size_of::<Ipv4>() == HEADER_LEN);
 
-/// Whether the packet, whose header is there, forbids fragments.
+/// Whether the packet forbids fragmentation. Its header has to be complete.
 #[must_use]
 pub fn may_not_fragment(packet: &[u8]) -> bool {
     word(packet, FLAGS_OFFSET_AT) & DONT_FRAGMENT != 0
@@ -85,7 +85,7 @@ pub fn is_sound(packet: &[u8]) -> bool {
 }
 
 impl Ipv4 {
-    /// Bytes of the header, options included; `None` when version or length is impossible.
+    /// Length of the header in bytes, options included; `None` when version or length is impossible.
     #[inline]
     #[must_use]
     pub fn header_len(&self) -> Option<usize> {

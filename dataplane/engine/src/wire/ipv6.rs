@@ -1,4 +1,4 @@
-//! IPv6 (RFC 8200 §3) and the walk over its extension headers (§4).
+//! IPv6 (RFC 8200 §3) and its extension headers (§4).
 //!
 //! ```text
 //!  0               4               6        7     8          24
@@ -15,11 +15,11 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use super::ip::Ip;
 use crate::limits::IPV6_EXTENSIONS_MAX;
 
-/// Bytes of the fixed header.
+/// Length of the fixed header, in bytes.
 pub const HEADER_LEN: usize = 40;
-/// Where the payload length is.
+/// Offset of the payload length.
 pub const PAYLOAD_LEN_AT: usize = 4;
-/// Where the next header is named.
+/// Offset of the next header field.
 pub const NEXT_HEADER_AT: usize = 6;
 
 const HOP_BY_HOP: u8 = 0;
@@ -27,7 +27,7 @@ const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;
 const DESTINATION: u8 = 60;
 
-/// Whether this is the number of an extension header behind which the walk goes on.
+/// Whether this protocol number is that of an extension header that [`upper_layer`] reads past.
 #[must_use]
 pub const fn is_extension(protocol: u8) -> bool {
     matches!(protocol, HOP_BY_HOP | ROUTING | DESTINATION)
@@ -39,9 +39,9 @@ pub const fn is_extension(protocol: u8) -> bool {
 pub struct Ipv6 {
     /// Version (6), traffic class, flow label.
     pub version_class_flow: U32,
-    /// Bytes after this header.
+    /// Number of bytes after this header.
     pub payload_len: U16,
-    /// What follows.
+    /// Type of the following header.
     pub next_header: u8,
     /// Hop limit.
     pub hop_limit: u8,
@@ -90,29 +90,29 @@ impl fmt::Display for Ipv6 {
     }
 }
 
-/// Where the walk over the extension headers ended.
+/// The end of the chain of extension headers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct UpperLayer {
     /// Protocol of the upper layer.
     pub protocol: u8,
-    /// Bytes from the start of the packet to it.
+    /// Offset of the upper layer in the packet.
     pub offset: usize,
-    /// Bytes from the start of the packet to the field that names its protocol.
+    /// Offset in the packet of the field that names its protocol.
     pub named_at: usize,
-    /// Part of a fragmented packet.
+    /// The packet is a fragment.
     pub fragment: bool,
-    /// Not the first part: the upper-layer header is elsewhere.
+    /// The packet is not the first fragment, so it lacks the upper-layer header.
     pub later_fragment: bool,
-    /// There is a fragment header, even if it only says that this is the whole packet (RFC 6946).
+    /// The packet has a fragment header, even if that only says that the packet is whole (RFC 6946).
     pub fragment_header: bool,
-    /// There are extension headers behind the fragment header: in the part that fragments are cut from.
+    /// Extension headers follow the fragment header, in the fragmentable part.
     pub behind_fragment: bool,
-    /// Where in that part a fragment begins, in bytes.
+    /// Offset of the fragment in the fragmentable part, in bytes.
     pub place: usize,
 }
 
-/// Finds the upper layer of the packet `packet` (which starts with the fixed header). `None` when the
-/// chain is cut short or longer than [`IPV6_EXTENSIONS_MAX`].
+/// Finds the upper layer of `packet`, which starts with the fixed header. `None` when the chain is truncated
+/// or longer than [`IPV6_EXTENSIONS_MAX`].
 #[inline]
 #[must_use]
 pub fn upper_layer(packet: &[u8]) -> Option<UpperLayer> {
@@ -157,7 +157,7 @@ pub fn upper_layer(packet: &[u8]) -> Option<UpperLayer> {
     None
 }
 
-/// The identification of a fragment (RFC 8200 §4.5). `None` when the packet is none.
+/// The identification of a fragment (RFC 8200 §4.5). `None` when the packet is not a fragment.
 #[must_use]
 pub fn fragment_id(packet: &[u8]) -> Option<u32> {
     let (mut protocol, mut at) = (*packet.get(NEXT_HEADER_AT)?, HEADER_LEN);
@@ -174,7 +174,7 @@ pub fn fragment_id(packet: &[u8]) -> Option<u32> {
 }
 
 /// The last destination in a routing header, which transport checksums cover (RFC 8200 §8.1). `None` when no
-/// destination is left to visit: the fixed header's counts.
+/// destination is left to visit; then the one in the fixed header counts.
 #[must_use]
 pub fn routed_to(packet: &[u8]) -> Option<Ip> {
     /// Type of a segment routing header, whose list starts with the last segment (RFC 8754 §2).
@@ -240,7 +240,8 @@ mod tests {
         assert_eq!(upper_layer(&packet(0, &[6, 0])), None);
         assert_eq!(upper_layer(&packet(0, &[0; 100])), None);
     }
-    /// Type 2 (RFC 6275 §6.4) holds one address, segment routing a list in reverse order. Neither counts once it is visited.
+    /// Type 2 (RFC 6275 §6.4) holds one address, segment routing a list in reverse order. An address that was
+    /// already visited no longer counts.
     #[test]
     fn the_last_of_a_route() {
         let address = |n: u8| [[0xfd; 15].as_slice(), &[n]].concat();

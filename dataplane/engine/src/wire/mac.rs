@@ -27,7 +27,7 @@ pub struct MacAddr(pub [u8; 6]);
 impl MacAddr {
     /// ff:ff:ff:ff:ff:ff.
     pub const BROADCAST: Self = Self([0xff; 6]);
-    /// 00:00:00:00:00:00, never a station's address.
+    /// 00:00:00:00:00:00, which is never a station's address.
     pub const ZERO: Self = Self([0; 6]);
 
     /// Whether the group bit is set (broadcast included).
@@ -48,8 +48,8 @@ impl MacAddr {
         matches!(self.0, [0x01, 0x80, 0xc2, 0x00, 0x00, 0x00..=0x0f])
     }
 
-    /// 01-80-C2-00-00-00 and -08: where bridges and provider bridges send BPDUs (802.1Q-2018 table 8-1, 8-2); and
-    /// 01-00-0C-CC-CC-CD, where Cisco's send those of one VLAN each (PVST+).
+    /// 01-80-C2-00-00-00 and -08, to which bridges and provider bridges send BPDUs (802.1Q-2018 table 8-1,
+    /// 8-2); and 01-00-0C-CC-CC-CD, to which Cisco's bridges send one BPDU per VLAN (PVST+).
     #[must_use]
     pub const fn is_bridge_group(self) -> bool {
         matches!(self.0, [0x01, 0x80, 0xc2, 0x00, 0x00, 0x00 | 0x08]) || self.is_pvst_group()
@@ -61,9 +61,9 @@ impl MacAddr {
         matches!(self.0, [0x01, 0x00, 0x0c, 0xcc, 0xcc, 0xcd])
     }
 
-    /// A group by which bridges and switches speak among themselves: 01-80-C2-00-00-00 to -0F and -20 to -2F (802.1Q-2018
-    /// tables 8-1 and 10-1: spanning tree, and GARP and MRP, which register VLANs), and Cisco's 01-00-0C-CC-CC-CC (CDP, VTP, DTP),
-    /// -CD and 01-00-0C-CD-CD-CD.
+    /// A group for messages between bridges and switches: 01-80-C2-00-00-00 to -0F and -20 to -2F
+    /// (802.1Q-2018 tables 8-1 and 10-1: spanning tree, and GARP and MRP, which register VLANs), and Cisco's
+    /// 01-00-0C-CC-CC-CC (CDP, VTP, DTP), -CD and 01-00-0C-CD-CD-CD.
     #[must_use]
     pub const fn is_control_group(self) -> bool {
         matches!(self.0, [0x01, 0x80, 0xc2, 0x00, 0x00, 0x00..=0x0f | 0x20..=0x3f])
@@ -73,7 +73,7 @@ impl MacAddr {
             )
     }
 
-    /// The IPv6 link-local address that its owner gives itself (RFC 4291 §2.5.6 and appendix A).
+    /// The IPv6 link-local address that a host derives from its MAC (RFC 4291 §2.5.6 and appendix A).
     #[must_use]
     pub const fn link_local(self) -> [u8; 16] {
         let m = self.0;

@@ -1,5 +1,5 @@
-//! The bytes of frames: one protocol per file, each with its layout from the standard, a checked view,
-//! and what the path needs of it. Field offsets are checked by the compiler (`zerocopy`).
+//! The bytes of frames: one protocol per file, each with its layout from the standard, a checked view, and
+//! the accessors that the pipeline needs. The compiler checks field offsets (`zerocopy`).
 
 pub mod arp;
 pub mod checksum;
@@ -18,13 +18,13 @@ pub mod vxlan;
 
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
-/// A view of the header `T` at `at`, if all its bytes are there.
+/// A view of the header `T` at `at`, if it is complete.
 #[inline]
 pub fn view<T: FromBytes + KnownLayout + Immutable + Unaligned>(bytes: &[u8], at: usize) -> Option<&T> {
     Some(T::ref_from_prefix(bytes.get(at..)?).ok()?.0)
 }
 
-/// A writable view of the header `T` at `at`, if all its bytes are there.
+/// A writable view of the header `T` at `at`, if it is complete.
 #[inline]
 pub fn view_mut<T: FromBytes + zerocopy::IntoBytes + KnownLayout + Immutable + Unaligned>(
     bytes: &mut [u8],
@@ -33,14 +33,14 @@ pub fn view_mut<T: FromBytes + zerocopy::IntoBytes + KnownLayout + Immutable + U
     Some(T::mut_from_prefix(bytes.get_mut(at..)?).ok()?.0)
 }
 
-/// The big-endian 16-bit word at `at`. The caller has checked that it is there.
+/// The big-endian 16-bit word at `at`. The caller has checked the length.
 #[inline]
 #[must_use]
 pub fn word(bytes: &[u8], at: usize) -> u16 {
     u16::from_be_bytes([bytes[at], bytes[at + 1]])
 }
 
-/// Writes a big-endian 16-bit word at `at`. The caller has checked that it is there.
+/// Writes a big-endian 16-bit word at `at`. The caller has checked the length.
 #[inline]
 pub fn set_word(bytes: &mut [u8], at: usize, value: u16) {
     bytes[at..at + 2].copy_from_slice(&value.to_be_bytes());

@@ -1,4 +1,4 @@
-//! Neighbor Discovery messages (RFC 4861 §4): their target and their options.
+//! Neighbor Discovery messages (RFC 4861 §4): their targets and options.
 //!
 //! ```text
 //!  0      1      2          4        8               24
@@ -13,11 +13,11 @@ use super::icmp;
 use super::ip::Ip;
 use super::mac::MacAddr;
 
-/// Where the target of a solicitation, advertisement or redirect is.
+/// Offset of the target in a solicitation, advertisement or redirect.
 const TARGET_AT: usize = icmp::HEADER_LEN;
-/// Bytes of a target.
+/// Length of a target, in bytes.
 const TARGET_LEN: usize = 16;
-/// Bytes in one unit of an option's length.
+/// Number of bytes in one unit of an option's length.
 const UNIT: usize = 8;
 
 /// The target of a solicitation or an advertisement.
@@ -26,7 +26,7 @@ pub fn target(message: &[u8]) -> Option<Ip> {
     Some(Ip::v6(*message.get(TARGET_AT..)?.first_chunk()?))
 }
 
-/// The options of a solicitation or an advertisement of either kind; none for other messages.
+/// The options of a solicitation or an advertisement of either kind. Other messages give an empty list.
 #[must_use]
 pub fn options(message: &[u8]) -> Options<'_> {
     let at = match message.first() {
@@ -38,13 +38,13 @@ pub fn options(message: &[u8]) -> Options<'_> {
     Options { rest: message.get(at..).unwrap_or_default() }
 }
 
-/// The first link-layer address option of this kind, which is the one that Linux and FreeBSD take.
+/// The first link-layer address option of this kind, which Linux and FreeBSD use.
 #[must_use]
 pub fn link_layer(message: &[u8], kind: u8) -> Option<MacAddr> {
     options(message).map_while(Result::ok).find(|option| option.kind == kind)?.mac()
 }
 
-/// Options one after another. Ends with an error at the first that is malformed.
+/// Iterates over the options of a message. Ends with an error at the first malformed option.
 #[derive(Clone, Debug)]
 pub struct Options<'a> {
     rest: &'a [u8],
@@ -53,13 +53,14 @@ pub struct Options<'a> {
 /// One option.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct NdOption<'a> {
-    /// Its type.
+    /// The option's type.
     pub kind: u8,
-    /// Its value, without kind and length.
+    /// The option's value, without kind and length.
     pub value: &'a [u8],
 }
 
-/// The list of options ends within one, or one has no length, at which a receiver discards the message (§6.1, §7.1).
+/// The list of options ends within an option, or an option has length zero. A receiver then discards the
+/// message (§6.1, §7.1).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Malformed;
 

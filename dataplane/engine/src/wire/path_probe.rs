@@ -6,11 +6,12 @@
 //! | MACs | ivpm | vers. | kind | outer bytes |   nonce   |  VNI  | padding |
 //! +------+------+-------+------+-------------+-----------+-------+---------+
 //! ```
-//! The VNI, 0 for none, says which network the question or the refusal is about. Switches of before it was added send
-//! and see padding there.
+//! The VNI, 0 for none, is the network that the question or the refusal is about. Older switches send and
+//! expect padding there.
 //!
-//! The destination is the group address that no bridge passes on (802.1Q-2018 §8.6.3), so that nobody who
-//! decapsulates one by mistake can spread it; the EtherType is the local experimental one (IEEE 802-2014 §9.2.4).
+//! The destination is the group address that no bridge forwards (802.1Q-2018 §8.6.3), so a station that
+//! decapsulates a probe by mistake cannot spread it. The EtherType is the local experimental one (IEEE
+//! 802-2014 §9.2.4).
 
 use zerocopy::network_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -19,12 +20,12 @@ use super::ethernet::Ethernet;
 use super::mac::MacAddr;
 use crate::command::Vni;
 
-/// The VNI of probes; configuration starts at 1.
+/// The VNI of probes; configured VNIs start at 1.
 pub const VNI: Vni = match Vni::new(0) {
     Some(vni) => vni,
     None => unreachable!(),
 };
-/// The nearest bridge: 01-80-C2-00-00-0E.
+/// The nearest bridge group: 01-80-C2-00-00-0E.
 pub const GROUP: MacAddr = MacAddr([0x01, 0x80, 0xc2, 0x00, 0x00, 0x0e]);
 /// Local experimental EtherType 1.
 pub const ETHERTYPE: u16 = 0x88b5;
@@ -32,14 +33,14 @@ pub const ETHERTYPE: u16 = 0x88b5;
 const MAGIC: [u8; 4] = *b"ivpm";
 const VERSION: u8 = 1;
 
-/// What a probe is.
+/// The kind of a probe.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
-    /// Did this arrive?
+    /// A question: did this packet arrive?
     Ask,
-    /// It did.
+    /// The answer: it arrived.
     Answer,
-    /// It did, but packets of this VNI are not taken from you.
+    /// It arrived, but the answering switch does not take packets of this VNI from the asking one.
     Refusal,
 }
 
@@ -55,33 +56,33 @@ pub struct PathProbe {
     nonce: U64,
 }
 
-/// The network that a probe is about, behind it.
+/// The network that a probe is about. Follows the probe.
 #[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(transparent)]
 pub struct About(U32);
 
 impl About {
-    /// This network.
+    /// Creates the field for this network.
     #[must_use]
     pub fn new(vni: Vni) -> Self {
         Self(vni.get().into())
     }
 
-    /// The network; `None` when the probe is about none.
+    /// The network; `None` when the probe is not about a network.
     #[must_use]
     pub fn vni(self) -> Option<Vni> {
         Vni::new(self.0.get()).filter(|vni| *vni != VNI)
     }
 }
 
-/// Where [`About`] is in a probe.
+/// Offset of [`About`] in a probe.
 pub const ABOUT_AT: usize = size_of::<PathProbe>();
-/// Bytes of a probe without padding.
+/// Length of a probe without padding, in bytes.
 pub const LEN: usize = ABOUT_AT + size_of::<About>();
 const _: () = assert!(LEN == 34);
 
 impl PathProbe {
-    /// The question, or the answer, about outer IP packets of `size` bytes.
+    /// Creates the question, or the answer, about outer IP packets of `size` bytes.
     #[must_use]
     pub fn new(src: MacAddr, kind: Kind, size: u16, nonce: u64) -> Self {
         Self {
@@ -98,7 +99,7 @@ impl PathProbe {
         }
     }
 
-    /// What it is; `None` when it is no probe, or of a version we do not know.
+    /// The kind of the probe; `None` when it is not a probe, or has an unknown version.
     #[must_use]
     pub fn kind(&self) -> Option<Kind> {
         let ours = self.eth.dst == GROUP
@@ -113,13 +114,13 @@ impl PathProbe {
         }
     }
 
-    /// Bytes of the outer IP packet asked about.
+    /// Size in bytes of the outer IP packet in question.
     #[must_use]
     pub const fn size(&self) -> u16 {
         self.size.get()
     }
 
-    /// What only who was asked knows.
+    /// A number that only the receiver of the question can repeat.
     #[must_use]
     pub const fn nonce(&self) -> u64 {
         self.nonce.get()

@@ -9,13 +9,13 @@
 
 use crc::{CRC_32_ISCSI, Crc, Table};
 
-/// Its number as a protocol of IP.
+/// Protocol number of SCTP in IP.
 pub const PROTOCOL: u8 = 132;
-/// Bytes of the common header.
+/// Length of the common header, in bytes.
 pub const HEADER_LEN: usize = 12;
 /// Offset of the checksum in the header. It identifies SCTP in a virtio-net header: no other transport has this offset.
 pub const CHECKSUM_AT: usize = 8;
-/// Bytes of the checksum.
+/// Length of the checksum, in bytes.
 pub const CHECKSUM_LEN: usize = 4;
 
 static CRC32C: Crc<u32, Table<16>> = Crc::<u32, Table<16>>::new(&CRC_32_ISCSI);

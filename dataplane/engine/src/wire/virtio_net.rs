@@ -7,10 +7,10 @@
 //! +------+---------+----------+----------+-----------+------------+--------------+
 //! ```
 //!
-//! Little-endian, as VIRTIO 1.x has it; TAP and AF_PACKET use the machine's order, which is the same on every
-//! machine we run on. The last word is there only with mergeable buffers (12 bytes instead of 10).
+//! Little-endian, as VIRTIO 1.x requires. TAP and AF_PACKET use the machine's byte order, which is the same
+//! on every supported machine. The last word is present only with mergeable buffers (12 bytes instead of 10).
 //!
-//! Reading only translates: whether the facts are possible for *this* frame is judged by `forward::fit::check`,
+//! This file only translates. `forward::fit::check` checks whether the facts are possible for *this* frame,
 //! once the frame is parsed.
 
 use core::fmt;
@@ -22,14 +22,14 @@ use super::{l4, view, view_mut};
 use crate::counters::DropReason;
 use crate::frame::{GsoKind, Offload};
 
-/// Bytes of the header.
+/// Length of the header, in bytes.
 pub const HEADER_LEN: usize = 10;
-/// Bytes of the header with the number of buffers.
+/// Length of the header with the number of buffers, in bytes.
 pub const MERGEABLE_HEADER_LEN: usize = 12;
 
 /// `flags`: the checksum is partial.
 const NEEDS_CSUM: u8 = 1;
-/// `gso_type`: no super-frame.
+/// `gso_type`: not a GSO packet.
 const GSO_NONE: u8 = 0;
 /// `gso_type`: TCP over IPv4.
 const GSO_TCPV4: u8 = 1;
@@ -46,29 +46,30 @@ const GSO_ACCECN: u8 = 0x10;
 #[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub struct VirtioNet {
-    /// What is said about the checksum.
+    /// Flags about the checksum.
     pub flags: u8,
-    /// Kind of super-frame.
+    /// Kind of GSO packet.
     pub gso_type: u8,
-    /// Bytes of all headers; a hint.
+    /// Length of all headers in bytes; a hint.
     pub header_len: U16,
     /// Payload bytes per segment.
     pub gso_size: U16,
-    /// Where the checksummed data starts.
+    /// Offset at which the checksummed data starts.
     pub csum_start: U16,
-    /// Where the checksum is, from there.
+    /// Offset of the checksum from there.
     pub csum_offset: U16,
 }
 
 const _: () = assert!(size_of::<VirtioNet>() == HEADER_LEN);
 
 impl VirtioNet {
-    /// The facts about `frame` that the header states. Without `GSO_ECN`, a set CWR flag belongs to every segment: kernels
-    /// with AccECN (Linux 6.14) send it so, even where they cannot set `GSO_ACCECN`.
+    /// Returns the offload facts of `frame` according to the header. Without `GSO_ECN`, a set CWR flag
+    /// belongs to every segment: kernels with AccECN (Linux 6.14) send it this way, even where they cannot
+    /// set `GSO_ACCECN`.
     ///
     /// # Errors
-    /// [`DropReason::OffloadInvalid`] for what no [`Offload`] can say: unknown kinds of super-frame, UFO (which
-    /// would have to be cut into IP fragments), the ECN flag on anything but TCP, and a partial checksum that
+    /// [`DropReason::OffloadInvalid`] for facts that [`Offload`] cannot express: unknown kinds of GSO packet,
+    /// UFO (which would require IP fragments), the ECN flag on anything but TCP, and a partial checksum that
     /// starts at the frame's first byte.
     #[inline]
     pub fn offload(&self, frame: &[u8]) -> Result<Offload, DropReason> {
@@ -104,8 +105,8 @@ impl VirtioNet {
         Ok(offload)
     }
 
-    /// The header for a frame with these facts. Reads of `frame` what the receiver is told besides: how long
-    /// the headers are, and whether CWR is set.
+    /// Creates the header for a frame with these offload facts. From `frame` it takes the other fields: the
+    /// length of the headers, and whether CWR is set.
     #[inline]
     #[must_use]
     pub fn new(offload: Offload, frame: &[u8]) -> Self {
@@ -134,16 +135,16 @@ impl VirtioNet {
     }
 }
 
-/// Reads the header at the start of `bytes` (10 or 12 of them), which is that of `frame`.
+/// Reads the header at the start of `bytes` (10 or 12 bytes) that belongs to `frame`.
 ///
 /// # Errors
-/// [`DropReason::OffloadInvalid`] when it is cut short, and as [`VirtioNet::offload`].
+/// [`DropReason::OffloadInvalid`] when the header is truncated, and as [`VirtioNet::offload`].
 #[inline]
 pub fn read(bytes: &[u8], frame: &[u8]) -> Result<Offload, DropReason> {
     view::<VirtioNet>(bytes, 0).ok_or(DropReason::OffloadInvalid)?.offload(frame)
 }
 
-/// Writes the header of `frame` to `bytes`: 10 of them, or 12, the rest zero.
+/// Writes the header of `frame` to `bytes`: 10 bytes, or 12, the rest zero.
 ///
 /// # Panics
 /// When `bytes` is shorter than the header.
@@ -189,7 +190,7 @@ mod tests {
         write(&mut bytes, offload, &frame);
         assert_eq!(bytes[1], 0x81, "CWR is told");
         assert_eq!(read(&bytes, &frame), Ok(offload));
-        // Not told, or told otherwise, it is every segment's.
+        // Without `GSO_ECN`, CWR belongs to every segment.
         for gso_type in [1, 0x11, 0x91] {
             bytes[1] = gso_type;
             assert_eq!(read(&bytes, &frame), Ok(Offload { cwr_in_all: true, ..offload }));
@@ -210,7 +211,7 @@ mod tests {
             assert_eq!(read(&bad, &[]), Err(DropReason::OffloadInvalid), "byte {at} = {value}");
         }
         assert_eq!(read(&TSO[..9], &[]), Err(DropReason::OffloadInvalid));
-        // A valid checksum is nothing unfinished; without super-frame the other fields say nothing.
+        // A valid checksum is finished. Without a GSO type the other fields have no meaning.
         let mut finished = TSO;
         finished[..2].copy_from_slice(&[2, 0]);
         assert_eq!(read(&finished, &[]), Ok(Offload::NONE));

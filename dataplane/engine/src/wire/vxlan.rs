@@ -14,7 +14,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::command::Vni;
 
-/// Bytes of the header.
+/// Length of the header, in bytes.
 pub const HEADER_LEN: usize = 8;
 const VALID_VNI: u32 = 0x0800_0000;
 
@@ -31,14 +31,14 @@ pub struct Vxlan {
 const _: () = assert!(size_of::<Vxlan>() == HEADER_LEN);
 
 impl Vxlan {
-    /// A header for this network.
+    /// Creates a header for this network.
     #[must_use]
     pub fn new(vni: Vni) -> Self {
         Self { flags: U32::new(VALID_VNI), vni_reserved: U32::new(vni.get() << 8) }
     }
 
-    /// The network. `None` when the I flag is missing or any reserved bit is set: the kernel refuses
-    /// these too, since an extension it does not know may change the meaning of what follows.
+    /// The network. `None` when the I flag is missing or any reserved bit is set. The kernel refuses these
+    /// too, since an unknown extension may change the meaning of the following bytes.
     #[inline]
     #[must_use]
     pub fn vni(&self) -> Option<Vni> {
