@@ -1,8 +1,9 @@
-//! What the agent tells a worker ([`Command`]), asks it ([`Query`]), and hears from it ([`Event`]).
+//! The interface between the agent and a worker: changes ([`Command`]), questions ([`Query`]) and reports
+//! ([`Event`]).
 //!
-//! Plain data: it can be recorded and played back. Commands are idempotent; `Set…` replaces what was
-//! there under the same key. References may dangle (a floating IP may name a peer that is not there
-//! yet): what cannot be forwarded is dropped with a reason until the missing part arrives.
+//! Plain data, which can be recorded and played back. Commands are idempotent; `Set…` replaces the previous
+//! value under the same key. References may dangle (a floating IP may name a peer that does not exist yet):
+//! affected frames are dropped with a reason until the missing part arrives.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -20,13 +21,13 @@ use crate::wire::mac::MacAddr;
 pub struct Vni(u32);
 
 impl Vni {
-    /// `None` when `n` does not fit 24 bits.
+    /// Creates a VNI. `None` when `n` does not fit 24 bits.
     #[must_use]
     pub const fn new(n: u32) -> Option<Self> {
         if n < 1 << 24 { Some(Self(n)) } else { None }
     }
 
-    /// The identifier.
+    /// The VNI as a number.
     #[must_use]
     pub const fn get(self) -> u32 {
         self.0
@@ -52,7 +53,7 @@ pub struct PeerId(pub u16);
 pub struct IpPrefix {
     /// The address.
     pub addr: IpAddr,
-    /// Leading bits that count: 0 to 32 or 128.
+    /// Number of leading bits that count: 0 to 32 or 128.
     pub len: u8,
 }
 
@@ -63,7 +64,7 @@ impl IpPrefix {
         Self { addr, len: if addr.is_ipv4() { 32 } else { 128 } }
     }
 
-    /// Whether `ip` lies inside.
+    /// Whether `ip` lies inside the prefix.
     #[must_use]
     pub fn contains(&self, ip: IpAddr) -> bool {
         match (self.addr, ip) {
@@ -86,24 +87,24 @@ impl fmt::Display for IpPrefix {
     }
 }
 
-/// What a port is for. Role says policy; the kind of I/O behind it says nothing here.
+/// The role of a port. It determines the policy, not the driver behind the port.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum Role {
     /// The underlay NIC, shared with the kernel. At most one port.
     Uplink,
-    /// An interface given to a CMS as if it were a NIC: many unknown MACs and VLAN tags behind it.
+    /// An interface given to a CMS as a NIC: many unknown MACs and VLAN tags behind it.
     Door,
     /// One iVM's NIC: known MACs and IPs, full anti-spoofing.
     Guest,
 }
 
-/// Which VLAN tags a port speaks (802.1Q-2018 §6.9).
+/// The VLAN tags that a port accepts (802.1Q-2018 §6.9).
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub enum VlanPolicy {
-    /// Every tag passes as it is (a door).
+    /// Every tag passes unchanged (a door).
     #[default]
     Transparent,
-    /// Untagged outside, this VLAN inside. Tagged frames are refused, VID 0 excepted.
+    /// Untagged outside, this VLAN inside. Tagged frames are refused, except with VID 0.
     Access(u16),
     /// These VLANs tagged; untagged frames belong to `native`, or are refused without one.
     Trunk {
@@ -114,177 +115,179 @@ pub enum VlanPolicy {
     },
 }
 
-/// What the iVM behind a guest port may call itself. An empty list of addresses binds nothing.
+/// The addresses that the iVM behind a guest port may use. An empty list of IP addresses permits all.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Binding {
-    /// Source MACs; a guest port without one stays dead.
+    /// Source MACs; a guest port without one never becomes live.
     pub macs: Vec<MacAddr>,
     /// Source IPs (ARP sender and ND target too); empty means unchecked.
     pub ips: Vec<IpPrefix>,
-    /// Source IPs that guests share, such as VRRP's: DHCP gives them to none.
+    /// Source IPs that guests share, such as VRRP's. DHCP does not assign them.
     pub shared_ips: Vec<IpPrefix>,
-    /// Which link-local addresses it may use beside those.
+    /// The link-local addresses that the iVM may also use.
     pub link_local: LinkLocalRule,
 }
 
-/// Which IPv6 link-local addresses a guest may use whose addresses are bound.
+/// The IPv6 link-local addresses that a guest with bound addresses may use.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum LinkLocalRule {
-    /// Those that its MACs make (RFC 4291 appendix A).
+    /// Those derived from its MACs (RFC 4291 appendix A).
     #[default]
     Eui64,
-    /// Also opaque ones (RFC 7217), as it claims them: see [`crate::table::link_local`].
+    /// Also opaque ones (RFC 7217) that it claims: see [`crate::table::link_local`].
     Opaque,
 }
 
-/// Where the rVM meets the underlay.
+/// The rVM's connection to the underlay.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct UplinkConfig {
     /// The port of role [`Role::Uplink`].
     pub port: PortId,
-    /// The NIC's own MAC: the only unicast destination we take, the only source we send from.
+    /// The NIC's own MAC: the only unicast destination that the switch accepts, and the only source that it
+    /// sends from.
     pub mac: MacAddr,
-    /// Our VTEP address: destination of every tunnel packet we take, source of every one we send.
+    /// Our VTEP address: the destination of every tunnel packet received, and the source of every one sent.
     pub vtep: IpAddr,
     /// UDP port of the tunnel (RFC 7348 §5: 4789).
     pub tunnel_port: u16,
     /// Whether outer UDP checksums are filled in (RFC 7348 §5: zero is the default over IPv4;
     /// over IPv6 zero is allowed for tunnels by RFC 6935).
     pub checksum: bool,
-    /// Bytes of an underlay IP packet.
+    /// Maximum length of an underlay IP packet, in bytes.
     pub mtu: u16,
-    /// Destinations no NATed packet may have: management prefixes, the store, metadata addresses.
-    /// Peers' VTEPs, our own addresses and the tunnel port are always among them.
+    /// Destinations that NATed packets must not have: management prefixes, the store, metadata addresses.
+    /// Peers' VTEPs, our own addresses and the tunnel port are always guarded as well.
     pub guard: Vec<IpPrefix>,
-    /// Unicast address of this switch on every network: ARP answers for floating IPs that end here.
+    /// Unicast address of this switch on every network. ARP answers for floating IPs that end here give it.
     pub switch_mac: MacAddr,
 }
 
 /// One isolated L2 segment.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct NetworkConfig {
-    /// Its identifier on the wire.
+    /// The network's identifier on the wire.
     pub vni: Vni,
-    /// Addresses this switch answers for (ARP, ND, echo), with `router_mac`.
+    /// Addresses for which this switch answers (ARP, ND, echo), with `router_mac`.
     pub gateways: Vec<IpAddr>,
     /// MAC of the virtual gateway, the same on every rVM of the network; never learned.
     pub router_mac: MacAddr,
-    /// Most MAC addresses learned.
+    /// Maximum number of learned MAC addresses.
     pub fdb_max: u32,
     /// How long a learned MAC stays without traffic.
     pub fdb_age: Duration,
-    /// Whether the MSS of TCP connections that open is lowered to what their path carries.
+    /// Whether to lower the MSS of new TCP connections to the size that their path carries.
     pub mss_clamp: bool,
-    /// What guests are told by DHCP; `None`: nothing.
+    /// The content of DHCP answers; `None`: DHCP is not answered.
     pub dhcp: Option<Box<DhcpConfig>>,
 }
 
-/// What the guests of a network are told by DHCP, beside the address of their binding.
+/// The content of DHCP answers to a network's guests, besides the address of their binding.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DhcpConfig {
-    /// The network's prefixes: a bound address in one of them is given to its guest.
+    /// The network's prefixes. A guest gets its bound address in one of these.
     pub prefixes: Vec<IpPrefix>,
     /// Name servers.
     pub dns: Vec<IpAddr>,
-    /// Where guests boot from.
+    /// The boot server and file.
     pub boot: Option<BootConfig>,
 }
 
-/// Where DHCP tells guests to boot from.
+/// The boot server and file in DHCP answers.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct BootConfig {
-    /// The boot server's address; `None`: whoever answers DHCP.
+    /// The boot server's address; `None`: the server that answers DHCP.
     pub server: Option<core::net::Ipv4Addr>,
-    /// The file there, of [`crate::limits::DHCP_BOOT_FILE_LEN_MAX`] bytes at most.
+    /// The file on that server, at most [`crate::limits::DHCP_BOOT_FILE_LEN_MAX`] bytes.
     pub file: Vec<u8>,
 }
 
 /// A switch port. It forwards nothing while not `live`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PortConfig {
-    /// The network it joins; `None` for the uplink.
+    /// The port's network; `None` for the uplink.
     pub vni: Option<Vni>,
-    /// What it is for.
+    /// The port's role.
     pub role: Role,
-    /// Whether it is completely bound and may forward.
+    /// Whether the port is completely bound and may forward.
     pub live: bool,
-    /// Largest IP packet it carries, in bytes.
+    /// Maximum length of an IP packet, in bytes.
     pub mtu: u16,
-    /// Which VLAN tags it speaks.
+    /// The VLAN tags that the port accepts.
     pub vlan: VlanPolicy,
     /// Anti-spoofing, for [`Role::Guest`].
     pub binding: Box<Binding>,
-    /// Broadcast, multicast and unknown-unicast frames it may send per second; `None`: no limit.
+    /// Broadcast, multicast and unknown-unicast frames that the port may send per second; `None`: no limit.
     pub bum_pps: Option<u32>,
-    /// Most MAC addresses learned on it.
+    /// Maximum number of MAC addresses learned on the port.
     pub fdb_max: u32,
-    /// What the owner has laid upon it beside the network's own rules.
+    /// The owner's own rules for the port, besides those of the network.
     pub policy: Box<PortPolicy>,
 }
 
-/// What the owner of a port lays upon it, whatever its network. By default nothing.
+/// The owner's own rules for a port, whatever its network. By default there are none.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct PortPolicy {
-    /// What may come in.
+    /// Limit of incoming traffic.
     pub ingress: Rate,
-    /// What may leave.
+    /// Limit of outgoing traffic.
     pub egress: Rate,
-    /// Why a port that could be live is not: its frames are taken, and dropped for this reason.
+    /// Why a port is not live although it could be. Its frames are received, and dropped for this reason.
     pub cut: Option<Cut>,
-    /// Copies of what comes in and of what leaves go to this port, which is a `tap`.
+    /// The port that gets copies of incoming and outgoing frames; it has to be a `tap`.
     pub mirror: Option<PortId>,
-    /// Other ports' copies leave here and nothing else does; what comes in goes nowhere. Such a port joins no
-    /// network.
+    /// Whether the port is a mirror target. Only other ports' copies leave by it, and incoming frames are
+    /// dropped. Such a port joins no network.
     pub tap: bool,
-    /// A BPDU that comes in is told of ([`Event::Bpdu`]).
+    /// Whether an incoming BPDU is reported ([`Event::Bpdu`]).
     pub bpdu_guard: bool,
 }
 
-/// A limit on frames, in bytes as on the wire (a super-frame is the segments it stands for), with Ethernet headers
-/// and without checksum and preamble. `None`: no limit.
+/// A limit on frames. Bytes count as on the wire (a GSO packet counts as its segments), with Ethernet
+/// headers, without frame check sequence and preamble. `None`: no limit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Rate {
     /// Bits per second.
     pub bps: Option<u64>,
     /// Frames per second.
     pub pps: Option<u32>,
-    /// Bytes that may come at once; `None`: a tenth of a second's worth.
+    /// Burst in bytes; `None`: a tenth of a second's worth.
     pub burst: Option<u32>,
 }
 
 impl Rate {
-    /// Whether it limits anything.
+    /// Whether the rate limits anything.
     #[must_use]
     pub const fn is_limit(&self) -> bool {
         self.bps.is_some() || self.pps.is_some()
     }
 }
 
-/// Why a port was cut off.
+/// Why a port is cut off.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Cut {
-    /// The owner put it in quarantine.
+    /// The owner has put the port in quarantine.
     Quarantine,
-    /// A guard has disabled it, until it is enabled again.
+    /// A guard has disabled the port, until it is enabled again.
     ErrDisabled,
 }
 
 /// Another rVM.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PeerConfig {
-    /// Its VTEP as we reach it and as its packets arrive from: public when a provider's NAT lies between.
+    /// The peer's VTEP address on the wire, for both directions: public when a provider's NAT lies between.
     pub address: IpAddr,
-    /// Networks it takes part in; frames of others are refused.
+    /// Networks that the peer takes part in; frames of others are refused.
     pub vnis: Vec<Vni>,
-    /// Reached through this peer, which relays. Nothing is sent to `address` itself, nothing taken from it.
+    /// The peer is reached through this one, which relays. Nothing is sent to `address` itself, or accepted
+    /// from it.
     pub via: Option<PeerId>,
-    /// We relay for it: its frames may go on to other peers, and others' to it (a spoke in the terms of
+    /// We relay for the peer: its frames may go on to other peers, and others' to it (a spoke in the terms of
     /// RFC 4762 §10.1). Frames never pass between two peers that are both not spokes.
     pub spoke: bool,
-    /// Largest underlay IP packet that reaches it.
+    /// Maximum length of an underlay IP packet to the peer.
     pub mtu: u16,
-    /// Larger ones go out as IP fragments, which it must be able to put together; otherwise they are refused,
-    /// and their senders told.
+    /// Whether larger packets are sent as IP fragments, which the peer must be able to reassemble. Otherwise
+    /// they are refused, and their senders get an error.
     pub fragment: bool,
 }
 
@@ -310,14 +313,14 @@ pub struct L4Range {
 }
 
 impl L4Range {
-    /// Whether `port` of `proto` lies inside.
+    /// Whether `port` of `proto` lies inside the range.
     #[must_use]
     pub fn contains(&self, proto: u8, port: u16) -> bool {
         self.proto as u8 == proto && self.first <= port && port <= self.last
     }
 }
 
-/// Who turns the floating IP into the address that the provider knows.
+/// The rVM that translates between the floating IP and the address that the provider knows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Gateway {
     /// This rVM, whose underlay address `reality` the provider maps to the floating IP.
@@ -329,7 +332,7 @@ pub enum Gateway {
     Peer(PeerId),
 }
 
-/// Identifies one mapping of a floating IP. Chosen by the agent; stable while the mapping stays.
+/// Identifies one mapping of a floating IP. The agent chooses it; stable while the mapping exists.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct FloatingId(pub u32);
 
@@ -338,25 +341,25 @@ pub struct FloatingId(pub u32);
 pub struct FloatingConfig {
     /// The public address.
     pub ip: IpAddr,
-    /// The public network it lives on.
+    /// The public network of the address.
     pub vni: Vni,
-    /// Who holds the provider's end of it.
+    /// The rVM with the provider's end of the floating IP.
     pub gateway: Gateway,
-    /// The iVM that owns it is on this rVM, on this network, with this address: the switch does the
-    /// inner DNAT/SNAT itself. `None` on other rVMs, and where a CMS does it behind the door.
+    /// Network and address of the owning iVM, if it is on this rVM. The switch then does the inner DNAT/SNAT
+    /// itself. `None` on other rVMs, and where a CMS does it behind the door.
     pub inside: Option<(Vni, IpAddr)>,
-    /// Only these ports (a shared public IP); empty: everything.
+    /// Only these ports (a shared public IP); empty: all ports.
     pub only: Vec<L4Range>,
-    /// Never these ports, inbound: they stay with the rVM's own kernel.
+    /// Excluded inbound ports, which stay with the rVM's own kernel.
     pub except: Vec<L4Range>,
 }
 
-/// Packets of `vni` from `from`, sent to the virtual gateway, go to `via`.
+/// Packets of `vni` from `from` to the virtual gateway go to `via`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SourceRouteConfig {
     /// The network.
     pub vni: Vni,
-    /// Source prefix, longest wins.
+    /// Source prefix; the longest wins.
     pub from: IpPrefix,
     /// Next hop.
     pub via: NextHop,
@@ -371,10 +374,11 @@ pub enum NextHop {
     Address(IpAddr),
 }
 
-/// The kernel's routes out of the uplink: its policy rules and tables, composed for each source address of ours.
+/// The kernel's routes out of the uplink: its policy rules and tables, composed for each of our source
+/// addresses.
 ///
-/// Rules choose a table by the source address, so packets from a reality address of a floating IP may take another
-/// way than tunnel packets, which come from the VTEP address.
+/// Rules choose a table by the source address, so packets from a reality address of a floating IP may take
+/// another route than tunnel packets, which come from the VTEP address.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct UnderlayRoutes {
     /// For tunnel packets.
@@ -384,7 +388,7 @@ pub struct UnderlayRoutes {
 }
 
 impl From<Vec<UnderlayRoute>> for UnderlayRoutes {
-    /// The same routes for every source address.
+    /// Uses the same routes for every source address.
     fn from(tunnel: Vec<UnderlayRoute>) -> Self {
         Self { tunnel, from: Vec::new() }
     }
@@ -393,31 +397,31 @@ impl From<Vec<UnderlayRoute>> for UnderlayRoutes {
 /// A route of the underlay.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct UnderlayRoute {
-    /// Destination prefix, longest wins.
+    /// Destination prefix; the longest wins.
     pub to: IpPrefix,
-    /// Next hops, of which a destination takes one by its hash. None: the kernel sends nothing there through the
-    /// uplink (an unreachable or blackhole route, or a rule that says so).
+    /// Next hops. A destination uses one of these, by its hash. If empty, the kernel sends nothing there
+    /// through the uplink (an unreachable or blackhole route, or such a rule).
     pub hops: Vec<UnderlayHop>,
 }
 
 impl UnderlayRoute {
-    /// A route with one next hop: this gateway, or without one the destination itself.
+    /// Creates a route with one next hop: this gateway, or without one the destination itself.
     #[must_use]
     pub fn new(to: IpPrefix, via: Option<IpAddr>) -> Self {
         Self { to, hops: alloc::vec![via.map_or(UnderlayHop::Link, UnderlayHop::Gateway)] }
     }
 }
 
-/// Where a packet goes next.
+/// The next hop of a packet.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum UnderlayHop {
-    /// To its destination, which is on the link.
+    /// The destination itself, which is on the link.
     Link,
-    /// To this router on the link.
+    /// This router on the link.
     Gateway(IpAddr),
 }
 
-/// Where a MAC address is.
+/// The location of a MAC address.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Location {
     /// Behind a port of this rVM.
@@ -429,7 +433,7 @@ pub enum Location {
 /// A change to a worker's tables.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Command {
-    /// Sets where the underlay is met.
+    /// Sets the rVM's connection to the underlay.
     SetUplink(UplinkConfig),
     /// Creates or changes a network.
     SetNetwork(NetworkConfig),
@@ -453,40 +457,40 @@ pub enum Command {
     RemoveSourceRoute(Vni, IpPrefix),
     /// Replaces the underlay's routes.
     SetUnderlayRoutes(UnderlayRoutes),
-    /// An underlay next hop answered.
+    /// Reports the answer of an underlay next hop.
     SetUnderlayNeighbor(IpAddr, MacAddr),
-    /// An underlay next hop is no longer there.
+    /// Reports that an underlay next hop no longer exists.
     RemoveUnderlayNeighbor(IpAddr),
     /// Adds a static FDB entry (VLAN 0: untagged).
     AddFdb(Vni, u16, MacAddr, Location),
     /// Removes an FDB entry, static or learned.
     RemoveFdb(Vni, u16, MacAddr),
-    /// Sends a probe of so many bytes (an underlay IP packet) to a peer that is reached directly; the peer's
-    /// answer brings the nonce back ([`Event::PathAnswered`]).
+    /// Sends a probe of the given size in bytes (an underlay IP packet) to a directly reached peer. The
+    /// peer's answer returns the nonce ([`Event::PathAnswered`]).
     ProbePath(PeerId, u16, u64),
-    /// Asks a peer that is reached directly, with a packet of the smallest size, whether it is there, and whether it
-    /// takes packets of this network from us. Its answer brings the nonce back ([`Event::PathAnswered`] or
+    /// Asks a directly reached peer, with a packet of minimum size, whether it is alive, and whether it takes
+    /// packets of this network from us. Its answer returns the nonce ([`Event::PathAnswered`] or
     /// [`Event::PeerRefuses`]).
     AskPeer(PeerId, Option<Vni>, u64),
     /// Removes learned entries: of one network, of one location, or (both `None`) all.
     FlushFdb(Option<Vni>, Option<Location>),
-    /// Forgets where the IP neighbours of one network, or of all (`None`), are, and asks for them again.
+    /// Forgets the MACs of the IP neighbours on one network, or on all (`None`), and asks for them again.
     FlushNeighbors(Option<Vni>),
-    /// Begins a capture, or the wait for one frame. What was decided before is forgotten, so that nothing passes
-    /// unseen.
+    /// Starts a capture, or the wait for one frame. Discards cached verdicts, so that the watch sees every
+    /// frame.
     Watch(WatchId, WatchSpec),
-    /// Ends it.
+    /// Ends a watch.
     Unwatch(WatchId),
 }
 
-/// A question to a worker. Answered by [`Event::Reply`] with the same token.
+/// A query to a worker. [`Event::Reply`] answers it with the same token.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Query {
     /// Counters of the switch and of every port.
     Counters,
-    /// One page of the FDB, from the cursor of the page before (0 to start).
+    /// One page of the FDB, from the previous page's cursor (0 to start).
     Fdb(u32),
-    /// The overlay neighbours the switch knows, one page.
+    /// One page of the overlay neighbours that the switch knows.
     Neighbors(u32),
     /// Floating-IP mappings as resolved.
     Floating,
@@ -494,18 +498,19 @@ pub enum Query {
     Peers,
     /// One page of the counted drops' sample frames.
     DropSamples,
-    /// What a watch has seen since it was asked last: so many frames and bytes at most.
+    /// The frames that a watch has seen since the last query, up to a number of frames and of bytes.
     Seen(WatchId, usize, usize),
-    /// What would become of this frame if it came in at this port now. Nothing is learned, sent or counted.
+    /// Dry run: what the switch would do now with this frame at this port. Nothing is learned, sent or
+    /// counted.
     Trace(PortId, Vec<u8>),
 }
 
-/// What enters a worker's mailbox.
+/// The content of a worker's mailbox.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Input {
-    /// Change.
+    /// A command.
     Command(Command),
-    /// Question, with the asker's token.
+    /// A query, with the caller's token.
     Query(u64, Query),
 }
 
@@ -518,11 +523,11 @@ pub struct FdbRow {
     pub vid: u16,
     /// The address.
     pub mac: MacAddr,
-    /// Where it is.
+    /// The location of the address.
     pub location: Location,
     /// Configured, not learned.
     pub is_static: bool,
-    /// Since it was last heard.
+    /// Time since the station's last frame.
     pub idle: Duration,
 }
 
@@ -533,9 +538,9 @@ pub struct NeighborRow {
     pub vni: Vni,
     /// The address.
     pub ip: IpAddr,
-    /// Its MAC; `None` while asking.
+    /// The neighbour's MAC; `None` while asking.
     pub mac: Option<MacAddr>,
-    /// Since it was last heard.
+    /// Time since its last answer.
     pub idle: Duration,
 }
 
@@ -544,9 +549,9 @@ pub struct NeighborRow {
 pub struct FloatingRow {
     /// The mapping.
     pub id: FloatingId,
-    /// Inbound next hop's MAC, once resolved.
+    /// MAC of the inbound next hop, once resolved.
     pub next_mac: Option<MacAddr>,
-    /// Where inbound packets go, once known.
+    /// Output of inbound packets, once known.
     pub location: Option<Location>,
     /// Packets and bytes translated inbound.
     pub inbound: Volume,
@@ -561,31 +566,31 @@ pub struct PeerRow {
     pub id: PeerId,
     /// MAC of the underlay next hop; `None` while unresolved.
     pub next_mac: Option<MacAddr>,
-    /// The kernel has no route to it through the uplink.
+    /// The kernel has no route to the peer through the uplink.
     pub no_route: bool,
-    /// What was sent to it.
+    /// Traffic sent to the peer.
     pub tx: Volume,
-    /// What was received from it.
+    /// Traffic received from the peer.
     pub rx: Volume,
 }
 
-/// The last frame dropped for a reason, cut to its first bytes.
+/// The last frame dropped for a reason, truncated to its first bytes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DropSample {
-    /// Where it came in.
+    /// The ingress port.
     pub port: PortId,
     /// Why it was dropped.
     pub reason: DropReason,
-    /// Its first bytes as they stood when it was dropped.
+    /// The first bytes of the frame as they were when it was dropped.
     pub bytes: Vec<u8>,
-    /// Its whole length.
+    /// Length of the whole frame.
     pub len: u32,
 }
 
-/// A worker's answer. A page carries the cursor of the next, or `None` at the end.
+/// A worker's answer. A page carries the next page's cursor, or `None` at the end.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Answer {
-    /// To [`Query::Counters`].
+    /// Answers [`Query::Counters`].
     Counters {
         /// The switch as a whole.
         switch: Box<SwitchCounters>,
@@ -595,50 +600,51 @@ pub enum Answer {
         pool: PoolUsage,
         /// Learned and static FDB entries.
         fdb_entries: u32,
-        /// Of those, per network.
+        /// FDB entries of each network.
         fdb_by_network: Vec<(Vni, u32)>,
     },
-    /// To [`Query::Fdb`].
+    /// Answers [`Query::Fdb`].
     Fdb(Vec<FdbRow>, Option<u32>),
-    /// To [`Query::Neighbors`].
+    /// Answers [`Query::Neighbors`].
     Neighbors(Vec<NeighborRow>, Option<u32>),
-    /// To [`Query::Floating`].
+    /// Answers [`Query::Floating`].
     Floating(Vec<FloatingRow>),
-    /// To [`Query::Peers`].
+    /// Answers [`Query::Peers`].
     Peers(Vec<PeerRow>),
-    /// To [`Query::DropSamples`].
+    /// Answers [`Query::DropSamples`].
     DropSamples(Vec<DropSample>),
-    /// To [`Query::Seen`], and how many frames were lost since it was asked last.
+    /// Answers [`Query::Seen`], with the number of frames lost since the last query.
     Seen(Vec<Seen>, u64),
-    /// To [`Query::Trace`].
+    /// Answers [`Query::Trace`].
     Trace(Walk),
 }
 
-/// What leaves a worker.
+/// The output of a worker to the agent.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Event {
-    /// A next hop of the underlay is needed: the kernel must resolve it and tell.
+    /// The engine needs a next hop of the underlay. The kernel has to resolve it, and the agent to report it.
     Resolve(IpAddr),
-    /// A station appeared, or moved. At most [`crate::limits::LEARNED_EVENTS`] per tick are told.
+    /// A station appeared, or moved. At most [`crate::limits::LEARNED_EVENTS`] per tick.
     Learned(Vni, u16, MacAddr, Location, bool),
-    /// A probe of so many bytes reached the peer: size and nonce of [`Command::ProbePath`].
+    /// A probe reached the peer: size in bytes and nonce of [`Command::ProbePath`].
     PathAnswered(PeerId, u16, u64),
-    /// The peer sent us a probe: it is there, and speaks as we do. Told at most once per tick.
+    /// The peer sent us a probe: it is alive, and has a compatible switch. At most once per tick.
     PathAsked(PeerId),
-    /// The peer says that it takes no packets of this network from us: as the answer to [`Command::AskPeer`] with this
-    /// nonce, or, with nonce 0, because it has just dropped one.
+    /// The peer does not take packets of this network from us. With a nonce it answers [`Command::AskPeer`];
+    /// with nonce 0 it has just dropped a packet.
     PeerRefuses(PeerId, Vni, u64),
-    /// A packet of this network came from the peer and was dropped for this reason: the network is not configured here,
-    /// or the peer does not take part in it. At most [`crate::limits::PEER_EVENTS`] per tick.
+    /// A packet of this network came from the peer and was dropped for this reason: the network is not
+    /// configured here, or the peer does not take part in it. At most [`crate::limits::PEER_EVENTS`] per
+    /// tick.
     PeerRefused(PeerId, Vni, DropReason),
     /// A tunnel packet of this network (0: a probe) came from an unknown address. At most
     /// [`crate::limits::PEER_EVENTS`] per tick.
     Stranger(IpAddr, Vni),
-    /// The switch behind this peer that has this MAC address asks who has a floating IP that is configured here, as only
-    /// its gateway does; or says that it has it, as only its owner's rVM does (`true`). At most
-    /// [`crate::limits::PEER_EVENTS`] per tick.
+    /// The switch behind this peer, with this MAC address, asks for the MAC of a floating IP that is
+    /// configured here, as only its gateway does; or (`true`) announces that it has the IP, as only its
+    /// owner's rVM does. At most [`crate::limits::PEER_EVENTS`] per tick.
     FloatingClaimed(Vni, IpAddr, PeerId, MacAddr, bool),
-    /// A BPDU came in at a port with a guard against them. Told of each port at most once per tick.
+    /// A BPDU came in at a port with a BPDU guard. At most once per tick and port.
     Bpdu(PortId),
     /// The answer to a query.
     Reply(u64, Answer),

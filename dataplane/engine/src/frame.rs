@@ -1,9 +1,9 @@
-//! A frame and where its bytes live.
+//! A frame and the memory that holds its bytes.
 //!
-//! A [`Frame`] is a handle: a slot of some [`FramePool`], where its bytes start inside the slot, how
-//! many there are, and what is still unfinished about them ([`Offload`]). It is neither `Clone` nor
-//! `Copy`: whoever holds it sends it, frees it or punts it. Slots are contiguous and leave room in
-//! front, so encapsulation and decapsulation move `head` and never the payload.
+//! A [`Frame`] is a handle: a slot of a [`FramePool`], the offset and number of its bytes in the slot, and
+//! the work that is left to do on it ([`Offload`]). It is neither `Clone` nor `Copy`: its owner sends it,
+//! frees it or punts it. Slots are contiguous and leave room in front, so encapsulation and decapsulation
+//! move `head` and never the payload.
 
 use alloc::boxed::Box;
 use alloc::vec;
@@ -19,7 +19,7 @@ use crate::limits::{BATCH_LEN, HEADROOM, SLOT_LARGE_LEN, SLOT_SMALL_LEN};
 pub enum SlotSize {
     /// 2 KiB: one wire-sized frame.
     Small,
-    /// 64 KiB and headroom: one super-frame.
+    /// 64 KiB and headroom: one GSO packet.
     Large,
 }
 
@@ -30,7 +30,7 @@ impl SlotSize {
         if len + HEADROOM <= SLOT_SMALL_LEN { Self::Small } else { Self::Large }
     }
 
-    /// Bytes in such a slot, headroom included.
+    /// Bytes in a slot of this size, headroom included.
     #[must_use]
     pub const fn bytes(self) -> usize {
         match self {
@@ -40,11 +40,11 @@ impl SlotSize {
     }
 }
 
-/// What kind of segmentation a super-frame awaits (virtio-net's `gso_type`).
+/// The segmentation that a GSO packet needs (virtio-net's `gso_type`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(u8)]
 pub enum GsoKind {
-    /// Not a super-frame.
+    /// Not a GSO packet.
     #[default]
     None,
     /// TCP over IPv4.
@@ -55,17 +55,17 @@ pub enum GsoKind {
     Udp,
 }
 
-/// What is unfinished about a frame, in virtio-net's own words (VIRTIO 1.2 §5.1.6).
+/// The unfinished parts of a frame, in virtio-net's own terms (VIRTIO 1.2 §5.1.6).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Offload {
-    /// Where the unfinished checksum's data starts, in bytes from the start of the frame.
-    /// Zero: the checksum is finished (no checksummed data can start inside the Ethernet header).
+    /// Offset in the frame at which the data of the unfinished checksum starts. Zero: the checksum is
+    /// finished (no checksummed data can start inside the Ethernet header).
     pub csum_start: u16,
-    /// Where the checksum field is, in bytes from `csum_start`. The offset of SCTP's ([`sctp::CHECKSUM_AT`]) means SCTP.
+    /// Offset of the checksum field from `csum_start`. SCTP's own offset ([`sctp::CHECKSUM_AT`]) means SCTP.
     ///
     /// [`sctp::CHECKSUM_AT`]: crate::wire::sctp::CHECKSUM_AT
     pub csum_offset: u16,
-    /// How the frame is to be cut.
+    /// The kind of segmentation that the frame needs.
     pub gso_kind: GsoKind,
     /// Payload bytes per segment.
     pub gso_size: u16,
@@ -74,11 +74,11 @@ pub struct Offload {
 }
 
 impl Offload {
-    /// Nothing is unfinished.
+    /// A finished frame.
     pub const NONE: Self =
         Self { csum_start: 0, csum_offset: 0, gso_kind: GsoKind::None, gso_size: 0, cwr_in_all: false };
 
-    /// Whether nothing is unfinished.
+    /// Whether the frame is finished.
     #[inline]
     #[must_use]
     pub const fn is_none(&self) -> bool {
@@ -92,7 +92,7 @@ impl Offload {
     }
 }
 
-/// One frame's handle. Holder sends, frees or punts it.
+/// The handle of one frame. Its owner sends, frees or punts it.
 #[derive(PartialEq, Eq, Debug)]
 #[must_use = "a frame that is dropped leaks its slot: send it, free it or punt it"]
 pub struct Frame {
@@ -100,44 +100,45 @@ pub struct Frame {
     pub slot: u32,
     /// Offset of the first byte in the slot.
     pub head: u16,
-    /// Bytes in the frame.
+    /// Number of bytes in the frame.
     pub len: u32,
-    /// What is unfinished about it.
+    /// The unfinished parts of the frame.
     pub offload: Offload,
 }
 
 const _: () = assert!(size_of::<Frame>() <= 32);
 
-/// Where frames' bytes live. One pool per worker; every port of the worker shares it.
+/// The memory for frames. One pool per worker; all ports of the worker share it.
 pub trait FramePool {
     /// Takes a free slot; the frame is empty (`len` 0) and starts at [`HEADROOM`]. `None` when exhausted.
     fn alloc(&mut self, size: SlotSize) -> Option<Frame>;
-    /// Gives the slot back.
+    /// Returns the slot of a frame to the pool.
     fn free(&mut self, frame: Frame);
     /// The frame's bytes.
     fn bytes(&self, frame: &Frame) -> &[u8];
     /// The frame's bytes, writable.
     fn bytes_mut(&mut self, frame: &mut Frame) -> &mut [u8];
-    /// The bytes of one frame to read and of another to write: what is cut or merged is copied once.
+    /// The bytes of one frame to read and of another to write, so that segmentation and coalescing copy only
+    /// once.
     fn pair(&mut self, from: &Frame, to: &mut Frame) -> (&[u8], &mut [u8]);
-    /// Asks the processor to bring the frame's first bytes near.
+    /// Prefetches the frame's first bytes.
     #[inline]
     fn prefetch(&self, frame: &Frame) {
         prefetch::read(self.bytes(frame));
     }
-    /// How many bytes the slot of `frame` holds in all.
+    /// Length of the frame's slot, in bytes.
     fn slot_len(&self, frame: &Frame) -> usize;
-    /// Number of slots now held by frames and ports, and the number of slots in all.
+    /// The number of slots held by frames and ports, and the total number of slots.
     fn usage(&self) -> PoolUsage;
 
-    /// Makes a frame ready to go to another worker's pool. It is no longer this pool's.
+    /// Prepares a frame for another worker's pool. It then no longer belongs to this pool.
     fn pack(&mut self, frame: Frame) -> Parcel {
         let parcel = Parcel::Copy(self.bytes(&frame).into(), frame.offload);
         self.free(frame);
         parcel
     }
 
-    /// Takes a frame that another worker's pool has packed. `None` when there is no slot for it.
+    /// Takes a frame that another worker's pool has packed. `None` when no slot is free.
     fn unpack(&mut self, parcel: Parcel) -> Option<Frame> {
         match parcel {
             Parcel::Slot(frame) => Some(frame),
@@ -149,7 +150,7 @@ pub trait FramePool {
         }
     }
 
-    /// A new frame with these bytes.
+    /// Creates a frame with these bytes.
     fn alloc_from(&mut self, bytes: &[u8]) -> Option<Frame> {
         let mut frame = self.alloc(SlotSize::for_len(bytes.len()))?;
         if frame.head as usize + bytes.len() > self.slot_len(&frame) {
@@ -162,19 +163,19 @@ pub trait FramePool {
     }
 }
 
-/// Slots of a pool in use.
+/// Use of a pool's slots.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct PoolUsage {
-    /// Slots held by frames or lent to ports.
+    /// Number of slots held by frames or lent to ports.
     pub used: usize,
-    /// Slots in all.
+    /// Total number of slots.
     pub total: usize,
 }
 
-/// A frame on its way to another worker's pool.
+/// A frame in transit to another worker's pool.
 #[derive(Debug)]
 pub enum Parcel {
-    /// Both pools share their memory: the slot changes hands.
+    /// Both pools share their memory: the slot changes its owner.
     Slot(Frame),
     /// A copy.
     Copy(Box<[u8]>, Offload),
@@ -195,7 +196,7 @@ pub struct HeapPool {
 }
 
 impl HeapPool {
-    /// A pool of `small` 2 KiB slots and `large` 64 KiB slots.
+    /// Creates a pool of `small` 2 KiB slots and `large` 64 KiB slots.
     #[must_use]
     pub fn new(small: u32, large: u32) -> Self {
         Self {
@@ -207,7 +208,7 @@ impl HeapPool {
         }
     }
 
-    /// Where the frame's first byte is.
+    /// Offset of the frame's first byte.
     #[inline]
     fn start(&self, frame: &Frame) -> usize {
         let slot = if frame.slot < self.small_count {
@@ -219,7 +220,7 @@ impl HeapPool {
         slot + usize::from(frame.head)
     }
 
-    /// Where the frame's bytes are.
+    /// The range of the frame's bytes.
     #[inline]
     fn range(&self, frame: &Frame) -> Range<usize> {
         let end = usize::from(frame.head) + frame.len as usize;
@@ -229,7 +230,7 @@ impl HeapPool {
     }
 }
 
-/// Two ranges that do not touch, one to read and one to write.
+/// Borrows two disjoint ranges, one to read and one to write.
 fn apart(bytes: &mut [u8], read: Range<usize>, write: Range<usize>) -> (&[u8], &mut [u8]) {
     if read.end <= write.start {
         let (left, right) = bytes.split_at_mut(write.start);

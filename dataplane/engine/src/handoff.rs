@@ -1,9 +1,9 @@
-//! The rings between workers: what one has learned, and frames for ports that another owns.
+//! The rings between workers, for news and for frames to ports that another worker owns.
 //!
-//! Workers share nothing. Each pair has two single-producer single-consumer rings each way: [`News`], and
-//! frames that are finished and only have to leave through a port of the other. A ring that is full
-//! refuses, so nobody waits for anybody: a frame is then a full transmit queue, and news is told again by
-//! the walk in `forward/share.rs`.
+//! Workers share no state. Each pair has two single-producer single-consumer rings in each direction: one
+//! for [`News`], and one for finished frames that only have to leave through a port of the other worker. A
+//! full ring refuses, so no worker waits for another. The sender then drops the frame as on a full transmit
+//! queue, and the scan in `forward/share.rs` repeats the news.
 
 use alloc::vec::Vec;
 
@@ -35,7 +35,7 @@ impl Link {
         )
     }
 
-    /// Whether the other has sent something that was not taken yet.
+    /// Whether the other worker has sent something that this one has not taken yet.
     #[must_use]
     pub fn is_waiting(&self) -> bool {
         !self.news_in.is_empty() || !self.frames_in.is_empty()
@@ -44,25 +44,25 @@ impl Link {
 
 /// How a port's queues are spread over the workers.
 ///
-/// A port with a queue for every worker is nobody's: each receives and sends through its own. Where there are
-/// fewer, some workers have one each and the others send through theirs; which ones they are depends on the
-/// port, so that ports of one queue are spread too.
+/// If a port has a queue for every worker, each worker receives and sends through its own. If it has fewer,
+/// some workers have one each and the others send through theirs. The port's number determines which workers
+/// have one, so that ports with a single queue are also spread.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Spread {
     /// The port.
     pub port: PortId,
-    /// Its queues.
+    /// Number of the port's queues.
     pub queues: u32,
-    /// The workers.
+    /// Number of workers.
     pub workers: usize,
 }
 
-/// How much of a port is received at one worker: so many of so many queues.
+/// The share of a port that one worker receives: some of all queues.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Share {
-    /// Queues of this worker.
+    /// Number of queues of this worker.
     pub queues: u32,
-    /// Queues of all workers.
+    /// Number of queues of all workers.
     pub of: u32,
 }
 
@@ -80,13 +80,13 @@ impl Spread {
         (0..spread.queues).filter(move |&queue| spread.worker_of(queue) == worker)
     }
 
-    /// The worker that sends for one that has no queue itself.
+    /// The worker that sends for one without a queue.
     #[must_use]
     pub fn sender_for(&self, worker: usize) -> usize {
         self.worker_of((worker % self.queues.max(1) as usize) as u32)
     }
 
-    /// What one worker receives.
+    /// The share that one worker receives.
     #[must_use]
     pub fn share_of(&self, worker: usize) -> Share {
         Share { queues: self.queues_of(worker).count() as u32, of: self.queues }
@@ -94,10 +94,10 @@ impl Spread {
 }
 
 impl Share {
-    /// All of it.
+    /// The whole port.
     pub const WHOLE: Self = Self { queues: 1, of: 1 };
 
-    /// This share of a limit on what is received, not less than one.
+    /// This share of a limit on received frames or bytes, at least one.
     #[must_use]
     pub fn of_limit(self, limit: u32) -> u32 {
         u32::try_from(self.of_u64(limit.into())).unwrap_or(limit)
@@ -119,7 +119,7 @@ impl Share {
     }
 }
 
-/// The links of `count` workers: element `i` is for worker `i`, and has nothing at its own place.
+/// Creates the links of `count` workers: element `i` is for worker `i`, and has no link to itself.
 #[must_use]
 pub fn mesh(count: usize) -> Vec<Vec<Option<Link>>> {
     let mut all: Vec<Vec<Option<Link>>> = Vec::with_capacity(count);

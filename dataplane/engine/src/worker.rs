@@ -1,5 +1,5 @@
-//! The worker loop: one switch, one pool, and its own queues of every port. Shares nothing: what other workers
-//! must know, and frames for ports that they own, go through the rings of `handoff.rs`.
+//! The worker loop: one switch, one pool, and the worker's own queues of every port. Workers share no memory:
+//! news for other workers, and frames for ports that they own, go through the rings of `handoff.rs`.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -24,35 +24,35 @@ pub struct Worker<P: FramePool> {
     host: Option<Box<dyn Port<P> + Send>>,
     mailbox: Mailbox,
     batch: Batch,
-    /// To the other workers, by number.
+    /// Links to the other workers, by number.
     links: Vec<Option<Link>>,
 }
 
-/// Where a port's I/O is.
+/// The I/O of a port.
 enum PortIo<P> {
-    /// There is none.
+    /// The port has no I/O.
     None,
-    /// Here: all of its queues, or this share of them.
+    /// This worker has all queues of the port, or a share of them.
     Here(Box<dyn Port<P> + Send>, Share),
-    /// Another worker sends for us; nothing is received here.
+    /// Another worker sends for this one; this worker receives nothing from the port.
     At(usize, PortCaps),
 }
 
-/// What a poll did.
+/// The result of a poll.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Progress {
-    /// Frames received, from ports and from other workers.
+    /// Number of frames received, from ports and from other workers.
     pub frames: usize,
-    /// Commands, queries and news taken.
+    /// Number of commands, queries and news taken.
     pub inputs: usize,
-    /// When to poll again even if nothing happens.
+    /// Time of the next poll, even if nothing happens.
     pub deadline: Option<Instant>,
-    /// Other workers that were sent something, one bit each: whoever sleeps must be woken.
+    /// Workers that got frames or news, one bit each. The caller has to wake those that sleep.
     pub wake: u64,
 }
 
 impl<P: FramePool> Worker<P> {
-    /// A worker without ports. `seed` keys every hash.
+    /// Creates a worker without ports. `seed` keys every hash.
     #[must_use]
     pub fn new(pool: P, mailbox: Mailbox, seed: u64) -> Self {
         Self {
@@ -66,8 +66,8 @@ impl<P: FramePool> Worker<P> {
         }
     }
 
-    /// Makes it one of several: worker `me`, with its links as [`crate::handoff::mesh`] made them. Before it is
-    /// told anything.
+    /// Makes this worker `me` of several, with its links from [`crate::handoff::mesh`]. Call it before any
+    /// command arrives.
     pub fn join(&mut self, me: usize, links: Vec<Option<Link>>) {
         if links.len() > 1 {
             self.switch.share(u8::try_from(me).expect("at most WORKERS_MAX workers"));
@@ -75,18 +75,18 @@ impl<P: FramePool> Worker<P> {
         }
     }
 
-    /// Gives a port its I/O. It forwards once a `SetPort` command says it is live.
+    /// Attaches a port's I/O. The port forwards once a `SetPort` command says that it is live.
     pub fn attach(&mut self, id: PortId, port: Box<dyn Port<P> + Send>) {
         self.attach_share(id, port, Share::WHOLE);
     }
 
-    /// Gives a port some of its queues; other workers have the rest.
+    /// Attaches some of a port's queues; other workers have the rest.
     pub fn attach_share(&mut self, id: PortId, port: Box<dyn Port<P> + Send>, share: Share) {
         self.switch.set_caps(id, port.caps());
         *self.io_mut(id) = PortIo::Here(port, share);
     }
 
-    /// Says that worker `owner` sends for this port, whose I/O has these abilities.
+    /// Makes worker `owner` send for this port, whose I/O has these offloads.
     pub fn attach_at(&mut self, id: PortId, owner: usize, caps: PortCaps) {
         self.switch.set_caps(id, caps);
         *self.io_mut(id) = PortIo::At(owner, caps);
@@ -100,7 +100,7 @@ impl<P: FramePool> Worker<P> {
         &mut self.ports[at]
     }
 
-    /// Takes a port's I/O away. Frames on its queue are dropped at the next poll.
+    /// Detaches a port's I/O. Frames on its queue are dropped at the next poll.
     pub fn detach(&mut self, id: PortId) -> Option<Box<dyn Port<P> + Send>> {
         match core::mem::replace(self.ports.get_mut(usize::from(id.0))?, PortIo::None) {
             PortIo::Here(port, _) => Some(port),
@@ -108,22 +108,23 @@ impl<P: FramePool> Worker<P> {
         }
     }
 
-    /// Gives the worker a cache for the verdicts of hot flows.
+    /// Attaches the kernel offload, which repeats the verdicts of hot flows.
     pub fn attach_cache(&mut self, cache: Box<dyn FlowCache + Send>) {
         self.switch.attach_cache(cache);
     }
 
-    /// Gives the worker what knows the flows of the rVM's own kernel.
+    /// Attaches the source of information about the connections of the rVM's own kernel.
     pub fn attach_own(&mut self, own: Box<dyn OwnFlows>) {
         self.switch.attach_own(own);
     }
 
-    /// Gives the worker the way to the kernel for punted frames.
+    /// Attaches the port through which punted frames reach the kernel.
     pub fn attach_host(&mut self, port: Box<dyn Port<P> + Send>) {
         self.host = Some(port);
     }
 
-    /// One turn: commands, what other workers sent, receive and forward every port, flush, ageing slice, events.
+    /// Runs one turn: commands, news and frames from other workers, every port's batch, flush, ageing slice,
+    /// events.
     pub fn poll(&mut self, now: Instant) -> Progress {
         let mut inputs = self.take_inputs(now) + self.hear(now);
         self.switch.tick(now, &mut self.pool);
@@ -133,7 +134,8 @@ impl<P: FramePool> Worker<P> {
             port.rx(now, &mut self.pool, &mut self.batch);
             if !self.batch.is_empty() {
                 frames += self.batch.len();
-                // These frames may answer what another worker sent: what it had learned by then is told already.
+                // These frames may answer a frame from another worker, which has already passed on everything
+                // that it had learned before.
                 inputs += self.hear(now);
                 self.switch.forward(now, PortId(at as u16), &mut self.batch, &mut self.pool);
                 if self.switch.take_crowded() {
@@ -145,20 +147,20 @@ impl<P: FramePool> Worker<P> {
         self.switch.publish();
         wake |= self.tell() | self.flush(now);
         for event in self.switch.take_events() {
-            // A full mailbox loses the event; what is needed is asked for again.
+            // A full mailbox loses the event; the engine repeats requests that stay unanswered.
             let _ = self.mailbox.events.push(event);
         }
         Progress { frames, inputs, deadline: Some(self.switch.deadline()), wake }
     }
 
-    /// Whether another worker sent something that was not taken yet.
+    /// Whether another worker has sent something that this one has not taken yet.
     #[must_use]
     pub fn is_waiting(&self) -> bool {
         self.links.iter().flatten().any(Link::is_waiting)
     }
 
-    /// To be called before sleeping. How long that may be: nothing, if somebody has something already; `None`, until
-    /// the worker is woken; see [`Port::rest`].
+    /// Returns how long the worker may sleep. Call it before sleeping. Zero if some input is already waiting;
+    /// `None` means until the worker is woken; see [`Port::rest`].
     pub fn rest(&mut self, now: Instant) -> Option<Duration> {
         let mut rest = self.is_waiting().then_some(Duration::ZERO);
         for port in &mut self.ports {
@@ -186,7 +188,7 @@ impl<P: FramePool> Worker<P> {
         count
     }
 
-    /// Tells the other workers this one's news. Who has no room for it hears it again later.
+    /// Passes this worker's news to the others. A worker without room for it gets it again later.
     fn tell(&mut self) -> u64 {
         if self.links.is_empty() {
             return 0;
@@ -204,7 +206,7 @@ impl<P: FramePool> Worker<P> {
         wake
     }
 
-    /// Takes the frames that other workers have for this one's ports.
+    /// Takes other workers' frames for this worker's ports.
     fn take_over(&mut self) -> usize {
         let mut count = 0;
         for link in self.links.iter_mut().flatten() {
@@ -223,7 +225,8 @@ impl<P: FramePool> Worker<P> {
             let Some(input) = self.mailbox.inputs.pop() else { return taken };
             match input {
                 Input::Command(mut command) => {
-                    // Of a port that is cut off, frames are still taken, to be dropped and counted.
+                    // A quarantined or disabled port still receives frames, which the switch drops and
+                    // counts.
                     let live = matches!(&command, Command::SetPort(_, c) if c.live || c.policy.cut.is_some());
                     let port = self.share_limits(&mut command);
                     self.switch.apply(now, command, &mut self.pool);
@@ -237,7 +240,7 @@ impl<P: FramePool> Worker<P> {
                     }
                 }
                 Input::Query(token, query) => {
-                    // An answer says that what was commanded before it is in force.
+                    // An answer implies that all earlier commands are in force.
                     self.switch.publish();
                     self.switch.fold_flows(now);
                     let answer = self.switch.answer_query(now, &query, &mut self.pool);
@@ -248,7 +251,8 @@ impl<P: FramePool> Worker<P> {
         COMMANDS_PER_POLL
     }
 
-    /// What may pass a port per second is for all of its queues: each worker grants its share. Returns the port.
+    /// A limit per second applies to all queues of a port together, so each worker grants its share. Returns
+    /// the port.
     fn share_limits(&self, command: &mut Command) -> Option<PortId> {
         let Command::SetPort(id, config) = command else { return None };
         if let Some(PortIo::Here(_, share)) = self.ports.get(usize::from(id.0)) {
@@ -261,7 +265,7 @@ impl<P: FramePool> Worker<P> {
     }
 
     fn flush(&mut self, now: Instant) -> u64 {
-        // Nothing leaves by new tables while the kernel follows verdicts of the old ones.
+        // No frame may leave by new tables while the kernel follows verdicts of the old ones.
         self.switch.publish();
         let ports = &self.ports;
         self.switch.gate_leaving(now, &mut self.pool, |id| {
@@ -300,12 +304,12 @@ impl<P: FramePool> Worker<P> {
         wake
     }
 
-    /// The pool.
+    /// Mutable access to the pool.
     pub fn pool_mut(&mut self) -> &mut P {
         &mut self.pool
     }
 
-    /// The switch, to read.
+    /// Read access to the switch.
     #[must_use]
     pub const fn switch(&self) -> &Switch {
         &self.switch
