@@ -1,13 +1,14 @@
-//! Whether guests can run on this machine's processor. `ivctl host`, `ivctl guest create` and `ivctl doctor` ask the same.
+//! Whether guests can run on this machine's processor. `ivctl host`, `ivctl guest create` and `ivctl doctor` share
+//! this check.
 
 use std::path::Path;
 
 use super::Accel;
 
-/// The facts of a machine that decide it.
+/// The facts of a machine that the check needs.
 #[derive(Clone, Copy, Debug)]
 pub struct Machine<'a> {
-    /// Whether there is a KVM for guests: `/dev/kvm` is there, or libvirt offers the domain type.
+    /// Whether guests can use a KVM: `/dev/kvm` exists, or libvirt offers the domain type.
     pub kvm: bool,
     /// Whether the kernel has the module `kvm_pvm`.
     pub pvm: bool,
@@ -17,7 +18,7 @@ pub struct Machine<'a> {
     pub arch: &'a str,
 }
 
-/// Where the kernel shows that it has PVM, a KVM without the processor's help.
+/// The directory that exists if the kernel has PVM, a KVM that does without the processor's help.
 pub const PVM: &str = "/sys/module/kvm_pvm";
 
 /// Whether this kernel has PVM.
@@ -29,15 +30,16 @@ pub fn has_pvm() -> bool {
 /// How guests run, why, and the remedy.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Judgement {
-    /// By which means.
+    /// The kind of processor.
     pub accel: Accel,
-    /// Why.
+    /// The reason.
     pub why: &'static str,
     /// The remedy; empty where nothing needs one.
     pub remedy: &'static str,
 }
 
-/// Judges a machine. A KVM without the processor's help (PVM) is not usable: it boots only kernels made for it.
+/// Judges a machine. A KVM without the processor's help (PVM) does not count, because it boots only kernels that were
+/// built for it.
 #[must_use]
 pub fn judge(m: Machine<'_>) -> Judgement {
     let has = |flag: &str| {
@@ -69,8 +71,8 @@ pub fn judge(m: Machine<'_>) -> Judgement {
 mod tests {
     use super::*;
 
-    /// N-02: whether the provider passes virtualisation through is found out, with the remedy. PVM does not count, whatever
-    /// the processor shows.
+    /// N-02: the check finds out whether the provider passes virtualisation through, and names the remedy. PVM does
+    /// not count, even if the processor shows the flags.
     #[test]
     fn n02_nesting_is_detected() {
         let with = |flag: &str| format!("processor: 0\nflags\t\t: fpu {flag} sse\n");

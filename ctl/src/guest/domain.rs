@@ -1,9 +1,9 @@
-//! A guest as libvirt's domain XML, and back what of it concerns us.
+//! Writes a guest as libvirt's domain XML, and reads our own parts of that XML.
 //!
-//! The guest's NICs are `type='vhostuser'` where its memory is shared: QEMU listens at a socket, and the switch moves
-//! frames in and out of the guest's rings. Others are `type='ethernet'`: libvirt makes a TAP interface of the name we say
-//! in the switch's namespace, and the switch's port of that name attaches to it. AF_XDP carries whole packets without
-//! notes on what is unfinished in them, so there the guest is not offered to leave checksums and segmentation to others.
+//! The guest's NICs are `type='vhostuser'` if it shares its memory: QEMU listens at a socket, and the switch moves
+//! frames in and out of the guest's rings. Other NICs are `type='ethernet'`: libvirt creates a TAP interface with our
+//! name in the switch's namespace, and the switch's port with that name attaches to it. AF_XDP carries whole packets
+//! without offload metadata, so a guest on AF_XDP is not offered checksum and segmentation offload.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ use super::{Accel, Boot, Claims, Disk, Format, Guest, Nic};
 
 /// The XML name space of our metadata.
 pub const NAMESPACE: &str = "https://inception-switch.invalid/guest/1";
-/// libvirt's for words to QEMU.
+/// libvirt's name space for QEMU arguments.
 const QEMU_NAMESPACE: &str = "http://libvirt.org/schemas/domain/qemu/1.0";
 /// Our prefix.
 pub const PREFIX: &str = "ivswitch";
@@ -28,7 +28,7 @@ pub fn domain(guest: &Guest) -> Element {
     }
     let (kind, cpu) = match guest.accel {
         Accel::Kvm => ("kvm", Element::new("cpu").with("mode", "host-passthrough")),
-        // What 64-bit distributions ask for at least, and every emulator has.
+        // The baseline of 64-bit distributions, which every emulator has.
         Accel::Tcg => {
             let model = Element::new("model").with("fallback", "forbid").holding("qemu64");
             let cpu = Element::new("cpu").with("mode", "custom").with("match", "exact").with("check", "none");
@@ -95,7 +95,8 @@ fn devices(guest: &Guest) -> Element {
         .child(rng())
 }
 
-/// Slots for devices of PCI Express. By itself libvirt leaves one free, so a second NIC or disk could only come to a guest that is off.
+/// The slots for PCI Express devices. libvirt by itself leaves one free, so a running guest could not get a second
+/// NIC or disk.
 fn slots(devices: usize) -> impl Iterator<Item = Element> {
     let controller = |index: usize, model: &str| {
         Element::new("controller").with("type", "pci").with("index", index).with("model", model)
@@ -105,34 +106,34 @@ fn slots(devices: usize) -> impl Iterator<Item = Element> {
         .chain((1..=count).map(move |index| controller(index, "pcie-root-port")))
 }
 
-/// USB, serial ports, memory balloon, random numbers.
+/// The slots of USB, serial ports, memory balloon, and random number generator.
 const DEVICES_OF_EVERY_GUEST: usize = 4;
-/// Slots for what may be attached while it runs.
+/// The slots that stay free for devices that are attached while the guest runs.
 const SLOTS_FREE: usize = 8;
 
-/// Without it a fresh guest waits for randomness.
+/// The random number generator. Without it a fresh guest waits for randomness.
 fn rng() -> Element {
     Element::new("rng")
         .with("model", "virtio")
         .child(Element::new("backend").with("model", "random").holding("/dev/urandom"))
 }
 
-/// Memory in a file that has no name and cannot shrink: its descriptor is what QEMU gives to the switch.
+/// Memory in an unnamed file that cannot shrink. QEMU gives its descriptor to the switch.
 fn shared_memory() -> Element {
     Element::new("memoryBacking")
         .child(Element::new("source").with("type", "memfd"))
         .child(Element::new("access").with("mode", "shared"))
 }
 
-/// Whether a domain's memory is so.
+/// Whether a domain shares its memory in this way.
 #[must_use]
 pub fn shares_memory(domain: &Element) -> bool {
     let is = |path: &str, key: &str, value: &str| domain.first(path).and_then(|e| e.get(key)) == Some(value);
     is("memoryBacking/source", "type", "memfd") && is("memoryBacking/access", "mode", "shared")
 }
 
-/// What libvirt has no words for. A link state that follows the switch would tell the guest of every restart; and QEMU
-/// 7.2 without KVM ends when a NIC in shared memory uses MSI-X.
+/// QEMU settings that libvirt has no elements for. A link state that followed the switch would tell the guest about
+/// every restart. And QEMU 7.2 without KVM ends when a NIC in shared memory uses MSI-X.
 fn qemu_words(accel: Accel) -> Element {
     let mut words = vec!["virtio-net-pci.status=off"];
     if accel == Accel::Tcg {
@@ -181,24 +182,25 @@ pub fn interface(nic: &Nic) -> Element {
             .child(off("guest", &["csum", "tso4", "tso6", "ecn", "ufo"]));
         e = e.child(driver);
     }
-    // libvirt would set it on an interface of this host as well, which shared memory has not; DHCP tells the guest.
+    // libvirt would also set the MTU on a host interface, which a NIC in shared memory does not have. DHCP tells the
+    // guest.
     if let Some(mtu) = nic.mtu.filter(|_| nic.shared.is_none()) {
         e = e.child(Element::new("mtu").with("size", mtu));
     }
     e
 }
 
-/// The metadata element: what the guest has on the switch, as JSON.
+/// The metadata element: the guest's ports and floating IPs on the switch, as JSON.
 #[must_use]
 pub fn metadata(claims: &Claims) -> Element {
     let text = serde_json::to_string(claims).expect("plain data");
     Element::new(&format!("{PREFIX}:guest")).with(&format!("xmlns:{PREFIX}"), NAMESPACE).holding(text)
 }
 
-/// What the guest has on the switch, from the XML of that element, or from a domain's.
+/// The guest's ports and floating IPs, read from the metadata element or from a domain.
 ///
 /// # Errors
-/// When it is not what we wrote.
+/// When the element was not written by us.
 pub fn claims(xml: &Element) -> Result<Option<Claims>, String> {
     let ours = |e: &&Element| e.attributes.iter().any(|(k, v)| k.starts_with("xmlns") && v == NAMESPACE);
     let inside = xml.first("metadata").into_iter().flat_map(|m| m.children.iter());
@@ -229,18 +231,18 @@ pub fn volume(name: &str, bytes: u64, format: Format) -> Element {
         .child(Element::new("name").holding(name))
         .child(Element::new("capacity").with("unit", "bytes").holding(bytes));
     if format == Format::Raw {
-        // Sparse: a volume of a terabyte is made at once.
+        // Sparse, so that even a volume of a terabyte is created quickly.
         e = e.child(Element::new("allocation").with("unit", "bytes").holding(0));
     }
     e.child(Element::new("target").child(Element::new("format").with("type", format.name())))
 }
 
-/// Where a pool's volumes lie.
+/// The place of a pool's volumes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum PoolSource {
     /// A directory of the host.
     Directory,
-    /// An export of an NFS server: host and path.
+    /// An NFS export: host and path.
     Nfs(String, String),
 }
 

@@ -1,5 +1,5 @@
-//! T21 of the threat model: whatever is in a guest's name, paths and addresses, what libvirt is told is the guest that was
-//! asked for, or it is refused.
+//! T21 of the threat model: for any text in a guest's name, paths and addresses, libvirt gets exactly the requested
+//! guest, or the request is refused.
 
 use proptest::collection::vec;
 use proptest::option::of;
@@ -9,7 +9,7 @@ use super::domain::{claims, disks_of, domain};
 use super::xml::Element;
 use super::*;
 
-/// Text that would like to be more than text.
+/// Text that tries to be more than text.
 fn nasty() -> impl Strategy<Value = String> {
     let markup = prop::sample::select(vec![
         "</name><qemu:commandline><qemu:arg value='-S'/></qemu:commandline>",
@@ -79,7 +79,7 @@ fn any_guest() -> impl Strategy<Value = Guest> {
     )
 }
 
-/// Names of all elements, in order.
+/// The names of all elements, in order.
 fn shape(e: &Element, into: &mut Vec<String>) {
     into.push(e.name.clone());
     e.children.iter().for_each(|child| shape(child, into));
@@ -88,8 +88,8 @@ fn shape(e: &Element, into: &mut Vec<String>) {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
-    /// What is written is read again as what was meant: the same elements, attributes and texts, less only what no XML
-    /// can hold; so nothing that came from outside is an element, a QEMU argument or another attribute.
+    /// Reading returns what was written: the same elements, attributes and texts, except characters that XML cannot
+    /// contain. So no text from outside becomes an element, a QEMU argument or another attribute.
     #[test]
     fn t21_what_comes_from_outside_is_never_markup(guest in any_guest()) {
         let meant = domain(&guest);
@@ -100,7 +100,7 @@ proptest! {
         prop_assert_eq!(&a, &b);
         prop_assert!(!b.iter().any(|name| name.contains("commandline")));
         prop_assert_eq!(disks_of(&read).len(), guest.disks.len());
-        // Of one that is taken, every value is what was asked for.
+        // In an accepted guest, every value equals the requested value.
         if guest.check().is_ok() {
             prop_assert_eq!(read.text_of("name"), &guest.name);
             prop_assert_eq!(read.text_of("uuid"), &guest.uuid);

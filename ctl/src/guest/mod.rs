@@ -1,8 +1,8 @@
-//! Nested guests (iVMs): what one is made of, checked; how libvirt is told ([`domain`]); and the words of
-//! `ivctl guest`, `volume`, `image` and `host` ([`verbs`]).
+//! Nested guests (iVMs): the description of a guest and its checks, the XML for libvirt ([`domain`]), and the command
+//! lines of `ivctl guest`, `volume`, `image` and `host` ([`verbs`]).
 //!
-//! Nothing here talks to libvirt. The program `ivctl-guest` does, which alone links its library, so the switch
-//! and `ivctl` neither build with it nor need it (`dataplane/decisions/0014`).
+//! This module does not talk to libvirt. Only the program `ivctl-guest` does, and only it links libvirt's library, so
+//! neither the switch nor `ivctl` needs libvirt to build or run (`dataplane/decisions/0014`).
 
 pub mod accel;
 pub mod domain;
@@ -19,77 +19,77 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{self, AddressOrPrefix, Floating, Inside, Mac};
 
-/// NICs of one guest.
+/// The most NICs of one guest.
 pub const NICS_MAX: usize = 8;
-/// Disks of one guest.
+/// The most disks of one guest.
 pub const DISKS_MAX: usize = 16;
-/// Floating IPs of one guest.
+/// The most floating IPs of one guest.
 pub const FLOATINGS_MAX: usize = 64;
-/// vCPUs of one guest: what QEMU's q35 takes without further options.
+/// The most vCPUs of one guest: the limit of QEMU's q35 without further options.
 pub const VCPUS_MAX: u32 = 255;
-/// Least memory: what a kernel needs to say why it stops.
+/// The least memory: a kernel needs this much to say why it stops.
 pub const MEMORY_MIN: u64 = 16 << 20;
 /// Most memory.
 pub const MEMORY_MAX: u64 = 4 << 40;
-/// Bytes of a guest's name.
+/// The longest name of a guest, in bytes.
 const NAME_LEN_MAX: usize = 63;
-/// Bytes of an interface's name.
+/// The longest name of an interface, in bytes.
 const INTERFACE_LEN_MAX: usize = 15;
 
-/// A guest as it is asked for.
+/// A requested guest.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Guest {
-    /// Its name.
+    /// The guest's name.
     pub name: String,
-    /// Its UUID, 36 characters.
+    /// The guest's UUID, 36 characters.
     pub uuid: String,
-    /// vCPUs at the start.
+    /// The vCPUs at the start.
     pub vcpus: u32,
-    /// vCPUs it may grow to.
+    /// The vCPUs that the guest may grow to.
     pub vcpus_max: u32,
-    /// Weight among guests that compete for a processor; 1024 is usual.
+    /// The weight among guests that compete for a processor; 1024 is usual.
     pub shares: Option<u32>,
-    /// Bytes of memory at the start.
+    /// The bytes of memory at the start.
     pub memory: u64,
-    /// Bytes it may grow to.
+    /// The bytes of memory that the guest may grow to.
     pub memory_max: u64,
-    /// How its processor is made.
+    /// The guest's kind of processor.
     pub accel: Accel,
-    /// What it starts from.
+    /// The guest's boot source.
     pub boot: Boot,
-    /// Its disks.
+    /// The guest's disks.
     pub disks: Vec<Disk>,
-    /// Its NICs.
+    /// The guest's NICs.
     pub nics: Vec<Nic>,
-    /// QEMU keeps its memory so that the switch can share it.
+    /// Whether QEMU shares the guest's memory with the switch.
     pub shared_memory: bool,
-    /// What it has on the switch.
+    /// The guest's ports and floating IPs on the switch.
     pub claims: Claims,
-    /// A unix socket on the host that is a virtio-serial port of this name in the guest.
+    /// Virtio-serial ports: the name in the guest, and the unix socket on the host.
     pub channels: Vec<(String, PathBuf)>,
 }
 
-/// How a guest's processor is made.
+/// A kind of processor for guests.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Accel {
-    /// By the processor's own virtualisation.
+    /// The host's processor, through KVM.
     Kvm,
-    /// By QEMU, in software.
+    /// QEMU's emulation.
     Tcg,
 }
 
-/// What a guest starts from.
+/// The boot source of a guest.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Boot {
-    /// Its first disk.
+    /// The first disk.
     Disk,
-    /// A kernel of the host's.
+    /// A kernel on the host.
     Kernel {
         /// The kernel.
         kernel: PathBuf,
-        /// Its initramfs.
+        /// The kernel's initramfs.
         initrd: Option<PathBuf>,
-        /// Its command line.
+        /// The kernel's command line.
         append: String,
     },
 }
@@ -101,9 +101,9 @@ pub struct Disk {
     pub path: PathBuf,
     /// `raw` or `qcow2`.
     pub format: Format,
-    /// Its name in the guest: `vda` is the first.
+    /// The disk's name in the guest: `vda` is the first.
     pub target: String,
-    /// The guest cannot write to it.
+    /// Whether the guest may only read the disk.
     pub readonly: bool,
 }
 
@@ -117,7 +117,7 @@ pub enum Format {
 }
 
 impl Format {
-    /// Its name.
+    /// The format's name.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -126,48 +126,49 @@ impl Format {
         }
     }
 
-    /// What a file of this name usually holds.
+    /// The usual format of a file with this name.
     #[must_use]
     pub fn of(path: &Path) -> Self {
         if path.extension().is_some_and(|e| e == "qcow2") { Self::Qcow2 } else { Self::Raw }
     }
 }
 
-/// A NIC: a TAP interface that libvirt makes and the switch attaches to, or rings in memory that both share.
+/// A NIC: a TAP interface that libvirt creates and the switch attaches to, or rings in shared memory.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Nic {
-    /// The switch's port, and the TAP interface of the same name.
+    /// The switch's port, and the TAP interface with the same name.
     pub interface: String,
-    /// Its MAC address.
+    /// The NIC's MAC address.
     pub mac: Mac,
-    /// Its model: `virtio`, or what QEMU has for old guests.
+    /// The NIC's model: `virtio`, or one of QEMU's models for old guests.
     pub model: String,
-    /// Largest packet, told to a virtio guest.
+    /// The largest packet, which a virtio guest learns.
     pub mtu: Option<u16>,
-    /// It may leave checksums and segmentation to the switch, which attaches by means that carry notes on them.
+    /// Whether the guest may leave checksums and segmentation to the switch, because the port's driver carries the
+    /// offload metadata.
     pub offloads: bool,
-    /// It has no interface: QEMU listens for the switch at a socket.
+    /// Set for a NIC in shared memory, which has no interface: QEMU listens for the switch at a socket.
     pub shared: Option<Shared>,
 }
 
 /// A NIC in memory that QEMU shares with the switch.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Shared {
-    /// Where QEMU listens.
+    /// The socket at which QEMU listens.
     pub socket: String,
-    /// Queue pairs.
+    /// The number of queue pairs.
     pub queues: u32,
 }
 
-/// What a guest has on the switch. It is kept in the domain's metadata, so that whoever deletes or
-/// moves the guest knows what goes with it, and it travels with the guest.
+/// A guest's ports and floating IPs on the switch. The domain's metadata holds them, so that a command that deletes
+/// or moves the guest knows what belongs to it. They travel with the guest.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Claims {
-    /// Its ports, with their bindings.
+    /// The guest's ports, with their bindings.
     #[serde(default)]
     pub ports: Vec<model::Port>,
-    /// Its floating IPs, each translated to one of its addresses.
+    /// The guest's floating IPs, each translated to one of its addresses.
     #[serde(default)]
     pub floating: Vec<Claim>,
 }
@@ -178,17 +179,17 @@ pub struct Claims {
 pub struct Claim {
     /// The mapping.
     pub mapping: Floating,
-    /// It was there before the guest, without an owner; it stays when the guest goes.
+    /// Whether the mapping existed before the guest, without an owner. Such a mapping stays when the guest goes.
     #[serde(default)]
     pub borrowed: bool,
 }
 
-/// One thing wrong with what was asked for: what, and what to do about it.
+/// An error in a request: the cause and the remedy.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Wrong {
-    /// What is wrong.
+    /// The cause.
     pub cause: String,
-    /// What helps.
+    /// The remedy.
     pub remedy: String,
 }
 
@@ -201,7 +202,7 @@ impl Wrong {
 /// Checks the name of a guest, volume, pool or snapshot.
 ///
 /// # Errors
-/// When it is empty, too long, or holds anything a path, a shell or a log could read differently.
+/// When it is empty or too long, or contains characters that a path, a shell or a log could read differently.
 pub fn check_name(name: &str) -> Result<(), Wrong> {
     let good = |c: char| c.is_ascii_alphanumeric();
     let fault = if name.is_empty() {
@@ -218,10 +219,10 @@ pub fn check_name(name: &str) -> Result<(), Wrong> {
     Err(Wrong::new(fault, "use letters, digits, dots, dashes and underscores, 63 at most"))
 }
 
-/// Checks a path that libvirt will open.
+/// Checks a path for libvirt.
 ///
 /// # Errors
-/// When it is not absolute, or holds control characters.
+/// When it is not absolute, or contains control characters.
 pub fn check_path(path: &Path) -> Result<(), Wrong> {
     match path.to_str() {
         None => Err(Wrong::new(format!("the path {} is no UTF-8", path.display()), "rename the file")),
@@ -236,17 +237,17 @@ pub fn check_path(path: &Path) -> Result<(), Wrong> {
     }
 }
 
-/// The name of NIC `index` of a guest, as interface and as port: the guest's name where it fits, else from its UUID.
+/// The name of NIC `index` as interface and as port: based on the guest's name if it fits, otherwise on its UUID.
 #[must_use]
 pub fn interface_name(guest: &str, uuid: &str, index: usize) -> String {
     let plain = format!("{guest}-{index}");
-    // What libvirt takes for names of its own, it forgets when the guest stops.
+    // libvirt takes such names for its own, and forgets them when the guest stops.
     let libvirts = ["vnet", "vif", "macvtap", "macvlan"].iter().any(|prefix| plain.starts_with(prefix));
     let fits = plain.len() <= INTERFACE_LEN_MAX && model::name_fault(&plain).is_none() && plain != "uplink";
     if fits && !libvirts { plain } else { format!("iv{}-{index}", uuid.get(..8).unwrap_or("00000000")) }
 }
 
-/// The MAC of NIC `index`, from the guest's UUID: QEMU's prefix, the same at every start.
+/// The MAC address of NIC `index`, derived from the guest's UUID: QEMU's prefix, and the same at every start.
 #[must_use]
 pub fn mac_of(uuid: &str, index: usize) -> Mac {
     let hex: Vec<u8> = uuid.bytes().filter(u8::is_ascii_hexdigit).collect();
@@ -259,10 +260,10 @@ pub fn mac_of(uuid: &str, index: usize) -> Mac {
 }
 
 impl Guest {
-    /// Everything wrong with it that can be said without asking libvirt or the switch.
+    /// Checks everything that needs neither libvirt nor the switch.
     ///
     /// # Errors
-    /// The first thing that is.
+    /// The first error.
     pub fn check(&self) -> Result<(), Wrong> {
         check_name(&self.name)?;
         let uuid = self.uuid.split('-').map(str::len).eq([8, 4, 4, 4, 12]);
@@ -333,10 +334,11 @@ impl Guest {
     }
 }
 
-/// The floating IP `mapping` given to the owner of `ports`: to its first address of the same family unless said.
+/// Gives the floating IP `mapping` to the owner of `ports`. Without an inside address, it uses the guest's first
+/// address of the same family.
 ///
 /// # Errors
-/// When none of its NICs has an address the switch could translate to.
+/// When no NIC of the guest has an address that the switch could translate to.
 pub fn with_inside(mut mapping: Floating, ports: &[model::Port]) -> Result<Floating, Wrong> {
     let host =
         |ip: &AddressOrPrefix| -> Option<IpAddr> { (ip.0 == IpPrefix::host(ip.0.addr)).then_some(ip.0.addr) };

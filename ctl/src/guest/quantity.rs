@@ -1,8 +1,8 @@
-//! Sizes and times as people write them.
+//! Parses and prints sizes and times as people write them.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Bytes, from `512M`, `1G`, `2T` or a plain number of bytes. Powers of 1024.
+/// Parses a size in bytes: `512M`, `1G`, `2T` or a plain number. Units are powers of 1024.
 ///
 /// # Errors
 /// When it is not such a size.
@@ -21,10 +21,10 @@ pub fn size(text: &str) -> Result<u64, String> {
     number.checked_mul(1 << shift).ok_or_else(wrong)
 }
 
-/// A value, or two parted by `/`: now, and what it may grow to.
+/// Parses one value, or two separated by `/`: the present value and the value that it may grow to.
 ///
 /// # Errors
-/// When a part cannot be read.
+/// When one of them cannot be parsed.
 pub fn pair<T: Copy>(text: &str, one: impl Fn(&str) -> Result<T, String>) -> Result<(T, T), String> {
     match text.split_once('/') {
         Some((now, most)) => Ok((one(now)?, one(most)?)),
@@ -32,7 +32,7 @@ pub fn pair<T: Copy>(text: &str, one: impl Fn(&str) -> Result<T, String>) -> Res
     }
 }
 
-/// Bytes for people, whole units only where they are whole.
+/// A size for people, with the largest unit that divides it.
 #[must_use]
 pub fn size_text(bytes: u64) -> String {
     for (shift, unit) in [(40, "T"), (30, "G"), (20, "M"), (10, "K")] {
@@ -44,7 +44,8 @@ pub fn size_text(bytes: u64) -> String {
     bytes.to_string()
 }
 
-/// A moment: `+90s`, `+10m`, `+2h`, `+1d`, or a date and time in UTC, `2026-11-22T08:00` or with seconds.
+/// Parses a moment: `+90s`, `+10m`, `+2h`, `+1d`, or a date and time in UTC, `2026-11-22T08:00`, optionally with
+/// seconds.
 ///
 /// # Errors
 /// When it is not such a moment.
@@ -93,8 +94,8 @@ pub fn moment_text(at: SystemTime) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
 }
 
-/// Days from 1970-01-01 to a date of the proleptic Gregorian calendar; years begin in March inside, so that the
-/// leap day is a year's last.
+/// The days from 1970-01-01 to a date of the proleptic Gregorian calendar. Internally, years begin in March, so that
+/// the leap day is a year's last day.
 fn days_since_epoch(year: i64, month: i64, day: i64) -> i64 {
     let year = if month <= 2 { year - 1 } else { year };
     let (era, year_of_era) = (year.div_euclid(400), year.rem_euclid(400));
@@ -102,7 +103,7 @@ fn days_since_epoch(year: i64, month: i64, day: i64) -> i64 {
     era * 146_097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year - 719_468
 }
 
-/// The date so many days after 1970-01-01.
+/// The date that is this many days after 1970-01-01.
 fn civil(days: i64) -> (i64, i64, i64) {
     let days = days + 719_468;
     let (era, day_of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));

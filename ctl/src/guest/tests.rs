@@ -1,4 +1,4 @@
-//! What can be asked for, and what libvirt is told.
+//! Requests for guests, and the XML that libvirt gets for them.
 
 use super::domain::{claims, domain, metadata, shares_memory};
 use super::xml::Element;
@@ -44,8 +44,8 @@ fn guest() -> Guest {
     }
 }
 
-/// N-07: a launch is an XML definition with UUID, name, resources and image; what is put in is found in it, and
-/// what the guest has on the switch comes back from it.
+/// N-07: a launch is an XML definition with UUID, name, resources and image. Every value of the request is in it, and
+/// the guest's ports and floating IPs can be read back.
 #[test]
 fn n07_a_guest_is_an_xml_definition() {
     let guest = guest();
@@ -67,7 +67,8 @@ fn n07_a_guest_is_an_xml_definition() {
     assert_eq!(claims(&Element::new("domain")).expect("nothing is fine"), None);
 }
 
-/// A NIC in shared memory: memory that can be shared, QEMU listening where the switch looks, and no TAP.
+/// A NIC in shared memory: the memory can be shared, QEMU listens where the switch looks, and libvirt gets no TAP
+/// interface.
 #[test]
 fn a_nic_in_shared_memory_brings_its_memory_along() {
     let mut guest = guest();

@@ -1,6 +1,6 @@
-//! The words of `ivctl guest`, `volume`, `image` and `host`: what can be said, with its help.
+//! The command lines of `ivctl guest`, `volume`, `image` and `host`, with their help.
 //!
-//! `ivctl` prints their help, completes them and has them in its manual, on machines without libvirt too;
+//! `ivctl` prints their help, completes them and includes them in its manual, even on machines without libvirt;
 //! `ivctl-guest` carries them out.
 
 use std::net::IpAddr;
@@ -381,7 +381,7 @@ pub enum VolumeVerb {
     },
 }
 
-/// The pool of those who name none.
+/// The pool for volumes that name none.
 pub const POOL: &str = "default";
 
 /// `ivctl volume pool`.
@@ -445,27 +445,28 @@ pub struct Build {
     pub offline: bool,
 }
 
-/// A NIC as asked for.
+/// A requested NIC.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NicWish {
-    /// The network it joins.
+    /// The network that the NIC joins.
     pub network: String,
-    /// Its addresses; none: any.
+    /// The NIC's addresses; empty means any.
     pub ip: Vec<AddressOrPrefix>,
-    /// Its MAC.
+    /// The NIC's MAC address.
     pub mac: Option<Mac>,
-    /// Its model.
+    /// The NIC's model.
     pub model: String,
-    /// Its MTU.
+    /// The NIC's MTU.
     pub mtu: Option<u16>,
-    /// By which means the switch attaches to it; none: the fastest that the guest's memory and the model allow.
+    /// The driver of the switch's port; `None` chooses the fastest that the guest's memory and the model allow.
     pub kind: Option<PortKind>,
-    /// Its queue pairs, where it shares memory.
+    /// The number of queue pairs, if the NIC shares memory.
     pub queues: Option<u32>,
 }
 
 impl NicWish {
-    /// By which means the switch attaches to it: as asked, else the fastest that the guest's memory and the model allow.
+    /// The driver of the switch's port: the requested one, otherwise the fastest that the guest's memory and the
+    /// model allow.
     #[must_use]
     pub fn kind(&self, shared_memory: bool) -> PortKind {
         let fastest =
@@ -474,18 +475,18 @@ impl NicWish {
     }
 }
 
-/// A disk as asked for.
+/// A requested disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DiskWish {
     /// A path, or a pool and a volume.
     pub source: DiskSource,
-    /// The guest cannot write to it.
+    /// Whether the guest may only read the disk.
     pub readonly: bool,
-    /// How it lies in its file; of a volume its pool knows.
+    /// The format of the file; for a volume, its pool knows the format.
     pub format: Option<Format>,
 }
 
-/// Where a disk is.
+/// The place of a disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DiskSource {
     /// A file.

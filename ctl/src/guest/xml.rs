@@ -1,58 +1,58 @@
-//! XML as a tree: what is sent to libvirt is built from typed values, what it sends is looked through.
+//! XML as a tree. XML for libvirt is built from typed values, and XML from libvirt is searched.
 //!
-//! Writing and reading are quick-xml's, so that no name, path or description from outside can ever be
-//! more than text. A document from libvirt is bounded in length and depth.
+//! quick-xml writes and parses, so that a name, path or description from outside never becomes markup. A document
+//! from libvirt is bounded in length and depth.
 
 use quick_xml::events::{BytesEnd, BytesStart, BytesText, Event};
 use quick_xml::{Reader, Writer};
 
-/// Bytes of a document that is read.
+/// The longest document that is parsed, in bytes.
 const DOCUMENT_LEN_MAX: usize = 16 << 20;
-/// How deep its elements may lie in each other.
+/// The deepest nesting of elements.
 const DEPTH_MAX: usize = 64;
 
 /// An element with its attributes, its text and its children.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Element {
-    /// Its name, with the prefix of its name space if it has one.
+    /// The element's name, with the prefix of its name space if it has one.
     pub name: String,
-    /// Its attributes, in order.
+    /// The attributes, in order.
     pub attributes: Vec<(String, String)>,
-    /// Its text. An element has text or children, not both; of what libvirt mixes, only blanks are lost.
+    /// The text. An element has text or children, not both; of libvirt's mixed content only whitespace is lost.
     pub text: String,
-    /// The elements in it.
+    /// The child elements.
     pub children: Vec<Element>,
 }
 
 impl Element {
-    /// An element without anything in it.
+    /// Creates an empty element.
     #[must_use]
     pub fn new(name: &str) -> Self {
         Self { name: name.to_owned(), ..Self::default() }
     }
 
-    /// The same with an attribute.
+    /// Adds an attribute.
     #[must_use]
     pub fn with(mut self, name: &str, value: impl ToString) -> Self {
         self.attributes.push((name.to_owned(), value.to_string()));
         self
     }
 
-    /// The same with a text.
+    /// Sets the text.
     #[must_use]
     pub fn holding(mut self, text: impl ToString) -> Self {
         self.text = text.to_string();
         self
     }
 
-    /// The same with another child.
+    /// Adds a child.
     #[must_use]
     pub fn child(mut self, child: Self) -> Self {
         self.children.push(child);
         self
     }
 
-    /// The same with more children.
+    /// Adds several children.
     #[must_use]
     pub fn children(mut self, children: impl IntoIterator<Item = Self>) -> Self {
         self.children.extend(children);
@@ -65,7 +65,7 @@ impl Element {
         self.attributes.iter().find(|(name, _)| name == attribute).map(|(_, value)| value.as_str())
     }
 
-    /// Every element reached by these names, parted by `/`, from here down.
+    /// Every element that this path of names leads to from here, separated by `/`.
     #[must_use]
     pub fn all(&self, path: &str) -> Vec<&Self> {
         path.split('/').fold(vec![self], |found, name| {
@@ -73,19 +73,19 @@ impl Element {
         })
     }
 
-    /// The first of them.
+    /// The first element at this path.
     #[must_use]
     pub fn first(&self, path: &str) -> Option<&Self> {
         self.all(path).first().copied()
     }
 
-    /// The text of the first of them, or nothing.
+    /// The text of the first element at this path, or an empty text.
     #[must_use]
     pub fn text_of(&self, path: &str) -> &str {
         self.first(path).map_or("", |e| e.text.as_str())
     }
 
-    /// As a document.
+    /// Writes the element as a document.
     #[must_use]
     pub fn write(&self) -> String {
         let mut writer = Writer::new_with_indent(Vec::new(), b' ', 2);
@@ -111,10 +111,10 @@ impl Element {
         writer.write_event(Event::End(BytesEnd::new(self.name.as_str())))
     }
 
-    /// The root of a document.
+    /// Parses a document, and returns its root.
     ///
     /// # Errors
-    /// When it is no XML, or larger or deeper than anything libvirt says.
+    /// When it is not XML, or is longer or deeper than any document from libvirt.
     pub fn read(document: &str) -> Result<Self, String> {
         if document.len() > DOCUMENT_LEN_MAX {
             return Err(format!("the document has {} bytes, more than {DOCUMENT_LEN_MAX}", document.len()));
@@ -161,7 +161,7 @@ impl Element {
     }
 }
 
-/// What `&name;` stands for.
+/// The character that `&name;` stands for.
 fn character(name: &quick_xml::events::BytesRef<'_>) -> Result<char, String> {
     if let Some(c) = name.resolve_char_ref().map_err(|e| e.to_string())? {
         return Ok(c);
@@ -176,7 +176,7 @@ fn character(name: &quick_xml::events::BytesRef<'_>) -> Result<char, String> {
     }
 }
 
-/// The text without characters that XML 1.0 cannot hold (section 2.2).
+/// The text without characters that XML 1.0 cannot contain (section 2.2).
 fn printable(text: &str) -> String {
     text.chars().filter(|&c| matches!(c, '\t' | '\n' | '\r') || c >= ' ').collect()
 }
@@ -185,7 +185,7 @@ fn printable(text: &str) -> String {
 mod tests {
     use super::*;
 
-    /// Whatever is put in comes out again, and nothing of it becomes markup.
+    /// Reading returns what was written, and no text becomes markup.
     #[test]
     fn what_is_written_is_read_again() {
         let nasty = "</name><domain a='\"&amp;]]>ü";

@@ -1,5 +1,5 @@
-//! Random configurations for property tests, of an rVM on host `me`: messy ones, and valid ones made from them
-//! by removing what is wrong.
+//! Random configurations for property tests, for an rVM on host `me`: messy ones, and valid ones that remain when all
+//! errors are removed from messy ones.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -76,7 +76,7 @@ fn network() -> impl Strategy<Value = Network> {
             dns,
             next_server,
             boot_file,
-            // Few VNIs, so that networks swap theirs.
+            // Use few VNIs, so that networks often swap theirs.
             vni: if vni == 8 { 0xff_ffff } else { vni },
             gateway,
             router_mac,
@@ -214,7 +214,7 @@ fn workers() -> impl Strategy<Value = Workers> {
     (count, vec(0..9_usize, 0..3)).prop_map(|(count, cpus)| Workers { count, cpus })
 }
 
-/// Any configuration, most of them wrong in several ways.
+/// Any configuration; most have several errors.
 pub(crate) fn messy_config() -> impl Strategy<Value = Config> {
     let lists = (vec(network(), 0..7), vec(port(), 0..10), vec(peer(), 0..7));
     let more = (vec(floating(), 0..6), vec(route(), 0..5), vec(fdb(), 0..5));

@@ -1,6 +1,6 @@
-//! What differs between two configurations, object by object.
+//! The differences between two configurations, object by object.
 //!
-//! Works on what both say when printed, so a key that a section gets one day is compared without a word here.
+//! Compares the printed forms of both, so a new key of a section needs no code here.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,18 +10,18 @@ use serde_json::{Map, Value, json};
 
 use super::{Config, Section};
 
-/// One difference: an object that is only in one of them, or a key of an object that is in both.
+/// One difference: an object that only one configuration has, or a key of an object that both have.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Change {
     /// The object: `port "eth1"`, `uplink`, `name`.
     pub object: String,
-    /// The key; none when the whole object comes or goes.
+    /// The key; `None` when the whole object is added or removed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
-    /// What it was; none: nothing, or the default.
+    /// The old value; `None` means nothing, or the default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub old: Option<Value>,
-    /// What it becomes; none: nothing, or the default.
+    /// The new value; `None` means nothing, or the default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub new: Option<Value>,
 }
@@ -40,7 +40,7 @@ impl fmt::Display for Change {
     }
 }
 
-/// What has to change in `old` to make it `new`. The order of entries says nothing.
+/// The changes that turn `old` into `new`. The order of entries does not matter.
 #[must_use]
 pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
     let (old, new) = (objects(old), objects(new));
@@ -77,7 +77,7 @@ fn compare(object: &str, was: &Value, is: &Value, changes: &mut Vec<Change>) {
     }
 }
 
-/// Every object by what people call it.
+/// Every object by the name that people use for it.
 fn objects(config: &Config) -> BTreeMap<String, Value> {
     let mut objects = BTreeMap::new();
     let Value::Object(sections) = json!(config) else { return objects };
@@ -97,7 +97,7 @@ fn objects(config: &Config) -> BTreeMap<String, Value> {
     objects
 }
 
-/// What tells an entry from the others of its list.
+/// The text that distinguishes an entry from the others of its list.
 fn called(section: Section, entry: &Map<String, Value>) -> String {
     let text = |key: &str| match entry.get(key) {
         Some(Value::String(text)) => text.clone(),
@@ -127,7 +127,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// What an operator reads.
+    /// Differences as operators read them.
     #[test]
     fn differences_in_words() {
         let mut old = Config { uplink: Some(Uplink::new("eth0")), ..Config::default() };
@@ -153,7 +153,7 @@ mod tests {
     }
 
     proptest! {
-        /// Nothing differs from itself however it is written, and what differs is found.
+        /// A configuration does not differ from itself, however it is written; a real difference is found.
         #[test]
         fn a_difference_is_a_difference(a in config(), b in config()) {
             prop_assert_eq!(diff(&a, &parse(&print(&a)).unwrap()), vec![]);
@@ -170,7 +170,7 @@ mod tests {
                 }
                 a == b
             };
-            // Ports of `only` may be in another order, which `key` ignores and this does not.
+            // Ports of `only` may be in another order, which `key` ignores but this comparison does not.
             prop_assert!(same == diff(&a, &b).is_empty() || !a.floating.is_empty());
         }
     }

@@ -1,4 +1,4 @@
-//! Printing a [`Config`], and changing the file so that the user's comments survive.
+//! Prints a [`Config`], and changes the file in a way that keeps the user's comments.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -6,14 +6,14 @@ use toml_edit::{ArrayOfTables, DocumentMut, InlineTable, Item, Table, Value};
 
 use super::{Config, Section};
 
-/// The text of `config`: every entry a block, values on one line, defaults left out.
+/// The text of `config`: every entry is a block with values on one line, and defaults are left out.
 #[must_use]
 pub fn print(config: &Config) -> String {
     document(config).to_string()
 }
 
-/// `text` changed so that it says `config`, keeping comments, order and defaults written out where that is
-/// possible; if it is not, the text is printed anew. Either way, what comes out parses to `config`.
+/// Changes `text` so that it means `config`, and keeps comments, order and explicit defaults where possible;
+/// otherwise prints the whole text again. Either way, the result parses to `config`.
 #[must_use]
 pub fn rewrite(text: &str, config: &Config) -> String {
     if let (Ok(mut doc), Ok(was)) = (text.parse::<DocumentMut>(), toml::from_str::<Config>(text)) {
@@ -26,9 +26,9 @@ pub fn rewrite(text: &str, config: &Config) -> String {
     print(config)
 }
 
-/// A fresh document that says `config`.
+/// A fresh document for `config`.
 fn document(config: &Config) -> DocumentMut {
-    // Serialising these types into TOML cannot fail: no maps with odd keys, no numbers beyond i64.
+    // Serialising these types to TOML cannot fail: they have no maps with odd keys, and no numbers beyond i64.
     let mut document = toml_edit::ser::to_document(config).unwrap_or_default();
     for (_, item) in document.iter_mut() {
         shape(item);
@@ -36,7 +36,7 @@ fn document(config: &Config) -> DocumentMut {
     document
 }
 
-/// Top-level tables become `[x]`, lists of tables `[[x]]`; everything below stays on its line.
+/// Turns top-level tables into `[x]` and lists of tables into `[[x]]`; everything below stays on its line.
 fn shape(item: &mut Item) {
     match std::mem::take(item) {
         Item::Value(Value::InlineTable(table)) => *item = Item::Table(block(table)),
@@ -59,7 +59,7 @@ fn block(table: InlineTable) -> Table {
     table
 }
 
-/// Changes `text`, which says `was`, where `new` differs from `was`.
+/// Changes `text`, which means `was`, where `new` differs from `was`.
 fn merge(text: &mut DocumentMut, was: &DocumentMut, mut new: DocumentMut) {
     for (key, _) in was.iter().filter(|(k, _)| !new.contains_key(k)) {
         text.remove(key);
@@ -103,7 +103,7 @@ fn merge_list(key: &str, text: &mut ArrayOfTables, was: &ArrayOfTables, new: &Ar
     }
 }
 
-/// What tells an entry of the list `key` from the others.
+/// The text that distinguishes an entry of the list `key` from the others.
 fn called(key: &str, table: &Table) -> Vec<String> {
     let keys: &[&str] = match Section::ALL.into_iter().find(|s| s.key() == key) {
         Some(Section::Floating) => &["network", "ip", "only"],
@@ -135,7 +135,7 @@ fn merge_table(text: &mut Table, was: &Table, new: &Table) {
     }
 }
 
-/// Whether two items say the same, whatever the spacing and comments.
+/// Whether two items have the same meaning, regardless of spacing and comments.
 fn same(a: &Item, b: &Item) -> bool {
     plain(a) == plain(b)
 }

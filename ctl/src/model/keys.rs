@@ -1,4 +1,4 @@
-//! The keys that an object of the configuration can have, and their defaults, as the JSON Schema tells them.
+//! The keys that an object of the configuration can have, and their defaults, read from the JSON Schema.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -11,11 +11,11 @@ use super::schema::schema;
 /// One key of an object.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Key {
-    /// Its name.
+    /// The key's name.
     pub name: String,
-    /// Whether every object has to have it.
+    /// Whether every object must have the key.
     pub required: bool,
-    /// Its value when it is not given; `null` for none.
+    /// The value if the key is not given; `null` for none.
     pub default: Value,
     /// The default in words, for people.
     words: String,
@@ -23,7 +23,7 @@ pub struct Key {
 
 /// The definitions of the schema by name, each with its keys.
 static KEYS: LazyLock<BTreeMap<String, Vec<Key>>> = LazyLock::new(|| {
-    // Our own text, which the tests read.
+    // This is our own text, which the tests parse.
     let schema: Value = serde_json::from_str(&schema()).unwrap_or_default();
     let definitions = schema["$defs"].as_object().into_iter().flatten();
     definitions.map(|(name, definition)| (name.clone(), keys_of(definition))).collect()
@@ -82,8 +82,8 @@ pub(crate) fn keys(section: Section) -> &'static [Key] {
     of(definition(section))
 }
 
-/// Everything that an entry of this list (`None`: `[uplink]`) says, defaults included, and the keys that are at their
-/// default.
+/// All keys of an entry of this list (`None`: `[uplink]`) with their values, defaults included, and the names of the
+/// keys that are at their default.
 pub(crate) fn full(section: Option<Section>, entry: &Value) -> (Map<String, Value>, Vec<String>) {
     let mut values = entry.as_object().cloned().unwrap_or_default();
     let mut defaults = Vec::new();
@@ -96,7 +96,7 @@ pub(crate) fn full(section: Option<Section>, entry: &Value) -> (Map<String, Valu
     (values, defaults)
 }
 
-/// The keys that an entry of a list can be without. `noun` is the list's name in the file.
+/// The optional keys of a list's entries. `noun` is the list's name in the file.
 pub fn key_names(noun: &str) -> impl Iterator<Item = &'static str> {
     let section = Section::ALL.into_iter().find(|s| s.key() == noun);
     let keys = section.map_or(&[][..], keys);
@@ -118,7 +118,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// An object with all its defaults written out is the same object, so they are the defaults.
+    /// An object with all its defaults written out is the same object, which proves the defaults.
     fn assert_same(config: &Config) {
         let mut whole = json!(config);
         for section in Section::ALL {
@@ -143,7 +143,7 @@ mod tests {
         }
     }
 
-    /// Each key that may be left out says in words what it is then; each that may not be is known as such.
+    /// Each optional key names its default in words, and each required key is known to be required.
     #[test]
     fn keys_and_their_defaults() {
         assert_same(&Config { uplink: Some(Uplink::new("eth0")), ..Config::default() });
@@ -152,7 +152,7 @@ mod tests {
             assert!(keys.len() > 2, "{section:?}");
             for key in keys {
                 let said = key.required || default_words(section.key(), &key.name).is_some();
-                // Of a guest's MAC, and of these two, the words say when they are required.
+                // The words for a guest's MAC and for keys of these two lists say when they are required.
                 let by_case = key.name == "mac" || matches!(section, Section::Floating | Section::Fdb);
                 assert!(said || by_case, "{section:?} {key:?}");
             }

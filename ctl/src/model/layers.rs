@@ -1,11 +1,12 @@
-//! A configuration in several files: the main one, which `ivctl` edits, and drop-ins, which only their authors edit.
+//! A configuration in several files: the main file, which `ivctl` edits, and drop-ins, which only their authors edit.
 //!
-//! `ivswitch.toml` has its drop-ins in `ivswitch.toml.d/*.toml`, read in the order of their names. Entries of lists
-//! (`[[network]]`, `[[port]]`, ...) add up; a section or key (`[uplink]`, `name`) of a later file replaces the same one
-//! of an earlier file, whole. The result is checked as one: an object named twice is a conflict, wherever it is.
+//! The drop-ins of `ivswitch.toml` are `ivswitch.toml.d/*.toml`, read in the order of their names. Entries of lists
+//! (`[[network]]`, `[[port]]`, ...) add up. A section or key (`[uplink]`, `name`) of a later file replaces the same
+//! one of an earlier file completely. The result is checked as one configuration: an object that is named twice is a
+//! conflict, in whatever files it is.
 //!
-//! A drop-in may list every rVM of the cloud as a peer, so that one file serves them all: the entry of the rVM that reads
-//! it is left out ([`Skipped`]).
+//! A drop-in may list every rVM of the cloud as a peer, so that all rVMs can share one file. Each rVM leaves its own
+//! entry out ([`Skipped`]).
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,20 +17,20 @@ use serde::{Deserialize, Serialize};
 
 use super::{Config, ConfigError, Fault, Section, TEXT_LEN_MAX};
 
-/// Most drop-ins; bounds what a start reads.
+/// The most drop-ins; bounds what a start reads.
 pub const DROP_INS_MAX: usize = 256;
 
-/// A file beside the main one that adds to it.
+/// A file that adds to the main one.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DropIn {
-    /// Its file name.
+    /// The file name.
     pub name: String,
-    /// What it says.
+    /// The file's text.
     pub text: String,
 }
 
-/// An entry of a drop-in that is left out, since it is this rVM itself.
+/// An entry of a drop-in that is left out because it is this rVM itself.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Skipped {
     /// The drop-in's file name.
@@ -42,21 +43,21 @@ pub struct Skipped {
     pub why: String,
 }
 
-/// A configuration that was read: as a whole, and what the main file says of it.
+/// A parsed configuration: the whole, and the main file's part.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Layered {
-    /// Everything, in force.
+    /// The whole configuration, in force.
     pub whole: Config,
-    /// What the main file says. Its entries come first in every list of `whole`.
+    /// The main file's part. Its entries come first in every list of `whole`.
     pub main: Config,
-    /// The parts that are from drop-ins.
+    /// The parts that come from drop-ins.
     pub origins: Origins,
 }
 
-/// Which drop-in says what; the rest is in the main file.
+/// The drop-in of each part; the rest is in the main file.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Origins {
-    /// The files of the entries that follow the main file's in each list of the whole.
+    /// The files of the entries that follow the main file's entries in each list of the whole.
     pub(crate) entries: BTreeMap<Section, Vec<String>>,
     /// The files of keys and sections that are not lists (`name`, `uplink`, ...).
     pub(crate) sections: BTreeMap<&'static str, String>,
@@ -64,7 +65,7 @@ pub struct Origins {
     pub skipped: Vec<Skipped>,
 }
 
-/// Where the drop-ins of a file are.
+/// The directory for the drop-ins of a file.
 #[must_use]
 pub fn drop_in_directory(file: &Path) -> PathBuf {
     let mut name = file.file_name().unwrap_or_default().to_os_string();
@@ -72,10 +73,10 @@ pub fn drop_in_directory(file: &Path) -> PathBuf {
     file.with_file_name(name)
 }
 
-/// Reads a configuration file (`None`: it is not there) and its drop-ins, in the order of their names.
+/// Reads a configuration file (`None`: it does not exist) and its drop-ins, in the order of their names.
 ///
 /// # Errors
-/// A file or the directory cannot be read, or is too much; the text names it.
+/// A file or the directory cannot be read or is too large; the text names it.
 pub fn read_files(file: &Path) -> Result<(Option<String>, Vec<DropIn>), String> {
     let main = read_bounded(file)?;
     let directory = drop_in_directory(file);
@@ -85,7 +86,7 @@ pub fn read_files(file: &Path) -> Result<(Option<String>, Vec<DropIn>), String> 
             for entry in entries {
                 let entry = entry.map_err(|e| format!("{}: {e}", directory.display()))?;
                 let Ok(name) = entry.file_name().into_string() else { continue };
-                // What editors and package managers leave beside a file ends otherwise, or is hidden.
+                // Names of temporary files from editors and package managers have other endings, or are hidden.
                 if name.ends_with(".toml") && !name.starts_with('.') {
                     names.push(name);
                 }
@@ -101,7 +102,7 @@ pub fn read_files(file: &Path) -> Result<(Option<String>, Vec<DropIn>), String> 
     names.sort_unstable();
     let mut drop_ins = Vec::new();
     for name in names {
-        // One that went meanwhile is none.
+        // Skip a file that was removed during the read.
         if let Some(text) = read_bounded(&directory.join(&name))? {
             drop_ins.push(DropIn { name, text });
         }
@@ -121,7 +122,7 @@ fn read_bounded(file: &Path) -> Result<Option<String>, String> {
     String::from_utf8(bytes).map(Some).map_err(|e| format!("{}: {e}; TOML is UTF-8 text", file.display()))
 }
 
-/// For each list of a configuration.
+/// Runs code for each list of a configuration.
 macro_rules! each_list {
     ($do:ident) => {
         $do!(network, "network", name);
@@ -134,16 +135,17 @@ macro_rules! each_list {
 }
 
 impl Layered {
-    /// Without drop-ins: all of it is the main file's.
+    /// A configuration without drop-ins: everything belongs to the main file.
     #[must_use]
     pub fn of_main(config: Config) -> Self {
         Self { whole: config.clone(), main: config, origins: Origins::default() }
     }
 
-    /// Takes an edit of `whole`: what the main file has to say from now on, so that with the drop-ins it is `edited`.
+    /// Takes an edit of `whole`, and returns the main file's new content, so that together with the drop-ins it gives
+    /// `edited`.
     ///
     /// # Errors
-    /// The edit changes or removes what a drop-in says, which only its author may.
+    /// The edit changes or removes an entry of a drop-in, which only its author may do.
     pub fn edit(&self, edited: Config) -> Result<Self, ConfigError> {
         let mut next = Self { whole: edited, main: self.main.clone(), origins: self.origins.clone() };
         macro_rules! take_apart {
@@ -151,7 +153,7 @@ impl Layered {
                 let fixed = &self.whole.$list[self.main.$list.len()..];
                 let mut own = std::mem::take(&mut next.whole.$list);
                 for entry in fixed {
-                    // From the end: that is where they are, unless something was added since.
+                    // Search from the end, where the entries are unless something was added since.
                     let Some(at) = own.iter().rposition(|e| e == entry) else {
                         return Err(fixed_elsewhere($noun, &entry.$name.to_string()));
                     };
@@ -187,7 +189,7 @@ mod tests {
         DropIn { name: name.into(), text: text.into() }
     }
 
-    /// Lists add up, later sections win, and mistakes name the file they are in.
+    /// Lists add up, later sections win, and errors name their file.
     #[test]
     fn files_are_layers() {
         let main = "name = \"a\"\n[uplink]\ninterface = \"eth0\"\n[[network]]\nname = \"x\"\nvni = 1\n";
@@ -208,12 +210,13 @@ mod tests {
         let broken = drop_in("40.toml", "[[network]\n");
         let errors = parse_layers("x = 1\n", &[two, broken], None).unwrap_err();
         let objects: Vec<_> = errors.iter().map(|e| e.object.as_str()).collect();
-        // Syntax first: what else is wrong is not known before all is read.
+        // Syntax errors come first: other errors can only be found when all files are parsed.
         assert_eq!(objects, ["40.toml: configuration"]);
     }
 
-    /// One drop-in with every rVM as a peer serves each of them: its own entry is left out, by name or by address. In the
-    /// main file it is a mistake; so is one in a drop-in whose address is this rVM's, but whose name others refer to.
+    /// One drop-in with every rVM as a peer serves each of them: an rVM leaves its own entry out, by name or by
+    /// address. In the main file such an entry is an error. It is also one in a drop-in if its address is this rVM's,
+    /// but other objects refer to its name.
     #[test]
     fn a_list_of_all_rvms_serves_each() {
         let all = drop_in(
@@ -223,7 +226,7 @@ mod tests {
         );
         let names = |config: &Config| config.peer.iter().map(|p| p.name.clone()).collect::<Vec<_>>();
         let all_of = |text: &str| drop_in("all.toml", &all.text.replace("networks = [\"none\"]\n", text));
-        // By its name, the host's or the configured one; by its address.
+        // By its own name, by the host's name or the configured one; by its address.
         for (main, host) in [
             ("", "b"),
             ("name = \"b\"\n", "x"),
@@ -236,7 +239,7 @@ mod tests {
             assert_eq!((skipped[0].file.as_str(), skipped[0].peer.as_str()), ("all.toml", "b"));
             assert_eq!(read.origins.entries[&Section::Peer], ["all.toml", "all.toml"]);
         }
-        // Mistakes in the entries after it are found at their place.
+        // Errors in the entries after it are reported at their place.
         let errors = parse_layers("", std::slice::from_ref(&all), Some("b")).unwrap_err();
         assert_eq!((errors[0].object.as_str(), errors[0].position), ("all.toml: peer \"c\"", Some((7, 1))));
         let errors = parse_layers(&all_of("").text, &[], Some("b")).unwrap_err();
@@ -247,7 +250,7 @@ mod tests {
         assert!(errors[0].remedy.contains("name = \"b\""), "{errors:?}");
     }
 
-    /// An edit keeps to the main file; what a drop-in says is refused, and said where it is.
+    /// An edit changes only the main file. An edit of a drop-in's entry is refused, and the error names the drop-in.
     #[test]
     fn edits_leave_drop_ins_alone() {
         let main = "[[network]]\nname = \"x\"\nvni = 1\n";
@@ -266,7 +269,8 @@ mod tests {
         assert!(next.edit(edited).unwrap_err().cause.contains("drop-in"));
     }
 
-    /// Only `*.toml`, in the order of names; none at all is fine; what is not text is an error that names the file.
+    /// Only `*.toml` files count, in the order of their names; none at all is fine; a file that is not text is an
+    /// error that names the file.
     #[test]
     fn drop_ins_are_read_in_order() {
         let directory = tempfile::tempdir().unwrap();

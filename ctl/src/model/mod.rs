@@ -1,8 +1,8 @@
-//! The desired state of one rVM: what the configuration file says, parsed, checked and printed.
+//! The desired state of one rVM: the configuration file, parsed, checked and printed.
 //!
-//! [`parse`] takes any text and answers with a [`Config`] or with everything that is wrong with it,
-//! each error naming its object, cause and remedy. [`validate`] checks a `Config` that did not come
-//! from text (an edit by `ivctl`). [`print`] writes one deterministically: `parse(print(c)) == c`.
+//! [`parse`] takes any text, and returns a [`Config`] or all errors, each with its object, cause and remedy.
+//! [`validate`] checks a `Config` that did not come from text (an edit by `ivctl`). [`print`] writes a configuration
+//! deterministically: `parse(print(c)) == c`.
 
 #[cfg(test)]
 pub(crate) mod arbitrary;
@@ -97,13 +97,13 @@ defaults! {
     yes, is_yes: bool = true;
 }
 
-/// Where QEMU is expected to listen for us, unless a port says otherwise.
+/// The directory of QEMU's sockets, unless a port names its own.
 pub const GUEST_SOCKETS: &str = "/run/ivswitch/guest";
 
-/// Queue pairs of a guest's NIC, at most.
+/// The most queue pairs of a guest's NIC.
 pub const QUEUES_MAX: u32 = 64;
 
-/// MAC addresses one port may hold by default: enough for the iVMs of one rVM behind a door.
+/// The most MAC addresses of one port by default: enough for the iVMs of one rVM behind a door.
 pub const PORT_FDB_DEFAULT: u32 = 1024;
 
 /// Where the underlay is met.
@@ -196,7 +196,7 @@ impl Default for WorkerCount {
 }
 
 impl WorkerCount {
-    /// How many that is on a machine of so many cores.
+    /// The number of workers on a machine with this many cores.
     #[must_use]
     pub fn of(self, cores: usize) -> usize {
         match self {
@@ -473,7 +473,7 @@ impl Port {
         }
     }
 
-    /// By which means its frames come and go.
+    /// The driver of the port.
     #[must_use]
     pub fn means(&self) -> IoKind {
         match self.kind {
@@ -485,7 +485,8 @@ impl Port {
         }
     }
 
-    /// What it is attached to: the given interface, our end of the pair we make, the TAP, or QEMU's socket.
+    /// The attachment point of the port: the given interface, our end of the pair that we create, the TAP interface,
+    /// or QEMU's socket.
     #[must_use]
     pub fn attached_to(&self) -> String {
         match (&self.interface, self.kind) {
@@ -498,14 +499,14 @@ impl Port {
         }
     }
 
-    /// Whether we make its interface.
+    /// Whether we create the port's interface.
     #[must_use]
     pub fn makes_door(&self) -> bool {
         self.role == PortRole::Door && self.interface.is_none() && self.kind != PortKind::Vhostuser
     }
 }
 
-/// Our end of the pair whose other end is given to the CMS as `name`.
+/// The name of our end of the pair whose other end is given to the CMS as `name`.
 #[must_use]
 pub fn door_peer(name: &str) -> String {
     format!("{name}p")
@@ -611,7 +612,7 @@ impl Floating {
         }
     }
 
-    /// What tells this mapping from every other.
+    /// The key that distinguishes this mapping from every other.
     #[must_use]
     pub fn key(&self) -> FloatingKey {
         let mut only = self.only.clone();
@@ -620,7 +621,7 @@ impl Floating {
     }
 }
 
-/// What tells a floating-IP mapping from every other.
+/// The key that distinguishes a floating-IP mapping from every other.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct FloatingKey {
     /// The public network.
@@ -663,30 +664,30 @@ pub struct StaticFdb {
     pub vlan: u16,
 }
 
-/// What kind of mistake a [`ConfigError`] is; decides the exit code of `ivctl`.
+/// The kind of an error; it determines the exit code of `ivctl`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Fault {
-    /// The text is no TOML, or a value has the wrong type or form.
+    /// The text is not TOML, or a value has the wrong type or form.
     Syntax,
     /// A value is out of its range, missing, or contradicts another of the same object.
     Invalid,
-    /// It refers to something that is not there.
+    /// It refers to an object that does not exist.
     NotFound,
-    /// It takes what another object has.
+    /// It takes something that another object has.
     Conflict,
 }
 
-/// One thing wrong with a configuration: object, cause, remedy.
+/// One error in a configuration: object, cause, remedy.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ConfigError {
-    /// What kind of mistake.
+    /// The kind of the error.
     pub fault: Fault,
     /// The object: `port "eth1"`, `uplink`, `floating 56.0.0.11`.
     pub object: String,
-    /// What is wrong with it.
+    /// The cause.
     pub cause: String,
-    /// What to do about it.
+    /// The remedy.
     pub remedy: String,
     /// Line and column of the object or value in the text, from 1, when it came from text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -704,7 +705,7 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
-/// Which object of a [`Config`] an error is about: its list and its index there.
+/// The object of a [`Config`] that an error is about: its list and its index there.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) enum Place {
     /// The file as a whole, or its top-level keys.
@@ -739,7 +740,7 @@ impl Section {
     pub(crate) const ALL: [Self; 6] =
         [Self::Network, Self::Port, Self::Peer, Self::Floating, Self::Route, Self::Fdb];
 
-    /// How many entries of this list a configuration has.
+    /// The number of entries that a configuration has in this list.
     pub(crate) fn len(self, config: &Config) -> usize {
         match self {
             Self::Network => config.network.len(),
@@ -751,7 +752,7 @@ impl Section {
         }
     }
 
-    /// Its key in the file.
+    /// The list's key in the file.
     pub(crate) const fn key(self) -> &'static str {
         match self {
             Self::Network => "network",
@@ -765,24 +766,24 @@ impl Section {
 }
 
 impl Config {
-    /// The network of this name.
+    /// The network with this name.
     #[must_use]
     pub fn network(&self, name: &str) -> Option<&Network> {
         self.network.iter().find(|n| n.name == name)
     }
 
-    /// The port of this name.
+    /// The port with this name.
     #[must_use]
     pub fn port(&self, name: &str) -> Option<&Port> {
         self.port.iter().find(|p| p.name == name)
     }
 
-    /// The ports whose copies go to the port of this name.
+    /// The ports whose copies go to the port with this name.
     pub fn mirrored_to(&self, name: &str) -> impl Iterator<Item = &Port> {
         self.port.iter().filter(move |p| p.mirror.as_deref() == Some(name))
     }
 
-    /// The peer of this name.
+    /// The peer with this name.
     #[must_use]
     pub fn peer(&self, name: &str) -> Option<&Peer> {
         self.peer.iter().find(|p| p.name == name)
@@ -799,7 +800,7 @@ pub fn is_global(ip: IpAddr) -> bool {
     !(local || ip.is_loopback() || ip.is_unspecified() || ip.is_multicast())
 }
 
-/// A host name made fit to be the name of an rVM: lower case, other characters as `-`, 63 at most.
+/// Turns a host name into a valid name for an rVM: lower case, other characters as `-`, 63 at most.
 #[must_use]
 pub fn name_of_host(hostname: &str) -> String {
     let mut name: String = hostname

@@ -1,4 +1,4 @@
-//! From text to a [`Config`]: every object is read on its own, so that one mistake does not hide the next.
+//! Parses text to a [`Config`]. Every object is read on its own, so that one error does not hide the next.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,31 +10,31 @@ use toml::de::{DeTable, DeValue};
 use super::validate::{ERRORS_MAX, Finding, check};
 use super::{Config, ConfigError, DropIn, Fault, Layered, Origins, Peer, Place, Section, Skipped};
 
-/// Bytes of a configuration text: 65536 floating IPs fit with room to spare.
+/// The longest configuration text, in bytes: 65536 floating IPs fit with room to spare.
 pub const TEXT_LEN_MAX: usize = 16 << 20;
 
-/// Reads and checks a configuration. Never panics, whatever the text.
+/// Parses and checks a configuration. Never panics, on any text.
 ///
-/// Without a `name` in it, a `gateway` that is no peer is taken for this rVM; see [`parse_as`].
+/// If the text has no `name`, a `gateway` that is not a peer counts as this rVM; see [`parse_as`].
 ///
 /// # Errors
-/// Everything that is wrong, in the order of the file.
+/// All errors, in the order of the file.
 pub fn parse(text: &str) -> Result<Config, Vec<ConfigError>> {
     parse_as(text, None)
 }
 
-/// As [`parse`], on the host of this name.
+/// Does the same as [`parse`], on the host with this name.
 ///
 /// # Errors
-/// Everything that is wrong, in the order of the file.
+/// All errors, in the order of the file.
 pub fn parse_as(text: &str, hostname: Option<&str>) -> Result<Config, Vec<ConfigError>> {
     parse_layers(text, &[], hostname).map(|read| read.whole)
 }
 
-/// As [`parse_as`], with drop-ins.
+/// Does the same as [`parse_as`], with drop-ins.
 ///
 /// # Errors
-/// Everything that is wrong, in the order of the files; an object in a drop-in has the file's name before it.
+/// All errors, in the order of the files; an object in a drop-in has the file's name in front.
 pub fn parse_layers(
     text: &str,
     drop_ins: &[DropIn],
@@ -92,7 +92,7 @@ pub fn parse_layers(
     reader.places.sort_unstable();
     let origins = Origins { skipped, ..reader.origins() };
     for Finding { place, missing_in, mut error } in check(&whole, hostname) {
-        // What an unreadable object was called is not known: a reference may well be to it.
+        // The name of an object that could not be parsed is unknown, so the reference may well be valid.
         if error.fault == Fault::NotFound && reader.broken.contains(missing_in) {
             continue;
         }
@@ -113,25 +113,25 @@ pub fn parse_layers(
     Err(reader.errors.into_iter().map(|(_, e)| e).collect())
 }
 
-/// Keys and sections of the file other than lists.
+/// The keys and sections of the file that are not lists.
 const SECTIONS: [&str; 4] = ["name", "cache", "uplink", "workers"];
 
 struct Reader<'t> {
-    /// Each file: what goes before its objects in errors, and its text.
+    /// Each file: the prefix for its objects in errors, and its text.
     files: Vec<(String, Lines<'t>)>,
-    /// The one being read.
+    /// The file that is being read.
     file: usize,
     errors: Vec<(usize, ConfigError)>,
-    /// Where each object is: in which file, at which byte.
+    /// The place of each object: file and byte.
     places: Vec<(Place, usize, usize)>,
-    /// The last file that sets a key or section outside the lists.
+    /// The last file that sets each key or section outside the lists.
     sections: BTreeMap<&'static str, usize>,
-    /// Sections with something unreadable in them.
+    /// The sections with objects that could not be parsed.
     broken: BTreeSet<&'static str>,
 }
 
 impl Reader<'_> {
-    /// Adds what a file says to `config`.
+    /// Adds the content of a file to `config`.
     fn config(&mut self, table: DeTable<'_>, config: &mut Config) {
         for (key, value) in table {
             let start = key.span().start;
@@ -169,7 +169,7 @@ impl Reader<'_> {
         }
     }
 
-    /// The drop-in of each entry, once everything is read and the places are sorted.
+    /// The drop-in of each entry, once all files are read and the places are sorted.
     fn origins(&self) -> Origins {
         let name = |file: usize| self.files[file].0.trim_end_matches(": ").to_owned();
         let mut origins = Origins::default();
@@ -183,7 +183,7 @@ impl Reader<'_> {
         origins
     }
 
-    /// Leaves out the peers of drop-ins that are this rVM.
+    /// Leaves out the peers in drop-ins that are this rVM.
     fn skip_ourselves(
         &mut self,
         of_main: usize,
@@ -224,13 +224,13 @@ impl Reader<'_> {
         &self.files[self.file].1
     }
 
-    /// Something is wrong in the file being read.
+    /// Reports an error in the file that is being read.
     fn complain(&mut self, mut error: ConfigError) {
         error.object.insert_str(0, &self.files[self.file].0);
         self.errors.push((self.file, error));
     }
 
-    /// A section that a later file says again is the later one's.
+    /// Records the place of a section. A later file that repeats the section takes it over.
     fn place(&mut self, place: Place, at: usize) {
         self.places.retain(|&(there, ..)| there != place);
         self.places.push((place, self.file, at));
@@ -294,7 +294,7 @@ impl Reader<'_> {
     }
 }
 
-/// Whether something else in the configuration names this peer.
+/// Whether another object of the configuration names this peer.
 fn is_referred_to(config: &Config, peer: &Peer) -> bool {
     let name = &peer.name;
     config.peer.iter().any(|p| p.via.as_ref() == Some(name))
@@ -303,7 +303,7 @@ fn is_referred_to(config: &Config, peer: &Peer) -> bool {
         || config.fdb.iter().any(|e| e.peer.as_ref() == Some(name))
 }
 
-/// What people call an entry that may not be readable as a whole.
+/// The name that people use for an entry, even if the entry cannot be parsed completely.
 fn object_of(section: Section, value: &DeValue<'_>) -> String {
     let text = |key: &str| value.as_table().and_then(|t| t.get(key)).and_then(|v| v.get_ref().as_str());
     let label = match section {
@@ -318,7 +318,7 @@ fn object_of(section: Section, value: &DeValue<'_>) -> String {
     }
 }
 
-/// Cause and remedy of what serde says.
+/// The cause and remedy for an error message of serde.
 pub(crate) fn explain(message: &str, written: Option<&str>) -> (String, String) {
     let ticked: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
     let known = ticked.get(1..).unwrap_or_default();
@@ -350,7 +350,7 @@ pub(crate) fn explain(message: &str, written: Option<&str>) -> (String, String) 
     (clean(&cause), clean(&remedy))
 }
 
-/// `did you mean ...`, or the choices there are.
+/// `did you mean ...`, or the possible choices.
 pub(crate) fn suggest(written: &str, known: &[&str]) -> String {
     let near = known.iter().map(|k| (distance(written, k), *k)).min().filter(|&(d, _)| d <= 2);
     match near {
@@ -360,7 +360,7 @@ pub(crate) fn suggest(written: &str, known: &[&str]) -> String {
     }
 }
 
-/// Levenshtein distance, for short words only.
+/// The Levenshtein distance, for short words only.
 fn distance(a: &str, b: &str) -> usize {
     if a.len() > 32 || b.len() > 32 {
         return usize::MAX;
@@ -379,7 +379,7 @@ fn distance(a: &str, b: &str) -> usize {
     row[b.len()]
 }
 
-/// Text that is safe to show on a terminal and in a log: no control characters, not without end.
+/// Makes text safe for terminals and logs: it has no control characters and a bounded length.
 pub(crate) fn clean(text: &str) -> String {
     const CHARS_MAX: usize = 300;
     let mut clean = String::with_capacity(text.len().min(CHARS_MAX));
@@ -399,7 +399,7 @@ pub(crate) fn clean(text: &str) -> String {
     clean
 }
 
-/// Byte offsets to lines and columns.
+/// Converts byte offsets to lines and columns.
 struct Lines<'t> {
     text: &'t str,
     starts: Vec<usize>,

@@ -1,16 +1,16 @@
-//! Sets of transport ports, to tell whether two floating-IP mappings meet.
+//! Sets of transport ports, to detect whether two floating-IP mappings overlap.
 
 use engine::command::{L4Proto, L4Range};
 
 use super::Ports;
 
-/// Which packets a mapping takes: per protocol a sorted list of disjoint ranges, and everything that
-/// has no ports at all (ICMP and the rest).
+/// The packets that a mapping takes: for each protocol a sorted list of disjoint ranges, and all packets without
+/// ports (ICMP and the rest).
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct PortSet {
     tcp: Vec<(u16, u16)>,
     udp: Vec<(u16, u16)>,
-    /// Whether protocols without ports belong to it.
+    /// Whether the set includes protocols without ports.
     pub others: bool,
 }
 
@@ -28,20 +28,20 @@ impl PortSet {
         Self { tcp: side(L4Proto::Tcp), udp: side(L4Proto::Udp), others: only.is_empty() }
     }
 
-    /// Whether it holds nothing.
+    /// Whether the set is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.tcp.is_empty() && self.udp.is_empty() && !self.others
     }
 
-    /// Everything of either.
+    /// Adds all packets of another set.
     pub fn add(&mut self, other: &Self) {
         self.tcp = merge(self.tcp.iter().chain(&other.tcp).copied().collect());
         self.udp = merge(self.udp.iter().chain(&other.udp).copied().collect());
         self.others |= other.others;
     }
 
-    /// A port both hold, as text for people, or `None` when they do not meet.
+    /// A port that both sets contain, as text for people, or `None` when they do not overlap.
     #[must_use]
     pub fn common(&self, other: &Self) -> Option<String> {
         if self.others && other.others {
@@ -63,7 +63,7 @@ impl PortSet {
             .or_else(|| meet(&self.udp, &other.udp).map(|p| format!("udp/{p}")))
     }
 
-    /// The ranges it holds.
+    /// The port ranges in the set.
     #[must_use]
     pub fn ranges(&self) -> Vec<L4Range> {
         let of = |proto, list: &[(u16, u16)]| {
@@ -74,7 +74,7 @@ impl PortSet {
         all
     }
 
-    /// The port ranges it does not hold.
+    /// The port ranges that the set does not contain.
     #[must_use]
     pub fn gaps(&self) -> Vec<L4Range> {
         let whole = [(0, u16::MAX)];
@@ -82,7 +82,7 @@ impl PortSet {
     }
 }
 
-/// Sorts and joins ranges that touch.
+/// Sorts ranges, and joins those that touch.
 fn merge(mut ranges: Vec<(u16, u16)>) -> Vec<(u16, u16)> {
     ranges.sort_unstable();
     let mut merged: Vec<(u16, u16)> = Vec::with_capacity(ranges.len());
@@ -95,7 +95,7 @@ fn merge(mut ranges: Vec<(u16, u16)>) -> Vec<(u16, u16)> {
     merged
 }
 
-/// What of `base` is not in `minus`; both sorted and disjoint.
+/// The part of `base` that is not in `minus`; both must be sorted and disjoint.
 fn subtract(base: &[(u16, u16)], minus: &[(u16, u16)]) -> Vec<(u16, u16)> {
     let mut left = Vec::new();
     for &(first, last) in base {
@@ -124,7 +124,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn ports() -> impl Strategy<Value = Vec<Ports>> {
-        // Few distinct ports, and both ends of the space, so that ranges touch and overlap often.
+        // Use few distinct ports, and both ends of the range, so that ranges often touch and overlap.
         let port = prop_oneof![0u16..12, Just(u16::MAX), Just(u16::MAX - 1)];
         prop::collection::vec((any::<bool>(), port.clone(), port), 0..5).prop_map(|list| {
             let proto = |tcp| if tcp { L4Proto::Tcp } else { L4Proto::Udp };
@@ -140,7 +140,7 @@ mod tests {
     }
 
     proptest! {
-        /// The set, its gaps and its meeting with another agree with asking port by port.
+        /// The set, its gaps and its overlap with another agree with a test of each single port.
         #[test]
         fn agrees_with_asking_port_by_port(a in ports(), b in ports(), c in ports(), d in ports()) {
             let (x, y) = (PortSet::new(&a, &b), PortSet::new(&c, &d));

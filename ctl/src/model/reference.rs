@@ -1,5 +1,5 @@
 //! The reference of the configuration file, for people: as Markdown for the book, and as the man page
-//! ivswitch.toml(5). Both are the JSON Schema told in words, so no list is kept twice.
+//! ivswitch.toml(5). Both come from the JSON Schema, so no list is kept twice.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -10,7 +10,7 @@ use super::schema::schema;
 
 /// A table of the file.
 struct Table {
-    /// As it is written: `[uplink]`, `[[port]]`; empty for what stands above all tables.
+    /// The heading as it is written: `[uplink]`, `[[port]]`; empty for the keys above all tables.
     heading: String,
     about: String,
     keys: Vec<Key>,
@@ -22,11 +22,11 @@ struct Key {
     is: String,
     required: bool,
     about: String,
-    /// Words that it may be, each with what it means.
+    /// The words that the key accepts, each with its meaning.
     words: Vec<(String, String)>,
 }
 
-/// As Markdown.
+/// The reference as Markdown.
 #[must_use]
 pub fn markdown() -> String {
     let mut out = String::from("# The configuration file\n");
@@ -50,7 +50,7 @@ pub fn markdown() -> String {
     out
 }
 
-/// As a man page.
+/// The reference as a man page.
 #[must_use]
 pub fn man() -> String {
     let mut out = String::from(
@@ -80,7 +80,7 @@ pub fn man() -> String {
     out + ".SH SEE ALSO\nivswitchd(8), ivctl(1); \\fBivctl config schema\\fR prints the JSON Schema.\n"
 }
 
-/// Text that roff leaves as it is. Quoted words are set bold, like everywhere.
+/// Escapes text for roff, and sets quoted words in bold.
 fn roff(text: &str) -> String {
     let text = text.replace('\\', "\\e").replace('-', "\\-");
     let mut out = String::new();
@@ -96,14 +96,14 @@ fn roff(text: &str) -> String {
 }
 
 fn tables() -> Vec<Table> {
-    // Our own text, which the tests read.
+    // This is our own text, which the tests parse.
     let schema: Value = serde_json::from_str(&schema()).unwrap_or_default();
     let mut tables = Vec::new();
     table(&schema, &schema, String::new(), &mut tables);
     tables
 }
 
-/// Adds an object and those inside it, in the order of reading: plain keys, then tables, then lists of tables.
+/// Adds an object and the objects inside it, in the order of reading: plain keys, then tables, then lists of tables.
 fn table(root: &Value, object: &Value, path: String, tables: &mut Vec<Table>) {
     let required: BTreeSet<&str> =
         object["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
@@ -144,7 +144,7 @@ fn text_of(value: &Value) -> &str {
     value["description"].as_str().unwrap_or_default()
 }
 
-/// What a property is, references and the `null` of optional ones aside.
+/// The definition of a property, without references and the `null` of optional properties.
 fn resolve<'a>(root: &'a Value, value: &'a Value) -> &'a Value {
     if let Some(name) = value["$ref"].as_str().and_then(|path| path.strip_prefix("#/$defs/")) {
         return resolve(root, &root["$defs"][name]);
@@ -156,7 +156,7 @@ fn resolve<'a>(root: &'a Value, value: &'a Value) -> &'a Value {
     }
 }
 
-/// The kind of a value in a few words, and the words that it may be.
+/// The type of a value in a few words, and the words that it accepts.
 fn describe(root: &Value, shape: &Value) -> (String, Vec<(String, String)>) {
     let list = |key: &str| shape[key].as_array().into_iter().flatten();
     let words: Vec<(String, String)> = list("oneOf")
@@ -198,7 +198,7 @@ fn word(one: &Value) -> Vec<(String, String)> {
 mod tests {
     use super::*;
 
-    /// Every key of the schema is a row of its table, with text; every word that a key may be is there.
+    /// Every key of the schema is a row of its table, with text; every word that a key accepts is there.
     #[test]
     fn the_reference_has_every_key() {
         let schema: Value = serde_json::from_str(&schema()).unwrap();
@@ -224,7 +224,7 @@ mod tests {
         assert!(page.lines().all(|line| !line.starts_with("| `") || !line.contains("| text, required | |")));
     }
 
-    /// The book's page is what the schema says. `IVS_UPDATE=1 cargo test -p ctl reference` writes it anew.
+    /// The book's page matches the schema. `IVS_UPDATE=1 cargo test -p ctl reference` updates it.
     #[test]
     fn the_book_is_current() {
         const PAGE: &str =

@@ -1,5 +1,5 @@
-//! The JSON Schema of the configuration file, for editors and CI. It is generated from the model itself, and
-//! published as `ctl/ivswitch.schema.json`.
+//! The JSON Schema of the configuration file, for editors and CI. It is generated from the model, and published as
+//! `ctl/ivswitch.schema.json`.
 
 use std::borrow::Cow;
 
@@ -36,7 +36,7 @@ text_schema! {
     Ports, "Ports", "^(tcp|udp)/[0-9]{1,5}(-[0-9]{1,5})?$";
 }
 
-/// A prefix, which another crate's type holds.
+/// The schema of a prefix, whose type belongs to another crate.
 pub(crate) struct Prefix;
 
 impl JsonSchema for Prefix {
@@ -57,7 +57,7 @@ mod tests {
 
     const PUBLISHED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/ivswitch.schema.json");
 
-    /// The file in the tree is what the model says. `IVS_UPDATE=1 cargo test -p ctl schema` writes it anew.
+    /// The file in the tree matches the model. `IVS_UPDATE=1 cargo test -p ctl schema` updates it.
     #[test]
     fn the_published_schema_is_current() {
         if std::env::var_os("IVS_UPDATE").is_some() {
@@ -72,7 +72,7 @@ mod tests {
         jsonschema::validator_for(&serde_json::from_str(&schema()).unwrap()).unwrap()
     }
 
-    /// What an editor would underline is what the switch refuses.
+    /// The switch refuses the values that an editor would underline.
     #[test]
     fn wrong_forms_do_not_fit() {
         let validator = validator();
@@ -99,7 +99,7 @@ mod tests {
     }
 
     proptest! {
-        /// Every configuration that the switch takes fits the schema.
+        /// Every configuration that the switch accepts fits the schema.
         #[test]
         fn whatever_is_taken_fits(config in config()) {
             let value = json!(config);

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::arbitrary::{config, messy_config};
 use super::*;
 
-/// The example of the documentation: an rVM on one screen, with everything in it.
+/// The example of the documentation: an rVM on one screen, with every feature.
 const WHOLE: &str = r#"
 name = "rvm1"                        # default: host name
 [uplink]
@@ -91,7 +91,7 @@ fn nothing_is_a_configuration_too() {
     assert_eq!(print(&Config::default()), "");
 }
 
-/// One screen of base that is valid, and what is added to make it wrong.
+/// A short valid configuration, to which each test adds an error.
 const BASE: &str = r#"
 name = "rvm1"
 [uplink]
@@ -125,11 +125,11 @@ const FDB: &str = "[[fdb]]\nnetwork = \"private\"\nmac = \"02:00:00:00:00:01\"\n
 
 use Fault::{Conflict, Invalid, NotFound, Syntax};
 
-/// Text put behind [`BASE`]; the kind of mistake, the object, words of the cause, words of the remedy.
+/// The text to append to [`BASE`]; the kind of error, the object, words of the cause, words of the remedy.
 type Bad<'t> = (&'t [&'t str], Fault, &'t str, &'t str, &'t str);
 
 const BAD: &[Bad] = &[
-    // Syntax: no TOML, wrong types, unknown and missing keys.
+    // Syntax: text that is not TOML, wrong types, unknown and missing keys.
     (&["[[network"], Syntax, "configuration", "", "correct the TOML"),
     (&["x = 1"], Syntax, "peer \"rvm3\"", "no key `x`", "use one of"),
     (&["[uplinc]\ninterface = \"eth1\""], Syntax, "configuration", "`uplinc`", "did you mean `uplink`?"),
@@ -455,7 +455,7 @@ const BAD: &[Bad] = &[
     ),
 ];
 
-/// Every mistake is found, alone, with its object, its cause and what to do about it.
+/// Every error is found, alone, with its object, cause and remedy.
 #[test]
 fn mistakes_name_object_cause_and_remedy() {
     parse(BASE).unwrap();
@@ -514,7 +514,7 @@ fn mistakes_of_the_uplink() {
     }
 }
 
-/// One broken object hides neither the mistakes of others nor makes references to itself look wrong.
+/// One broken object neither hides the errors of others, nor makes references to itself look wrong.
 #[test]
 fn all_mistakes_are_found_at_once() {
     let text = "[[network]]\nname = \"a\"\nvni = \"x\"\n[[port]]\nname = \"p\"\nnetwork = \"a\"\nmtu = 1\n\
@@ -544,7 +544,7 @@ fn limits_hold() {
     assert!(parse(&"#".repeat(TEXT_LEN_MAX + 1)).unwrap_err()[0].cause.contains("bytes"));
 }
 
-/// Deep nesting, the classic way to end a parser's stack.
+/// Deep nesting, the classic way to exhaust a parser's stack.
 #[test]
 fn deep_nesting_is_refused() {
     for (open, close) in [("[", "]"), ("{a=", "}")] {
@@ -561,7 +561,7 @@ fn a_gateway_without_a_peer_is_this_rvm_when_nothing_else_is_known() {
     assert_eq!(parse_as(&text, Some("rvm7")).unwrap_err()[0].fault, NotFound);
 }
 
-/// An edit leaves the operator's comments, order and written-out defaults where they are.
+/// An edit leaves the operator's comments, order and explicit defaults where they are.
 #[test]
 fn comments_survive_edits() {
     let mut c = parse(WHOLE).unwrap();
@@ -578,7 +578,7 @@ fn comments_survive_edits() {
     let lines = |t: &str| t.lines().map(str::to_owned).collect::<BTreeSet<_>>();
     let (before, after) = (lines(WHOLE), lines(&text));
     assert_eq!(before.difference(&after).count(), 3, "checksum, ip, the name of eth1\n{text}");
-    // What is no TOML is replaced.
+    // Text that is not TOML is replaced.
     assert_eq!(parse(&rewrite("[[[", &c)).unwrap(), c);
 }
 
@@ -597,7 +597,7 @@ fn host_names_become_names() {
 }
 
 proptest! {
-    /// Printing and reading give the same configuration back.
+    /// Printing and parsing give the same configuration back.
     #[test]
     fn parse_print_is_the_identity(c in config()) {
         let text = print(&c);
@@ -605,14 +605,14 @@ proptest! {
         prop_assert_eq!(print(&c), text, "deterministic");
     }
 
-    /// From the text of one configuration to another, by edits of the text.
+    /// Edits of the text lead from any configuration to any other.
     #[test]
     fn rewriting_says_the_new_configuration(a in config(), b in config()) {
         let text = rewrite(&print(&a), &b);
         prop_assert_eq!(toml::from_str::<Config>(&text).unwrap(), b);
     }
 
-    /// Validation never panics, and what it finds has all its parts.
+    /// Validation never panics, and its errors have all their parts.
     #[test]
     fn errors_are_whole(c in messy_config()) {
         if let Err(errors) = validate(&c, Some("me")) {
@@ -623,7 +623,7 @@ proptest! {
         }
     }
 
-    /// Any text: an answer, no panic.
+    /// Any text gets an answer, without a panic.
     #[test]
     fn any_text_is_answered(text in "\\PC*") {
         let _ = parse(&text);

@@ -1,4 +1,4 @@
-//! Values that are text in the file and types here.
+//! Values that are text in the file and have types here.
 
 use std::fmt;
 use std::net::IpAddr;

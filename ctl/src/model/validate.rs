@@ -1,4 +1,4 @@
-//! What has to hold between the values of a [`Config`]. All errors are found, not only the first.
+//! The rules between the values of a [`Config`]. Validation finds all errors, not only the first.
 
 mod binding;
 mod network;
@@ -18,43 +18,44 @@ use super::{
 };
 use crate::io::{IoKind, XdpMode};
 
-/// Errors reported at once. Nobody reads more.
+/// The most errors in one report. Operators would not read more.
 pub(crate) const ERRORS_MAX: usize = 200;
 
-/// Floating-IP mappings: a /16 of them. Bounds memory and the time of an edit.
+/// The most floating-IP mappings: a /16. Bounds memory and the time of an edit.
 pub const FLOATINGS_MAX: usize = 65_536;
-/// Source routes; bounds memory.
+/// The most source routes; bounds memory.
 pub const ROUTES_MAX: usize = 16_384;
-/// Static FDB entries; bounds memory.
+/// The most static FDB entries; bounds memory.
 pub const FDB_STATIC_MAX: usize = 65_536;
-/// Entries of a list inside one object (MACs, addresses, VLANs, ports): bounds what one frame is compared with.
+/// The most entries of a list inside one object (MACs, addresses, VLANs, ports); bounds the number of comparisons for
+/// one frame.
 pub const LIST_LEN_MAX: usize = 1024;
 
-/// Bytes of a network's or port's name: what an interface name may have.
+/// The longest name of a network or port, in bytes: the limit of interface names.
 const NAME_LEN_MAX: usize = 15;
-/// Bytes of an rVM's name: what a host name's label may have.
+/// The longest name of an rVM, in bytes: the limit of a label in a host name.
 const RVM_NAME_LEN_MAX: usize = 63;
-/// Seconds: past eleven days an age is no age.
+/// The longest age in seconds: more than eleven days would make no sense.
 const FDB_AGE_MAX: u64 = 1_000_000;
-/// Highest number of a core (what a `cpu_set_t` holds).
+/// The highest number of a core (the limit of a `cpu_set_t`).
 const CPU_MAX: usize = 1023;
-/// Smallest MTU of IPv4 hosts (RFC 791).
+/// The smallest MTU of IPv4 hosts (RFC 791).
 const MTU_MIN: u16 = 576;
-/// Smallest MTU of IPv6 links (RFC 8200 §5).
+/// The smallest MTU of IPv6 links (RFC 8200 §5).
 const MTU_MIN_V6: u16 = 1280;
-/// Largest MTU of common jumbo frames.
+/// The largest MTU of common jumbo frames.
 const MTU_MAX: u16 = 9216;
 
-/// Checks a configuration that did not come from text, on the host of this name.
+/// Checks a configuration that did not come from text, on the host with this name.
 ///
 /// # Errors
-/// Everything that is wrong.
+/// All errors.
 pub fn validate(config: &Config, hostname: Option<&str>) -> Result<(), Vec<ConfigError>> {
     let errors: Vec<_> = check(config, hostname).into_iter().map(|f| f.error).collect();
     if errors.is_empty() { Ok(()) } else { Err(errors) }
 }
 
-/// Why `name` cannot be the name of a network or port, or `None` when it can.
+/// Why `name` cannot name a network or port, or `None` when it can.
 #[must_use]
 pub fn name_fault(name: &str) -> Option<String> {
     fault_of_name(name, NAME_LEN_MAX)
@@ -74,15 +75,15 @@ fn fault_of_name(name: &str, len_max: usize) -> Option<String> {
     }
 }
 
-/// One thing wrong, and where.
+/// One error and its place.
 pub(crate) struct Finding {
     pub(crate) place: Place,
-    /// For [`Fault::NotFound`]: the key of the section that has no such object.
+    /// For [`Fault::NotFound`]: the key of the section that lacks the object.
     pub(crate) missing_in: &'static str,
     pub(crate) error: ConfigError,
 }
 
-/// Everything wrong with `config`.
+/// All errors in `config`.
 pub(crate) fn check(config: &Config, hostname: Option<&str>) -> Vec<Finding> {
     let own = config.name.as_deref().or(hostname);
     let mut checker = Checker {
@@ -106,7 +107,7 @@ pub(crate) fn check(config: &Config, hostname: Option<&str>) -> Vec<Finding> {
 
 struct Checker<'c> {
     config: &'c Config,
-    /// Name of this rVM, when it is known.
+    /// The name of this rVM, if it is known.
     own: Option<&'c str>,
     networks: BTreeSet<&'c str>,
     peers: BTreeMap<&'c str, &'c Peer>,
@@ -189,7 +190,7 @@ impl<'c> Checker<'c> {
         }
     }
 
-    /// Reports every name that was seen before in its list.
+    /// Reports every name that its list already contains.
     fn duplicates(&mut self, section: Section, names: impl Iterator<Item = &'c str>) {
         let mut seen = BTreeSet::new();
         for (i, name) in names.enumerate() {
@@ -248,7 +249,7 @@ impl<'c> Checker<'c> {
         }
     }
 
-    /// An address that a host can have.
+    /// Checks that a host can have the address.
     fn host_address(&mut self, place: Place, object: &str, key: &str, ip: IpAddr) {
         if let Some(kind) = not_of_a_host(ip) {
             let cause = format!("`{key}` {ip} is {kind}");
@@ -394,7 +395,7 @@ impl<'c> Checker<'c> {
             return self.known_peer(place, object, via);
         };
         let Some(second) = &first.via else { return };
-        // Only the first hop matters here; more than one would let two rVMs point at each other.
+        // Only the first hop matters here; a longer way would let two rVMs point at each other.
         let mut seen = BTreeSet::from([peer.name.as_str()]);
         let mut at = Some(via);
         while let Some(name) = at {
@@ -411,7 +412,7 @@ impl<'c> Checker<'c> {
     fn floatings(&mut self) {
         let config = self.config;
         self.limit(Section::Floating, config.floating.len(), FLOATINGS_MAX);
-        // Mappings by what must not be claimed twice.
+        // Group mappings by everything that only one of them may claim.
         let mut by_ip: Meetings<(&str, IpAddr)> = BTreeMap::new();
         let mut by_reality: Meetings<IpAddr> = BTreeMap::new();
         let mut by_inside: Meetings<(&str, IpAddr)> = BTreeMap::new();
@@ -501,7 +502,7 @@ impl<'c> Checker<'c> {
         }
     }
 
-    /// Reports mappings of one group that take a packet another takes already.
+    /// Reports mappings in one group that take packets of another mapping.
     fn meetings(&mut self, groups: impl Iterator<Item = Vec<(usize, PortSet)>>, what: &str) {
         for group in groups.filter(|g| g.len() > 1) {
             let mut taken = PortSet::default();
@@ -620,7 +621,7 @@ impl<'c> Checker<'c> {
 
 type Meetings<K> = BTreeMap<K, Vec<(usize, PortSet)>>;
 
-/// What an address is that no host can have, or `None`.
+/// Why an address cannot belong to a host, or `None` if it can.
 fn not_of_a_host(ip: IpAddr) -> Option<&'static str> {
     if ip.is_unspecified() {
         Some("the unspecified address")

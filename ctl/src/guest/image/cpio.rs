@@ -1,5 +1,5 @@
-//! An initramfs: the "new ASCII" cpio format (cpio(5)) that the kernel unpacks. Made in memory, so devices and
-//! owners need no root.
+//! Writes an initramfs: the "new ASCII" cpio format (cpio(5)), which the kernel unpacks. The archive is built in
+//! memory, so device nodes and owners need no root.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ const REGULAR: u32 = 0o100_000;
 const SYMLINK: u32 = 0o120_000;
 const CHARACTER: u32 = 0o020_000;
 
-/// An archive that grows.
+/// An archive to which entries are added.
 #[derive(Debug, Default)]
 pub struct Archive {
     bytes: Vec<u8>,
@@ -47,31 +47,31 @@ impl Archive {
         }
     }
 
-    /// A directory, with those above it.
+    /// Adds a directory and its parents.
     pub fn directory(&mut self, path: &str) {
         self.parents(path);
         self.add(path, DIRECTORY | 0o755, &[], (0, 0));
     }
 
-    /// A file.
+    /// Adds a file.
     pub fn file(&mut self, path: &str, data: &[u8], mode: u32) {
         self.parents(path);
         self.add(path, REGULAR | mode, data, (0, 0));
     }
 
-    /// A symbolic link.
+    /// Adds a symbolic link.
     pub fn link(&mut self, path: &str, to: &str) {
         self.parents(path);
         self.add(path, SYMLINK | 0o777, to.as_bytes(), (0, 0));
     }
 
-    /// A character device.
+    /// Adds a character device.
     pub fn device(&mut self, path: &str, major: u32, minor: u32) {
         self.parents(path);
         self.add(path, CHARACTER | 0o600, &[], (major, minor));
     }
 
-    /// The whole archive.
+    /// Returns the whole archive.
     #[must_use]
     pub fn finish(mut self) -> Vec<u8> {
         self.add("TRAILER!!!", 0, &[], (0, 0));
@@ -84,7 +84,7 @@ impl Archive {
 mod tests {
     use super::*;
 
-    /// Every entry is found again by walking the headers, once each.
+    /// Following the headers finds every entry exactly once.
     #[test]
     fn headers_lead_from_entry_to_entry() {
         let mut archive = Archive::default();

@@ -1,5 +1,5 @@
 #!/bin/sh
-# What udhcpc does with a lease.
+# Configures the interface from a lease that udhcpc got.
 case $1 in
   bound | renew)
     ip addr flush dev "$interface"

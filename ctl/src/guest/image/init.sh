@@ -4,8 +4,8 @@
 #   iv.ip=10.0.0.2/24[,eth1:10.1.0.2/24]  addresses, those without an interface for eth0; `dhcp` asks for one
 #   iv.gw=10.0.0.1          its default route
 #   iv.run=COMMAND          a command to run once it is up (blanks written as commas)
-# A virtio-serial port named ivswitch.agent takes a shell command a line and answers with its output and \001, its
-# exit code and a newline.
+# Each line on the virtio-serial port ivswitch.agent is a shell command. The answer is its output, \001, its exit code
+# and a newline.
 export PATH=/bin:/sbin:/usr/bin:/usr/sbin HOME=/root TERM=vt100 LD_LIBRARY_PATH=/lib
 mount -t devtmpfs dev /dev 2>/dev/null
 mount -t proc proc /proc
@@ -17,7 +17,7 @@ for m in $(cat /lib/modules/order); do insmod "/lib/modules/$m.ko" 2>/dev/null; 
 name=$(word iv.name)
 hostname "${name:-guest}"
 ip link set lo up
-# The power button ends it: that is how it is asked to stop.
+# The host asks the guest to stop by pressing the power button.
 mkdir -p /etc/acpi/PWRF
 printf '#!/bin/sh\npoweroff -f\n' > /etc/acpi/PWRF/00000080
 chmod +x /etc/acpi/PWRF/00000080

@@ -1,8 +1,8 @@
-//! `ivctl image build`: a small guest from the packages of this Debian, in seconds, without installing a kernel.
+//! `ivctl image build`: builds a small guest from this Debian's packages, in seconds, without installing a kernel.
 //!
-//! The kernel is Debian's cloud kernel, uncompressed (QEMU starts its PVH entry, which saves a second in software);
-//! the rest is busybox and the virtio modules in an initramfs. `apt-get download` fetches, so what is trusted
-//! is what the host's own apt trusts.
+//! The kernel is Debian's cloud kernel, uncompressed: QEMU then starts its PVH entry, which saves a second under
+//! emulation. The rest is busybox and the virtio modules in an initramfs. `apt-get download` fetches the packages, so
+//! the trust is that of the host's own apt.
 
 pub mod cpio;
 mod packages;
@@ -19,15 +19,15 @@ use cpio::Archive;
 use super::verbs::Build;
 use crate::cli::Failure;
 
-/// The kernel, as `ivctl guest create --image DIR` looks for it.
+/// The kernel's file name, which `ivctl guest create --image DIR` looks for.
 pub const KERNEL: &str = "vmlinux";
-/// The initramfs.
+/// The initramfs's file name.
 pub const INITRAMFS: &str = "initramfs";
-/// Words for the kernel that suit a guest in software.
+/// Kernel arguments that suit a guest under emulation.
 pub const APPEND: &str = "console=ttyS0 quiet panic=-1 mitigations=off no_timer_check tsc=reliable \
 random.trust_cpu=on init_on_alloc=0 net.ifnames=0";
 
-/// What every guest can use.
+/// The modules of every guest.
 const MODULES: [&str; 9] = [
     "virtio_pci",
     "virtio_net",
@@ -39,10 +39,10 @@ const MODULES: [&str; 9] = [
     "evdev",
     "e1000",
 ];
-/// Links of module dependencies that are followed.
+/// How deep module dependencies are followed.
 const DEPTH_MAX: usize = 16;
 
-/// Builds one.
+/// Builds an image.
 ///
 /// # Errors
 /// When a package, a program or the disk is missing.
@@ -85,7 +85,7 @@ fn list(dir: &Path) -> Result<Vec<PathBuf>, Failure> {
     Ok(paths)
 }
 
-/// Runs a program to its end and gives what it printed.
+/// Runs a program to its end, and returns its output.
 fn run(command: &mut Command, input: &[u8], package: &str) -> Result<Vec<u8>, Failure> {
     let (out, failed) = piped(command, input, package)?;
     match failed {
@@ -97,7 +97,7 @@ fn run(command: &mut Command, input: &[u8], package: &str) -> Result<Vec<u8>, Fa
     }
 }
 
-/// What a program printed, and why it failed if it did.
+/// The output of a program, and the cause of its failure if it failed.
 fn piped(command: &mut Command, input: &[u8], package: &str) -> Result<(Vec<u8>, Option<String>), Failure> {
     let program = command.get_program().to_owned();
     let missing = |e: std::io::Error| {
@@ -108,7 +108,7 @@ fn piped(command: &mut Command, input: &[u8], package: &str) -> Result<(Vec<u8>,
     let mut child = command.spawn().map_err(missing)?;
     let mut stdin = child.stdin.take().expect("piped");
     let done = std::thread::scope(|scope| {
-        // It may stop reading before the end: that is its business.
+        // The program may stop reading before the end; that is not an error.
         scope.spawn(move || stdin.write_all(input));
         child.wait_with_output()
     });
@@ -118,7 +118,7 @@ fn piped(command: &mut Command, input: &[u8], package: &str) -> Result<(Vec<u8>,
     Ok((output.stdout, failed))
 }
 
-/// The initramfs.
+/// Builds the initramfs.
 fn initramfs(dir: &Path, wish: &Build) -> Result<Vec<u8>, Failure> {
     let mut archive = Archive::default();
     for directory in ["proc", "sys", "tmp", "run", "root", "mnt", "usr/bin", "usr/sbin", "sbin", "etc"] {
@@ -155,7 +155,7 @@ fn initramfs(dir: &Path, wish: &Build) -> Result<Vec<u8>, Failure> {
     Ok(archive.finish())
 }
 
-/// A program of the host's and the libraries it says it needs.
+/// Adds a program of the host and the libraries that it names.
 fn add_program(archive: &mut Archive, program: &Path) -> Result<(), Failure> {
     let path = match program.is_absolute() {
         true => program.to_owned(),
@@ -180,14 +180,15 @@ fn add_program(archive: &mut Archive, program: &Path) -> Result<(), Failure> {
         let Some(library) = line.split_whitespace().find(|word| word.starts_with('/')) else { continue };
         let bytes = fs::read(library).map_err(|e| at(Path::new(library), &e))?;
         let name = Path::new(library).file_name().unwrap_or_default().to_string_lossy().into_owned();
-        // The loader is found by its whole path, the others by LD_LIBRARY_PATH.
+        // The loader is found by its full path, the other libraries through LD_LIBRARY_PATH.
         let to = if name.starts_with("ld-linux") { library.to_owned() } else { format!("lib/{name}") };
         archive.file(&to, &bytes, 0o755);
     }
     Ok(())
 }
 
-/// These modules and those they depend on, in the order to load them. What the kernel has built in is left out.
+/// These modules and their dependencies, in the order of loading. Modules that are built into the kernel are left
+/// out.
 fn modules(root: &Path, names: Vec<String>) -> Result<Vec<(String, Vec<u8>)>, Failure> {
     let mut index = BTreeMap::new();
     let mut open = vec![root.to_owned()];
@@ -234,7 +235,7 @@ fn want(
     Ok(())
 }
 
-/// The modules that a module says it depends on (modinfo's `depends`).
+/// The dependencies that a module names (modinfo's `depends`).
 fn depends_of(module: &[u8]) -> Vec<String> {
     const KEY: &[u8] = b"\0depends=";
     let Some(start) = module.windows(KEY.len()).position(|w| w == KEY) else { return Vec::new() };

@@ -1,7 +1,9 @@
-//! The kernel and busybox out of Debian's packages: fetched by the host's own apt, unpacked, never installed.
+//! The kernel and busybox from Debian's packages: the host's apt fetches the packages, and they are unpacked but
+//! never installed.
 //!
-//! A suite that the host does not use (for a newer kernel) is looked at through lists of our own in the image's
-//! directory, on the mirror the host uses and with Debian's keys: the host's apt neither knows of it nor changes.
+//! A suite that the host does not use (for a newer kernel) has package lists of our own in the image's directory.
+//! They come from the host's mirror and are checked with Debian's keys. The host's apt does not know them and is not
+//! changed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,11 +12,11 @@ use std::process::Command;
 use super::{KERNEL, at, list, piped, run};
 use crate::cli::Failure;
 
-/// Where Debian's package `debian-archive-keyring` puts its keys.
+/// The files of the keys in Debian's package `debian-archive-keyring`.
 const KEYS: [&str; 2] =
     ["/usr/share/keyrings/debian-archive-keyring.gpg", "/usr/share/keyrings/debian-archive-keyring.pgp"];
 
-/// apt, on the host's suites or on another.
+/// apt, on the host's suites or on another suite.
 struct Apt {
     options: Vec<String>,
 }
@@ -54,7 +56,7 @@ impl Apt {
             of("Dir::Etc::SourceList", "suite.sources"),
             of("Dir::State::Lists", "lists"),
             of("Dir::Cache", "cache"),
-            // The one who drops its privileges for this need not be able to look into our directory.
+            // apt would drop its privileges to a user who cannot read our directory.
             "APT::Sandbox::User=root".to_owned(),
         ];
         let apt = Self { options: settings.into_iter().flat_map(|s| ["-o".to_owned(), s]).collect() };
@@ -68,7 +70,7 @@ impl Apt {
         command
     }
 
-    /// The packages that one depends on, alternatives among them.
+    /// The dependencies of a package, alternatives among them.
     fn depends(&self, package: &str) -> Result<Vec<String>, Failure> {
         let show = run(self.command("apt-cache").args(["show", "--no-all-versions", package]), b"", "apt")?;
         let show = String::from_utf8_lossy(&show).into_owned();
@@ -81,7 +83,7 @@ fn is_name(text: &str) -> bool {
     !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c))
 }
 
-/// Fetches the packages and takes out of them what is needed.
+/// Fetches the packages and unpacks the needed files.
 pub fn fetch(dir: &Path, kernel: &str, suite: Option<&str>) -> Result<(), Failure> {
     for (name, what) in [(Some(kernel), "package"), (suite, "suite")] {
         if name.is_some_and(|name| !is_name(name)) {
@@ -93,12 +95,12 @@ pub fn fetch(dir: &Path, kernel: &str, suite: Option<&str>) -> Result<(), Failur
     let _ = fs::remove_dir_all(&work);
     let unpacked = work.join("root");
     fs::create_dir_all(&unpacked).map_err(|e| at(&work, &e))?;
-    // busybox is the host's release's: a suite for newer packages has not all of them.
+    // busybox comes from the host's release, because a suite with newer packages may lack it.
     let mut download = Command::new("apt-get");
     run(download.args(["download", "-qq", "busybox-static"]).current_dir(&work), b"", "apt")?;
     let apt = Apt::new(&work, suite)?;
-    // A name like linux-image-6.12-cloud-amd64 only depends on the package that holds the kernel of today, and that
-    // one, since Linux 7, on two that hold its parts.
+    // A package such as linux-image-6.12-cloud-amd64 only depends on the package with the current kernel. Since Linux
+    // 7, that package depends on two packages with the kernel's parts.
     let holds = |name: &String| {
         name.strip_prefix("linux-image-").is_some_and(|v| v.starts_with(|c: char| c.is_ascii_digit()))
     };
@@ -126,7 +128,7 @@ pub fn fetch(dir: &Path, kernel: &str, suite: Option<&str>) -> Result<(), Failur
             })
     };
     let modules = find("", &["lib/modules", "usr/lib/modules"])?;
-    // Since Linux 7 it lies beside its modules.
+    // Since Linux 7 the kernel is in the same directory as its modules.
     let image = find("vmlinuz", &["boot"]).or_else(|why| match modules.join("vmlinuz") {
         path if path.is_file() => Ok(path),
         _ => Err(why),
@@ -142,7 +144,8 @@ pub fn fetch(dir: &Path, kernel: &str, suite: Option<&str>) -> Result<(), Failur
     fs::remove_dir_all(&work).map_err(|e| at(&work, &e))
 }
 
-/// The kernel's ELF file out of its self-unpacking image: wherever one of the formats begins and an ELF comes out.
+/// Extracts the kernel's ELF file from its self-extracting image: tries every position where a known format begins,
+/// until an ELF comes out.
 fn uncompressed(image: &[u8]) -> Result<Vec<u8>, Failure> {
     const ELF: &[u8] = b"\x7fELF";
     const FORMATS: [(&[u8], &[&str]); 4] = [
@@ -154,7 +157,7 @@ fn uncompressed(image: &[u8]) -> Result<Vec<u8>, Failure> {
     for (magic, command) in FORMATS {
         let starts = image.windows(magic.len()).enumerate().filter(|(_, w)| *w == magic).map(|(i, _)| i);
         for start in starts.take(64) {
-            // What follows the packed kernel is no error, though the program says so.
+            // The program complains about bytes after the packed kernel; that is not an error.
             let (out, _) = piped(Command::new(command[0]).args(&command[1..]), &image[start..], command[0])?;
             if out.starts_with(ELF) && out.len() > 1 << 20 {
                 return Ok(out);
@@ -173,7 +176,7 @@ fn uncompressed(image: &[u8]) -> Result<Vec<u8>, Failure> {
 mod tests {
     use super::*;
 
-    /// They end on apt's command line and in its files.
+    /// Names of packages and suites end up on apt's command line and in its files, so only real names are accepted.
     #[test]
     fn names_of_packages_and_suites_are_names() {
         assert!(is_name("linux-image-6.12-cloud-amd64") && is_name("trixie-backports"));

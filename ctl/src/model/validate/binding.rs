@@ -1,4 +1,4 @@
-//! The addresses that guests are bound to: each its own, on the network.
+//! The addresses that guests are bound to: each guest has its own, within its network.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -22,7 +22,7 @@ impl<'c> Bindings<'c> {
     }
 }
 
-/// Addresses of one port, first to last.
+/// The addresses of one port, from first to last.
 struct Range<'c> {
     first: u128,
     last: u128,
@@ -68,8 +68,8 @@ impl Checker<'_> {
         }
     }
 
-    /// Checks the bindings of each network's ports against each other: one guest has a MAC or an address, or all that
-    /// have it list it as shared; and the virtual gateway's belong to the gateway alone.
+    /// Checks the bindings of each network's ports against each other: a MAC or an address belongs to one guest,
+    /// unless all its guests list it as shared. The virtual gateway's addresses belong to the gateway alone.
     pub(super) fn bindings(&mut self, bindings: Bindings<'_>) {
         for (network, ports) in bindings.0 {
             self.gateways(network, &ports);
@@ -121,7 +121,7 @@ impl Checker<'_> {
         }
     }
 
-    /// A port may not list the link-local address that another port's MAC makes.
+    /// Checks that no port lists the link-local address that follows from another port's MAC.
     fn link_locals(&mut self, network: &str, ports: &[(usize, &Port)]) {
         let mut owners: HashMap<[u8; 16], Vec<&Port>> = HashMap::new();
         for &(_, p) in ports {
@@ -158,7 +158,7 @@ impl Checker<'_> {
                 ranges.push(Range { first, last, index, port, text, shared });
             }
         }
-        // Of those that begin no later, the ones that end no earlier reach into the next.
+        // Sorted by their start, an earlier range overlaps the next one if it ends at or after the next one's start.
         ranges.sort_by_key(|r| (r.first, r.last));
         let mut open: Vec<&Range<'_>> = Vec::new();
         for range in &ranges {
@@ -172,7 +172,7 @@ impl Checker<'_> {
                 open.push(range);
                 continue;
             };
-            // The later of two is the one that is wrong.
+            // The later of the two ports gets the error.
             let (wrong, first) = if range.index > other.index { (range, *other) } else { (*other, range) };
             let cause = if wrong.text == first.text {
                 format!("ip {} is port \"{}\"'s too", wrong.text, first.port.name)
@@ -203,7 +203,7 @@ fn bounds(AddressOrPrefix(prefix): AddressOrPrefix) -> (u128, u128) {
     }
 }
 
-/// Whether frames of one port may reach the other: they have a VLAN in common, or one takes all.
+/// Whether frames of one port may reach the other: both have a VLAN in common, or one of them accepts all.
 fn meet(a: &Port, b: &Port) -> bool {
     let (Some(a), Some(b)) = (&a.vlan, &b.vlan) else { return true };
     let has = |vlan: &Vlan, vid: u16| {
@@ -217,7 +217,8 @@ fn meet(a: &Port, b: &Port) -> bool {
 mod tests {
     use crate::model::{ConfigError, Fault, parse};
 
-    /// Two guests on network `n` (gateways 10.1.0.1 and fd01::1), the first at these keys, the second at those.
+    /// Two guests on network `n` (gateways 10.1.0.1 and fd01::1), the first with the keys `first`, the second with
+    /// the keys `second`.
     fn two(first: &str, second: &str) -> Result<(), Vec<ConfigError>> {
         let network = "[[network]]\nname = \"n\"\nvni = 100\ngateway = [\"10.1.0.1\", \"fd01::1\"]\n[[network]]\nname = \"m\"\nvni = 101\n";
         let port = |name: &str, keys: &str| {
@@ -245,8 +246,8 @@ mod tests {
         assert!(e.position.is_some());
     }
 
-    /// Two guests of a network may not have the same MAC or address, nor may the prefix of one contain the address of the
-    /// other.
+    /// Two guests of a network may not have the same MAC or address, and the prefix of one may not contain the
+    /// address of the other.
     #[test]
     fn an_address_is_one_guests() {
         refused(&keys(1, ""), &keys(1, ""), "mac 02:00:00:00:00:01", "`shared_mac`");
@@ -268,7 +269,7 @@ mod tests {
             let ip = |own: &str, text: &str| format!("ip = [\"{own}\", \"{text}\"]");
             refused(&keys(1, &ip("10.9.0.1", first)), &keys(2, &ip("10.9.0.2", second)), what, "`shared_ip`");
         }
-        // The link-local address that the MAC of the first makes.
+        // The link-local address that follows from the MAC of the first guest.
         refused(
             &keys(1, ""),
             &keys(2, "ip = [\"fd01::2\", \"fe80::ff:fe00:1\"]"),
@@ -285,8 +286,8 @@ mod tests {
         );
     }
 
-    /// Addresses may be equal if both ports share them, are on different networks or VLANs, or are the same port; prefixes
-    /// of different families do not overlap; and a port without addresses conflicts with no other.
+    /// Addresses may be equal if both ports share them, are on different networks or VLANs, or are the same port.
+    /// Prefixes of different families do not overlap. A port without addresses conflicts with no other port.
     #[test]
     fn what_is_not_in_each_others_way() {
         let shared =
@@ -332,7 +333,7 @@ mod tests {
             assert!(e.object == object && e.cause.contains(cause), "{e}");
             assert!(!e.remedy.is_empty());
         }
-        // The prefix of a network holds its gateway; the switch keeps the guest from that one.
+        // A prefix may contain the network's gateway; the switch keeps the guest from that address.
         two(&keys(1, "ip = [\"10.1.0.0/24\"]"), &keys(2, "")).unwrap();
         let door = "[[network]]\nname = \"n\"\nvni = 1\n[[port]]\nname = \"d\"\nnetwork = \"n\"\nshared_ip = [\"10.1.0.5\"]";
         let errors = parse(door).unwrap_err();

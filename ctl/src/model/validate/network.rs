@@ -1,4 +1,4 @@
-//! What has to hold in networks.
+//! The rules for networks.
 
 use std::collections::{BTreeMap, BTreeSet};
 

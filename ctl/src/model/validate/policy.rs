@@ -1,14 +1,14 @@
-//! What the owner of a port lays upon it: limits, guards, quarantine, mirrors.
+//! The rules for a port's policy: limits, guards, quarantine, mirrors.
 
 use super::{Checker, Conflict, Invalid, Place, Port, suggest};
 
-/// Below this a policer passes next to nothing.
+/// The smallest rate limit; below it a policer passes next to nothing.
 const BPS_MIN: u64 = 1_000;
-/// Above this it is a mistake.
+/// The largest rate limit; a larger one is a mistake.
 const BPS_MAX: u64 = 1_000_000_000_000;
 
 impl Checker<'_> {
-    /// Limits that limit something, a guard that has something to guard, a mirror that ends somewhere.
+    /// Checks that limits have an effect, that a guard applies to the port, and that a mirror has a valid target.
     pub(super) fn port_policy(&mut self, place: Place, object: &str, p: &Port) {
         for (way, bps, pps, burst) in [
             ("ingress", p.ingress_bps, p.ingress_pps, p.ingress_burst),

@@ -1,4 +1,4 @@
-//! Ports: their names, interfaces and kinds, what a guest needs, which VLAN tags they speak.
+//! The rules for ports: names, interfaces, drivers, requirements of guests, VLAN tags.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,16 +10,16 @@ use super::{Checker, MTU_MIN, NAME_LEN_MAX};
 use crate::io::IoKind;
 use crate::model::{LinkLocal, Place, Port, PortKind, PortRole, QUEUES_MAX, Section, Vlan, door_peer};
 
-/// Bytes of a socket's path: what the kernel's address has room for.
+/// The longest path of a socket, in bytes: the limit of the kernel's socket address.
 const SOCKET_PATH_MAX: usize = 107;
 
 impl Checker<'_> {
     pub(super) fn ports(&mut self) {
         let config = self.config;
-        // One id is the uplink's.
+        // One id is reserved for the uplink.
         self.limit(Section::Port, config.port.len(), limits::PORTS_MAX - 1);
         self.duplicates(Section::Port, config.port.iter().map(|p| p.name.as_str()));
-        // Interface names in use, with their users.
+        // The interface names in use, with their users.
         let mut interfaces: BTreeMap<String, String> = BTreeMap::new();
         if let Some(uplink) = &config.uplink {
             interfaces.insert(uplink.interface.clone(), "uplink".to_owned());
@@ -126,7 +126,7 @@ impl Checker<'_> {
         }
     }
 
-    /// What belongs to kind `vhostuser` is there only with it, and the other way round.
+    /// Checks that keys of the `vhostuser` driver appear only with it, and that it has the keys that it needs.
     fn guest_socket(&mut self, place: Place, object: &str, p: &Port) {
         if p.kind != PortKind::Vhostuser {
             if p.socket.is_some() || p.queues != 1 {
