@@ -1,8 +1,8 @@
-//! What the package's examples would write to `/etc/ivswitch/ivswitch.toml` is a configuration that the switch takes.
+//! The switch accepts the configurations that our packaged examples would write to `/etc/ivswitch/ivswitch.toml`.
 
 use ctl::model;
 
-/// The block behind `content: |`, without its indentation.
+/// The block after `content: |`, without its indentation.
 fn content(example: &str) -> String {
     let path = format!("{}/../packaging/examples/{example}", env!("CARGO_MANIFEST_DIR"));
     let text = std::fs::read_to_string(path).unwrap();
@@ -14,12 +14,12 @@ fn content(example: &str) -> String {
 
 #[test]
 fn the_example_for_cloud_init_is_taken() {
-    // The host name is the rVM's.
+    // The rVM's name is the host name.
     let config = model::parse_as(&content("cloud-init.yaml"), Some("rvm1")).unwrap();
     assert_eq!((config.port.len(), config.peer.len()), (1, 1));
 }
 
-/// As Ansible would fill it in for the first of two hosts.
+/// The Ansible example, with the values for the first of two hosts.
 #[test]
 fn the_example_for_ansible_is_taken() {
     let text: String = content("ansible.yml")

@@ -1,5 +1,6 @@
-//! Capture filters mean what they mean to tcpdump, which is asked: for every filter, the same frames of the same file.
-//! (Tunnels and VLAN tags are left out: there ours looks further, on purpose.)
+//! Capture filters have the same meaning as in tcpdump, which serves as the reference: for every filter, both select
+//! the same frames of the same file. (Tunnels and VLAN tags are left out, because our filters look further into these
+//! on purpose.)
 
 use std::fs::File;
 use std::process::Command;
@@ -8,7 +9,7 @@ use std::time::Duration;
 use etherparse::PacketBuilder;
 use pcap_file::pcap::{PcapPacket, PcapWriter};
 
-/// A few hundred frames of all kinds between few addresses and ports, so that every filter finds some.
+/// A few hundred frames of all kinds between few addresses and ports, so that every filter matches some.
 fn frames() -> Vec<Vec<u8>> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut random = |n: u64| {
@@ -89,7 +90,7 @@ fn filters_mean_what_they_mean_to_tcpdump() {
     let frames = frames();
     let mut writer = PcapWriter::new(File::create(&path).unwrap()).unwrap();
     for (n, frame) in frames.iter().enumerate() {
-        // The time is the frame's number, by which it is told from others.
+        // The timestamp is the frame's number, which identifies the frame.
         let packet = PcapPacket::new(Duration::from_secs(n as u64), frame.len() as u32, frame);
         writer.write_packet(&packet).unwrap();
     }

@@ -1,4 +1,4 @@
-//! The life of a configuration: read in layers, applied, on trial, taken back, read again, saved.
+//! The life of a configuration: read in layers, applied, commit-confirmed, rolled back, read again, saved.
 
 use ctl::agent::{Agent, Options};
 use ctl::io::{ClientId, Input, Output};
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 const OLD: &str = "name = \"rvm1\"\n[[network]]\nname = \"a\"\nvni = 1\n";
 const NEW: &str = "# new\nname = \"rvm1\"\n[[network]]\nname = \"b\"\nvni = 2\n";
 
-/// An agent that is asked without waiting, and everything it wanted.
+/// An agent whose requests do not wait, and all its outputs.
 struct World {
     agent: Agent,
     now: Instant,
@@ -111,7 +111,7 @@ fn layers(drop_ins: &[(&str, &str)]) -> Vec<DropIn> {
 const CONFLICT: i64 = -32004;
 const NOT_FOUND: i64 = -32003;
 
-/// In force at once, in the file only when confirmed.
+/// A confirmed configuration is in force immediately, but in the file only after the confirmation.
 #[test]
 fn a_trial_that_is_confirmed_stays() {
     let mut w = World::new(OLD, &[]);
@@ -127,7 +127,7 @@ fn a_trial_that_is_confirmed_stays() {
     assert_eq!(w.refused("config.confirm", json!({})).0, NOT_FOUND);
 }
 
-/// Nobody confirms, whoever applied it is gone: the one before is back, to the letter, and the file never changed.
+/// No client confirms in time: the previous configuration comes back, to the letter, and the file never changes.
 #[test]
 fn a_trial_that_nobody_confirms_is_taken_back() {
     let mut w = World::new(OLD, &[]);
@@ -143,13 +143,13 @@ fn a_trial_that_nobody_confirms_is_taken_back() {
     assert!(w.commands.iter().any(|c| matches!(c, Command::RemoveNetwork(vni) if vni.get() == 2)));
     assert!(w.log.contains("taken back"), "{}", w.log);
     assert_eq!(w.call("config.show", json!({}))["text"], OLD);
-    // By hand, too.
+    // A manual rollback does the same.
     w.call("config.apply", json!({ "text": NEW, "confirm_s": 60 }));
     w.call("config.rollback", json!({}));
     assert_eq!((w.networks(), w.saved.len()), (vec!["a"], 0));
 }
 
-/// What would come back has to be what somebody meant: nothing else is edited meanwhile.
+/// A rollback must restore a configuration that an operator chose, so other edits are refused until then.
 #[test]
 fn during_a_trial_nothing_else_is_edited() {
     let mut w = World::new(OLD, &[]);
@@ -172,7 +172,8 @@ fn during_a_trial_nothing_else_is_edited() {
     }
 }
 
-/// An earlier edit could not be saved; the retry that comes during a trial saves that edit, not the trial.
+/// An earlier edit could not be saved. The retry during a commit-confirmed configuration saves that edit, not the
+/// unconfirmed one.
 #[test]
 fn a_retry_never_saves_a_trial() {
     let mut w = World::new(OLD, &[]);
@@ -185,8 +186,8 @@ fn a_retry_never_saves_a_trial() {
     assert!(w.saved[0].contains("name = \"c\"") && !w.saved[0].contains("name = \"b\""), "{}", w.saved[0]);
 }
 
-/// The files are read again: what differs is changed and nothing is written; what is wrong is refused whole; a
-/// trial ends, for the operator has spoken.
+/// The files are read again: differences are applied and nothing is written; errors refuse the whole reload. A reload
+/// ends a commit-confirmed configuration, because it shows what the operator wants.
 #[test]
 fn reload_takes_the_files_or_refuses_them() {
     let mut w = World::new(OLD, &[]);
@@ -212,7 +213,7 @@ fn reload_takes_the_files_or_refuses_them() {
     assert_eq!(w.call("config.show", json!({}))["saved"], true);
 }
 
-/// Edits go to the main file alone; what a drop-in says stays with its author.
+/// Edits go to the main file alone; the entries of a drop-in stay with its author.
 #[test]
 fn drop_ins_are_not_edited() {
     let drop_in = ("10.toml", "[[network]]\nname = \"d\"\nvni = 4\n");
@@ -228,13 +229,13 @@ fn drop_ins_are_not_edited() {
         assert_eq!(code, CONFLICT, "{method}");
         assert!(words.contains("drop-in"), "{words}");
     }
-    // Started again from what was saved, it is the same.
+    // A new agent that starts from the saved file has the same configuration.
     let again = World::new(&w.saved[0], &[drop_in]);
     assert_eq!(again.agent.config(), w.agent.config());
     assert_eq!(w.call("config.show", json!({}))["drop_ins"], json!(["10.toml"]));
 }
 
-/// A difference is told without doing anything, drop-ins included.
+/// `config.diff` changes nothing, and includes drop-ins.
 #[test]
 fn differences_are_told() {
     let mut w = World::new(OLD, &[("10.toml", "[[network]]\nname = \"d\"\nvni = 4\n")]);
@@ -247,8 +248,8 @@ fn differences_are_told() {
     w.refused("config.diff", json!({ "text": "rubbish =" }));
 }
 
-/// Whoever may only read is refused every method that changes something, and any that is not known to only read;
-/// what was asked is not done. After its hang-up the number is anybody's.
+/// A read-only client is refused every method that changes something, and every unknown method; the request has no
+/// effect. After its hang-up, another client may get its number.
 #[test]
 fn t19_a_reader_changes_nothing() {
     let mut w = World::new(OLD, &[]);

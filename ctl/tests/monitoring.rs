@@ -1,5 +1,5 @@
-//! The metrics, the alert rules and the dashboard speak of the same things; promtool, which is asked, finds the rules
-//! right and their tests pass.
+//! The metrics, the alert rules and the dashboard use the same names; promtool checks that the rules are valid and
+//! that their tests pass.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -98,7 +98,8 @@ fn the_text_says_what_status_says() {
     assert_eq!(samples.iter().collect::<BTreeSet<_>>().len(), samples.len(), "every sample is there once");
 }
 
-/// Traffic makes no new series: there are no more than names in the configuration and reasons in the program.
+/// Traffic creates no new series: their number is bounded by the names in the configuration and the reasons in the
+/// program.
 #[test]
 fn there_are_no_more_series_than_names() {
     let mut s = status();

@@ -1,4 +1,4 @@
-//! What the owner of a port lays upon it, as the agent has it: limits, quarantine, mirrors, and guards that disable.
+//! A port's policy, as the agent applies it: limits, quarantine, mirrors, and guards that disable.
 
 use std::collections::BTreeMap;
 
@@ -183,7 +183,8 @@ fn limits_reach_the_workers() {
     w.refused("b", json!({ "errdisable_recovery": 0 }), Code::Failed, "0 seconds");
 }
 
-/// In force at once, shown, in the file, and so after the next start from the first command on.
+/// A quarantine is in force immediately, is shown, and is in the file; so after the next start it is in force from
+/// the first command on.
 #[test]
 fn quarantine_lasts_until_released() {
     let mut w = World::up(CONFIG);
@@ -198,7 +199,7 @@ fn quarantine_lasts_until_released() {
     assert!(text.contains("quarantine = true"), "{text}");
     let mut again = World::up(&text);
     assert_eq!(cut(&again), (false, Some(Cut::Quarantine)));
-    // Its interface goes and returns.
+    // The port's interface goes and returns.
     again.tell(Input::LinkGone("p-a".into()));
     assert_eq!(cut(&again), (false, None), "there is nothing to cut");
     assert_eq!(again.row("a")["quarantine"], true);
@@ -223,7 +224,7 @@ fn a_mirror_has_one_end_that_does_nothing_else() {
     w.refused("c", json!({ "mirror": "a" }), Code::Conflict, "is mirrored itself");
     let reply = w.ask("port.del", json!({ "name": "c" }));
     assert!(reply["error"].to_string().contains("in use by port"), "{reply}");
-    // The interface of a tap that goes and returns is a tap.
+    // When the interface of a mirror target goes and returns, the port is still a mirror target.
     w.tell(Input::LinkGone("p-c".into()));
     assert!(!w.port("c").live && w.port("c").policy.tap);
     w.set("a", json!({ "mirror": null }));
@@ -255,21 +256,21 @@ fn a_bpdu_disables_a_guarded_port() {
     assert_eq!(row["state"], "err-disabled");
     assert!(row["why"].as_str().unwrap().contains("ivctl port enable b"), "{row}");
     assert!(w.call("status", json!({}))["warnings"].to_string().contains("BPDU"));
-    // Neither time nor its interface enables it, and edits of others leave it alone.
+    // Neither time nor the port's interface enables it again, and neither do edits of other objects.
     w.pass(Duration::from_secs(3600));
     w.set("a", json!({ "bum_pps": 5 }));
     assert_eq!(cut(&w), (false, Some(Cut::ErrDisabled)));
     assert_eq!(w.call("port.enable", json!({ "name": "b" }))["changed"], true);
     assert_eq!(cut(&w), (true, None));
     assert_eq!(w.call("port.enable", json!({ "name": "b" }))["changed"], false);
-    // By time.
+    // It is enabled after a time.
     w.set("b", json!({ "errdisable_recovery": 30 }));
     w.bpdu("b");
     w.pass(Duration::from_secs(29));
     assert_eq!(cut(&w), (false, Some(Cut::ErrDisabled)));
     w.pass(Duration::from_secs(2));
     assert_eq!(cut(&w), (true, None));
-    // Disabled and enabled by hand.
+    // It is enabled when it is disabled and enabled by hand.
     w.bpdu("b");
     w.set("b", json!({ "enabled": false }));
     assert_eq!(cut(&w), (false, None));
@@ -278,7 +279,7 @@ fn a_bpdu_disables_a_guarded_port() {
     w.pass(Duration::from_secs(1));
     assert_eq!(cut(&w), (true, None));
     assert_eq!(w.ask("port.enable", json!({ "name": "x" }))["error"]["code"], Code::NotFound.number());
-    // Quarantine and a guard: the owner's word comes first, what the guard did remains.
+    // Quarantine and a guard: the owner's decision comes first, and the guard's stays.
     w.set("b", json!({ "errdisable_recovery": null }));
     w.bpdu("b");
     w.set("b", json!({ "quarantine": true }));

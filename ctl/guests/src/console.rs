@@ -1,4 +1,5 @@
-//! `ivctl guest console`: the guest's serial line on this terminal, over libvirt's stream, so it works from afar too.
+//! `ivctl guest console`: the guest's serial line on this terminal. It uses libvirt's stream, so it also works
+//! remotely.
 
 use std::io::{Read as _, Write as _};
 
@@ -9,10 +10,10 @@ use virt_sys as sys;
 
 use crate::{Here, libvirt};
 
-/// Ctrl-], as telnet and virsh have it.
+/// Ctrl-], as in telnet and virsh.
 const LEAVE: u8 = 0x1d;
 
-/// Puts the terminal back as it was.
+/// Restores the terminal when dropped.
 struct Raw(Option<Termios>);
 
 impl Raw {
@@ -36,7 +37,7 @@ impl Drop for Raw {
     }
 }
 
-/// Joins it until Ctrl-], the end of the input, or the end of the guest.
+/// Joins the console until Ctrl-], the end of the input, or the end of the guest.
 pub fn run(here: &Here<'_>, name: &str) -> Result<u8, Failure> {
     let connection = libvirt::connect(here.uri)?;
     let domain = libvirt::find(&connection, name)?;
@@ -49,7 +50,7 @@ pub fn run(here: &Here<'_>, name: &str) -> Result<u8, Failure> {
     here.printer.text("Ctrl-] leaves\r\n")?;
     let raw = Raw::new();
     let output = stream.clone();
-    // Ends with the process: a blocking read of a stream cannot be called off.
+    // This thread ends with the process, because a blocking read of a stream cannot be cancelled.
     std::thread::spawn(move || {
         let mut bytes = vec![0; 4096];
         let mut out = std::io::stdout();
@@ -58,7 +59,7 @@ pub fn run(here: &Here<'_>, name: &str) -> Result<u8, Failure> {
                 break;
             }
         }
-        // The guest has ended: so does the console, with the terminal put back by whoever reads input next.
+        // The guest has ended, so the console ends too. Whichever thread ends first restores the terminal.
         std::process::exit(finish(0));
     });
     *TERMINAL.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(raw);
@@ -79,7 +80,7 @@ pub fn run(here: &Here<'_>, name: &str) -> Result<u8, Failure> {
     Ok(finish(0) as u8)
 }
 
-/// The terminal to put back, by whichever thread ends first.
+/// The terminal state to restore; the thread that ends first takes it.
 static TERMINAL: std::sync::Mutex<Option<Raw>> = std::sync::Mutex::new(None);
 
 fn finish(code: i32) -> i32 {

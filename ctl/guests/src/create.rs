@@ -1,9 +1,9 @@
-//! Making and deleting guests, so that a guest and what it has on the switch live and die together.
+//! Creates and deletes guests together with their ports and floating IPs on the switch.
 //!
-//! The order is the guarantee. Creating: the definition first, whose metadata lists everything the guest will have,
-//! then ports, then floating IPs, then the start. Deleting: the definition last. So whoever is stopped in between,
-//! even by SIGKILL or a power cut, leaves a definition that names what belongs to it, and `ivctl guest delete`
-//! removes all of it. A step that fails undoes those before it.
+//! The order is the guarantee. Creation starts with the definition, whose metadata lists everything that the guest
+//! will have; then come the ports, the floating IPs, and the start of the guest. Deletion ends with the definition.
+//! So a command that is stopped halfway, even by SIGKILL or a power cut, leaves a definition that names everything
+//! that belongs to it, and `ivctl guest delete` removes everything. A step that fails undoes the steps before it.
 
 use ctl::cli::Failure;
 use ctl::guest::domain::{domain, free_target};
@@ -20,7 +20,7 @@ use virt_sys as sys;
 use crate::switch::{Switch, Undo};
 use crate::{Here, host, libvirt, sockets, volume};
 
-/// What is wrong with a wish, as a failure.
+/// Turns an error in a request into a failure.
 pub fn refused(what: impl Into<String>) -> impl FnOnce(Wrong) -> Failure {
     move |wrong| Failure::new(2, what, wrong.cause, wrong.remedy)
 }
@@ -55,7 +55,7 @@ pub fn create(here: &Here<'_>, wish: Create) -> Result<u8, Failure> {
     Ok(0)
 }
 
-/// Step by step; what was done is in `undo`.
+/// Carries out the steps, and records each one in `undo`.
 fn make<'a>(
     connection: &'a Connect,
     switch: &'a Switch,
@@ -100,7 +100,7 @@ fn make<'a>(
     Ok(())
 }
 
-/// Adds ports, each with its opposite.
+/// Adds ports, and records in `undo` how to remove them.
 pub fn add_ports<'a>(switch: &'a Switch, ports: &[Port], undo: &mut Undo<'a>) -> Result<(), Failure> {
     for port in ports {
         switch.add_port(port)?;
@@ -110,7 +110,7 @@ pub fn add_ports<'a>(switch: &'a Switch, ports: &[Port], undo: &mut Undo<'a>) ->
     Ok(())
 }
 
-/// The guest that is wished for, checked.
+/// The requested guest, checked.
 fn plan(connection: &Connect, uri: &str, wish: &Create) -> Result<Guest, Failure> {
     let what = format!("guest {} is not created", wish.name);
     let uuid = match &wish.uuid {
@@ -172,7 +172,8 @@ fn plan(connection: &Connect, uri: &str, wish: &Create) -> Result<Guest, Failure
     Ok(guest)
 }
 
-/// What a guest from `ivctl image build` is told of itself; what was said with --append comes last and wins.
+/// Kernel arguments that tell a guest from `ivctl image build` about itself. The arguments of --append come last and
+/// win.
 fn own_words(wish: &Create) -> String {
     let mut words = vec![format!("iv.name={}", wish.name)];
     if wish.append != "console=ttyS0" {
@@ -181,8 +182,8 @@ fn own_words(wish: &Create) -> String {
     words.join(" ")
 }
 
-/// NIC number `index` of a guest, and its port with its binding. The socket is for a NIC in shared memory, if it is not
-/// where the switch looks by itself.
+/// Builds NIC number `index` of a guest, and its port with its binding. `socket` is given for a NIC in shared memory
+/// whose socket is not in the switch's default place.
 pub fn nic_and_port(
     guest: &str,
     uuid: &str,
@@ -211,7 +212,7 @@ pub fn nic_and_port(
     (Nic { interface, mac, model: wish.model.clone(), mtu: wish.mtu, offloads, shared }, port)
 }
 
-/// The NIC with the MTU that the tunnel leaves, unless one was said. Only virtio can tell the guest.
+/// Sets the NIC's MTU to the tunnel's capacity, unless one was given. Only virtio can tell the guest.
 pub fn with_mtu(mut nic: Nic, overlay: Option<u16>) -> Nic {
     if nic.model == "virtio" {
         nic.mtu = nic.mtu.or(overlay);
@@ -219,7 +220,7 @@ pub fn with_mtu(mut nic: Nic, overlay: Option<u16>) -> Nic {
     nic
 }
 
-/// A disk as wished for, under the first free name.
+/// Builds the requested disk, under the first free name.
 pub fn disk(connection: &Connect, wish: &DiskWish, taken: &[String]) -> Result<Disk, Failure> {
     let (path, known) = match &wish.source {
         DiskSource::Path(path) => (path.clone(), Format::of(path)),
@@ -248,7 +249,7 @@ pub fn delete(here: &Here<'_>, name: &str, force: bool, if_exists: bool) -> Resu
     if libvirt::is_active(&domain)? && !force {
         return Err(Failure::new(4, what, "it runs", "stop it first, or delete it with --force"));
     }
-    // Before anything is changed: is the other side there to take its part?
+    // Before anything changes, check that the switch can be reached.
     let switch = Switch::connect(here.global)?;
     if libvirt::is_active(&domain)? {
         domain.destroy().map_err(libvirt::failed(&what))?;

@@ -1,7 +1,8 @@
-//! `ivctl guest demo`: one small guest for the newcomer, with a console.
+//! `ivctl guest demo`: a small guest with a console, for newcomers.
 //!
-//! It gets a network of its own, whose gateway the switch answers for and which gives its address by DHCP, so there is
-//! something to ping whatever else is configured. All of it goes when the console is left, unless it is to be kept.
+//! The guest gets a network of its own. The switch is its gateway and gives the address by DHCP, so there is always
+//! something to ping, even without any other configuration. When the user leaves the console, guest and network are
+//! removed, unless they are to be kept.
 
 use std::path::Path;
 use std::process::Command;
@@ -14,31 +15,31 @@ use ctl::guest::verbs::{Build, Create, Demo};
 use crate::switch::Switch;
 use crate::{Here, create};
 
-/// The guest, and its network.
+/// The name of the guest and of its network.
 const NAME: &str = "demo";
 const NETWORK: &str = "guest-demo";
-/// Its identifier: the last but one, which nobody takes first.
+/// The network's identifier: the last but one, which is unlikely to be in use.
 const VNI: u32 = 0xff_fffe;
-/// Documentation's addresses (RFC 5737): nobody's own.
+/// An address range for documentation (RFC 5737), which is not in use anywhere.
 const PREFIX: &str = "192.0.2.0/24";
 const GATEWAY: &str = "192.0.2.1";
 const ADDRESS: &str = "192.0.2.2";
 
-/// The words of `guest create`, and of `image build`.
+/// Parses the arguments of `guest create` and of `image build`.
 #[derive(Parser)]
 struct Words<T: clap::Args> {
     #[command(flatten)]
     words: T,
 }
 
-/// What these words ask for. They are our own.
+/// Parses arguments that this program itself provides.
 fn parsed<T: clap::Args>(words: &[&str]) -> T {
     Words::parse_from([""].iter().chain(words)).words
 }
 
-/// Boots it, joins its console, and removes it.
+/// Boots the guest, joins its console, and removes it.
 pub fn run(here: &Here<'_>, wish: &Demo) -> Result<u8, Failure> {
-    // Before anything is fetched: is the switch there?
+    // Before anything is downloaded, check that the switch can be reached.
     let switch = Switch::connect(here.global)?;
     let image = image(&wish.image, here)?;
     switch.add_network(NETWORK, VNI, PREFIX, GATEWAY)?;
@@ -68,7 +69,7 @@ pub fn run(here: &Here<'_>, wish: &Demo) -> Result<u8, Failure> {
     left
 }
 
-/// The image in that directory, built if it is not there.
+/// The image in that directory; builds it if it does not exist.
 fn image(dir: &Path, here: &Here<'_>) -> Result<String, Failure> {
     let text = dir.display().to_string();
     if !dir.join(image::KERNEL).exists() || !dir.join(image::INITRAMFS).exists() {
@@ -78,7 +79,7 @@ fn image(dir: &Path, here: &Here<'_>) -> Result<String, Failure> {
     Ok(text)
 }
 
-/// The console as a program of its own: it ends when the guest does, and we go on.
+/// Runs the console as a program of its own, because it ends when the guest does and this program must go on.
 fn console(here: &Here<'_>) -> Result<u8, Failure> {
     let failed = |e: std::io::Error| Failure::new(1, "the console cannot be joined", e.to_string(), "");
     let program = std::env::current_exe().map_err(failed)?;

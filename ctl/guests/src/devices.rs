@@ -1,4 +1,4 @@
-//! `ivctl guest resize`, `attach`, `detach`: changes to a guest that may run.
+//! `ivctl guest resize`, `attach`, `detach`: change a guest that may be running.
 
 use std::time::{Duration, Instant};
 
@@ -18,10 +18,11 @@ use crate::create::{add_ports, disk as plan_disk, nic_and_port, refused, with_mt
 use crate::switch::{Switch, Undo};
 use crate::{Here, libvirt, sockets};
 
-/// How long a guest may take to let go of a device.
+/// How long a guest may take to release a device.
 const LET_GO: Duration = Duration::from_secs(20);
 
-/// `ivctl guest resize`. What cannot be done at once is done for the next start, and said.
+/// `ivctl guest resize`. A change that is not possible while the guest runs applies at its next start, with a
+/// warning.
 pub fn resize(here: &Here<'_>, wish: &Resize) -> Result<u8, Failure> {
     let connection = libvirt::connect(here.uri)?;
     let domain = libvirt::find(&connection, &wish.name)?;
@@ -79,7 +80,7 @@ pub fn resize(here: &Here<'_>, wish: &Resize) -> Result<u8, Failure> {
     Ok(if later.is_empty() { 0 } else { DONE_WITH_WARNINGS })
 }
 
-/// Changes the definition itself: libvirt's call for it needs a cgroup, which a definition does not.
+/// Changes the definition itself, because libvirt's own call needs a cgroup, which a definition does not have.
 fn define_shares(connection: &Connect, domain: &Domain, shares: u32, what: &str) -> Result<(), Failure> {
     let flags = sys::VIR_DOMAIN_XML_INACTIVE | sys::VIR_DOMAIN_XML_SECURE;
     let text = domain.get_xml_desc(flags).map_err(libvirt::failed(what))?;
@@ -94,10 +95,10 @@ fn define_shares(connection: &Connect, domain: &Domain, shares: u32, what: &str)
     Domain::define_xml(connection, &xml.write()).map(|_| ()).map_err(libvirt::failed(what))
 }
 
-/// Changes the guest as it runs.
+/// Changes the running guest.
 fn set_shares(domain: &Domain, shares: u32) -> Result<(), virt::error::Error> {
     let mut info = domain.get_scheduler_parameters()?;
-    // Only what is set is sent.
+    // Send only the values that are set.
     for bandwidth in [&mut info.vcpu_bw, &mut info.emulator_bw, &mut info.global_bw, &mut info.iothread_bw] {
         (bandwidth.period, bandwidth.quota) = (None, None);
     }
@@ -128,7 +129,7 @@ pub fn attach(
     Ok(0)
 }
 
-/// The same order as at the creation: first it is written down that the guest has the port, then it is made.
+/// Uses the same order as the creation: first records the port in the guest's metadata, then creates it.
 #[allow(clippy::too_many_arguments, reason = "the two sides, and what is wanted of them")]
 fn attach_nic<'a>(
     uri: &str,
@@ -172,7 +173,7 @@ fn attach_nic<'a>(
     Ok(())
 }
 
-/// Gives a guest a disk.
+/// Attaches a disk to a guest.
 pub fn attach_disk(
     connection: &Connect,
     domain: &Domain,
@@ -219,7 +220,7 @@ pub fn detach(here: &Here<'_>, name: &str, nic: Option<&str>, disk: Option<&str>
     let switch = Switch::connect(here.global)?;
     let element = libvirt::xml(&domain, true)?;
     let interfaces = element.all("devices/interface");
-    // It may be gone already, when an earlier attempt ended in the middle.
+    // The interface may be gone already, if an earlier attempt stopped halfway.
     if let Some(interface) = interfaces.iter().find(|e| is_of(&port)(e)) {
         let flags = libvirt::impact(&domain)?;
         domain.detach_device_flags(&interface.write(), flags).map_err(libvirt::failed(&what))?;
@@ -231,7 +232,8 @@ pub fn detach(here: &Here<'_>, name: &str, nic: Option<&str>, disk: Option<&str>
     Ok(0)
 }
 
-/// Whether an interface is this port's: by its MAC, which NICs without a TAP have too.
+/// Whether an interface belongs to this port. It compares the MAC address, which NICs without a TAP interface have
+/// too.
 fn is_of(port: &ctl::model::Port) -> impl Fn(&Element) -> bool {
     let macs: Vec<String> = port.mac.iter().map(ToString::to_string).collect();
     move |e| {
@@ -239,7 +241,7 @@ fn is_of(port: &ctl::model::Port) -> impl Fn(&Element) -> bool {
     }
 }
 
-/// Takes a disk from a guest: the one that `is` says, by its name in the guest and its file.
+/// Detaches a disk from a guest; `is` selects the disk by its name in the guest and its file.
 pub fn detach_disk(
     domain: &Domain,
     name: &str,
@@ -261,7 +263,7 @@ pub fn detach_disk(
     wait_gone(domain, &what, |xml| xml.all("devices/disk").into_iter().any(of))
 }
 
-/// Waits until the guest has let go of a device: only then is it gone.
+/// Waits until the guest has released a device; only then is the device gone.
 fn wait_gone(domain: &Domain, what: &str, there: impl Fn(&Element) -> bool) -> Result<(), Failure> {
     let started = Instant::now();
     while libvirt::is_active(domain)? && there(&libvirt::xml(domain, false)?) {

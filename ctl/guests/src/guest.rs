@@ -1,4 +1,4 @@
-//! `ivctl guest`: what needs no file of its own.
+//! `ivctl guest`: the verbs that need no file of their own.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use virt_sys as sys;
 use crate::switch::{Switch, addresses, floating_text};
 use crate::{Here, console, create, demo, devices, libvirt, migrate, policy, schedule, snapshot, sockets};
 
-/// How often a guest that shuts down is looked at.
+/// How often a guest that shuts down is polled.
 const INTERVAL: Duration = Duration::from_millis(100);
 
 /// Runs a verb.
@@ -64,14 +64,14 @@ pub fn run(here: &Here<'_>, verb: GuestVerb) -> Result<u8, Failure> {
         GuestVerb::Revert { name, snapshot } => snapshot::revert(here, &name, &snapshot),
         GuestVerb::Quarantine { name } => policy::quarantine(here, &name, true),
         GuestVerb::Release { name } => policy::quarantine(here, &name, false),
-        // Without `to` it ends.
+        // Without `to`, mirroring ends.
         GuestVerb::Mirror { name, to, off: _ } => policy::mirror(here, &name, to.as_deref()),
         GuestVerb::Migrate(wish) => migrate::run(here, &wish),
         GuestVerb::Schedule { verb } => schedule::run(here, verb),
     }
 }
 
-/// A guest, as `ivctl -j guest list` has it.
+/// A guest, as `ivctl -j guest list` shows it.
 #[derive(Serialize)]
 struct GuestRow {
     name: String,
@@ -82,7 +82,7 @@ struct GuestRow {
     memory_max: u64,
     cpu_time_ns: u64,
     autostart: bool,
-    /// Made by ivctl.
+    /// Whether ivctl created the guest.
     ours: bool,
     ports: Vec<PortOfGuest>,
     floating: Vec<String>,
@@ -96,7 +96,7 @@ struct PortOfGuest {
     network: String,
     mac: String,
     ip: Vec<String>,
-    /// What the switch says of it; nothing when the switch cannot be asked.
+    /// The port's state on the switch; empty if the switch cannot be reached.
     state: String,
 }
 
@@ -127,7 +127,7 @@ fn list(here: &Here<'_>, only: Option<&str>) -> Result<u8, Failure> {
     for domain in &domains {
         match row(domain, &state_of) {
             Ok(row) => rows.push(row),
-            // It may have gone while the list was made.
+            // The guest may have gone since the list was read.
             Err(e) if e.code == 3 && only.is_none() => {}
             Err(e) => return Err(e),
         }
@@ -199,7 +199,7 @@ fn table(rows: &[GuestRow]) -> Table {
     table
 }
 
-/// The name of a state.
+/// The name of a guest's state.
 pub fn state(state: sys::virDomainState) -> &'static str {
     match state {
         sys::VIR_DOMAIN_RUNNING => "running",
@@ -213,8 +213,8 @@ pub fn state(state: sys::virDomainState) -> &'static str {
     }
 }
 
-/// Starts a guest, and waits for its ports. One whose ports do not come up runs on: it may only be waiting for
-/// the switch.
+/// Starts a guest, and waits for its ports. The guest keeps running if its ports do not come up: they may only be
+/// waiting for the switch.
 fn start(here: &Here<'_>, name: &str) -> Result<u8, Failure> {
     let connection = libvirt::connect(here.uri)?;
     let domain = libvirt::find(&connection, name)?;
@@ -230,10 +230,11 @@ fn start(here: &Here<'_>, name: &str) -> Result<u8, Failure> {
     Ok(0)
 }
 
-/// How long a guest that shuts down is waited for at least: longer than what one call of a daemon may take.
+/// The shortest wait for a guest that shuts down: longer than one call of a daemon may take.
 const SHUTDOWN_S: f64 = 60.0;
 
-/// Asks a guest to stop, again each second: one that is still booting does not hear the first.
+/// Asks a guest to stop, and repeats that each second, because a guest that is still booting misses the first
+/// request.
 fn stop(here: &Here<'_>, name: &str) -> Result<u8, Failure> {
     let connection = libvirt::connect(here.uri)?;
     let domain = libvirt::find(&connection, name)?;
@@ -242,7 +243,7 @@ fn stop(here: &Here<'_>, name: &str) -> Result<u8, Failure> {
     let mut asked = None;
     while libvirt::is_active(&domain)? {
         if asked.is_none_or(|at: Instant| at.elapsed() > Duration::from_secs(1)) {
-            // It may have stopped since it was looked at.
+            // The guest may have stopped since its state was read.
             if let Err(e) = domain.shutdown()
                 && libvirt::is_active(&domain)?
             {

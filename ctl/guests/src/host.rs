@@ -1,4 +1,4 @@
-//! `ivctl host`: what this host can carry, and what its guests take of it (N-02, N-10).
+//! `ivctl host`: the host's capacity, and the guests' share of it (N-02, N-10).
 
 use std::fs;
 
@@ -12,7 +12,7 @@ use virt::connect::Connect;
 
 use crate::{Here, libvirt};
 
-/// What guests' processors are made by here, and why.
+/// The kind of processor for guests on this host, and why.
 pub fn accel(connection: &Connect) -> Result<(Accel, String), Failure> {
     let what = "the host cannot be looked at";
     let text = connection.get_capabilities().map_err(libvirt::failed(what))?;
@@ -25,7 +25,7 @@ pub fn accel(connection: &Connect) -> Result<(Accel, String), Failure> {
     Ok((accel, if remedy.is_empty() { why.to_owned() } else { format!("{why}; {remedy}") }))
 }
 
-/// Shows it.
+/// Shows the host.
 pub fn run(here: &Here<'_>) -> Result<u8, Failure> {
     let what = "the host cannot be looked at";
     let connection = libvirt::connect(here.uri)?;

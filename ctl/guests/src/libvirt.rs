@@ -1,4 +1,4 @@
-//! libvirt's end of the line: connecting, finding, and its errors in the three lines of the house.
+//! The client of libvirt: connecting, looking up guests, and errors with what, why and how.
 
 use ctl::cli::Failure;
 use ctl::guest::Claims;
@@ -24,7 +24,7 @@ pub fn connect(uri: &str) -> Result<Connect, Failure> {
     })
 }
 
-/// Puts libvirt's error into words, after what could not be done.
+/// Turns libvirt's error into a failure of the operation `what`.
 pub fn failed(what: impl Into<String>) -> impl FnOnce(Error) -> Failure {
     let what = what.into();
     move |e| {
@@ -32,7 +32,7 @@ pub fn failed(what: impl Into<String>) -> impl FnOnce(Error) -> Failure {
             _ if e.message().contains("available PCI slots") => {
                 (1, "it has no free slot while it runs: stop it, do this, and start it again")
             }
-            // Its end of the connection has gone.
+            // libvirt has closed its end of the connection.
             _ if e.domain() == ErrorDomain::Rpc && !e.message().contains("unable to connect") => {
                 (5, "is libvirt still there? systemctl status libvirtd")
             }
@@ -60,7 +60,7 @@ pub fn failed(what: impl Into<String>) -> impl FnOnce(Error) -> Failure {
     }
 }
 
-/// The guest of this name.
+/// The guest with this name.
 pub fn find(connection: &Connect, name: &str) -> Result<Domain, Failure> {
     Domain::lookup_by_name(connection, name).map_err(|e| match e.code() {
         ErrorNumber::NoDomain => Failure::new(
@@ -73,7 +73,7 @@ pub fn find(connection: &Connect, name: &str) -> Result<Domain, Failure> {
     })
 }
 
-/// Its XML, as it runs or (`inactive`) as it will at the next start.
+/// The guest's XML, as it runs or (`inactive`) as it will be at the next start.
 pub fn xml(domain: &Domain, inactive: bool) -> Result<Element, Failure> {
     let flags = if inactive { sys::VIR_DOMAIN_XML_INACTIVE } else { 0 };
     let text = domain.get_xml_desc(flags).map_err(failed("a guest's definition cannot be read"))?;
@@ -81,14 +81,14 @@ pub fn xml(domain: &Domain, inactive: bool) -> Result<Element, Failure> {
         .map_err(|e| Failure::new(1, "libvirt's XML is not understood", e, "please report it"))
 }
 
-/// What it has on the switch; `None` for a guest that others made.
+/// The guest's ports and floating IPs on the switch; `None` for a guest that another program created.
 pub fn claims_of(domain: &Domain) -> Result<Option<Claims>, Failure> {
     claims(&xml(domain, true)?).map_err(|e| {
         Failure::new(1, "a guest's ports are not known", e, "ivctl-guest of another version may have made it")
     })
 }
 
-/// The same of a guest that must be ours: what others made, others look after.
+/// The same for a guest that ivctl must have created; guests of other programs are refused.
 pub fn our_claims(domain: &Domain, name: &str) -> Result<Claims, Failure> {
     claims_of(domain)?.ok_or_else(|| {
         let why = "it was not made by ivctl, so its ports are not known here";
@@ -96,14 +96,14 @@ pub fn our_claims(domain: &Domain, name: &str) -> Result<Claims, Failure> {
     })
 }
 
-/// Writes down what it has on the switch.
+/// Records the guest's ports and floating IPs in its metadata.
 pub fn set_claims(domain: &Domain, claims: &Claims) -> Result<(), Failure> {
     let mut flags = sys::VIR_DOMAIN_AFFECT_CONFIG;
     if is_active(domain)? {
         flags |= sys::VIR_DOMAIN_AFFECT_LIVE;
     }
     let mut element = metadata(claims);
-    // libvirt puts the prefix and the name space in.
+    // libvirt adds the prefix and the name space.
     element.name = "guest".to_owned();
     element.attributes.clear();
     let text = element.write();
@@ -114,12 +114,12 @@ pub fn set_claims(domain: &Domain, claims: &Claims) -> Result<(), Failure> {
         .map_err(failed("a guest's ports cannot be written down"))
 }
 
-/// Whether it runs.
+/// Whether the guest runs.
 pub fn is_active(domain: &Domain) -> Result<bool, Failure> {
     domain.is_active().map_err(failed("a guest's state cannot be read"))
 }
 
-/// What a change is made to: always its definition, and the guest as it runs if it does.
+/// The targets of a change: always the definition, and also the guest itself if it runs.
 pub fn impact(domain: &Domain) -> Result<u32, Failure> {
     let live = if is_active(domain)? { sys::VIR_DOMAIN_AFFECT_LIVE } else { 0 };
     Ok(sys::VIR_DOMAIN_AFFECT_CONFIG | live)

@@ -1,8 +1,8 @@
-//! `ivctl-guest`: nested guests and volumes through libvirt. `ivctl guest`, `volume` and `host` are this program.
+//! `ivctl-guest`: nested guests and volumes through libvirt. It implements `ivctl guest`, `volume` and `host`.
 //!
-//! It is a program of its own because it links libvirt, and because libvirt's calls block: neither the switch nor
-//! `ivctl` may depend on that. It talks to two daemons, libvirt's and the switch's, and keeps what a guest has on
-//! each together: see [`create`] for how nothing is left on either side when a step fails.
+//! It is a separate program because it links libvirt, and because libvirt's calls block: neither the switch nor
+//! `ivctl` may depend on that. It talks to two daemons, libvirt and the switch, and keeps a guest's parts in both
+//! consistent: see [`create`] for how a failed step leaves nothing behind in either daemon.
 
 mod console;
 mod create;
@@ -53,7 +53,7 @@ enum Command {
     Host,
 }
 
-/// What every verb works with.
+/// The context of every verb.
 struct Here<'a> {
     global: &'a Global,
     uri: &'a str,
@@ -62,19 +62,19 @@ struct Here<'a> {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    // libvirt prints errors by itself; ours say what, why and how.
+    // Stop libvirt from printing errors; ours say what, why and how.
     virt::error::clear_error_callback();
     let printer = cli.global.printer();
     let done = carry_out(cli, &printer);
     ExitCode::from(printer.end(done))
 }
 
-/// Carries out what was said, with its flags.
+/// Carries out a command line with its flags.
 fn carry_out(cli: Cli, printer: &Printer) -> Result<u8, Failure> {
     run(&Here { global: &cli.global, uri: &cli.at.connect, printer }, cli.command)
 }
 
-/// Carries out a command. The number is the exit code.
+/// Carries out a command, and returns the exit code.
 fn run(here: &Here<'_>, command: Command) -> Result<u8, Failure> {
     match command {
         Command::Guest { verb } => guest::run(here, verb.unwrap_or(GuestVerb::List)),

@@ -1,8 +1,9 @@
-//! `ivctl guest migrate`: a guest, its ports, bindings and floating IPs move together.
+//! `ivctl guest migrate`: a guest moves together with its ports, bindings and floating IPs.
 //!
-//! The ports are made on the other side before QEMU starts there: they wait for their interfaces, and are live before
-//! the guest runs. Its first frame (QEMU's RARP) tells every switch where it is now. The floating IPs change owner
-//! when the guest has, and where the other host can have them before, it has; whatever fails leaves everything where it was.
+//! The ports are created on the other host before QEMU starts there: they wait for their interfaces, and are live
+//! before the guest runs. The guest's first frame (QEMU's RARP) tells every switch its new place. The floating IPs
+//! move after the guest. If the other host can have them earlier, it gets them before the move; a failure then leaves
+//! everything in its old place.
 
 use std::time::Instant;
 
@@ -18,7 +19,7 @@ use crate::create::add_ports;
 use crate::switch::{Switch, Undo};
 use crate::{Here, libvirt};
 
-/// Moves one.
+/// Moves a guest.
 pub fn run(here: &Here<'_>, wish: &Migrate) -> Result<u8, Failure> {
     let name = &wish.name;
     let what = format!("guest {name} is not moved");
@@ -41,7 +42,7 @@ pub fn run(here: &Here<'_>, wish: &Migrate) -> Result<u8, Failure> {
         let how = "give --to-socket the other host's switch";
         return Err(Failure::new(2, what, "both sockets are of the same switch", how));
     }
-    // Who is cut off stays so. A mirror's target is a port of this host, and does not move.
+    // A guest in quarantine stays in quarantine. A mirror target is a port of this host, and does not move.
     let (mut ports, rows) = (claims.ports.clone(), here_switch.ports()?);
     let mut unmirrored = Vec::new();
     for port in &mut ports {
@@ -56,8 +57,9 @@ pub fn run(here: &Here<'_>, wish: &Migrate) -> Result<u8, Failure> {
     if let Err(failure) = add_ports(&there_switch, &ports, &mut undo) {
         return Err(undo.all(failure));
     }
-    // Where the gateway is one of the two, the other side may have the floating IP before it has the guest: what comes in goes on to
-    // where the guest is, and what the guest says there goes out at once.
+    // If one of the two hosts is the gateway, the other host may have the floating IP before it has the guest:
+    // incoming packets are forwarded to the guest's present place, and the guest's own packets go out directly from
+    // its new place.
     let mut early = Vec::new();
     for claim in &claims.floating {
         let gateway = &claim.mapping.gateway;
@@ -99,12 +101,12 @@ pub fn run(here: &Here<'_>, wish: &Migrate) -> Result<u8, Failure> {
         }
     };
     let seconds = started.elapsed().as_secs_f64();
-    // The guest runs there now: from here on there is no way back, only forward, and everything is tried.
+    // The guest now runs on the other host. From here on there is no way back, so attempt every remaining step.
     undo.keep();
     let mut left = Vec::new();
     let mut keep = Claims { ports: claims.ports.clone(), floating: Vec::new() };
     for claim in &claims.floating {
-        // A gateway keeps the mapping, without an owner; elsewhere it goes with the guest.
+        // The gateway keeps the mapping, without an owner; on other rVMs the mapping goes with the guest.
         let borrowed = claim.borrowed || claim.mapping.gateway == name_here;
         if here_switch.release(&Claim { mapping: claim.mapping.clone(), borrowed }).is_err() {
             left.push(format!("floating IP {} here", claim.mapping.ip));
@@ -139,7 +141,7 @@ pub fn run(here: &Here<'_>, wish: &Migrate) -> Result<u8, Failure> {
     Ok(if unmirrored.is_empty() { 0 } else { DONE_WITH_WARNINGS })
 }
 
-/// A floating IP's mapping at the switch of this name. What the provider knows it by is its gateway's business.
+/// A floating IP's mapping as the switch with this name needs it. Only the gateway knows the provider's address.
 fn as_seen_from(switch: &str, claim: &Claim) -> Floating {
     let mut mapping = claim.mapping.clone();
     if mapping.gateway != switch {
@@ -148,7 +150,7 @@ fn as_seen_from(switch: &str, claim: &Claim) -> Floating {
     mapping
 }
 
-/// Whether both are of one floating IP, of which there may be several by port.
+/// Whether both claims are for the same floating IP. Several claims may share one by port.
 fn same(one: &Claim, other: &Claim) -> bool {
     let key = |claim: &Claim| (claim.mapping.ip, claim.mapping.network.clone(), claim.mapping.only.clone());
     key(one) == key(other)

@@ -1,7 +1,7 @@
-//! `ivctl guest quarantine`, `release` and `mirror`: what `ivctl port` does to one port, done to a guest by its name.
+//! `ivctl guest quarantine`, `release` and `mirror`: do for a whole guest what `ivctl port` does for one port.
 //!
-//! All of its ports or none: when one cannot be changed, those before it are as they were. A port that is not there has
-//! nothing to be cut off, but then the guest was not cut off as a whole either, and that is said.
+//! Either all ports of the guest change or none: if one cannot be changed, the previous ones are restored. A missing
+//! port cannot be cut off, but then the guest is not cut off as a whole either, so the command fails.
 
 use ctl::api::PortRow;
 use ctl::cli::Failure;
@@ -10,14 +10,14 @@ use serde_json::{Value, json};
 use crate::switch::{Switch, Undo};
 use crate::{Here, libvirt};
 
-/// Cuts a guest off, or ends that.
+/// Puts a guest in quarantine, or releases it.
 pub fn quarantine(here: &Here<'_>, name: &str, cut: bool) -> Result<u8, Failure> {
     let value = |cut: bool| if cut { json!(true) } else { Value::Null };
     let done = if cut { "in quarantine" } else { "released" };
     change(here, name, done, "quarantine", value(cut), |row| value(row.quarantine))
 }
 
-/// Has its frames copied to a port, or no longer.
+/// Mirrors a guest's frames to a port, or ends that.
 pub fn mirror(here: &Here<'_>, name: &str, to: Option<&str>) -> Result<u8, Failure> {
     let done = if to.is_some() { "mirrored" } else { "left unmirrored" };
     change(here, name, done, "mirror", json!(to), |row| json!(row.mirror))

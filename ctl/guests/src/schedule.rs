@@ -1,14 +1,15 @@
-//! `ivctl guest schedule`: what is to be done with a guest at a time (N-08).
+//! `ivctl guest schedule`: actions on a guest at a given time (N-08).
 //!
-//! An entry is a file, written whole and linked into place, so the list survives restarts of everything. `run`
-//! carries out what is due: a service keeps it running. What came due while nothing ran is done at the next start, since
-//! that is nearer to what was wanted than never.
+//! An entry is a file, written completely and then linked into place, so the list survives restarts of everything.
+//! `run` carries out entries that are due, and a service keeps it running. Entries that became due while it did not
+//! run are carried out at the next start, because late is closer to the user's wish than never.
 //!
-//! Each entry is carried out by a process of its own, which holds a lock on the file and removes it as its last step. So it
-//! is done once: a service killed in the middle leaves either that process, whose lock keeps the next service away, or the
-//! entry, which the next one takes up again. Taking up again is harmless, because the verbs name a state: what is off
-//! already is not stopped twice. `reboot` does not, so it goes before it is done and is never repeated. An entry that was
-//! tried and failed is gone, with its outcome in the log; only while libvirt or the switch cannot be reached it waits.
+//! A separate process carries out each entry. It holds a lock on the file, and removes the file as its last step. So
+//! each entry is carried out once. If the service is killed halfway, either that process is still alive and its lock
+//! keeps the next service away, or the entry remains and the next service repeats it. Repeating is harmless, because
+//! the verbs name a state: a guest that is off is not stopped twice. `reboot` does not name a state, so its entry is
+//! removed first and never repeated. An entry that failed is removed too, with its outcome in the log. It waits only
+//! while libvirt or the switch cannot be reached.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -25,30 +26,30 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Here, libvirt};
 
-/// Where the entries are.
+/// The directory of the entries.
 const DIRECTORY: &str = "/var/lib/ivswitch/schedule";
-/// Entries at most.
+/// The most entries.
 const ENTRIES_MAX: usize = 10_000;
-/// How often the list is looked at.
+/// How often the list is read.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// When what found nobody to talk to is tried again.
+/// The pause before another attempt, when libvirt or the switch could not be reached.
 const AGAIN: Duration = Duration::from_secs(5);
-/// Exit code of what found nobody to talk to.
+/// The exit code when libvirt or the switch could not be reached.
 const UNREACHABLE: u8 = 5;
 
-/// Something to be done.
+/// A scheduled action.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Entry {
-    /// Seconds since 1970, in UTC.
+    /// The time: seconds since 1970, in UTC.
     at: u64,
     /// A verb of `ivctl guest` and its arguments.
     what: Vec<String>,
-    /// The libvirt daemon.
+    /// The URI of the libvirt daemon.
     connect: String,
-    /// The switch's.
+    /// The switch's control socket.
     socket: PathBuf,
-    /// Seconds the verb may take.
+    /// The verb's timeout in seconds.
     timeout: f64,
 }
 
@@ -78,7 +79,7 @@ fn file_of(directory: &Path, number: u64) -> PathBuf {
     directory.join(format!("{number}.json"))
 }
 
-/// Carries out what is due, one after the other.
+/// Carries out the entries that are due, one after the other.
 fn serve(directory: &Path, once: bool) -> Result<u8, Failure> {
     let mut waits: BTreeMap<u64, Instant> = BTreeMap::new();
     loop {
@@ -101,7 +102,7 @@ fn serve(directory: &Path, once: bool) -> Result<u8, Failure> {
     }
 }
 
-/// Has an entry carried out by a process of its own, and says how it went.
+/// Runs a separate process for an entry, and reports its result.
 fn spawn(directory: &Path, number: u64, entry: &Entry) -> Result<Option<u8>, Failure> {
     let program = std::env::current_exe().map_err(|e| at(&file_of(directory, number), &e))?;
     let mut command = Command::new(program);
@@ -118,12 +119,12 @@ fn spawn(directory: &Path, number: u64, entry: &Entry) -> Result<Option<u8>, Fai
     Ok(code)
 }
 
-/// Whether somebody is at it.
+/// Whether a process is carrying out the entry.
 fn is_carried_out(path: &Path) -> bool {
     fs::File::open(path).is_ok_and(|file| matches!(file.try_lock(), Err(fs::TryLockError::WouldBlock)))
 }
 
-/// Does it, here and now, under the entry's lock.
+/// Carries out an entry in this process, under the entry's lock.
 fn carry_out(here: &Here<'_>, directory: &Path, number: u64) -> Result<u8, Failure> {
     let path = file_of(directory, number);
     let mut file = match fs::File::open(&path) {
@@ -134,7 +135,8 @@ fn carry_out(here: &Here<'_>, directory: &Path, number: u64) -> Result<u8, Failu
         Err(fs::TryLockError::WouldBlock) => return Ok(0),
         other => other.map_err(|e| at(&path, &e.into()))?,
     }
-    // Whoever held the lock a moment ago may have done it; the number may even be another entry's by now.
+    // The process that held the lock a moment ago may have finished the entry. The number may even belong to another
+    // entry by now.
     let same = |now: fs::Metadata| file.metadata().is_ok_and(|ours| ours.ino() == now.ino());
     if !fs::metadata(&path).is_ok_and(same) {
         return Ok(0);
@@ -144,7 +146,7 @@ fn carry_out(here: &Here<'_>, directory: &Path, number: u64) -> Result<u8, Failu
     let entry: Entry = serde_json::from_slice(&bytes).map_err(|e| at(&path, &e.into()))?;
     let misread = |why| Failure::new(2, format!("entry {number} is not understood"), why, "add it anew");
     let words = words(&entry).map_err(misread);
-    // Before anything is begun: is libvirt there?
+    // Before anything begins, check that libvirt can be reached.
     if let Ok(cli) = &words {
         libvirt::connect(&cli.at.connect)?;
     }
@@ -159,7 +161,7 @@ fn carry_out(here: &Here<'_>, directory: &Path, number: u64) -> Result<u8, Failu
     outcome
 }
 
-/// Removes an entry for good. It may be gone: whoever deletes one that is being carried out wants it gone.
+/// Removes an entry for good. The entry may be gone already: a user may delete it while it is being carried out.
 fn remove(directory: &Path, path: &Path) -> Result<(), Failure> {
     match fs::remove_file(path) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(at(path, &e)),
@@ -168,7 +170,7 @@ fn remove(directory: &Path, path: &Path) -> Result<(), Failure> {
     fs::File::open(directory).and_then(|d| d.sync_all()).map_err(|e| at(directory, &e))
 }
 
-/// What an entry says, understood. What its words say of libvirt, the switch and the time to take comes last and wins.
+/// Parses an entry. If its arguments name libvirt, the switch or a timeout, they come last and win.
 fn words(entry: &Entry) -> Result<crate::Cli, String> {
     let timeout = entry.timeout.min(600.0).to_string();
     let mut line = vec!["ivctl-guest".into(), "--connect".into(), entry.connect.clone().into()];
@@ -197,7 +199,7 @@ fn del(directory: &Path, number: u64) -> Result<u8, Failure> {
     })
 }
 
-/// All entries by their numbers. A file that is none is left alone, and said.
+/// All entries by their numbers. A file that is not an entry is left alone, with a warning.
 fn entries(directory: &Path) -> Result<Vec<(u64, Entry)>, Failure> {
     let files = match fs::read_dir(directory) {
         Ok(files) => files,
@@ -283,7 +285,7 @@ fn add(here: &Here<'_>, directory: &Path, when: &str, what: Vec<String>) -> Resu
     Ok(0)
 }
 
-/// Writes an entry under the first free number from this one on, whole or not at all.
+/// Writes an entry under the first free number from this one on, completely or not at all.
 fn write(directory: &Path, mut number: u64, entry: &Entry) -> Result<u64, Failure> {
     let bytes = serde_json::to_vec(entry).expect("plain data");
     let fresh = directory.join(format!(".{}.new", std::process::id()));
@@ -291,7 +293,7 @@ fn write(directory: &Path, mut number: u64, entry: &Entry) -> Result<u64, Failur
         fs::File::create(&fresh).and_then(|mut file| file.write_all(&bytes).and_then(|()| file.sync_all()));
     written.map_err(|e| at(&fresh, &e))?;
     let placed = loop {
-        // A link fails where a rename would replace.
+        // A link fails if the name exists; a rename would replace the file.
         match fs::hard_link(&fresh, directory.join(format!("{number}.json"))) {
             Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => number += 1,
             other => break other,

@@ -9,7 +9,7 @@ use virt::domain_snapshot::DomainSnapshot;
 use crate::create::refused;
 use crate::{Here, libvirt};
 
-/// Shows what is kept.
+/// Lists the snapshots of a guest.
 pub fn list(here: &Here<'_>, name: &str) -> Result<u8, Failure> {
     let connection = libvirt::connect(here.uri)?;
     let domain = libvirt::find(&connection, name)?;
@@ -37,7 +37,7 @@ pub fn list(here: &Here<'_>, name: &str) -> Result<u8, Failure> {
     Ok(0)
 }
 
-/// Makes or deletes one.
+/// Creates or deletes a snapshot.
 pub fn take(here: &Here<'_>, name: &str, snapshot: &str, delete: bool) -> Result<u8, Failure> {
     let connection = libvirt::connect(here.uri)?;
     let domain = libvirt::find(&connection, name)?;
@@ -66,14 +66,16 @@ pub fn take(here: &Here<'_>, name: &str, snapshot: &str, delete: bool) -> Result
     DomainSnapshot::create_xml(&domain, &xml, 0).map(|_| 0).map_err(libvirt::failed(what))
 }
 
-/// Goes back to one. What the guest has on the switch is what it has now: ports are not part of a snapshot.
+/// Reverts a guest to a snapshot. The guest keeps its present ports and floating IPs on the switch: they are not part
+/// of a snapshot.
 pub fn revert(here: &Here<'_>, name: &str, snapshot: &str) -> Result<u8, Failure> {
     let connection = libvirt::connect(here.uri)?;
     let domain = libvirt::find(&connection, name)?;
     let claims = libvirt::our_claims(&domain, name)?;
     let what = format!("guest {name} does not go back to {snapshot}");
     let found = DomainSnapshot::lookup_by_name(&domain, snapshot, 0).map_err(libvirt::failed(&what))?;
-    // The snapshot's metadata is of its time; ports that came or went since would be forgotten with it.
+    // The snapshot's metadata is as old as the snapshot. Restoring it would lose ports that were added or removed
+    // since.
     let then = found.get_xml_desc(0).map_err(libvirt::failed(&what))?;
     let then = Element::read(&then).map_err(|e| Failure::new(1, &what, e, "please report it"))?;
     let domain_then = then.first("domain").cloned().unwrap_or_default();

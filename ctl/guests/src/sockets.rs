@@ -1,4 +1,5 @@
-//! Where QEMU listens for the switch: a folder that it may write to and the switch may read.
+//! The directories of the sockets at which QEMU listens for the switch: QEMU can write to them, and the switch can
+//! read them.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -7,11 +8,11 @@ use std::path::{Path, PathBuf};
 use ctl::model::Port;
 use rustix::fs::{Gid, Uid, XattrFlags, chown, setxattr};
 
-/// What belongs to whoever QEMU runs as, where libvirt is the system's.
+/// A directory that belongs to QEMU's user, if libvirt is the system's.
 const QEMUS_OWN: &str = "/var/lib/libvirt/qemu";
 
-/// Where the port's socket is, if not where the switch looks for it by itself: a session's QEMU may only write to its
-/// user's folder.
+/// The path of the port's socket, if it differs from the switch's default: the QEMU of a user session may only write
+/// to its user's directory.
 pub fn of(uri: &str, port: &str) -> Option<String> {
     let session = uri.split('?').next().is_some_and(|uri| uri.ends_with("/session"));
     session.then(|| {
@@ -23,24 +24,26 @@ pub fn of(uri: &str, port: &str) -> Option<String> {
     })
 }
 
-/// Lets the switch pass to the sockets in this folder of ours: it is root without the right to pass by permissions, and a
-/// user's folders are closed to everybody else. By access lists, so that they stay closed to everybody else.
+/// Gives the switch access to the sockets in this directory of ours. The switch is root without the right to override
+/// permissions, and a user's directories are closed to other users. Access lists keep them closed to everyone but the
+/// switch.
 fn admit_the_switch(folder: &Path) {
-    // The sockets to come inherit the second.
+    // Sockets that are created later inherit the default list.
     let _ = setxattr(folder, "system.posix_acl_access", &access_list(0o700, 7), XattrFlags::empty());
     let _ = setxattr(folder, "system.posix_acl_default", &access_list(0o700, 7), XattrFlags::empty());
     for above in folder.ancestors().skip(1) {
         let Ok(now) = fs::metadata(above) else { return };
         let own = now.uid() == rustix::process::geteuid().as_raw();
         if own && now.mode() & 0o001 == 0 {
-            // One that has a list already is somebody's work, and stays.
+            // A directory that already has an access list keeps it.
             let list = access_list(now.mode(), 1);
             let _ = setxattr(above, "system.posix_acl_access", &list, XattrFlags::CREATE);
         }
     }
 }
 
-/// A list as the kernel takes it (`linux/posix_acl_xattr.h`): what the mode says, and this for root.
+/// Encodes an access list for the kernel (`linux/posix_acl_xattr.h`): the permissions of the mode, and these for
+/// root.
 fn access_list(mode: u32, root: u16) -> Vec<u8> {
     let of_mode = |shift: u32| (mode >> shift & 7) as u16;
     let (nobody, group) = (u32::MAX, of_mode(3));
@@ -60,8 +63,9 @@ fn access_list(mode: u32, root: u16) -> Vec<u8> {
     list
 }
 
-/// Makes the folders of these ports' sockets, for QEMU to listen in. Where that is not for us to do (a libvirt on another
-/// host), the package's own settings have done it, and QEMU says if not.
+/// Creates the directories of these ports' sockets, in which QEMU listens. If this process may not create them
+/// (because libvirt runs on another host), the settings of our package have created them; otherwise QEMU reports the
+/// error.
 pub fn prepare<'a>(ports: impl IntoIterator<Item = &'a Port>) {
     for port in ports {
         let attached = port.attached_to();
@@ -76,7 +80,8 @@ pub fn prepare<'a>(ports: impl IntoIterator<Item = &'a Port>) {
         } else if let Ok(qemu) = fs::metadata(QEMUS_OWN)
             && qemu.uid() != 0
         {
-            // The switch has root's group and no right to pass by permissions, and libvirt lets QEMU's group write.
+            // The switch is in root's group without the right to override permissions, and libvirt lets QEMU's group
+            // write.
             let _ = chown(folder, Some(Uid::from_raw(qemu.uid())), Some(Gid::ROOT));
             let _ = fs::set_permissions(folder, fs::Permissions::from_mode(0o2770));
         }

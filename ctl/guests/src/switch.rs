@@ -1,4 +1,4 @@
-//! The switch's end of the line: a guest's ports and floating IPs, given and taken back.
+//! The client of the switch: gives ports and floating IPs to a guest, and takes them back.
 
 use std::cell::RefCell;
 use std::net::IpAddr;
@@ -11,7 +11,7 @@ use ctl::guest::Claim;
 use ctl::model::{Floating, Port};
 use serde_json::{Value, json};
 
-/// How often the state of a port is asked for.
+/// How often the state of a port is polled.
 const INTERVAL: Duration = Duration::from_millis(50);
 
 /// A switch's daemon.
@@ -21,14 +21,14 @@ pub struct Switch {
 }
 
 impl Switch {
-    /// Connects to the one of this host.
+    /// Connects to the daemon of this host.
     pub fn connect(global: &Global) -> Result<Self, Failure> {
         Self::at(&global.socket, global.timeout)
     }
 
-    /// Connects to the one at this socket.
+    /// Connects to the daemon at this socket.
     pub fn at(socket: &Path, timeout: f64) -> Result<Self, Failure> {
-        // A guest's port cannot be live before the guest runs, so edits do not wait; we do, later.
+        // A guest's port cannot be live before the guest runs, so edits do not wait; this program waits later.
         Ok(Self { client: RefCell::new(Client::connect(socket, timeout, true)?), timeout })
     }
 
@@ -42,33 +42,33 @@ impl Switch {
         Ok(version.name)
     }
 
-    /// The largest packet its tunnel carries, if it has one.
+    /// The largest packet that the tunnel carries, if there is a tunnel.
     pub fn overlay_mtu(&self) -> Result<Option<u16>, Failure> {
         let status: ctl::api::Status = self.client.borrow_mut().call("status", json!({}))?;
         Ok(status.vtep.map(|_| status.overlay_mtu))
     }
 
-    /// Its ports.
+    /// The switch's ports.
     pub fn ports(&self) -> Result<Vec<PortRow>, Failure> {
         Ok(self.client.borrow_mut().call::<Rows<PortRow>>("port.list", json!({}))?.rows)
     }
 
-    /// Its floating IPs.
+    /// The switch's floating IPs.
     pub fn floating(&self) -> Result<Vec<FloatingRow>, Failure> {
         Ok(self.client.borrow_mut().call::<Rows<FloatingRow>>("floating.list", json!({}))?.rows)
     }
 
-    /// Adds a port with its binding; it waits for its interface.
+    /// Adds a port with its binding. The port then waits for its interface.
     pub fn add_port(&self, port: &Port) -> Result<(), Failure> {
         self.edit("port.add", json!({ "object": port }))
     }
 
-    /// Sets a key of a port; null: back to its default.
+    /// Sets a key of a port; null restores the default.
     pub fn set_port(&self, name: &str, key: &str, value: Value) -> Result<(), Failure> {
         self.edit("port.set", json!({ "name": name, "set": { key: value } }))
     }
 
-    /// Adds a network whose gateway the switch is and which gives addresses by DHCP.
+    /// Adds a network whose gateway is the switch, with addresses by DHCP.
     pub fn add_network(&self, name: &str, vni: u32, prefix: &str, gateway: &str) -> Result<(), Failure> {
         let object = json!({ "name": name, "vni": vni, "gateway": [gateway], "dhcp": [prefix] });
         self.edit("network.add", json!({ "object": object }))
@@ -79,13 +79,13 @@ impl Switch {
         self.edit("network.del", json!({ "name": name, "if_exists": true }))
     }
 
-    /// Removes a port. It may be gone.
+    /// Removes a port. The port may be gone already.
     pub fn del_port(&self, name: &str) -> Result<(), Failure> {
         self.edit("port.del", json!({ "name": name, "if_exists": true }))
     }
 
-    /// Gives a floating IP its owner: a new mapping, or one that is there without any. Returns what is to be
-    /// taken back later.
+    /// Gives a floating IP to an owner: adds a mapping, or uses an existing mapping without an owner. Returns the
+    /// claim that `release` takes back.
     pub fn claim(&self, mapping: &Floating) -> Result<Claim, Failure> {
         let rows = self.floating()?;
         let ports = sorted(&mapping.only);
@@ -114,7 +114,7 @@ impl Switch {
         }
     }
 
-    /// Takes a floating IP from its owner. It may be gone.
+    /// Takes a floating IP from its owner. The mapping may be gone already.
     pub fn release(&self, claim: &Claim) -> Result<(), Failure> {
         let mut which = which(&claim.mapping);
         if claim.borrowed {
@@ -128,7 +128,7 @@ impl Switch {
         self.edit("floating.del", which)
     }
 
-    /// Waits until these ports forward, or will with their guest's first frame.
+    /// Waits until these ports forward, or will forward with their guest's first frame.
     pub fn wait_live(&self, names: &[String]) -> Result<(), Failure> {
         let deadline = Instant::now() + Duration::from_secs_f64(self.timeout);
         loop {
@@ -149,10 +149,10 @@ impl Switch {
     }
 }
 
-/// Whether a port forwards. One in shared memory that has met its QEMU does as soon as the guest's driver is there, and how
-/// long a guest boots is its own business.
+/// Whether a port forwards, or will. A port in shared memory that is connected to its QEMU forwards when the guest's
+/// driver is ready; the time that a guest takes to boot does not matter here.
 fn is_up(row: &PortRow) -> bool {
-    // Who is cut off is so because somebody wants that.
+    // A port in quarantine is so on purpose.
     matches!(row.state.as_str(), "live" | "quarantined")
         || (row.state == "ready" && !row.why.starts_with("waiting for QEMU"))
 }
@@ -171,7 +171,7 @@ fn sorted(ports: &[ctl::model::Ports]) -> Vec<ctl::model::Ports> {
     ports
 }
 
-/// The addresses a guest is bound to, for people.
+/// The addresses that a guest is bound to, for people.
 pub fn addresses(port: &Port) -> Vec<String> {
     port.ip.iter().map(ToString::to_string).collect()
 }
@@ -182,10 +182,10 @@ pub fn floating_text(claim: &Claim) -> String {
     inside.map_or(claim.mapping.ip.to_string(), |inside| format!("{} -> {inside}", claim.mapping.ip))
 }
 
-/// What was done so far, with how to undo it.
+/// The steps so far, and how to undo them.
 ///
-/// Every step that changes something on either side puts its opposite here first. When a later step fails,
-/// [`Undo::all`] goes back the whole way; [`Undo::keep`] is for when everything went well.
+/// Every step that changes libvirt or the switch first records its opposite here. If a later step fails,
+/// [`Undo::all`] undoes all steps; [`Undo::keep`] drops the record when everything went well.
 #[derive(Default)]
 pub struct Undo<'a> {
     steps: Vec<(String, Step<'a>)>,
@@ -194,17 +194,17 @@ pub struct Undo<'a> {
 type Step<'a> = Box<dyn FnOnce() -> Result<(), Failure> + 'a>;
 
 impl<'a> Undo<'a> {
-    /// The opposite of what is done next. What it undoes may not have been done.
+    /// Records the opposite of the next step. It must also work if the step was not carried out.
     pub fn push(&mut self, what: impl Into<String>, step: impl FnOnce() -> Result<(), Failure> + 'a) {
         self.steps.push((what.into(), Box::new(step)));
     }
 
-    /// Everything went well.
+    /// Keeps all changes.
     pub fn keep(mut self) {
         self.steps.clear();
     }
 
-    /// Undoes everything, last first; the failure says what could not be.
+    /// Undoes everything, last step first; the failure names the steps that could not be undone.
     pub fn all(self, mut failure: Failure) -> Failure {
         for (what, step) in self.steps.into_iter().rev() {
             if step().is_err() {

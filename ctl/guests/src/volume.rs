@@ -20,7 +20,7 @@ use virt_sys as sys;
 use crate::create::refused;
 use crate::{Here, devices, libvirt};
 
-/// Most bytes of a volume.
+/// The largest volume, in bytes.
 const SIZE_MAX: u64 = 64 << 40;
 
 /// Runs a verb.
@@ -88,7 +88,7 @@ fn path_of(volume: &StorageVol) -> Result<PathBuf, Failure> {
     volume.get_path().map(PathBuf::from).map_err(libvirt::failed("a volume's path cannot be read"))
 }
 
-/// Where a volume is, and how it lies there.
+/// The path and the format of a volume.
 pub fn path_and_format(connection: &Connect, pool: &str, name: &str) -> Result<(PathBuf, Format), Failure> {
     let volume = find(connection, pool, name)?;
     let what = "a volume cannot be looked at";
@@ -98,7 +98,7 @@ pub fn path_and_format(connection: &Connect, pool: &str, name: &str) -> Result<(
     Ok((path_of(&volume)?, if qcow2 { Format::Qcow2 } else { Format::Raw }))
 }
 
-/// The guests whose disk this file is: name, name of the disk there, whether they run.
+/// The guests that use this file as a disk: name, name of the disk there, whether they run.
 fn users(connection: &Connect, path: &Path) -> Result<Vec<(String, String, bool)>, Failure> {
     let what = "guests cannot be looked at";
     let mut users = Vec::new();
@@ -126,7 +126,7 @@ fn list(here: &Here<'_>, connection: &Connect, only: Option<&str>) -> Result<u8,
     let mut rows = Vec::new();
     for pool in pools {
         let name = pool.get_name().map_err(libvirt::failed(what))?;
-        // What others put into the directory is to be seen too.
+        // Show files that other programs put into the directory, too.
         pool.refresh(0).map_err(libvirt::failed(what))?;
         for volume in pool.list_all_volumes(0).map_err(libvirt::failed(what))? {
             let info = volume.get_info().map_err(libvirt::failed(what))?;
@@ -179,7 +179,7 @@ fn create(
         ));
     }
     let of = match find_pool(connection, pool) {
-        // Everybody's first volume needs a pool that nobody made yet.
+        // The first volume needs a pool, and a fresh host has none.
         Err(e) if e.code == 3 && pool == POOL && here.uri.ends_with("/system") => {
             add_pool(connection, POOL, &PoolSource::Directory, Path::new("/var/lib/libvirt/images"))?
         }
@@ -198,7 +198,7 @@ fn create(
     Ok(0)
 }
 
-/// Puts a filesystem on a volume of this host: directly, or through a sparse file that is then converted.
+/// Creates a filesystem on a volume of this host: directly, or through a sparse file that is then converted.
 fn put_filesystem(
     path: &Path,
     format: Format,
@@ -256,7 +256,7 @@ fn resize(connection: &Connect, name: &str, size: u64, pool: &str) -> Result<u8,
     let path = path_of(&volume)?;
     for (guest, target, runs) in users(connection, &path)? {
         if runs {
-            // The guest has it open: only its QEMU may change it.
+            // The guest has the volume open, so only its QEMU may change it.
             let domain = libvirt::find(connection, &guest)?;
             domain
                 .block_resize(&target, size, sys::VIR_DOMAIN_BLOCK_RESIZE_BYTES)
@@ -353,7 +353,8 @@ fn pools(here: &Here<'_>, connection: &Connect, verb: PoolVerb) -> Result<u8, Fa
     }
 }
 
-/// Defines a pool, makes its directory, starts it now and whenever libvirt does; or leaves nothing.
+/// Defines a pool, creates its directory, and starts it now and whenever libvirt starts. Leaves nothing behind if a
+/// step fails.
 fn add_pool(
     connection: &Connect,
     name: &str,

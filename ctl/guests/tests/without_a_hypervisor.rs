@@ -1,11 +1,11 @@
-//! Error paths against `test:///default`, libvirt's driver that runs nothing and needs no rights: what is there but not ours,
-//! what is not there, and what that driver cannot do. Every refusal names the object, the cause and the remedy, and has
-//! its exit code.
+//! Error paths against `test:///default`, libvirt's driver that runs nothing and needs no privileges: objects that
+//! exist but are not ours, objects that do not exist, and operations that this driver lacks. Every refusal names the
+//! object, the cause and the remedy, and has its own exit code.
 
 use std::path::Path;
 use std::process::Command;
 
-/// Runs `ivctl-guest`, its arguments parted by blanks: exit code, what it printed, what it complained of.
+/// Runs `ivctl-guest` with arguments separated by blanks. Returns the exit code, the output and the errors.
 fn ivctl(arguments: &str) -> (i32, String, String) {
     let mut program = Command::new(env!("CARGO_BIN_EXE_ivctl-guest"));
     program.args(["--connect", "test:///default", "--socket", "/nonexistent/ivs", "--timeout", "1"]);
@@ -15,8 +15,8 @@ fn ivctl(arguments: &str) -> (i32, String, String) {
     (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
 }
 
-/// N-05, N-10, N-14, N-16: guests that others made are shown and left alone, without a switch too; nothing is begun that could not be
-/// ended.
+/// N-05, N-10, N-14, N-16: guests that other programs created are shown and left alone, even without a switch. No
+/// operation begins that could not be finished.
 #[test]
 fn n16_what_cannot_be_is_refused_by_name() {
     let (code, shown, said) = ivctl("guest list");
@@ -30,7 +30,7 @@ fn n16_what_cannot_be_is_refused_by_name() {
     assert!(code == 0 && shown.contains("default-pool"), "{shown}{said}");
 
     let refused = [
-        // What others made.
+        // Guests that other programs created.
         (4, "guest delete test --force", "guest test"),
         (4, "guest resize test --vcpus 2", "guest test"),
         (4, "guest attach test --nic private", "guest test"),
@@ -41,7 +41,7 @@ fn n16_what_cannot_be_is_refused_by_name() {
         (4, "guest mirror test --to ids", "guest test"),
         (4, "guest migrate test --to test:///default --to-socket /nonexistent/ivs", "guest test"),
         (4, "volume attach vol test --pool default-pool", "guest test"),
-        // What is not there.
+        // Objects that do not exist.
         (3, "guest show nosuch", "guest nosuch"),
         (3, "guest start nosuch", "guest nosuch"),
         (3, "guest stop nosuch", "guest nosuch"),
@@ -56,7 +56,7 @@ fn n16_what_cannot_be_is_refused_by_name() {
         (3, "volume delete nosuch --pool default-pool", "volume nosuch"),
         (3, "volume snapshot nosuch s1 --pool default-pool", "volume nosuch"),
         (3, "volume pool del nosuch", "pool nosuch"),
-        // What makes no sense.
+        // Requests that make no sense.
         (2, "guest create g1 --kernel /boot/vmlinuz --vcpus 0", "guest g1"),
         (2, "guest create g1", "guest g1"),
         (2, "guest create ../g1 --kernel /boot/vmlinuz", "guest ../g1"),
@@ -64,11 +64,11 @@ fn n16_what_cannot_be_is_refused_by_name() {
         (2, "volume create vol --size 1 --pool default-pool", "volume vol"),
         (2, "guest schedule add tomorrow stop test", "scheduled"),
         (2, "guest schedule add +1h dance test", "scheduled"),
-        // Nobody on the other side.
+        // The switch cannot be reached.
         (5, "guest create g1 --kernel /boot/vmlinuz --nic private", "/nonexistent/ivs"),
         (5, "guest demo", "/nonexistent/ivs"),
         (5, "guest list --connect qemu:///system?socket=/nonexistent/libvirt", "/nonexistent/libvirt"),
-        // What this libvirt cannot do.
+        // Operations that this libvirt driver lacks.
         (1, "guest console test", "guest test"),
     ];
     for (code, arguments, object) in refused {
@@ -77,7 +77,7 @@ fn n16_what_cannot_be_is_refused_by_name() {
         assert!(said.contains(object), "{arguments} does not name {object}: {said}");
         assert!(said.contains("why:") && said.contains("help:"), "{arguments}: {said}");
     }
-    // Already gone, already so.
+    // The object is gone already, or already in the desired state.
     for arguments in
         ["guest delete nosuch --if-exists", "volume pool del nosuch --if-exists", "guest start test"]
     {

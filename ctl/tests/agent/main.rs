@@ -1,4 +1,4 @@
-//! The agent, driven by hand: what happens to interfaces, doors, requests and the file, and what it asks for then.
+//! Tests of the agent, driven by hand: how it reacts to interfaces, doors, requests and the file, and its outputs.
 
 mod peers;
 mod random;
@@ -41,24 +41,24 @@ name = "rvm2"
 address = "10.0.0.12"
 "#;
 
-/// Of an agent that has nothing to do by itself.
+/// The configuration of an agent that does nothing by itself.
 fn without_peers() -> String {
     CONFIG.split("[[peer]]").next().unwrap().to_owned()
 }
 
 const CLIENT: ClientId = ClientId(7);
 
-/// An agent, the machine and the workers around it. Everything it asks for is kept in `seen`.
+/// An agent, with the machine and the workers around it. All its outputs are kept in `seen`.
 struct World {
     agent: Agent,
     now: Instant,
     seen: Vec<Output>,
-    /// Whether workers answer queries, and how many there are.
+    /// Whether workers answer queries, and how many workers there are.
     workers: usize,
     answering: bool,
-    /// Frames are sent to the peers all the time.
+    /// Whether we send frames to the peers all the time.
     busy: bool,
-    /// The kernel has no route to the peer.
+    /// Whether the kernel lacks a route to the peer.
     no_route: bool,
     fdb: Vec<Vec<FdbRow>>,
     /// The tables as the workers have them.
@@ -94,7 +94,7 @@ impl World {
         world
     }
 
-    /// Tells the agent something and carries out what it asks for.
+    /// Passes an input to the agent, and carries out its outputs.
     fn tell(&mut self, input: Input) {
         self.agent.handle(self.now, input);
         self.drain();
@@ -130,7 +130,7 @@ impl World {
         }
     }
 
-    /// Pages of two rows.
+    /// Answers in pages of two rows.
     fn answer(&self, worker: usize, query: &Query) -> Answer {
         match query {
             Query::Counters => {
@@ -166,7 +166,7 @@ impl World {
         }
     }
 
-    /// The volume sent to a peer in use.
+    /// The traffic sent to a peer in use.
     fn sent(&self) -> Volume {
         let frames = self.now.as_nanos() / 1_000_000;
         Volume { frames, bytes: 100 * frames }
@@ -196,7 +196,7 @@ impl World {
         self.replies.iter().map(|(_, v)| v).find(|v| v["id"] == id)
     }
 
-    /// Sends and expects an answer at once.
+    /// Sends a request, and expects the answer immediately.
     fn call(&mut self, method: &str, params: Value) -> Value {
         let id = self.send(method, params);
         let reply = self.reply(id).unwrap_or_else(|| panic!("{method} is not answered")).clone();
@@ -204,7 +204,7 @@ impl World {
         reply["result"].clone()
     }
 
-    /// Sends and expects this error; its `what`, `why` and `how` in one text.
+    /// Sends a request, and expects this error; returns its `what`, `why` and `how` in one text.
     fn refused(&mut self, method: &str, params: Value, code: Code) -> String {
         let id = self.send(method, params);
         let reply = self.reply(id).unwrap_or_else(|| panic!("{method} is not answered")).clone();
@@ -250,7 +250,7 @@ impl World {
         }
     }
 
-    /// Brings the machine of [`CONFIG`] up.
+    /// Brings up the machine of [`CONFIG`].
     fn up(text: &str) -> Self {
         let mut world = Self::new(text);
         for l in [uplink(), link("eth1", 5), link("eth1p", 6), link("p-g1", 7)] {
@@ -343,7 +343,8 @@ fn the_uplink_gives_address_mtu_guard_and_steering() {
         "and again for a new program"
     );
 
-    // Its first address goes: the next one takes over. While an address is held, it stays.
+    // When the first address goes, the next one takes over. An address in use stays in use while the interface has
+    // it.
     w.take();
     let swapped = vec![address("10.0.0.50", 24), address("10.0.0.11", 24)];
     w.tell(Input::Link(LinkFacts { mtu: 9000, addresses: swapped, ..uplink() }));
@@ -353,7 +354,7 @@ fn the_uplink_gives_address_mtu_guard_and_steering() {
     assert!(w.seen.iter().any(|o| matches!(o, Output::Steer(p) if p.tunnel == Some((at, 4789)))));
 }
 
-/// An interface goes and returns under another index. The others never notice.
+/// An interface goes and returns under another index. The other interfaces do not notice.
 #[test]
 fn an_interface_goes_and_returns() {
     let mut w = World::up(CONFIG);
@@ -375,7 +376,7 @@ fn an_interface_goes_and_returns() {
     w.tell(Input::Link(link("p-g1", 17)));
     assert_eq!(w.opened().len(), 1);
     assert_eq!(w.opened()[0].1.index, 17);
-    // A late answer about the old one must not make a difference that lasts.
+    // A late answer about the old interface must not have a lasting effect.
     w.tell(Input::PortFailed(g1, "the old socket".into()));
     w.tell(Input::PortOpened(g1, PortFacts::default()));
     assert!(w.ports[&g1].live);
@@ -408,7 +409,7 @@ fn flapping_is_bounded() {
     assert_eq!(w.opened().last().unwrap().1.index, 1099, "in the end the last one is");
 }
 
-/// A port that cannot be opened is tried again: first after a second, then more and more seldom.
+/// A port that cannot be opened is tried again: first after a second, then less and less often.
 #[test]
 fn failed_opens_are_tried_again() {
     let mut w = World::new(CONFIG);
@@ -427,7 +428,7 @@ fn failed_opens_are_tried_again() {
     assert_eq!(pauses, [1000, 2000, 4000, 8000, 10_000, 10_000]);
     let said = |w: &World| w.seen.iter().filter(|o| matches!(o, Output::Log("warn", _))).count();
     assert_eq!(said(&w), 0, "the same complaint is not logged again and again");
-    // The interface changes: tried at once, and the pauses begin anew.
+    // When the interface changes, the port is tried immediately, and the pauses begin again at the shortest.
     w.tell(Input::PortFailed(g1, "again".into()));
     w.take();
     w.pass(Duration::from_secs(2));
@@ -437,7 +438,7 @@ fn failed_opens_are_tried_again() {
     assert!(w.ports[&g1].live);
 }
 
-/// The pair is deleted under us: it is made again. The CMS moving its own end away is its right.
+/// Another program deletes the pair, and the agent creates it again. The CMS may move its own end away.
 #[test]
 fn a_door_that_was_removed_is_made_again() {
     let mut w = World::up(CONFIG);
@@ -461,8 +462,9 @@ fn a_door_that_was_removed_is_made_again() {
     assert!(w.ports[&eth1].live);
 }
 
-/// A door that was never finished is no door, whatever interface has its name: its port is not opened, or is closed, and
-/// says why; and it is tried again until it is finished. One that was finished once works on.
+/// A door that was never finished is not a door, even if an interface has its name: its port is not opened, or is
+/// closed, and says why; the agent tries again until the door is finished. A door that was finished once keeps
+/// working.
 #[test]
 fn a_door_that_is_not_finished_is_not_live() {
     let mut w = World::up(CONFIG);

@@ -1,4 +1,4 @@
-//! Whether peers are there, and signs of other rVMs that do not fit, in status, warnings and events.
+//! The health of peers, and packets of other rVMs that do not fit the configuration, in status, warnings and events.
 
 use std::net::IpAddr;
 
@@ -19,7 +19,7 @@ fn vni(n: u32) -> Vni {
     Vni::new(n).unwrap()
 }
 
-/// Lets seconds pass in which the peer answers every question, or none; and refuses packets of these networks.
+/// Lets seconds pass in which the peer answers every question or none, and refuses packets of these networks.
 fn pass(w: &mut World, seconds: u64, answers: bool, refuses: &[Vni]) {
     for _ in 0..seconds * 10 {
         w.pass(SEC / 10);
@@ -45,15 +45,16 @@ fn peer(w: &mut World) -> Value {
     w.call("peer.list", json!({ "name": "rvm2" }))["rows"][0].clone()
 }
 
-/// The warnings of this kind, as `status` has them.
+/// The warnings of this kind, as in `status`.
 fn problems(w: &mut World, kind: &str) -> Vec<Value> {
     let status = w.call("status", json!({}));
     assert_eq!(status["warnings"].as_array().unwrap().len(), status["problems"].as_array().unwrap().len());
     status["problems"].as_array().unwrap().iter().filter(|p| p["kind"] == kind).cloned().collect()
 }
 
-/// A peer is unknown until it answers; up while it does; silent with the time of its last answer when it stops, whatever
-/// the underlay's next hop; and up again. Each is an event, and a warning as long as it lasts.
+/// A peer is unknown until it answers, and up while it does. When it stops, it is silent, with the time of its last
+/// answer, for any state of the underlay's next hop; then it is up again. Each change is an event, and a warning while
+/// it lasts.
 #[test]
 fn a_peer_that_stops_answering_is_silent() {
     let mut w = World::up(CONFIG);
@@ -87,8 +88,8 @@ fn a_peer_that_stops_answering_is_silent() {
     assert_eq!(states, ["up", "silent", "up"]);
 }
 
-/// A peer that was up and to which the kernel loses its route is unreachable from that moment, before it could miss a
-/// question; and up again with its first answer by the next route.
+/// A peer that was up is unreachable from the moment that the kernel loses its route, before it could miss a
+/// question. It is up again with its first answer over the next route.
 #[test]
 fn a_route_that_is_gone_is_told_at_once() {
     let mut w = World::up(CONFIG);
@@ -106,7 +107,7 @@ fn a_route_that_is_gone_is_told_at_once() {
     assert_eq!(problems(&mut w, "peer"), Vec::<Value>::new());
 }
 
-/// An ICMP error about our tunnel packets explains a silence; one about anything else does not.
+/// An ICMP error about our tunnel packets explains a silence; an ICMP error about other packets does not.
 #[test]
 fn icmp_errors_say_why_a_peer_is_silent() {
     let mut w = World::up(CONFIG);
@@ -128,7 +129,7 @@ fn icmp_errors_say_why_a_peer_is_silent() {
     assert!(row["why"].as_str().unwrap().contains("nobody listens at UDP port 4789"), "{row}");
 }
 
-/// A peer that answers, but whose networks have other VNIs: it refuses ours, we refuse its.
+/// A peer answers, but its networks have other VNIs: it refuses our packets, and we refuse its packets.
 #[test]
 fn a_network_with_another_vni_is_refused() {
     let mut w = World::up(CONFIG);
@@ -146,7 +147,7 @@ fn a_network_with_another_vni_is_refused() {
     let warned = json!(problems(&mut w, "peer-network")).to_string();
     assert!(!warned.contains("101"), "now it is one: {warned}");
 
-    // Of two networks one: the peer is up, and the other network is named.
+    // Only one of two networks is refused: the peer is up, and the other network is named.
     pass(&mut w, 20, true, &[vni(100)]);
     let row = peer(&mut w);
     assert_eq!((&row["state"], &row["refuses"]), (&json!("up"), &json!(["private"])), "{row}");
@@ -155,8 +156,8 @@ fn a_network_with_another_vni_is_refused() {
     assert_eq!(peer(&mut w)["refuses"], Value::Null, "what is mended is seen");
 }
 
-/// A stranger that keeps sending is named with the remedy, until it stops or becomes a peer; a single packet is not enough. A flood
-/// of forged addresses does not hide it.
+/// A stranger that keeps sending is named with the remedy, until it stops or becomes a peer; a single packet is not
+/// enough. A flood of forged addresses does not hide it.
 #[test]
 fn an_unknown_peer_that_keeps_coming_is_named() {
     let mut w = World::up(CONFIG);
@@ -181,7 +182,7 @@ fn an_unknown_peer_that_keeps_coming_is_named() {
     assert_eq!(problems(&mut w, "unknown-peer"), Vec::<Value>::new(), "it ended");
 }
 
-/// A peer with this rVM's own address: nothing is sent there, and it is a warning as long as it is so.
+/// A peer has this rVM's own address: nothing is sent there, and there is a warning as long as the entry exists.
 #[test]
 fn a_peer_with_our_own_address_is_named() {
     let mut w = World::up(CONFIG);
@@ -195,7 +196,7 @@ fn a_peer_with_our_own_address_is_named() {
     assert!(warned[0]["what"].as_str().unwrap().contains("10.0.0.11"), "{warned:?}");
 }
 
-/// A floating IP that two rVMs take for theirs, as gateway or as the owner's, or that has two gateways in one file.
+/// Two rVMs claim the same floating IP, as its gateway or for its owner, or one file names two gateways.
 #[test]
 fn floating_ips_with_two_gateways_are_named() {
     let floating = "[[floating]]\nip = \"56.0.0.11\"\nnetwork = \"private\"\ngateway = \"rvm1\"\nreality = \"10.0.0.11\"\n";
@@ -205,7 +206,7 @@ fn floating_ips_with_two_gateways_are_named() {
         let mac = ctl::reconcile::switch_mac(name);
         Input::Event(0, Event::FloatingClaimed(vni(100), ip, RVM2, mac, owner))
     };
-    // Its owner is elsewhere, and moves: that is as it should be.
+    // The owner is on another rVM and moves, which is normal.
     for name in ["rvm2", "rvm3"] {
         for _ in 0..3 {
             w.pass(SEC);
@@ -224,7 +225,7 @@ fn floating_ips_with_two_gateways_are_named() {
     let warned = problems(&mut w, "floating");
     let what = warned[0]["what"].as_str().unwrap();
     assert!(what.contains("\"rvm2\" takes itself for its gateway, which is \"rvm1\""), "{what}");
-    // Once this rVM is configured like the other, they agree.
+    // Once this rVM has the same configuration as the other, they agree.
     w.call("floating.set", json!({ "ip": ip, "set": { "gateway": "rvm2", "reality": null } }));
     assert_eq!(problems(&mut w, "floating"), Vec::<Value>::new());
 
@@ -235,7 +236,7 @@ fn floating_ips_with_two_gateways_are_named() {
     assert!(warned[0]["what"].as_str().unwrap().contains("two gateways here"), "{warned:?}");
 }
 
-/// However many peers are in use, the questions per second are bounded.
+/// However many peers are in use, the number of questions per second is bounded.
 #[test]
 fn a_thousand_peers_are_asked_at_a_bounded_rate() {
     let mut text = CONFIG.to_owned();
@@ -250,7 +251,7 @@ fn a_thousand_peers_are_asked_at_a_bounded_rate() {
         .iter()
         .filter(|o| matches!(o, Output::Worker(WorkerInput::Command(Command::AskPeer(..)))))
         .count();
-    // Each gets three questions in a round without an answer.
+    // Each peer gets three questions in a round without an answer.
     assert!(asks <= 3 * 100 * 121, "{asks}");
     assert!(asks >= 3 * 1000, "{asks}: everyone has a turn");
 }

@@ -1,4 +1,4 @@
-//! Whatever happens around an agent, in any order, and whatever it is asked.
+//! Property tests: any events around an agent in any order, and any requests.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::{CLIENT, CONFIG, World, link, uplink, without_peers};
 
-/// What can happen around an agent, in any order.
+/// Any event around an agent.
 #[derive(Clone, Debug)]
 enum Happening {
     LinkComes(usize),
@@ -18,7 +18,7 @@ enum Happening {
     /// The machine answers the oldest request to open a port.
     OpenAnswered(bool),
     Fails(usize),
-    /// With or without a door that was finished once.
+    /// With a door that was finished once, or without.
     DoorFails(usize, bool),
     Enabled(usize, bool),
     Added(usize),
@@ -44,12 +44,12 @@ fn happening() -> impl Strategy<Value = Happening> {
     ]
 }
 
-/// The machine as it is: which interfaces there are, which ports are open on what.
+/// The state of the machine: its interfaces, and the open ports with their interfaces.
 #[derive(Default)]
 struct Machine {
     next_index: u32,
     links: BTreeMap<String, u32>,
-    /// Asked for and not answered, oldest first.
+    /// Requests without an answer yet, oldest first.
     asked: std::collections::VecDeque<(PortId, OpenPort)>,
     attached: BTreeMap<PortId, OpenPort>,
 }
@@ -62,7 +62,7 @@ impl Machine {
         w.tell(Input::Link(LinkFacts { index: self.next_index, name: name.to_owned(), ..facts }));
     }
 
-    /// Carries out what the agent asked for since.
+    /// Carries out the agent's new outputs.
     fn carry_out(&mut self, w: &mut World) {
         for output in w.take() {
             match output {
@@ -109,7 +109,7 @@ impl Machine {
 }
 
 proptest! {
-    /// Whatever happens, only attached ports are live; and when all troubles are over, every enabled port is.
+    /// In any sequence of events, only attached ports are live; and when all faults are over, every enabled port is live.
     #[test]
     fn in_the_end_every_port_is_live(happenings in prop::collection::vec(happening(), 0..60)) {
         let mut w = World::new(&without_peers());
@@ -163,7 +163,7 @@ proptest! {
         prop_assert_eq!(w.agent.next_deadline(), None, "and then it is quiet");
     }
 
-    /// Any line: one answer, no panic.
+    /// Any line gets one answer, without a panic.
     #[test]
     fn any_line_is_answered(line in "\\PC*") {
         let mut w = World::new("");
@@ -171,7 +171,8 @@ proptest! {
         prop_assert_eq!(w.replies.len(), 1);
     }
 
-    /// Requests with every method and parameters of any kind: an answer in time, no panic, a valid configuration.
+    /// Requests with every method and parameters of any kind get an answer in time, without a panic, and leave a
+    /// valid configuration.
     #[test]
     fn any_parameters_are_answered(calls in prop::collection::vec((0..METHODS.len(), params()), 0..12)) {
         let mut w = World::up(CONFIG);
@@ -224,7 +225,7 @@ const METHODS: [&str; 35] = [
     "config.rollback",
 ];
 
-/// Parameters under the names that there are, with values that fit often enough.
+/// Parameters under existing names, with values that are valid often enough.
 fn params() -> impl Strategy<Value = Value> {
     let word = prop::sample::select(vec![
         "private",

@@ -1,4 +1,4 @@
-//! What clients ask of the agent: edits that wait or are refused, answers of several workers, events, files applied.
+//! Requests to the agent: edits that wait or are refused, answers of several workers, events, applied files.
 
 use std::net::IpAddr;
 
@@ -13,7 +13,7 @@ use serde_json::json;
 
 use crate::{CLIENT, CONFIG, World, link, without_peers};
 
-/// `port add` answers when the port is live.
+/// `port add` is answered when the port is live.
 #[test]
 fn adding_a_port_waits_until_it_is_live() {
     let mut w = World::up(CONFIG);
@@ -44,7 +44,7 @@ fn adding_a_port_says_what_it_waits_for() {
     let answer = w.call("port.add", json!({ "object": object }));
     assert_eq!(answer["warnings"], json!(["port \"g2\" is waiting for interface p-g2"]));
 
-    // One that does not open in time: a timeout, and it goes on.
+    // A port does not open in time: the request times out, and the attempts go on.
     w.tell(Input::Link(link("p-g3", 9)));
     let object = json!({ "name": "g3", "network": "private", "interface": "p-g3" });
     let id = w.send("port.add", json!({ "object": object, "timeout_ms": 3000 }));
@@ -55,18 +55,18 @@ fn adding_a_port_says_what_it_waits_for() {
     w.open_all();
     assert!(w.agent.port_live("g3"));
 
-    // One that fails: done, with a warning.
+    // A port fails: the edit succeeds, with a warning.
     w.tell(Input::Link(link("p-g4", 10)));
     let object = json!({ "name": "g4", "network": "private", "interface": "p-g4" });
     let id = w.send("port.add", json!({ "object": object }));
     w.tell(Input::PortFailed(w.id("g4"), "p-g4 has an XDP program already".into()));
     assert!(w.reply(id).unwrap()["result"]["warnings"][0].as_str().unwrap().contains("XDP program already"));
-    // Nobody waits: answered at once.
+    // The client does not wait: the answer is immediate.
     let object = json!({ "name": "eth9", "network": "private" });
     assert_eq!(w.call("port.add", json!({ "object": object, "timeout_ms": 0 }))["warnings"], json!([]));
 }
 
-/// Refused edits leave everything as it was, name what is wrong, and have their own codes.
+/// Refused edits change nothing, name the error, and have their own codes.
 #[test]
 fn bad_edits_are_refused_whole() {
     let mut w = World::up(CONFIG);
@@ -195,7 +195,7 @@ fn an_empty_start_is_fine_and_everything_can_be_asked_for() {
     assert_eq!(w.call("version", json!({}))["api"], 1);
 }
 
-/// The file cannot be written: the change is in force, the answer and the status say so, and it is tried again.
+/// The file cannot be written: the change is in force, the answer and the status say so, and the agent tries again.
 #[test]
 fn a_file_that_cannot_be_written_stops_nothing() {
     let mut w = World::up(CONFIG);
@@ -210,7 +210,7 @@ fn a_file_that_cannot_be_written_stops_nothing() {
     assert!(!w.call("status", json!({}))["warnings"].to_string().contains("saved"));
 }
 
-/// While one write is under way, edits gather for the next.
+/// Edits during a write are collected for the next write.
 #[test]
 fn writes_are_gathered() {
     let mut w = World::up(CONFIG);
@@ -229,7 +229,7 @@ fn writes_are_gathered() {
     assert_eq!(writes(&w), 2);
 }
 
-/// Two workers: numbers are added, rows merged, pages followed for each.
+/// Two workers: counters are added, rows merged, and pages followed for each worker.
 #[test]
 fn the_answers_of_all_workers_are_put_together() {
     let options = Options { config_text: Some(CONFIG.into()), workers: 2, ..Options::default() };
@@ -265,14 +265,14 @@ fn the_answers_of_all_workers_are_put_together() {
     let drops = w.call("drops", json!({ "port": "g1" }))["rows"].clone();
     assert_eq!((drops[0]["reason"].as_str(), drops[0]["count"].as_u64()), (Some("runt"), Some(8)));
     assert_eq!(drops[0]["help"], "Shorter than an Ethernet header.");
-    // Deleting a learned one goes to the workers, not to the file.
+    // The deletion of a learned entry goes to the workers, not to the file.
     w.take();
     w.call("fdb.del", json!({ "network": "private", "mac": "02:00:00:00:00:02" }));
     assert!(w.seen.iter().any(|o| matches!(o, Output::Worker(WorkerInput::Command(Command::RemoveFdb(..))))));
     assert!(!w.seen.iter().any(|o| matches!(o, Output::Persist(_))));
 }
 
-/// A worker that does not answer: the asker hears what there is, in time.
+/// One worker does not answer: the client gets the other answers, in time.
 #[test]
 fn a_silent_worker_blocks_nobody() {
     let mut w = World::up(&without_peers());
@@ -285,7 +285,7 @@ fn a_silent_worker_blocks_nobody() {
     assert!(w.reply(status).unwrap()["result"]["warnings"].to_string().contains("did not answer"));
     assert_eq!(w.reply(edit).unwrap()["error"]["code"], Code::Timeout.number());
     assert_eq!(w.agent.next_deadline(), None);
-    // Nobody can make it keep more than a bounded number of requests.
+    // A client cannot make the agent keep more than a bounded number of requests.
     let ids: Vec<u64> = (0..100).map(|_| w.send("status", json!({}))).collect();
     let busy =
         ids.iter().filter(|&&id| w.reply(id).is_some_and(|r| r["error"]["code"] == Code::Busy.number()));
@@ -335,7 +335,7 @@ fn subscribers_hear_of_ports() {
     assert_eq!(w.replies.len(), before);
 }
 
-/// Everything is changed by one file: doors go, ports move, the rest stays untouched.
+/// One file changes everything: doors go, ports move, and all other objects stay untouched.
 #[test]
 fn applying_a_file_touches_only_what_differs() {
     let mut w = World::up(CONFIG);

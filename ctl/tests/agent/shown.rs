@@ -1,4 +1,4 @@
-//! How the agent shows its configuration: whole, object by object, with the file that each part is from, as events.
+//! How the agent shows its configuration: as a whole, object by object, with the file of each part, and in events.
 
 use std::time::{Duration as Wall, SystemTime};
 
@@ -15,7 +15,7 @@ fn drop_in(name: &str, text: &str) -> DropIn {
     DropIn { name: name.into(), text: text.into() }
 }
 
-/// A drop-in that lists this rVM, and more.
+/// A drop-in that lists this rVM and others.
 const ALL: &str = "[[peer]]\nname = \"rvm1\"\naddress = \"10.0.0.11\"\n[[peer]]\nname = \"rvm2\"\naddress = \"10.0.0.12\"\n\
                    [[network]]\nname = \"more\"\nvni = 300\n";
 
@@ -31,8 +31,8 @@ fn with_drop_in() -> World {
     w
 }
 
-/// `config.show` has everything in force, drop-ins and all, and which file each part is from. This rVM's own entry is left
-/// out, which `peer.list` says too.
+/// `config.show` has everything in force, drop-ins included, and the file of each part. This rVM's own entry is left
+/// out, and `peer.list` says so.
 #[test]
 fn the_whole_configuration_is_shown_with_its_files() {
     let mut w = with_drop_in();
@@ -72,7 +72,7 @@ fn files_are_compared_with_their_drop_ins() {
     assert_eq!(changes[0]["object"], "network \"more\"", "{changes}");
 }
 
-/// A list of one object has every key that it can be configured with. `status` has not: it is one screen.
+/// A list of one object has every key that the object can have. `status` does not, because it must fit one screen.
 #[test]
 fn objects_are_shown_with_every_key() {
     let mut w = World::up(CONFIG);
@@ -94,7 +94,7 @@ fn objects_are_shown_with_every_key() {
     assert_eq!(status["ports"][0].get("config"), None);
 }
 
-/// Events say when they happened, by the clock on the wall; a flush is one, and an edit says what it changed.
+/// Events contain the time of the wall clock. A flush is an event, and the event of an edit names its changes.
 #[test]
 fn events_have_a_time_and_say_what_was_changed() {
     let mut w = World::up(CONFIG);

@@ -21,7 +21,7 @@ pub enum Mode {
     Off,
 }
 
-/// Shows or switches it.
+/// Shows the mode of the kernel offload, or sets it.
 pub fn run(mode: Option<Mode>, client: &mut Client, printer: &Printer) -> Result<u8, Failure> {
     let Some(mode) = mode else {
         let status: Status = client.call("status", json!({}))?;
@@ -40,7 +40,7 @@ pub fn run(mode: Option<Mode>, client: &mut Client, printer: &Printer) -> Result
     edit(client, printer, "cache.set", json!({ "mode": mode }))
 }
 
-/// The cache in `ivctl status`.
+/// The line about the kernel offload in `ivctl status`.
 pub fn line(c: &CacheRow) -> String {
     if !c.on {
         return format!("verdict cache: off ({})\n", plain(&c.reason));

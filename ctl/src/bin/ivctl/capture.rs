@@ -22,7 +22,7 @@ use crate::client::Client;
 use crate::decode;
 use crate::output::{Failure, Printer, plain};
 
-/// How long to wait before asking again when there was nothing.
+/// The pause before the next read, after one without frames.
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// Writes frames as they pass
@@ -76,7 +76,7 @@ pub fn run(args: &Args, mut client: Client, printer: &Printer) -> Result<u8, Fai
     let (mut seen, mut lost) = (0u64, 0u64);
     let mut clock = None;
     loop {
-        // What was seen before the end still comes.
+        // Frames that were captured before the end are still written.
         let last = stop.load(Ordering::Relaxed) || end.is_some_and(|end| Instant::now() >= end);
         let batch: Captured = client.call("capture.read", json!({ "capture": started.capture }))?;
         let start = *clock.get_or_insert_with(|| wall().saturating_sub(Duration::from_nanos(batch.now)));
@@ -106,20 +106,20 @@ fn wall() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
-/// Ctrl-C and a request to end are noted; a second one ends at once.
+/// Sets the flag at Ctrl-C or SIGTERM; a second signal ends the process immediately.
 fn on_interrupt() -> Arc<AtomicBool> {
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        // Without it, the capture merely ends less orderly.
+        // If this fails, the capture only ends less cleanly.
         let _ = signal_hook::flag::register_conditional_shutdown(signal, 130, stop.clone());
         let _ = signal_hook::flag::register(signal, stop.clone());
     }
     stop
 }
 
-/// Where frames go.
+/// The output of a capture.
 enum Sink<'a> {
-    /// A pcapng file: the ports are its interfaces.
+    /// A pcapng file, with the ports as its interfaces.
     Pcapng {
         writer: PcapNgWriter<Output>,
         ports: Vec<String>,
@@ -161,7 +161,7 @@ impl<'a> Sink<'a> {
             return Ok(at as u32);
         }
         let name: Cow<'static, str> = Cow::Owned(name.to_owned());
-        // Time stamps in nanoseconds.
+        // Timestamps are in nanoseconds.
         let options =
             vec![InterfaceDescriptionOption::IfName(name.clone()), InterfaceDescriptionOption::IfTsResol(9)];
         let block = InterfaceDescriptionBlock { linktype: DataLink::ETHERNET, snaplen: *snap_len, options };

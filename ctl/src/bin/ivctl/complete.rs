@@ -1,5 +1,5 @@
-//! Shell completion. The script asks this program, which asks the daemon: names of networks, ports, peers and floating IPs
-//! are those that it has at that moment. Without a daemon only the program's own words are completed.
+//! Shell completion. The shell's script runs this program, which asks the daemon for the names of networks, ports,
+//! peers and floating IPs. Without a daemon, only the program's own words are completed.
 
 use std::path::PathBuf;
 
@@ -14,31 +14,31 @@ use serde_json::json;
 use crate::client::Client;
 use crate::output::Failure;
 
-/// The variable in which the script says which shell asks.
+/// The environment variable in which the script names its shell.
 const VAR: &str = "IVCTL_COMPLETE";
 
-/// Seconds that a shell waits for the daemon.
+/// How many seconds the shell waits for the daemon.
 const PATIENCE: f64 = 1.0;
 
-/// Where the words for an argument are from.
+/// The source of the words for an argument.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Names {
     Networks,
     Ports,
     Peers,
-    /// Where a frame comes from: ports and peers.
+    /// The possible sources of a frame: ports and peers.
     Sources,
     /// Peers and this rVM itself.
     Gateways,
     Floating,
-    /// Keys of an object that `--unset` takes.
+    /// The keys of an object that `--unset` accepts.
     Keys(&'static str),
 }
 
-/// The words for an argument `id` of `ivctl NOUN VERB`; without a verb it is empty.
+/// The words for argument `id` of `ivctl NOUN VERB`; `verb` is empty for a noun without verbs.
 fn names(noun: &str, verb: &str, id: &str) -> Option<Names> {
     Some(match (noun, verb, id) {
-        // A new name is nowhere yet.
+        // The name of a new object cannot be completed.
         (_, "add", "name" | "ip") => return None,
         ("network", _, "name") | (_, _, "network" | "networks") => Names::Networks,
         ("port", _, "name") | ("port", "mirror", "to") | ("fdb" | "drops", _, "port") => Names::Ports,
@@ -87,7 +87,7 @@ impl Names {
     }
 }
 
-/// Adds the names to the arguments of the command line.
+/// Adds completion of names to the arguments of the command line.
 pub fn with_names(command: Command) -> Command {
     command.mut_subcommands(|noun| {
         let name = noun.get_name().to_owned();
@@ -102,15 +102,15 @@ pub fn with_names(command: Command) -> Command {
     })
 }
 
-/// Answers a shell's script, if one asks, and ends the program then.
+/// If a shell's script asks, answers it and ends the program.
 pub fn answer(command: fn() -> Command) {
     CompleteEnv::with_factory(move || with_names(command())).var(VAR).complete();
 }
 
-/// The script for a shell.
+/// Generates the script for a shell.
 ///
 /// # Errors
-/// The script cannot be made.
+/// The script cannot be generated.
 pub fn script(shell: clap_complete::Shell) -> Result<Vec<u8>, Failure> {
     let shells = Shells::builtins();
     let name = shell.to_string();
@@ -119,7 +119,7 @@ pub fn script(shell: clap_complete::Shell) -> Result<Vec<u8>, Failure> {
         shell.write_registration(VAR, "ivctl", "ivctl", "ivctl", &mut script)?;
     }
     if shell == clap_complete::Shell::Zsh {
-        // Loaded at the first completion, it has to give that one too.
+        // The shell loads the script at the first completion, and expects an answer to that one too.
         script.extend_from_slice(
             b"if [[ $funcstack[1] = _ivctl ]]; then _clap_dynamic_completer_ivctl \"$@\"; fi\n",
         );

@@ -54,7 +54,7 @@ pub enum Verb {
     },
 }
 
-/// A time such as `60s`, `10m`, `1h` or `90`, in seconds.
+/// Parses a time such as `60s`, `10m`, `1h` or `90`, in seconds.
 fn trial(text: &str) -> Result<u64, String> {
     let (number, unit) = match text.char_indices().find(|(_, c)| !c.is_ascii_digit()) {
         Some((at, _)) => text.split_at(at),
@@ -70,7 +70,7 @@ fn trial(text: &str) -> Result<u64, String> {
     seconds.ok_or_else(|| "a time looks like 60s, 10m or 1h".to_owned())
 }
 
-/// Runs one of them.
+/// Runs a verb.
 pub fn run(
     verb: &Verb,
     client: &mut dyn FnMut() -> Result<Client, Failure>,
@@ -159,7 +159,7 @@ pub fn run(
     }
 }
 
-/// The configuration in force with the keys of the file, and the facts about it under keys of their own.
+/// The configuration in force with the keys of the file, and facts about it under keys of their own.
 fn as_json(shown: &ConfigShown) -> Value {
     let mut all = shown.config.clone();
     if let (Value::Object(all), Value::Object(mut about)) = (&mut all, json!(shown)) {
@@ -169,7 +169,7 @@ fn as_json(shown: &ConfigShown) -> Value {
     all
 }
 
-/// The files that the daemon reads, as they are now.
+/// The daemon's files as they are on disk now.
 fn of_the_daemon(shown: &ConfigShown, printer: &Printer) -> Result<Value, Failure> {
     let file = Path::new(&shown.file);
     let what = || format!("{} cannot be read", file.display());
@@ -185,7 +185,7 @@ fn of_the_daemon(shown: &ConfigShown, printer: &Printer) -> Result<Value, Failur
     Ok(json!({ "text": text.unwrap_or_default(), "drop_ins": drop_ins }))
 }
 
-/// A file with its drop-ins; standard input has none.
+/// Reads a file with its drop-ins; standard input has no drop-ins.
 fn read_layers(file: &Path) -> Result<(String, Vec<model::DropIn>), Failure> {
     let text = read(file)?;
     if file == Path::new("-") {

@@ -1,14 +1,14 @@
-//! A frame in one line, as tcpdump would say it. Frames may be cut short.
+//! Describes a frame in one line, as tcpdump would. Frames may be truncated.
 
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use etherparse::{ArpOperation, LaxNetSlice, LaxSlicedPacket, LinkSlice, TransportSlice};
 
-/// Tunnels in tunnels that are looked into.
+/// How many nested tunnels are decoded.
 const DEPTH_MAX: usize = 3;
 
-/// The line.
+/// Describes a frame in one line.
 #[must_use]
 pub fn line(bytes: &[u8]) -> String {
     let mut text = String::new();
@@ -16,13 +16,13 @@ pub fn line(bytes: &[u8]) -> String {
     text
 }
 
-/// The line of a frame given in hexadecimal.
+/// Describes a frame in hexadecimal in one line.
 #[must_use]
 pub fn hex_line(hex: &str) -> String {
     line(&unhex(hex).unwrap_or_default())
 }
 
-/// Bytes from hexadecimal digits; blanks and colons between them do not matter.
+/// Decodes hexadecimal digits; blanks and colons between them are ignored.
 #[must_use]
 pub fn unhex(text: &str) -> Option<Vec<u8>> {
     let digits: Vec<u8> = text.bytes().filter(|b| !b.is_ascii_whitespace() && *b != b':').collect();
@@ -31,7 +31,7 @@ pub fn unhex(text: &str) -> Option<Vec<u8>> {
     digits.chunks(2).map(pair).collect()
 }
 
-/// Hexadecimal digits of bytes.
+/// Encodes bytes as hexadecimal digits.
 #[must_use]
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
@@ -40,7 +40,7 @@ pub fn hex(bytes: &[u8]) -> String {
     })
 }
 
-/// A MAC address as people write it.
+/// A MAC address in the usual notation.
 #[must_use]
 pub fn mac(bytes: [u8; 6]) -> String {
     bytes.map(|byte| format!("{byte:02x}")).join(":")
@@ -112,7 +112,7 @@ fn transport(packet: &LaxSlicedPacket<'_>, from: &str, to: &str, proto: u8, dept
         }
         Some(TransportSlice::Udp(udp)) => {
             let payload = udp.payload();
-            // A VXLAN header with nothing reserved set (RFC 7348 s.5).
+            // A VXLAN header with all reserved bits zero (RFC 7348 s.5).
             if depth > 0
                 && let [8, 0, 0, 0, a, b, c, 0, inner @ ..] = payload
             {
@@ -197,7 +197,7 @@ mod tests {
         assert_eq!(line(&[1, 2, 3]), "3 bytes, too short for an Ethernet header");
     }
 
-    /// Samples are cut anywhere, and hostile frames are what samples are of.
+    /// Samples may be truncated anywhere, and often show hostile frames: any bytes get a line, without a panic.
     #[test]
     fn cut_and_broken_frames_are_said_without_harm() {
         let whole = tcp();

@@ -1,5 +1,5 @@
-//! `ivctl demo`: Figure 4 of the Inception paper on one machine, in network namespaces, with two real
-//! `ivswitchd`. Every change outside those namespaces is two things: their names, and a state directory.
+//! `ivctl demo`: Figure 4 of the Inception paper on one machine, in network namespaces, with two real `ivswitchd`.
+//! Outside those namespaces it changes two things only: it adds their names, and a state directory.
 //!
 //! ```text
 //!   inet 203.0.113.9 ── net (provider: 56.0.0.11 <-> 10.0.0.11) ──┬── rvm1 eth0 10.0.0.11   eth1 -> br1 -> ivm1 192.168.1.3
@@ -7,7 +7,7 @@
 //!                                                                          eth2 10.2.0.12 + 56.0.0.11/32
 //! ```
 //!
-//! Offload settings of every interface stay as the kernel chose them.
+//! The offload settings of every interface stay as the kernel chose them.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -62,7 +62,7 @@ pub enum Demo {
     },
 }
 
-/// Why it did not work: what, and what to do. The number is the exit code.
+/// A failure: the exit code, and a text with the cause and the remedy.
 struct Failure(u8, String);
 
 impl From<String> for Failure {
@@ -77,7 +77,7 @@ impl From<std::io::Error> for Failure {
     }
 }
 
-/// Prints a line. Whoever stops reading (`| head`) stops nothing else.
+/// Prints a line. A reader that stops (`| head`) does not stop the command.
 macro_rules! say {
     ($($words:tt)*) => {{
         let _ = writeln!(std::io::stdout(), $($words)*);
@@ -86,7 +86,7 @@ macro_rules! say {
 
 type Outcome<T = ()> = Result<T, Failure>;
 
-/// Runs one of them and returns the exit code of `ivctl`. `json`: for `trace`, which alone has anything to say in it.
+/// Runs a verb and returns the exit code of `ivctl`. `json` is only for `trace`, the only verb with JSON output.
 #[must_use]
 pub fn run(demo: &Demo, json: bool) -> u8 {
     let outcome = match demo {
@@ -114,7 +114,7 @@ const NODES: [&str; 6] = ["net", "inet", "rvm1", "rvm2", "ivm1", "ivm2"];
 const RVMS: [&str; 2] = ["rvm1", "rvm2"];
 const FLOATING: &str = "56.0.0.11";
 const INTERNET_HOST: &str = "203.0.113.9";
-/// How long anything may take to begin to work.
+/// How long each part may take until it works.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 const RVM1: &str = r#"name = "rvm1"
@@ -174,7 +174,7 @@ network = "public"
 gateway = "rvm1"
 "#;
 
-/// The provider's NAT: nothing the user of a reality cloud can see or change.
+/// The provider's NAT, which the user of a reality cloud can neither see nor change.
 const PROVIDER_NAT: &str = "table ip provider {
   chain pre  { type nat hook prerouting priority dstnat; ip daddr 56.0.0.11 dnat to 10.0.0.11; }
   chain post { type nat hook postrouting priority srcnat;
@@ -183,7 +183,7 @@ const PROVIDER_NAT: &str = "table ip provider {
 }
 ";
 
-/// What a stock CMS (Nova network) writes for a floating IP on an instance.
+/// The rules that a stock CMS (Nova network) writes for a floating IP of an instance.
 const CMS_NAT: &str = "table ip cms {
   chain pre  { type nat hook prerouting priority dstnat; ip daddr 56.0.0.11 dnat to 192.168.1.2; }
   chain out  { type nat hook output priority -100; ip daddr 56.0.0.11 dnat to 192.168.1.2; }
@@ -191,7 +191,7 @@ const CMS_NAT: &str = "table ip cms {
 }
 ";
 
-/// A place where packets are counted by the kernel: node, interface, direction, and what one sees there.
+/// A place where the kernel counts packets: node, interface, direction, and the packets that one sees there.
 const PATH_IN: [(&str, &str, Direction, &str); 6] = [
     ("inet", "eth0", Direction::Sent, "Internet host 203.0.113.9 -> 56.0.0.11"),
     ("net", "r1", Direction::Sent, "provider NAT: to 10.0.0.11, rVM1's only address"),
@@ -214,7 +214,7 @@ enum Direction {
     Received,
 }
 
-/// The demo cloud: where its files are and which programs it runs.
+/// The demo cloud: the place of its files, and the programs that it runs.
 struct Cloud {
     /// Process ids, configurations, sockets and logs.
     state: PathBuf,
@@ -336,7 +336,7 @@ impl Cloud {
 
     // ---- building -----------------------------------------------------------------------------
 
-    /// Namespaces, the provider's network and its NAT, the Internet host.
+    /// Creates the namespaces, the provider's network and its NAT, and the Internet host.
     fn reality(&self) -> Outcome {
         for node in NODES {
             ip(&format!("netns add {}", namespace(node)))?;
@@ -359,7 +359,7 @@ impl Cloud {
         nft("net", PROVIDER_NAT)
     }
 
-    /// One `ivswitchd` on each rVM, and the doors they make.
+    /// Starts one `ivswitchd` on each rVM; each creates its doors.
     fn switches(&self) -> Outcome {
         for (rvm, config) in [("rvm1", RVM1), ("rvm2", RVM2)] {
             fs::write(self.file(rvm, "toml"), config)?;
@@ -384,7 +384,7 @@ impl Cloud {
         Ok(())
     }
 
-    /// What Nova and its network controller do on an rVM. They know nothing of us.
+    /// Does the work of Nova and its network controller on an rVM. These commands know nothing about the switch.
     fn cms(&self) -> Outcome {
         for (rvm, ivm, address) in [("rvm1", "ivm1", "192.168.1.3/24"), ("rvm2", "ivm2", "192.168.1.2/24")] {
             on(rvm, "link add br1 type bridge")?;
@@ -392,7 +392,7 @@ impl Cloud {
             on(rvm, "link set br1 up")?;
             veth(ivm, "eth0", rvm, "vnet0")?;
             on(rvm, "link set vnet0 master br1")?;
-            // The tunnel takes 50 bytes; a CMS tells its guests by DHCP.
+            // The tunnel takes 50 bytes; a CMS would announce the MTU to its guests by DHCP.
             on(ivm, "link set eth0 mtu 1450")?;
             on(rvm, "link set vnet0 mtu 1450")?;
             on(ivm, &format!("addr add {address} dev eth0"))?;
@@ -401,10 +401,10 @@ impl Cloud {
         on("rvm2", "addr add 192.168.1.1/24 dev br1")?;
         on("rvm2", &format!("addr add {FLOATING}/32 dev eth2"))?;
         sysctl("rvm2", "net/ipv4/ip_forward", "1")?;
-        // Internet addresses arrive by eth2 while the default route is eth0.
+        // Packets from the Internet arrive on eth2 while the default route leaves by eth0.
         sysctl("rvm2", "net/ipv4/conf/eth2/rp_filter", "2")?;
         nft("rvm2", CMS_NAT)?;
-        // Source routing. The kernel routes before it SNATs, so the instance's own address needs the rule too.
+        // The source route. The kernel routes before SNAT, so the instance's own address needs the rule too.
         for source in [FLOATING, "192.168.1.2"] {
             on("rvm2", &format!("rule add from {source} lookup 100"))?;
         }
@@ -444,7 +444,7 @@ impl Cloud {
         ]
     }
 
-    /// The first packet may wait for ARP and for routes; after that none may be lost.
+    /// Pings. The first packet may wait for ARP and for routes; after it none may be lost.
     fn ping(&self, from: &str, to: &str) -> Outcome {
         self.wait(&format!("a first echo from {to}"), None, || {
             quiet(self.inside(from, "ping").args(["-c1", "-W1", to]))
@@ -475,7 +475,7 @@ impl Cloud {
         Err(said.trim().trim_start_matches("error: ").to_string().into())
     }
 
-    /// Sends ten pings and prints what the kernel counted at each hop, both ways.
+    /// Sends ten pings and prints the kernel's packet counts at each hop, in both directions.
     fn path(&self) -> Outcome {
         const PINGS: u64 = 10;
         let hops = || PATH_IN.iter().chain(&PATH_OUT);
@@ -531,7 +531,7 @@ impl Cloud {
         command
     }
 
-    /// Starts a process that outlives us, and writes down which one it is.
+    /// Starts a process that outlives this one, and records its identity.
     fn start(&self, name: &str, mut command: Command) -> Outcome {
         let log = fs::File::create(self.file(name, "log"))?;
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0);
@@ -542,7 +542,7 @@ impl Cloud {
         Ok(())
     }
 
-    /// Names of the processes written down.
+    /// The names of the recorded processes.
     fn recorded(&self) -> Vec<String> {
         let Ok(files) = fs::read_dir(&self.state) else { return Vec::new() };
         let mut names: Vec<String> = files
@@ -552,7 +552,7 @@ impl Cloud {
         names
     }
 
-    /// The process written down under this name, if it is still that very process.
+    /// The process that was recorded under this name, if it still runs.
     fn running(&self, name: &str) -> Option<Pid> {
         let text = fs::read_to_string(self.file(name, "pid")).ok()?;
         let (pid, born) = text.trim().split_once(' ')?;
@@ -568,7 +568,7 @@ impl Cloud {
             && recorded.iter().all(|name| self.running(name).is_some())
     }
 
-    /// Stops our processes, removes our namespaces and files. True if there was anything.
+    /// Stops our processes, and removes our namespaces and files. Returns true if there was anything to remove.
     fn remove(&self) -> Outcome<bool> {
         let mut found = self.state.exists();
         for name in self.recorded() {
@@ -589,7 +589,7 @@ impl Cloud {
         }
     }
 
-    /// Asks until it is so. Gives up early when the process it depends on has ended.
+    /// Polls until the condition holds. Gives up early when the process that it depends on has ended.
     fn wait(&self, what: &str, process: Option<&str>, so: impl Fn() -> bool) -> Outcome {
         let deadline = Instant::now() + PATIENCE;
         while !so() {
@@ -614,7 +614,7 @@ impl Cloud {
 
 // ---- the web page -------------------------------------------------------------------------------
 
-/// 60 kB of text that a browser shows and `fetch` can check.
+/// A page of 60 kB that a browser can show and `fetch` can check.
 fn page() -> Vec<u8> {
     let mut page = String::from("Hello from inside the inception cloud. The rest is here to be checked.\n");
     for line in 0.. {
@@ -694,7 +694,7 @@ fn need_root() -> Outcome {
     ))
 }
 
-/// Does one step and prints how it went and how long it took.
+/// Runs one step, and prints its result and duration.
 fn step(what: &str, work: impl FnOnce() -> Outcome) -> Outcome {
     let start = Instant::now();
     let outcome = work();
@@ -711,7 +711,7 @@ fn namespace_exists(node: &str) -> bool {
     Path::new("/run/netns").join(namespace(node)).exists()
 }
 
-/// A veth with an end in each of two nodes, both up.
+/// Creates a veth pair with one end in each of two nodes, both up.
 fn veth(node_a: &str, a: &str, node_b: &str, b: &str) -> Outcome {
     ip(&format!(
         "link add {a} netns {} type veth peer name {b} netns {}",
@@ -722,12 +722,12 @@ fn veth(node_a: &str, a: &str, node_b: &str, b: &str) -> Outcome {
     on(node_b, &format!("link set {b} up"))
 }
 
-/// `ip` on a node.
+/// Runs `ip` on a node.
 fn on(node: &str, arguments: &str) -> Outcome {
     ip(&format!("-n {} {arguments}", namespace(node)))
 }
 
-/// `ip`, its arguments parted by blanks.
+/// Runs `ip` with arguments separated by blanks.
 fn ip(arguments: &str) -> Outcome {
     let output = Command::new("ip")
         .args(arguments.split_whitespace())
@@ -764,7 +764,7 @@ fn sysctl(node: &str, key: &str, value: &str) -> Outcome {
     if tee.wait()?.success() { Ok(()) } else { Err(format!("setting {key} on {node} failed").into()) }
 }
 
-/// Packets that an interface has sent or received.
+/// The packets that an interface has sent or received.
 fn packets(node: &str, interface: &str, direction: Direction) -> Outcome<u64> {
     let output =
         Command::new("ip").args(["-n", &namespace(node), "-s", "-j", "link", "show", interface]).output()?;
@@ -778,12 +778,13 @@ fn packets(node: &str, interface: &str, direction: Direction) -> Outcome<u64> {
         .ok_or_else(|| format!("no counters of {interface} on {node}").into())
 }
 
-/// True if the command succeeds. Its output goes nowhere.
+/// Returns true if the command succeeds. Discards its output.
 fn quiet(command: &mut Command) -> bool {
     command.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
 }
 
-/// When a process began, in the kernel's ticks: with its number, its identity. `None` if it has ended.
+/// The start time of a process, in the kernel's ticks; together with its number it identifies the process. `None` if
+/// the process has ended.
 fn start_time(pid: u32) -> Option<String> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let mut fields = stat.rsplit_once(") ")?.1.split(' ');

@@ -36,7 +36,7 @@ pub struct Args {
     looks: Option<u32>,
 }
 
-/// Every reason there is.
+/// Prints every drop reason.
 pub fn reasons(printer: &Printer) -> Result<u8, Failure> {
     printer.bytes(all_reasons().as_bytes())?;
     Ok(0)
@@ -48,7 +48,7 @@ fn all_reasons() -> String {
     format!("| Reason | Meaning |\n|---|---|\n{rows}")
 }
 
-/// Shows them.
+/// Shows the drops.
 pub fn run(args: &Args, client: &mut Client, printer: &Printer) -> Result<u8, Failure> {
     let which = Object::default().put("port", args.port.as_ref()).value();
     if !args.watch {
@@ -79,7 +79,7 @@ pub fn run(args: &Args, client: &mut Client, printer: &Printer) -> Result<u8, Fa
     Ok(0)
 }
 
-/// One look: a line of JSON, or a table, which on a terminal takes the place of the one before.
+/// Prints one round: a line of JSON, or a table, which on a terminal replaces the previous one.
 fn show(printer: &Printer, rows: &[DropRow], rates: &[f64], samples: bool) -> Result<(), Failure> {
     if printer.is_json() {
         let rows: Vec<_> = rows
@@ -116,7 +116,7 @@ pub fn table(rows: &[DropRow], samples: bool) -> Table {
     table
 }
 
-/// The same with rates, what drops most first.
+/// The table of drops with rates, highest rate first.
 fn watch_table(rows: &[DropRow], rates: &[f64], samples: bool) -> Table {
     let last = if samples { "LAST FRAME" } else { "MEANING" };
     let mut table = Table::new(&["PORT", "REASON", ">COUNT", ">PER SECOND", last]);
@@ -138,7 +138,7 @@ fn sample(row: &DropRow) -> String {
 
 #[cfg(test)]
 mod tests {
-    /// The book's list is the engine's. `IVS_UPDATE=1 cargo test -p ctl reasons` writes it anew.
+    /// The book's list matches the engine. `IVS_UPDATE=1 cargo test -p ctl reasons` updates it.
     #[test]
     fn the_reasons_in_the_book_are_current() {
         const LIST: &str =

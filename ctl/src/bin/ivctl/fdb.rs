@@ -106,7 +106,7 @@ impl Which {
     }
 }
 
-/// Runs one of them.
+/// Runs a verb.
 pub fn run(verb: Verb, client: &mut Client, printer: &Printer) -> Result<u8, Failure> {
     let key = |mac, network, vlan: Option<u16>| {
         Object::default().put("mac", Some(mac)).put("network", Some(network)).put("vlan", vlan)

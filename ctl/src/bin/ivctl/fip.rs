@@ -107,7 +107,7 @@ impl Flags {
     }
 }
 
-/// Runs one of them.
+/// Runs a verb.
 pub fn run(verb: Verb, client: &mut Client, printer: &Printer) -> Result<u8, Failure> {
     match verb {
         Verb::List => list(client, printer, "floating.list", json!({}), table),
@@ -168,7 +168,7 @@ fn ports(list: &[ctl::model::Ports]) -> String {
     list.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }
 
-/// Whether it is known where inbound packets go next, which matters on the gateway and where the switch translates.
+/// Whether the next hop of inbound packets is known, which matters on the gateway and where the switch translates.
 pub fn resolved(r: &FloatingRow) -> &'static str {
     match (r.resolved, r.here || r.inside.is_some()) {
         (true, _) => "yes",
@@ -177,7 +177,7 @@ pub fn resolved(r: &FloatingRow) -> &'static str {
     }
 }
 
-/// Where that is.
+/// The place of that next hop.
 pub fn at(r: &FloatingRow) -> String {
     match (&r.location, &r.lladdr) {
         (Some(at), Some(mac)) => format!("{at} {mac}"),

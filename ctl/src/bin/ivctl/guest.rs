@@ -1,4 +1,5 @@
-//! `ivctl guest`, `volume` and `host` are the program `ivctl-guest`, which links libvirt: it takes our place.
+//! `ivctl guest`, `volume` and `host` are provided by the program `ivctl-guest`, which links libvirt. It replaces
+//! this process.
 
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
@@ -6,12 +7,12 @@ use std::process::Command;
 
 use crate::output::Failure;
 
-/// Its name.
+/// The program's name.
 const PROGRAM: &str = "ivctl-guest";
-/// Where packages put it.
+/// The program's path in our packages.
 const PACKAGED: &str = "/usr/lib/ivswitch/ivctl-guest";
 
-/// Becomes `ivctl-guest` with the same arguments. Comes back only when that cannot be.
+/// Executes `ivctl-guest` with the same arguments. Returns only if that fails.
 pub fn hand_over() -> Failure {
     let what = "guests cannot be managed here";
     let Some(program) = find() else {

@@ -14,7 +14,7 @@ pub struct Args {
     level: Option<String>,
 }
 
-/// Sets it until the daemon ends, or shows it.
+/// Sets the filter until the daemon ends, or shows it.
 pub fn run(args: &Args, client: &mut Client, printer: &Printer) -> Result<u8, Failure> {
     let params = Object::default().put("filter", args.level.as_ref()).value();
     let shown: LogShown = client.call("log.level", params)?;

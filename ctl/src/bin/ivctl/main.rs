@@ -160,7 +160,7 @@ fn main() -> ExitCode {
     ExitCode::from(printer.end(result))
 }
 
-/// Runs a command. The number is the exit code.
+/// Runs a command, and returns the exit code.
 fn run(command: Command, global: &Global, printer: &Printer) -> Result<u8, Failure> {
     let mut client = || global.client();
     match command {
@@ -212,7 +212,7 @@ struct DelFlags {
     if_exists: bool,
 }
 
-/// An object for the daemon, from flags that were given.
+/// An object for the daemon, made from the given flags.
 #[derive(Default)]
 struct Object(serde_json::Map<String, Value>);
 
@@ -229,7 +229,7 @@ impl Object {
         self.put(key, given.then_some(values))
     }
 
-    /// Back to the default. A key may be written as its flag is, without the dashes in front.
+    /// Sets keys back to their defaults. A key may be written like its flag, without the leading dashes.
     fn unset(mut self, keys: Vec<String>) -> Result<Self, Failure> {
         for key in keys {
             let key = key.trim_start_matches("--").replace('-', "_");
@@ -247,7 +247,7 @@ impl Object {
     }
 }
 
-/// Sends an edit and reports what came of it.
+/// Sends an edit and reports its result.
 fn edit(client: &mut Client, printer: &Printer, method: &str, params: Value) -> Result<u8, Failure> {
     let edited: ctl::api::Edited = client.call(method, params)?;
     printer.json_if_asked(&edited)?;
@@ -255,7 +255,7 @@ fn edit(client: &mut Client, printer: &Printer, method: &str, params: Value) -> 
     Ok(if edited.warnings.is_empty() { 0 } else { DONE_WITH_WARNINGS })
 }
 
-/// Asks for one object, and prints it as JSON (a list, as `ip -j` prints one), or as sheets.
+/// Requests one object, and prints it as JSON (a list, like `ip -j`) or as sheets.
 fn show<T: serde::Serialize + serde::de::DeserializeOwned>(
     client: &mut Client,
     printer: &Printer,
@@ -279,7 +279,7 @@ fn volume(frames: u64, bytes: u64) -> String {
     format!("{frames} frames, {bytes} bytes")
 }
 
-/// Asks for a list, and prints it as JSON or with `table`.
+/// Requests a list, and prints it as JSON or with `table`.
 fn list<T: serde::Serialize + serde::de::DeserializeOwned>(
     client: &mut Client,
     printer: &Printer,

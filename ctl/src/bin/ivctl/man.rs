@@ -1,4 +1,4 @@
-//! `ivctl man`: the pages of this program, of the configuration file, and of the daemon, which prints its own.
+//! `ivctl man`: the pages of this program, of the configuration file, and of the daemon, which prints its own page.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,7 +10,7 @@ use ctl::model;
 use crate::Cli;
 use crate::output::{Failure, Printer};
 
-/// Writes all pages. Without a daemon's program, its page is left out with a remark.
+/// Writes all pages. If the daemon's program is not found, prints a remark and leaves its page out.
 pub fn write(dir: &Path, printer: &Printer) -> Result<u8, Failure> {
     let pages = || -> io::Result<()> {
         fs::create_dir_all(dir)?;
@@ -29,7 +29,7 @@ pub fn write(dir: &Path, printer: &Printer) -> Result<u8, Failure> {
     Ok(0)
 }
 
-/// The output of `ivswitchd --man`, of the program in the same directory, else of the installed one.
+/// The output of `ivswitchd --man`, from the program in the same directory, otherwise from the installed one.
 fn daemons_page() -> Option<Vec<u8>> {
     let beside = std::env::current_exe().ok().and_then(|path| Some(path.parent()?.join("ivswitchd")));
     let places =

@@ -15,8 +15,8 @@ pub struct Args {
     drops: u64,
 }
 
-/// Prints events until interrupted, one on a line: in words on a terminal; as JSON objects elsewhere and with `--json`,
-/// which scripts read.
+/// Prints events until interrupted, one per line: in words on a terminal, otherwise (for scripts) and with `--json`
+/// as JSON objects.
 pub fn run(args: &Args, client: Client, printer: &Printer) -> Result<u8, Failure> {
     let json = printer.is_json() || !stdout().is_terminal();
     client.monitor(args.drops, |event| {
@@ -32,7 +32,7 @@ fn line(event: &Value) -> String {
     plain(&format!("{time}  {kind:<7}  {}", words(kind, event)))
 }
 
-/// The event in words; one of a kind that this program does not know, as its fields.
+/// The event in words. An event of an unknown kind is shown as its fields.
 fn words(kind: &str, event: &Value) -> String {
     let why = |text: String| match self::text(event, "why") {
         Some(why) => format!("{text}: {why}"),

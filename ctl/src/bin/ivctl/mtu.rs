@@ -21,7 +21,7 @@ pub fn run(client: &mut Client, printer: &Printer) -> Result<u8, Failure> {
     Ok(if warned { DONE_WITH_WARNINGS } else { 0 })
 }
 
-/// The screen.
+/// Renders the report.
 pub fn render(r: &MtuReport, paint: Paint) -> String {
     let mut text = String::new();
     match &r.uplink {

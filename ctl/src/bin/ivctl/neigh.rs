@@ -36,7 +36,7 @@ pub enum Verb {
     },
 }
 
-/// Runs a verb; without one, shows them.
+/// Runs a verb; without one, shows the neighbours.
 pub fn run(args: Args, client: &mut Client, printer: &Printer) -> Result<u8, Failure> {
     let Args { network, verb } = args;
     let which = |network: Option<String>| Object::default().put("network", network).value();

@@ -103,7 +103,7 @@ impl Flags {
     }
 }
 
-/// Runs one of them.
+/// Runs a verb.
 pub fn run(verb: Verb, client: &mut Client, printer: &Printer) -> Result<u8, Failure> {
     match verb {
         Verb::List => list(client, printer, "network.list", json!({}), table),
@@ -154,7 +154,7 @@ pub fn table(rows: &[NetworkRow]) -> Table {
     table
 }
 
-/// A few names, and how many more.
+/// The first few names, and the number of the others.
 pub fn some(names: &[String]) -> String {
     const SHOWN: usize = 4;
     let shown = names[..names.len().min(SHOWN)].join(",");

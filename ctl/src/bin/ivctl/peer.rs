@@ -89,7 +89,7 @@ impl Flags {
     }
 }
 
-/// Runs one of them.
+/// Runs a verb.
 pub fn run(verb: Verb, client: &mut Client, printer: &Printer) -> Result<u8, Failure> {
     match verb {
         Verb::List => list(client, printer, "peer.list", json!({}), table),
@@ -160,7 +160,7 @@ pub fn table(rows: &[PeerRow]) -> Table {
     table
 }
 
-/// The cause of its state, and the networks that it refuses.
+/// The cause of the peer's state, and the networks that the peer refuses.
 pub fn note(r: &PeerRow) -> String {
     let refuses = (!r.refuses.is_empty() && r.state == PeerState::Up)
         .then(|| format!("refuses packets of {}", r.refuses.join(", ")));

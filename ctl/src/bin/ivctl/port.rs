@@ -258,14 +258,14 @@ impl Flags {
     }
 }
 
-/// Runs one of them.
+/// Runs a verb.
 pub fn run(verb: Verb, client: &mut Client, printer: &Printer) -> Result<u8, Failure> {
     let mut set =
         |name: &str, set: Value| edit(client, printer, "port.set", json!({ "name": name, "set": set }));
     match verb {
         Verb::Quarantine { name } => set(&name, json!({ "quarantine": true })),
         Verb::Release { name } => set(&name, json!({ "quarantine": null })),
-        // Without `to` it ends.
+        // Without `to`, mirroring ends.
         Verb::Mirror { name, to, off: _ } => set(&name, json!({ "mirror": to })),
         Verb::Disable { name } => set(&name, json!({ "enabled": false })),
         Verb::Enable { name } => edit(client, printer, "port.enable", json!({ "name": name })),
@@ -327,7 +327,7 @@ fn sheet(r: &PortRow) -> Sheet {
     sheet
 }
 
-/// A limit in words.
+/// A rate limit in words.
 fn limits(limit: &RateRow) -> String {
     let parts = [
         limit.bps.map(|bps| format!("{}bit/s", decimal_text(bps))),
@@ -360,7 +360,7 @@ pub fn table(rows: &[PortRow]) -> Table {
     table
 }
 
-/// How it is opened and why not better, or why it is not live; and what its owner has laid upon it.
+/// The port's mode and why it is not better, or why the port is not live; and the port's policy.
 pub fn note(r: &PortRow) -> String {
     let mut notes = vec![match (r.state.as_str(), r.reason.is_empty()) {
         ("live", true) => r.mode.clone(),
@@ -379,7 +379,7 @@ pub fn note(r: &PortRow) -> String {
     notes.join("; ")
 }
 
-/// A number with k, M or G behind it (powers of 1000, as rates are written), or without.
+/// Parses a number, optionally with the suffix k, M or G (powers of 1000, as usual for rates).
 fn decimal(text: &str) -> Result<u64, String> {
     let wrong = || format!("{text} is no number; one looks like 5000, 64k, 100M or 2.5G");
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
@@ -400,7 +400,7 @@ fn decimal(text: &str) -> Result<u64, String> {
     whole.checked_add(part).ok_or_else(wrong)
 }
 
-/// The same the other way round, in full.
+/// Prints such a number without loss.
 fn decimal_text(n: u64) -> String {
     for (unit, name) in [(1_000_000_000, " G"), (1_000_000, " M"), (1_000, " k")] {
         if n >= unit && n.is_multiple_of(unit) {

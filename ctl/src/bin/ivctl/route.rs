@@ -74,7 +74,7 @@ impl Which {
     }
 }
 
-/// Runs one of them.
+/// Runs a verb.
 pub fn run(verb: Verb, client: &mut Client, printer: &Printer) -> Result<u8, Failure> {
     match verb {
         Verb::List { network } => {

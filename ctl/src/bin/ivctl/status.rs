@@ -12,20 +12,20 @@ use crate::client::Client;
 use crate::output::{Failure, Paint, Printer, Table, plain};
 use crate::{cache, drops, fip, network, peer, port};
 
-/// Reasons for drops shown; `ivctl drops` has all.
+/// The most drop reasons on the screen; `ivctl drops` has all.
 const DROPS_SHOWN: usize = 5;
 
-/// Rows of a list shown; its own command has all.
+/// The most rows of each list; the list's own command has all.
 const ROWS_SHOWN: usize = 12;
 
-/// Columns of output that is not a terminal, and the narrowest terminal that is respected.
+/// The width of output that is not a terminal, and the narrowest terminal width that is respected.
 const WIDTH: usize = 100;
 const WIDTH_MIN: usize = 40;
 
-/// Closed addresses shown.
+/// The most closed addresses on the screen.
 const ADDRESSES_SHOWN: usize = 4;
 
-/// Shows it. What needs attention is part of the answer, not of the exit code.
+/// Shows the status. Warnings are part of the answer, but do not change the exit code.
 pub fn run(client: &mut Client, printer: &Printer) -> Result<u8, Failure> {
     let status: Status = client.call("status", json!({}))?;
     if printer.is_json() {
@@ -36,13 +36,13 @@ pub fn run(client: &mut Client, printer: &Printer) -> Result<u8, Failure> {
     Ok(0)
 }
 
-/// Columns of the terminal, or as many as a screen should have.
+/// The width of the terminal, or the default width.
 fn width() -> usize {
     let terminal = stdout().is_terminal().then(|| ratatui::crossterm::terminal::size().ok()).flatten();
     terminal.map_or(WIDTH, |(columns, _)| usize::from(columns).max(WIDTH_MIN))
 }
 
-/// The screen, in lines of this width as far as words allow.
+/// Renders the screen in lines of this width, as far as words allow.
 pub fn render(s: &Status, paint: Paint, width: usize) -> String {
     let mut text =
         format!("{}  ivswitchd {}  up {}\n", paint.bold(&plain(&s.name)), plain(&s.version), span(s.uptime));
@@ -101,7 +101,7 @@ pub fn render(s: &Status, paint: Paint, width: usize) -> String {
     text
 }
 
-/// The ports on one screen; `ivctl port list` has more.
+/// The ports on one screen; `ivctl port list` has more columns.
 fn ports(rows: &[PortRow]) -> Table {
     let heads = ["PORT", "ROLE", "NETWORK", "STATE", ">MTU", ">RX", ">TX", ">DROPPED", "DRIVER", "MODE"];
     let mut table = Table::new(&heads);
@@ -162,7 +162,7 @@ fn number(n: u64) -> String {
     human(n as f64)
 }
 
-/// Which addresses the kernel does not answer for, whether or not the daemon runs.
+/// The addresses that the kernel does not answer for, whether or not the daemon runs.
 fn closed(row: &ClosedRow) -> String {
     if row.addresses.is_empty() {
         return String::new();
@@ -179,7 +179,7 @@ fn closed(row: &ClosedRow) -> String {
     format!("{state}: {}{more}{by}\n", shown.join(", "))
 }
 
-/// How tables are laid out.
+/// The layout of the tables.
 #[derive(Clone, Copy)]
 struct Screen {
     paint: Paint,

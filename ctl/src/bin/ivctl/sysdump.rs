@@ -22,13 +22,13 @@ pub struct Args {
     write: PathBuf,
 }
 
-/// Bytes of one section; a report is to be sent by mail.
+/// The longest section, in bytes; a report must fit into a mail.
 const SECTION_LEN_MAX: usize = 256 << 10;
 
 /// How long a command may take.
 const COMMAND_MAX: Duration = Duration::from_secs(5);
 
-/// Gathers it.
+/// Collects the report.
 pub fn run(args: &Args, global: &Global, printer: &Printer) -> Result<u8, Failure> {
     let text = clean(&gather(global));
     if args.write.as_os_str() == "-" {
@@ -65,7 +65,7 @@ fn gather(global: &Global) -> String {
         let answer = Client::connect(&global.socket, global.timeout, false)
             .and_then(|mut client| client.call::<Value>(method, params));
         let body = match answer {
-            // What passed through the switch is its users' own.
+            // The contents of frames belong to the switch's users.
             Ok(mut answer) => {
                 without_payload(&mut answer);
                 match answer["text"].as_str() {
@@ -96,9 +96,9 @@ fn gather(global: &Global) -> String {
     text
 }
 
-/// Sample frames keep their headers and lose the rest.
+/// Removes everything but the headers from sample frames.
 fn without_payload(value: &mut Value) {
-    /// Hexadecimal digits of Ethernet, IPv6 and TCP headers.
+    /// The hexadecimal digits of Ethernet, IPv6 and TCP headers.
     const HEADERS: usize = 2 * 74;
     match value {
         Value::Object(fields) => {
@@ -140,12 +140,13 @@ fn output(line: &str) -> String {
     }
 }
 
-/// Words in the name of a value that must not be told.
+/// A value whose name contains one of these words is removed.
 const SECRET: [&str; 9] =
     ["password", "passwd", "secret", "token", "private", "credential", "psk", "apikey", "authorization"];
 
-/// The text without what looks like a secret: values whose name says so, credentials in URLs, and key blocks. It
-/// takes away too much rather than too little: a line `name = value`, `name: value` or `"name": value` goes.
+/// Removes everything that looks like a secret: values whose name says so, credentials in URLs, and key blocks. It
+/// removes too much rather than too little: the value goes from each line `name = value`, `name: value` or `"name":
+/// value`.
 pub fn clean(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut in_key = false;
@@ -167,7 +168,7 @@ pub fn clean(text: &str) -> String {
 fn clean_line(line: &str) -> String {
     let lower = line.to_ascii_lowercase();
     let names_secret = SECRET.iter().any(|word| lower.contains(word)) || names_key(&lower);
-    // The network of the paper is called private; that is no secret.
+    // The paper's network is called private; that is not a secret.
     let harmless = !names_key(&lower)
         && SECRET.iter().filter(|word| lower.contains(*word)).all(|word| *word == "private")
         && !lower.contains("private_")
@@ -190,7 +191,7 @@ fn clean_line(line: &str) -> String {
     text
 }
 
-/// Whether the line gives a value to something called a key: `key = ...`, `tls_key: ...`, but not `monkey` or a
+/// Whether the line sets a value whose name is or ends in key: `key = ...`, `tls_key: ...`, but not `monkey` or a
 /// table `[key]`.
 fn names_key(lower: &str) -> bool {
     let name = lower.split(['=', ':']).next().unwrap_or_default();
@@ -203,7 +204,7 @@ fn names_key(lower: &str) -> bool {
 mod tests {
     use super::*;
 
-    /// Whatever a secret is called and wherever it stands, it is not in the report; what is none stays.
+    /// No secret is in the report, under any name and in any place; harmless text stays.
     #[test]
     fn secrets_are_removed_and_the_rest_is_not() {
         const SECRET: &str = "hunter2hunter2";

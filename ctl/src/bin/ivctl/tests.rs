@@ -1,4 +1,4 @@
-//! What people see, to the letter; and the talk with a daemon, here a thread that answers what it is told to.
+//! The output for people, to the letter; and the dialogue with a daemon, here a thread with prepared answers.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixListener;
@@ -14,7 +14,7 @@ use crate::output::{Color, Failure, Paint};
 
 const PLAIN: Paint = Paint(false);
 
-/// A status as the daemon sends it, in its own words.
+/// A status, as the daemon would send it.
 pub fn status() -> Status {
     let stats = |rx: u64, tx: u64, dropped: u64| {
         json!({ "rx": { "bytes": rx * 100, "packets": rx, "errors": 0, "dropped": dropped },
@@ -96,8 +96,8 @@ warning: port \"g1\" is waiting for interface p-g1
     assert_eq!(status::render(&status(), PLAIN, 100), expected);
 }
 
-/// Names as long as they may be, many networks, IPv6, a long cause: the screen keeps to its width at 100 and 80 columns, and cuts
-/// nothing.
+/// Names of the longest length, many networks, IPv6 and a long cause: the screen keeps to a width of 100 and 80
+/// columns, and shows everything.
 #[test]
 fn the_status_screen_fits() {
     let mut s = status();
@@ -167,7 +167,7 @@ MAC                NETWORK  VLAN  PORT    PEER  VTEP       STATE   USED
 ";
     assert_eq!(fdb::table(&rows).render(PLAIN), expected);
     assert_eq!(fdb::table(&[]).render(PLAIN), "MAC  NETWORK  VLAN  PORT  PEER  VTEP  STATE  USED\n");
-    // What bridge -j fdb calls these things.
+    // The keys are those of bridge -j fdb.
     assert_eq!(
         json!(rows[0]),
         json!({ "mac": "02:00:00:00:00:01", "ifname": "uplink", "dst": "10.0.0.12", "vni": 100, "network": "private",
@@ -267,7 +267,7 @@ fn every_code_of_the_api_has_its_exit_code() {
     }
 }
 
-/// A daemon that answers each request with the next of `answers`, then hangs up. Returns what it was asked.
+/// A daemon that answers each request with the next of `answers`, then hangs up. Returns the requests.
 fn daemon(socket: &Path, answers: Vec<Value>) -> JoinHandle<Vec<Value>> {
     let listener = UnixListener::bind(socket).unwrap();
     std::thread::spawn(move || {
@@ -294,7 +294,7 @@ fn run_line(socket: &Path, line: &str) -> Result<u8, Failure> {
     run(cli.command, &cli.global, &Printer::new(false, false, true, Color::Never))
 }
 
-/// One command against one answer: the exit code and what was asked.
+/// Runs one command against one answer; returns the exit code and the request.
 fn against(line: &str, answer: Value) -> (u8, Value) {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("s");
@@ -354,16 +354,16 @@ fn a_daemon_that_is_not_there_or_silent() {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("s");
     assert_eq!(run_line(&socket, "status").unwrap_err().code, 5);
-    // Somebody was there.
+    // A daemon was there, but is gone.
     drop(UnixListener::bind(&socket).unwrap());
     assert_eq!(run_line(&socket, "status").unwrap_err().code, 5);
     std::fs::remove_file(&socket).unwrap();
-    // It hangs up without a word.
+    // The daemon hangs up without an answer.
     let gone = daemon(&socket, vec![]);
     assert_eq!(run_line(&socket, "status").unwrap_err().code, 5);
     gone.join().unwrap();
     std::fs::remove_file(&socket).unwrap();
-    // It accepts and says nothing: the deadline holds.
+    // The daemon accepts the connection but never answers: the deadline holds.
     let _silent = UnixListener::bind(&socket).unwrap();
     assert_eq!(run_line(&socket, "--timeout 0 status").unwrap_err().code, 7);
 }
@@ -382,7 +382,7 @@ fn config_check_needs_no_daemon() {
     assert_eq!(check().unwrap_err().code, 1);
 }
 
-/// A command's own options come first, what all commands take below them, examples with a margin.
+/// The help shows a command's own options first, the common options below, and examples with a margin.
 #[test]
 fn help_begins_with_what_is_the_commands_own() {
     fn look(command: &mut clap::Command, seen: &mut usize) {

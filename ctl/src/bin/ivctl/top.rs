@@ -28,7 +28,7 @@ pub struct Args {
     once: bool,
 }
 
-/// Shows it until `q` is pressed.
+/// Shows the screen until the user presses `q`.
 pub fn run(args: &Args, client: &mut Client, printer: &Printer) -> Result<u8, Failure> {
     let interval = Duration::from_secs_f64(args.interval.max(0.1));
     let before = look(client)?;
@@ -44,7 +44,7 @@ pub fn run(args: &Args, client: &mut Client, printer: &Printer) -> Result<u8, Fa
     }
     let mut terminal = ratatui::try_init()?;
     let result = live(&mut terminal, interval, client, before);
-    // Whatever happened, the terminal is given back as it was.
+    // In every case, restore the terminal.
     ratatui::restore();
     result.map(|()| 0)
 }
@@ -55,7 +55,7 @@ fn live(
     client: &mut Client,
     mut before: (Instant, Status),
 ) -> Result<(), Failure> {
-    // The first figures come soon.
+    // Show the first rates soon.
     let mut next = Instant::now() + interval.min(Duration::from_millis(300));
     let mut screen = Screen::new(&before, &before);
     let mut first = 0;
@@ -89,7 +89,7 @@ fn look(client: &mut Client) -> Result<(Instant, Status), Failure> {
     Ok((Instant::now(), status))
 }
 
-/// Frames and bits per second, both ways, and drops.
+/// Frames and bits per second in both directions, and drops.
 #[derive(Clone, Copy, Default, Debug, PartialEq)]
 struct Rates {
     rx_pps: f64,
@@ -113,7 +113,7 @@ impl Rates {
     }
 }
 
-/// Everything that is shown, ready to be drawn or printed.
+/// The contents of the screen, ready to be drawn or printed.
 struct Screen {
     head: String,
     workers: Vec<(f64, f64)>,
@@ -136,7 +136,7 @@ impl Screen {
         let mut rows = Vec::new();
         let mut networks: BTreeMap<&str, Rates> = BTreeMap::new();
         for port in &after.ports {
-            // One that has just come has no rate yet.
+            // A port that has just appeared has no rate yet.
             let was = before.ports.iter().find(|p| p.ifname == port.ifname).unwrap_or(port);
             let rates = stats(&was.stats64, &port.stats64);
             if let Some(network) = &port.network {
@@ -301,7 +301,7 @@ mod tests {
         }
     }
 
-    /// A name as long as one may be is whole, however narrow the terminal is.
+    /// The longest names are shown in full, however narrow the terminal is.
     #[test]
     fn names_are_whole() {
         let (mut before, mut after) = two_looks();

@@ -1,6 +1,6 @@
-//! The columns of OVS's tables that do something here, or are kept for clients to read. All others are refused.
+//! The columns of OVS's tables that have an effect here, or are kept for clients to read. All others are refused.
 
-/// Checks that a setting is one that is done. `column` is written with dashes.
+/// Checks that a setting is supported. `column` is written with dashes.
 ///
 /// # Errors
 /// Names the setting that is not supported, and the command to use instead.
@@ -44,7 +44,7 @@ pub fn check(table: &str, column: &str, key: Option<&str>, value: &str) -> Resul
         },
         ("qos", "queues", Some("0")) => Ok(()),
         ("qos", "queues", _) => refuse("a port has one queue, number 0"),
-        // A guaranteed minimum is met: nothing else shares a guest's port.
+        // A guaranteed minimum is always met, because a guest's port serves one guest only.
         ("qos" | "queue", "other-config", Some("min-rate" | "max-rate" | "burst")) => {
             value.parse::<u64>().map(|_| ()).map_err(|_| format!("{full}={value}: a whole number is needed"))
         }
@@ -55,10 +55,10 @@ pub fn check(table: &str, column: &str, key: Option<&str>, value: &str) -> Resul
     }
 }
 
-/// Whether a column may be cleared, or a part of it removed.
+/// Checks that a column, or one of its keys, may be cleared.
 ///
 /// # Errors
-/// As [`check`].
+/// The same as those of [`check`].
 pub fn check_gone(table: &str, column: &str) -> Result<(), String> {
     match (table, column) {
         ("interface", "type" | "options") => {
@@ -73,7 +73,7 @@ pub fn check_gone(table: &str, column: &str) -> Result<(), String> {
 mod tests {
     use super::*;
 
-    /// Settings that are done pass; all others, those of OVS and invented ones, are refused by name.
+    /// Supported settings are accepted; all others, OVS's own and invented ones, are refused by name.
     #[test]
     fn nothing_is_accepted_and_not_done() {
         for (table, column, key, value) in [

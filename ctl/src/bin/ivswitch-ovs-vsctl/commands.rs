@@ -1,4 +1,4 @@
-//! A call: its commands, one after the other.
+//! A call: its commands, carried out in order.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -11,25 +11,25 @@ use crate::columns::check;
 use crate::parse::{Command, Request, Setting, setting};
 use crate::store::{Row, Store};
 
-/// What `br-exists` ends with for a network that is not there: an answer, not a failure.
+/// The result of `br-exists` for a network that does not exist: an answer, not a failure.
 pub const NO_SUCH_BRIDGE: &str = "";
 
-/// A call under way.
+/// A call in progress.
 pub struct Call<'a> {
     pub(crate) request: &'a Request,
     pub(crate) client: &'a mut Client,
     pub(crate) store: &'a Store,
-    /// Names like `@qos1` and the UUIDs they stand for.
+    /// Names such as `@qos1`, and the UUIDs that they stand for.
     pub(crate) names: BTreeMap<String, String>,
-    /// Ports whose limits may have changed by rows of other tables.
+    /// The ports whose limits may have changed through rows of other tables.
     pub(crate) touched: BTreeSet<String>,
 }
 
-/// Carries out a whole call; gives what it prints.
+/// Carries out a whole call, and returns its output.
 ///
 /// # Errors
-/// With the first command that fails. A port added by the same call is taken away again, since OVS's calls are whole
-/// or nothing.
+/// The error of the first command that fails. A port that the same call added is removed again, since OVS's calls are
+/// all or nothing.
 pub fn run(request: &Request, client: &mut Client, store: &Store) -> Result<String, String> {
     let mut names = BTreeMap::new();
     for id in request.commands.iter().filter_map(|c| c.id.clone()) {
@@ -68,7 +68,7 @@ pub(crate) fn full(column: &str, key: Option<&str>) -> String {
     key.map_or(column.to_owned(), |key| format!("{column}:{key}"))
 }
 
-/// A table's name as it is compared.
+/// A table's name in the form that comparisons use.
 pub(crate) fn table_of(word: &str) -> String {
     word.to_ascii_lowercase().replace('_', "-")
 }
@@ -89,7 +89,7 @@ impl Call<'_> {
         Ok(rows.rows)
     }
 
-    /// The network that is this bridge.
+    /// The network that this bridge stands for.
     pub(crate) fn bridge(&mut self, name: &str) -> Result<NetworkRow, String> {
         let there = self.networks()?.into_iter().find(|n| n.name == name);
         there.ok_or_else(|| {
@@ -97,13 +97,13 @@ impl Call<'_> {
         })
     }
 
-    /// The port of this name, or of the vhost-user socket or interface of this name.
+    /// The port with this name, or with the vhost-user socket or interface of this name.
     pub(crate) fn port(&mut self, name: &str) -> Result<Option<PortRow>, String> {
         let is = |p: &PortRow| p.ifname == name || p.link == name || p.link.rsplit('/').next() == Some(name);
         Ok(self.ports()?.into_iter().find(is))
     }
 
-    /// Settings of a table, each checked; a `@name` stands for its UUID.
+    /// The settings for a table, each checked; a `@name` stands for its UUID.
     pub(crate) fn settings(&self, table: &str, words: &[&str]) -> Result<Vec<Setting>, String> {
         let read = |word: &&str| {
             let mut found = setting(word).ok_or_else(|| format!("{word}: missing value"))?;
@@ -220,8 +220,8 @@ impl Call<'_> {
         Ok(())
     }
 
-    /// libvirt reads the MTU of an interface of the bridge's name before it asks anybody, so there has to be one: a TAP
-    /// without anybody behind it, which carries nothing.
+    /// Creates the interface of a bridge. libvirt first reads the MTU of an interface with the bridge's name, so one
+    /// must exist: a TAP interface that no program has open, and that carries nothing.
     fn add_bridge(&mut self, bridge: &str, may_exist: bool) -> Result<(), String> {
         self.bridge(bridge)?;
         if std::path::Path::new("/sys/class/net").join(bridge).exists() {

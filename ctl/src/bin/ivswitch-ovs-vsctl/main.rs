@@ -1,14 +1,14 @@
-//! `ivswitch-ovs-vsctl`: answers what libvirt asks `ovs-vsctl`, from the Inception Switch.
+//! `ivswitch-ovs-vsctl`: answers libvirt's calls of `ovs-vsctl` on behalf of the Inception Switch.
 //!
-//! libvirt runs `ovs-vsctl` for `<virtualport type='openvswitch'/>`, and for the statistics of vhost-user NICs. Put
-//! this program into libvirtd's `PATH` under that name (never beside a real Open vSwitch) and such guests work
-//! unchanged: a bridge is the network of its name, and the guest's interface becomes a guest port with
-//! the MAC that libvirt says is attached to it. It does what libvirt and os-vif use: ports, VLANs, MTU requests, policing
-//! and `linux-htb` limits become settings of the port. Anything else is an error that names it; nothing is accepted and then
-//! not done.
+//! libvirt runs `ovs-vsctl` for `<virtualport type='openvswitch'/>`, and for the statistics of vhost-user NICs. If
+//! this program is in libvirtd's `PATH` under that name (never together with a real Open vSwitch), such guests work
+//! unchanged: a bridge is the network with its name, and the guest's interface becomes a guest port with the MAC
+//! address that libvirt names. The program supports the calls of libvirt and os-vif: ports, VLANs, MTU requests,
+//! policing and `linux-htb` limits become settings of the port. Everything else is refused with an error that names
+//! it; no setting is accepted without effect.
 //!
-//! What the switch has no place for (external IDs, migration data, QoS rows) is kept in small files beside the control
-//! socket; a port without a file is still a port.
+//! Data that the switch has no place for (external IDs, migration data, QoS rows) is kept in small files next to the
+//! control socket; a port works without its file.
 
 mod columns;
 mod commands;
@@ -39,13 +39,13 @@ fn main() -> ExitCode {
         std::env::var_os("IVS_SOCKET").map_or_else(|| PathBuf::from(ctl::api::SOCKET), PathBuf::from);
     let store = store::Store::beside(&socket);
     let run = || -> Result<String, String> {
-        // The interface is up only after libvirt has our answer, so nothing is waited for.
+        // The interface comes up only after libvirt has our answer, so do not wait for it.
         let mut client = Client::connect(&socket, request.timeout, true).map_err(|e| e.to_string())?;
         commands::run(&request, &mut client, &store)
     };
     match run() {
         Ok(text) => say(&text),
-        // As OVS answers it: by the exit code alone.
+        // OVS also answers this by the exit code alone.
         Err(why) if why == commands::NO_SUCH_BRIDGE => ExitCode::from(2),
         Err(why) => fail(&why),
     }
@@ -79,7 +79,7 @@ Options: --timeout=SECONDS --may-exist --if-exists --id=@NAME --columns=COLUMN,.
          --data=bare|json|string --no-headings --oneline --version --help
 ";
 
-/// As ovs-vsctl says it.
+/// Prints an error in the style of ovs-vsctl.
 fn fail(why: &str) -> ExitCode {
     eprintln!("ovs-vsctl: {why}");
     ExitCode::FAILURE

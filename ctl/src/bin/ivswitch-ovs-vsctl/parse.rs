@@ -1,18 +1,18 @@
-//! The language of `ovs-vsctl` as far as libvirt speaks it: options, then commands parted by `--`, each with options
-//! of its own.
+//! The part of `ovs-vsctl`'s command line that libvirt uses: options, then commands separated by `--`, each with
+//! options of its own.
 
 /// The kind of a call.
 #[derive(Debug, PartialEq)]
 pub enum Asked {
     /// Commands.
     Commands(Request),
-    /// Which program this is.
+    /// The program's version.
     Version,
-    /// Its help.
+    /// The program's help.
     Help,
 }
 
-/// How rows are printed.
+/// The output format for rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// Lines `column : value`.
@@ -21,40 +21,40 @@ pub enum Format {
     Json,
 }
 
-/// Everything one call says.
+/// One complete call.
 #[derive(Debug, PartialEq)]
 pub struct Request {
-    /// Seconds it may take.
+    /// The timeout in seconds.
     pub timeout: f64,
-    /// How rows are printed.
+    /// The output format for rows.
     pub format: Format,
-    /// Values are JSON, not text.
+    /// Whether values are JSON instead of text.
     pub json: bool,
-    /// Without the names of columns.
+    /// Whether the names of columns are left out.
     pub bare: bool,
-    /// The output of each command is put on one line.
+    /// Whether the output of each command goes on one line.
     pub oneline: bool,
-    /// What is to be done, in order.
+    /// The commands, in order.
     pub commands: Vec<Command>,
 }
 
 /// One command.
 #[derive(Debug, PartialEq)]
 pub struct Command {
-    /// Fine when it is there already, or is not there.
+    /// Succeed if the object exists already (`--may-exist`) or does not exist (`--if-exists`).
     pub lenient: bool,
-    /// The columns asked for.
+    /// The requested columns.
     pub columns: Vec<String>,
-    /// The name of the row it makes, for the others.
+    /// The name that other commands use for the row that this one creates.
     pub id: Option<String>,
-    /// Its name and its arguments.
+    /// The command's name and arguments.
     pub words: Vec<String>,
 }
 
-/// Reads the arguments.
+/// Parses the arguments.
 ///
 /// # Errors
-/// On an option that is not known.
+/// An unknown option.
 pub fn request(words: &[String]) -> Result<Asked, String> {
     let mut request = Request {
         timeout: 5.0,
@@ -64,7 +64,7 @@ pub fn request(words: &[String]) -> Result<Asked, String> {
         oneline: false,
         commands: Vec::new(),
     };
-    // Options before the first command are for all commands.
+    // Options before the first command apply to all commands.
     let mut columns_of_all = Vec::new();
     for part in words.split(|word| word == "--") {
         let mut command = Command { lenient: false, columns: Vec::new(), id: None, words: Vec::new() };
@@ -97,7 +97,7 @@ pub fn request(words: &[String]) -> Result<Asked, String> {
                 }
                 ("--id", id) => command.id = Some(id.to_owned()),
                 ("--oneline", "") => request.oneline = true,
-                // Of OVSDB's server and its log, which are not here.
+                // Options about OVSDB's server and its log, which do not exist here.
                 ("--db" | "--no-wait" | "--retry" | "--no-syslog" | "--verbose" | "-v", _) => {}
                 _ if word.starts_with("-t") && word.len() > 2 => request.timeout = timeout(&word[2..])?,
                 _ if word.starts_with("-v") => {}
@@ -122,7 +122,7 @@ pub fn request(words: &[String]) -> Result<Asked, String> {
 fn timeout(text: &str) -> Result<f64, String> {
     let given: f64 =
         text.parse().ok().filter(|s| (0.0..=600.0).contains(s)).ok_or("--timeout is a number of seconds")?;
-    // OVS waits for ever at 0.
+    // At 0, OVS waits forever.
     Ok(if given == 0.0 { 600.0 } else { given })
 }
 
@@ -133,11 +133,11 @@ pub struct Setting {
     pub column: String,
     /// The key, where the column is a map.
     pub key: Option<String>,
-    /// The value, its quotes taken off.
+    /// The value, without its quotes.
     pub value: String,
 }
 
-/// Reads a setting; `None` for any other word.
+/// Parses a setting; `None` for any other word.
 #[must_use]
 pub fn setting(word: &str) -> Option<Setting> {
     let (left, value) = word.split_once('=')?;
@@ -146,11 +146,11 @@ pub fn setting(word: &str) -> Option<Setting> {
         Some((column, key)) => (column, Some(unquoted(key).to_owned())),
         None => (left, None),
     };
-    // Both spellings are in use.
+    // Callers use both spellings.
     Some(Setting { column: column.replace('_', "-"), key, value })
 }
 
-/// A word without the quotes around it.
+/// A word without surrounding quotes.
 #[must_use]
 pub fn unquoted(word: &str) -> &str {
     word.strip_prefix('"').and_then(|v| v.strip_suffix('"')).unwrap_or(word)

@@ -1,4 +1,4 @@
-//! Ports and the rows about them: added, changed, deleted.
+//! Adds, changes and deletes ports and the rows about them.
 
 use ctl::api::PortRow;
 use serde_json::{Value, json};
@@ -9,11 +9,11 @@ use crate::parse::{Setting, setting, unquoted};
 use crate::rates;
 use crate::store::Row;
 
-/// Columns in the order of a change: none is a value taken away.
+/// Changed columns, in order; `None` removes the value.
 pub(crate) type Changes = [(String, Option<String>)];
 
 impl Call<'_> {
-    /// Adds a port; gives whether it was not there.
+    /// Adds a port. Returns whether it is new.
     pub(crate) fn add_port(
         &mut self,
         bridge: &str,
@@ -42,13 +42,13 @@ impl Call<'_> {
         } else {
             self.edit("port.add", json!({ "object": object }))?;
         }
-        // Kept too, so that a later change of one column knows the others.
+        // Keep the values too, so that a later change of one column knows the others.
         let changes: Vec<_> = pairs.into_iter().map(|(key, value)| (key, Some(value))).collect();
         self.change(port, &changes, false)?;
         Ok(there.is_none())
     }
 
-    /// The port that a call describes. Its type comes in other commands of the same call, and cannot be changed later.
+    /// The port that a call describes. Its type comes in other commands of the same call, and cannot change later.
     fn object(&self, bridge: &str, port: &str) -> Result<Value, String> {
         let of_port = self
             .request
@@ -78,7 +78,7 @@ impl Call<'_> {
                 }
                 (object["kind"], object["socket"]) = (json!("vhostuser"), json!(path));
             }
-            // The guest leaves checksums and segmentation to us: a packet socket carries the notes on them.
+            // The guest leaves checksums and segmentation to us, and a packet socket carries the offload metadata.
             _ => (object["kind"], object["interface"]) = (json!("packet"), json!(port)),
         }
         if let Some(mac) = mac {
@@ -121,7 +121,7 @@ impl Call<'_> {
         self.apply(table, record, &changes, if_exists)
     }
 
-    /// The type of an interface was decided when its port was added.
+    /// Checks an interface's type, which is fixed when its port is added.
     fn check_type(&mut self, port: &str, settings: &[Setting]) -> Result<(), String> {
         let Some(wanted) = settings.iter().find(|s| s.column == "type").map(|s| s.value.as_str()) else {
             return Ok(());
@@ -156,7 +156,7 @@ impl Call<'_> {
         self.apply(table, record, &changes, if_exists)
     }
 
-    /// Takes keys out of a map, or values out of a set.
+    /// Removes keys from a map, or values from a set.
     pub(crate) fn remove(
         &mut self,
         table: &str,
@@ -200,7 +200,7 @@ impl Call<'_> {
         }
     }
 
-    /// Where rows of a table are kept.
+    /// The name under which rows of a table are kept.
     fn place(&mut self, table: &str, record: &str) -> Result<String, String> {
         Ok(match table {
             "port" | "interface" => self.port(record)?.map_or_else(|| record.to_owned(), |row| row.ifname),
@@ -209,7 +209,7 @@ impl Call<'_> {
         })
     }
 
-    /// The values that are kept for a row.
+    /// The kept values of a row.
     pub(crate) fn kept(&mut self, table: &str, record: &str) -> Result<Row, String> {
         let place = self.place(table, record)?;
         Ok(self.store.get(&place).unwrap_or_default())
@@ -221,7 +221,7 @@ impl Call<'_> {
         Ok(kept.values.into_keys().filter(|key| key.starts_with(&prefix)).collect())
     }
 
-    /// Keeps what has changed about a row.
+    /// Keeps the changed values of a row.
     pub(crate) fn keep(&mut self, table: &str, record: &str, changes: &Changes) -> Result<(), String> {
         let place = self.place(table, record)?;
         let before = self.store.get(&place);
@@ -229,7 +229,7 @@ impl Call<'_> {
         row.table = if table == "interface" { "port" } else { table }.to_owned();
         row.uuid = if matches!(table, "qos" | "queue") { record.to_owned() } else { place.clone() };
         for (key, value) in changes {
-            // OVS writes an empty set so.
+            // OVS writes an empty set as `[]`.
             match value.as_deref().filter(|value| !matches!(*value, "" | "[]")) {
                 Some(value) => drop(row.values.insert(key.clone(), value.to_owned())),
                 None => drop(row.values.remove(key)),
@@ -246,7 +246,7 @@ impl Call<'_> {
         }
     }
 
-    /// Changes columns of a port: settings of the switch go there, the rest to our files.
+    /// Changes columns of a port: settings of the switch go to the daemon, all others to our files.
     fn change(&mut self, port: &str, changes: &Changes, if_exists: bool) -> Result<(), String> {
         let Some(row) = self.port(port)? else {
             return if if_exists { Ok(()) } else { Err(format!("no row \"{port}\" in table Port")) };
@@ -267,7 +267,7 @@ impl Call<'_> {
         Ok(())
     }
 
-    /// Makes the port what its columns say.
+    /// Applies the port's columns to the port.
     fn follow(&mut self, row: &PortRow, changes: &Changes, after: &Row) -> Result<(), String> {
         let changed = |keys: &[&str]| changes.iter().any(|(key, _)| keys.contains(&key.as_str()));
         let mut set = serde_json::Map::new();
@@ -294,7 +294,7 @@ impl Call<'_> {
         if set.is_empty() { Ok(()) } else { self.edit("port.set", json!({ "name": row.ifname, "set": set })) }
     }
 
-    /// The ports that a row of QoS or Queue limits are to be looked at again.
+    /// Marks the ports whose limits refer to a row of QoS or Queue, so that they are updated.
     pub(crate) fn touch_users(&mut self, uuid: &str) {
         let qos: Vec<String> = self
             .store
@@ -308,7 +308,7 @@ impl Call<'_> {
         self.touched.extend(users.map(|port| port.uuid));
     }
 
-    /// Makes the limits of ports what their rows of QoS and Queue say, once the call has said everything.
+    /// Applies the rows of QoS and Queue to the limits of the ports, at the end of the call.
     pub(crate) fn sync_limits(&mut self) -> Result<(), String> {
         for port in std::mem::take(&mut self.touched) {
             let Some(row) = self.port(&port)? else { continue };
@@ -316,7 +316,8 @@ impl Call<'_> {
             let uuid = kept.values.get("qos");
             let qos = uuid.and_then(|uuid| self.store.get(uuid)).filter(|row| row.table == "qos");
             if let (Some(uuid), None) = (uuid, &qos) {
-                // As libvirt leaves it, when it has destroyed the row.
+                // libvirt leaves references to rows that it has destroyed, so only a `set` is refused for a missing
+                // row.
                 if self.request.commands.iter().any(|c| c.words.first().is_some_and(|w| w == "set")) {
                     return Err(format!("no row \"{uuid}\" in table QoS"));
                 }

@@ -1,4 +1,4 @@
-//! Limits as OVS says them, and as ports have them.
+//! Converts limits from OVS's form to that of ports.
 
 use std::collections::BTreeMap;
 
@@ -6,18 +6,18 @@ use serde_json::{Value, json};
 
 use crate::store::Row;
 
-/// The limits that a port's policing columns set: on frames from the guest.
+/// The limits from a port's policing columns; they apply to frames from the guest.
 #[must_use]
 pub fn ingress(values: &BTreeMap<String, String>) -> Value {
     let number = |key: &str| values.get(key).and_then(|v| v.parse::<u64>().ok()).filter(|&n| n > 0);
-    // Kilobits, of 1000 bits.
+    // Kilobits have 1000 bits.
     let bps = number("ingress-policing-rate").map(|kbit| kbit * 1000);
     let burst = number("ingress-policing-burst").map(|kbit| kbit * 125).filter(|_| bps.is_some());
     let pps = number("ingress-policing-kpkts-rate").map(|kpkts| kpkts * 1000);
     json!({ "ingress_bps": bps, "ingress_burst": burst, "ingress_pps": pps })
 }
 
-/// The limits that a QoS row and its queue set: on frames to the guest, in bits per second and bits at once.
+/// The limits from a QoS row and its queue, in bits per second and bits of burst; they apply to frames to the guest.
 #[must_use]
 pub fn egress(qos: Option<&Row>, queue: Option<&Row>) -> Value {
     let number = |row: Option<&Row>, key: &str| {

@@ -1,4 +1,4 @@
-//! Rows in answers: one value, a list, or those that fit a condition.
+//! Prints rows: one value, a list, or the rows that match a condition.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -10,7 +10,7 @@ use crate::commands::Call;
 use crate::parse::{Command, Format, Request, setting, unquoted};
 use crate::store::Row;
 
-/// A row: its name, by which commands find it, and its columns as OVSDB has them.
+/// A row: the name by which commands find it, and its columns as OVSDB has them.
 struct Record {
     name: String,
     columns: BTreeMap<&'static str, Value>,
@@ -46,7 +46,7 @@ impl Call<'_> {
         }
     }
 
-    /// The row of this name; a port also by its interface or socket.
+    /// The row with this name; a port is also found by its interface or socket.
     fn record(&mut self, table: &str, name: &str) -> Result<Option<Record>, String> {
         let name = match table {
             "port" | "interface" => self.port(name)?.map_or_else(|| name.to_owned(), |row| row.ifname),
@@ -137,7 +137,7 @@ impl Call<'_> {
         print(&records, table, command, self.request, text)
     }
 
-    /// The external IDs of a bridge, or a single one.
+    /// The external IDs of a bridge, or one of these.
     pub(crate) fn external_ids(
         &mut self,
         bridge: &str,
@@ -158,14 +158,14 @@ impl Call<'_> {
     }
 }
 
-/// A map as OVSDB writes it, of the kept values of a column.
+/// The kept values of a column, as a map in OVSDB's form.
 fn map(kept: &Row, column: &str) -> Value {
     let prefix = format!("{column}:");
     let pairs = kept.values.iter().filter_map(|(k, v)| Some(json!([k.strip_prefix(&prefix)?, v])));
     json!(["map", pairs.collect::<Vec<_>>()])
 }
 
-/// A value that may be missing, as OVSDB writes it.
+/// An optional value in OVSDB's form.
 fn optional(value: Option<Value>) -> Value {
     value.unwrap_or_else(|| json!(["set", []]))
 }
@@ -257,7 +257,7 @@ fn in_map<'v>(value: &'v Value, key: &str) -> Option<&'v Value> {
     value[1].as_array()?.iter().find(|pair| pair[0] == key).map(|pair| &pair[1])
 }
 
-/// A value as it is printed.
+/// A value in the requested format.
 fn shown(value: &Value, request: &Request) -> String {
     if request.json {
         return value.to_string();
@@ -357,7 +357,7 @@ mod tests {
         print(&[record(), record()], "port", &command, request, &mut text).map(|()| text)
     }
 
-    /// The forms that libvirt and os-vif read.
+    /// The formats that libvirt and os-vif read.
     #[test]
     fn rows_are_printed_as_asked() {
         let plain = request(Format::List, false, false);

@@ -1,4 +1,5 @@
-//! What the switch has no place for: small JSON files, one for each port and QoS row, written whole or not at all.
+//! Data that the switch has no place for: small JSON files, one for each port and QoS row, each written completely or
+//! not at all.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,20 +12,20 @@ use serde::{Deserialize, Serialize};
 pub struct Row {
     /// `qos`, `queue` or `port`.
     pub table: String,
-    /// Its UUID.
+    /// The row's UUID.
     pub uuid: String,
     /// `column` or `column:key`.
     pub values: BTreeMap<String, String>,
 }
 
-/// Rows kept at most: a port and two of QoS for every port a switch can have.
+/// The most rows: a port and two QoS rows for every port that a switch can have.
 const ROWS_MAX: usize = 4 * 1024;
 
 /// The directory of rows.
 pub struct Store(PathBuf);
 
 impl Store {
-    /// Beside the control socket, so that two switches never share one.
+    /// Opens the directory next to the control socket, so that two switches never share one.
     #[must_use]
     pub fn beside(socket: &Path) -> Self {
         Self(
@@ -36,7 +37,7 @@ impl Store {
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        // Names come from libvirt's command line; a file's name is made of nothing that leads out of the directory.
+        // Names come from libvirt's command line; replace every character that could lead out of the directory.
         let safe = |c: char| {
             if c.is_ascii_alphanumeric() || "-_".contains(c) {
                 c.to_string()
@@ -47,7 +48,7 @@ impl Store {
         self.0.join(name.chars().map(safe).collect::<String>() + ".json")
     }
 
-    /// The row of this name.
+    /// The row with this name.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<Row> {
         serde_json::from_slice(&fs::read(self.path(name)).ok()?).ok()
@@ -56,7 +57,7 @@ impl Store {
     /// Keeps a row under this name.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// When the file cannot be written.
     pub fn put(&self, name: &str, row: &Row) -> Result<(), String> {
         let write = || -> std::io::Result<()> {
             fs::create_dir_all(&self.0)?;
@@ -71,7 +72,7 @@ impl Store {
         write().map_err(|e| format!("{}: {e}", self.0.display()))
     }
 
-    /// Forgets a row. It may be gone.
+    /// Removes a row. It is fine if the row does not exist.
     pub fn del(&self, name: &str) {
         let _ = fs::remove_file(self.path(name));
     }

@@ -1,15 +1,16 @@
-//! Whether frames in Linux bridges pass through iptables (`br_netfilter`), and whether some rule needs that.
+//! Checks whether frames in Linux bridges pass through iptables (`br_netfilter`), and whether a rule needs that.
 //!
-//! It costs every bridged frame a walk through the rules. But where a CMS filters its guests by rules that match the port
-//! of a bridge (`physdev`, as Neutron's Linux bridge agent writes them), without it those rules see nothing, and the
-//! security groups are open. So rules are looked for first. Rules of ebtables, and of nftables' family `bridge`, see
-//! bridged frames either way.
+//! `br_netfilter` sends every bridged frame through the rules, which costs time. But a CMS may filter its guests with
+//! rules that match the port of a bridge (`physdev`, as Neutron's Linux bridge agent writes them). Without
+//! `br_netfilter`, those rules see no frames, and the security groups are open. So this check looks for such rules
+//! first. Rules of ebtables, and of nftables' family `bridge`, see bridged frames either way.
 
 use super::{Finding, Level, Machine, Said};
 
 const CHECK: &str = "br_netfilter";
 
-/// Prints of rules, each as far as it is installed. Of iptables both ways of keeping rules may be in use at once.
+/// The commands that print rules, each used if installed. A machine may use both variants of iptables at the same
+/// time.
 const PRINTS: [(&str, &[&str]); 7] = [
     ("nft", &["list", "ruleset"]),
     ("iptables-save", &[]),
@@ -20,23 +21,23 @@ const PRINTS: [(&str, &[&str]); 7] = [
     ("ip6tables-legacy-save", &[]),
 ];
 
-/// Chains by which programs are known that tell bridged traffic by its addresses and so need it too.
+/// Chains of programs that recognise bridged traffic by its addresses, and therefore also need `br_netfilter`.
 const CHAINS: [(&str, &str); 2] = [("KUBE-", "kube-proxy"), ("DOCKER", "Docker")];
 
-/// Who needs it, as far as rules tell.
+/// The user of `br_netfilter`, as far as rules tell.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Need {
-    /// So many rules that match a bridge's port.
+    /// This many rules match the port of a bridge.
     Ports(usize),
-    /// A program.
+    /// A known program.
     Program(&'static str),
-    /// Nothing was found.
+    /// The rules contain no user.
     Nothing,
-    /// Nothing could be seen.
+    /// The rules could not be read.
     Unknown,
 }
 
-/// What is to be said of it.
+/// Checks `br_netfilter`.
 pub fn netfilter(m: &Machine) -> Finding {
     let on = |key: &str| m.number(&format!("/proc/sys/net/bridge/{key}"));
     let keys = ["bridge-nf-call-iptables", "bridge-nf-call-ip6tables"];
@@ -98,7 +99,7 @@ fn need(m: &Machine) -> Need {
             _ => None,
         })
         .collect();
-    // The same rule may be in several prints.
+    // Several programs may print the same rule, so take the maximum.
     let count = |text: &&str| text.lines().filter(|line| line.contains("physdev")).count();
     let ports = texts.iter().map(count).max().unwrap_or(0);
     if ports > 0 {
@@ -125,7 +126,7 @@ mod tests {
     const ON: (&str, &str) = ("/proc/sys/net/bridge/bridge-nf-call-iptables", "1");
     const ON6: (&str, &str) = ("/proc/sys/net/bridge/bridge-nf-call-ip6tables", "1");
     const OFF: (&str, &str) = ("/proc/sys/net/bridge/bridge-nf-call-iptables", "0");
-    /// As Neutron's Linux bridge agent writes it.
+    /// The rules of Neutron's Linux bridge agent.
     const NEUTRON: (&str, &str) = (
         "/said/iptables-save",
         "*filter\n:neutron-linuxbri-FORWARD - [0:0]\n\
@@ -134,7 +135,7 @@ mod tests {
     );
     const NONE: (&str, &str) = ("/said/iptables-save", "*filter\n:FORWARD ACCEPT [0:0]\nCOMMIT");
 
-    /// Security groups stand on it: nothing is advised that would open them.
+    /// Security groups depend on it: the report does not advise anything that would open them.
     #[test]
     fn rules_that_need_it_are_left_alone() {
         for files in [&[ON, NEUTRON][..], &[ON, ON6, NEUTRON]] {
@@ -143,12 +144,12 @@ mod tests {
             assert_eq!((finding.level, finding.remedy.as_str()), (Level::Ok, ""), "{finding:?}");
             assert!(finding.found.contains("2 rules"), "{finding:?}");
         }
-        // The same rules as nft shows them.
+        // The same rules as nft prints them.
         let (_dir, m) = made(&[ON, ("/said/nft", "table ip filter {\n\t\txt match \"physdev\" counter\n}")]);
         assert!(netfilter(&m).found.contains("one rule"));
     }
 
-    /// Rules that nothing passes are worse than none.
+    /// Rules that see no frames are worse than no rules.
     #[test]
     fn rules_without_it_are_a_warning() {
         for files in [&[OFF, NEUTRON][..], &[NEUTRON]] {
@@ -173,7 +174,7 @@ mod tests {
         assert!(netfilter(&m).found.contains("kube-proxy"));
     }
 
-    /// Who may not look does not advise.
+    /// If the rules cannot be read, the report gives no advice.
     #[test]
     fn what_cannot_be_seen_is_not_advised_on() {
         let (_dir, m) = made(&[ON]);

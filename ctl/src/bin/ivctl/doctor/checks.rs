@@ -1,4 +1,4 @@
-//! What is looked at. Each check says what it found even when that is fine, so that a report shows it was looked at.
+//! The checks. Each one reports its result even when all is well, so that a report shows that the check ran.
 
 use ctl::api::{PeerRow, PeerState, Problem, ProblemKind, Status};
 use ctl::guest::Accel;
@@ -8,15 +8,15 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
 use super::{Finding, Level, Machine};
 
-/// The oldest kernel whose AF_XDP the daemon can use: bpf_link on interfaces came with it.
+/// The oldest kernel with everything that the daemon needs for AF_XDP: bpf_link on interfaces came with it.
 const KERNEL_MIN: (u64, u64) = (5, 9);
-/// The oldest on which frames larger than a page may reach AF_XDP (multi-buffer).
+/// The oldest kernel on which frames larger than a page may reach AF_XDP (multi-buffer).
 const KERNEL_FULL: (u64, u64) = (6, 6);
 
-/// Locked memory for the frames of all ports.
+/// The locked memory for the frames of all ports.
 const MEMLOCK_MIB: u64 = 64;
 
-/// What depends on the machine alone.
+/// The checks that depend on the machine alone.
 pub fn machine(m: &Machine, out: &mut Vec<Finding>) {
     out.push(kernel(m));
     out.push(af_xdp());
@@ -129,7 +129,7 @@ fn clocksource(m: &Machine) -> Finding {
     }
 }
 
-/// What the daemon, or whoever asks when it does not run, may use.
+/// The checks of the daemon's privileges and limits; without a daemon, those of the calling process.
 pub fn process(m: &Machine, daemon: Option<u32>, out: &mut Vec<Finding>) {
     let (who, id) = match daemon {
         Some(pid) => ("the daemon", pid.to_string()),
@@ -150,12 +150,12 @@ pub fn process(m: &Machine, daemon: Option<u32>, out: &mut Vec<Finding>) {
         .into_iter()
         .filter_map(|(name, bit)| (effective >> bit & 1 == 0).then_some(name))
         .collect();
-    // CAP_BPF, or what it was part of before Linux 5.8.
+    // CAP_BPF, or CAP_SYS_ADMIN, which included it before Linux 5.8.
     let bpf = effective >> 39 & 1 == 1 || effective >> 21 & 1 == 1;
     let remedy = "run it as root, or give it CAP_NET_ADMIN, CAP_NET_RAW and CAP_BPF";
     out.push(match (missing.as_slice(), bpf) {
         ([], true) => Finding::ok("privileges", format!("{who} may open ports")),
-        // A daemon that has opened its ports may well have given up what it needed for that.
+        // A daemon that has opened its ports may have given up the privileges that it needed to open them.
         _ if daemon.is_some() => Finding::ok("privileges", format!("{who} runs with few privileges")),
         (missing, _) => {
             let missing = if bpf { missing.join(", ") } else { [missing, &["BPF"]].concat().join(", ") };
@@ -178,7 +178,7 @@ pub fn process(m: &Machine, daemon: Option<u32>, out: &mut Vec<Finding>) {
     });
 }
 
-/// What depends on what the switch is asked to do.
+/// The checks that depend on the configuration of the switch.
 pub fn switch(m: &Machine, s: &Status, out: &mut Vec<Finding>) {
     for port in &s.ports {
         if port.state == "live" && port.mode.contains("generic") {
@@ -211,13 +211,13 @@ fn is_about_peers(kind: ProblemKind) -> bool {
     matches!(kind, ProblemKind::Peer | ProblemKind::PeerNetwork | ProblemKind::UnknownPeer)
 }
 
-/// A problem of the switch as a finding.
+/// Turns a problem of the switch into a finding.
 fn complaint(check: &'static str, p: &Problem) -> Finding {
     let remedy = if p.how.is_empty() { "ivctl status" } else { &p.how };
     Finding::new(check, Level::Warn, &p.what, remedy)
 }
 
-/// Whether the peers are there. A peer that cannot answer is a note: its silence is not health.
+/// Checks whether the peers answer. A peer that cannot answer is a note, because silence is not health.
 fn peers(s: &Status, out: &mut Vec<Finding>) {
     let before = out.len();
     out.extend(s.problems.iter().filter(|p| is_about_peers(p.kind)).map(|p| complaint("peers", p)));
@@ -235,13 +235,14 @@ fn peers(s: &Status, out: &mut Vec<Finding>) {
     }
 }
 
-/// Strict reverse-path filtering drops what comes from the Internet by a door, since the default route is the uplink's.
+/// Checks reverse-path filtering. The strict form drops Internet packets that arrive at a door, since the default
+/// route is the uplink's.
 fn reverse_path(m: &Machine, s: &Status, out: &mut Vec<Finding>) {
     let of = |name: &str| m.number(&format!("/proc/sys/net/ipv4/conf/{name}/rp_filter"));
     let all = of("all").unwrap_or(0);
     let mut strict = Vec::new();
     for port in s.ports.iter().filter(|p| p.role == "door") {
-        // On a door that we make the CMS's end has the port's name.
+        // On a door that we create, the CMS's end has the port's name.
         if let Some(own) = of(&port.ifname)
             && own.max(all) == 1
         {
@@ -334,7 +335,7 @@ pub(super) mod tests {
     use super::*;
     use std::fs;
 
-    /// A machine of these files.
+    /// A machine with these files.
     pub fn made(files: &[(&str, &str)]) -> (tempfile::TempDir, Machine) {
         let dir = tempfile::tempdir().unwrap();
         let machine = Machine { root: dir.path().to_owned() };
@@ -355,7 +356,7 @@ pub(super) mod tests {
             .unwrap_or_else(|| panic!("{check}"))
     }
 
-    /// Whatever is wrong has a remedy.
+    /// Every problem has a remedy.
     fn assert_remedies(findings: &[Finding]) {
         for f in findings.iter().filter(|f| f.level >= Level::Warn) {
             assert!(!f.remedy.is_empty(), "{f:?}");
@@ -420,7 +421,7 @@ pub(super) mod tests {
         }
     }
 
-    /// Silence is not health: a peer that never answered is named even where nothing is wrong with that.
+    /// Silence is not health: a peer that never answered is named even if this is not a problem.
     #[test]
     fn a_peer_that_cannot_be_asked_is_named() {
         let mut s = crate::tests::status();

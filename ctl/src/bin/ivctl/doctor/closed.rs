@@ -1,4 +1,4 @@
-//! Whether the reality addresses of floating IPs are closed to the rVM's own kernel: see `ivswitchd --close`.
+//! Checks whether the reality addresses of floating IPs are closed to the rVM's own kernel: see `ivswitchd --close`.
 
 use ctl::api::{self, Status};
 use ctl::model;
@@ -8,7 +8,7 @@ use super::{Finding, Level, Machine, Said};
 
 const CHECK: &str = "closed";
 
-/// As the daemon sees it.
+/// The state as the daemon reports it.
 pub fn by_daemon(s: &Status) -> Finding {
     let row = &s.closed;
     let list = addresses(&row.addresses);
@@ -45,7 +45,8 @@ pub fn by_daemon(s: &Status) -> Finding {
     }
 }
 
-/// As the files and the kernel's rules have it. `None`: there is nothing to close, as far as can be seen.
+/// The state according to the files and the kernel's rules. `None` means that there is nothing to close, as far as
+/// this check can see.
 pub fn without_daemon(m: &Machine) -> Option<Finding> {
     let config = m.path(api::CONFIG);
     let name = model::name_of_host(&m.text("/proc/sys/kernel/hostname").unwrap_or_default());
@@ -99,7 +100,7 @@ mod tests {
          [[floating]]\nip = \"56.0.0.11\"\nnetwork = \"public\"\ngateway = \"rvm1\"\nreality = \"10.0.0.11\"\n",
     );
 
-    /// The daemon is away: what matters is whether the rule is there.
+    /// While the daemon is away, the rule itself counts.
     #[test]
     fn without_the_daemon() {
         let table = ("/said/nft", "ip daddr vmap { 10.0.0.11 : goto closed0 }");

@@ -1,4 +1,4 @@
-//! `ivctl doctor`: what this machine can do and what is set wrong, each with its remedy. It only reads.
+//! `ivctl doctor`: the abilities of this machine and its wrong settings, each with a remedy. It only reads.
 
 mod bridges;
 mod checks;
@@ -17,11 +17,11 @@ use crate::client::Client;
 use crate::output::{Failure, Paint, Printer, plain};
 use crate::{DONE_WITH_WARNINGS, Global};
 
-/// How bad it is.
+/// The severity of a finding.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
-    /// As it should be.
+    /// All is well.
     Ok,
     /// Good to know.
     Note,
@@ -31,16 +31,16 @@ pub enum Level {
     Fail,
 }
 
-/// One thing that was looked at.
+/// The result of one check.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct Finding {
-    /// What was looked at.
+    /// The name of the check.
     pub check: &'static str,
-    /// How it is.
+    /// The severity.
     pub level: Level,
-    /// What was found.
+    /// The result in words.
     pub found: String,
-    /// What helps; empty where nothing needs to.
+    /// The remedy; empty where nothing needs one.
     pub remedy: String,
 }
 
@@ -54,20 +54,20 @@ impl Finding {
     }
 }
 
-/// The machine as its files and programs say it is; under another root in tests, where `/said/PROGRAM` is what a program
-/// says.
+/// The machine, as its files and programs describe it. Tests use another root, where `/said/PROGRAM` contains the
+/// output of a program.
 pub struct Machine {
     root: PathBuf,
 }
 
-/// What a program says.
+/// The output of a program.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Said {
-    /// It did what it was asked to.
+    /// The program succeeded.
     Text(String),
-    /// It refused: mostly, only root may ask.
+    /// The program refused, mostly because only root may use it.
     Refused,
-    /// It is not installed.
+    /// The program is not installed.
     Missing,
 }
 
@@ -81,7 +81,7 @@ impl Machine {
         self.root.join(path.trim_start_matches('/'))
     }
 
-    /// A file's text without its last line's end.
+    /// The text of a file, without the newline at its end.
     fn text(&self, path: &str) -> Option<String> {
         fs::read_to_string(self.path(path)).ok().map(|text| text.trim_end().to_owned())
     }
@@ -110,7 +110,7 @@ impl Machine {
     }
 }
 
-/// Looks at everything, and says it.
+/// Runs all checks and prints the findings.
 pub fn run(global: &Global, printer: &Printer) -> Result<u8, Failure> {
     let findings = examine(&Machine::here(), global);
     if printer.is_json() {
@@ -121,7 +121,7 @@ pub fn run(global: &Global, printer: &Printer) -> Result<u8, Failure> {
     Ok(exit(&findings))
 }
 
-/// Everything there is to say, with the daemon's view if it answers.
+/// Runs all checks, including those that need the daemon if it answers.
 pub fn examine(machine: &Machine, global: &Global) -> Vec<Finding> {
     let mut findings = Vec::new();
     let status = daemon(&global.socket, global.timeout, &mut findings);
@@ -176,7 +176,7 @@ fn exit(findings: &[Finding]) -> u8 {
     }
 }
 
-/// The findings for people.
+/// Renders the findings for people.
 pub fn render(findings: &[Finding], paint: Paint) -> String {
     let mut text = String::new();
     for f in findings {

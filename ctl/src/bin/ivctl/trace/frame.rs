@@ -1,5 +1,5 @@
-//! Frames that are made up: what the arguments leave open is taken from the configuration and from what the switch
-//! knows, and said.
+//! Builds frames. The values that the arguments leave open come from the configuration and from the switch's tables,
+//! and are listed in the output.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -12,11 +12,11 @@ use serde_json::json;
 use crate::client::Client;
 use crate::output::Failure;
 
-/// Hosts of the Internet, of the addresses for examples (RFC 5737 s.3, RFC 3849).
+/// Hosts on the Internet, from the address ranges for documentation (RFC 5737 s.3, RFC 3849).
 const INTERNET_HOST: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 9));
 const INTERNET_HOST6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 9));
 
-/// What may be said of the packet.
+/// The fields of the packet that a user may set.
 #[derive(clap::Args, Debug)]
 pub struct Header {
     /// Source address
@@ -48,21 +48,21 @@ pub struct Header {
     network: Option<String>,
 }
 
-/// What the daemon knows, as far as it is needed.
+/// The daemon's tables, as far as the frame needs them.
 struct Known<'a> {
     client: &'a mut Client,
     status: Status,
     config: Config,
 }
 
-/// Where it comes in.
+/// The place where the frame enters the switch.
 enum From {
     Uplink,
     Port(Box<Port>),
     Peer(String, IpAddr),
 }
 
-/// Makes the frame: the port where it comes in, its bytes, and what was assumed.
+/// Builds the frame. Returns its port, its bytes, and the assumptions.
 pub fn make(
     client: &mut Client,
     from: &str,
@@ -263,7 +263,7 @@ impl Known<'_> {
         })
     }
 
-    /// The frame as it comes from a peer.
+    /// The frame as a peer would send it.
     fn encapsulated(&self, peer: IpAddr, network: &str, inner: &[u8]) -> Result<Vec<u8>, Failure> {
         let vtep = self.status.vtep.ok_or_else(|| {
             Failure::new(1, "trace", "this rVM has no VTEP address yet", "see `ivctl status`")
@@ -286,7 +286,7 @@ impl Known<'_> {
     }
 }
 
-/// The MAC address of a group or broadcast address (RFC 1112 s.6.4, RFC 2464 s.7).
+/// The MAC address for a group or broadcast address (RFC 1112 s.6.4, RFC 2464 s.7).
 fn group_mac(to: IpAddr) -> Option<[u8; 6]> {
     match to {
         IpAddr::V4(ip) if ip.is_broadcast() => Some([0xff; 6]),

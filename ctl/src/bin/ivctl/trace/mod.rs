@@ -1,4 +1,4 @@
-//! `ivctl trace`: what becomes of a frame, step by step, by the switch's own walk.
+//! `ivctl trace`: a frame's way through the pipeline, step by step, as the switch itself decides it.
 
 mod frame;
 
@@ -19,10 +19,10 @@ use crate::decode;
 use crate::output::{Failure, Paint, Printer, plain};
 use crate::{Global, Object};
 
-/// Switches that a frame is followed through.
+/// The most switches that a frame is followed through.
 const HOPS_MAX: usize = 4;
 
-/// How long to wait before asking again when there was nothing.
+/// The pause before the next read, after one without frames.
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// Explains what becomes of a frame
@@ -81,7 +81,7 @@ struct Hop {
     walk: WalkRow,
 }
 
-/// Traces it.
+/// Traces a frame.
 pub fn run(args: &Args, global: &Global, printer: &Printer) -> Result<u8, Failure> {
     let mut client = Client::connect(&global.socket, global.timeout, global.no_wait)?;
     let rvm = client.call::<ctl::api::Version>("version", json!({}))?.name;
@@ -113,7 +113,7 @@ fn trace(client: &mut Client, port: &str, bytes: &[u8]) -> Result<WalkRow, Failu
     client.call("trace", json!({ "port": port, "frame": decode::hex(bytes) }))
 }
 
-/// The frame that the arguments speak of: port, bytes, and what was assumed.
+/// The frame that the arguments describe: port, bytes, and the assumptions.
 fn given(args: &Args, client: &mut Client) -> Result<(String, Vec<u8>, Vec<String>), Failure> {
     let from = args.from.clone().unwrap_or_default();
     if let Some(path) = &args.pcap {
@@ -145,7 +145,7 @@ fn given(args: &Args, client: &mut Client) -> Result<(String, Vec<u8>, Vec<Strin
     frame::make(client, &from, to, protocol, &args.header)
 }
 
-/// A frame of a capture file.
+/// Reads a frame from a capture file.
 fn from_file(path: &Path, number: usize) -> Result<Vec<u8>, Failure> {
     let name = || path.display().to_string();
     let open =
@@ -182,7 +182,7 @@ fn from_file(path: &Path, number: usize) -> Result<Vec<u8>, Failure> {
     Err(missing(count))
 }
 
-/// The next frame that comes in.
+/// Waits for the next frame that comes in.
 fn awaited(args: &Args, client: &mut Client, rvm: String) -> Result<Hop, Failure> {
     let filter = args.what.join(" ");
     let params = Object::default()
@@ -219,7 +219,7 @@ fn awaited(args: &Args, client: &mut Client, rvm: String) -> Result<Hop, Failure
     }
 }
 
-/// Goes on at the peers whose daemons can be asked.
+/// Continues at the peers whose daemons can be reached.
 fn follow(hops: &mut Vec<Hop>, sockets: &BTreeMap<&str, &Path>, global: &Global) -> Result<(), Failure> {
     let mut next = 0;
     while next < hops.len() && hops.len() <= HOPS_MAX {
@@ -250,7 +250,7 @@ fn follow(hops: &mut Vec<Hop>, sockets: &BTreeMap<&str, &Path>, global: &Global)
     Ok(())
 }
 
-/// A hop for people.
+/// Renders a hop for people.
 fn render(hop: &Hop, paint: Paint) -> String {
     let mut text =
         format!("{} port {}: {}\n", paint.bold(&plain(&hop.rvm)), plain(&hop.port), decode::line(&hop.bytes));
