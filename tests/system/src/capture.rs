@@ -1,4 +1,4 @@
-//! What is on the wire, as `tcpdump` sees it.
+//! Captures of the frames on the wire, by `tcpdump`.
 
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use rustix::process::{Pid, Signal};
 
 use crate::{Lab, Namespace, wait_for};
 
-/// A running capture of the frames that come in on one interface. Frames going out are left out: a
+/// A running capture of the frames that come in on one interface. Outgoing frames are left out, because a
 /// local sender's checksums are rightly unfinished there.
 pub struct Capture {
     child: Child,
@@ -16,7 +16,7 @@ pub struct Capture {
 }
 
 impl Capture {
-    /// Starts capturing; it runs when this returns.
+    /// Starts capturing; the capture runs when this returns.
     #[must_use]
     #[track_caller]
     pub fn start(lab: &Lab, namespace: &Namespace, interface: &str, filter: &str) -> Self {
@@ -50,12 +50,12 @@ impl Capture {
             stderr.read_line(&mut said).expect("reading from tcpdump");
             assert_ne!(said.len(), before, "tcpdump ended: {said}");
         }
-        // Somebody has to read what it says at the end.
+        // A pipe that is not read would block tcpdump when it prints its figures at the end.
         std::thread::spawn(move || stderr.lines().for_each(drop));
         Self { child, file }
     }
 
-    /// Stops and gives what `tcpdump -vvv` makes of every packet.
+    /// Stops, and gives each packet as `tcpdump -vvv` prints it.
     #[must_use]
     pub fn stop(self) -> Packets {
         let file = self.end();
@@ -67,10 +67,10 @@ impl Capture {
         Packets(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
-    /// Stops and gives the bytes of every frame.
+    /// Stops, and gives the bytes of every frame.
     #[must_use]
     pub fn frames(self) -> Vec<Vec<u8>> {
-        // pcap: a header of 24 bytes, then of each frame the time, how much of it is there, and how much there was.
+        // pcap: a header of 24 bytes, then for each frame the time, the captured length, and the original length.
         let bytes = std::fs::read(self.end()).expect("what tcpdump wrote");
         let (mut rest, mut frames) = (&bytes[24..], Vec::new());
         while let Some((head, tail)) = rest.split_first_chunk::<16>() {
@@ -83,7 +83,7 @@ impl Capture {
 
     /// Stops once everything is written, and gives the file.
     fn end(mut self) -> PathBuf {
-        // tcpdump forgets what it has not read yet: wait until it has nothing new to write.
+        // tcpdump drops frames that it has not read yet: wait until it has nothing new to write.
         let (mut size, mut quiet) = (0, 0);
         wait_for("tcpdump to have written everything", || {
             let now = std::fs::metadata(&self.file).map_or(0, |file| file.len());
@@ -105,11 +105,11 @@ impl Drop for Capture {
     }
 }
 
-/// Captured packets, in `tcpdump`'s words.
+/// Captured packets, as `tcpdump` prints them.
 pub struct Packets(String);
 
 impl Packets {
-    /// All of it.
+    /// The whole text.
     #[must_use]
     pub fn text(&self) -> &str {
         &self.0
@@ -121,8 +121,8 @@ impl Packets {
         self.0.lines().filter(|line| line.contains(word)).count()
     }
 
-    /// Lines with a checksum that `tcpdump` finds wrong, at any layer, inside tunnels too. It calls a zero
-    /// checksum of a tunnel over IPv6 wrong, which RFC 6935 allows; we do not.
+    /// Lines with a checksum that `tcpdump` finds wrong, at any layer, inside tunnels too. Not a zero
+    /// checksum of a tunnel over IPv6, which `tcpdump` calls wrong and RFC 6935 allows.
     #[must_use]
     pub fn bad_checksums(&self) -> Vec<&str> {
         let bad =
@@ -132,7 +132,7 @@ impl Packets {
         self.0.lines().filter(tunnel).filter(|line| bad.iter().any(|word| line.contains(word))).collect()
     }
 
-    /// Fails the test unless there are at least `least` packets with a verified checksum, and none wrong.
+    /// Fails the test unless there are at least `least` packets with a verified checksum and no wrong one.
     #[track_caller]
     pub fn assert_checksums_right(&self, least: usize) {
         let bad = self.bad_checksums();

@@ -1,4 +1,4 @@
-//! Network namespaces and veths that go away by themselves.
+//! Network namespaces and veths that remove themselves.
 
 use std::fs::File;
 use std::io::Write;
@@ -12,13 +12,13 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-/// One lab at a time in a process; `cargo test` runs test binaries one after the other.
+/// One lab at a time in a process; `cargo test` runs test binaries one after another.
 static TURN: Mutex<()> = Mutex::new(());
 
-/// How long anything may take to happen.
+/// How long to wait for anything that a test expects.
 pub const PATIENCE: Duration = Duration::from_secs(15);
 
-/// Namespaces of one test, with a prefix of their own, and a directory for its files.
+/// The namespaces of one test, with their own prefix, and a directory for its files.
 pub struct Lab {
     prefix: String,
     names: Mutex<Vec<String>>,
@@ -27,8 +27,8 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// A lab, or `None` (with the reason printed) where this test cannot run. Setting `IVS_MUST_RUN`
-    /// makes that a failure: CI sets it, so that nothing is skipped there unseen.
+    /// A lab, or `None` (after printing the reason) where this test cannot run. With `IVS_MUST_RUN` set,
+    /// that is a failure instead: CI sets it, so that no test is skipped there unnoticed.
     #[must_use]
     #[allow(clippy::new_without_default, reason = "a lab is not a value")]
     pub fn new() -> Option<Self> {
@@ -44,7 +44,7 @@ impl Lab {
         Some(Self { prefix: format!("{unique}-"), names: Mutex::new(Vec::new()), dir, _turn: turn })
     }
 
-    /// Makes a namespace with its loopback up.
+    /// Makes a namespace and sets its loopback up.
     #[must_use]
     #[track_caller]
     pub fn namespace(&self, name: &str) -> Namespace {
@@ -57,7 +57,7 @@ impl Lab {
         namespace
     }
 
-    /// A veth between two namespaces, both ends up, with the kernel's own settings.
+    /// A veth between two namespaces, both ends up, with the kernel's default settings.
     #[track_caller]
     pub fn veth(&self, (ns_a, a): (&Namespace, &str), (ns_b, b): (&Namespace, &str)) {
         ns_a.ip(&format!("link add {a} type veth peer name {b} netns {}", ns_b.name));
@@ -65,7 +65,7 @@ impl Lab {
         ns_b.ip(&format!("link set {b} up"));
     }
 
-    /// Where this test keeps its files.
+    /// The directory for this test's files.
     #[must_use]
     pub fn dir(&self) -> &Path {
         self.dir.path()
@@ -75,7 +75,7 @@ impl Lab {
 impl Drop for Lab {
     fn drop(&mut self) {
         for name in self.names.get_mut().unwrap_or_else(PoisonError::into_inner).drain(..) {
-            // The namespaces are ours alone, and so is every process in them.
+            // No other program uses these namespaces, so all processes in them belong to the test.
             if let Ok(output) = Command::new("ip").args(["netns", "pids", &name]).output() {
                 let pids = String::from_utf8_lossy(&output.stdout).into_owned();
                 for pid in pids.split_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)) {
@@ -97,19 +97,19 @@ pub struct Namespace {
 }
 
 impl Namespace {
-    /// Its name, as `ip netns` shows it.
+    /// The namespace's name, as `ip netns` shows it.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// `ip` in this namespace, its arguments parted by blanks. Fails the test if it fails.
+    /// Runs `ip` in this namespace, with arguments separated by blanks. Fails the test if `ip` fails.
     #[track_caller]
     pub fn ip(&self, arguments: &str) {
         run(Command::new("ip").args(["-n", &self.name]).args(arguments.split_whitespace()), "");
     }
 
-    /// What `ip -j` says.
+    /// The output of `ip -j`.
     #[must_use]
     #[track_caller]
     pub fn ip_json(&self, arguments: &str) -> serde_json::Value {
@@ -120,7 +120,7 @@ impl Namespace {
         serde_json::from_str(&text).unwrap_or_else(|e| panic!("ip -j {arguments}: {e}: {text}"))
     }
 
-    /// True if an interface of that name is there.
+    /// True if an interface of that name exists.
     #[must_use]
     pub fn has_link(&self, interface: &str) -> bool {
         let mut ip = Command::new("ip");
@@ -162,7 +162,7 @@ impl Namespace {
         self.run(move || std::fs::read_to_string(&path).unwrap_or_default().trim().to_string())
     }
 
-    /// A program to be run in this namespace.
+    /// A command that will run in this namespace.
     #[must_use]
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new("ip");
@@ -170,7 +170,7 @@ impl Namespace {
         command
     }
 
-    /// Runs a closure in this namespace and gives its result; its panic is ours.
+    /// Runs a closure in this namespace and gives its result; a panic in it fails the test.
     pub fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
         self.spawn(work).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
@@ -185,7 +185,7 @@ impl Namespace {
         })
     }
 
-    /// `ping` with these arguments: the number of answers.
+    /// Runs `ping` with these arguments; gives the number of answers.
     #[must_use]
     pub fn ping(&self, arguments: &str) -> u32 {
         let output = self.command("ping").args(arguments.split_whitespace()).output().expect("running ping");
@@ -199,31 +199,31 @@ impl Namespace {
         count.parse().expect("the number of answers")
     }
 
-    /// Waits until `address` answers, then requires that ten pings in a row all do.
+    /// Waits until `address` answers, then requires answers to all of ten pings in a row.
     #[track_caller]
     pub fn reaches(&self, address: &str) {
         self.reaches_with(address, "");
     }
 
-    /// The same with more options for `ping`, such as a size.
+    /// As [`reaches`](Self::reaches), with more options for `ping`, such as a size.
     #[track_caller]
     pub fn reaches_with(&self, address: &str, options: &str) {
         wait_for(&format!("{} to reach {address} {options}", self.name), || {
             self.ping(&format!("-c1 -W1 {options} {address}")) == 1
         });
-        // Once it has had answers, ping waits no longer than one interval for the last.
+        // After the first answers, ping waits no longer than one interval for the last one.
         let received = self.ping(&format!("-c10 -i0.1 -W1 {options} {address}"));
         assert_eq!(received, 10, "answers to 10 pings from {} to {address} {options}", self.name);
     }
 }
 
-/// Asks until it is so, and fails the test when it takes too long.
+/// Polls until `so` is true, and fails the test when that takes too long.
 #[track_caller]
 pub fn wait_for(what: &str, so: impl FnMut() -> bool) {
     assert!(wait_until(PATIENCE, so), "waiting for {what}: not within {} s", PATIENCE.as_secs());
 }
 
-/// Asks until it is so (true) or the time is over (false).
+/// Polls until `so` is true, or gives false when the time is over.
 pub fn wait_until(patience: Duration, mut so: impl FnMut() -> bool) -> bool {
     let deadline = Instant::now() + patience;
     while !so() {
@@ -235,7 +235,7 @@ pub fn wait_until(patience: Duration, mut so: impl FnMut() -> bool) -> bool {
     true
 }
 
-/// Runs a command to its end and gives what it printed. Fails the test if it fails.
+/// Runs a command to its end and gives its output. Fails the test if the command fails.
 #[track_caller]
 fn run(command: &mut Command, input: &str) -> String {
     let mut child = command

@@ -1,10 +1,10 @@
-//! What the system tests stand on: network namespaces, the daemon in them, traffic, captures.
+//! The foundation of the system tests: network namespaces, the daemon in them, traffic, captures.
 //!
 //! A [`Lab`] owns namespaces and a directory, and removes everything when it is dropped, also after
-//! a panic. Only one lab exists at a time, so that tests never compete for the two cores they are
-//! given. Everything is waited for by its real condition ([`wait_for`]); nothing sleeps and hopes.
+//! a panic. Only one lab exists at a time in a process, so that tests never compete for the two cores they are
+//! given. Every wait has a condition ([`wait_for`]) rather than a fixed time.
 //!
-//! The far side of a test is the kernel: its bridge, its `vxlan`, its TCP, its NAT.
+//! The peer of the switch in a test is the kernel: its bridge, its `vxlan`, its TCP, its NAT.
 
 mod capture;
 mod guest;

@@ -1,8 +1,8 @@
-//! A libvirt daemon of a test's own, with real QEMU guests in software.
+//! A test's own libvirt daemon, with real QEMU guests that are emulated in software.
 //!
-//! It runs in a namespace of the lab, with every directory of libvirt's bound to the lab's own, so it neither sees nor
-//! touches the machine's. The guests are what `ivctl image build` makes; that image is built once and kept in the
-//! target directory.
+//! The daemon runs in a namespace of the lab, with every directory of libvirt's bound to the lab's own, so it neither
+//! sees nor touches the machine's libvirt. `ivctl image build` makes the image of the guests; it is built once and
+//! kept in the target directory.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use crate::lab::{Lab, Namespace, wait_until};
 use crate::switch::binaries;
 
-/// What has to be there, and the Debian package it is in.
+/// Programs that have to be installed, and the Debian package of each.
 const NEEDED: [(&str, &str); 4] = [
     ("/usr/sbin/libvirtd", "libvirt-daemon-system"),
     ("/usr/bin/virsh", "libvirt-clients"),
@@ -29,7 +29,7 @@ pub const BOOT: Duration = Duration::from_secs(60);
 pub struct Libvirt {
     child: Child,
     dir: PathBuf,
-    // What it takes to start it again.
+    // The arguments that are needed to start it again.
     namespace: Namespace,
     script: String,
     environment: Vec<(String, String)>,
@@ -48,22 +48,22 @@ impl Libvirt {
         false
     }
 
-    /// Starts one in a namespace, under a name of its own.
+    /// Starts a daemon in a namespace, under a name of its own.
     #[must_use]
     #[track_caller]
     pub fn start(lab: &Lab, namespace: &Namespace, name: &str) -> Self {
         Self::start_with(lab, namespace, name, &[])
     }
 
-    /// The same, to which `there` is what everybody else sees as the first of each pair: the hosts of a test share one
-    /// filesystem, and a guest that moves keeps its paths.
+    /// As [`start`](Self::start), with the second path of each pair in `binds` mounted in place of the first: the
+    /// hosts of a test share one filesystem, and a guest that moves keeps its paths.
     #[must_use]
     #[track_caller]
     pub fn start_apart(lab: &Lab, namespace: &Namespace, name: &str, binds: &[(&Path, &Path)]) -> Self {
         Self::start_with(lab, namespace, name, &[("IVS_BINDS", &bind_script(binds))])
     }
 
-    /// The same with more environment.
+    /// As [`start`](Self::start), with more environment variables.
     #[must_use]
     #[track_caller]
     pub fn start_with(lab: &Lab, namespace: &Namespace, name: &str, environment: &[(&str, &str)]) -> Self {
@@ -73,7 +73,7 @@ impl Libvirt {
         }
         let uuid = std::fs::read_to_string("/proc/sys/kernel/random/uuid").expect("a UUID");
         let write = |file: &str, text: String| std::fs::write(dir.join(file), text).expect("a file of ours");
-        // Migration refuses hosts of one UUID.
+        // Migration refuses two hosts with the same UUID.
         write(
             "etc/libvirtd.conf",
             format!(
@@ -87,7 +87,7 @@ impl Libvirt {
             security_driver = \"none\"\nsecurity_default_confined = 0\ncgroup_controllers = []\nnamespaces = []\n\
             stdio_handler = \"file\"\n";
         write("etc/qemu.conf", qemu.to_owned());
-        // What QEMU can do is found out once, in eight seconds, and kept beside the guests' image.
+        // Probing QEMU's capabilities takes eight seconds, so the result is kept next to the guests' image.
         let cache = guest_image().with_extension("cache");
         std::fs::create_dir_all(&cache).expect("a directory of ours");
         let script = format!(
@@ -117,32 +117,32 @@ impl Libvirt {
         assert!(up && self.child.try_wait().expect("its state").is_none(), "libvirtd: {}", self.log());
     }
 
-    /// SIGKILL. Its guests run on.
+    /// Sends SIGKILL to the daemon. Its guests keep running.
     pub fn kill(&mut self) {
         self.child.kill().expect("killing a child of ours");
         self.child.wait().expect("it ends");
     }
 
-    /// Starts it again after [`Libvirt::kill`]; it finds its guests.
+    /// Starts the daemon again after [`Libvirt::kill`]; it finds its guests.
     #[track_caller]
     pub fn start_again(&mut self) {
         self.child = spawn(&self.namespace, &self.dir, &self.script, &self.environment);
         self.wait_answering();
     }
 
-    /// What it has noted about a guest: when its QEMU started, and when and why it ended.
+    /// The daemon's log of a guest: when its QEMU started, and when and why it ended.
     #[must_use]
     pub fn log_of(&self, guest: &str) -> String {
         std::fs::read_to_string(self.dir.join(format!("log/qemu/{guest}.log"))).unwrap_or_default()
     }
 
-    /// Its URI, also from outside its namespace.
+    /// The daemon's URI, which also works from outside of its namespace.
     #[must_use]
     pub fn uri(&self) -> String {
         format!("qemu:///system?socket={}", self.dir.join("run/libvirt-sock").display())
     }
 
-    /// `virsh`, its arguments parted by blanks: exit code, and what it said.
+    /// Runs `virsh` with arguments separated by blanks; gives the exit code and the output.
     pub fn virsh(&self, arguments: &str) -> (i32, String) {
         let mut virsh = Command::new("virsh");
         virsh.args(["-q", "-c", &self.uri()]).args(arguments.split_whitespace()).stdin(Stdio::null());
@@ -152,7 +152,7 @@ impl Libvirt {
         (output.status.code().unwrap_or(-1), said)
     }
 
-    /// What it has logged.
+    /// The daemon's log.
     #[must_use]
     pub fn log(&self) -> String {
         let read = |file: &str| std::fs::read_to_string(self.dir.join(file)).unwrap_or_default();
@@ -165,7 +165,7 @@ impl Drop for Libvirt {
         if std::thread::panicking() {
             eprintln!("--- the log of libvirtd:\n{}", self.log());
         }
-        // Its guests are in the lab's namespace, which ends them with everything else there.
+        // The guests are in the lab's namespace, and end with everything else there.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -181,7 +181,7 @@ fn spawn(namespace: &Namespace, dir: &Path, script: &str, environment: &[(String
     command.spawn().expect("running libvirtd")
 }
 
-/// Shell commands that put the second of each pair in place of the first, in a mount namespace of their own.
+/// Shell commands that mount the second path of each pair in place of the first, in a mount namespace of their own.
 #[must_use]
 pub fn bind_script(binds: &[(&Path, &Path)]) -> String {
     let one = |(place, there): &(&Path, &Path)| {
@@ -191,7 +191,7 @@ pub fn bind_script(binds: &[(&Path, &Path)]) -> String {
     binds.iter().map(one).collect()
 }
 
-/// The image that guests boot: built once, and kept.
+/// The image that guests boot, which is built once and kept.
 #[track_caller]
 pub fn guest_image() -> &'static Path {
     static IMAGE: OnceLock<PathBuf> = OnceLock::new();
@@ -200,7 +200,7 @@ pub fn guest_image() -> &'static Path {
             .map_or_else(|| binaries().parent().expect("TARGET/PROFILE").join("guest-image"), PathBuf::from);
         let mut build = Command::new(binaries().join("ivctl"));
         build.args(["image", "build"]).arg(&dir);
-        // The kernel is fetched once; the initramfs follows the sources.
+        // The kernel is downloaded once; the initramfs is rebuilt from the sources.
         if dir.join("modules").exists() {
             build.arg("--offline");
         }
@@ -210,7 +210,7 @@ pub fn guest_image() -> &'static Path {
     })
 }
 
-/// The agent of a guest from that image, at its virtio-serial port's socket.
+/// The agent in a guest of that image, reached through the socket of its virtio-serial port.
 pub struct GuestShell(PathBuf);
 
 impl GuestShell {

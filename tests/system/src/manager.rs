@@ -1,5 +1,5 @@
-//! A service manager as far as sd_notify(3) goes: it hears its daemon, keeps descriptors for it (`FDSTORE=1`), drops
-//! them when told (`FDSTOREREMOVE=1`), and passes them on at the next start (sd_listen_fds(3)).
+//! A service manager with the sd_notify(3) part only: it receives its daemon's messages, keeps descriptors for it
+//! (`FDSTORE=1`), drops them on request (`FDSTOREREMOVE=1`), and passes them on at the next start (sd_listen_fds(3)).
 
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
@@ -16,7 +16,7 @@ use crate::Namespace;
 
 type Store = Arc<Mutex<Vec<(String, OwnedFd)>>>;
 
-/// A manager of one daemon. It hears until the test ends.
+/// A manager of one daemon. It listens until the test ends.
 #[derive(Clone)]
 pub struct Manager {
     path: PathBuf,
@@ -38,23 +38,23 @@ impl Manager {
         Self { path: path.into(), store }
     }
 
-    /// The names of what it keeps.
+    /// The names of the descriptors that it keeps.
     #[must_use]
     pub fn kept(&self) -> Vec<String> {
         let store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
         store.iter().map(|(name, _)| name.clone()).collect()
     }
 
-    /// Closes everything it keeps, as a manager does that starts its daemon no more.
+    /// Closes every descriptor that it keeps, as a manager does that will not start its daemon again.
     pub fn forget(&self) {
         self.store.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    /// Runs a program in a namespace with what is kept.
+    /// A program that will run in a namespace and get the kept descriptors.
     #[must_use]
     pub fn command(&self, namespace: &Namespace, program: &Path) -> Command {
         let store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
-        // The number of the process is only known inside it.
+        // The process number is known only inside the process.
         let mut command = namespace.command("sh");
         command.args(["-c", "LISTEN_PID=$$ exec \"$@\"", "sh"]).arg(program);
         command.env("NOTIFY_SOCKET", &self.path);

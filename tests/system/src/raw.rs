@@ -1,6 +1,6 @@
 //! Frames that no well-behaved stack sends, through AF_PACKET sockets.
 //!
-//! Safe code would not do: the socket address of AF_PACKET is in no safe library we use.
+//! This needs unsafe code: no safe library that we use has the socket address of AF_PACKET.
 
 use std::ffi::CString;
 use std::io;
@@ -24,7 +24,7 @@ impl RawSocket {
     pub fn open(namespace: &Namespace, interface: &str) -> Self {
         let interface = CString::new(interface).expect("an interface name");
         let socket = namespace.run(move || -> io::Result<OwnedFd> {
-            // SAFETY: no pointers; a valid descriptor that nobody else owns is wrapped at once.
+            // SAFETY: no pointers; the descriptor is valid, and wrapping it immediately makes this its only owner.
             let socket = unsafe {
                 let fd = libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0);
                 if fd < 0 {
@@ -51,7 +51,8 @@ impl RawSocket {
         Self { socket: socket.expect("an AF_PACKET socket on an interface of ours") }
     }
 
-    /// The same for frames with a virtio-net header in front, which says what is unfinished about them.
+    /// As [`open`](Self::open), for frames with a virtio-net header in front, which says what is unfinished about
+    /// each.
     #[must_use]
     #[track_caller]
     pub fn with_headers(namespace: &Namespace, interface: &str) -> Self {
@@ -71,7 +72,8 @@ impl RawSocket {
         raw
     }
 
-    /// Sends one frame through a socket [`with_headers`](Self::with_headers), with its checksum left to the interface.
+    /// Sends one frame through a socket from [`with_headers`](Self::with_headers) and leaves its checksum to the
+    /// interface.
     #[track_caller]
     pub fn must_send_unfinished(&self, frame: &[u8], csum_start: u16, csum_offset: u16) {
         const NEEDS_CSUM: u8 = 1;
@@ -81,14 +83,14 @@ impl RawSocket {
         self.must_send(&bytes);
     }
 
-    /// Sends one frame as it is. The error says why the kernel itself refused it.
+    /// Sends one frame unchanged. The error says why the kernel refused it.
     pub fn send(&self, frame: &[u8]) -> io::Result<()> {
         // SAFETY: the buffer is valid for its length, and only read.
         let sent = unsafe { libc::send(self.socket.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
         if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
-    /// Sends one frame as it is, again while the queue of the interface is full: what is there moves on by itself.
+    /// Sends one frame unchanged, and retries while the interface's queue is full: the queue drains by itself.
     #[track_caller]
     pub fn must_send(&self, frame: &[u8]) {
         let start = Instant::now();

@@ -1,6 +1,7 @@
-//! A steady stream of numbered UDP packets: what of it arrived, and for how long nothing did.
+//! A steady stream of numbered UDP packets, which measures how many are lost and for how long none arrives.
 //!
-//! The one measure of every disturbance is the time blocked: packets lost, divided by the rate they were offered at.
+//! Every disturbance is measured by one figure, the time blocked: packets lost, divided by the rate at which they
+//! were sent.
 
 use std::fmt;
 use std::io;
@@ -12,10 +13,10 @@ use std::time::{Duration, Instant};
 
 use crate::Namespace;
 
-/// How long after the last packet sent the receiver still listens.
+/// How long the receiver waits for packets after the last one was sent.
 const TAIL: Duration = Duration::from_millis(200);
 
-/// A stream that runs.
+/// A running stream.
 pub struct Stream {
     stop: Arc<AtomicBool>,
     arrived: Arc<AtomicU64>,
@@ -31,20 +32,20 @@ struct Received {
     longest_gap: Duration,
 }
 
-/// What became of a stream.
+/// The result of a stream.
 #[derive(Clone, Copy, Debug)]
 pub struct Report {
     /// Packets sent.
     pub sent: u64,
     /// Packets that arrived, each once.
     pub received: u64,
-    /// Packets that arrived again.
+    /// Packets that arrived again, after a first time.
     pub twice: u64,
     /// Packets that arrived after a later one.
     pub reordered: u64,
-    /// The longest time without any.
+    /// The longest time without a packet.
     pub longest_gap: Duration,
-    /// How long it was sent.
+    /// For how long the stream was sent.
     pub time: Duration,
 }
 
@@ -55,13 +56,13 @@ impl Report {
         self.sent - self.received
     }
 
-    /// Lost packets by the rate they were offered at.
+    /// The time blocked: lost packets divided by the rate at which they were sent.
     #[must_use]
     pub fn blocked(&self) -> Duration {
         self.time.mul_f64(self.lost() as f64 / self.sent.max(1) as f64)
     }
 
-    /// The share that arrived.
+    /// The share of packets that arrived.
     #[must_use]
     pub fn share(&self) -> f64 {
         self.received as f64 / self.sent.max(1) as f64
@@ -85,7 +86,7 @@ impl fmt::Display for Report {
 }
 
 impl Stream {
-    /// Sends `pps` packets a second from one namespace to `listen` in another, where nobody else listens.
+    /// Sends `pps` packets a second from one namespace to `listen` in another; no other socket may listen there.
     #[must_use]
     #[track_caller]
     pub fn start(from: &Namespace, to: &Namespace, listen: SocketAddr, pps: u32) -> Self {
@@ -104,7 +105,7 @@ impl Stream {
             while !stopped.load(Ordering::Relaxed) {
                 let due = (start.elapsed().as_secs_f64() * f64::from(pps)) as u64;
                 while sent < due {
-                    // A local queue that is full, or no route for a moment, is a loss like any other.
+                    // A full local queue, or a route that is missing for a moment, is a loss like any other.
                     let _ = socket.send_to(&sent.to_be_bytes(), listen);
                     sent += 1;
                 }
@@ -151,7 +152,7 @@ impl Stream {
         Self { stop, arrived, sender, receiver }
     }
 
-    /// Waits until so many more have arrived.
+    /// Waits until `count` more packets have arrived.
     #[track_caller]
     pub fn wait_more(&self, count: u64, when: &str) {
         let before = self.arrived.load(Ordering::Relaxed);
@@ -160,7 +161,7 @@ impl Stream {
         });
     }
 
-    /// Ends it.
+    /// Ends the stream.
     #[must_use]
     pub fn finish(self) -> Report {
         self.stop.store(true, Ordering::Relaxed);

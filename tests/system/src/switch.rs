@@ -1,4 +1,4 @@
-//! The real daemon in a namespace, and the real `ivctl` talking to it.
+//! The real daemon in a namespace, and the real `ivctl` that talks to it.
 
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
@@ -13,8 +13,8 @@ use serde_json::Value;
 use crate::Manager;
 use crate::lab::{Lab, Namespace, PATIENCE, wait_until};
 
-/// Where `ivswitchd` and `ivctl` are: built once, from the sources as they are now, with the profile
-/// of this test. `IVS_BIN_DIR` names others to be tested instead.
+/// The directory of `ivswitchd` and `ivctl`: built once, from the sources as they are now, with the profile
+/// of this test. `IVS_BIN_DIR` names another directory, whose programs are tested instead.
 pub fn binaries() -> &'static Path {
     static DIR: OnceLock<PathBuf> = OnceLock::new();
     DIR.get_or_init(|| {
@@ -65,7 +65,7 @@ impl Switch {
         Self::start_as(lab, namespace, config, &[])
     }
 
-    /// The same with a program before it that changes who it runs as. That user may use the lab's directory.
+    /// As [`start`](Self::start), behind a program that changes the user. That user may write to the lab's directory.
     #[must_use]
     #[track_caller]
     pub fn start_as(lab: &Lab, namespace: &Namespace, config: &str, wrapper: &[&str]) -> Self {
@@ -112,18 +112,18 @@ impl Switch {
         switch
     }
 
-    /// Whether it runs.
+    /// Whether the daemon runs.
     pub fn is_running(&mut self) -> bool {
         self.child.try_wait().expect("its state").is_none()
     }
 
-    /// With which exit code or by which signal it ended.
+    /// The exit code or the signal with which the daemon ended.
     pub fn ended_by(&mut self) -> Option<(Option<i32>, Option<i32>)> {
         let status = self.child.try_wait().expect("its state")?;
         Some((status.code(), std::os::unix::process::ExitStatusExt::signal(&status)))
     }
 
-    /// Starts it again after [`Switch::kill`] or [`Switch::terminate`].
+    /// Starts the daemon again after [`Switch::kill`] or [`Switch::terminate`].
     #[track_caller]
     pub fn start_again(&mut self) {
         assert!(self.child.try_wait().expect("its state").is_some(), "it still runs");
@@ -137,7 +137,7 @@ impl Switch {
         self.wait_answering();
     }
 
-    /// Starts it again where it refuses to start; gives what it says.
+    /// Starts the daemon again where it refuses to start; gives its error message.
     #[track_caller]
     pub fn start_refused(&mut self) -> String {
         let before = self.log().len();
@@ -161,13 +161,13 @@ impl Switch {
         );
     }
 
-    /// SIGKILL.
+    /// Sends SIGKILL.
     pub fn kill(&mut self) {
         self.child.kill().expect("killing a child of ours");
         self.child.wait().expect("it ends");
     }
 
-    /// SIGTERM; gives how it ended.
+    /// Sends SIGTERM; gives how the daemon ended.
     #[track_caller]
     pub fn terminate(&mut self) -> ExitStatus {
         self.signal(Signal::TERM);
@@ -180,18 +180,18 @@ impl Switch {
         status.expect("it ended")
     }
 
-    /// SIGHUP: the files are read again.
+    /// Sends SIGHUP: the daemon reads its files again.
     pub fn reload(&self) {
         self.signal(Signal::HUP);
     }
 
-    /// Its process.
+    /// The daemon's process number.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// SIGTERM, however it ends; false when it does not.
+    /// Sends SIGTERM, however the daemon ends; false when it does not end.
     pub fn try_terminate(&mut self) -> bool {
         self.signal(Signal::TERM);
         wait_until(PATIENCE, || !self.is_running())
@@ -210,7 +210,7 @@ impl Switch {
         }
     }
 
-    /// Runs `ivctl` with these arguments, parted by blanks.
+    /// Runs `ivctl` with these arguments, separated by blanks.
     pub fn ivctl(&self, arguments: &str) -> Answer {
         self.ivctl_args(&arguments.split_whitespace().collect::<Vec<_>>())
     }
@@ -226,7 +226,7 @@ impl Switch {
         }
     }
 
-    /// What `ivctl -j` says. Fails the test if it fails.
+    /// The output of `ivctl -j`. Fails the test if `ivctl` fails.
     #[track_caller]
     pub fn json(&self, arguments: &str) -> Value {
         let answer = self.ivctl(&format!("-j {arguments}"));
@@ -251,7 +251,7 @@ impl Switch {
         );
     }
 
-    /// The switch's counters once they have come to rest, checked by the conservation law.
+    /// The switch's counters after they have come to rest, checked by the conservation law.
     #[track_caller]
     pub fn counters_at_rest(&self) -> Value {
         let mut last = Value::Null;
@@ -276,32 +276,32 @@ impl Switch {
         row.map_or(0, |row| row["count"].as_u64().expect("a counter"))
     }
 
-    /// Its configuration file.
+    /// The daemon's configuration file.
     #[must_use]
     pub fn config(&self) -> &Path {
         &self.config
     }
 
-    /// Its control socket.
+    /// The daemon's control socket.
     #[must_use]
     pub fn socket(&self) -> &Path {
         &self.socket
     }
 
-    /// Everything it has logged.
+    /// The daemon's whole log.
     #[must_use]
     pub fn log(&self) -> String {
         String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
     }
 
-    /// CPU time it has used.
+    /// CPU time that the daemon has used.
     #[must_use]
     pub fn cpu_time(&self) -> Duration {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("a running daemon");
         let fields: Vec<&str> = stat.rsplit_once(") ").expect("proc(5)").1.split(' ').collect();
         let ticks: u64 =
             fields[11].parse::<u64>().expect("utime") + fields[12].parse::<u64>().expect("stime");
-        // USER_HZ is 100 on every Linux that matters.
+        // USER_HZ is 100 on every Linux that matters here.
         Duration::from_millis(ticks * 10)
     }
 }
@@ -331,7 +331,7 @@ fn spawn(
     let daemon = binaries().join("ivswitchd");
     let command = match wrapper.split_first() {
         Some((program, arguments)) => {
-            // Another user need not be able to look into our home, so it gets a copy.
+            // Another user need not be able to read our home directory, so it gets a copy.
             let copy = config.with_file_name("ivswitchd");
             fs::copy(daemon, &copy).expect("copying the daemon");
             let daemon = copy;
@@ -366,13 +366,13 @@ pub fn assert_conserved(status: &Value) {
     );
 }
 
-/// What `ivctl` answered.
+/// An answer of `ivctl`.
 #[derive(Debug)]
 pub struct Answer {
-    /// Its exit code.
+    /// The exit code.
     pub code: i32,
-    /// Its standard output.
+    /// Standard output.
     pub stdout: String,
-    /// Its standard error.
+    /// Standard error.
     pub stderr: String,
 }

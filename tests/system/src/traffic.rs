@@ -1,4 +1,4 @@
-//! TCP whose every byte is checked.
+//! TCP transfers whose every byte is checked.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 
 use crate::Namespace;
 
-/// A transfer without any progress for this long has failed.
+/// A transfer that makes no progress for this long has failed.
 const STALLED: Duration = Duration::from_secs(20);
 
-/// Moves `bytes` from a client to a server over TCP, then `bytes` back, checking every one of them.
+/// Moves `bytes` from a client to a server over TCP, then `bytes` back, checking every byte.
 /// The server listens on `listen`, the client connects to `connect` (they differ where there is NAT).
 /// Gives the address that the server saw.
 #[track_caller]
@@ -29,10 +29,10 @@ pub fn transfer(
     }
 }
 
-/// The same where it may fail: when there is no progress for `patience`, or a byte is wrong.
+/// As [`transfer`], but reports a failure instead of panicking: no progress for `patience`, or a wrong byte.
 ///
 /// # Errors
-/// Which side failed, and how.
+/// Says which side failed, and how.
 #[track_caller]
 pub fn try_transfer(
     client: &Namespace,
@@ -61,7 +61,7 @@ pub fn try_transfer(
     accepted.map_err(|e| format!("server: {e}"))
 }
 
-/// Accepts one connection, or fails when nobody comes.
+/// Accepts one connection, or fails when no client connects.
 fn accept(listener: &TcpListener, patience: Duration) -> io::Result<(TcpStream, SocketAddr)> {
     listener.set_nonblocking(true)?;
     let deadline = Instant::now() + patience;
@@ -85,7 +85,7 @@ fn timeouts(stream: &TcpStream, patience: Duration) -> io::Result<()> {
     stream.set_write_timeout(Some(patience))
 }
 
-/// Byte `position` of the stream with this seed: a cheap mix without a short period.
+/// Fills a chunk of the stream with this seed: a cheap mix without a short period.
 fn pattern(seed: u64, chunk: u64, buffer: &mut [u8]) {
     let mut x = (seed << 32 | chunk).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     for word in buffer.chunks_mut(8) {
@@ -122,7 +122,7 @@ fn expect(stream: &mut TcpStream, seed: u64, bytes: u64) -> io::Result<()> {
 }
 
 /// One TCP connection that talks all the time (a question of 256 bytes, its echo, the next), like an
-/// SSH session somebody types in.
+/// SSH session in which a user types.
 pub struct Session {
     stop: Arc<AtomicBool>,
     answers: Arc<AtomicU64>,
@@ -130,7 +130,7 @@ pub struct Session {
 }
 
 impl Session {
-    /// Connects and begins to talk.
+    /// Connects and starts to talk.
     #[must_use]
     #[track_caller]
     pub fn start(client: &Namespace, server: &Namespace, connect: SocketAddr, listen: SocketAddr) -> Self {
@@ -148,14 +148,14 @@ impl Session {
         Self::with(client, connect)
     }
 
-    /// The same with an echo server that is there already.
+    /// As [`start`](Self::start), with an echo server that is already running.
     #[must_use]
     #[track_caller]
     pub fn with(client: &Namespace, connect: SocketAddr) -> Self {
         Self::paced(client, connect, Duration::ZERO)
     }
 
-    /// The same with a pause after every answer, for a server that is to have time for other things.
+    /// As [`with`](Self::with), with a pause after every answer, so that the server has time for other things.
     #[must_use]
     #[track_caller]
     pub fn paced(client: &Namespace, connect: SocketAddr, pause: Duration) -> Self {
@@ -186,7 +186,7 @@ impl Session {
         session
     }
 
-    /// Fails the test unless at least twenty more questions are answered, soon.
+    /// Fails the test unless at least twenty more questions are answered soon.
     #[track_caller]
     pub fn assert_alive(&self, when: &str) {
         let before = self.answers.load(Ordering::Relaxed);
@@ -196,7 +196,7 @@ impl Session {
         assert!(alive && !self.client.is_finished(), "the TCP session stopped {when}");
     }
 
-    /// Ends it. Gives the longest time that an answer took.
+    /// Ends the session. Gives the longest time that an answer took.
     #[track_caller]
     pub fn finish(self) -> Duration {
         self.stop.store(true, Ordering::Relaxed);

@@ -1,5 +1,5 @@
-//! The book: its transcripts are made by running the demo, its reference by asking `ivctl`, so neither can be out of
-//! date for longer than until this runs again. mdbook makes pages of it where it is installed.
+//! The book. Its transcripts come from a run of the demo and its reference from `ivctl`'s help, so each run of
+//! `cargo xtask book` brings both up to date. Where mdbook is installed, it makes pages of the book.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::{FOR_THE_DEMO, as_root, find, install, run, workspace};
 
-/// Transcripts of the standing demo: the file, which switch is asked (or the demo itself), and what.
+/// Transcripts of the running demo: the file, the switch to ask (or the demo itself), and the command.
 const TRANSCRIPTS: [(&str, &str, &str); 3] = [
     ("trace.txt", "demo", "trace rvm1 --from uplink --src 203.0.113.9 --to 10.0.0.11 icmp"),
     ("top.txt", "rvm1", "top --once"),
@@ -52,10 +52,10 @@ pub fn build() -> Result<()> {
     Ok(())
 }
 
-/// What a command says of itself, and each of those below it.
+/// Adds a command's help, and that of each command below it.
 fn commands(ivctl: &Path, path: &mut Vec<String>, text: &mut String) -> Result<()> {
     let help = said(Command::new(ivctl).args(&*path).arg("--help").env("NO_COLOR", "1"))?;
-    // What every command takes is said once, at the top.
+    // Options that every command has are shown once, at the top.
     let own = if path.is_empty() { help.trim_end().to_owned() } else { own_help(&help) };
     let title = ["ivctl"].into_iter().chain(path.iter().map(String::as_str)).collect::<Vec<_>>().join(" ");
     *text += &format!("\n## {title}\n\n```text\n{own}\n```\n");
@@ -69,8 +69,8 @@ fn commands(ivctl: &Path, path: &mut Vec<String>, text: &mut String) -> Result<(
     Ok(())
 }
 
-/// A command's help without what every command takes: a section ends where a line begins at the margin, an option where
-/// the next one begins or a line is empty.
+/// A command's help without the options that every command has: a section ends where a line begins at the margin, an
+/// option where the next one begins or a line is empty.
 fn own_help(help: &str) -> String {
     let mut own = String::new();
     let (mut global, mut asking) = (false, false);
@@ -90,7 +90,7 @@ fn own_help(help: &str) -> String {
     own.replace("\nOptions:\n\n", "\n").trim_end().trim_end_matches("\nOptions:").trim_end().to_owned()
 }
 
-/// The families that a daemon serves, one that has nothing to do.
+/// The metric families that an idle daemon serves.
 fn metrics(ivswitchd: &Path) -> Result<String> {
     let place = std::env::temp_dir().join(format!("ivswitch-book-{}", std::process::id()));
     fs::create_dir_all(&place)?;
@@ -131,7 +131,7 @@ fn metrics(ivswitchd: &Path) -> Result<String> {
     Ok(text)
 }
 
-/// Links of rendered pages to files, or places in them, that are not there.
+/// Links of rendered pages to files, or to anchors in them, that do not exist.
 fn links(directory: &Path, dead: &mut Vec<String>) -> Result<()> {
     for entry in fs::read_dir(directory)?.flatten() {
         let path = entry.path();
@@ -160,12 +160,12 @@ fn links(directory: &Path, dead: &mut Vec<String>) -> Result<()> {
 
 fn transcripts(ivctl: &Path, place: &Path) -> Result<()> {
     let up = said(as_root(ivctl)?.args(["demo", "up"]))?;
-    // Its sockets are where it says.
+    // Its output names the sockets.
     let sockets = up.split_whitespace().find_map(|word| word.strip_suffix("/rvm1.sock"));
     let sockets = sockets.context("the demo names no socket")?.to_owned();
     let clean = |text: String| text.replace(&format!("{}", ivctl.display()), "ivctl");
     fs::write(place.join("demo.txt"), clean(up))?;
-    // Something to see: a packet that the guard refuses, and others under way.
+    // Something to see: packets that the guard refuses, and others in flight.
     let shell = |arguments: &str| -> Result<Command> {
         let mut shell = as_root(ivctl)?;
         shell.args(["demo", "shell"]).args(arguments.split(' '));
@@ -197,7 +197,8 @@ fn said(command: &mut Command) -> Result<String> {
 mod tests {
     use super::own_help;
 
-    /// The book's page of commands has every option of a command, its examples, and nothing of what all take.
+    /// The book's page of commands has every option of a command and its examples, and no option that all commands
+    /// have.
     #[test]
     fn a_command_shows_what_is_its_own() {
         let help = "Does it\n\nUsage: x [OPTIONS]\n\nOptions:\n      --from <PORT>\n          Where\n\n  -h, --help\n          \

@@ -1,9 +1,9 @@
-//! The unit under a real systemd: a Debian is booted in a container (`systemd-nspawn`), in a network namespace of its
-//! own, and the package is lived with there. Frames pass between two doors all the while, so what a reload, a restart, a
-//! crash or an upgrade costs is counted, not believed. Then the examples of a deployment bring the switch up as they
-//! are, and each time a purge has to leave nothing.
+//! Tests the unit under a real systemd: a Debian boots in a container (`systemd-nspawn`), in a network namespace of
+//! its own, and the package goes through its life there. Frames pass between two doors all the time, so the loss at a
+//! reload, a restart, a crash or an upgrade is counted. Then the examples of a deployment bring the switch up
+//! unchanged, and each time a purge must leave nothing behind.
 //!
-//! Commands are run inside through `nsenter` on the container's first process, so nothing has to listen in there.
+//! Commands run in the container through `nsenter` on its first process, so it needs no service that listens.
 
 use std::fs;
 use std::path::Path;
@@ -19,8 +19,8 @@ const MACHINE: &str = "ivs-boot";
 const ENDS: [&str; 2] = ["ivs-boot-a", "ivs-boot-b"];
 
 const UNIT: &str = "ivswitchd";
-/// What `systemd-analyze security` may say of the unit, from 0 (all locked) to 10. Most of the rest is what a switch is
-/// for: network administration, packet sockets, BPF.
+/// The highest rating that `systemd-analyze security` may give the unit, from 0 (all locked) to 10. Most of the rest
+/// is inherent in a switch: network administration, packet sockets, BPF.
 const EXPOSURE_MAX: f64 = 3.5;
 
 const CONFIGURATION: &str = r#"
@@ -40,7 +40,7 @@ network = "private"
 kind = "afxdp"
 "#;
 
-/// What makes the rVM's own address that of a floating IP.
+/// Configuration that makes the rVM's own address a floating IP's reality address.
 const FLOATING: &str = r#"
 [[network]]
 name = "public"
@@ -53,10 +53,10 @@ gateway = "rvm1"
 reality = "10.0.0.11"
 "#;
 
-/// Boots `root`, which has systemd, and lives through the package's life there.
+/// Boots `root`, which has systemd, and goes through the package's life there.
 ///
 /// # Errors
-/// Also when it cannot be tried here: what was not seen to work is not said to.
+/// Also when the test cannot run here, so that a skipped test never counts as passed.
 pub fn test(root: &Path, package: &Path, examples: bool) -> Result<()> {
     ensure!(
         find("systemd-nspawn").is_some(),
@@ -75,7 +75,8 @@ pub fn test(root: &Path, package: &Path, examples: bool) -> Result<()> {
     Ok(())
 }
 
-/// The network around the container: an uplink whose other end nobody answers at, and a place for each door.
+/// The network around the container: an uplink whose other end has no peer that answers, and a namespace for each
+/// door.
 struct Cloud;
 
 impl Cloud {
@@ -115,7 +116,7 @@ struct Booted {
 
 impl Booted {
     fn new(root: &Path) -> Result<Self> {
-        // Where the machine's own groups are the old ones, the container still has the new, as systemd wants it.
+        // On a machine with the old cgroup hierarchy, the container still has the new one, as systemd requires.
         let mut nspawn = as_root(Path::new("env"))?;
         nspawn.args(["SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1", "SYSTEMD_NSPAWN_API_VFS_WRITABLE=network"]);
         nspawn.args(["systemd-nspawn", "--quiet", "--boot"]);
@@ -158,7 +159,7 @@ impl Booted {
         }
     }
 
-    /// What a command inside says, and whether it succeeded.
+    /// Runs a command in the container; gives its output, and whether it succeeded.
     fn inside(&self, command: &str) -> Result<(String, bool)> {
         let mut nsenter = as_root(Path::new("nsenter"))?;
         nsenter.args(["--target", &self.leader, "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup"]);
@@ -188,7 +189,7 @@ impl Booted {
         value.parse().with_context(|| format!("{name} is {value:?}"))
     }
 
-    /// Waits until a look at the unit says yes.
+    /// Waits until the condition on the unit holds.
     fn until(&self, what: &str, mut yes: impl FnMut(&Self) -> Result<bool>) -> Result<()> {
         let end = Instant::now() + Duration::from_secs(30);
         while !yes(self)? {
@@ -202,7 +203,7 @@ impl Booted {
         Ok(())
     }
 
-    /// Install, reload, restart, crash, hang, upgrade and purge, with frames passing.
+    /// Installs, reloads, restarts, crashes, hangs, upgrades and purges the package while frames pass.
     fn life(&self, root: &Path) -> Result<()> {
         let version = self.done("systemctl --version | head -n 1")?;
         let before = self.left()?;
@@ -239,7 +240,8 @@ impl Booted {
         })?;
         ensure!(self.number("NFileDescriptorStore")? == kept, "other descriptors are kept than before");
 
-        // A short watchdog, so that a hang is not waited for long; it is fed, and bites when it is not.
+        // A short watchdog, so that the test of a hang is short. The daemon feeds it, and it acts when the daemon
+        // hangs.
         self.done(&format!("mkdir -p /run/systemd/system/{UNIT}.service.d"))?;
         fs_write_inside(
             self,
@@ -270,8 +272,8 @@ impl Booted {
         self.nothing_but(&before)
     }
 
-    /// The reality address of a floating IP is closed to the kernel while the daemon is stopped, after the firewall's own
-    /// service was restarted or reloaded, and after a boot at which the daemon does not start. A purge opens it.
+    /// The reality address of a floating IP is closed to the kernel while the daemon is stopped, after the firewall's
+    /// own service was restarted or reloaded, and after a boot at which the daemon does not start. A purge opens it.
     fn closed(self, root: &Path) -> Result<Self> {
         const LIST: &str = "nft list table inet ivswitch";
         let before = self.left()?;
@@ -305,14 +307,14 @@ impl Booted {
         Ok(booted)
     }
 
-    /// Waits for another process than `pid`, ready.
+    /// Waits until a process other than `pid` is ready.
     fn again_than(&self, pid: u64) -> Result<()> {
         self.until("started again", |own| {
             Ok(own.number("MainPID")? != pid && own.property("ActiveState")? == "active")
         })
     }
 
-    /// Pings between the doors while something is done: none may be lost.
+    /// Pings between the doors during the event; every ping must be answered.
     fn counted(&self, what: &str, event: impl FnOnce(&Self) -> Result<()>) -> Result<()> {
         let mut ping = as_root(Path::new("ip"))?;
         ping.args([
@@ -339,7 +341,7 @@ impl Booted {
         Ok(())
     }
 
-    /// What a purge has to remove, as lines.
+    /// The things that a purge has to remove and that exist, one a line.
     fn left(&self) -> Result<String> {
         self.done(
             "find /etc /usr /var/lib/ivswitch /run/ivswitch /run/systemd/system /var/lib/dpkg/info -xdev 2>/dev/null \
@@ -361,7 +363,7 @@ impl Booted {
         Ok(())
     }
 
-    /// Runs the example as its reader would, on this machine.
+    /// Runs the Ansible example as its reader would, on this machine.
     fn ansible(&self, root: &Path) -> Result<()> {
         ensure!(
             self.inside("command -v ansible-playbook")?.1,
@@ -369,7 +371,7 @@ impl Booted {
         );
         let before = self.left()?;
         fs_write(&root.join("root/ansible.yml"), &example("ansible.yml")?)?;
-        // Of two rVMs, this is one.
+        // This machine is one of two rVMs.
         let inventory = "[rvms]\nrvm1 ansible_connection=local\n\
                          rvm2 ansible_default_ipv4=\"{'address': '10.0.0.12', 'interface': 'eth0'}\"\n";
         fs_write(&root.join("root/inventory"), inventory)?;
@@ -388,7 +390,7 @@ impl Booted {
         self.nothing_but(&before)
     }
 
-    /// Has cloud-init do what the example says; only where the package is fetched from is another place.
+    /// Has cloud-init run its example; only the place that the package is fetched from differs.
     fn cloud_init(&self, root: &Path) -> Result<()> {
         ensure!(
             self.inside("command -v cloud-init")?.1,
@@ -411,7 +413,7 @@ impl Booted {
         self.forwards()?;
         println!("ok  cloud-init: forwards");
         self.done("dpkg --purge ivswitch && rm -f /var/tmp/ivswitch.deb /etc/cloud/cloud.cfg.d/99-boot.cfg")?;
-        // It also makes users and keys of the machine's own.
+        // It also makes users and keys of the machine, which are not the package's.
         let names = ["ivs", "ivctl", "ivbench", "eth"];
         self.nothing_of(&before, |line| names.iter().any(|name| line.contains(name)))
     }
@@ -425,7 +427,8 @@ impl Booted {
 }
 
 impl Drop for Booted {
-    /// systemd takes the first as "halt", and the second ends it where it would not.
+    /// Ends the container: systemd takes the first signal as "halt", and the second ends a container that does not
+    /// halt.
     fn drop(&mut self) {
         let _ = self.inside("systemctl halt --force --force");
         let until = Instant::now() + Duration::from_secs(5);
@@ -440,7 +443,7 @@ impl Drop for Booted {
     }
 }
 
-/// The process named so among the children of `of`, or of theirs (`sudo`, `env`).
+/// The first process with this name among the descendants of `of` (behind `sudo` or `env`).
 fn descendant_named(name: &str, of: u32) -> Option<String> {
     let processes =
         fs::read_dir("/proc").ok()?.flatten().filter_map(|entry| entry.file_name().into_string().ok());
@@ -484,7 +487,7 @@ fn fs_write(path: &Path, text: &str) -> Result<()> {
     Ok(())
 }
 
-/// The same where the container has mounted something of its own.
+/// Writes a file inside the container, for places where the container has a mount of its own.
 fn fs_write_inside(booted: &Booted, path: &str, text: &str) -> Result<()> {
     booted.done(&format!("printf '%s' '{text}' > {path}")).map(drop)
 }

@@ -1,7 +1,7 @@
-//! `cargo xtask`: the one command a developer needs. `cargo xtask demo` shows the product,
-//! `cargo xtask test` proves it, `cargo xtask ci` is what must pass before handing over.
+//! `cargo xtask`: the one command that a developer needs. `cargo xtask demo` shows the product,
+//! `cargo xtask test` tests it, and `cargo xtask ci` must pass before a change is handed over.
 //!
-//! Needs no root to build. What needs root runs through `sudo` when there is one.
+//! Building needs no root. Commands that need root run through `sudo` if it is installed.
 
 mod book;
 mod boot;
@@ -27,11 +27,11 @@ use clap::Parser;
 enum Task {
     /// Build a nested cloud in network namespaces, show a floating IP at work, remove it again
     Demo,
-    /// Every test: the unprivileged part, then the system part as root
+    /// Run every test: the unprivileged part, then the system part as root
     Test,
-    /// Formatting, lints, then every test
+    /// Check formatting and lints, then run every test
     Ci,
-    /// Measure the switch beside the kernel's and Open vSwitch: `--quick` for under five minutes, `--help` for more;
+    /// Measure the switch next to the kernel's and Open vSwitch: `--quick` for under five minutes, `--help` for more;
     /// `bench nested` measures it between guests, level by level
     #[command(disable_help_flag = true)]
     Bench {
@@ -39,32 +39,32 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
-    /// The XDP program
+    /// Compile the XDP program and compare it with the committed object
     Bpf {
         /// Compile it again and compare with the committed object
         #[arg(long, required = true)]
         check: bool,
     },
-    /// The book, into `target/book`, with its transcripts and reference made by running them, as root
+    /// Build the book into `target/book`, with transcripts and reference made by running the programs, as root
     Book,
-    /// The Debian packages, into `target/package`
+    /// Build the Debian packages into `target/package`
     Package {
-        /// The unoptimised build, to try the package itself
+        /// Build without optimisation, to try the package itself
         #[arg(long)]
         debug: bool,
     },
-    /// Install, run, upgrade and purge the packages in fresh Debians, booted where that can be, as root; what it leaves
-    /// is an error
+    /// Install, run, upgrade and purge the packages in fresh Debians, booted where possible, as root; a file that
+    /// stays behind is an error
     PackageTest {
-        /// The unoptimised build
+        /// Build without optimisation
         #[arg(long)]
         debug: bool,
     },
-    /// Miri on the engine's tables, parsers and rings of its mailbox (needs the nightly toolchain)
+    /// Run Miri on the engine's parsers, tables and mailbox rings (needs the nightly toolchain)
     Miri,
-    /// Licences, bans and sources of every dependency, by cargo-deny
+    /// Check licences, bans and sources of every dependency, with cargo-deny
     Deny,
-    /// Fuzz every target, or one, from the corpus that earlier runs left
+    /// Fuzz every target, or one, from the corpus of earlier runs
     Fuzz {
         /// Minutes for each target
         #[arg(long, default_value_t = 1)]
@@ -72,17 +72,17 @@ enum Task {
         /// Only this one [default: all]
         target: Option<String>,
     },
-    /// Attacks and crashes of the system tests, for minutes instead of seconds each, as root
+    /// Repeat the attacks and crashes of the system tests, for minutes instead of seconds each, as root
     Soak {
         /// Minutes for each test
         #[arg(long, default_value_t = 10)]
         minutes: u32,
-        /// Only tests whose name has this [default: all]
+        /// Only tests whose name contains this [default: all]
         test: Option<String>,
     },
 }
 
-/// The tests that repeat for as long as they are told (`system::rounds`).
+/// The tests that repeat themselves for as long as `cargo xtask soak` asks (`system::rounds`).
 const SOAK_TESTS: &[&str] = &[
     "lifecycle::kill_9_inside_apply_leaves_the_old_or_the_new",
     "restart::fault_kill_9_under_load",
@@ -128,9 +128,9 @@ fn main() -> ExitCode {
 
 // ---- the tasks ----------------------------------------------------------------------------------
 
-/// Programs that namespaces and NAT need, and the Debian packages they come in.
+/// Programs for namespaces and NAT, and the Debian packages that contain them.
 const FOR_THE_DEMO: &[(&str, &str)] = &[("ip", "iproute2"), ("nft", "nftables"), ("ping", "iputils-ping")];
-/// What the system tests need beyond that.
+/// Programs that the system tests need in addition.
 const FOR_THE_TESTS: &[(&str, &str)] = &[
     ("tcpdump", "tcpdump"),
     ("ethtool", "ethtool"),
@@ -145,7 +145,7 @@ const FOR_THE_TESTS: &[(&str, &str)] = &[
     ("traceroute", "traceroute"),
     ("ebtables-nft", "iptables"),
 ];
-/// What real guests need: to be managed, and to run. Their kernel is downloaded, not installed.
+/// Programs that manage and run real guests. The guests' kernel is downloaded, not installed.
 const FOR_THE_GUESTS: &[(&str, &str)] = &[
     ("/usr/include/libvirt/libvirt.h", "libvirt-dev"),
     ("pkg-config", "pkg-config"),
@@ -159,7 +159,7 @@ const FOR_THE_GUESTS: &[(&str, &str)] = &[
     ("lz4", "lz4"),
     ("dpkg-deb", "dpkg"),
 ];
-/// What building the XDP program again and the crate `afxdp` needs; headers are named by their path.
+/// Tools and headers that build the XDP program and the crate `afxdp`; headers are named by their path.
 const FOR_THE_BACKENDS: &[(&str, &str)] = &[
     ("clang-16", "clang-16"),
     ("llvm-strip-16", "llvm-16"),
@@ -168,7 +168,7 @@ const FOR_THE_BACKENDS: &[(&str, &str)] = &[
     ("/usr/include/libelf.h", "libelf-dev"),
     ("/usr/include/zlib.h", "zlib1g-dev"),
 ];
-/// What the benchmark needs on real interfaces.
+/// Programs that the benchmark needs on real interfaces.
 const FOR_THE_BENCH: &[(&str, &str)] = &[
     ("ethtool", "ethtool"),
     ("make", "make"),
@@ -179,9 +179,9 @@ const FOR_THE_BENCH: &[(&str, &str)] = &[
     ("iperf3", "iperf3"),
     ("sockperf", "sockperf"),
 ];
-/// What measuring between guests needs beside the guests.
+/// Programs that measuring between guests needs in addition to the guests' own.
 const FOR_NESTED: &[(&str, &str)] = &[("ethtool", "ethtool"), ("strip", "binutils"), ("nft", "nftables")];
-/// What only some of its figures need: without it, those are left out and the report says so.
+/// Programs that only some figures need. Without one, the report leaves its figures out and says so.
 const FOR_SOME_FIGURES: &[(&str, &str)] = &[
     ("valgrind", "valgrind"),
     ("ovs-vswitchd", "openvswitch-switch"),
@@ -190,10 +190,10 @@ const FOR_SOME_FIGURES: &[(&str, &str)] = &[
     ("/usr/lib/x86_64-linux-gnu/dpdk/pmds-23.0/librte_net_pcap.so.23", "librte-net-pcap23"),
 ];
 
-/// Where proptest begins to draw its cases.
+/// The variable that sets the seed of proptest's random cases.
 const PROPTEST_SEED: &str = "PROPTEST_RNG_SEED";
 
-/// Packages whose tests make network namespaces; those that do so are ignored without root.
+/// Packages whose tests make network namespaces; without root, those tests are ignored.
 const PRIVILEGED: [&str; 2] = ["ivswitchd", "system"];
 
 fn demo() -> Result<()> {
@@ -222,7 +222,7 @@ fn test() -> Result<()> {
     for package in PRIVILEGED {
         others.args(["--exclude", package]);
     }
-    // The same cases each time, so that a change is judged by what it changes. `cargo test` by itself draws others.
+    // The same cases each time, so that a change is judged by its own effect. Plain `cargo test` draws new ones.
     if std::env::var_os(PROPTEST_SEED).is_none() {
         others.env(PROPTEST_SEED, "1");
     }
@@ -230,7 +230,8 @@ fn test() -> Result<()> {
     println!("== system part, as root");
     let binaries = build(false)?;
     run(cargo().args(["build", "--package", "guests", "--package", "ivbench"]))?;
-    // System tests mostly wait, so two share the time; those of the daemon's rooms count what a machine does.
+    // System tests mostly wait, so two run at a time; those of `ivswitchd` count what happens on the machine, so one
+    // does.
     for (package, at_once) in PRIVILEGED.into_iter().zip(["--test-threads=1", "--test-threads=2"]) {
         let mut system = cargo();
         system.args(["test", "--no-fail-fast", "--package", package]);
@@ -251,7 +252,7 @@ fn test() -> Result<()> {
     Ok(())
 }
 
-/// Has cargo run the tests as root.
+/// Makes cargo run the tests as root.
 fn with_root_runner(tests: &mut Command) -> Result<()> {
     if !is_root() {
         let sudo =
@@ -272,8 +273,8 @@ fn ci() -> Result<()> {
     test()
 }
 
-/// Builds the switch and the benchmark, and runs the benchmark as root. What it cannot measure it leaves out, and
-/// says so.
+/// Builds the switch and the benchmark, and runs the benchmark as root. The report leaves out the figures that cannot
+/// be measured here, and says so.
 fn bench(arguments: &[String]) -> Result<()> {
     let nested = arguments.first().is_some_and(|first| first == "nested");
     let (package, arguments) = if nested { ("ivbench", &arguments[1..]) } else { ("bench", arguments) };
@@ -295,17 +296,17 @@ fn bench(arguments: &[String]) -> Result<()> {
         command.args(arguments).arg("--out").arg(&out).arg("--source").arg(workspace());
     };
     if asks || is_root() {
-        // It takes our place, so that Ctrl-C ends nothing but it, and it removes what it made.
+        // It replaces this process, so that Ctrl-C reaches it alone and it can remove everything that it made.
         let mut bench = Command::new(binaries.join(package));
         told(&mut bench);
         return Err(bench.env("IVS_BIN_DIR", &binaries).exec()).context("running the benchmark");
     }
-    // Through sudo, which keeps no environment.
+    // Through sudo, which clears the environment.
     let mut bench = as_root(Path::new("env"))?;
     bench.arg(format!("IVS_BIN_DIR={}", binaries.display())).arg(binaries.join(package));
     told(&mut bench);
     let outcome = run(&mut bench);
-    // What root wrote is ours.
+    // Give the files that root wrote to the user who runs this.
     let owner = std::fs::metadata(workspace().join("Cargo.toml"))?;
     let mut chown = as_root(Path::new("chown"))?;
     chown.arg("-R").arg(format!("{}:{}", owner.uid(), owner.gid()));
@@ -329,10 +330,10 @@ fn fuzz(minutes: u32, target: Option<&str>) -> Result<()> {
         println!("== fuzzing {name} for {minutes} min");
         let mut fuzz = cargo();
         fuzz.args(["fuzz", "run", "--fuzz-dir", "fuzz", "--sanitizer", "none", name]);
-        // What it found grows the first; the second is what it starts from.
+        // libFuzzer adds its findings to the first directory; the second holds the initial inputs.
         let corpus = format!("fuzz/corpus/{name}");
         std::fs::create_dir_all(workspace().join(&corpus))?;
-        // What earlier machines found, each input with something that no other has.
+        // Inputs that earlier runs found on other machines; each covers something that no other does.
         let found = format!("fuzz/seeds/{name}.tar.gz");
         if workspace().join(&found).is_file() {
             run(Command::new("tar").args(["-C", &corpus, "--skip-old-files", "-xzf", &found]))?;
@@ -360,7 +361,7 @@ fn fuzz(minutes: u32, target: Option<&str>) -> Result<()> {
     Ok(())
 }
 
-/// The same tests as in the test command, each repeating what it does for so long.
+/// Runs tests of the test command, each repeated for `minutes`.
 fn soak(minutes: u32, test: Option<&str>) -> Result<()> {
     let tests: Vec<&str> =
         SOAK_TESTS.iter().copied().filter(|name| test.is_none_or(|test| name.contains(test))).collect();
@@ -383,12 +384,12 @@ fn soak(minutes: u32, test: Option<&str>) -> Result<()> {
     Ok(())
 }
 
-/// Miri interprets the engine's parsers, tables and queues, and finds what no test can: undefined behaviour.
+/// Miri interprets the engine's parsers, tables and queues, and finds undefined behaviour, which tests cannot see.
 fn miri() -> Result<()> {
     let toolchain = ["component", "add", "--toolchain", "nightly", "miri", "rust-src"];
     run(Command::new("rustup").args(toolchain))?;
     let mut miri = Command::new("cargo");
-    // Cargo's own variables name the toolchain that runs us.
+    // Cargo's own variables select the toolchain that runs this program.
     for variable in ["CARGO", "RUSTUP_TOOLCHAIN", "RUSTC", "RUSTDOC"] {
         miri.env_remove(variable);
     }
@@ -404,9 +405,9 @@ fn deny() -> Result<()> {
     run(cargo().args(["deny", "check", "licenses", "bans", "sources"]))
 }
 
-// ---- what they are made of ----------------------------------------------------------------------
+// ---- the steps that the tasks consist of --------------------------------------------------------
 
-/// Builds the daemon and `ivctl`; gives the directory they are in.
+/// Builds the daemon and `ivctl`; gives the directory that has both.
 fn build(release: bool) -> Result<PathBuf> {
     let mut build = cargo();
     build.args(["build", "--package", "ivswitchd", "--package", "ctl"]);
@@ -417,7 +418,7 @@ fn build(release: bool) -> Result<PathBuf> {
     Ok(target_dir()?.join(if release { "release" } else { "debug" }))
 }
 
-/// Sums up what `cargo test` says.
+/// The sum of the results that `cargo test` prints.
 #[derive(Default)]
 struct Totals {
     passed: u64,
@@ -427,7 +428,7 @@ struct Totals {
 }
 
 impl Totals {
-    /// Runs the tests, showing what they say. Fails only when they could not be run at all.
+    /// Runs the tests and passes their output on. Fails only when they could not be run at all.
     fn add(&mut self, command: &mut Command) -> Result<()> {
         let mut child =
             command.stdout(Stdio::piped()).spawn().with_context(|| format!("running {command:?}"))?;
@@ -463,7 +464,7 @@ fn workspace() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("tests/xtask is two below")
 }
 
-/// Where cargo builds: this program was built there.
+/// The directory into which cargo builds, where this program was built too.
 fn target_dir() -> Result<PathBuf> {
     let exe = std::env::current_exe()?;
     Ok(exe.ancestors().nth(2).context("TARGET/PROFILE/xtask")?.to_path_buf())
@@ -484,7 +485,7 @@ fn arguments(command: &Command) -> String {
     command.get_args().map(|a| a.to_string_lossy()).collect::<Vec<_>>().join(" ")
 }
 
-/// A command run as root: as it is, or through `sudo`.
+/// A command that runs as root: directly, or through `sudo`.
 fn as_root(program: &Path) -> Result<Command> {
     if is_root() {
         return Ok(Command::new(program));
@@ -502,7 +503,7 @@ fn is_root() -> bool {
         .any(|line| line.strip_prefix("Uid:").is_some_and(|ids| ids.split_whitespace().nth(1) == Some("0")))
 }
 
-/// Installs the Debian packages of those programs that are missing, if we are root.
+/// Installs the Debian packages of missing programs, if run as root.
 fn install(lists: &[&[(&str, &str)]]) -> Result<()> {
     let missing = || {
         let wanted = lists.iter().flat_map(|list| list.iter());
@@ -518,7 +519,8 @@ fn install(lists: &[&[(&str, &str)]]) -> Result<()> {
         );
     }
     run(Command::new("apt-get").args(["update", "-q"]))?;
-    // Twice: a package from elsewhere that was there, and does not go with one that came, was removed for it.
+    // Twice: installing one package may remove a conflicting one that was there, and the second round brings that
+    // back.
     for _ in 0..2 {
         let missing = missing();
         if !missing.is_empty() {
@@ -531,7 +533,7 @@ fn install(lists: &[&[(&str, &str)]]) -> Result<()> {
     Ok(())
 }
 
-/// Looks for a program where root would find it, or for a file by its path.
+/// Looks for a program in root's search path, or for a file by its path.
 fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
     std::env::split_paths(&path).map(|dir| dir.join(program)).find(|candidate| candidate.is_file())

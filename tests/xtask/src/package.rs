@@ -1,4 +1,4 @@
-//! The Debian packages, and what installing and purging them does to a Debian that has little else.
+//! The Debian packages, and a test that installs and purges them in a minimal Debian.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,11 +8,11 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::{as_root, cargo, find, install, run, target_dir, workspace};
 
-/// The packages, and the crates they are described in.
+/// The packages, and the crates that describe them.
 const PACKAGES: [(&str, &str); 3] =
     [("ivswitch", "ivswitchd"), ("ivswitch-guests", "guests"), ("ivswitch-ovs-compat", "ctl")];
 
-/// Somebody fetches it over a thin line. Half of it is the daemon.
+/// A limit for users with a slow connection. The daemon is half of the package.
 const PACKAGE_LEN_MAX: u64 = 8 << 20;
 
 /// Builds `target/package/*.deb`; gives their paths, in the order to install them.
@@ -20,13 +20,13 @@ pub fn build(debug: bool) -> Result<Vec<PathBuf>> {
     if find("cargo-deb").is_none() {
         run(cargo().args(["install", "cargo-deb", "--locked", "--version", "^2"]))?;
     }
-    // What links libvirt.
+    // For the program that links libvirt.
     install(&[&crate::FOR_THE_GUESTS[..2], &[("strip", "binutils")]])?;
     let binaries = crate::build(!debug)?;
     let mut others = cargo();
     others.args(["build", "--quiet", "--package", "guests", "--package", "ivbench"]);
     run(if debug { &mut others } else { others.arg("--release") })?;
-    // The name in the package's list of assets, wherever cargo builds.
+    // The name in the package's list of assets, independent of the directory that cargo builds into.
     let out = workspace().join("target/package");
     let _ = fs::remove_dir_all(&out);
     for page in ["man1", "man5", "man8"] {
@@ -49,10 +49,10 @@ pub fn build(debug: bool) -> Result<Vec<PathBuf>> {
     PACKAGES.iter().map(|(name, described)| deb(name, described, &out, debug)).collect()
 }
 
-/// One of them.
+/// Builds one package.
 fn deb(name: &str, described: &str, out: &Path, debug: bool) -> Result<PathBuf> {
     let mut deb = cargo();
-    // By itself it strips nothing where the profile keeps symbols for profilers.
+    // cargo-deb itself does not strip where the profile keeps symbols for profilers.
     deb.args(["deb", "--no-build", "--strip", "--package", described, "--output"]).arg(out);
     if debug {
         deb.args(["--profile", "dev"]);
@@ -70,7 +70,7 @@ fn deb(name: &str, described: &str, out: &Path, debug: bool) -> Result<PathBuf> 
     Ok(package)
 }
 
-/// What is looked for after installing, and has to be gone after purging.
+/// Files and other traces that must exist after installing and be gone after purging.
 const FILES: &[&str] = &[
     "usr/sbin/ivswitchd",
     "usr/bin/ivctl",
@@ -92,7 +92,7 @@ const FILES: &[&str] = &[
     "usr/share/man/man8/ovs-vsctl.8.gz",
 ];
 
-/// Installs the packages in a fresh Debian, uses them, purges them: nothing is left.
+/// Installs the packages in a fresh Debian, uses them, and purges them: nothing may stay behind.
 pub fn test(debug: bool) -> Result<()> {
     install(&[&[("debootstrap", "debootstrap")]])?;
     if let Err(why) = install(&[&[("systemd-nspawn", "systemd-container")]]) {
@@ -112,8 +112,8 @@ pub fn test(debug: bool) -> Result<()> {
     Ok(())
 }
 
-/// The Debians it is installed in, and what the examples of a deployment need there. The systemd of the first (252)
-/// takes the unit as `Type=notify`, that of the second (257) as `notify-reload`.
+/// The Debians for the test, and the packages that the examples of a deployment need there. The systemd of the first
+/// (252) treats the unit as `Type=notify`, that of the second (257) as `notify-reload`.
 const RELEASES: [(&str, &str); 2] =
     [("bookworm", ""), ("trixie", "ansible-core python3-apt cloud-init curl xz-utils")];
 
@@ -127,7 +127,7 @@ fn in_root(root: &Path, packages: &[PathBuf], release: &str, examples: &str) -> 
         let mut chroot = as_root(Path::new("chroot"))?;
         chroot.arg(root).args(["sh", "-c", command]).output().with_context(|| format!("running {command}"))
     };
-    // Not ours, and what the guests' package stands on.
+    // Packages of others that the guests' package depends on.
     let libvirt = "apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends libvirt0";
     let output = inside(libvirt)?;
     ensure!(output.status.success(), "{libvirt}: {}", String::from_utf8_lossy(&output.stderr));
@@ -163,12 +163,12 @@ fn in_root(root: &Path, packages: &[PathBuf], release: &str, examples: &str) -> 
     done("ivbench --list | grep -q vhost-user")?;
     done("printf '[[network]]\\nname = \"a\"\\nvni = 1\\n' > /etc/ivswitch/ivswitch.toml")?;
     done("ivswitchd --check /etc/ivswitch/ivswitch.toml")?;
-    // Neither libvirt nor a switch runs here: both programs are there, and say so.
+    // Neither libvirt nor a switch runs here: both programs are installed, and report that.
     let said = done("ivctl guest list 2>&1; test $? = 5")?;
     ensure!(said.contains("libvirt cannot be reached"), "{said}");
     let said = done("ovs-vsctl add-br private 2>&1; test $? = 1")?;
     ensure!(said.contains("ivswitchd"), "{said}");
-    // The same again is an upgrade: the operator's file stays.
+    // Installing the same again is an upgrade: the operator's file stays.
     done(&format!("dpkg -i {files} && test -s /etc/ivswitch/ivswitch.toml"))?;
     done(
         "dpkg --remove ivswitch-ovs-compat ivswitch-guests ivswitch && test -s /etc/ivswitch/ivswitch.toml",
@@ -176,7 +176,7 @@ fn in_root(root: &Path, packages: &[PathBuf], release: &str, examples: &str) -> 
     done("dpkg --purge ivswitch-ovs-compat ivswitch-guests ivswitch")?;
     let after = inside(listing)?.stdout;
     let (before, after) = (String::from_utf8_lossy(&before), String::from_utf8_lossy(&after));
-    // The package manager's own records of groups (`group-`) and caches are not ours.
+    // Caches and the package manager's own records of groups (`group-`) are not ours.
     let before: std::collections::BTreeSet<_> = before.lines().collect();
     let ours = |line: &&str| !before.contains(line) && !line.ends_with('-');
     let left: Vec<&str> = after.lines().filter(ours).collect();

@@ -7,7 +7,7 @@ use std::fs;
 
 use crate::tree::{self, Text};
 
-/// The files that engineers write.
+/// Extensions of the files that engineers write.
 const WRITTEN: &[&str] = &["rs", "md", "toml", "sh", "c", "h", "py", "service", "yml"];
 
 /// The letters that begin a requirement's number.
@@ -45,7 +45,7 @@ fn decisions_of(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// What in these texts breaks a rule, each with its file, or nothing.
+/// The mentions in these texts that break a rule, each with its file.
 fn broken<'a, I: Iterator<Item = S>, S: AsRef<str>>(
     texts: &'a [Text],
     mentions: impl Fn(&'a str) -> I,
@@ -56,7 +56,7 @@ fn broken<'a, I: Iterator<Item = S>, S: AsRef<str>>(
     bad.map(|(text, mention)| format!("{}: {}", text.path.display(), mention.as_ref())).collect()
 }
 
-/// A stranger reads `i31_...` in a test's name, finds I-31 in the list, and from there every test of it.
+/// A newcomer reads `i31_...` in a test's name, finds I-31 in the list, and from there every test that holds it.
 #[test]
 fn every_number_is_a_requirement_and_its_tests_exist() {
     let list =

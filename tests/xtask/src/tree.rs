@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// One file of the tree: its path from the root, and what stands in it.
+/// One file of the tree: its path from the root, and its text.
 pub struct Text {
     pub path: PathBuf,
     pub text: String,
 }
 
-/// Every file of the tree with one of these extensions. Nothing of a build, nothing of git.
+/// Every file of the tree with one of these extensions, without build products and git's own files.
 pub fn texts(extensions: &[&str]) -> Vec<Text> {
     let mut found = Vec::new();
     collect(crate::workspace(), extensions, &mut found);
@@ -38,7 +38,7 @@ pub fn functions(sources: &[Text]) -> BTreeSet<&str> {
     rest.filter_map(|rest| rest.split_once(['(', '<'])).map(|(name, _)| name).collect()
 }
 
-/// Test names in the last column of a document's tables: each stands in backquotes.
+/// Test names in the last column of a table's row: each is in backquotes.
 pub fn last_column(row: &str) -> impl Iterator<Item = &str> {
     let column = row.trim_end_matches(" |").rsplit(" | ").next().unwrap_or_default();
     column.split('`').skip(1).step_by(2)

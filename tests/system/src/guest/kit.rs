@@ -1,6 +1,7 @@
-//! What guests boot: the distribution's cloud kernel, and an initramfs of busybox with the modules a NIC needs.
+//! The files that guests boot: the distribution's cloud kernel, and an initramfs of busybox with the modules that a
+//! NIC needs.
 //!
-//! Made once, from packages that are downloaded but not installed, and kept in the target directory.
+//! They are made once, from packages that are downloaded but not installed, and kept in the target directory.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -8,12 +9,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-/// Depends on the kernel that Debian's stable release has for clouds now.
+/// A package that depends on the kernel that Debian's stable release has for clouds now.
 const KERNEL: &str = "linux-image-6.12-cloud-amd64";
 
 const MODULES: [&str; 2] = ["virtio_pci", "virtio_net"];
 
-/// First program of the guest: sets its NIC up, says so, and obeys the second serial port.
+/// The guest's first program, which configures the NIC, reports that, and obeys the second serial port.
 const INIT: &str = r#"#!/bin/sh
 export PATH=/bin HOME=/
 mount -t devtmpfs dev /dev
@@ -35,20 +36,20 @@ while read -r line; do
 done
 "#;
 
-/// Files to boot.
+/// The files to boot.
 pub struct Kit {
     pub kernel: PathBuf,
     pub initrd: PathBuf,
 }
 
-/// The kit, made if it is not there.
+/// The kit, which is made if it does not exist yet.
 pub fn get() -> &'static Kit {
     static KIT: OnceLock<Kit> = OnceLock::new();
     KIT.get_or_init(|| {
         let test = std::env::current_exe().expect("the path of this test");
         let dir = test.ancestors().nth(3).expect("TARGET/PROFILE/deps/TEST").join("guest-kit");
         let kit = Kit { kernel: dir.join("vmlinuz"), initrd: dir.join("initrd") };
-        // The last thing written says that all is there, and by which version of this file.
+        // Written last: it marks the kit as complete, and names the version of this file that made it.
         let mark = dir.join("made");
         let version = format!("{KERNEL} {MODULES:?} {INIT}");
         if fs::read_to_string(&mark).is_ok_and(|made| made == version) {
@@ -65,7 +66,7 @@ pub fn get() -> &'static Kit {
     })
 }
 
-/// Downloads and unpacks the packages; where to.
+/// Downloads and unpacks the packages; gives the directory.
 fn unpack(work: &Path) -> PathBuf {
     let root = work.join("root");
     let text = run(Command::new("apt-cache").args(["depends", KERNEL]));
@@ -84,7 +85,7 @@ fn initrd(root: &Path) -> Vec<u8> {
     for dir in ["bin", "dev", "proc", "sys", "tmp"] {
         archive.entry(dir, 0o040_755, 0, &[]);
     }
-    // Without these the kernel's own messages and the first program's would go nowhere.
+    // Without this device, messages of the kernel and of the first program would be lost.
     archive.entry("dev/console", 0o020_600, 5 << 8 | 1, &[]);
     archive.entry("dev/null", 0o020_666, 1 << 8 | 3, &[]);
     let busybox = find(root, "busybox");
@@ -102,7 +103,7 @@ fn initrd(root: &Path) -> Vec<u8> {
     archive.bytes
 }
 
-/// Adds a module after those it needs; nothing if it is built into the kernel.
+/// Adds a module after the modules that it needs. A module that is built into the kernel is left out.
 fn add_module(
     root: &Path,
     name: &str,
@@ -155,7 +156,7 @@ fn find(root: &Path, name: &str) -> PathBuf {
     look_for(root, name).unwrap_or_else(|| panic!("no {name} in the packages"))
 }
 
-/// The file whose name starts so. (Modules are named with `-` or `_` as it came.)
+/// The file whose name starts with `name`. (Module names contain `-` or `_`, and both count as the same.)
 fn look_for(dir: &Path, name: &str) -> Option<PathBuf> {
     let mut entries: Vec<PathBuf> = fs::read_dir(dir).ok()?.flatten().map(|entry| entry.path()).collect();
     entries.sort();

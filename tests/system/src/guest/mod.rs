@@ -1,6 +1,6 @@
 //! Real guests: QEMU without hardware virtualisation, a distribution's kernel, and an initramfs that obeys commands.
 //!
-//! Four seconds to boot on an idle machine. The guest's NIC is a vhost-user one, for which QEMU listens at
+//! Booting takes four seconds on an idle machine. The guest's NIC is a vhost-user one, for which QEMU listens at
 //! a socket and the switch connects, or a TAP in a namespace.
 
 mod kit;
@@ -25,28 +25,28 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// How a guest's NIC is attached.
 #[derive(Clone, Copy)]
 pub enum Nic<'a> {
-    /// The switch connects to this socket. So many queue pairs.
+    /// vhost-user: the switch connects to this socket. The number is the count of queue pairs.
     VhostUser(&'a Path, u32),
-    /// This TAP of the namespace, which is made.
+    /// A TAP of the namespace, which is made with this name.
     Tap(&'a str),
 }
 
-/// What a guest is to be.
+/// A description of a guest.
 #[derive(Clone, Copy)]
 pub struct GuestSpec<'a> {
-    /// Its name.
+    /// The guest's name.
     pub name: &'a str,
-    /// Its NIC.
+    /// How its NIC is attached.
     pub nic: Nic<'a>,
-    /// The NIC's address.
+    /// The NIC's MAC address.
     pub mac: &'a str,
-    /// Its IP address and prefix length.
+    /// The NIC's IP address and prefix length.
     pub address: &'a str,
     /// Wait for a guest of this name to migrate here, instead of booting.
     pub incoming: bool,
 }
 
-/// A running guest. It ends with this.
+/// A running guest, which ends when this is dropped.
 pub struct Guest {
     name: String,
     child: Child,
@@ -57,7 +57,7 @@ pub struct Guest {
 }
 
 impl Guest {
-    /// Starts it in a namespace; it boots meanwhile ([`Guest::wait_up`]).
+    /// Starts the guest in a namespace, and returns while it boots ([`Guest::wait_up`]).
     #[must_use]
     #[track_caller]
     pub fn start(lab: &Lab, namespace: &Namespace, spec: GuestSpec<'_>) -> Self {
@@ -71,7 +71,8 @@ impl Guest {
             "q35,memory-backend=mem0",
             "-accel",
             "tcg,thread=multi",
-            // QEMU 7.2 leaves rubbish in the flags after cmpxchg16b: an interrupt there, and the kernel panics.
+            // QEMU 7.2 leaves garbage in the flags after cmpxchg16b: with an interrupt there, the guest's kernel
+            // panics.
             "-cpu",
             "max,-cx16",
             "-m",
@@ -94,8 +95,8 @@ impl Guest {
                 format!("chardev:{id}")
             });
         }
-        // QEMU 7.2 without KVM dies in vhost_net_start with MSI-X; without `status` the guest is not told that the
-        // switch is away for a moment.
+        // QEMU 7.2 without KVM crashes in vhost_net_start with MSI-X. Without `status`, the guest does not notice
+        // that the switch is away for a moment.
         let mut device = format!("virtio-net-pci,netdev=n0,mac={},status=off", spec.mac);
         match spec.nic {
             Nic::VhostUser(socket, queues) => {
@@ -122,7 +123,7 @@ impl Guest {
         Self { name: spec.name.to_owned(), child, console, agent, qmp, lines: None }
     }
 
-    /// Waits until it has booted.
+    /// Waits until the guest has booted.
     #[track_caller]
     pub fn wait_up(&mut self) {
         let up = wait_until(PATIENCE, || {
@@ -137,7 +138,7 @@ impl Guest {
         String::from_utf8_lossy(&fs::read(&self.console).unwrap_or_default()).into_owned()
     }
 
-    /// Runs a shell command in it; what it printed. Fails the test if the command fails.
+    /// Runs a shell command in the guest and gives its output. Fails the test if the command fails.
     #[track_caller]
     pub fn run(&mut self, command: &str) -> String {
         match self.try_run(command) {
@@ -146,7 +147,7 @@ impl Guest {
         }
     }
 
-    /// Runs a shell command in it; its exit code and what it printed.
+    /// Runs a shell command in the guest; gives the exit code and the output.
     #[track_caller]
     pub fn try_run(&mut self, command: &str) -> (i32, String) {
         if self.lines.is_none() {
@@ -169,7 +170,7 @@ impl Guest {
         (code, String::from_utf8_lossy(&text).replace('\r', ""))
     }
 
-    /// Pings from it; the number of answers.
+    /// Pings from the guest; gives the number of answers.
     #[track_caller]
     pub fn ping(&mut self, arguments: &str) -> u32 {
         let (_, text) = self.try_run(&format!("ping {arguments}"));
@@ -177,7 +178,7 @@ impl Guest {
         head.rsplit(' ').next().and_then(|count| count.parse().ok()).unwrap_or_else(|| panic!("ping: {text}"))
     }
 
-    /// Waits until it reaches an address.
+    /// Waits until the guest reaches an address.
     #[track_caller]
     pub fn reaches(&mut self, address: &str) {
         let deadline = Instant::now() + PATIENCE;
@@ -187,7 +188,7 @@ impl Guest {
         assert!(self.ping(&format!("-c 5 -i 0.1 -W 2 {address}")) >= 4, "{} to {address}", self.name);
     }
 
-    /// Asks QEMU's monitor; what it returned.
+    /// Sends a command to QEMU's monitor and gives the answer.
     #[track_caller]
     fn qmp(&self, command: &str, arguments: &Value) -> Value {
         let mut stream = BufReader::new(UnixStream::connect(&self.qmp).expect("QEMU's monitor"));
@@ -212,7 +213,7 @@ impl Guest {
         }
     }
 
-    /// Moves it, running, to where `to` waits for it; how long QEMU had it stopped.
+    /// Migrates the running guest to `to`, which waits for it; gives the time for which QEMU stopped the guest.
     #[track_caller]
     pub fn migrate(&mut self, to: &Self) -> Duration {
         let path = to.console.with_extension("migrate");

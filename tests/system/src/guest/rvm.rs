@@ -1,6 +1,6 @@
-//! An rVM that is a guest, as rented machines are: the switch runs in it, on its virtio NIC.
+//! An rVM that is itself a guest, as rented machines are: the switch runs in it, on its virtio NIC.
 //!
-//! What it boots is made by `ivctl image build` with the switch inside, and kept in the target directory. It has one
+//! `ivctl image build` makes the image with the switch inside; it is kept in the target directory. The rVM has one
 //! processor: QEMU 7.2 emulates several in threads that do not always see each other's changes of the kernel's
 //! code (`Oops: int3` at boot).
 
@@ -12,34 +12,34 @@ use super::Guest;
 use crate::lab::{Lab, Namespace};
 use crate::switch::binaries;
 
-/// Which Linux an rVM boots.
+/// The Linux kernel that an rVM boots.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum RvmKernel {
-    /// Of Debian's stable release of today: virtio has native XDP, and no zero-copy.
+    /// The kernel of Debian's stable release: its virtio driver has native XDP, but no zero-copy.
     Stable,
-    /// Of the backports for the release after: virtio has zero-copy where the guest's memory is behind an IOMMU
-    /// (`iommu_platform=on`).
+    /// The kernel of the backports for the next release: its virtio driver has zero-copy where the guest's memory is
+    /// behind an IOMMU (`iommu_platform=on`).
     Newest,
 }
 
-/// What an rVM is to be.
+/// A description of an rVM.
 #[derive(Clone, Copy, Debug)]
 pub struct RvmSpec<'a> {
-    /// Its kernel.
+    /// The kernel to boot.
     pub kernel: RvmKernel,
-    /// The TAP of the namespace that is the other end of its NIC; made here.
+    /// The TAP in the namespace that is the other end of the NIC; it is made here.
     pub tap: &'a str,
     /// The NIC's address with its prefix length.
     pub address: &'a str,
     /// Queue pairs of the NIC.
     pub queues: u32,
-    /// The TAP of the namespace that is the other end of its second NIC; made here.
+    /// The TAP in the namespace that is the other end of the second NIC; it is made here.
     pub lan: &'a str,
     /// More options of the device.
     pub options: &'a str,
 }
 
-/// The image of such a guest: vmlinux, initramfs, busybox.
+/// The image of such an rVM: vmlinux, initramfs, busybox.
 pub fn rvm_image(kernel: RvmKernel) -> &'static Path {
     static IMAGES: [OnceLock<PathBuf>; 2] = [const { OnceLock::new() }; 2];
     IMAGES[kernel as usize].get_or_init(|| {
@@ -48,7 +48,7 @@ pub fn rvm_image(kernel: RvmKernel) -> &'static Path {
         std::fs::create_dir_all(&dir).expect("a directory of ours");
         let mut build = Command::new(binaries().join("ivctl"));
         build.args(["image", "build"]).arg(&dir);
-        // The kernel is fetched once; the initramfs follows the sources.
+        // The kernel is downloaded once; the initramfs is rebuilt from the sources.
         if dir.join("modules").exists() {
             build.arg("--offline");
         } else if kernel == RvmKernel::Newest {
@@ -56,7 +56,7 @@ pub fn rvm_image(kernel: RvmKernel) -> &'static Path {
         }
         build.args(["--module", "veth", "--program", "ip", "--program", "ethtool"]);
         for program in ["ivswitchd", "ivctl"] {
-            // What only debuggers read would fill the guest's memory.
+            // Debugging information would fill the guest's memory.
             let stripped = dir.join(program);
             let mut strip = Command::new("strip");
             let status = strip.arg("-o").arg(&stripped).arg(binaries().join(program)).status();
@@ -70,7 +70,7 @@ pub fn rvm_image(kernel: RvmKernel) -> &'static Path {
 }
 
 impl Guest {
-    /// Starts an rVM whose NIC ends in this namespace.
+    /// Starts an rVM whose NICs end in this namespace.
     #[must_use]
     #[track_caller]
     pub fn start_rvm(lab: &Lab, namespace: &Namespace, spec: RvmSpec<'_>) -> Self {

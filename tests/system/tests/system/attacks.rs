@@ -1,5 +1,5 @@
-//! Attacks of the threat model, on real interfaces, each named after its row and held to the figure the row names (the
-//! counts scaled to what a test may take). Others of these rows are stories in `tests/scenarios`.
+//! Attacks of the threat model (T in `tests/REQUIREMENTS.md`) on real interfaces, with counts scaled to the time that
+//! a test may take. Other threats are stories in `tests/scenarios`.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::Ipv4Addr;
@@ -14,7 +14,7 @@ use system::{
 
 use crate::topology::{FarKernel, V4, finished, host, network, port};
 
-/// Numbers without a pattern.
+/// Random numbers.
 struct Random(u64);
 
 impl Random {
@@ -36,7 +36,7 @@ pub fn text(mac: [u8; 6]) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
-/// A frame of these bytes behind MAC addresses and EtherType, padded.
+/// A frame with these MAC addresses, EtherType and payload, padded to the minimum size.
 pub fn frame(to: [u8; 6], from: [u8; 6], ethertype: u16, payload: &[u8]) -> Vec<u8> {
     let mut frame = [&to[..], &from[..], &ethertype.to_be_bytes(), payload].concat();
     frame.resize(frame.len().max(60), 0);
@@ -45,7 +45,7 @@ pub fn frame(to: [u8; 6], from: [u8; 6], ethertype: u16, payload: &[u8]) -> Vec<
 
 pub const BROADCAST: [u8; 6] = [0xff; 6];
 
-/// An attacker `h1` (10.1.0.1) and two others, h3 and h5, on one network.
+/// An attacker `h1` (10.1.0.1) and two other hosts, h3 and h5, on one network.
 pub struct Victims {
     pub rvm: Namespace,
     pub h1: Namespace,
@@ -77,7 +77,7 @@ pub fn as_guest(h1: &Namespace) -> String {
     format!("role = \"guest\"\nmac = [\"{}\"]\nip = [\"10.1.0.1\", \"fd01::1\"]\n", text(h1.mac("eth0")))
 }
 
-/// 40,000 source MACs from one port: not one frame between others is seen there, and theirs is not disturbed.
+/// 40,000 source MACs from one port: it sees no frame between other ports, and their traffic is not disturbed.
 #[test]
 fn t01_a_mac_flood_shows_nothing_of_others() {
     let Some(lab) = Lab::new() else { return };
@@ -135,7 +135,7 @@ fn t04_every_stack_of_tags_from_an_access_port() {
             stacks.extend((0..18).step_by(7).map(|c| vec![tag(a), tag(b), tag(c)]));
         }
     }
-    // h5 takes all tags as they are: what arrives there came in as VLAN 10.
+    // h5 accepts frames with any tags: every frame that arrives there came in as VLAN 10.
     let seen = Capture::start(&lab, &h5, "eth0", &format!("ether src {}", text(h1.mac("eth0"))));
     let own = h1.mac("eth0");
     for (number, stack) in stacks.iter().enumerate() {
@@ -152,7 +152,7 @@ fn t04_every_stack_of_tags_from_an_access_port() {
     let refused = || switch.drops("h1", "vlan-not-allowed");
     wait_for("the refusals to be counted", || refused() > 300);
     let packets = seen.stop();
-    // The outermost tag of what arrived is the access port's own, always.
+    // The outermost tag of a frame that arrived is always the access port's own.
     let outermost =
         |line: &str| line.split("vlan ").nth(1).and_then(|rest| rest.split(',').next().map(str::to_owned));
     let tags: std::collections::BTreeSet<_> = packets.text().lines().filter_map(outermost).collect();
@@ -179,8 +179,8 @@ fn t05_link_local_groups_are_not_forwarded() {
     println!("t05: 4000 link-local frames, 0 delivered, {} counted", counted());
 }
 
-/// Frames cut short, lengthened, of lengths that lie and with bytes changed, from a guest and from a door: the switch
-/// goes on, every frame is counted, and others lose next to nothing.
+/// Frames that are truncated, too long, with wrong length fields or with changed bytes, from a guest and from a door:
+/// the switch goes on, every frame is counted, and others lose next to nothing.
 #[test]
 fn t06_malformed_frames() {
     let Some(lab) = Lab::new() else { return };
@@ -196,7 +196,7 @@ fn t06_malformed_frames() {
     for n in rounds(20_000) {
         let mut bytes = [&udp, &v6][n as usize % 2].clone();
         for _ in 0..=random.next() % 4 {
-            // Not the MAC addresses: their guards would hide what is behind them.
+            // The MAC addresses stay: otherwise their guards would hide the code behind them.
             let at = 12 + random.next() as usize % (bytes.len() - 12);
             bytes[at] = random.next() as u8;
         }
@@ -220,13 +220,13 @@ fn t06_malformed_frames() {
     h3.reaches("10.1.0.5");
 }
 
-/// Every corner value of the virtio-net header on frames that are right without it: the switch never makes a wrong
-/// checksum of them, and a stream between others goes on.
+/// Every corner value of the virtio-net header on frames that are valid without it: the switch never gives
+/// them a wrong checksum, and a stream between others goes on.
 #[test]
 fn t07_offload_facts_that_lie() {
     let Some(lab) = Lab::new() else { return };
     let Victims { rvm, h1, h3, h5, mut switch, .. } = victims(&lab, |_| "kind = \"packet\"\n".into(), "");
-    // What the switch left to the kernel (a redirected frame's checksum), it finishes here.
+    // Unfinished checksums that the switch leaves to the kernel (in a redirected frame) are finished at this port.
     finished(&rvm, "p-h3");
     let stream = Stream::start(&h5, &h3, "10.1.0.3:9".parse().unwrap(), 1000);
     stream.wait_more(100, "at the start");
@@ -236,7 +236,7 @@ fn t07_offload_facts_that_lie() {
     let (mut tcp, mut udp) = (Vec::new(), Vec::new());
     link().tcp(7, 7, 1, 1000).write(&mut tcp, &[5; 300]).unwrap();
     link().udp(7, 7).write(&mut udp, &[5; 300]).unwrap();
-    // No checksum, which what is inside may then be unfinished under.
+    // Without an outer checksum, the inner one may be unfinished.
     udp[40..42].fill(0);
     let seen = Capture::start(&lab, &h3, "eth0", "src host 10.1.0.1 and (tcp or udp) and port 7");
     let (mut sent, mut refused) = (0_u64, 0_u64);
@@ -280,7 +280,7 @@ fn t07_offload_facts_that_lie() {
     switch.assert_running();
 }
 
-/// About 1 Mbit/s of frames that never repeat (addresses, ports, VLANs): others keep 98 % at least.
+/// About 1 Mbit/s of frames that never repeat (addresses, ports, VLANs): others keep at least 98 % of their rate.
 #[test]
 fn t08_a_crafted_flood_costs_others_little() {
     let Some(lab) = Lab::new() else { return };
@@ -310,8 +310,9 @@ fn t08_a_crafted_flood_costs_others_little() {
     drop((h1, switch));
 }
 
-/// Tunnel packets of strangers, for networks that are not here, with bits set that have to be clear, and what is no
-/// VXLAN at all (GRE, IP in IP, Geneve, Ethernet in UDP): none is delivered, and those for us are counted exactly.
+/// Tunnel packets from strangers, for networks that do not exist, with bits set that must be clear, and of other
+/// encapsulations than VXLAN (GRE, IP in IP, Geneve, Ethernet in UDP): none is delivered, and those that reach the
+/// switch are counted exactly.
 #[test]
 fn t12_t13_t16_tunnel_packets_that_nobody_asked_for() {
     let Some(lab) = Lab::new() else { return };
@@ -336,9 +337,9 @@ fn t12_t13_t16_tunnel_packets_that_nobody_asked_for() {
         count += 1;
         let r = random.next();
         let payload = match n % 4 {
-            // A stranger.
+            // From a stranger.
             0 => vxlan(8, 100, 0, &inner),
-            // Any VNI but the one there is.
+            // Any VNI but the configured one.
             1 => vxlan(8, [(r as u32) & 0xff_ffff, 101][usize::from(r as u32 & 0xff_ffff == 100)], 0, &inner),
             // Flags and reserved bits.
             2 => vxlan((r as u8) & !8, 100, 0, &inner),
@@ -354,7 +355,7 @@ fn t12_t13_t16_tunnel_packets_that_nobody_asked_for() {
     wait_until(Duration::from_secs(5), || counted() >= count);
     println!("t12, t13: {count} tunnel packets injected, {} counted", counted());
     assert_eq!(counted(), count, "{}", switch.ivctl("drops").stdout);
-    // What is no VXLAN is the kernel's, which has no use for it.
+    // Packets other than VXLAN go to the kernel, which has no use for them.
     for _ in 0..100 {
         let mut ip = outer(peer, 4789, &inner);
         for protocol in [4_u8, 47, 41, 97] {
@@ -372,14 +373,14 @@ fn t12_t13_t16_tunnel_packets_that_nobody_asked_for() {
     assert_eq!(seen.stop().text(), "", "delivered");
 }
 
-/// Path probes, answers and BFD forged by stations of the overlay, here and behind the tunnel: what the switch
-/// believes of its peers does not change.
+/// Path probes, answers and BFD forged by stations of the overlay, local ones and behind the tunnel: the switch's
+/// state of its peers does not change.
 #[test]
 fn t15_keepalives_forged_from_inside_the_overlay() {
     let Some(lab) = Lab::new() else { return };
     let FarKernel { h1, h2, switch, .. } = FarKernel::new(&lab, V4, false);
     h1.reaches("10.1.0.2");
-    // All but the counters and the age of what is believed.
+    // The state of the peers, without counters and ages.
     let believed = || {
         let peer = switch.json("mtu")["peers"][0].clone();
         let resolved = switch.json("peer list")[0]["resolved"].clone();
@@ -392,7 +393,7 @@ fn t15_keepalives_forged_from_inside_the_overlay() {
     for (host, port) in [(&h1, "h1"), (&h2, "")] {
         let (raw, own) = (RawSocket::open(host, "eth0"), host.mac("eth0"));
         for n in 0..1000_u64 {
-            // As `wire/path_probe.rs` has it: magic, version, kind, size, nonce.
+            // The layout of `wire/path_probe.rs`: magic, version, kind, size, nonce.
             let (kind, size) = (1 + (n % 2) as u8, [576_u16, 1000, 1500, 9000][n as usize % 4]);
             let mut probe =
                 [&b"ivpm"[..], &[1, kind], &size.to_be_bytes(), &random.next().to_be_bytes()].concat();
@@ -431,7 +432,7 @@ fn t15_keepalives_forged_from_inside_the_overlay() {
     assert_eq!(believed(), before);
 }
 
-/// A port is removed and added 60 times beside a flooder of another network: not one of its frames crosses.
+/// A port is removed and added 60 times next to a flooder of another network: none of its frames crosses.
 #[test]
 fn t17_no_window_while_ports_come_and_go() {
     let Some(lab) = Lab::new() else { return };
@@ -465,7 +466,7 @@ fn t17_no_window_while_ports_come_and_go() {
     drop(h3);
 }
 
-/// One request on the control socket, and how long its answer took.
+/// Sends one request on the control socket; gives the time until the answer.
 fn ask(stream: &mut BufReader<UnixStream>, method: &str) -> Duration {
     let asked = Instant::now();
     let request = format!("{{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"{method}\"}}\n");
@@ -495,8 +496,8 @@ fn p99(socket: &Path) -> Duration {
     took[296]
 }
 
-/// Who may not use the socket is refused with exit code 6; who may only read, reads; a thousand idle clients neither
-/// delay a frame nor lock root out for longer than the deadline of a request.
+/// A user without access to the socket is refused with exit code 6; one who may only read can read; a thousand idle
+/// clients neither delay a frame nor lock root out for longer than the deadline of a request.
 #[test]
 fn t19_the_control_socket() {
     let Some(lab) = Lab::new() else { return };
@@ -519,7 +520,7 @@ fn t19_the_control_socket() {
     let mut idle = Vec::new();
     for n in 0..1000 {
         let client = UnixStream::connect(switch.socket()).expect("the control socket");
-        // Some say half a word.
+        // Some send half a request.
         if n % 2 == 0 {
             let _ = (&client).write_all(b"{\"json");
         }
@@ -531,7 +532,7 @@ fn t19_the_control_socket() {
     assert_eq!(report.lost(), 0, "{report}");
 }
 
-/// Five hundred configurations that are wrong, by a mistake each: all refused, and what runs goes on.
+/// Five hundred configurations with one mistake each: all are refused, and the running configuration stays in force.
 #[test]
 fn t18_t20_wrong_configurations_are_refused() {
     let Some(lab) = Lab::new() else { return };
@@ -554,7 +555,7 @@ fn t18_t20_wrong_configurations_are_refused() {
             );
         }
     }
-    // Names that would be something else to a shell, a log or a path.
+    // Names that would mean something else to a shell, a log or a path.
     for name in [
         "",
         "a b",
@@ -573,7 +574,7 @@ fn t18_t20_wrong_configurations_are_refused() {
         wrong.push(format!("[[port]]\nname = \"{name}\"\nnetwork = \"private\"\n"));
         wrong.push(format!("[[peer]]\nname = \"{name}\"\naddress = \"not an address\"\n"));
     }
-    // Every prefix of a valid text that ends within a line, and every line with a character too much.
+    // Every prefix of a valid text that ends within a line, and every line with an extra character.
     let extra =
         "[[port]]\nname = \"w\"\nnetwork = \"private\"\n[[peer]]\nname = \"p\"\naddress = \"10.0.0.9\"\n";
     wrong.extend(
@@ -581,7 +582,7 @@ fn t18_t20_wrong_configurations_are_refused() {
             .map(|at| extra[..at].to_owned())
             .filter(|t| !t.ends_with('\n') && !t.ends_with('"') && !t.ends_with(']')),
     );
-    // A character that no text has, anywhere.
+    // A character that must not occur in any text.
     for c in ['\u{0}', '\u{1}', '\u{8}', '\u{1b}', '\u{7f}'] {
         for at in 0..extra.len() {
             let mut text = extra.to_owned();
@@ -608,8 +609,8 @@ fn t18_t20_wrong_configurations_are_refused() {
     drop(h5);
 }
 
-/// A broadcast storm from a host and a loop of two ports through somebody's bridge: cut to the ports' limits, and the
-/// control socket answers within 20 ms meanwhile.
+/// A broadcast storm from a host, and a loop of two ports through a foreign bridge: both are cut to the ports'
+/// limits, and the control socket answers within 20 ms all the time.
 #[test]
 fn t22_g12_a_storm_and_a_loop() {
     let Some(lab) = Lab::new() else { return };
@@ -637,7 +638,7 @@ fn t22_g12_a_storm_and_a_loop() {
             for _ in 0..64 {
                 sent += u64::from(raw.send(&bytes).is_ok());
             }
-            // A storm, not a benchmark: the machine has two cores for all of it.
+            // A storm, not a benchmark: the machine has two cores for everything.
             std::thread::sleep(Duration::from_micros(500));
         }
         sent
@@ -662,7 +663,7 @@ fn t22_g12_a_storm_and_a_loop() {
         "t22: {sent} broadcasts and a loop: {rate:.0}/s leave, the socket answers in {p99:?} (p99; quiet {quiet:?})"
     );
     assert!(p99 < Duration::from_millis(20), "{p99:?}");
-    // Each port lets 2000 in, which leave at two others.
+    // Each port admits 2000, which leave at two others.
     assert!(rate < 3.0 * 2000.0 * 2.0 * 1.2, "{rate}");
     assert!(switch.drops("h3", "bum-rate-limit") > 0);
     switch.assert_running();

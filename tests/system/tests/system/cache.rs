@@ -1,5 +1,5 @@
-//! The verdict cache on real interfaces: hot flows pass in the kernel, nothing is counted wrongly, and nothing
-//! follows a verdict that no longer holds.
+//! The verdict cache on real interfaces: hot flows are forwarded in the kernel, every counter stays exact, and no
+//! packet follows a verdict that no longer holds.
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
@@ -13,14 +13,14 @@ use crate::topology::{FarKernel, V4, host, network, port};
 
 const ONE_WORKER: &str = "cache = \"auto\"\n";
 const TWO_WORKERS: &str = "cache = \"auto\"\n[workers]\ncount = 2\n";
-/// Followed by XDP, and by tc.
+/// Flows are followed by XDP, and by tc.
 const ALL: [(&str, &str); 3] = [(ONE_WORKER, "afxdp"), (TWO_WORKERS, "afxdp"), (TWO_WORKERS, "packet")];
-/// A door beside a NIC: followed by tc one way.
+/// A door next to a NIC: tc follows flows in one direction only.
 const MIXED: [(&str, [&str; 2]); 1] = [(ONE_WORKER, ["packet", "afxdp"])];
 const STATION: [u8; 6] = [2, 0, 0, 0, 1, 9];
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 9);
 
-/// A host that frames can be redirected to: its end has NAPI.
+/// A host that the kernel can redirect frames to: its end of the veth has NAPI.
 fn napi_host(lab: &Lab, rvm: &Namespace, name: &str, address: &str) -> Namespace {
     let host = host(lab, rvm, name, &[address]);
     takes_redirected(&host, "eth0");
@@ -44,7 +44,7 @@ fn wait_followed(switch: &Switch) {
     wait_for("frames to be followed in the kernel", || hits(switch) > before);
 }
 
-/// Packets the kernel says an interface has sent and received.
+/// Packets that an interface has sent and received, by the kernel's counters.
 fn kernel_counts(namespace: &Namespace) -> (u64, u64) {
     let stats = &namespace.ip_json("link show eth0")[0]["stats64"];
     let count = |way: &str| stats[way]["packets"].as_u64().expect("a counter");
@@ -61,7 +61,7 @@ fn switch_counts(status: &serde_json::Value, port: &str) -> (u64, u64) {
 /// A stream of numbered UDP packets, about ten thousand a second.
 struct Stream {
     stop: Arc<AtomicBool>,
-    /// All up to this one are sent.
+    /// All packets up to this number have been sent.
     sent: Arc<AtomicU64>,
     thread: Option<JoinHandle<()>>,
 }
@@ -76,7 +76,7 @@ impl Stream {
                 if stopped.load(Ordering::SeqCst) {
                     return;
                 }
-                // A full queue of the kernel's is no news here.
+                // A full queue in the kernel is expected here.
                 let _ = raw.send(&frame(n));
                 count.store(n, Ordering::SeqCst);
                 if n % 8 == 0 {
@@ -87,7 +87,7 @@ impl Stream {
         Self { stop, sent, thread: Some(thread) }
     }
 
-    /// Numbers above this one are sent after now. The one under way may have begun before.
+    /// Packets with higher numbers are sent after now. The next one may already be on its way.
     fn now(&self) -> u64 {
         self.sent.load(Ordering::SeqCst) + 1
     }
@@ -99,7 +99,7 @@ impl Stream {
     }
 }
 
-/// Where numbered packets arrive.
+/// A receiver of numbered packets.
 struct Sink {
     socket: UdpSocket,
     last: u64,
@@ -113,7 +113,7 @@ impl Sink {
         Self { socket, last: 0, count: 0 }
     }
 
-    /// Takes what has come.
+    /// Reads the packets that have arrived.
     fn read(&mut self) {
         let mut bytes = [0; 64];
         while let Ok((8.., _)) = self.socket.recv_from(&mut bytes) {
@@ -122,7 +122,7 @@ impl Sink {
         }
     }
 
-    /// Packets after `number` arrive here, soon.
+    /// Waits until packets after `number` arrive here, and fails the test if that takes too long.
     fn wait_past(&mut self, number: u64) {
         wait_for("packets to arrive at the new place", || {
             self.read();
@@ -160,8 +160,9 @@ fn numbered(from: &Namespace) -> impl Fn(u64) -> Vec<u8> + Send + 'static {
     move |n| udp_frame(from, (STATION, ADDRESS, 9), &[], &n.to_be_bytes())
 }
 
-/// A station moves to and fro under a hot flow, by command and by being heard elsewhere. What is sent after the
-/// command is answered, or after a third host has heard the station at its new place, arrives there.
+/// A station moves back and forth under a hot flow, by command and by sending from its new place. Packets sent after
+/// the command was answered, or after a third host has received a frame of the station from its new place, arrive
+/// there.
 #[test]
 fn no_packet_follows_a_stale_verdict() {
     for (settings, kind) in ALL {
@@ -204,8 +205,8 @@ fn no_packet_follows_a_stale_verdict() {
     }
 }
 
-/// Two hosts exchange TCP and a hot stream; most of it passes in the kernel, and every port's counters are what
-/// the kernel says at the other end, to the frame; from a port that tc follows to one of XDP's, too.
+/// Two hosts exchange TCP and a hot stream, most of which the kernel forwards. Every port's counters agree exactly
+/// with the kernel's at the other end, also from a port that tc follows to one of XDP's.
 #[test]
 fn every_counter_is_exact() {
     for (settings, kinds) in ALL.map(|(settings, kind)| (settings, [kind; 2])).into_iter().chain(MIXED) {
@@ -221,7 +222,7 @@ fn every_counter_is_exact() {
         switch.wait_live(&["h1", "h2"]);
         let status = switch.counters_at_rest();
         let start = ["h1", "h2"].map(|name| switch_counts(&status, name));
-        // Its trials are nobody's frames.
+        // Frames that the port sent to try redirection belong to no host.
         let kernel_start = hosts.each_ref().map(kernel_counts);
         hosts[0].reaches("10.1.0.2");
         let there = "10.1.0.2:80".parse().unwrap();
@@ -255,7 +256,7 @@ fn every_counter_is_exact() {
     }
 }
 
-/// The other end loses its NAPI under a hot flow: what is lost until that shows is counted as dropped, the flow goes
+/// The other end loses its NAPI under a hot flow: packets lost until that shows are counted as dropped, the flow goes
 /// by AF_XDP again, and `ivctl status` says why.
 #[test]
 fn an_end_that_takes_no_redirected_frames_is_left_out() {
@@ -287,7 +288,7 @@ fn an_end_that_takes_no_redirected_frames_is_left_out() {
         kernel_counts(&hosts[1]).1 - start + dropped == sent
     });
     assert!(dropped > 0);
-    // The switch is one word away from doing without.
+    // One command switches the cache off.
     takes_redirected(&hosts[1], "eth0");
     let answer = switch.ivctl("cache off");
     assert_eq!(answer.code, 0, "{answer:?}");
@@ -299,14 +300,14 @@ fn an_end_that_takes_no_redirected_frames_is_left_out() {
     assert!(switch.ivctl("status").stdout.contains("verdict cache: off (switched off)"));
 }
 
-/// Through the tunnel, both ways: hot flows pass in the kernel, whole and with right checksums.
+/// Through the tunnel, both ways: the kernel forwards hot flows completely, with right checksums.
 #[test]
 fn the_tunnel_is_followed_both_ways() {
     let Some(lab) = Lab::new() else { return };
     let FarKernel { rvm: _rvm, far, h1, h2, switch } = FarKernel::new(&lab, V4, false);
     for host in [&h1, &far, &h2] {
         takes_redirected(host, "eth0");
-        // Unfinished checksums are the walk's to finish.
+        // Unfinished checksums would need the pipeline.
         let done = host.command("ethtool").args(["-K", "eth0", "tx", "off"]).status();
         assert!(done.expect("running ethtool").success());
     }

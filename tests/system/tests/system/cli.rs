@@ -7,7 +7,7 @@ use system::{Lab, Session, Switch, binaries};
 
 use crate::topology::{host, network, port};
 
-/// Everything through `ivctl`, from a start with an empty file; it is written down, and a restart has it.
+/// Configures everything through `ivctl`, starting from an empty file. The file is saved, and a restart applies it.
 #[test]
 fn a_switch_made_by_ivctl_alone() {
     let Some(lab) = Lab::new() else { return };
@@ -23,10 +23,10 @@ fn a_switch_made_by_ivctl_alone() {
     does(&switch, 0, "network add private --vni 100");
     does(&switch, 0, "port add h1 --network private --interface p-h1");
     does(&switch, 0, "port add h3 --network private --interface p-h3");
-    // It waits until effective: no waiting here.
+    // `ivctl` returns when the change is in effect: no waiting here.
     assert_eq!(h1.ping("-c3 -i0.1 -W1 10.1.0.3"), 3, "{}", switch.ivctl("status").stdout);
 
-    // Exit codes, each with an error that names the thing.
+    // Exit codes, each with an error that names the object.
     for verb in ["port show", "port del", "network del", "peer del", "fip del", "network show"] {
         let name = if verb.starts_with("fip") { "56.0.0.99" } else { "nosuch" };
         let said = does(&switch, 3, &format!("{verb} {name}"));
@@ -43,7 +43,7 @@ fn a_switch_made_by_ivctl_alone() {
     does(&switch, 2, "network add much --vni 16777216000");
     does(&switch, 1, "network add much --vni 16777216");
 
-    // What is learned is shown with iproute2's keys, and forgotten on demand.
+    // Learned addresses are shown with iproute2's keys, and forgotten on demand.
     let mac = h1.mac("eth0").map(|byte| format!("{byte:02x}")).join(":");
     let rows = switch.json("fdb list");
     let row = rows.as_array().expect("a list").iter().find(|row| row["mac"] == mac.as_str());
@@ -60,7 +60,7 @@ fn a_switch_made_by_ivctl_alone() {
     does(&switch, 5, "status");
 }
 
-/// A bad configuration is refused whole, wherever it comes from; what runs goes on undisturbed.
+/// A bad configuration is refused as a whole, wherever it comes from, and the running one goes on undisturbed.
 #[test]
 fn a_bad_configuration_changes_nothing() {
     let Some(lab) = Lab::new() else { return };
@@ -92,7 +92,7 @@ fn a_bad_configuration_changes_nothing() {
         let daemon =
             Command::new(binaries().join("ivswitchd")).args(["--check", path]).output().expect("running it");
         assert!(!daemon.status.success(), "{what}");
-        // Nor does a daemon start with it.
+        // A daemon does not start with it either.
         let socket = lab.dir().join("other.sock");
         let start = Command::new(binaries().join("ivswitchd"))
             .args(["--config", path, "--socket"])

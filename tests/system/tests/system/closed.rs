@@ -1,4 +1,4 @@
-//! While the daemon is away, the rVM's own kernel does not answer the Internet in a floating IP's place.
+//! While the daemon is not running, the rVM's own kernel does not answer the Internet in a floating IP's place.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
@@ -12,7 +12,7 @@ use system::{Lab, Namespace, Session, Switch, binaries, transfer, wait_for};
 
 use crate::topology::{Underlay, V4, V6, underlay_pair};
 
-/// A service of the rVM that nobody meant for the Internet.
+/// A service of the rVM that is not meant for the Internet.
 const SERVICE: u16 = 5000;
 
 /// Longer than an answer takes, and short enough to ask often.
@@ -34,7 +34,7 @@ fn config(kind: &str, underlay: Underlay, reality: &str, rest: &str) -> String {
     )
 }
 
-/// Listens in the rVM and says a byte to whoever comes, until the namespace goes.
+/// Listens in the rVM and sends a byte to every client, until the namespace goes.
 fn serve(rvm: &Namespace, port: u16) {
     let listener = rvm.run(move || TcpListener::bind(at("::", port))).expect("a free port");
     rvm.spawn(move || {
@@ -44,7 +44,7 @@ fn serve(rvm: &Namespace, port: u16) {
     });
 }
 
-/// Whether the kernel answers there, be it by refusing.
+/// Whether the kernel answers there; a refusal counts as an answer.
 fn answers(from: &Namespace, to: SocketAddr) -> bool {
     from.run(move || match TcpStream::connect_timeout(&to, PATIENCE) {
         Ok(_) => true,
@@ -52,7 +52,7 @@ fn answers(from: &Namespace, to: SocketAddr) -> bool {
     })
 }
 
-/// Knocks at a service all the time.
+/// Connects to a service again and again.
 struct Prober {
     stop: Arc<AtomicBool>,
     asked: Arc<AtomicU64>,
@@ -76,13 +76,13 @@ impl Prober {
         Self { stop, asked, thread }
     }
 
-    /// Waits for some more questions.
+    /// Waits for some more attempts.
     fn more(&self) {
         let before = self.asked.load(Ordering::Relaxed);
         wait_for("more questions", || self.asked.load(Ordering::Relaxed) >= before + 4);
     }
 
-    /// How many were answered, in all.
+    /// The number of attempts that were answered.
     fn finish(self) -> u64 {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().expect("the prober")
@@ -99,9 +99,9 @@ fn table(rvm: &Namespace) -> Option<String> {
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Stopped, killed, killed again and again, refused, restarted: not one answer to the Internet from the kernel's own
-/// service, not even by way of a port that another tool forwards to it; SSH answers all the time; and what the rVM itself
-/// asks while the daemon is away is answered.
+/// The daemon is stopped, killed, killed again and again, refused, restarted: the kernel's own service never answers
+/// the Internet, not even through a port that another tool forwards to it. SSH answers all the time, and connections
+/// that the rVM itself opens while the daemon is not running work.
 fn stays_closed(kind: &str, underlay: Underlay) {
     let Some(lab) = Lab::new() else { return };
     let (rvm, far) = underlay_pair(&lab, underlay);
@@ -134,7 +134,7 @@ fn stays_closed(kind: &str, underlay: Underlay) {
     }
     switch.kill();
     own();
-    // A loop of starts that end at once.
+    // A loop of starts that end immediately.
     let good = std::fs::read_to_string(switch.config()).unwrap();
     std::fs::write(switch.config(), "this is no configuration").unwrap();
     for _ in 0..3 {
@@ -165,8 +165,8 @@ fn the_reality_address_stays_closed_over_ipv6() {
     stays_closed("afxdp", V6);
 }
 
-/// A second address is closed, and the rVM's own is not; of an address that is shared by ports only these are. When the
-/// mapping goes, so does the rule.
+/// A second address is closed, and the rVM's own address is not. Of an address that is shared by ports, only these
+/// ports are closed. When the mapping is removed, so is the rule.
 #[test]
 fn what_is_closed_follows_the_configuration() {
     let Some(lab) = Lab::new() else { return };
@@ -202,8 +202,8 @@ fn what_is_closed_follows_the_configuration() {
     assert!(answers(&far, at(V4.ours, SERVICE)));
 }
 
-/// Another tool flushes every rule, or changes ours: it is put back within seconds, told, and `doctor` remembers. Rules of
-/// others are left alone.
+/// Another tool flushes every rule, or changes ours: it is restored within seconds, the log reports it, and `doctor`
+/// remembers. Rules of other tools are left alone.
 #[test]
 fn a_rule_that_others_removed_is_put_back() {
     let Some(lab) = Lab::new() else { return };
@@ -221,7 +221,7 @@ fn a_rule_that_others_removed_is_put_back() {
     assert!(switch.log().contains("another program removed or changed the table"), "{}", switch.log());
     let doctor = switch.ivctl("doctor").stdout;
     assert!(doctor.contains("3 times another program removed the rule"), "{doctor}");
-    // Rules of others come and go.
+    // Other tools add and remove rules of their own.
     rvm.nft("table ip other { chain x { }\n}\n");
     rvm.nft("delete table ip other");
     std::thread::sleep(Duration::from_secs(2));
@@ -230,8 +230,8 @@ fn a_rule_that_others_removed_is_put_back() {
     assert!(!answers(&far, at(V4.ours, SERVICE)));
 }
 
-/// At boot: the rule is in place without a daemon, also where the configuration is refused, and gone where nothing is
-/// mapped any more.
+/// At boot: the rule is in place without a daemon, also where the configuration is refused, and removed where it no
+/// longer has a mapping.
 #[test]
 fn closed_before_the_daemon_is_there() {
     let Some(lab) = Lab::new() else { return };
@@ -266,13 +266,13 @@ fn closed_before_the_daemon_is_there() {
     assert!(answers(&far, at(V4.ours, SERVICE)));
     rvm.nft("flush ruleset");
     assert!(!close("this is no configuration").status.success(), "nothing was closed before");
-    // An interface that is not there yet is no hindrance: rules go by its name.
+    // A missing interface does not prevent it: rules name the interface.
     rvm.ip("link delete eth0");
     assert!(close(&good).status.success());
 }
 
-/// A machine without nftables: filters of tc, which outlive the daemon, close by the rules of steering. They are told of, and
-/// go as soon as there is nftables, or nothing to close.
+/// A machine without nftables: tc filters, which outlive the daemon, close the address by the rules of steering. The
+/// status reports them, and they are removed as soon as nftables works, or when the last mapping is removed.
 #[test]
 fn closed_without_nftables() {
     let Some(lab) = Lab::new() else { return };

@@ -1,4 +1,4 @@
-//! A CMS's own bridge behind a door: what its filters drop, the switch never carries by another way.
+//! A CMS's own bridge behind a door: the switch never carries a frame around the CMS's filters.
 
 use std::process::Stdio;
 
@@ -77,10 +77,10 @@ fn dropped(namespace: &Namespace, filter: &Filter) -> [u64; 2] {
     counters.try_into().unwrap_or_else(|_| panic!("{text}"))
 }
 
-/// I-33. On one rVM the CMS has a bridge with the door `eth1` and two iVMs, one of which it filters, by each of its
-/// means; `h1` is elsewhere on the network. Whether the switch forwards in its worker or in the kernel: the filtered iVM
-/// reaches no one and is not reached, its packets came to the filter in both directions, its neighbour's TCP passes;
-/// and a connection that the kernel was already forwarding stops with the rule.
+/// I-33. On one rVM the CMS has a bridge with the door `eth1` and two iVMs, and filters one of them with each kind of
+/// filter; `h1` is elsewhere on the network. Whether the switch forwards in its worker or in the kernel: the filtered
+/// iVM neither reaches other machines nor is reached, its packets came to the filter in both directions, its
+/// neighbour's TCP passes, and a connection that the kernel was already forwarding stops when the rule is set.
 fn filters_stay_effective(kind: &str, cache: &str) {
     let Some(lab) = Lab::new() else { return };
     let rvm = lab.namespace("rvm");
@@ -104,7 +104,7 @@ fn filters_stay_effective(kind: &str, cache: &str) {
         assert_eq!(h1.ping("-c2 -W0.3 -i0.05 10.1.0.9"), 0, "{}: to the filtered iVM", filter.name);
     };
     for filter in &FILTERS {
-        // The flow is hot before there is a filter: a flow that the kernel forwards by itself stops too.
+        // The flow is hot before the filter is set: a flow that the kernel forwards by itself stops too.
         h1.reaches("10.1.0.9");
         assert!(cut.ping("-c30 -i0.01 10.1.0.1") > 20, "{}: without the filter", filter.name);
         lines(&rvm, filter.set);

@@ -1,4 +1,4 @@
-//! Every frame is accounted for, on real interfaces too; and hostile ones end in the right counter.
+//! Every frame is accounted for on real interfaces too, and hostile frames are counted under the right reason.
 
 use std::net::Ipv4Addr;
 
@@ -7,14 +7,14 @@ use system::{Lab, Namespace, RawSocket, transfer, udp_frame, vxlan, wait_for};
 use crate::topology::{FarKernel, V4, host, network, port};
 use system::Switch;
 
-/// Packets the kernel says an interface has received and sent.
+/// Packets that an interface has received and sent, by the kernel's counters.
 fn kernel_counts(namespace: &Namespace, interface: &str) -> (u64, u64) {
     let stats = &namespace.ip_json(&format!("link show {interface}"))[0]["stats64"];
     let count = |way: &str| stats[way]["packets"].as_u64().expect("a counter");
     (count("rx"), count("tx"))
 }
 
-/// What the switch says a port has received and sent.
+/// Packets that a port has received and sent, by the switch's counters.
 fn switch_counts(status: &serde_json::Value, port: &str) -> (u64, u64) {
     let rows = status["ports"].as_array().expect("ports");
     let stats = &rows.iter().find(|row| row["ifname"] == port).expect("the port")["stats64"];
@@ -22,9 +22,9 @@ fn switch_counts(status: &serde_json::Value, port: &str) -> (u64, u64) {
     (count("rx"), count("tx"))
 }
 
-/// After mixed traffic (known, unknown and broadcast destinations, TCP, drops on purpose):
-/// rx + replicated + originated + segmented = tx + dropped + punted + consumed + coalesced, exactly; and what each port says it has
-/// received and sent is what the kernel on the other end of the veth says, exactly.
+/// After mixed traffic (known, unknown and broadcast destinations, TCP, drops on purpose): rx + replicated +
+/// originated + segmented = tx + dropped + punted + consumed + coalesced, exactly. Each port's counters agree exactly
+/// with the kernel's at the other end of the veth.
 #[test]
 fn counters_add_up_and_agree_with_the_kernel() {
     let Some(lab) = Lab::new() else { return };
@@ -32,7 +32,7 @@ fn counters_add_up_and_agree_with_the_kernel() {
     let hosts =
         ["h1", "h2", "h3"].map(|name| host(&lab, &rvm, name, &[&format!("10.1.0.{}/24", &name[1..])]));
     for host in &hosts {
-        // Only frames of this test are to be counted.
+        // Only frames of this test must be counted.
         host.sysctl("net/ipv6/conf/eth0/disable_ipv6", "1");
     }
     for name in ["h1", "h2", "h3"] {
@@ -91,8 +91,8 @@ fn dropped_as(switch: &Switch, port: &str, reason: &str, raw: &RawSocket, frame:
     assert_eq!(switch.drops(port, reason), before + 5, "{reason}");
 }
 
-/// What no well-behaved stack sends, from the underlay and from a host: a counted drop, under its own
-/// name; nothing of it is delivered; the daemon lives and forwards.
+/// Frames that a well-behaved stack never sends, from the underlay and from a host: each is a drop counted under its
+/// own reason, none is delivered, and the daemon goes on forwarding.
 #[test]
 fn hostile_frames_are_counted_drops() {
     let Some(lab) = Lab::new() else { return };
@@ -134,13 +134,13 @@ fn hostile_frames_are_counted_drops() {
     frame[..6].copy_from_slice(&[1, 0x80, 0xc2, 0, 0, 0x0e]);
     host("link-local-group", &frame);
 
-    // The good one, to know that the others were dropped for their fault alone.
+    // A valid one, to show that the others were dropped for their fault alone.
     assert_eq!(delivered.stop().text(), "", "nothing of that was delivered");
     let delivered = system::Capture::start(&lab, &h1, "eth0", "udp");
     from_far.must_send(&outer(vtep(12), &vxlan(8, 100, 0, &inner)));
     assert_eq!(delivered.stop().count("10.1.0.2.7 > 10.1.0.1.7"), 1);
 
-    // Noise: every length, every byte, as tunnel packets and as host frames. None may do harm.
+    // Noise: every length, every byte, as tunnel packets and as host frames. None of it does harm.
     let mut noise = 0x9e37_79b9_u32;
     for n in 0..4000usize {
         let bytes: Vec<u8> = (0..n % 300)

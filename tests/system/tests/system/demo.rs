@@ -1,4 +1,4 @@
-//! `ivctl demo`, the first thing anybody sees.
+//! `ivctl demo`, with which a newcomer starts.
 
 use std::process::{Command, Output};
 
@@ -17,7 +17,7 @@ fn assert_code(output: &Output, code: i32) {
     assert_eq!(output.status.code(), Some(code), "{said}");
 }
 
-/// Takes the demo down when the test ends, however it ends.
+/// Removes the demo when the test ends, however it ends.
 struct Down<'a>(&'a Lab);
 
 impl Drop for Down<'_> {
@@ -26,7 +26,7 @@ impl Drop for Down<'_> {
     }
 }
 
-/// Up twice, down twice; a node that is not there; nothing left behind.
+/// Up twice, down twice, a node that does not exist; nothing stays behind.
 #[test]
 fn the_demo_goes_up_and_down() {
     let Some(lab) = Lab::new() else { return };
@@ -44,7 +44,7 @@ fn the_demo_goes_up_and_down() {
     assert_code(&demo(&lab, &["shell", "inet", "ping", "-c1", "-W2", "56.0.0.11"]), 0);
     assert_code(&demo(&lab, &["shell", "nowhere"]), 3);
 
-    // A packet from the Internet is followed through both switches; the way back ends at the uplink.
+    // A packet from the Internet is traced through both switches; the trace of the answer ends at the uplink.
     let inbound = demo(
         &lab,
         &["trace", "rvm1", "--from", "uplink", "--src", "203.0.113.9", "--to", "10.0.0.11", "icmp"],

@@ -1,4 +1,4 @@
-//! Addresses of guests from the switch itself, taken by the DHCP clients that guests have.
+//! Addresses that the switch itself gives to guests, requested by the DHCP clients that guests use.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -8,7 +8,7 @@ use system::{Lab, Namespace, Switch};
 
 use crate::topology::{V4, host, network, port, underlay_pair};
 
-/// What a client is told, as it hands it to its script: one `name=value` a line.
+/// A script to which a DHCP client hands the lease, and the file where it writes it: one `name=value` a line.
 fn script(lab: &Lab, name: &str, body: &str) -> (PathBuf, PathBuf) {
     let (script, said) = (lab.dir().join(format!("{name}.sh")), lab.dir().join(format!("{name}.said")));
     fs::write(&script, format!("#!/bin/sh\nexport SAID={}\n{body}", said.display())).expect("a script");
@@ -16,7 +16,7 @@ fn script(lab: &Lab, name: &str, body: &str) -> (PathBuf, PathBuf) {
     (script, said)
 }
 
-/// Runs busybox's client once, which sets the interface up by what it is told; whether it got an address.
+/// Runs busybox's client once, which configures the interface from the answer; gives the lease, if there was one.
 fn udhcpc(lab: &Lab, guest: &Namespace, arguments: &[&str]) -> Option<String> {
     let body = "[ $1 = bound ] || exit 0\nset > $SAID\nip addr flush dev $interface scope global\n\
                 ip link set $interface mtu $mtu\nip addr add $ip/$mask dev $interface\n\
@@ -35,20 +35,20 @@ fn udhcpc(lab: &Lab, guest: &Namespace, arguments: &[&str]) -> Option<String> {
 
 const MACS: [&str; 3] = ["52:54:00:00:00:01", "52:54:00:00:00:02", "52:54:00:00:00:03"];
 
-/// Three guests on a network with DHCP, one of them without an address in its binding, and one on a network without.
-/// The bound ones get what their binding says, with the MTU, router and name servers of the configuration, and talk to
-/// each other and the gateway by it; nobody else gets anything, and nobody hears another's question.
+/// Three guests on a network with DHCP, one of them without an address in its binding, and one on a network without
+/// DHCP. The bound ones get the address of their binding, with the MTU, router and name servers of the configuration,
+/// and reach each other and the gateway. The others get no answer, and no guest receives another's question.
 #[test]
 fn guests_get_the_addresses_of_their_bindings() {
     let Some(lab) = Lab::new() else { return };
     let rvm = lab.namespace("rvm");
     let guests = ["g1", "g2", "g3"].map(|name| host(&lab, &rvm, name, &[]));
     for (guest, mac) in guests.iter().zip(MACS) {
-        // A link-local address is made when the interface comes up, of the MAC that it then has.
+        // A link-local address is made when the interface comes up, from the MAC that it then has.
         guest.ip("link set eth0 down");
         guest.ip(&format!("link set eth0 address {mac}"));
         guest.ip("link set eth0 up");
-        // What a guest's own NIC does; a veth leaves it to us.
+        // A guest's own NIC finishes checksums; a veth leaves them to us.
         let _ = guest.command("ethtool").args(["-K", "eth0", "tx", "off"]).output();
     }
     let stranger = host(&lab, &rvm, "h4", &[]);
@@ -79,7 +79,7 @@ fn guests_get_the_addresses_of_their_bindings() {
     ] {
         assert!(said.lines().any(|said| said == line), "{line} is missing:\n{said}");
     }
-    // The second asks for the first one's address, and gets its own.
+    // The second guest asks for the first one's address, and gets its own.
     let said = udhcpc(&lab, &guests[1], &["-r", "10.1.0.5"]).expect("an address");
     assert!(said.contains("ip='10.1.0.6'"), "{said}");
     guests[1].reaches("10.1.0.5");
@@ -92,7 +92,7 @@ fn guests_get_the_addresses_of_their_bindings() {
     switch.counters_at_rest();
 }
 
-/// A message of PXE firmware (PXE 2.1 §2.4): its kind, and the boot item that it wants, if it knows which.
+/// A message of PXE firmware (PXE 2.1 section 2.4): its kind, and the boot item that it asks for, if it knows one.
 fn pxe_message(mac: [u8; 6], kind: u8, has: [u8; 4], item: Option<[u8; 4]>) -> Vec<u8> {
     let mut message = vec![0; 240];
     message[..4].copy_from_slice(&[1, 1, 6, 0]);
@@ -115,8 +115,8 @@ fn pxe_message(mac: [u8; 6], kind: u8, has: [u8; 4], item: Option<[u8; 4]>) -> V
     message
 }
 
-/// A guest whose firmware boots from the network, on a network with DHCP and a boot server beside it (dnsmasq as
-/// proxyDHCP): it gets its address from the switch and the boot server's menu from that, whose answer at port 4011 names
+/// A guest whose firmware boots from the network, on a network with DHCP and a separate boot server (dnsmasq as
+/// proxyDHCP): it gets its address from the switch and the menu from the boot server, whose answer at port 4011 names
 /// the file.
 #[test]
 fn a_guest_boots_from_a_server_beside_the_switch() {
@@ -189,7 +189,7 @@ fn a_guest_boots_from_a_server_beside_the_switch() {
     switch.counters_at_rest();
 }
 
-/// Asks by DHCPv6 once; the address.
+/// Asks by DHCPv6 once; gives the address.
 fn dhclient(lab: &Lab, guest: &Namespace) -> String {
     let (script, said) = script(lab, "dhclient", "[ -z \"$new_ip6_address\" ] || set > $SAID\n");
     let lease = lab.dir().join("dhclient.leases");
@@ -213,8 +213,9 @@ fn dhclient(lab: &Lab, guest: &Namespace) -> String {
     address.expect("an address").trim_matches('\'').to_owned()
 }
 
-/// I-31. The DHCP server of a network (dnsmasq) is behind another rVM: a client's broadcasts cross the tunnel, the lease
-/// comes back, and the address works at once. A second client gets another, and each keeps its own when it asks again.
+/// I-31. The DHCP server of a network (dnsmasq) is behind another rVM: a client's broadcasts cross the tunnel, the
+/// lease comes back, and the address works immediately. A second client gets another address, and each keeps its own
+/// when it asks again.
 #[test]
 fn i31_a_server_across_the_overlay_gives_addresses() {
     let Some(lab) = Lab::new() else { return };

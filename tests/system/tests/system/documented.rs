@@ -1,5 +1,5 @@
-//! The commands that the book prints, run as they are printed. Upper-case words of a page stand for names; live views are
-//! started and ended.
+//! The commands that the book prints, run as they are printed. Upper-case words of a page stand for names; live views
+//! are started and ended.
 
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -16,7 +16,7 @@ fn page(name: &str) -> String {
     std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path}: {e}"))
 }
 
-/// The commands for `ivctl` in a text, without the word itself. Text in which a command is split has a line break in it.
+/// The commands for `ivctl` in a text, without the word itself. A command may be split over two lines of the text.
 fn commands(text: &str) -> Vec<String> {
     let text = text.replace('\n', " ");
     let spans = text.split('`').skip(1).step_by(2);
@@ -41,13 +41,13 @@ fn works(switch: &Switch, command: &str) -> Answer {
     let _ = child.kill();
     let output = child.wait_with_output().expect("it ends");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    // `top` needs a terminal for its screen, and says so elsewhere.
+    // `top` needs a terminal for its screen, and prints an error without one.
     let code = ended.and_then(|status| status.code()).unwrap_or(0);
     assert_eq!(code, 0, "ivctl {command}: {}", text(&output.stderr));
     Answer { code, stdout: text(&output.stdout), stderr: text(&output.stderr) }
 }
 
-/// Whoever comes from Open vSwitch types the right column of the table.
+/// A user of Open vSwitch types the commands in the right column of the table.
 #[test]
 fn commands_for_those_who_come_from_ovs() {
     let Some(lab) = Lab::new() else { return };
@@ -67,7 +67,7 @@ fn commands_for_those_who_come_from_ovs() {
     let table = page.split("## Commands").nth(1).expect("the table");
     let mut found = commands(table);
     assert!(found.len() > 15, "{found:?}");
-    // What is deleted is used above.
+    // Commands that delete run last, because others use the object.
     found.sort_by_key(|command| command.contains(" del ") || command.contains("FILE"));
     for (n, command) in found.iter().enumerate() {
         let command = command
@@ -90,7 +90,8 @@ fn commands_for_those_who_come_from_ovs() {
     );
 }
 
-/// The page about floating IPs: its configuration is accepted on the rVM that it speaks of, and its commands say what it says.
+/// The page about floating IPs: the rVM that it describes accepts its configuration, and its commands print the
+/// output that it shows.
 #[test]
 fn commands_about_floating_ips() {
     let Some(lab) = Lab::new() else { return };
@@ -110,7 +111,7 @@ fn commands_about_floating_ips() {
         let said = works(&switch, &command).stdout;
         assert!(said.contains("56.0.0.11") || command == "doctor", "ivctl {command}: {said}");
     }
-    // The other way that it describes, without a CMS.
+    // The other set-up that it describes, without a CMS.
     let inside =
         page.split('`').find(|span| span.starts_with("inside = ")).expect("the switch's own translation");
     let file = lab.dir().join("inside.toml");

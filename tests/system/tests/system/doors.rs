@@ -1,4 +1,4 @@
-//! The interfaces we make for a CMS: what it may rely on.
+//! The properties that a CMS may rely on of the interfaces that the switch makes for it.
 
 use std::process::Command;
 use std::time::Instant;
@@ -13,7 +13,7 @@ const CONFIG: &str = "name = \"rvm\"\n[uplink]\ninterface = \"eth0\"\naddress = 
     [[port]]\nname = \"eth2\"\nnetwork = \"public\"\naddress = [\"10.2.0.12/16\"]\n\
     [[peer]]\nname = \"far\"\naddress = \"10.0.0.12\"\n";
 
-/// MAC, MTU, carrier, addresses and IPv6 of both doors and of our ends of them.
+/// Checks MAC, MTU, carrier, addresses and IPv6 of both doors and of our ends; gives the doors' MACs.
 fn assert_doors(rvm: &Namespace) -> [[u8; 6]; 2] {
     for interface in ["eth1", "eth1p", "eth2", "eth2p"] {
         let link = &rvm.ip_json(&format!("addr show {interface}"))[0];
@@ -37,8 +37,8 @@ fn assert_doors(rvm: &Namespace) -> [[u8; 6]; 2] {
     macs
 }
 
-/// Doors are as a CMS expects a NIC: right MTU, own stable MAC, no IPv6, carrier. They stay when the
-/// daemon is killed or stopped, with the bridge they are in; and they come back the same when deleted.
+/// Doors are as a CMS expects a NIC: right MTU, a stable MAC of their own, no IPv6, carrier. They stay when the
+/// daemon is killed or stopped, in the bridge that they are in, and come back the same when deleted.
 #[test]
 fn i29_doors_are_stable() {
     let Some(lab) = Lab::new() else { return };
@@ -66,8 +66,9 @@ fn i29_doors_are_stable() {
     assert_eq!(assert_doors(&rvm), macs, "made anew");
 }
 
-/// Where /proc/sys cannot be written, as in many containers, IPv6 cannot be switched off at a door. So the door is not
-/// finished, its port does not forward, and says why; it does once that can be, or where the defaults are so already.
+/// Where /proc/sys cannot be written, as in many containers, IPv6 cannot be switched off at a door. So the door is
+/// not finished, and its port does not forward and says why. It does once IPv6 can be switched off, or where it is
+/// off by default.
 #[test]
 fn a_door_with_ipv6_of_its_own_is_not_live() {
     let Some(lab) = Lab::new() else { return };
@@ -94,7 +95,7 @@ fn a_door_with_ipv6_of_its_own_is_not_live() {
             rvm.ip(&format!("link set {port} mtu {}", if port == "eth1" { 1400 } else { 1410 }));
         }
     }
-    // The pairs get what the defaults are when they are made.
+    // A new pair gets the defaults of the moment when it is made.
     rvm.sysctl("net/ipv6/conf/default/disable_ipv6", "1");
     rvm.sysctl("net/ipv6/conf/default/accept_ra", "0");
     rvm.ip("link delete eth1");
@@ -110,7 +111,7 @@ fn a_door_with_ipv6_of_its_own_is_not_live() {
     switch.assert_running();
 }
 
-/// What a stock CMS does with a door: a Linux bridge, a VM's interface beside it, an address on the bridge.
+/// A stock CMS uses a door: it makes a Linux bridge with the door, a VM's interface and an address on the bridge.
 /// TCP works from the VM and from the rVM's own stack, to a host that is two rVMs away.
 #[test]
 fn i30_a_cms_bridges_the_door() {
@@ -139,7 +140,7 @@ fn i30_a_cms_bridges_the_door() {
     transfer(&h2, &vm, back, back, 60_000);
 }
 
-/// A switch with nothing to do does nothing.
+/// An idle switch uses next to no CPU time.
 #[test]
 fn idle_costs_next_to_nothing() {
     let Some(lab) = Lab::new() else { return };
@@ -153,10 +154,10 @@ fn idle_costs_next_to_nothing() {
     h1.reaches("10.1.0.3");
 }
 
-/// Waits until it costs next to nothing.
+/// Waits until the switch uses next to no CPU time.
 #[track_caller]
 pub fn falls_asleep(switch: &Switch) {
-    // It may spin for a moment after traffic. Then: under 2 % of a core, over any two seconds.
+    // It may spin for a moment after traffic; after that, under 2 % of a core over any two seconds.
     let (mut start, mut used) = (Instant::now(), switch.cpu_time());
     wait_for("two idle seconds", || {
         if start.elapsed().as_secs() < 2 {
@@ -168,15 +169,15 @@ pub fn falls_asleep(switch: &Switch) {
     });
 }
 
-/// The filters of ours that are on an interface.
+/// The number of the switch's filters on an interface.
 fn filters(rvm: &system::Namespace, interface: &str) -> usize {
     let tc =
         rvm.command("tc").args(["filter", "show", "dev", interface, "ingress"]).output().expect("running tc");
     String::from_utf8_lossy(&tc.stdout).matches("handle 0x6976").count()
 }
 
-/// The filter that closes a `packet` port to the kernel goes with the port: when it is deleted, is of another kind, or
-/// was deleted from the file while the daemon was dead. On ports that stay it is there all the time.
+/// The filter that closes a `packet` port to the kernel is removed with the port: when the port is deleted, changes
+/// its kind, or was deleted from the file while the daemon was dead. On ports that stay it is there all the time.
 #[test]
 fn a_packet_ports_filter_goes_with_the_port() {
     let Some(lab) = Lab::new() else { return };
@@ -200,14 +201,14 @@ fn a_packet_ports_filter_goes_with_the_port() {
     switch.ivctl("port set eth1 --kind packet");
     switch.wait_live(&["eth1"]);
     assert_eq!(on(all), [1, 0, 1]);
-    // While the daemon is dead nothing of a guest's reaches the kernel; then the file says otherwise.
+    // While the daemon is dead, no frame of a guest reaches the kernel; then the file is changed.
     switch.kill();
     assert_eq!(on(all), [1, 0, 1]);
     std::fs::write(switch.config(), config(&[&h2, door])).unwrap();
     switch.start_again();
     switch.wait_live(&["h2", "eth1"]);
     assert_eq!(on(all), [0, 1, 1]);
-    // An end in good order leaves doors closed, and gives others back what is theirs.
+    // A daemon that ends in good order leaves doors closed, and restores other interfaces.
     assert!(switch.terminate().success());
     assert_eq!(on(all), [0, 0, 1]);
 }

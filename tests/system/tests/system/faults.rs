@@ -1,5 +1,6 @@
-//! What breaks around the switch, on real interfaces: what is not hit loses nothing, what is hit comes back by itself,
-//! and the time it was blocked (packets lost by the rate they were offered at) is said.
+//! Faults around the switch, on real interfaces: ports that are not affected lose nothing, those that are affected
+//! recover by themselves, and the test prints the time blocked (packets lost, divided by the rate at which they were
+//! sent).
 
 use std::fs;
 use std::process::Command;
@@ -29,7 +30,7 @@ fn three(lab: &Lab, extra: &str) -> Three {
     Three { rvm, h1, h3, h5, switch }
 }
 
-/// The bpf_link of our daemon on this interface, by what the kernel says of its descriptors.
+/// The bpf_link of our daemon on this interface, as the kernel describes the daemon's descriptors.
 fn xdp_link(switch: &Switch, ifindex: u64) -> Option<u32> {
     let directory = fs::read_dir(format!("/proc/{}/fdinfo", switch.pid())).expect("a running daemon");
     directory
@@ -45,7 +46,8 @@ fn xdp_link(switch: &Switch, ifindex: u64) -> Option<u32> {
         .map(|id| id as u32)
 }
 
-/// Another tool detaches our XDP program from a port: noticed, said, attached again; other ports lose nothing.
+/// Another tool detaches our XDP program from a port: the switch notices, reports it and attaches the program again;
+/// other ports lose nothing.
 #[test]
 fn fault_an_xdp_program_is_detached_by_another_tool() {
     let Some(lab) = Lab::new() else { return };
@@ -70,7 +72,8 @@ fn fault_an_xdp_program_is_detached_by_another_tool() {
     assert!(switch.log().contains("took its sockets or its program away"), "{}", switch.log());
 }
 
-/// A link goes down and up, ten times, on the host's side and on ours: traffic is back each time, others lose nothing.
+/// A link goes down and up ten times, on the host's side and on ours: traffic returns each time, and others lose
+/// nothing.
 #[test]
 fn fault_a_link_flaps() {
     let Some(lab) = Lab::new() else { return };
@@ -89,7 +92,7 @@ fn fault_a_link_flaps() {
     switch.assert_running();
 }
 
-/// A file system of a few pages, unmounted when the test ends, however.
+/// A file system of a few pages, unmounted when the test ends, however it ends.
 struct Tiny(std::path::PathBuf);
 
 impl Drop for Tiny {
@@ -98,8 +101,8 @@ impl Drop for Tiny {
     }
 }
 
-/// The disk is full: an edit is in force and says that it is not saved and why; the old file is whole; not a frame is
-/// lost; with room again the next edit is saved.
+/// The disk is full: an edit takes effect, and its answer says that it is not saved and why. The old file is
+/// complete, and no frame is lost. Once the disk has room again, the next edit is saved.
 #[test]
 fn fault_the_disk_is_full() {
     let Some(lab) = Lab::new() else { return };
@@ -107,7 +110,7 @@ fn fault_the_disk_is_full() {
     fs::create_dir(&tiny.0).unwrap();
     let mount = Command::new("mount").args(["-t", "tmpfs", "-o", "size=64k", "tmpfs"]).arg(&tiny.0).status();
     assert!(mount.expect("running mount").success());
-    // The configuration is a link into it, as a configuration that lives elsewhere would be.
+    // The configuration is a symbolic link into it, as for a configuration that lives on another file system.
     let name = lab.dir().file_name().expect("named").to_string_lossy().replace('.', "");
     std::os::unix::fs::symlink(tiny.0.join("c.toml"), lab.dir().join(format!("{name}-rvm.toml"))).unwrap();
     let Three { h1, h3, switch, .. } = three(&lab, "");
@@ -130,7 +133,7 @@ fn fault_the_disk_is_full() {
     assert_eq!(report.lost(), 0, "{report}");
 }
 
-/// Frame memory may not be locked: the port says so with the remedy, and the daemon lives.
+/// Frame memory may not be locked: the port reports that with the remedy, and the daemon lives.
 #[test]
 fn fault_memory_may_not_be_locked() {
     let Some(lab) = Lab::new() else { return };
@@ -158,8 +161,8 @@ fn fault_memory_may_not_be_locked() {
     switch.assert_running();
 }
 
-/// The file is damaged under a running daemon: a reload refuses it, what runs goes on; a start refuses it by name, and
-/// with the file mended everything is as before.
+/// The file is damaged under a running daemon: a reload refuses it, and the running configuration stays in force. A
+/// start refuses it by name, and with the file repaired everything is as before.
 #[test]
 fn fault_the_configuration_is_corrupted() {
     let Some(lab) = Lab::new() else { return };
@@ -185,7 +188,7 @@ fn fault_the_configuration_is_corrupted() {
     h1.reaches("10.1.0.3");
 }
 
-/// A kernel's VTEP at the other end goes down and up: the tunnel carries on with nothing done here.
+/// A kernel's VTEP at the other end goes down and up: the tunnel recovers without any action here.
 #[test]
 fn fault_the_far_vtep_goes_and_returns() {
     let Some(lab) = Lab::new() else { return };

@@ -1,4 +1,4 @@
-//! Floating IPs: the provider's NAT on one side, a CMS or none on the other, two of our switches between.
+//! Floating IPs: the provider's NAT on one side, on the other a CMS or none, and two of our switches between them.
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
@@ -8,16 +8,16 @@ use system::{Capture, Lab, Namespace, RawSocket, Switch, rounds, transfer, udp_f
 
 use crate::topology::{finished, host, network, port};
 
-/// How 56.0.0.11 reaches its owner on rVM2.
+/// How packets for 56.0.0.11 reach its owner on rVM2.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Owner {
     /// A CMS behind the door `eth2`: DNAT, SNAT and source routing by the kernel.
     Cms,
-    /// Nobody but the switch: `inside`.
+    /// The switch alone, by `inside`.
     Inside,
 }
 
-/// The paper's Figure 4: an Internet host behind a provider NAT, gateway rVM1, owner's rVM2, the iVM.
+/// Figure 4 of the Inception paper: an Internet host behind a provider NAT, gateway rVM1, owner's rVM2, the iVM.
 pub struct Figure4 {
     pub inet: Namespace,
     pub net: Namespace,
@@ -31,7 +31,7 @@ pub struct Figure4 {
 pub const PUBLIC: &str = "56.0.0.11";
 pub const INTERNET_HOST: &str = "203.0.113.9";
 
-/// By which means the rVMs' frames come and go.
+/// The drivers by which the rVMs' frames come and go.
 #[derive(Clone, Copy)]
 pub struct Lanes {
     pub uplinks: [&'static str; 2],
@@ -41,7 +41,7 @@ pub struct Lanes {
 impl Lanes {
     pub const AFXDP: Self = Self { uplinks: ["afxdp", "afxdp"], port: "afxdp" };
 
-    /// Whether super-frames pass.
+    /// Whether GSO packets pass.
     fn whole(self) -> bool {
         self.port != "afxdp"
     }
@@ -76,7 +76,7 @@ impl Figure4 {
             }
         };
         if lanes.whole() {
-            // Every link a wire, where checksums can be looked at.
+            // Links that behave like wires, where checksums can be verified.
             let wires = [
                 (&rvm1, "eth0"),
                 (&rvm2, "eth0"),
@@ -131,7 +131,7 @@ fn uplink(name: &str, address: &str, kind: &str, peer: &str, peer_address: &str)
     )
 }
 
-/// What Nova network does for a floating IP on an instance: all of it on the rVM, nothing for us.
+/// The rules that Nova network sets for a floating IP of an instance, all of them on the rVM and none in the switch.
 fn cms(rvm: &Namespace) {
     wait_for("the door eth2", || rvm.has_link("eth2"));
     rvm.ip("link add br1 type bridge");
@@ -158,7 +158,7 @@ pub fn at(address: &str, port: u16) -> SocketAddr {
     format!("{address}:{port}").parse().expect("an address")
 }
 
-/// A UDP question and its answer, through whatever is between; retried, since UDP may be lost.
+/// A UDP question and its answer through the whole path; retried, since UDP may be lost.
 pub fn udp_answers(client: &Namespace, server: &Namespace, connect: SocketAddr, listen: SocketAddr) {
     let socket = server.run(move || UdpSocket::bind(listen)).expect("a free port");
     server.spawn(move || -> io::Result<()> {
@@ -181,8 +181,8 @@ pub fn udp_answers(client: &Namespace, server: &Namespace, connect: SocketAddr, 
     });
 }
 
-/// The error a client gets from a UDP port where nobody listens: it travels as an ICMP error, with the
-/// client's own packet quoted, through every translation on the way back.
+/// The error that a client gets from a closed UDP port: it travels as an ICMP error that quotes the client's own
+/// packet, through every translation on the way back.
 fn udp_refused(client: &Namespace, connect: SocketAddr) {
     let socket = client.run(move || UdpSocket::bind("0.0.0.0:0")).expect("a free port");
     socket.set_read_timeout(Some(Duration::from_millis(500))).expect("a time");
@@ -200,17 +200,17 @@ fn everything_through_it(owner: Owner, lanes: Lanes) {
     let mut f = Figure4::new(&lab, owner, lanes);
     let (inet, ivm) = (&f.inet, &f.ivm);
 
-    // In: TCP, UDP. The iVM sees who asks; we never hide the client.
+    // Inbound: TCP, UDP. The iVM sees the client's address, which is never hidden.
     let at_ivm = Capture::start(&lab, ivm, "eth0", "tcp");
     let at_inet = Capture::start(&lab, inet, "eth0", "tcp");
     let at_net = Capture::start(&lab, &f.net, "r1", "ip");
     let client = transfer(inet, ivm, at(PUBLIC, 80), at("192.168.1.2", 80), 60_000);
     assert_eq!(client.to_string(), INTERNET_HOST);
-    // Out, on the iVM's own initiative: the Internet sees the floating IP.
+    // Outbound, when the iVM opens the connection: the Internet sees the floating IP.
     let client = transfer(ivm, inet, at(INTERNET_HOST, 80), at(INTERNET_HOST, 80), 60_000);
     assert_eq!(client.to_string(), PUBLIC);
     if owner == Owner::Inside || lanes.whole() {
-        // With a CMS the last hop is its own veth, whose checksums are rightly unfinished.
+        // With a CMS the last link is its own veth, whose checksums are rightly unfinished.
         at_ivm.stop().assert_checksums_right(20);
         at_inet.stop().assert_checksums_right(20);
     }
@@ -222,16 +222,17 @@ fn everything_through_it(owner: Owner, lanes: Lanes) {
     udp_refused(inet, at(PUBLIC, 4444));
     udp_refused(ivm, at(INTERNET_HOST, 4444));
 
-    // Fragments, in and out: 1:1 translation needs no port, and those that do not fit the tunnel are cut again.
+    // Fragments, in and out: 1:1 translation needs no port, and fragments too big for the tunnel are fragmented
+    // again.
     inet.reaches_with(PUBLIC, "-s 4000");
     ivm.reaches_with(INTERNET_HOST, "-s 4000");
     // Bulk.
     transfer(inet, ivm, at(PUBLIC, 81), at("192.168.1.2", 81), 20_000_000);
 
-    // The gateway's own kernel keeps its SSH, and answers nothing else of 56.0.0.11.
+    // The gateway's own kernel keeps its SSH, and answers nothing else at 56.0.0.11.
     let ssh = transfer(inet, &f.rvm1, at(PUBLIC, 22), at("10.0.0.11", 22), 60_000);
     assert_eq!(ssh.to_string(), INTERNET_HOST);
-    // The guard: what is behind the floating IP does not reach the underlay through it.
+    // The guard: a machine behind the floating IP does not reach the underlay through it.
     assert_eq!(ivm.ping("-c2 -i0.1 -W1 10.0.0.1"), 0, "the provider's network is guarded");
     assert_eq!(ivm.ping("-c2 -i0.1 -W1 10.0.0.11"), 0, "VTEPs are guarded");
     assert!(f.rvm2.ping("-c1 -W1 10.0.0.1") == 1, "the rVM itself is not guarded");
@@ -249,7 +250,7 @@ fn i35_floating_ip_inside_without_a_cms() {
     everything_through_it(Owner::Inside, Lanes::AFXDP);
 }
 
-/// The same with super-frames: both translations are applied to frames of up to 64 KiB.
+/// The same with GSO packets: both translations are applied to frames of up to 64 KiB.
 #[test]
 fn floating_ip_with_a_cms_by_tap_and_udp() {
     everything_through_it(Owner::Cms, Lanes { uplinks: ["packet", "udp"], port: "tap" });
@@ -261,7 +262,7 @@ fn floating_ip_inside_by_packet() {
 }
 
 /// Six ways for an iVM to have our own NAT give its packets a source that peers, the provider or the metadata service
-/// trust: nothing leaves the gateway, and every one is counted.
+/// trust: no packet leaves the gateway, and each is counted.
 #[test]
 fn t14_what_our_nat_does_not_lend_its_address_to() {
     let Some(lab) = Lab::new() else { return };
@@ -272,7 +273,7 @@ fn t14_what_our_nat_does_not_lend_its_address_to() {
     let mut bytes = gateway.split(':').map(|byte| u8::from_str_radix(byte, 16).expect("hexadecimal"));
     let gateway = std::array::from_fn(|_| bytes.next().expect("six bytes"));
     let (own, mark) = ((f.ivm.mac("eth0"), [192, 168, 1, 2].into()), 50_555);
-    // What would arrive in the public network, were it taken for a peer's.
+    // The frame that would arrive in the public network if the packet were accepted as a peer's.
     let inner =
         udp_frame(([6; 6], [10, 2, 0, 66].into(), 7), ([0xff; 6], [10, 2, 0, 12].into(), 7), &[], b"forged");
     let paths = [
@@ -283,7 +284,7 @@ fn t14_what_our_nat_does_not_lend_its_address_to() {
         ("the metadata service", mark, [169, 254, 169, 254], 80),
         ("everybody", mark, [255, 255, 255, 255], 53),
     ];
-    // On every link of the provider's network, but for what rVM2 tunnels to the gateway.
+    // On every link of the provider's network, except for packets that rVM2 tunnels to the gateway.
     let filter = format!("port {mark} and not (src host 10.0.0.12 and udp dst port 4789)");
     let seen = ["r1", "r2", "wan"].map(|link| Capture::start(&lab, &f.net, link, &filter));
     let refused = || {
@@ -312,7 +313,7 @@ fn t14_what_our_nat_does_not_lend_its_address_to() {
     f.ivm.reaches(INTERNET_HOST);
 }
 
-/// One public address for two iVMs: each has its own ports, and everything else stays with the gateway.
+/// One public address for two iVMs: each has its own ports, and the other ports stay with the gateway.
 #[test]
 fn n27_one_public_ip_shared_by_port() {
     let Some(lab) = Lab::new() else { return };
@@ -354,7 +355,7 @@ fn n27_one_public_ip_shared_by_port() {
     inet.reaches(PUBLIC);
 }
 
-/// The shortcut: gateway and owner are one rVM, and there is no tunnel at all.
+/// The shortcut: gateway and owner are one rVM, and packets never use a tunnel.
 #[test]
 fn i42_gateway_and_owner_are_one() {
     let Some(lab) = Lab::new() else { return };

@@ -1,4 +1,5 @@
-//! What a daemon holds after a long life of changes is what it held after a short one.
+//! A daemon that has lived through many changes holds no more memory and descriptors than one that has lived through
+//! few.
 
 use std::fs;
 
@@ -15,7 +16,7 @@ fn held(switch: &Switch) -> (usize, u64) {
     (descriptors, resident.split_whitespace().next().and_then(|n| n.parse().ok()).expect("a number"))
 }
 
-/// Networks, ports and peers come and go, doors too, beside frames that make learning, drops and samples: the
+/// Networks, ports, doors and peers come and go, next to frames that cause learning, drops and samples: the
 /// daemon's descriptors stay as many, and its memory does not grow with the rounds.
 #[test]
 fn g17_nothing_grows() {
@@ -52,7 +53,7 @@ fn g17_nothing_grows() {
             let _ = raw.send(&bytes);
         }
     };
-    // Tables, pools and buffers get their size.
+    // Tables, pools and buffers reach their size.
     (0..20).for_each(|_| round());
     let before = held(&switch);
     let times = rounds(20).map(|_| round()).count();

@@ -1,5 +1,6 @@
-//! The guards of guest ports against receivers that are real: the kernel's stacks and clients of DHCP. What is shown not
-//! to be believed of a guest is shown to be believed of a door first, where nothing is judged.
+//! The guards of guest ports against real receivers: the kernel's stacks and DHCP clients. Each forgery is first sent
+//! from a door, where it is not checked, to show that the receiver believes it; then from a guest, to show that it
+//! does not.
 
 use std::net::{Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::sync::Arc;
@@ -25,7 +26,7 @@ fn t03_forged_frames_of_a_guest_are_not_delivered() {
     let udp = |from: [u8; 6], source: [u8; 4], ports: (u16, u16)| {
         udp_frame((from, source.into(), ports.0), (BROADCAST, Ipv4Addr::BROADCAST, ports.1), &[], &[0; 300])
     };
-    // ICMPv6 within IPv6: source, type, target or nothing, option with a link-layer address.
+    // ICMPv6 within IPv6: source, type, target or none, option with a link-layer address.
     let icmpv6 = |source: u8, kind: u8, named: u8, option: [u8; 6]| {
         let address = |last: u8| [0xfd, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, last];
         let mut body = vec![kind, 0, 0, 0, 0x20, 0, 0, 0];
@@ -59,7 +60,7 @@ fn t03_forged_frames_of_a_guest_are_not_delivered() {
     forged.push(udp(own, [127, 0, 0, 1], (9, 9)));
     forged.push(udp(victim, [10, 1, 0, 5], (9, 9)));
     assert!(forged.len() >= 40, "{}", forged.len());
-    // Its kernel is to be silent, for what is seen to be what is forged.
+    // Its kernel stays silent, so that every frame in the capture is a forged one.
     h1.sysctl("net/ipv6/conf/eth0/disable_ipv6", "1");
     let filter = format!("ether src {} or udp", text(own));
     let seen = [&h3, &h5].map(|victim| Capture::start(&lab, victim, "eth0", &filter));
@@ -76,13 +77,13 @@ fn t03_forged_frames_of_a_guest_are_not_delivered() {
     h1.reaches("10.1.0.3");
 }
 
-/// The address that a MAC makes (RFC 4291 appendix A).
+/// The link-local address made from a MAC (RFC 4291 appendix A).
 fn link_local(mac: [u8; 6]) -> Ipv6Addr {
     let [a, b, c, d, e, f] = mac;
     Ipv6Addr::from([0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f])
 }
 
-/// A frame to a group of IPv6 with this packet from `source` in it, whose first header is `next`.
+/// A frame to an IPv6 group that carries a packet from `source`, whose first header is `next`.
 fn six(mac: [u8; 6], source: Ipv6Addr, to: Ipv6Addr, next: u8, payload: &[u8]) -> Vec<u8> {
     let [.., a, b, c, d] = to.octets();
     let mut packet = vec![0x60, 0, 0, 0];
@@ -116,7 +117,7 @@ fn router_advertisement(mac: [u8; 6]) -> Vec<u8> {
     icmpv6(link_local(mac), ALL_NODES, &body)
 }
 
-/// "This address is at my MAC; I am a router; take it over what you knew."
+/// "This address is at my MAC; I am a router; overwrite your entry."
 fn advertisement(mac: [u8; 6], source: Ipv6Addr, target: Ipv6Addr, to: Ipv6Addr) -> Vec<u8> {
     let mut body = vec![136, 0, 0, 0, 0xa0, 0, 0, 0];
     body.extend(target.octets());
@@ -125,20 +126,20 @@ fn advertisement(mac: [u8; 6], source: Ipv6Addr, target: Ipv6Addr, to: Ipv6Addr)
     icmpv6(source, to, &body)
 }
 
-/// A header of eight bytes and more with padding, in front of `next`.
+/// An extension header of eight bytes or more, filled with padding, in front of `next`.
 fn padding(next: u8, units: u8) -> Vec<u8> {
     let mut header = vec![next, units, 1, 4 + 8 * units];
     header.resize(8 + 8 * usize::from(units), 0);
     header
 }
 
-/// A part of a packet: what it begins with, its place in units of eight bytes, and whether more follows.
+/// A fragment of a packet: its first header, its offset in units of eight bytes, and whether more follow.
 fn fragment(next: u8, place: u16, more: bool, part: &[u8]) -> Vec<u8> {
     [&[next, 0][..], &(place << 3 | u16::from(more)).to_be_bytes(), &[0, 0, 0, 7], part].concat()
 }
 
-/// The forms in which a guest's router advertisement might pass: behind extension headers, in an atomic fragment, with its
-/// header in the first fragment or in the second.
+/// The forms in which a guest's router advertisement might pass: behind extension headers, in an atomic fragment,
+/// with its header in the first fragment or in the second.
 fn routers_forms(mac: [u8; 6]) -> Vec<(&'static str, Vec<Vec<u8>>)> {
     let (own, ra) = (link_local(mac), router_advertisement(mac));
     let send = |next, payload: &[u8]| six(mac, own, ALL_NODES, next, payload);
@@ -176,8 +177,8 @@ fn has_router(host: &Namespace) -> bool {
     host.ip_json("-6 route show default").as_array().is_some_and(|routes| !routes.is_empty())
 }
 
-/// A guest advertises itself as the router of its segment, in every form that a receiver might take. Its neighbours get
-/// no default route; from a door, they do.
+/// A guest advertises itself as the router of its segment, in every form that a receiver might accept. Its neighbours
+/// get no default route; when a door does it, they do.
 #[test]
 fn t03_no_guest_becomes_the_router() {
     for guest in [false, true] {
@@ -205,8 +206,8 @@ fn t03_no_guest_becomes_the_router() {
     }
 }
 
-/// A guest says by neighbour advertisement that the router's link-local address is its own. The victim's neighbour cache
-/// keeps the router's MAC; from a door, it takes the attacker's.
+/// A guest claims the router's link-local address by neighbour advertisement. The victim's neighbour cache
+/// keeps the router's MAC; when a door does it, the cache takes the attacker's.
 #[test]
 fn t03_no_guest_owns_the_routers_address() {
     for guest in [false, true] {
@@ -243,7 +244,7 @@ fn t03_no_guest_owns_the_routers_address() {
 }
 
 /// A guest asks for, claims and defends an address that its neighbour is about to take, over IPv6 and IPv4. The
-/// neighbour's duplicate address detection finds nobody; of a door, it finds the address in use.
+/// neighbour's duplicate address detection finds the address free; when a door does it, it finds the address in use.
 #[test]
 fn t03_no_guest_keeps_another_from_its_address() {
     for guest in [false, true] {
@@ -261,7 +262,7 @@ fn t03_no_guest_keeps_another_from_its_address() {
             six(mac, Ipv6Addr::UNSPECIFIED, solicited, 58, &probe),
             six(mac, link_local(mac), ALL_NODES, 58, &advertisement(mac, link_local(mac), target, ALL_NODES)),
         ];
-        // RFC 5227: probed by somebody else, and said to be somebody else's.
+        // RFC 5227: another host probes for the address, and another claims it.
         for (op, sender) in [(1, [0; 4]), (1, [10, 1, 0, 55]), (2, [10, 1, 0, 55])] {
             let mut arp = vec![0, 1, 8, 0, 6, 4, 0, op];
             arp.extend([&mac[..], &sender, &[0; 6], &[10, 1, 0, 55]].concat());
@@ -293,7 +294,7 @@ fn t03_no_guest_keeps_another_from_its_address() {
     }
 }
 
-/// A DHCP server that answers from port 6767, at once and with itself as router, until it is told to stop.
+/// A DHCP server that answers from port 6767, immediately and with itself as router, until `stop` is set.
 fn rogue(attacker: &Namespace, raw: RawSocket, stop: Arc<AtomicBool>) -> std::thread::JoinHandle<u32> {
     let mac = attacker.mac("eth0");
     attacker.spawn(move || {
@@ -320,8 +321,8 @@ fn rogue(attacker: &Namespace, raw: RawSocket, stop: Arc<AtomicBool>) -> std::th
     })
 }
 
-/// A guest answers its neighbours' DHCP questions, from a port that is not a server's. The neighbour's client takes
-/// nothing; of a door, it takes the lease.
+/// A guest answers its neighbours' DHCP questions, from a port that is not a server's. The neighbour's client ignores
+/// the answer; when a door sends it, the client takes the lease.
 #[test]
 fn t03_no_guest_leases_addresses() {
     for guest in [false, true] {
@@ -342,9 +343,10 @@ fn t03_no_guest_leases_addresses() {
     }
 }
 
-/// Two guests of the kernel's own stack, bound to their addresses: packets of 4000 bytes pass between them in fragments,
-/// over IPv4 and IPv6. A link-local address of a kind that NetworkManager makes works where the port allows it, from the
-/// end of duplicate address detection on, and over a restart of the switch; elsewhere it does not.
+/// Two guests with the kernel's own stack, bound to their addresses: packets of 4000 bytes pass between them in
+/// fragments, over IPv4 and IPv6. An opaque link-local address, as NetworkManager makes it, works where the port
+/// allows it, from the end of duplicate address detection on, and over a restart of the switch; on other ports it
+/// does not.
 #[test]
 fn bound_guests_speak_in_fragments_and_from_opaque_addresses() {
     let Some(lab) = Lab::new() else { return };
@@ -373,7 +375,7 @@ fn bound_guests_speak_in_fragments_and_from_opaque_addresses() {
     }
     guests[0].reaches("fe80::1%eth0");
     assert_eq!(guests[1].ping("-c3 -i0.3 -W1 fe80::1%eth0"), 0, "it was not allowed");
-    // The switch has forgotten; the guest, which notices nothing, does not ask anew whether its address is free.
+    // The restarted switch has lost its state; the guest, which notices nothing, does not probe its address again.
     switch.kill();
     switch.start_again();
     switch.wait_live(&["g1", "g2", "h3"]);
@@ -387,8 +389,8 @@ fn opaque_address(guest: &Namespace) -> String {
     addresses[0]["addr_info"][0]["local"].as_str().expect("a link-local address").to_owned()
 }
 
-/// Two ports with one MAC or one address are refused with both names and a remedy, by `ivctl` and in a drop-in; what
-/// runs goes on.
+/// Two ports with one MAC or one address are refused with both names and a remedy, by `ivctl` and in a drop-in; the
+/// running configuration stays in force.
 #[test]
 fn t03_no_port_is_given_anothers_address() {
     let Some(lab) = Lab::new() else { return };

@@ -10,7 +10,7 @@ use crate::topology::{V4, host, network, port, underlay_pair};
 const MACS: [&str; 3] = ["52:54:00:00:00:01", "52:54:00:00:00:02", "52:54:00:00:00:03"];
 const ADDRESSES: [&str; 3] = ["10.9.0.1", "10.9.0.2", "10.9.0.3"];
 
-/// A guest port by shared memory, bound to guest `n`'s addresses.
+/// A guest port in shared memory, bound to guest `n`'s addresses.
 fn shared_port(lab: &Lab, n: usize) -> String {
     let socket = lab.dir().join(format!("g{n}.vhost"));
     format!(
@@ -22,7 +22,7 @@ fn shared_port(lab: &Lab, n: usize) -> String {
     )
 }
 
-/// A guest port on the TAP `tap-gN` that QEMU has the other end of.
+/// A guest port on the TAP `tap-gN`, whose other end is QEMU's.
 fn tap_port(n: usize) -> String {
     format!(
         "[[port]]\nname = \"g{n}\"\nnetwork = \"private\"\nrole = \"guest\"\nkind = \"packet\"\ninterface = \"tap-g{n}\"\n\
@@ -46,8 +46,8 @@ fn guest(lab: &Lab, rvm: &Namespace, n: usize, queues: u32) -> Guest {
     Guest::start(lab, rvm, GuestSpec { name: &name, nic, mac, address: &address, incoming: false })
 }
 
-/// Sends a file from one guest, whose address is given, to another, and requires that it arrives as it was. While
-/// it is under way, `meanwhile` is done.
+/// Sends a file from one guest, whose address is given, to another, and requires that it arrives unchanged. During
+/// the transfer, `meanwhile` runs.
 fn send_file((from, to): (&mut Guest, &mut Guest), address: &str, megabytes: u32, meanwhile: impl FnOnce()) {
     from.run(&format!("dd if=/dev/urandom of=/tmp/sent bs=1M count={megabytes}"));
     from.run("pidof httpd || httpd -p 5000 -h /tmp");
@@ -70,9 +70,9 @@ fn row(switch: &Switch, port: &str) -> Value {
     rows.into_iter().find(|row| row["ifname"] == port).expect("the port")
 }
 
-/// Two iVMs on one rVM by shared memory, a third on another rVM by a TAP. Each reaches each, here and through the
-/// tunnel, TCP both ways with its data intact. Then the switch of the first two is killed in the middle of a
-/// transfer and started again: the transfer goes on, and the guests' links never dropped.
+/// Two iVMs on one rVM in shared memory, a third on another rVM by a TAP. All reach each other, locally and through
+/// the tunnel, by TCP both ways with intact data. Then the switch of the first two is killed in the middle of a
+/// transfer and started again: the transfer goes on, and the guests' links never go down.
 #[test]
 fn guests_by_vhost_user_and_tap_and_a_switch_that_dies() {
     let Some(lab) = Lab::new() else { return };
@@ -110,7 +110,7 @@ fn guests_by_vhost_user_and_tap_and_a_switch_that_dies() {
     let bytes = io["stats64"]["rx"]["bytes"].as_u64().unwrap();
     assert!(bytes / rx > 2000, "super-frames come whole: {bytes} bytes in {rx} frames");
 
-    // It polls their rings while frames come. Then it sleeps, until a guest kicks it.
+    // The switch polls the guests' rings while frames come. Then it sleeps, until a guest kicks it.
     crate::doors::falls_asleep(&switch);
     g0.reaches(ADDRESSES[1]);
 
@@ -130,9 +130,9 @@ fn guests_by_vhost_user_and_tap_and_a_switch_that_dies() {
     other.counters_at_rest();
 }
 
-/// I-41, R-14, R-15: a guest moves from one rVM to the other while somebody pings it. Its port there is open and not live before it
-/// resumes, and live with its first frame; the FDBs of both switches follow the announcement at once. No more is lost
-/// than QEMU's own pause explains.
+/// I-41, R-14, R-15: a guest moves from one rVM to the other while a host pings it. Its port there is open but not
+/// live before the guest resumes, and live with its first frame; the FDBs of both switches follow the announcement
+/// immediately. No more pings are lost than QEMU's own pause explains.
 #[test]
 fn i41_r14_r15_a_guest_migrates_under_traffic() {
     let Some(lab) = Lab::new() else { return };
@@ -169,7 +169,7 @@ fn i41_r14_r15_a_guest_migrates_under_traffic() {
         "{lost} of 100 pings lost, {INTERVAL_MS} ms apart; QEMU paused it for {} ms",
         paused.as_millis()
     );
-    // Software emulation on a busy machine: a second is what its own clock may be late.
+    // With software emulation on a busy machine, the guest's own clock may be a second late.
     assert!(lost * INTERVAL_MS <= paused.as_millis() as u32 + 1000, "{said}");
     let place = |switch: &Switch| {
         let rows = switch.json("fdb list");
@@ -182,8 +182,8 @@ fn i41_r14_r15_a_guest_migrates_under_traffic() {
     other.counters_at_rest();
 }
 
-/// QEMU is killed behind a port by shared memory, then behind a TAP: the port says so, a stream between others loses
-/// nothing, the dead guest's memory is let go of, and the guest comes back by starting it, with nothing entered anew.
+/// QEMU is killed behind a port in shared memory, then behind a TAP: the port reports it, a stream between others
+/// loses nothing, the dead guest's memory is released, and starting the guest is enough to bring it back.
 #[test]
 fn fault_a_guest_is_killed() {
     let Some(lab) = Lab::new() else { return };
@@ -208,7 +208,7 @@ fn fault_a_guest_is_killed() {
     let before = descriptors(&switch);
     let stream = Stream::start(&h1, &h3, "10.9.0.103:9".parse().unwrap(), 2000);
     stream.wait_more(100, "at the start");
-    // SIGKILL is how a guest ends here.
+    // SIGKILL ends a guest here.
     drop(guests);
     wait_for("both ports to tell", || {
         let (g0, g1) = (row(&switch, "g0"), row(&switch, "g1"));

@@ -1,8 +1,8 @@
-//! The harness itself, with the kernel on both sides: what these helpers say can be believed.
+//! Tests of the harness itself, with the kernel on both sides: its helpers report faults when there are some.
 
 use system::{Capture, Lab, Session, transfer, wait_for};
 
-/// Two namespaces and a veth with the kernel's settings. TCP and ping work; and since a veth carries
+/// Two namespaces and a veth with the kernel's default settings. TCP and ping work, and since a veth carries
 /// unfinished checksums, `tcpdump` must call them bad: the checker that all other tests use can fail.
 #[test]
 fn the_checksum_verdict_can_fail() {
@@ -27,7 +27,7 @@ fn the_checksum_verdict_can_fail() {
     capture.stop().assert_checksums_right(20);
 }
 
-/// A session notices when the network stops, and goes on when it comes back.
+/// A session notices when the network stops, and goes on when the network comes back.
 #[test]
 fn a_session_talks_all_the_time() {
     let Some(lab) = Lab::new() else { return };
@@ -63,7 +63,7 @@ fn a_lab_cleans_up_after_a_panic() {
     assert!(test.join().is_err());
     let names = names.lock().unwrap();
     assert!(!std::path::Path::new("/run/netns").join(&names[0]).exists());
-    // A killed child that nobody has waited for is a zombie.
+    // A killed child whose parent has not waited for it is a zombie.
     let stat = || std::fs::read_to_string(format!("/proc/{}/stat", names[1])).unwrap_or_default();
     wait_for("the process to end", || stat().is_empty() || stat().contains(") Z "));
 }

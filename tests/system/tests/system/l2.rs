@@ -1,4 +1,4 @@
-//! Switching between ports of one rVM. Nobody has touched an offload setting anywhere.
+//! Switching between ports of one rVM, with the default offload settings everywhere.
 
 use std::net::Ipv4Addr;
 
@@ -36,7 +36,7 @@ fn l2_between_two_local_ports() {
     switch.assert_running();
 }
 
-/// What a CMS tags behind its door arrives with its tags: 802.1Q, and 802.1ad around it.
+/// Frames that a CMS tags behind its door arrive with their tags: 802.1Q, and 802.1ad around it.
 #[test]
 fn r19_vlan_tags_pass_unchanged() {
     let Some(lab) = Lab::new() else { return };
@@ -49,8 +49,8 @@ fn r19_vlan_tags_pass_unchanged() {
     tags_arrive(&lab, &RawSocket::open(&h1, "eth0"), &h1, &h3);
 }
 
-/// The same from behind a Linux bridge on a door, which is where a CMS's tags come from. A bridge keeps
-/// a tag beside the packet instead of in it (as the kernel does wherever it may): it must not get lost.
+/// The same from behind a Linux bridge on a door, where a CMS's tags come from. A bridge keeps the tag in metadata
+/// next to the packet (as the kernel does wherever it may): it must not be lost.
 #[test]
 fn i30_vlan_tags_of_a_cms_bridge_pass_the_door() {
     let Some(lab) = Lab::new() else { return };
@@ -71,7 +71,7 @@ fn i30_vlan_tags_of_a_cms_bridge_pass_the_door() {
     tags_arrive(&lab, &RawSocket::open(&vm, "eth0"), &vm, &h3);
 }
 
-/// Sends frames with one and two tags from one host and looks at how they arrive at the other.
+/// Sends frames with one and two tags from one host and checks how they arrive at the other.
 fn tags_arrive(lab: &Lab, from: &RawSocket, source: &Namespace, destination: &Namespace) {
     let end = |host: &Namespace, last| (host.mac("eth0"), Ipv4Addr::new(10, 10, 0, last), 5000);
     let capture =
@@ -88,8 +88,8 @@ fn tags_arrive(lab: &Lab, from: &RawSocket, source: &Namespace, destination: &Na
     packets.assert_checksums_right(60);
 }
 
-/// Two networks with the same addresses, MAC and IP, on one switch: each host talks to its own
-/// neighbour, and no frame of the one network is seen in the other.
+/// Two networks with the same addresses, MAC and IP, on one switch: each host reaches its own
+/// neighbour, and no frame of one network is seen in the other.
 #[test]
 fn r05_networks_with_the_same_addresses_never_meet() {
     let Some(lab) = Lab::new() else { return };
@@ -116,7 +116,7 @@ fn r05_networks_with_the_same_addresses_never_meet() {
     assert_eq!(red1.ping("-c3 -i0.1 -W1 10.1.0.77"), 0, "nobody there: broadcast ARP in red");
     let packets = capture.stop();
     assert!(packets.text().is_empty(), "seen in blue: {}", packets.text());
-    // The network that has lost its second host does not find the other network's.
+    // In the network that has lost its second host, the other network's is not found.
     red2.ip("link set eth0 down");
     wait_for("red to be alone", || red1.ping("-c1 -W1 10.1.0.2") == 0);
     blue1.reaches("10.1.0.2");

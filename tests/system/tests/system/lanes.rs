@@ -1,6 +1,6 @@
-//! Bulk TCP through the lanes that carry super-frames. Every link outside the switches is a wire: frames of its MTU
-//! with finished checksums, as an independent stack (the kernel's) makes them of what it was given. So whatever the
-//! switches say wrongly about an unfinished frame is seen as a wrong checksum, or as damaged data.
+//! Bulk TCP through the drivers that carry GSO packets. Every link outside of the switches behaves like a wire:
+//! frames of its MTU with finished checksums, as the kernel makes them from the packets that it gets. So any mistake
+//! of the switches about an unfinished frame shows as a wrong checksum or as damaged data.
 
 use std::net::Ipv4Addr;
 
@@ -9,7 +9,7 @@ use system::{Capture, Lab, Namespace, RawSocket, Switch, transfer, udp_frame, vx
 
 use crate::topology::{V4, finished, host, network, underlay_pair};
 
-/// A host behind a door that the daemon makes, both in the bridge of a CMS.
+/// A host behind a door that the daemon makes; both are in the bridge of a CMS.
 fn behind_a_door(lab: &Lab, rvm: &Namespace, name: &str, addresses: &[&str]) -> Namespace {
     wait_for("the door eth1", || rvm.has_link("eth1"));
     let host = host(lab, rvm, name, addresses);
@@ -35,13 +35,13 @@ fn mean_len(switch: &Switch, port: &str) -> (u64, u64) {
     (mean(&row["stats64"]["rx"]), mean(&row["stats64"]["tx"]))
 }
 
-/// Frames longer than the wire carries.
+/// Frames longer than the wire's MTU.
 fn too_long(text: &str) -> Option<&str> {
     let len = |line: &str| line.split_once(", length ")?.1.split(':').next()?.parse::<u32>().ok();
     text.lines().filter(|line| !line.starts_with(char::is_whitespace)).find(|line| len(line) > Some(1514))
 }
 
-/// UDP super-frames of ten datagrams each arrive as ten datagrams, every checksum right on the way and at the end.
+/// UDP GSO packets of ten datagrams each arrive as ten datagrams, with right checksums on the way and at the end.
 fn udp_super_frames(lab: &Lab, (h1, h2): (&Namespace, &Namespace), underlay: &Namespace) {
     const DATAGRAM: u16 = 1000;
     const SUPER_FRAMES: usize = 40;
@@ -62,7 +62,7 @@ fn udp_super_frames(lab: &Lab, (h1, h2): (&Namespace, &Namespace), underlay: &Na
     let arrived = Capture::start(lab, h2, "eth0", "udp port 9");
     for _ in 0..SUPER_FRAMES {
         raw.must_send(&bytes);
-        // As many as fit a socket's buffer, on the way and at the end.
+        // As many as fit the socket buffers, on the way and at the end.
         std::thread::sleep(std::time::Duration::from_millis(2));
     }
     for packets in [on_the_way.stop(), arrived.stop()] {
@@ -71,7 +71,7 @@ fn udp_super_frames(lab: &Lab, (h1, h2): (&Namespace, &Namespace), underlay: &Na
     }
 }
 
-/// Packets that a device of the kernel takes out of tunnel packets for any network, sent from `far` to it.
+/// Packets that a device of the kernel decapsulates from tunnel packets for any network, sent to it from `far`.
 fn delivered_by(device: &str, rvm: &Namespace, far: &Namespace) -> u64 {
     let (ours, theirs) = (Ipv4Addr::new(10, 0, 0, 11), Ipv4Addr::new(10, 0, 0, 12));
     let inner = udp_frame((far.mac("eth0"), theirs, 7), (rvm.mac(device), ours, 7), &[], b"in");
@@ -120,7 +120,7 @@ fn bulk_through_the_tunnel(door: &str, uplink: &str) {
     }
 
     udp_super_frames(&lab, (&h1, &h2), &far);
-    // As a NIC comes.
+    // With a NIC's default settings.
     for namespace in [&rvm, &far] {
         let done = namespace.command("ethtool").args(["-K", "eth0", "gro", "on"]).status();
         assert!(done.expect("running ethtool").success());
@@ -130,7 +130,7 @@ fn bulk_through_the_tunnel(door: &str, uplink: &str) {
     for switch in [&mut one, &mut two] {
         switch.assert_running();
         let (door, uplink) = (mean_len(switch, "eth1"), mean_len(switch, "uplink"));
-        // Acknowledgments are among them, half of all.
+        // Acknowledgments count too, and are half of all frames.
         assert!(door.0 > 3000 && uplink.1 > 3000, "cut too early: door {door:?}, uplink {uplink:?}");
         assert_eq!(switch.drops("eth1", "offload-invalid"), 0);
     }
@@ -138,7 +138,7 @@ fn bulk_through_the_tunnel(door: &str, uplink: &str) {
         let len = mean_len(&two, "uplink").0;
         assert!(len > 3000, "the kernel did not merge what came in: {len}");
         one.kill();
-        // What is left merges, and delivers nothing.
+        // The device that stays behind coalesces, but delivers nothing.
         assert_eq!(delivered_by("ivs-gro4789", &rvm, &far), 0);
         one.start_again();
         one.wait_live(&["uplink"]);
@@ -158,7 +158,7 @@ fn bulk_through_the_tunnel_by_tap_and_udp() {
     bulk_through_the_tunnel("tap", "udp");
 }
 
-/// A NIC that cannot cut: what it is sent whole the kernel cuts for it.
+/// A NIC without segmentation offload: the kernel segments the GSO packets that the switch sends.
 #[test]
 fn a_packet_port_on_an_interface_without_offloads() {
     let Some(lab) = Lab::new() else { return };
@@ -182,8 +182,8 @@ fn a_packet_port_on_an_interface_without_offloads() {
     switch.assert_running();
 }
 
-/// The kind of a door is changed while the daemon runs: it is made anew where it has to be, with its address, and
-/// works on.
+/// The kind of a door is changed while the daemon runs: the door is made again where necessary, with its address, and
+/// goes on working.
 #[test]
 fn a_door_changes_its_kind() {
     let Some(lab) = Lab::new() else { return };
@@ -200,7 +200,7 @@ fn a_door_changes_its_kind() {
     let there = "10.1.0.9:80".parse().unwrap();
     for kind in ["packet", "tap", "afxdp", "tap", "packet", "afxdp"] {
         let answer = switch.ivctl(&format!("port set eth1 --kind {kind}"));
-        // 8: done, with a warning that the interface is not there yet while it is made anew.
+        // 8: done, with a warning that the interface is missing while it is made again.
         assert!([0, 8].contains(&answer.code), "{kind}: {answer:?}");
         switch.wait_live(&["eth1"]);
         h1.reaches("10.1.0.9");

@@ -1,4 +1,4 @@
-//! Real guests: QEMU in software, a libvirt daemon of the test's own, `ivctl guest` and `volume`.
+//! Real guests: QEMU in software, a test's own libvirt daemon, `ivctl guest` and `ivctl volume`.
 
 use std::fs;
 use std::io::Write as _;
@@ -14,7 +14,7 @@ use crate::topology::{V4, host, network, port, underlay_pair};
 
 /// An rVM with a switch and a libvirt daemon, and a host `h1` (10.1.0.1) on its network `private`.
 pub struct Rvm {
-    // Dropped first: its guests hold nothing that the switch needs.
+    // Dropped before the switch, which does not need the guests.
     pub libvirt: Libvirt,
     pub switch: Switch,
     dir: PathBuf,
@@ -36,7 +36,7 @@ impl Rvm {
         Self { libvirt, switch, dir: lab.dir().to_owned() }
     }
 
-    /// The same, as on a machine of its own: what everybody sees as the first of each pair is the second to it.
+    /// As `start`, on a machine of its own: the second path of each pair is mounted in place of the first.
     #[track_caller]
     pub fn start_apart(
         lab: &Lab,
@@ -52,14 +52,14 @@ impl Rvm {
         Self { libvirt, switch, dir: lab.dir().to_owned() }
     }
 
-    /// `ivctl` of this rVM.
+    /// Runs `ivctl` for this rVM.
     fn ivctl(&self, arguments: &str) -> Answer {
         let libvirts = ["guest", "-j guest", "volume", "host"].iter().any(|noun| arguments.starts_with(noun));
         let connect = if libvirts { format!(" --connect {}", self.libvirt.uri()) } else { String::new() };
         self.switch.ivctl(&format!("{arguments}{connect}"))
     }
 
-    /// The same, which must end with this code; gives what it said.
+    /// Runs `ivctl`, which must end with this code; gives its output.
     #[track_caller]
     pub fn does(&self, code: i32, arguments: &str) -> String {
         let answer = self.ivctl(arguments);
@@ -67,7 +67,7 @@ impl Rvm {
         answer.stdout + &answer.stderr
     }
 
-    /// Creates a guest from our image with `10.1.0.LAST`; gives its shell.
+    /// Creates a guest from the tests' image with `10.1.0.LAST`; gives its shell.
     #[track_caller]
     pub fn guest(&self, name: &str, last: u8, more: &str) -> GuestShell {
         let agent = self.agent(name);
@@ -88,7 +88,7 @@ impl Rvm {
         self.dir.join(format!("{name}.agent"))
     }
 
-    /// Names of the switch's ports and floating IPs, and of libvirt's guests: what an orphan would be among.
+    /// Names of the switch's ports and floating IPs, and of libvirt's guests. An orphan would be one of these.
     #[track_caller]
     pub fn everything(&self) -> (Vec<String>, Vec<String>, Vec<String>) {
         let names = |noun: &str, key: &str| {
@@ -105,8 +105,8 @@ impl Rvm {
     }
 }
 
-/// I-06, N-05, N-06, N-07, N-08, N-09, N-10, N-14, N-16: a guest's whole life, by `ivctl` through libvirt; it talks
-/// through the switch while it lives, may not lie about itself, and leaves nothing.
+/// I-06, N-05, N-06, N-07, N-08, N-09, N-10, N-14, N-16: a guest's whole life, by `ivctl` through libvirt. It talks
+/// through the switch while it lives, cannot use another's addresses, and leaves nothing behind.
 #[test]
 fn i06_n05_a_guest_lives_and_dies_with_its_port() {
     let Some(lab) = Lab::new() else { return };
@@ -124,12 +124,12 @@ fn i06_n05_a_guest_lives_and_dies_with_its_port() {
     let g2 = rvm.guest("g2", 6, "");
     shell.run("true");
     h1.reaches("10.1.0.5");
-    // Its agent hears who asks, however soon after another left.
+    // Its agent answers each client, even one that connects immediately after another has left.
     for n in 0..40_u64 {
         assert_eq!(shell.run(&format!("echo {n}")), (0, format!("{n}\n")));
         std::thread::sleep(Duration::from_micros(50 * n));
     }
-    // Two guests of one rVM, by TCP, both ways, with data intact: what one sends is what the other adds up.
+    // Two guests of one rVM, by TCP, both ways, with intact data: the checksums of the file agree.
     g2.run("true");
     assert_eq!(g2.run("nc -l -p 7 > /tmp/in < /bin/busybox &").0, 0);
     let sent = wait_until(BOOT, || shell.run("nc -w 10 10.1.0.6 7 < /bin/busybox > /tmp/in").0 == 0);
@@ -139,16 +139,16 @@ fn i06_n05_a_guest_lives_and_dies_with_its_port() {
     let arrived = || sums(&g2, "/tmp/in") == whole && sums(&shell, "/tmp/in") == whole;
     assert!(wait_until(BOOT, arrived), "TCP between guests came out different");
 
-    // The binding: another address or MAC is dropped, by name.
+    // The binding: frames with another address or MAC are dropped under a reason of their own.
     shell.run("ip addr add 10.1.0.66/24 dev eth0; ping -c 2 -W 1 -I 10.1.0.66 10.1.0.1; ip addr del 10.1.0.66/24 dev eth0");
     assert!(rvm.switch.drops("g1-0", "spoofed-ip") > 0, "{}", rvm.does(0, "drops"));
 
-    // What others made is shown and left alone; a second of the same name is refused.
+    // A guest that another tool made is shown and left alone; a second guest of the same name is refused.
     rvm.does(4, &format!("guest create g1 --image {}", guest_image().display()));
     rvm.does(3, "guest show nosuch");
     rvm.does(4, "guest delete g1");
 
-    // It grows where it can grow at once, and says what has to wait.
+    // It grows immediately where it can, and `ivctl` says which changes have to wait.
     rvm.does(0, "guest resize g1 --memory 128M");
     rvm.does(0, "guest resize g2 --vcpus 2");
     let said = rvm.does(8, "guest resize g1 --shares 2048");
@@ -157,7 +157,7 @@ fn i06_n05_a_guest_lives_and_dies_with_its_port() {
     assert!(wait_until(BOOT, less), "the guest gives memory back: {}", rvm.does(0, "-j guest show g1"));
     rvm.does(2, "guest resize g1 --memory 1M");
 
-    // A NIC comes and goes while it runs, and its port with it.
+    // A NIC is added and removed while the guest runs, and its port with it.
     rvm.does(0, "guest attach g1 --nic private,ip=10.1.0.7 --timeout 20");
     let up = || {
         shell.run("ip link set eth1 up; ip addr add 10.1.0.7/24 dev eth1; cat /sys/class/net/eth1/carrier").1
@@ -165,7 +165,7 @@ fn i06_n05_a_guest_lives_and_dies_with_its_port() {
     };
     assert!(wait_until(BOOT, up), "the guest sees its second NIC");
     assert!(rvm.everything().0.contains(&"g1-1".to_owned()));
-    // There is room for more than one.
+    // More than one NIC fits.
     rvm.does(0, "guest attach g1 --nic private,ip=10.1.0.8 --timeout 20");
     rvm.does(0, "guest detach g1 --nic g1-2");
     rvm.does(0, "guest detach g1 --nic g1-1");
@@ -173,7 +173,7 @@ fn i06_n05_a_guest_lives_and_dies_with_its_port() {
     assert_ne!(shell.run("ls /sys/class/net/eth1").0, 0, "it is gone in the guest too");
     rvm.does(3, "guest detach g1 --nic g1-1");
 
-    // Its console, from the outside.
+    // Its console, from outside.
     let mut console = Command::new(system::binaries().join("ivctl"))
         .args(["guest", "console", "g1", "--connect", &rvm.libvirt.uri(), "--socket"])
         .arg(rvm.switch.socket())
@@ -187,7 +187,7 @@ fn i06_n05_a_guest_lives_and_dies_with_its_port() {
     keys.write_all(b"\x1d").expect("leaving");
     assert!(console.wait().expect("it ends").success());
 
-    // It is stopped at a time, by an entry that outlives who made it, and started by hand.
+    // A schedule entry, which outlives the program that made it, stops the guest; a command starts it again.
     let schedule = lab.dir().join("schedule");
     let scheduled = |arguments: &str| {
         let mut ivctl = Command::new(system::binaries().join("ivctl"));
@@ -204,7 +204,7 @@ fn i06_n05_a_guest_lives_and_dies_with_its_port() {
     assert!(left.contains("destroy g2") && !left.contains("stop g1"), "{left}");
     assert_eq!(rvm.libvirt.virsh("domstate g1").1.trim(), "shut off");
 
-    // Its port waits, and is live again when it is.
+    // Its port waits, and is live again when the guest is.
     rvm.does(0, "guest start g1 --timeout 20");
     h1.reaches("10.1.0.5");
     rvm.does(0, "guest reboot g2 --force");
@@ -217,7 +217,7 @@ fn i06_n05_a_guest_lives_and_dies_with_its_port() {
     rvm.switch.counters_at_rest();
 }
 
-/// Whatever step of making a guest fails, nothing of it is left: neither a definition, a port, nor a floating IP.
+/// When any step of making a guest fails, neither a definition, nor a port, nor a floating IP stays behind.
 #[test]
 fn n05_no_orphans_whatever_step_fails() {
     let Some(lab) = Lab::new() else { return };
@@ -233,7 +233,7 @@ fn n05_no_orphans_whatever_step_fails() {
             "guest create g1 --image {image} --memory 160M --accel tcg --timeout 3 --nic private,ip=10.1.0.5,kind=afxdp {more}"
         )
     };
-    // In the way of the definition, of the second NIC's port, and of the floating IP.
+    // In turn, these block the definition, the second NIC's port, and the floating IP.
     const UUID: &str = "6b0fa8a1-5f0e-4b5d-9a9e-0123456789ab";
     rvm.does(0, &format!("guest create g0 --image {image} --uuid {UUID} --no-start"));
     rvm.does(0, "port add g1-1 --network private --interface nosuch --no-wait");
@@ -265,7 +265,7 @@ fn n05_no_orphans_whatever_step_fails() {
         assert!(!said.contains("left behind"), "{step}: {said}");
         assert_eq!(rvm.everything(), before, "after {step} failed: {said}");
     }
-    // The last step: the guest runs, but its port does not come up, since that libvirt is in another namespace.
+    // The last step: the guest runs, but its port does not come up, because that libvirt is in another namespace.
     let elsewhere = Libvirt::start(&lab, &lab.namespace("elsewhere"), "elsewhere");
     let said = rvm.switch.ivctl(&format!("{} --connect {}", create(float), elsewhere.uri()));
     assert_eq!(said.code, 7, "{}", said.stderr);
@@ -273,7 +273,7 @@ fn n05_no_orphans_whatever_step_fails() {
     assert_eq!(rvm.everything(), before);
     assert_eq!(elsewhere.virsh("list --all --name").1.trim(), "", "nothing runs there");
 
-    // Neither side answers: each is said with its remedy, and nothing is tried on the other.
+    // libvirt or the switch does not answer: the error has a remedy, and nothing is attempted on the other side.
     let away = rvm.switch.ivctl(&format!("{} --connect qemu:///system?socket=/nonexistent", create("")));
     assert_eq!(away.code, 5, "{}", away.stderr);
     assert!(away.stderr.contains("libvirt-daemon-system"), "{}", away.stderr);
@@ -287,8 +287,8 @@ fn n05_no_orphans_whatever_step_fails() {
     assert_eq!(rvm.everything(), before);
 }
 
-/// N-11, N-12: volumes are made with a filesystem, copied, given to a guest while it runs, grown under it, and taken
-/// away; a snapshot of the guest brings its past back.
+/// N-11, N-12: volumes are made with a filesystem, copied, given to a running guest, grown while it uses them, and
+/// taken away; a snapshot restores the guest's earlier state.
 #[test]
 fn n11_n12_volumes_and_snapshots() {
     let Some(lab) = Lab::new() else { return };
@@ -343,7 +343,7 @@ fn n11_n12_volumes_and_snapshots() {
     rvm.does(3, "volume pool del p");
 }
 
-/// Pings from there, twenty a second for ten seconds; gives when answers came, in seconds.
+/// Pings from a namespace, twenty a second for ten seconds; gives the times of the answers, in seconds.
 fn pinged(from: &Namespace, address: &'static str) -> std::thread::JoinHandle<Vec<f64>> {
     from.spawn(move || {
         let ping = Command::new("ping").args(["-D", "-i", "0.05", "-W", "1", "-c", "200", address]).output();
@@ -351,13 +351,13 @@ fn pinged(from: &Namespace, address: &'static str) -> std::thread::JoinHandle<Ve
     })
 }
 
-/// When answers came, in seconds, of what `ping -D` says.
+/// The times of the answers in `ping -D`'s output, in seconds.
 pub fn answers(said: &str) -> Vec<f64> {
     let time = |line: &str| line.strip_prefix('[')?.split_once(']')?.0.parse().ok();
     said.lines().filter(|line| line.contains("bytes from")).filter_map(time).collect()
 }
 
-/// Seconds without an answer while a guest moves: QEMU's own downtime under software emulation is some 0.2 s.
+/// Seconds without an answer while a guest moves: QEMU's own downtime under software emulation is about 0.2 s.
 const OUTAGE_MAX: f64 = 1.5;
 
 /// The longest time without an answer, in seconds.
@@ -365,9 +365,9 @@ pub fn outage(times: &[f64]) -> f64 {
     times.windows(2).map(|pair| pair[1] - pair[0]).fold(0.0, f64::max)
 }
 
-/// I-06, I-09, I-41, R-11, R-14, R-15: a guest that answers for a floating IP moves between two rVMs while a neighbour pings
-/// it and talks to it by TCP, and somebody in the Internet does so by the floating IP. No connection breaks, no outage is
-/// longer than [`OUTAGE_MAX`]; its port, binding and floating IP are then there, and nowhere else.
+/// I-06, I-09, I-41, R-11, R-14, R-15: a guest that answers for a floating IP moves between two rVMs while a
+/// neighbour pings it and talks to it by TCP, and an Internet host does so by the floating IP. No connection breaks,
+/// no outage is longer than [`OUTAGE_MAX`]; its port, binding and floating IP are then on the new rVM alone.
 #[test]
 fn i41_r11_a_guest_moves_with_its_port() {
     let Some(lab) = Lab::new() else { return };
@@ -383,7 +383,7 @@ fn i41_r11_a_guest_moves_with_its_port() {
     };
     let rvm_a = Rvm::start(&lab, &a, "rvma", &config("rvmb", "10.0.0.12", &port("h1", "private")));
     let rvm_b = Rvm::start(&lab, &b, "rvmb", &config("rvma", "10.0.0.11", ""));
-    // The Internet is beyond the underlay; what the provider translates 56.0.0.11 to is rVM a's.
+    // The Internet is beyond the underlay; the provider translates 56.0.0.11 to an address of rVM a.
     let inet = lab.namespace("inet");
     lab.veth((&inet, "eth0"), (&b, "wan"));
     inet.ip("addr add 203.0.113.9/24 dev eth0");
@@ -398,7 +398,7 @@ fn i41_r11_a_guest_moves_with_its_port() {
     h1.reaches("10.1.0.5");
     inet.reaches("10.0.0.99");
 
-    // What cannot be moved stays, whole.
+    // A guest that cannot be moved stays where it is, unchanged.
     let before = (rvm_a.everything(), rvm_b.everything());
     let to = format!("--to {} --to-socket {}", rvm_b.libvirt.uri(), rvm_b.switch.socket().display());
     rvm_a.does(
@@ -507,7 +507,7 @@ fn n16_r02_a_domain_made_for_open_vswitch() {
     let shell = GuestShell::at(&agent);
     assert_eq!(shell.run("true").0, 0);
     h1.reaches("10.1.0.5");
-    // TCP with the guest's offloads on: what h1 sends is what arrives, and back.
+    // TCP with the guest's offloads on: the bytes that h1 sends arrive unchanged, and those that it receives too.
     let sum = shell.run("md5sum < /bin/busybox").1;
     shell.run("nc -l -p 7 > /tmp/in < /bin/busybox &");
     assert!(wait_until(BOOT, || shell.run("netstat -ltn").1.contains(":7 ")), "the guest listens");
@@ -532,10 +532,10 @@ fn n16_r02_a_domain_made_for_open_vswitch() {
     let (_, id) = ovs(&["get", "Interface", "ovs-g1", "external_ids:attached-mac"]);
     assert_eq!(id.trim(), "\"52:54:00:00:00:05\"");
 
-    // Another VLAN while it runs: cut off from h1, and back.
+    // Another VLAN while the guest runs cuts it off from h1; the former one connects it again.
     let vlan = |tag: &str| {
         let tag = if tag.is_empty() { String::new() } else { format!("<vlan><tag id='{tag}'/></vlan>") };
-        // As it runs, but for its VLAN.
+        // The running definition, with another VLAN only.
         let xml = virsh("dumpxml g1");
         let device =
             xml.split("<interface").nth(1).and_then(|x| x.split("</interface>").next()).expect("a NIC");

@@ -1,4 +1,4 @@
-//! Guests between hosts that share no disks, of users without rights, and on disks that lie elsewhere.
+//! Guests that move between hosts without shared disks, guests of users without privileges, and disks on NFS.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -10,9 +10,10 @@ use system::{Capture, GuestShell, Lab, Libvirt, Namespace, Switch, binaries, gue
 use crate::libvirt::{Rvm, answers, outage};
 use crate::topology::{V4, host, network, port, underlay_pair};
 
-/// I-06, I-09, I-10, I-41, R-11, R-14: a guest whose NIC shares memory with the switch moves to a host that shares nothing with
-/// this one, with its disk; its port there is open and not live before it runs. Before that it is watched by an IDS and cut off by
-/// its name. Then it is cut off where it is now, stays so when it moves back, and is released there.
+/// I-06, I-09, I-10, I-41, R-11, R-14: a guest whose NIC shares memory with the switch moves with its disk to a host
+/// that shares nothing with this one. Its port there is open but not live before it runs. Before the move an IDS
+/// watches the guest, and it is cut off by its name. Then it is cut off where it is now, stays cut off when it moves
+/// back, and is released there.
 #[test]
 fn r11_r14_a_guest_moves_with_its_disk_and_its_shared_memory() {
     let Some(lab) = Lab::new() else { return };
@@ -32,7 +33,7 @@ fn r11_r14_a_guest_moves_with_its_disk_and_its_shared_memory() {
     let (pool, far_pool, far_sockets) =
         (lab.dir().join("pool"), lab.dir().join("far-pool"), lab.dir().join("far-sockets"));
     let sockets = Path::new("/run/ivswitch/guest");
-    // QEMU takes its sockets' names away when it ends, also when another of its name listens there by then.
+    // QEMU removes its sockets' names when it ends, even if another QEMU of the same name listens there by then.
     let (agents, far_agents) = (lab.dir().join("agents"), lab.dir().join("far-agents"));
     fs::create_dir_all(&agents).expect("a directory of ours");
     let binds =
@@ -43,7 +44,7 @@ fn r11_r14_a_guest_moves_with_its_disk_and_its_shared_memory() {
     }
     rvm_a.does(0, "volume create disk --size 16M --pool p");
 
-    // Sockets are the machine's, so names must be this test's own.
+    // Socket names are shared by the whole machine, so this test has its own.
     let name = format!("mv{}", std::process::id());
     let first = format!("{name}-0");
     let agent = agents.join("agent");
@@ -62,7 +63,7 @@ fn r11_r14_a_guest_moves_with_its_disk_and_its_shared_memory() {
     let row = |rvm: &Rvm| rvm.switch.json(&format!("port show {first}"))[0].clone();
     assert_eq!(row(&rvm_a)["kind"], "vhostuser");
 
-    // By its name: watched, then cut off, and both ended.
+    // By its name: mirrored, then cut off, and both ended.
     rvm_a.does(3, "guest quarantine nosuch");
     rvm_a.does(3, &format!("guest mirror {name} --to nosuch"));
     assert_eq!(row(&rvm_a)["mirror"], serde_json::Value::Null, "a mirror that is refused changes nothing");
@@ -115,7 +116,7 @@ fn r11_r14_a_guest_moves_with_its_disk_and_its_shared_memory() {
     let downtime = downtime.unwrap_or_else(|| panic!("no downtime: {job}")) / 1000.0;
     eprintln!("migration: port there {states:?}; no answer for {outage:.3} s, QEMU's pause {downtime:.3} s");
     assert!(states.iter().any(|state| state == "ready") || states.iter().any(|state| state == "waiting"));
-    // Software emulation on a busy machine: a second is what its own clock may be late.
+    // With software emulation on a busy machine, the guest's own clock may be a second late.
     assert!(times.len() > 50 && outage < downtime + 1.0, "{outage} s without an answer in {times:?}");
     assert_eq!(row(&rvm_b)["state"], "live");
     let there = GuestShell::at(&far_agents.join("agent"));
@@ -124,7 +125,7 @@ fn r11_r14_a_guest_moves_with_its_disk_and_its_shared_memory() {
     let of_pool = |dir: &Path| fs::metadata(dir.join("disk")).map(|file| file.len()).unwrap_or_default();
     assert!(of_pool(&far_pool) > 0, "to where it is now");
 
-    // Back again, cut off: so it is where it arrives.
+    // It moves back while cut off, and is cut off where it arrives.
     rvm_a.does(0, "volume delete disk --pool p");
     assert_eq!(there.run("echo of the other host > /dev/vda; sync").0, 0);
     rvm_b.does(0, &format!("guest quarantine {name}"));
@@ -133,7 +134,7 @@ fn r11_r14_a_guest_moves_with_its_disk_and_its_shared_memory() {
     assert_eq!(row(&rvm_a)["state"], "quarantined");
     assert_eq!(h1.ping("-c3 -i0.1 -W1 10.1.0.5"), 0, "it moved out of its quarantine");
     rvm_a.does(0, &format!("guest release {name}"));
-    // Its announcement was cut off like all it said, so it is found again when it speaks.
+    // Its announcement was dropped like all its frames, so it is found again when it sends.
     assert_eq!(shell.run("ping -c 5 10.1.0.1 > /dev/null").0, 0);
     h1.reaches("10.1.0.5");
     assert_eq!(shell.run(disk).1, "of the other host\n", "its disk came back");
@@ -146,7 +147,7 @@ fn r11_r14_a_guest_moves_with_its_disk_and_its_shared_memory() {
     rvm_b.switch.counters_at_rest();
 }
 
-/// Who has no rights on this host but to its switch.
+/// A user without rights on this host, except at its switch.
 struct User {
     namespace: Namespace,
     home: PathBuf,
@@ -163,7 +164,8 @@ impl User {
             fs::create_dir_all(home.join(folder)).expect("a directory of ours");
             std::os::unix::fs::chown(home.join(folder), Some(65534), Some(65534)).expect("chown");
         }
-        // As systemd makes it: nobody else gets in by permissions, nor does the switch, which is root without that right.
+        // The mode that systemd sets: other users get no access by permissions, nor does the switch, whose root lacks
+        // that right.
         fs::set_permissions(home.join("run"), fs::Permissions::from_mode(0o700)).expect("its mode");
         fs::set_permissions(lab.dir(), fs::Permissions::from_mode(0o755)).expect("our own directory");
         Self { namespace: namespace.clone(), home }
@@ -183,7 +185,7 @@ impl User {
     }
 
     fn ivctl(&self, switch: &Switch, arguments: &str) -> Command {
-        // Not by the path of the build, into which others need not be able to look.
+        // A copy, because other users need not have access to the build directory.
         let mut command = self.command(self.home.join("ivctl"));
         command.env("PATH", format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", self.home.display()));
         command.arg("--socket").arg(switch.socket()).args(arguments.split_whitespace());
@@ -212,8 +214,8 @@ impl Drop for User {
     }
 }
 
-/// N-05: a user's own libvirt daemon (`qemu:///session`), which libvirt starts by itself: the guest's NIC is in shared memory, the one
-/// kind that needs no rights.
+/// N-05: a user's own libvirt daemon (`qemu:///session`), which libvirt starts by itself. The guest's NIC is in
+/// shared memory, the only kind that needs no rights.
 #[test]
 fn n05_a_guest_of_a_users_session() {
     let Some(lab) = Lab::new() else { return };
@@ -256,8 +258,9 @@ fn n05_a_guest_of_a_users_session() {
     switch.counters_at_rest();
 }
 
-/// N-13: a pool on an NFS export. The daemon, its mount and the volumes are real. Where this kernel has no NFS, what `mount`
-/// calls for it puts a filesystem in memory there instead, under the export's name: nothing is shown of NFS's own protocol.
+/// N-13: a pool on an NFS export. The daemon, its mount and the volumes are real. Where this kernel lacks NFS, the
+/// helper that `mount` calls for it mounts a filesystem in memory instead, under the export's name: NFS's own
+/// protocol is then not tested.
 #[test]
 fn n13_a_pool_on_an_nfs_export() {
     let Some(lab) = Lab::new() else { return };

@@ -1,5 +1,5 @@
-//! Guests' NICs by `ivctl guest`: in shared memory unless a TAP is asked for, with addresses from the switch; and the
-//! newcomer's guest.
+//! Guests' NICs made by `ivctl guest`: in shared memory unless a TAP is requested, with addresses from the switch;
+//! and the guest of a newcomer.
 
 use std::io::{Read as _, Write as _};
 use std::process::{Command, Stdio};
@@ -10,9 +10,9 @@ use system::{BOOT, GuestShell, Lab, Libvirt, guest_image, wait_until};
 use crate::libvirt::Rvm;
 use crate::topology::{host, port};
 
-/// A guest on a network with DHCP, made with nothing said about its NIC: it shares memory with the switch, has its address
-/// and MTU by DHCP, keeps its link while the switch dies and returns, takes another such NIC and one by TAP while it runs,
-/// and leaves nothing.
+/// A guest on a network with DHCP, created without options for its NIC: it shares memory with the switch, gets its
+/// address and MTU by DHCP, keeps its link while the switch dies and returns, accepts another such NIC and one by TAP
+/// while it runs, and leaves nothing behind.
 #[test]
 fn i06_guests_share_memory_unless_told_otherwise() {
     let Some(lab) = Lab::new() else { return };
@@ -25,7 +25,7 @@ fn i06_guests_share_memory_unless_told_otherwise() {
         "[[network]]\nname = \"leased\"\nvni = 300\ngateway = [\"10.1.0.254\"]\ndhcp = [\"10.1.0.0/24\"]\n";
     let mut rvm = Rvm::start(&lab, &namespace, "rvm1", &(network.to_owned() + &port("h1", "leased")));
     let before = rvm.everything();
-    // Sockets are the machine's, so names must be this test's own.
+    // Socket names are shared by the whole machine, so this test has its own.
     let name = format!("vu{}", std::process::id());
     let (agent, image) = (lab.dir().join("agent"), guest_image().display().to_string());
     rvm.does(
@@ -53,13 +53,13 @@ fn i06_guests_share_memory_unless_told_otherwise() {
     h1.reaches("10.1.0.5");
     assert_eq!(carrier(), noted, "the guest's link never dropped");
 
-    // The second takes the place of the first, under its name.
+    // The second NIC takes the place of the first, under the first one's name.
     let (eth, port) = ("eth1", format!("{name}-1"));
     for (last, more, wanted) in [(6, "", "vhostuser"), (7, ",kind=packet", "packet")] {
         rvm.does(0, &format!("guest attach {name} --nic leased,ip=10.1.0.{last}{more} --timeout 20"));
         assert_eq!(rvm.switch.json(&format!("port show {port}"))[0]["kind"], wanted);
         assert_eq!(namespace.has_link(&port), wanted == "packet");
-        // Alone in the guest, so that it is this NIC that answers.
+        // The only active NIC in the guest, so that the answers come from this one.
         let up = format!(
             "ip link set {eth} up && ip addr add 10.1.0.{last}/24 dev {eth} && ip link set eth0 down"
         );
@@ -75,7 +75,7 @@ fn i06_guests_share_memory_unless_told_otherwise() {
     rvm.switch.counters_at_rest();
 }
 
-/// The newcomer's guest: one command, a console, a ping to the switch from inside, and all of it is gone again.
+/// The guest of a newcomer: one command, a console, a ping to the switch from inside, and complete removal.
 #[test]
 fn a_newcomer_gets_a_guest_with_a_console() {
     let Some(lab) = Lab::new() else { return };
@@ -115,8 +115,9 @@ fn a_newcomer_gets_a_guest_with_a_console() {
     rvm.switch.counters_at_rest();
 }
 
-/// I-02, N-16: a domain that plain libvirt made, with a NIC of each type: on the bridge that a CMS has over a door, a TAP, and shared
-/// memory. The switch needs nothing changed in it, and no front end; when it is gone its ports wait for the next.
+/// I-02, N-16: a domain that plain libvirt defined, with a NIC of each type: on the bridge that a CMS has over a
+/// door, a TAP, and shared memory. The switch needs neither a change of the domain nor a front end. When the domain
+/// is gone, its ports wait for the next one.
 #[test]
 fn n16_domains_of_plain_libvirt_with_every_type_of_interface() {
     let Some(lab) = Lab::new() else { return };
@@ -137,7 +138,7 @@ fn n16_domains_of_plain_libvirt_with_every_type_of_interface() {
         + &guest("tapped", "packet", "interface = \"ivt1\"", 3)
         + &guest("shared", "vhostuser", &format!("socket = \"{}\"", socket.display()), 4);
     let rvm = Rvm::start(&lab, &namespace, "rvm1", &ports);
-    // The CMS' part: a bridge of its own, with the door as if it were a NIC.
+    // The CMS's part: its own bridge, with the door as if it were a NIC.
     namespace.ip("link add br1 type bridge");
     namespace.ip("link set eth1 master br1");
     namespace.ip("link set br1 up");
@@ -153,7 +154,7 @@ fn n16_domains_of_plain_libvirt_with_every_type_of_interface() {
             4,
             &format!("<source type='unix' path='{}' mode='server'/>", socket.display()),
         );
-    // Shared memory, and what QEMU 7.2 wants without KVM, are the README's words on such NICs.
+    // The elements for shared memory, and those that QEMU 7.2 needs without KVM, are as in the README.
     let xml = format!(
         "<domain type='qemu' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'><name>g1</name>
          <memory unit='MiB'>160</memory><vcpu>1</vcpu>
@@ -181,7 +182,7 @@ fn n16_domains_of_plain_libvirt_with_every_type_of_interface() {
         h1.reaches(address);
     }
     rvm.switch.wait_live(&["eth1", "tapped", "shared"]);
-    // It is shown, and left alone.
+    // `ivctl` shows the domain, and leaves it alone.
     assert!(rvm.does(0, "guest list").contains("g1"));
     rvm.does(4, "guest delete g1 --force");
     virsh("destroy g1");

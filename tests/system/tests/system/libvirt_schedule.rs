@@ -1,4 +1,4 @@
-//! What is scheduled for guests happens once, whoever is killed meanwhile.
+//! Actions scheduled for guests happen exactly once, even if any of the programs involved is killed.
 
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -10,17 +10,18 @@ use system::{BOOT, Lab, Libvirt, wait_for, wait_until};
 use crate::libvirt::Rvm;
 use crate::topology::{host, port};
 
-/// The list, and who looks after it.
+/// The list of scheduled actions, and the service that carries them out.
 struct Schedule {
     directory: PathBuf,
     log: PathBuf,
 }
 
-/// `ivctl guest schedule run`, as a service runs it: what it starts is in its process group.
+/// `ivctl guest schedule run`, as a service runs it: its child processes are in its process group.
 struct Service(Child);
 
 impl Service {
-    /// SIGKILL to it alone: what it has begun goes on, at the latest until libvirt ends with the test.
+    /// Sends SIGKILL to the service alone: actions that it has begun go on, at the latest until libvirt ends with the
+    /// test.
     fn kill(mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
@@ -29,7 +30,7 @@ impl Service {
 }
 
 impl Drop for Service {
-    /// SIGKILL to all of it, as `systemctl kill -s KILL` does.
+    /// Sends SIGKILL to the whole group, as `systemctl kill -s KILL` does.
     fn drop(&mut self) {
         let group = rustix::process::Pid::from_raw(self.0.id().cast_signed()).expect("a process");
         let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
@@ -76,8 +77,9 @@ impl Drop for Schedule {
     }
 }
 
-/// N-08: a stop and a start at a time to come happen, each once, although the service is killed before the first is due and
-/// while each is under way, with and without what it has begun; and although libvirt and the switch are killed as well.
+/// N-08: a scheduled stop and a scheduled start each happen once, although the service is killed before the first is
+/// due and while each is under way, with and without the action that it has begun; and although libvirt and the
+/// switch are killed as well.
 #[test]
 fn n08_what_is_scheduled_happens_once_whoever_is_killed() {
     let Some(lab) = Lab::new() else { return };
@@ -95,14 +97,14 @@ fn n08_what_is_scheduled_happens_once_whoever_is_killed() {
     let (started, stopped) = ("starting up libvirt version", "shutting down, reason=");
     assert_eq!((times(&rvm, started), times(&rvm, stopped)), (1, 0));
 
-    // Killed before anything is due.
+    // Killed before an entry is due.
     let first = schedule.run();
     schedule.add(&rvm, "+2s stop g1");
     drop(first);
-    // Who does not hear its button does not stop, so whoever stops it has to wait.
+    // A guest that ignores its power button does not stop, so the action has to wait.
     assert_eq!(shell.run("killall acpid").0, 0);
     let begun = |what: &str| schedule.list().lines().any(|l| l.contains("being done") && l.contains(what));
-    // Killed while it stops the guest; what it had begun with it, then the next one without.
+    // Killed while it stops the guest: this service together with the action that it has begun, the next one alone.
     let second = schedule.run();
     wait_for("the stop to begin", || begun("stop g1"));
     drop(second);
@@ -112,7 +114,7 @@ fn n08_what_is_scheduled_happens_once_whoever_is_killed() {
     third.kill();
     assert!(begun("stop g1"), "what was begun goes on without the service");
     let fourth = schedule.run();
-    // libvirt is killed and comes back: whoever was at it has nobody to talk to, and the stop is taken up again.
+    // libvirt is killed and comes back: the action fails without it, and the stop is tried again.
     rvm.libvirt.kill();
     wait_for("the service to miss libvirt", || schedule.said().contains("it waits"));
     assert!(schedule.list().contains("stop g1"));
@@ -123,7 +125,7 @@ fn n08_what_is_scheduled_happens_once_whoever_is_killed() {
     wait_for("the entry to be done with", || !schedule.list().contains("stop g1"));
     drop(fourth);
 
-    // Two services, and no switch: the guest starts, and the entry waits for its port.
+    // Two services and no switch: the guest starts, and the entry waits for its port.
     rvm.switch.kill();
     let services = [schedule.run(), schedule.run()];
     schedule.add(&rvm, "+1s start g1");

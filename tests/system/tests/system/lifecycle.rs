@@ -1,4 +1,4 @@
-//! The life of a configuration, on the real daemon and the real disk.
+//! The life of a configuration, with the real daemon and the real disk.
 
 use std::fs;
 use std::sync::Arc;
@@ -9,13 +9,13 @@ use system::{Lab, Stream, Switch, binaries, rounds, wait_for, wait_until};
 
 use crate::topology::{host, network, port};
 
-/// A configuration of two hosts that see each other.
+/// A configuration of two hosts that reach each other.
 fn pair() -> String {
     network("private", 100) + &port("h1", "private") + &port("h3", "private")
 }
 
-/// Twenty reloads, each with a changed file and drop-in that touch the very ports and the network the stream uses:
-/// not one packet of it is lost, doubled or out of order.
+/// Twenty reloads, each with a changed file and drop-in that touch the ports and the network of a stream:
+/// none of its packets is lost, doubled or out of order.
 #[test]
 fn a_reload_loses_no_frame() {
     let Some(lab) = Lab::new() else { return };
@@ -43,7 +43,7 @@ fn a_reload_loses_no_frame() {
     let report = stream.finish();
     println!("20 reloads: {report}");
     assert_eq!((report.lost(), report.twice, report.reordered), (0, 0, 0), "{report}");
-    // A file that is wrong changes nothing, either.
+    // A file with a mistake changes nothing either.
     fs::write(drop_ins.join("60-wrong.toml"), "[[port]]\nname = \"x\"\nnetwork = \"nowhere\"\n")
         .expect("ours");
     switch.reload();
@@ -52,8 +52,8 @@ fn a_reload_loses_no_frame() {
     switch.assert_running();
 }
 
-/// What differs is told with exit code 1 and changes nothing; a trial is in force and not in the file, and comes back
-/// by itself; a confirmed one stays.
+/// `config diff` shows a difference, exits with code 1 and changes nothing. A commit-confirmed configuration is in
+/// force but not in the file, and is rolled back by itself; a confirmed one stays.
 #[test]
 fn a_trial_on_the_real_daemon() {
     let Some(lab) = Lab::new() else { return };
@@ -82,14 +82,14 @@ fn a_trial_on_the_real_daemon() {
     assert_eq!(fs::read_to_string(&file).unwrap(), fs::read_to_string(&new).unwrap());
 }
 
-/// SIGKILL at any moment while configurations are applied one after the other: the file is always one of them, whole,
-/// and the one last acknowledged or a later one. (Ten thousand crashes with a disk that loses what was not synced are
-/// a unit test of `ivswitchd`.)
+/// SIGKILL at any moment while configurations are applied one after another: the file is always one such configuration,
+/// complete, and the one last acknowledged or a later one. (Ten thousand crashes with a disk that loses all writes
+/// that were not synced are a unit test of `ivswitchd`.)
 #[test]
 fn kill_9_inside_apply_leaves_the_old_or_the_new() {
     let Some(lab) = Lab::new() else { return };
     let rvm = lab.namespace("rvm");
-    // Long enough that writing it takes a while.
+    // Large enough that writing it takes a while.
     let config = |n: u64| {
         (0..300).fold(format!("# {n}\n{}", network("private", 100)), |text, i| {
             text + &format!("[[peer]]\nname = \"p{i}\"\naddress = \"10.9.{}.{}\"\n", i / 200, 1 + i % 200)
@@ -117,7 +117,7 @@ fn kill_9_inside_apply_leaves_the_old_or_the_new() {
             }
             (n, done)
         });
-        // Spread over what one application takes, in steps that are not its multiple.
+        // Spread over the time of one apply, in steps that do not divide it.
         std::thread::sleep(Duration::from_micros(30_000 + round % 20 * 3_700));
         switch.kill();
         stop.store(true, Ordering::Relaxed);

@@ -1,5 +1,5 @@
-//! The system tests: real interfaces, real sockets, the kernel as peer. Root only.
-//! Tests are named after the seed check they prove, where there is one.
+//! The system tests: real interfaces, real sockets, the kernel as peer. They need root.
+//! Some names carry the numbers of the requirements that they prove (`tests/REQUIREMENTS.md`).
 
 mod attacks;
 mod cache;

@@ -1,5 +1,5 @@
-//! MTU on real interfaces: underlays of every size, paths that shrink without a word, what kernels do when they are
-//! told that a packet is too big, and what `ivctl mtu` makes of it.
+//! MTU on real interfaces: underlays of every size, paths that shrink silently, kernels that receive the error that a
+//! packet is too big, and the output of `ivctl mtu`.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -9,10 +9,10 @@ use system::{Capture, Lab, Namespace, Switch, transfer, try_transfer, wait_for, 
 
 use crate::topology::{FarKernel, Underlay, V4, V6, host, network, port, underlay_pair};
 
-/// A confirmation may only just have passed; then three unanswered, and a search.
+/// A path may have been confirmed a moment ago; then three probes stay unanswered, and a search follows.
 const BLACK_HOLE: Duration = Duration::from_secs(30);
 
-/// A switch at `ours` with network `private` (VNI 100), one peer, and whatever `ports` says.
+/// A switch at `ours` with network `private` (VNI 100), one peer, and the lines of `ports`.
 fn config(ours: &str, other: &str, more: &str, ports: &str) -> String {
     let name = ours.replace(':', "-");
     format!(
@@ -33,7 +33,7 @@ fn by_afxdp(last: u8) -> String {
     door(last) + "kind = \"afxdp\"\n"
 }
 
-/// Two switches with a door each by AF_XDP, in which the rVM itself sits: 10.1.0.1 and 10.1.0.2.
+/// Two switches with an AF_XDP door each, with the rVM's own stack behind it: 10.1.0.1 and 10.1.0.2.
 fn two_doors(lab: &Lab, (rvm, ours): (&Namespace, &str), (far, other): (&Namespace, &str)) -> [Switch; 2] {
     [
         Switch::start(lab, rvm, &config(ours, other, "", &by_afxdp(1))),
@@ -50,7 +50,7 @@ fn path(switch: &Switch) -> (u64, String) {
     (peer["path_mtu"].as_u64().expect("a number"), peer["origin"].as_str().expect("a word").to_owned())
 }
 
-/// Waits until the path is measured to be that, and the door follows.
+/// Waits until the path's measured MTU is `mtu`, and the door has followed.
 #[track_caller]
 fn measured(switch: &Switch, rvm: &Namespace, mtu: u16, patience: Duration) {
     let as_wanted = || {
@@ -67,7 +67,8 @@ fn measured(switch: &Switch, rvm: &Namespace, mtu: u16, patience: Duration) {
     );
 }
 
-/// Packets of exactly what fits pass whole, the kernel itself refuses one more byte, TCP arrives.
+/// Checks that packets of exactly the MTU pass whole, that the kernel itself refuses one more byte, and that TCP
+/// works.
 #[track_caller]
 fn carries(a: &Namespace, b: &Namespace, inner: u16, bytes: u64) {
     for (from, to) in [(a, "10.1.0.2"), (b, "10.1.0.1")] {
@@ -81,7 +82,8 @@ fn carries(a: &Namespace, b: &Namespace, inner: u16, bytes: u64) {
     }
 }
 
-/// Underlays of 1400, 1460, 1500 and 9000: nobody configured anything, paths are measured, doors have the MTU that fits.
+/// Underlays of 1400, 1460, 1500 and 9000 without any configuration: paths are measured, and doors get the fitting
+/// MTU.
 #[test]
 fn underlays_of_every_size() {
     for mtu in [1400, 1460, 1500, 9000] {
@@ -98,7 +100,7 @@ fn underlays_of_every_size() {
                 assert_eq!(port["mode"], "native, copy", "{status}");
             }
         }
-        // Unmerged, to see them as they come.
+        // Without GRO, to see the packets as they arrive.
         let done = far.command("ethtool").args(["-K", "eth1", "gro", "off"]).status();
         assert!(done.expect("running ethtool").success());
         let capture = Capture::start(&lab, &far, "eth1", "tcp");
@@ -114,7 +116,7 @@ fn underlays_of_every_size() {
     }
 }
 
-/// What `ivctl mtu` prints for people.
+/// Checks the lines that `ivctl mtu` prints for people.
 fn lines_for_a_cms(switch: &Switch, mtu: u16) {
     let text = switch.ivctl("mtu").stdout;
     let inner = mtu - 50;
@@ -129,7 +131,7 @@ fn lines_for_a_cms(switch: &Switch, mtu: u16) {
     for line in lines {
         assert!(text.lines().any(|l| l.trim() == line), "{line:?} is not in:\n{text}");
     }
-    // Columns, whatever their width.
+    // Columns of any width.
     let rows: Vec<Vec<&str>> = text.lines().map(|l| l.split_whitespace().collect()).collect();
     let inner = inner.to_string();
     let nested = [100, 150, 200].map(|less| (mtu - less).to_string());
@@ -144,7 +146,7 @@ fn lines_for_a_cms(switch: &Switch, mtu: u16) {
     assert_eq!(peer[1..4], [&mtu, "measured", "settled,"], "{text}");
 }
 
-/// The same by other means: packet sockets, UDP sockets, TAP doors. Super-frames are cut to what the path carries.
+/// The same by other drivers: packet sockets, UDP sockets, TAP doors. GSO packets are segmented for the path's MTU.
 #[test]
 fn other_kinds_follow_too() {
     for (uplink, door_kind, mtu) in
@@ -172,8 +174,8 @@ fn other_kinds_follow_too() {
     }
 }
 
-/// The operator makes the underlay a jumbo one under way, and small later. The ports are opened again, for frames
-/// that take several chunks; the doors follow.
+/// The operator raises the underlay's MTU to a jumbo size while everything runs, and lowers it later. The ports are
+/// opened again, for frames that take several chunks; the doors follow.
 #[test]
 fn an_underlay_that_changes() {
     let Some(lab) = Lab::new() else { return };
@@ -193,8 +195,9 @@ fn an_underlay_that_changes() {
     both(1400);
 }
 
-/// A router between drops what is larger than 1400, later than 1300, and tells nobody. It is found at the start to
-/// the byte, and again when it changes under way; TCP goes on. When the uplink changes, all is looked at again.
+/// A router on the path silently drops packets larger than 1400, and later than 1300. The probes find the limit to
+/// the byte at the start, and again when it changes; TCP goes on. When the uplink changes, every path is probed
+/// again.
 #[test]
 fn black_hole_is_found() {
     let Some(lab) = Lab::new() else { return };
@@ -224,7 +227,7 @@ fn black_hole_is_found() {
     carry(1299);
     measured(&switches[0], &rvm, 1299, BLACK_HOLE);
     measured(&switches[1], &far, 1299, BLACK_HOLE);
-    // 1249 is less than IPv6 may have (RFC 8200 §5), which is said; IPv4 works.
+    // 1249 is less than IPv6 requires (RFC 8200 section 5), which is reported; IPv4 works.
     let there = "10.1.0.2:81".parse().unwrap();
     transfer(&rvm, &far, there, there, 500_000);
     let text = switches[0].ivctl("mtu");
@@ -237,15 +240,16 @@ fn black_hole_is_found() {
     measured(&switches[0], &rvm, 1499, BLACK_HOLE);
 }
 
-/// Ports that others made, with an MTU of 1500 where the network carries 1450: the kernels of the senders are told,
-/// and believe it: routes get the smaller MTU, and TCP, whose MSS nobody lowers here, goes on with smaller segments.
+/// Ports that other tools made, with an MTU of 1500 where the network carries 1450: the senders' kernels receive the
+/// error and act on it. Routes get the smaller MTU, and TCP, whose MSS is not lowered here, goes on with smaller
+/// segments.
 #[test]
 fn too_big_is_told_and_believed() {
     let Some(lab) = Lab::new() else { return };
     let (h1, h2, switch, _far) = hosts_that_believe_in_1500(&lab, V4, "mss_clamp = false\n");
     for (family, address, size) in [("-4", "10.1.0.2", 1472), ("-6", "fd01::2", 1452)] {
         h1.reaches(address);
-        // The first is refused by the switch, the next by the kernel, which knows by then.
+        // The switch refuses the first packet, and the kernel the next, because it knows the limit by then.
         assert_eq!(h1.ping(&format!("-c2 -i0.2 -W1 -M do -s {size} {address}")), 0);
         let route = h1.ip_json(&format!("{family} route get {address}"));
         assert_eq!(route[0]["metrics"][0]["mtu"], 1450, "{route}");
@@ -270,7 +274,7 @@ fn too_big_is_told_and_believed() {
     assert!(answer.stdout.contains(said), "{}", answer.stdout);
 }
 
-/// The same with tenants that filter ICMP: a transfer that stalls without the clamp, and does not with it.
+/// The same with tenants that filter ICMP: a transfer stalls without MSS clamping, and does not with it.
 #[test]
 fn mss_clamp_saves_a_transfer() {
     for underlay in [V4, V6] {
@@ -322,8 +326,8 @@ fn hosts_that_believe_in_1500(
     (h1, h2, one, two)
 }
 
-/// A kernel as peer does not answer probes: the uplink's MTU is assumed, and said to be. A path that is said to be
-/// small is believed; and since kernels put fragments together, the operator may choose those instead.
+/// A kernel as peer does not answer probes: the uplink's MTU is assumed, and reported as assumed. A path MTU in the
+/// configuration is believed; and since kernels reassemble fragments, the operator may choose fragments instead.
 #[test]
 fn a_kernel_peer_gets_fragments_where_chosen() {
     for underlay in [V4, V6] {
@@ -354,8 +358,8 @@ fn a_kernel_peer_gets_fragments_where_chosen() {
     }
 }
 
-/// A cloud in a cloud in a cloud in a cloud: three VXLANs inside one another, every interface with the MTU of 1500
-/// that everybody believes in. Each level finds out by itself what the one below carries.
+/// A cloud in a cloud in a cloud in a cloud: three VXLANs inside one another, and every interface has the MTU of 1500
+/// that all stacks assume. Each level finds out by itself how much the level below carries.
 #[test]
 fn nested_three_levels_deep() {
     let Some(lab) = Lab::new() else { return };

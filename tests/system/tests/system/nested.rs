@@ -1,4 +1,4 @@
-//! The nested benchmark, briefly: that it measures, and does not measure again what is done.
+//! A short run of the nested benchmark: it measures, and does not repeat measurements that it already has.
 
 use std::path::Path;
 use std::process::Command;
@@ -6,7 +6,7 @@ use std::process::Command;
 use serde_json::Value;
 use system::{Lab, Libvirt, binaries, guest_image};
 
-/// Two guests behind one switch, and what this machine and one guest of it do by themselves.
+/// Two guests behind one switch, and the speed of this machine and of one guest by themselves.
 const ROWS: &str = "same rVM vhost-user,levels L0 L1";
 
 fn ivbench(lab: &Lab) -> (Value, String) {
@@ -22,8 +22,8 @@ fn ivbench(lab: &Lab) -> (Value, String) {
     (serde_json::from_str(&read(&lab.dir().join("nested/results.json"))).expect("JSON"), said)
 }
 
-/// N-24 as far as it is quick: figures of two guests behind the switch by shared memory, and of web pages from a database
-/// on this machine (L0) and in a guest (L1). A second run takes all rows as they are. Guests in guests (L2) take the whole
+/// The quick part of N-24: figures of two guests behind the switch in shared memory, and of web pages from a database
+/// on this machine (L0) and in a guest (L1). A second run reuses all rows. Guests in guests (L2) take the whole
 /// benchmark an hour; their figures are in `bench/NESTED.md`.
 #[test]
 fn n24_the_nested_benchmark_measures_networks_and_web_pages_once() {
@@ -41,7 +41,7 @@ fn n24_the_nested_benchmark_measures_networks_and_web_pages_once() {
     assert!(figure("small packets/vhost-user/pps") > 10.0);
     let (p50, p99) = (figure("rtt/vhost-user/rtt_p50_us"), figure("rtt/vhost-user/rtt_p99_us"));
     assert!(p50 > 10.0 && p50 <= p99, "{p50} {p99}");
-    // The switch polls: it asks for less than a kick or a call for every packet.
+    // The switch polls, so it needs less than one kick or call per packet.
     let events = figure("small packets/vhost-user/events");
     assert!(events > 0.0 && events < 1.0, "{events} kicks and calls for a packet");
     assert!(figure("small packets: cores, L0 switch/vhost-user/cores") > 0.0);

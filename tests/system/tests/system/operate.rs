@@ -1,5 +1,5 @@
-//! What runs beside the switch and for whom: metrics for Prometheus, events for scripts, a live view, the doctor, the
-//! report, the log.
+//! Services around the switch: metrics for Prometheus, events for scripts, a live view, the doctor, the report, the
+//! log.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -12,8 +12,8 @@ use system::{Lab, RawSocket, Switch, binaries, udp_frame, wait_for};
 
 use crate::topology::{FarKernel, V4, host, network, port};
 
-/// A real Prometheus scrapes the daemon, and what it then knows of every port is what `ivctl` says; on a Unix socket the same
-/// is served. Nobody else's address is listened on, and the socket goes with the daemon.
+/// A real Prometheus scrapes the daemon, and its figures of every port are those of `ivctl`. A Unix socket serves the
+/// same text. The daemon listens at no other address, and the socket is removed with the daemon.
 #[test]
 fn prometheus_knows_what_ivctl_says() {
     let Some(lab) = Lab::new() else { return };
@@ -52,7 +52,7 @@ fn prometheus_knows_what_ivctl_says() {
     wait_for("the port to be up", || query("ivs_port_up{port='h1',network='private'}").contains("=> 1 "));
     let drops = query("ivs_drops_total{port='h1',reason='link-local-group'}");
     assert!(drops.contains(&format!("=> {} ", switch.drops("h1", "link-local-group"))), "{drops}");
-    // Nothing comes any more: frames and bytes of every port are the same on both sides.
+    // Traffic has stopped: frames and bytes of every port are the same on both sides.
     let same = |row: &Value, way: &str, what: &str| {
         let port = row["ifname"].as_str().expect("a name");
         let known = query(&format!("ivs_port_{way}_{what}_total{{port='{port}'}}"));
@@ -92,14 +92,14 @@ fn prometheus_knows_what_ivctl_says() {
     assert!(text.starts_with("HTTP/1.0 200 OK") && text.contains("text/plain; version=0.0.4"), "{text}");
     assert!(text.contains("# TYPE ivs_frames_total counter") && !text.contains("# EOF"), "{text}");
     assert!(text.contains("ivs_fdb_entries{network=\"n\"} 0"), "{text}");
-    // Scrapers that say nothing do not keep the switch from its work.
+    // Clients that send nothing do not keep the switch from its work.
     let _silent = std::os::unix::net::UnixStream::connect(&path).expect("the metrics' socket");
     assert_eq!(switch.ivctl("network add m --vni 6").code, 0);
     switch.terminate();
     assert!(!path.exists(), "nothing is left behind");
 }
 
-/// An `ivctl monitor`, and what it says.
+/// An `ivctl monitor`, and the events that it prints.
 struct Monitor(Child, Receiver<Value>);
 
 impl Monitor {
@@ -117,7 +117,7 @@ impl Monitor {
         Self(child, heard)
     }
 
-    /// Waits for an event like this; others before it do not matter.
+    /// Waits for an event like this; earlier ones are skipped.
     #[track_caller]
     fn expect(&self, what: &str, is: impl Fn(&Value) -> bool) -> Value {
         let mut others = Vec::new();
@@ -138,14 +138,14 @@ impl Drop for Monitor {
     }
 }
 
-/// Whoever listens hears what happens, as it happens: stations, ports, peers, configurations, drops.
+/// Every listener receives each event as it happens: stations, ports, peers, configurations, drops.
 #[test]
 fn i13_events_are_told_as_they_happen() {
     let Some(lab) = Lab::new() else { return };
     let FarKernel { rvm, far, h1, switch, .. } = FarKernel::new(&lab, V4, false);
     switch.wait_live(&["uplink", "h1"]);
     let monitor = Monitor::start(&switch, &["--drops", "20"]);
-    // It listens once it hears of something that is done on purpose, until it is heard.
+    // An event is repeated until it arrives: from then on the monitor listens.
     wait_for("it to listen", || {
         switch.ivctl("network add probe --vni 999");
         switch.ivctl("network del probe");
@@ -161,7 +161,7 @@ fn i13_events_are_told_as_they_happen() {
     let learned = monitor.expect("h1 is learned", |e| e["event"] == "learned" && e["mac"] == mac.as_str());
     assert_eq!((&learned["ifname"], &learned["network"]), (&"h1".into(), &"private".into()));
 
-    // The same station from the other side.
+    // The same station, seen from the other side.
     let theirs = RawSocket::open(&far, "eth0");
     let inner = udp_frame(
         (h1.mac("eth0"), [10, 1, 0, 1].into(), 7),
@@ -208,7 +208,7 @@ fn i13_events_are_told_as_they_happen() {
     });
 }
 
-/// The live view is one: it draws on a terminal, and `q` ends it and gives the terminal back. Without a terminal it
+/// The live view draws on a terminal, and `q` ends it and restores the terminal. Without a terminal it
 /// prints once.
 #[test]
 fn i13_top_draws_and_ends() {
@@ -250,7 +250,8 @@ fn i13_top_draws_and_ends() {
     );
 }
 
-/// The doctor finds what is set wrong and says what helps, by its exit code too; the report has everything but secrets.
+/// The doctor finds wrong settings and names remedies, and its exit code shows it; the report contains everything but
+/// secrets.
 #[test]
 fn i13_the_doctor_finds_it_and_the_report_tells_no_secret() {
     let Some(lab) = Lab::new() else { return };
@@ -292,7 +293,7 @@ fn i13_the_doctor_finds_it_and_the_report_tells_no_secret() {
     }
     assert!(!report.contains("hunter2"), "{report}");
 
-    // What is logged can be changed while it runs.
+    // The log filter can be changed while the daemon runs.
     assert_eq!(switch.ivctl("log").stdout, "info\n");
     assert_eq!(switch.ivctl("log debug").code, 0);
     assert_eq!(switch.ivctl("log").stdout, "debug\n");

@@ -1,6 +1,6 @@
-//! What an operator types, right and wrong: every wrong name is an error that says what is right, every right one shows
-//! everything there is; one file of peers serves all rVMs; shells complete names; the words of Open vSwitch either do what they say
-//! or are refused.
+//! Commands that an operator types, right and wrong: every wrong name is an error that says which names are right,
+//! and every right one shows the whole object; one file of peers serves all rVMs; shells complete names; the commands
+//! of Open vSwitch either have their effect or are refused.
 
 use std::fs;
 use std::process::{Command, Stdio};
@@ -17,8 +17,8 @@ fn does(switch: &Switch, code: i32, arguments: &str) -> Answer {
     answer
 }
 
-/// An operator mistypes a key, a level, a file. Each is an error that names it and what would be right, and nothing has
-/// changed. Without a file, `config diff` compares the daemon's own files, drop-ins and all.
+/// An operator mistypes a key, a level, a file. Each is an error that names the mistake and the right values, and
+/// nothing has changed. Without a file, `config diff` compares the daemon's own files, including drop-ins.
 #[test]
 fn mistakes_are_errors() {
     let Some(lab) = Lab::new() else { return };
@@ -62,7 +62,7 @@ fn mistakes_are_errors() {
     wait_for("the drop-in to be in force", || switch.ivctl("network show more").code == 0);
     does(&switch, 0, "config diff");
 
-    // A path with a typo is no empty configuration.
+    // A path with a typo does not count as an empty configuration.
     switch.terminate();
     fs::remove_dir_all(&drop_ins).expect("what was made above");
     fs::remove_file(switch.config()).expect("the file of the switch");
@@ -70,8 +70,8 @@ fn mistakes_are_errors() {
     assert!(said.contains("there is no such file") && said.contains("touch"), "{said}");
 }
 
-/// One drop-in that lists every rVM is copied to each: each leaves itself out and has the others as peers. What is in
-/// force, and from which file, is one JSON document.
+/// One drop-in that lists every rVM is copied to each: each leaves itself out and has the others as peers. One JSON
+/// document shows the configuration in force, and the file that each part comes from.
 #[test]
 fn one_file_of_peers_serves_every_rvm() {
     let Some(lab) = Lab::new() else { return };
@@ -109,7 +109,7 @@ fn one_file_of_peers_serves_every_rvm() {
     }
 }
 
-/// `show` of each object has every key that it can be configured with, defaults included, and what it does, in words and as
+/// `show` of each object has every key of its configuration, defaults included, and its state, in words and as
 /// JSON.
 #[test]
 fn show_has_everything() {
@@ -150,12 +150,12 @@ fn show_has_everything() {
     let row = switch.json("port show h1")[0].clone();
     assert_eq!(row["config"]["values"]["ingress_bps"], 8_000_000);
     assert_eq!(row["config"]["values"]["bum_pps"], 10_000, "the default, as a value");
-    // The screen fits, whatever it shows.
+    // Every line fits 100 columns.
     let status = does(&switch, 0, "status").stdout;
     assert!(status.lines().all(|line| line.chars().count() <= 100), "{status}");
 }
 
-/// `ivctl man` writes every page that there is: of each command, of the configuration file, of the daemon.
+/// `ivctl man` writes every page: of each command, of the configuration file, of the daemon.
 #[test]
 fn every_man_page_is_written() {
     let Some(lab) = Lab::new() else { return };
@@ -168,7 +168,7 @@ fn every_man_page_is_written() {
     }
 }
 
-/// A shell that completes `ivctl` gets the names that the daemon has, by the script that the package installs.
+/// A shell completes the names of the running daemon's objects, by the script that the package installs.
 #[test]
 fn names_are_completed() {
     let Some(lab) = Lab::new() else { return };
@@ -194,8 +194,8 @@ fn names_are_completed() {
     assert!(!has(&["ivctl", "port", "add", ""], "web-1"), "a new name is nowhere yet");
 }
 
-/// The words of Open vSwitch, as scripts type them: what the switch has is done and can be read back, everything else
-/// is refused by name, and leaves the port as it was.
+/// The commands of Open vSwitch, as scripts type them: those that the switch supports take effect and can be read
+/// back, and every other is refused by name and leaves the port unchanged.
 #[test]
 fn words_of_open_vswitch() {
     let Some(lab) = Lab::new() else { return };
@@ -221,7 +221,7 @@ fn words_of_open_vswitch() {
     let (code, _, complaint) = vsctl("add-port nosuch p-h1");
     assert!(code == Some(1) && complaint.contains("ivctl network add nosuch"), "{complaint}");
 
-    // No add-br: the network is there.
+    // Without add-br: the network already exists.
     done("add-port private p-h1");
     done("--may-exist add-port private p-h1");
     done("add-port private p-h3 tag=5 -- remove port p-h3 tag 5");
@@ -263,7 +263,7 @@ fn words_of_open_vswitch() {
         ("set-controller private tcp:10.0.0.1", "set-controller"),
         ("--frob list-br", "--frob"),
         ("set port nosuch tag=5", "nosuch"),
-        // The call is whole or nothing.
+        // The call succeeds or fails as a whole.
         ("add-port private p-h9 -- set interface p-h9 lldp:enable=true", "lldp"),
     ] {
         let (code, said, complaint) = vsctl(arguments);

@@ -1,5 +1,5 @@
-//! The provider maps a public address to the rVM's *only* address (Figure 4 of the paper to the letter). What the rVM itself
-//! asks from there is answered to it all the same.
+//! The provider maps a public address to the rVM's *only* address (Figure 4 of the Inception paper to the letter).
+//! Answers to packets that the rVM itself sends from there still reach it.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -39,7 +39,7 @@ impl OneAddress {
     }
 }
 
-/// One question by a socket that is not connected, and its answer, which may be lost a few times.
+/// Asks one question from an unconnected socket; gives the answer. Retried, since UDP may be lost.
 fn asks(client: &Namespace, bind: SocketAddr, server: SocketAddr, question: &[u8]) -> Option<Vec<u8>> {
     let question = question.to_vec();
     client.run(move || {
@@ -56,7 +56,7 @@ fn asks(client: &Namespace, bind: SocketAddr, server: SocketAddr, question: &[u8
     })
 }
 
-/// A name server that knows one address, 192.0.2.7, and gives it for every name (RFC 1035).
+/// A name server that answers 192.0.2.7 for every name (RFC 1035).
 fn name_server(at_host: &Namespace, address: SocketAddr) {
     let socket = at_host.run(move || UdpSocket::bind(address)).expect("a free port");
     at_host.spawn(move || -> io::Result<()> {
@@ -64,7 +64,7 @@ fn name_server(at_host: &Namespace, address: SocketAddr) {
         loop {
             let (len, from) = socket.recv_from(&mut bytes)?;
             let Some(name) = bytes[12..len].iter().position(|&byte| byte == 0) else { continue };
-            // The header and the question, then one answer about the name at offset 12, unless an IPv6 address is asked for.
+            // The header and the question, then one answer about the name at offset 12, unless the question is for an IPv6 address.
             let question = &bytes[..12 + name + 5];
             let count = u8::from(question[question.len() - 3] == 1);
             let mut answer = question.to_vec();
@@ -77,7 +77,7 @@ fn name_server(at_host: &Namespace, address: SocketAddr) {
     });
 }
 
-/// What the machine's own resolver says of a name, with this name server.
+/// The answer of the machine's own resolver for a name, with this name server.
 fn resolves(namespace: &Namespace, server: &str) -> String {
     let script = format!(
         "echo nameserver {server} > /run/ivs-resolv && mount --bind /run/ivs-resolv /etc/resolv.conf && \
@@ -89,8 +89,9 @@ fn resolves(namespace: &Namespace, server: &str) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
-/// TCP both ways at once, with the same far host and port: by the iVM through the floating IP, and by the rVM itself; to
-/// and from a neighbour; UDP, DNS, ping, large pings, ICMP errors. What the rVM merely listens for is the floating IP's.
+/// TCP both ways simultaneously, with the same far host and port, by the iVM through the floating IP and by the rVM
+/// itself; to and from a neighbour; UDP, DNS, ping, large pings, ICMP errors. Packets to a port on which the rVM
+/// merely listens are the floating IP's.
 fn own_connections_stay_own(kind: &str) {
     let Some(lab) = Lab::new() else { return };
     let f = OneAddress::new(&lab, kind, "except = [\"tcp/22\", \"tcp/5672\"]\n");
@@ -98,7 +99,7 @@ fn own_connections_stay_own(kind: &str) {
     let mut switch = Switch::start(&lab, rvm1, &f.config);
     inet.reaches(PUBLIC);
 
-    // Each for as long as all others: from the iVM and from the rVM to one server, to the iVM, to and from a neighbour.
+    // All sessions run together: from the iVM and from the rVM to one server, to the iVM, to and from a neighbour.
     let server = at(INTERNET_HOST, 8000);
     let listener = inet.run(move || TcpListener::bind(server)).expect("a free port");
     inet.spawn(move || {
@@ -117,7 +118,7 @@ fn own_connections_stay_own(kind: &str) {
     transfer(rvm1, inet, at(INTERNET_HOST, 81), at(INTERNET_HOST, 81), 3_000_000);
     transfer(ivm, inet, at(INTERNET_HOST, 81), at(INTERNET_HOST, 81), 3_000_000);
 
-    // UDP by a socket that is connected to nobody, and by the resolver's, which is.
+    // UDP by an unconnected socket, and by the resolver's, which is connected.
     name_server(inet, at(INTERNET_HOST, 53));
     let query = b"\x69\x76\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x03own\x07example\x00\x00\x01\x00\x01";
     for client in [rvm1, ivm] {
@@ -126,12 +127,12 @@ fn own_connections_stay_own(kind: &str) {
         let said = resolves(client, INTERNET_HOST);
         assert!(said.contains("192.0.2.7"), "{said}");
     }
-    // A socket that listens on every address has asked nobody: the floating IP's traffic is not its own.
+    // A socket that listens on every address has sent nothing: the floating IP's traffic does not belong to it.
     let wildcard = rvm1.run(|| UdpSocket::bind("0.0.0.0:7777")).expect("a free port");
     udp_answers(inet, ivm, at(PUBLIC, 7777), at("192.168.1.2", 7777));
     wildcard.set_nonblocking(true).expect("a socket");
     assert!(wildcard.recv(&mut [0; 9]).is_err(), "the listener got what was the floating IP's");
-    // Nor is a service that merely listens.
+    // The same holds for a service that merely listens.
     let service = rvm1.run(|| TcpListener::bind("0.0.0.0:5000")).expect("a free port");
     service.set_nonblocking(true).expect("a socket");
     inet.run(|| {
@@ -139,7 +140,7 @@ fn own_connections_stay_own(kind: &str) {
     });
     assert!(service.accept().is_err(), "the service got what was the floating IP's");
 
-    // A trace begins with the steering, and ends with it where the kernel has the packet.
+    // A trace begins with the steering, and ends there where the kernel takes the packet.
     let walk = |to: &str| {
         let trace = format!("trace --from uplink --src {INTERNET_HOST} --to 10.0.0.11 {to}");
         let traced = switch.json(&trace)[0]["walk"].clone();
@@ -156,14 +157,14 @@ fn own_connections_stay_own(kind: &str) {
     assert!(steps[0]["text"].as_str().is_some_and(|text| text.contains("unless it answers")), "{steps:?}");
     assert!(verdict.as_str().is_some_and(|verdict| verdict.ends_with("to ivm")), "{verdict}");
 
-    // Echoes by their identifiers, whole and in fragments, at the same time as the iVM's.
+    // Echoes, told apart by their identifiers, complete and in fragments, at the same time as the iVM's.
     let pinging = ivm.clone();
     let others = std::thread::spawn(move || pinging.ping(&format!("-c20 -i0.1 -W1 {INTERNET_HOST}")));
     rvm1.reaches(INTERNET_HOST);
     rvm1.reaches_with(INTERNET_HOST, "-s 4000");
     assert_eq!(others.join().expect("ping"), 20);
     inet.reaches(PUBLIC);
-    // Errors about what the rVM sent: of a router on the way, and that a port is closed.
+    // ICMP errors about packets that the rVM sent: from a router on the way, and for a closed port.
     let ping =
         rvm1.command("ping").args(["-c1", "-W2", "-t1", INTERNET_HOST]).output().expect("running ping");
     let said = String::from_utf8_lossy(&ping.stdout).into_owned();
@@ -197,8 +198,8 @@ fn own_connections_stay_own_by_packet() {
     own_connections_stay_own("packet");
 }
 
-/// A connection of the rVM's that is older than the switch, and silent. After the start, and after each restart, the far
-/// end speaks first: it is heard. Over both families.
+/// A silent connection of the rVM that is older than the switch. After the start, and after each restart, the far
+/// end speaks first: its packet reaches the rVM. Over both families.
 #[test]
 fn silent_connections_from_before_stay_own() {
     let Some(lab) = Lab::new() else { return };
@@ -222,7 +223,7 @@ fn silent_connections_from_before_stay_own() {
         let mut heard = [0; 12];
         client.read_exact(&mut heard).expect("what the far end says first");
         assert_eq!(&heard, b"still there?");
-        // And what is new.
+        // New connections work as well.
         let there = at(&format!("[{}]", V6.far), 80);
         transfer(&rvm, &far, there, there, 100_000);
         rvm.reaches(V6.far);
@@ -237,8 +238,8 @@ fn silent_connections_from_before_stay_own() {
     }
 }
 
-/// One and the same five-tuple: packets from the Internet to the iVM are followed in the kernel already, when the rVM
-/// itself sends in that flow. From then on it is the rVM's, and the cache does not get in its way.
+/// One and the same five-tuple: the kernel already forwards packets from the Internet to the iVM by the cache, when
+/// the rVM itself sends in that flow. From then on the flow is the rVM's, in spite of the cache.
 #[test]
 fn of_the_same_ports_the_rvm_goes_first() {
     let Some(lab) = Lab::new() else { return };
@@ -281,7 +282,7 @@ fn of_the_same_ports_the_rvm_goes_first() {
     wait_for("the rVM's packets", || switch.json("status")["steered"]["own"].as_u64() >= Some(200));
     assert!(heard(&own) > 100, "as many as its socket holds");
     assert_eq!(heard(&guest), 0, "the iVM got what was the rVM's");
-    // Nor may the iVM speak in the rVM's place: a connection of the same ports is not begun.
+    // The iVM cannot speak in the rVM's place either: it cannot open a connection with the same ports.
     let listener = inet.run(|| TcpListener::bind(at(INTERNET_HOST, 8000))).expect("a free port");
     let connects = |namespace: &Namespace| {
         namespace.run(|| -> io::Result<TcpStream> {

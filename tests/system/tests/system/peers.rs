@@ -1,5 +1,5 @@
 //! Peers as an operator sees them, with real daemons: one is killed, one does not have us as a peer, one has another
-//! VNI, one hears us not, one is a kernel, two take one floating IP for theirs.
+//! VNI, one does not receive our packets, one is a kernel, and two claim one floating IP.
 
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use system::{Lab, Namespace, Switch, wait_for, wait_until};
 
 use crate::topology::{FarKernel, V4, host, network, port, underlay_pair};
 
-/// How soon it has to be known where traffic flows.
+/// How soon the state has to be known where traffic flows.
 const SOON: Duration = Duration::from_secs(6);
 
 /// The switch `name` at `address` with network `private` of this VNI, the port of host `h`, and these peers.
@@ -45,7 +45,7 @@ impl Pair {
     }
 }
 
-/// A host that pings another without end, until it is dropped.
+/// A host that pings another continuously, until it is dropped.
 struct Pinging(Child);
 
 impl Pinging {
@@ -108,8 +108,8 @@ fn problems(switch: &Switch, kind: &str) -> Vec<String> {
     of_kind.map(|p| format!("{}; {}", p["what"], p["how"]).replace('"', "").replace('\\', "")).collect()
 }
 
-/// A peer is killed while hosts talk: within seconds it is not up any more, in status, metrics and doctor, with why and
-/// since when; its next hop answers ARP all the while. When it is back, that is known too.
+/// A peer is killed while hosts talk: within seconds status, metrics and doctor stop calling it up, and say why and
+/// since when, although its next hop answers ARP all the time. When it is back, they show that too.
 #[test]
 fn a_killed_peer_is_not_up() {
     let Some(lab) = Lab::new() else { return };
@@ -147,7 +147,7 @@ fn a_killed_peer_is_not_up() {
     );
     assert_eq!(switch.ivctl("doctor").code, 8);
     assert!(switch.ivctl("status").stdout.contains("unreachable"));
-    // It lasts.
+    // The state lasts.
     std::thread::sleep(Duration::from_secs(8));
     assert_eq!(state(&switch, "far"), "unreachable");
 
@@ -156,7 +156,7 @@ fn a_killed_peer_is_not_up() {
     assert_eq!(problems(&switch, "peer"), Vec::<String>::new());
     pair.h1.reaches("10.1.0.2");
 
-    // The wire is cut: now nothing at all comes back.
+    // The cable is pulled: now no packet comes back.
     pair.far.ip("link set eth0 down");
     becomes(&switch, "far", &["silent"], SOON);
     assert_eq!(metric(&switch, "ivs_peer_state{peer=\"far\",state=\"silent\"}"), "1.0");
@@ -164,8 +164,8 @@ fn a_killed_peer_is_not_up() {
     becomes(&switch, "far", &["up"], Duration::from_secs(20));
 }
 
-/// A peer that does not have us as a peer drops all we send, and says nothing: it never was up, and is not called so.
-/// On its side we are the unknown peer that keeps coming, named with the command that helps, which helps.
+/// A peer that does not have us as a peer silently drops all our packets: it was never up, and is not called up.
+/// On its side we are the unknown peer that keeps sending, named with the command that helps, which does help.
 #[test]
 fn a_peer_that_does_not_list_us_is_not_up() {
     let Some(lab) = Lab::new() else { return };
@@ -191,8 +191,8 @@ fn a_peer_that_does_not_list_us_is_not_up() {
     pair.h1.reaches("10.1.0.2");
 }
 
-/// A peer whose network of this name has another VNI: it answers, and takes nothing. Either warns of the other, with
-/// a remedy that works.
+/// A peer whose network of this name has another VNI answers, but accepts no packets. Each side warns of the other,
+/// with a remedy that works.
 #[test]
 fn a_peer_with_another_vni_is_not_up() {
     let Some(lab) = Lab::new() else { return };
@@ -218,7 +218,7 @@ fn a_peer_with_another_vni_is_not_up() {
     pair.h1.reaches("10.1.0.2");
 }
 
-/// Our packets are lost on their way, the peer's arrive: status names the broken direction.
+/// Our packets are lost on the way, the peer's arrive: the status names the broken direction.
 #[test]
 fn a_path_that_is_broken_one_way() {
     let Some(lab) = Lab::new() else { return };
@@ -247,7 +247,7 @@ fn a_path_that_is_broken_one_way() {
     };
     filter("drop");
     becomes(&switch, "far", &["one-way"], Duration::from_secs(15));
-    // A filter that says so is believed, as long as nothing answers.
+    // A filter's ICMP error counts until an answer arrives.
     filter("reject with icmp admin-prohibited");
     becomes(&switch, "far", &["unreachable"], Duration::from_secs(15));
     let why = peer(&switch, "far")["why"].as_str().expect("words").to_owned();
@@ -273,7 +273,7 @@ fn a_kernel_as_peer_is_unknown() {
     assert!(said.len() == 1 && said[0].0 == "note" && said[0].1.contains("far"), "{said:?}");
 }
 
-/// Two rVMs take one floating IP for theirs: each says so of the other, as long as it is so.
+/// Two rVMs claim one floating IP: each warns of the other, as long as both do.
 #[test]
 fn a_floating_ip_with_two_gateways_is_a_warning() {
     let Some(lab) = Lab::new() else { return };

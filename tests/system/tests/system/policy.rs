@@ -1,5 +1,5 @@
-//! What the owner of a port lays upon it, on real interfaces: rate limits, quarantine, mirrors, and the guard that
-//! disables a port. With the verdict cache on, which must not carry a flow past any of them.
+//! Policies of a port on real interfaces: rate limits, quarantine, mirrors, and the guard that
+//! disables a port. The verdict cache is on, and must not carry a flow past a policy.
 
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
@@ -60,8 +60,8 @@ fn row(switch: &Switch, port: &str) -> serde_json::Value {
     switch.json(&format!("port show {port}"))[0].clone()
 }
 
-/// A stream that the kernel carries is brought under a limit while it runs: from then on the limit's rate passes, all else is
-/// counted, and the neighbour's stream loses nothing.
+/// A running stream that the kernel carries is put under a limit: from then on packets pass at the limit's rate, all
+/// others are counted, and the neighbour's stream loses nothing.
 #[test]
 fn a_rate_limit_holds_for_flows_in_the_verdict_cache() {
     let Some(lab) = Lab::new() else { return };
@@ -73,7 +73,7 @@ fn a_rate_limit_holds_for_flows_in_the_verdict_cache() {
     done(&switch, "port set h1 --ingress-pps 1k");
     assert_eq!(row(&switch, "h1")["ingress"]["pps"], 1000);
     assert!(switch.ivctl("port list").stdout.contains("in at most 1 k frames/s"));
-    // What was cached is forgotten; the other's flow comes back to the cache.
+    // The flow is removed from the cache; the other host's flow comes back to it.
     let dropped = || switch.drops("h1", "ingress-rate-limit");
     wait_for("the limit to bite", || dropped() > 0);
     wait_followed(&switch);
@@ -89,7 +89,7 @@ fn a_rate_limit_holds_for_flows_in_the_verdict_cache() {
     assert!((800.0..1200.0).contains(&rate), "{rate} frames/s");
     let other = other.finish();
     assert!(other.share() > 0.99, "{other}");
-    // And without it everything passes again.
+    // Without the limit every packet passes again.
     done(&switch, "port set h1 --unset ingress_pps");
     let end = dropped();
     stream.wait_more(8000, "without a limit");
@@ -98,7 +98,7 @@ fn a_rate_limit_holds_for_flows_in_the_verdict_cache() {
     switch.counters_at_rest();
 }
 
-/// Bulk TCP in super-frames: what a limit lets through is the limit's rate in bytes, and the data is intact.
+/// Bulk TCP in GSO packets: bytes pass at the limit's rate, and the data is intact.
 #[test]
 fn a_rate_limit_counts_super_frames_as_on_the_wire() {
     let Some(lab) = Lab::new() else { return };
@@ -126,8 +126,8 @@ fn a_rate_limit_counts_super_frames_as_on_the_wire() {
     switch.counters_at_rest();
 }
 
-/// I-09: once `quarantine` is answered nothing of the guest arrives anywhere and nothing reaches it, though its flows were
-/// carried by the kernel; so it is after a crash; and `release` gives everything back.
+/// I-09: once `quarantine` has answered, no frame of the guest arrives anywhere and none reaches it, although the
+/// kernel carried its flows; this outlasts a crash; and `release` restores everything.
 #[test]
 fn a_port_in_quarantine_is_cut_off_over_restarts() {
     let Some(lab) = Lab::new() else { return };
@@ -137,7 +137,7 @@ fn a_port_in_quarantine_is_cut_off_over_restarts() {
     out.wait_more(100, "at the start");
     wait_followed(&switch);
     done(&switch, "port quarantine h1");
-    // Both streams go on; what a network interface still had on its way has arrived by the time tcpdump runs.
+    // Both streams go on; frames still in flight in a network interface have arrived by the time tcpdump runs.
     let seen = [(&h3, "10.1.0.1"), (&h1, "10.1.0.3")]
         .map(|(h, source)| Capture::start(&lab, h, "eth0", &format!("udp port 9 and src host {source}")));
     let counted = |switch: &Switch| (switch.drops("h1", "quarantined"), switch.drops("h3", "quarantined"));
@@ -166,8 +166,8 @@ fn a_port_in_quarantine_is_cut_off_over_restarts() {
     switch.counters_at_rest();
 }
 
-/// I-10: an IDS behind a mirror's target sees what the guest receives and sends, though its flows were carried by the kernel; what
-/// it sends itself goes nowhere; and nobody's stream suffers.
+/// I-10: an IDS at a mirror's target sees the frames that a guest receives and sends, although the kernel carried its
+/// flows. Frames that the IDS itself sends go nowhere, and no stream suffers.
 #[test]
 fn a_mirror_shows_an_ids_what_a_guest_does() {
     let Some(lab) = Lab::new() else { return };
@@ -209,7 +209,7 @@ fn a_mirror_shows_an_ids_what_a_guest_does() {
 }
 
 /// A guest claims to be the root bridge, a thousand times a second: within a second its port is err-disabled, with an
-/// event and a reason, and no other port sees a BPDU. `enable` and time give it back.
+/// event and a reason, and no other port sees a BPDU. `enable` restores the port, and so does time.
 #[test]
 fn t05_a_superior_bpdu_disables_a_guarded_port() {
     let Some(lab) = Lab::new() else { return };
@@ -237,10 +237,10 @@ fn t05_a_superior_bpdu_disables_a_guarded_port() {
     assert!(shown["why"].as_str().unwrap().contains("ivctl port enable h1"), "{shown}");
     assert_eq!(h1.ping("-c2 -i0.1 -W1 10.1.0.3"), 0);
     assert!(switch.drops("h1", "err-disabled") > 0 && switch.drops("h1", "link-local-group") > 0);
-    // By time, once the guest is quiet.
+    // After a time, once the guest is quiet.
     wait_for("the port to recover", || state() == "live");
     h1.reaches("10.1.0.3");
-    // By hand.
+    // By command.
     raw.must_send(&bpdu);
     wait_for("the port to be disabled again", || state() == "err-disabled");
     done(&switch, "port enable h1");

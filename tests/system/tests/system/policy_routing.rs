@@ -6,7 +6,7 @@ use system::{Capture, Lab, Namespace, Switch, transfer, wait_for, wait_until};
 
 use crate::topology::{host, network, port};
 
-/// How soon a change of the kernel's rules or routes has to show.
+/// How soon a change of the kernel's rules or routes has to take effect.
 const NOTICED: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// The addresses of one family: our two NICs, their routers, and the far side.
@@ -46,8 +46,8 @@ const V6: Family = Family {
     flag: "-6",
 };
 
-/// `rvm` has `eth0` with the default route of the main table, and `eth1`, the uplink, behind the router `prov`; beyond it
-/// the rVM `far`.
+/// `rvm` has `eth0` with the default route of the main table, and `eth1`, the uplink, behind the router `prov`; the
+/// rVM `far` is beyond that router.
 struct Cloud {
     rvm: Namespace,
     far: Namespace,
@@ -78,7 +78,7 @@ impl Cloud {
         Self { rvm, far, prov }
     }
 
-    /// The second NIC's routes by its source address.
+    /// Sets up the second NIC's routes by its source address.
     fn set_up_policy(&self, f: &Family) {
         self.rvm.ip(&format!("{} route add default via {} dev eth1 table 1001", f.flag, f.router));
         self.rvm.ip(&format!("{} rule add from {} lookup 1001", f.flag, f.ours));
@@ -93,8 +93,8 @@ fn rvm_config(name: &str, interface: &str, guest: &str, peer: &str, address: &st
     )
 }
 
-/// A tunnel from the second NIC of a rented machine. It starts as soon as the rule is there, says what is missing while
-/// it is not, and follows each change within a second.
+/// A tunnel from the second NIC of a rented machine. It starts as soon as the rule exists, the status says what is
+/// missing before that, and it follows each change within a second.
 fn a_tunnel_from_a_second_nic(f: &Family, uplink: &str) {
     let Some(lab) = Lab::new() else { return };
     let cloud = Cloud::new(&lab, f);
@@ -124,7 +124,7 @@ fn a_tunnel_from_a_second_nic(f: &Family, uplink: &str) {
     let there = "10.1.0.2:80".parse().unwrap();
     transfer(&h1, &h2, there, there, 5_000_000);
 
-    // A route that is deleted from the rule's table counts no longer.
+    // A route that was deleted from the rule's table no longer counts.
     cloud.rvm.ip(&format!("{} route del default table 1001", f.flag));
     assert!(wait_until(NOTICED, warned), "a route that is gone is noticed");
     // Another NIC's default route is better, but the uplink is this one.
@@ -161,8 +161,8 @@ fn a_tunnel_from_a_second_nic_by_udp_sockets() {
     a_tunnel_from_a_second_nic(&V6, "kind = \"udp\"\n");
 }
 
-/// A floating IP whose reality address is a secondary one of the second NIC, with a rule and a router of its own. Its
-/// guest speaks first: the first packet, whose next hop is not resolved, goes that way, too.
+/// A floating IP whose reality address is a secondary one of the second NIC, with its own rule and router. Its guest
+/// speaks first: even the first packet, whose next hop is not resolved yet, goes that way.
 fn floating_ip_by_a_rule_of_its_own(f: &Family) {
     let Some(lab) = Lab::new() else { return };
     let cloud = Cloud::new(&lab, f);

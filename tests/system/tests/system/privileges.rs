@@ -1,4 +1,4 @@
-//! What the daemon may do, and what it asks for.
+//! The privileges that the daemon has, and those that it needs.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use system::{Lab, Namespace, Switch, binaries, transfer, wait_until};
 
 use crate::topology::{V4, host, network, port, underlay_pair};
 
-/// What `ivswitchd` needs, and all it needs.
+/// All capabilities that `ivswitchd` needs.
 const CAPABILITIES: [&str; 5] = ["net_admin", "net_raw", "bpf", "perfmon", "ipc_lock"];
 
 /// Not root, and only the named capabilities: a port, the shared uplink, a door and a tunnel all work.
@@ -58,7 +58,7 @@ fn busy_config() -> String {
         + "[[port]]\nname = \"eth1\"\nnetwork = \"private\"\nkind = \"tap\"\naddress = [\"10.1.0.5/24\"]\n"
 }
 
-/// Everything that `busy_config` is for, unless the daemon dies of it.
+/// Does everything that `busy_config` is for, unless the daemon dies in between.
 fn be_busy(h1: &Namespace, switch: &mut Switch, big: &str) {
     for step in 0..5 {
         match step {
@@ -67,7 +67,7 @@ fn be_busy(h1: &Namespace, switch: &mut Switch, big: &str) {
                 let there = ["10.1.0.3", "10.1.0.5"][step];
                 h1.ping(&format!("-c1 -W1 {there}")) == 1 || !switch.is_running()
             })),
-            // Nobody: a flood, and sleep in between.
+            // An address without a host: a flood, and sleep in between.
             2 => drop(h1.ping("-c2 -i0.2 -W1 10.1.0.77")),
             3 => drop(switch.ivctl(&format!("config apply {big}"))),
             _ => drop(switch.try_terminate().then_some(())),

@@ -1,6 +1,6 @@
-//! The daemon ends, by SIGKILL or by its manager, and is started again under load. Forwarding returns with nothing
-//! entered anew, doors keep their carrier, and the time lost (packets lost by the rate they were offered at) is said:
-//! where a service manager keeps descriptors, next to none.
+//! The daemon ends, by SIGKILL or by its manager, and is started again under load. Forwarding returns without any new
+//! configuration, doors keep their carrier, and the test prints the time blocked (packets lost, divided by the rate
+//! at which they were sent): next to none where a service manager keeps descriptors.
 
 use std::time::{Duration, Instant};
 
@@ -30,12 +30,12 @@ fn two(lab: &Lab, doors: &[&str]) -> Two {
     Two { rvm, h1, h3, config }
 }
 
-/// Which way a stream goes.
+/// The direction of a stream.
 #[derive(Clone, Copy)]
 enum Through {
     /// From one port by AF_XDP to another.
     Ports,
-    /// From such a port to the door [`DOOR`], which names no kind.
+    /// From such a port to the door [`DOOR`], whose kind is the default one.
     Door,
 }
 
@@ -49,8 +49,8 @@ impl Two {
         format!("{}, {} changes", read("carrier"), read("carrier_changes"))
     }
 
-    /// Ends the daemon and starts it again so many times, under load. Time blocked in each, the shortest first; no
-    /// carrier of `doors` changes meanwhile.
+    /// Ends the daemon and starts it again `times` times, under load. Gives the time blocked in each, the shortest
+    /// first. No carrier of `doors` changes during that.
     fn disturbed(
         &self,
         switch: &mut Switch,
@@ -101,7 +101,7 @@ fn said(what: &str, blocked: &[Duration]) {
     );
 }
 
-/// SIGKILL where nobody keeps descriptors: everything is opened anew.
+/// SIGKILL where descriptors are not kept: everything is opened again.
 #[test]
 fn fault_kill_9_under_load() {
     let Some(lab) = Lab::new() else { return };
@@ -113,7 +113,7 @@ fn fault_kill_9_under_load() {
     two.h1.reaches("10.1.0.7");
 }
 
-/// The same through a door of the kind that it has by default, with and without a manager that keeps descriptors.
+/// The same through a door of the default kind, with and without a manager that keeps descriptors.
 #[test]
 fn fault_kill_9_under_load_through_a_door() {
     let Some(lab) = Lab::new() else { return };
@@ -130,8 +130,8 @@ fn fault_kill_9_under_load_through_a_door() {
     switch.counters_at_rest();
 }
 
-/// SIGKILL under a service manager that keeps descriptors: frames wait in the rings meanwhile, and a TAP door keeps
-/// its carrier too.
+/// SIGKILL under a service manager that keeps descriptors: frames wait in the rings until the next start, and a TAP
+/// door keeps its carrier too.
 #[test]
 fn fault_kill_9_under_load_where_descriptors_are_kept() {
     let Some(lab) = Lab::new() else { return };
@@ -153,8 +153,8 @@ fn fault_kill_9_under_load_where_descriptors_are_kept() {
     switch.counters_at_rest();
 }
 
-/// `systemctl restart`: the same, by SIGTERM; and when nobody starts it again, the manager's letting go leaves the
-/// interfaces as they were.
+/// `systemctl restart`: the same, by SIGTERM. When the daemon is not started again, the manager closes the
+/// descriptors, which leaves the interfaces as they were.
 #[test]
 fn fault_a_restart_costs_nothing_where_descriptors_are_kept() {
     let Some(lab) = Lab::new() else { return };
@@ -175,8 +175,9 @@ fn has_program(namespace: &Namespace, interface: &str) -> bool {
     namespace.ip_json(&format!("link show {interface}"))[0].get("xdp").is_some()
 }
 
-/// While the daemon is dead its configuration changes: a port is no port any more, another is in another network. What
-/// was kept of the first goes; nothing that came meanwhile crosses to a network that it was not sent in.
+/// While the daemon is dead its configuration changes: one port is removed, another is in another network. The kept
+/// descriptors of the first are closed, and no frame that came in between crosses to a network that it was not sent
+/// in.
 #[test]
 fn fault_what_was_kept_and_is_not_wanted_goes() {
     let Some(lab) = Lab::new() else { return };
@@ -195,7 +196,7 @@ fn fault_what_was_kept_and_is_not_wanted_goes() {
     switch.wait_live(&["h1"]);
     wait_for("the port's program to go", || !has_program(&two.rvm, "p-h3"));
     wait_for("the manager to have let go", || names(&manager) == 0);
-    // As it was again: opened anew beside one that was taken up.
+    // The first configuration again: one port is opened again, next to one that was kept.
     switch.kill();
     std::fs::write(switch.config(), &two.config).unwrap();
     switch.start_again();

@@ -1,4 +1,4 @@
-//! The switch as a router, with the kernel's own tools as judges: traceroute, what a socket is told, and datagrams
+//! The switch as a router, judged by the kernel's own tools: traceroute, the errors that sockets get, and datagrams
 //! that do not fit the tunnel.
 
 use std::io::{self, ErrorKind};
@@ -13,8 +13,8 @@ use crate::topology::{host, network, port};
 const PUBLIC6: &str = "2001:db8:56::11";
 const INTERNET_HOST6: &str = "2001:db8:9::9";
 
-/// A provider with NAT for a floating IP of each family, an Internet host, the gateway's rVM, and the owner's with an iVM
-/// behind it that believes in 1500 bytes; no CMS.
+/// A provider with NAT for a floating IP of each family, an Internet host, the gateway's rVM, and the owner's with an
+/// iVM behind it that assumes an MTU of 1500 bytes, without a CMS.
 struct DualStack {
     inet: Namespace,
     ivm: Namespace,
@@ -98,8 +98,9 @@ fn hops(from: &Namespace, arguments: &str) -> Vec<String> {
     text.lines().skip(1).map(hop).collect()
 }
 
-/// Traceroute by UDP, ICMP and TCP, over IPv4 and IPv6, out of a guest and from the Internet to its floating IP: every hop
-/// answers, the virtual gateways by their own addresses, and to the Internet each rVM by the floating IP.
+/// Traceroute by UDP, ICMP and TCP, over IPv4 and IPv6, out of a guest and from the Internet to its floating IP:
+/// every hop answers, the virtual gateways from their own addresses, and to the Internet each rVM from the floating
+/// IP.
 #[test]
 fn traceroute_shows_every_hop() {
     let Some(lab) = Lab::new() else { return };
@@ -111,11 +112,11 @@ fn traceroute_shows_every_hop() {
         let out = hops(&f.ivm, &format!("-6 {options} {INTERNET_HOST6}"));
         assert_eq!(out, ["fd01::1", "fd02::1", "fd00::1", INTERNET_HOST6], "{how}");
         let inward = hops(&f.inet, &format!("{options} {PUBLIC}"));
-        // Linux, as the provider's router, speaks for what it translates as we do.
+        // Linux, as the provider's router, answers from the address that it translates, as the switch does.
         assert_eq!(inward, [PUBLIC; 4], "{how}");
         let inward = hops(&f.inet, &format!("-6 {options} {PUBLIC6}"));
         assert_eq!(inward, [PUBLIC6; 4], "{how}");
-        // To the gateway itself it is one hop.
+        // The gateway itself is one hop away.
         assert_eq!(hops(&f.ivm, &format!("{options} 192.168.1.1")), ["192.168.1.1"], "{how}");
         assert_eq!(hops(&f.ivm, &format!("-6 {options} fd01::1")), ["fd01::1"], "{how}");
     }
@@ -123,7 +124,7 @@ fn traceroute_shows_every_hop() {
     assert!(status["icmp_errors"]["time-exceeded"].as_u64() >= Some(12), "{}", status["icmp_errors"]);
     assert_conserved(&f.one.counters_at_rest());
     assert_conserved(&f.two.counters_at_rest());
-    // A dry run says what would be told.
+    // A dry run shows the error that would be sent.
     let mac = f.ivm.mac("eth0").map(|byte| format!("{byte:02x}")).join(":");
     let trace = f.two.ivctl(&format!(
         "trace --from ivm --src-mac {mac} --src 192.168.1.2 --to {INTERNET_HOST} --ttl 1 udp"
@@ -136,7 +137,7 @@ fn traceroute_shows_every_hop() {
     f.two.assert_running();
 }
 
-/// What a guest's sockets are told at once, where they used to wait for a timeout: no route, prohibited, refused; in
+/// A guest's sockets get errors immediately, where they used to wait for a timeout: no route, prohibited, refused; in
 /// both families.
 #[test]
 fn sockets_are_told_at_once() {
@@ -179,7 +180,7 @@ fn sockets_are_told_at_once() {
     }
 }
 
-/// Answers each question with as many bytes as it asks for, as DNSSEC does.
+/// Answers each question with as many bytes as the question asks for, as DNSSEC does.
 fn serve(at: &Namespace, address: SocketAddr) {
     let socket = at.run(move || UdpSocket::bind(address)).expect("a free port");
     at.spawn(move || -> io::Result<()> {
@@ -194,7 +195,7 @@ fn serve(at: &Namespace, address: SocketAddr) {
     });
 }
 
-/// Asks with so many bytes for so many, and checks what comes.
+/// Sends a question of `question_len` bytes for an answer of `answer_len` bytes, and checks the answer.
 fn ask(from: &Namespace, to: SocketAddr, question_len: usize, answer_len: usize) {
     let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
     let socket = from.run(move || UdpSocket::bind(any)).expect("a free port");
@@ -212,8 +213,9 @@ fn ask(from: &Namespace, to: SocketAddr, question_len: usize, answer_len: usize)
 
 const SIZES: [usize; 9] = [1200, 1422, 1423, 1440, 1472, 1473, 3000, 4096, 8000];
 
-/// Datagrams of every size about the tunnel's, questions and answers, out of a guest and from the Internet, where nothing
-/// forbids fragments (as DNS, IKE, RADIUS and NFS send them); with IPv6, whose senders are told and cut by themselves.
+/// Datagrams of every size around the tunnel's MTU, questions and answers, out of a guest and from the Internet,
+/// without the DF bit (as DNS, IKE, RADIUS and NFS send them); with IPv6 as well, whose senders get an error and
+/// fragment by themselves.
 #[test]
 fn datagrams_without_df_arrive() {
     let Some(lab) = Lab::new() else { return };
@@ -234,15 +236,15 @@ fn datagrams_without_df_arrive() {
         }
         ask(from, ask_at.parse().unwrap(), 8000, 8000);
     }
-    // Of IPv4 nothing was too big, in either direction.
+    // With IPv4 no packet was too big, in either direction.
     let errors = f.one.json("status")["icmp_errors"]["too-big"].as_u64().unwrap();
     assert!(errors <= 2, "only IPv6 is told: {errors}");
     assert_conserved(&f.one.counters_at_rest());
     assert_conserved(&f.two.counters_at_rest());
 }
 
-/// The same where the rVMs' frames come and go as super-frames: a guest hands over UDP with its checksum to be
-/// finished, the switch cuts the packets, and every checksum on the wire is right.
+/// The same where the rVMs' drivers carry GSO packets: a guest sends UDP with an unfinished checksum, the switch
+/// fragments the packets, and every checksum on the wire is right.
 #[test]
 fn datagrams_without_df_arrive_by_packet_and_tap() {
     for lanes in [

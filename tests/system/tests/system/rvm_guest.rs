@@ -1,8 +1,9 @@
-//! An rVM that is a guest itself: the switch in it, native XDP on its virtio NIC, in copy mode and without copies.
+//! An rVM that is itself a guest: the switch runs in it, with native XDP on its virtio NIC, in copy mode and with
+//! zero-copy.
 //!
-//! The far rVM is a namespace of this machine with the kernel's own `vxlan`, behind the TAP that is the guest's NIC. In
-//! the rVM a namespace of its own stands for an L2 guest, behind a door. Its second NIC, a port, is in the segment of a
-//! customer's site, and filters by MAC as real ones do.
+//! The far rVM is a namespace of this machine with the kernel's own `vxlan`, behind the TAP that is the guest's NIC.
+//! In the rVM a namespace of its own stands for an L2 guest, behind a door. The rVM's second NIC, a port, is in the
+//! segment of a customer's site, and filters by MAC as real ones do.
 
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
@@ -21,7 +22,7 @@ const OUTER: &str = "10.1.0.2";
 /// A machine of the site.
 const SITE: &str = "10.1.0.3";
 const MEGABYTES: u32 = 4;
-/// How long an answer may take of a session that nobody disturbs: TCP's first repetition, emulated.
+/// How long an answer of an undisturbed session may take: TCP's first retransmission, emulated.
 const DISTURBED: Duration = Duration::from_secs(3);
 
 /// The rVM, and the cloud around it.
@@ -66,7 +67,7 @@ impl Cloud {
         far.ip(&format!("link set lan netns {}", site.name()));
         site.ip("link set lan mtu 1450 up");
         site.ip(&format!("addr add {SITE}/24 dev lan"));
-        // The distribution's `ip` knows namespaces, busybox's does not.
+        // The distribution's `ip` supports namespaces, busybox's does not.
         let inner = format!(
             "set -e; ip=/usr/bin/ip; $ip netns add l2; $ip link add p-l2 type veth peer name eth0 netns l2; \
              $ip link set p-l2 mtu 1450 up; $ip -n l2 link set eth0 mtu 1450 up; \
@@ -76,7 +77,7 @@ impl Cloud {
         Self { far, site, rvm, busybox, httpd }
     }
 
-    /// Starts the switch in the rVM; the mode that its uplink is in.
+    /// Starts the switch in the rVM; gives the mode of its uplink.
     fn start_switch(&mut self) -> String {
         let config = format!(
             "name = \"rvm\"\n[uplink]\ninterface = \"eth0\"\naddress = \"{RVM}\"\n\
@@ -102,12 +103,12 @@ impl Cloud {
         uplink["mode"].as_str().expect("a mode").to_owned()
     }
 
-    /// The L2 namespace and the far one reach each other, and a file goes either way as it is.
+    /// Checks that the L2 namespace and the far one reach each other, and that a file goes either way unchanged.
     fn forwards(&mut self, lab: &Lab) {
         let start = Instant::now();
         wait_for("the L2 namespace to be reached", || self.far.ping(&format!("-c 1 -W 1 {INNER}")) == 1);
         let reached = start.elapsed();
-        // R-03: the second NIC takes frames for MACs behind it, of the rVM and of its peers.
+        // R-03: the second NIC accepts frames for MACs behind it, of the rVM and of its peers.
         for address in [INNER, OUTER] {
             self.site.reaches(address);
         }
@@ -139,7 +140,7 @@ impl Cloud {
 
 /// The story of both tests.
 fn runs_in_a_guest(lab: &Lab, mut cloud: Cloud, mode: &str) {
-    // Somebody is logged in to the rVM: its kernel's TCP, which the switch shares the NIC with.
+    // A login session at the rVM: its kernel's TCP, with which the switch shares the NIC.
     cloud.rvm.run("(nc -ll -p 22 -e cat > /dev/null 2>&1 &)");
     cloud.far.reaches(RVM);
     let login = Session::with(&cloud.far, format!("{RVM}:22").parse().expect("an address"));
@@ -174,7 +175,7 @@ fn runs_in_a_guest(lab: &Lab, mut cloud: Cloud, mode: &str) {
     };
     assert_conserved(&status);
     let drops = status["drops"].as_array().cloned().unwrap_or_default();
-    // A driver that looks for slots, and looks again, has lost nothing.
+    // A driver that finds no slot and tries again has lost nothing.
     let lost = drops.iter().find(|row| row["port"] == "uplink" && row["reason"] == "kernel-no-slots");
     assert!(lost.is_none() || !mode.contains("zero"), "{lost:?}");
     let longest = login.finish();
@@ -187,8 +188,8 @@ fn runs_in_a_guest(lab: &Lab, mut cloud: Cloud, mode: &str) {
     assert!(!log.contains("panicked") && !log.contains(" ERROR "), "{log}");
 }
 
-/// A NIC of four queue pairs, two of them in use, and the kernel of Debian's stable release: native XDP, in copy mode,
-/// because that kernel's virtio has no other; the port says so.
+/// A NIC of four queue pairs, two of them in use, and the kernel of Debian's stable release: native XDP, in copy
+/// mode, because that kernel's virtio driver has no other; the port reports that.
 #[test]
 fn an_rvm_that_is_a_guest_forwards_in_copy_mode() {
     let Some(lab) = Lab::new() else { return };
@@ -200,7 +201,7 @@ fn an_rvm_that_is_a_guest_forwards_in_copy_mode() {
     runs_in_a_guest(&lab, cloud, "native, copy");
 }
 
-/// The same where kernel and NIC can do without copies.
+/// The same where kernel and NIC support zero-copy.
 #[test]
 fn an_rvm_that_is_a_guest_forwards_with_zero_copy() {
     let Some(lab) = Lab::new() else { return };

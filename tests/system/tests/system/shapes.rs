@@ -1,6 +1,6 @@
-//! Frames that a local stack leaves unfinished, on interfaces that others made: the end of a veth in a guest or container,
-//! which the switch cannot configure. Each arrives as the sender's kernel would have finished it, or is dropped for a
-//! reason of its own, and a warning shows the remedy.
+//! Frames that a local stack leaves unfinished, on interfaces that other tools made: the end of a veth in a guest or
+//! container, which the switch cannot configure. Each arrives as the sender's kernel would have finished it, or is
+//! dropped for a reason of its own, and a warning shows the remedy.
 
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -38,7 +38,7 @@ impl Guests {
         Self { rvm, h1, h2, switch }
     }
 
-    /// Every frame is accounted for, and no port dropped one for its shape.
+    /// Checks that every frame is accounted for, and that no port dropped one for its shape.
     #[track_caller]
     fn nothing_is_lost(&mut self) {
         self.switch.counters_at_rest();
@@ -62,7 +62,7 @@ fn overlay(
     flags: &str,
     n: u8,
 ) {
-    // Two devices of one family and other checksums cannot share a port.
+    // Two devices of one family with different checksum settings cannot share a port.
     let port = if id == 7 { 8472 } else { 4789 };
     guest.ip(&format!(
         "link add {name} type vxlan id {id} local {local} remote {remote} dstport {port} dev {over} {flags}"
@@ -429,7 +429,7 @@ fn warned(g: &Guests, words: &str) -> Option<String> {
     texts.find(|w| w.contains("port \"h1\"") && w.contains(words)).map(str::to_owned)
 }
 
-/// Checks the remedy in a warning, and runs it at the far end.
+/// Checks the remedy that a warning names, and runs it at the far end.
 fn do_it(g: &Guests, warning: &str) {
     assert!(warning.contains("`ethtool -K DEV (the other end of p-h1) tx off`"), "{warning}");
     let done = g.h1.command("ethtool").args(["-K", "eth0", "tx", "off"]).output().expect("running ethtool");

@@ -15,8 +15,8 @@ struct TwoSites {
     switches: [Switch; 4],
 }
 
-/// The provider's part of a data centre: a segment 10.N.0.0/24, a router, the gateway's public address 60.N.0.1 by NAT.
-/// Nobody outside reaches a private address, and no other rVM has a way out.
+/// The provider's part of a data centre: a segment 10.N.0.0/24, a router, the gateway's public address 60.N.0.1 by
+/// NAT. Private addresses cannot be reached from outside, and other rVMs have no way out.
 fn provider(lab: &Lab, n: u8) -> (Namespace, [Namespace; 2]) {
     let net = lab.namespace(&format!("net{n}"));
     net.ip("link add lan type bridge");
@@ -34,7 +34,7 @@ fn provider(lab: &Lab, n: u8) -> (Namespace, [Namespace; 2]) {
     (net, rvms)
 }
 
-/// Rules of a provider: 1:1 NAT for these pairs of public and private address; all else does not pass.
+/// The rules of a provider: 1:1 NAT for these pairs of public and private address; other packets do not pass.
 fn nat(net: &Namespace, pairs: &[(&str, &str)]) {
     let way = |hook: &str, rule: &dyn Fn(&(&str, &str)) -> String| {
         let rules: String = pairs.iter().map(|pair| rule(pair) + "; ").collect();
@@ -79,7 +79,7 @@ impl TwoSites {
                 nat(&net, &[("60.1.0.1", "10.1.0.10")]);
             }
             let guest = host(lab, &inner, &format!("g{n}"), &[&format!("172.16.0.1{n}/24")]);
-            // VXLAN over a path of 1500.
+            // VXLAN over a path MTU of 1500.
             guest.ip("link set eth0 mtu 1450");
             guest.ip("route add default via 172.16.0.1");
             let far = 1 - n;
@@ -98,7 +98,7 @@ impl TwoSites {
             let floating = |more: &str| {
                 format!("[[floating]]\nip = \"{PUBLIC}\"\nnetwork = \"public\"\ngateway = \"gw0\"\n{more}\n")
             };
-            // Where rVMs reach each other through a relay, it is to know the floating IPs too.
+            // Where rVMs reach each other through a relay, the relay has to know the floating IPs too.
             let owner = "inside = { network = \"private\", address = \"172.16.0.11\" }";
             let config = head("gw", 10)
                 + &peer(&format!("in{n}"), &format!("10.{n}.0.50"), "relay = true")
@@ -122,9 +122,9 @@ impl TwoSites {
     }
 }
 
-/// I-25, I-26: guests of two data centres are on one segment, through two relays and two providers' NAT: ping, TCP and
-/// UDP both ways, every byte checked. I-19, I-35 to I-37: the Internet reaches the guest in the west by a floating IP whose
-/// gateway is in the east, and the guest the Internet, which sees the floating IP.
+/// I-25, I-26: guests of two data centres are on one segment, through two relays and two providers' NAT: ping, TCP
+/// and UDP work both ways, with every byte checked. I-19, I-35 to I-37: the Internet reaches the guest in the west by
+/// a floating IP whose gateway is in the east, and the guest reaches the Internet, which sees the floating IP.
 #[test]
 fn i25_two_data_centres_and_a_floating_ip_across_them() {
     let Some(lab) = Lab::new() else { return };

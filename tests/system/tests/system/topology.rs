@@ -1,4 +1,4 @@
-//! Topologies that several tests stand on.
+//! Topologies that several tests use.
 
 use system::{Lab, Namespace, Switch};
 
@@ -17,11 +17,11 @@ pub fn port(name: &str, network: &str) -> String {
     format!("[[port]]\nname = \"{name}\"\nnetwork = \"{network}\"\ninterface = \"p-{name}\"\n")
 }
 
-/// Makes the interface send what a wire carries: frames of the MTU at most, with every checksum done. Left alone, a
-/// veth passes on whatever its sender left unfinished.
+/// Makes the interface send frames as on a wire: at most of the MTU's size, with every checksum finished. By default,
+/// a veth passes on frames as unfinished as its sender left them.
 pub fn finished(namespace: &Namespace, interface: &str) {
     for feature in ["tx", "tso", "gso", "tx-udp_tnl-segmentation", "tx-udp-segmentation"] {
-        // Some are gone with the first.
+        // The kernel switches some features off together with the first.
         let _ = namespace.command("ethtool").args(["-K", interface, feature, "off"]).output();
     }
     let features = namespace.command("ethtool").args(["-k", interface]).output().expect("running ethtool");
@@ -36,16 +36,16 @@ pub fn network(name: &str, vni: u32) -> String {
     format!("[[network]]\nname = \"{name}\"\nvni = {vni}\n")
 }
 
-/// The underlay of a test: which addresses the two VTEPs have.
+/// The underlay of a test: the addresses of the two VTEPs.
 #[derive(Clone, Copy)]
 pub struct Underlay {
-    /// Ours.
+    /// The address on our side.
     pub ours: &'static str,
-    /// The far side's.
+    /// The address of the far side.
     pub far: &'static str,
-    /// Bits of the prefix they share.
+    /// Length of the common prefix.
     pub prefix: u8,
-    /// What an encapsulated packet is longer.
+    /// Bytes that encapsulation adds to a packet.
     pub overhead: u16,
 }
 
@@ -67,7 +67,7 @@ impl FarKernel {
         Self::with_uplink(lab, underlay, checksum, "")
     }
 
-    /// The same with more lines about the uplink.
+    /// As `new`, with more lines about the uplink.
     pub fn with_uplink(lab: &Lab, underlay: Underlay, checksum: bool, uplink: &str) -> Self {
         let (rvm, far) = underlay_pair(lab, underlay);
         let h1 = host(lab, &rvm, "h1", &["10.1.0.1/24", "fd01::1/64"]);

@@ -1,4 +1,4 @@
-//! The uplink belongs to the kernel first: what is not ours must not notice us.
+//! The uplink belongs to the kernel first: traffic that is not the switch's must not notice the switch.
 
 use std::net::SocketAddr;
 
@@ -21,7 +21,7 @@ fn xdp_attached(namespace: &Namespace, interface: &str) -> bool {
 }
 
 /// An SSH-like TCP connection to the rVM's own kernel, on an address that is also the reality address of
-/// a floating IP. It talks all the while the daemon starts, runs, dies of SIGKILL, starts again and ends.
+/// a floating IP. It talks all the time while the daemon starts, runs, dies of SIGKILL, starts again and ends.
 #[test]
 fn i20_ssh_survives_start_kill_and_restart() {
     let Some(lab) = Lab::new() else { return };
@@ -32,7 +32,7 @@ fn i20_ssh_survives_start_kill_and_restart() {
     let mut switch = Switch::start(&lab, &rvm, CONFIG);
     wait_for("the daemon to attach to eth0", || xdp_attached(&rvm, "eth0"));
     session.assert_alive("when the daemon had started");
-    // Bulk to the kernel through the interface we share.
+    // Bulk TCP to the kernel through the shared interface.
     transfer(&far, &rvm, at("10.0.0.11", 22), at("0.0.0.0", 22), 20_000_000);
     for _ in 0..3 {
         switch.kill();
@@ -48,7 +48,8 @@ fn i20_ssh_survives_start_kill_and_restart() {
     assert!(longest.as_millis() < 3000, "an answer took {longest:?}");
 }
 
-/// SIGTERM leaves nothing but the doors and what closes reality addresses: no XDP program, no socket file, no change of the uplink.
+/// SIGTERM leaves nothing but the doors and the rules that close reality addresses: no XDP program, no socket file,
+/// no change of the uplink.
 #[test]
 fn sigterm_leaves_no_trace() {
     let Some(lab) = Lab::new() else { return };
@@ -71,7 +72,7 @@ fn sigterm_leaves_no_trace() {
     assert_eq!(switch.ivctl("status").code, 5, "nobody answers");
 }
 
-/// An interface that is not there yet is waited for; when it goes, the rest goes on; when it returns, so
+/// The switch waits for a missing interface. When one disappears, the other ports go on; when it returns, so
 /// does its traffic.
 #[test]
 fn interfaces_come_go_and_return() {
@@ -82,7 +83,7 @@ fn interfaces_come_go_and_return() {
     let h1 = crate::topology::host(&lab, &rvm, "h1", &["10.1.0.1/24"]);
     let h3 = crate::topology::host(&lab, &rvm, "h3", &["10.1.0.3/24"]);
     h1.reaches("10.1.0.3");
-    // The same NIC comes back each time: others know its address.
+    // The same NIC comes back each time, because others know its address.
     let mac = h3.mac("eth0").map(|byte| format!("{byte:02x}")).join(":");
     for _ in 0..3 {
         h3.ip("link delete eth0");
@@ -92,7 +93,7 @@ fn interfaces_come_go_and_return() {
         h3.ip("addr add 10.1.0.3/24 dev eth0");
         h1.reaches("10.1.0.3");
     }
-    // Down is not gone, and up again works again.
+    // An interface that is down still exists, and works again when it is up.
     rvm.ip("link set p-h3 down");
     wait_for("nobody to answer", || h1.ping("-c1 -W1 10.1.0.3") == 0);
     rvm.ip("link set p-h3 up");
@@ -100,7 +101,7 @@ fn interfaces_come_go_and_return() {
     switch.assert_running();
 }
 
-/// The uplink itself goes and returns (as a cloud NIC does when it is replugged).
+/// The uplink itself disappears and returns (as a cloud NIC does when it is replugged).
 #[test]
 fn the_uplink_comes_goes_and_returns() {
     let Some(lab) = Lab::new() else { return };
@@ -113,7 +114,7 @@ fn the_uplink_comes_goes_and_returns() {
         lab.veth((&cloud.rvm, "eth0"), (&cloud.far, "eth0"));
         cloud.rvm.ip("addr add 10.0.0.11/16 dev eth0");
         cloud.far.ip("addr add 10.0.0.12/16 dev eth0");
-        // The kernel's vxlan went with its device.
+        // The kernel's vxlan was deleted with its device.
         cloud.far.ip("link add vx type vxlan id 100 local 10.0.0.12 remote 10.0.0.11 dstport 4789 dev eth0");
         cloud.far.ip("link set vx mtu 1450 master br0 up");
         cloud.h1.reaches("10.1.0.2");

@@ -6,7 +6,7 @@ use system::{Capture, Lab, Namespace, RawSocket, Switch, transfer, udp_frame};
 
 use crate::topology::{FarKernel, Underlay, V4, V6, host, network, port, underlay_pair};
 
-/// Everything that must work between us and the kernel over one kind of underlay.
+/// Tests everything that must work between us and the kernel over one kind of underlay.
 fn with_the_kernel(underlay: Underlay, checksum: bool) {
     let Some(lab) = Lab::new() else { return };
     let mut cloud = FarKernel::new(&lab, underlay, checksum);
@@ -15,14 +15,15 @@ fn with_the_kernel(underlay: Underlay, checksum: bool) {
     h2.reaches("10.1.0.1");
     h1.reaches("fd01::2");
 
-    // Every size up to the MTU, with DF: what needs an outer fragment does not pass for working.
+    // Every size up to the MTU, with DF, so that a packet in outer fragments does not count.
     let largest = 1500 - underlay.overhead - 28;
     for size in [0, 18, 500, 1000, largest - 1, largest] {
         h1.reaches_with("10.1.0.2", &format!("-M do -s {size}"));
         h2.reaches_with("10.1.0.1", &format!("-M do -s {size}"));
     }
 
-    // What we emit, where the far kernel receives it; and what we deliver, where our host receives it.
+    // Our tunnel packets, where the far kernel receives them; and frames that we deliver, where our host receives
+    // them.
     let emitted = Capture::start(&lab, &cloud.far, "eth0", "udp port 4789");
     let delivered = Capture::start(&lab, h1, "eth0", "tcp");
     let (there, back) = ("10.1.0.2:80".parse().unwrap(), "10.1.0.1:80".parse().unwrap());
@@ -77,7 +78,7 @@ fn r19_vlan_tags_cross_the_tunnel() {
         let capture =
             Capture::start(&lab, destination, "eth0", "ether proto 0x8100 or ether proto 0x88a8 or vlan");
         for _ in 0..20 {
-            // The tag's four bytes have to fit the tunnel's 1450 too.
+            // The tag's four bytes have to fit the tunnel's MTU of 1450 too.
             from.must_send(&udp_frame(end(source), end(destination), &[10], &[7; 1418]));
             from.must_send(&udp_frame(end(source), end(destination), &[20, 30], &[7; 100]));
         }

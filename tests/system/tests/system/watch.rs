@@ -1,4 +1,4 @@
-//! What a person on call needs: frames explained before and after the fact, seen as they pass, drops with a sample.
+//! Tools of an engineer on call: frames explained before and after they pass, captures, drops with a sample.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
@@ -12,15 +12,15 @@ fn mac(bytes: [u8; 6]) -> String {
     bytes.map(|byte| format!("{byte:02x}")).join(":")
 }
 
-/// An `ivctl` that goes on.
+/// An `ivctl` that keeps running.
 fn spawn(switch: &Switch, arguments: &[&str]) -> Child {
     let mut ivctl = Command::new(binaries().join("ivctl"));
     ivctl.arg("--socket").arg(switch.socket()).args(arguments);
     ivctl.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("running ivctl")
 }
 
-/// A frame that is made up walks through the switch as it stands: where the kernel's peer would get it, and why
-/// another is dropped. Nothing moves and nothing is counted. What then really passes is explained the same way.
+/// A made-up frame is traced through the switch in its present state: where the kernel's peer would get it, and why
+/// another is dropped. Nothing moves and nothing is counted. Real frames are then explained the same way.
 #[test]
 fn i13_a_frame_is_explained_before_and_after_the_fact() {
     let Some(lab) = Lab::new() else { return };
@@ -47,12 +47,12 @@ fn i13_a_frame_is_explained_before_and_after_the_fact() {
     assert_eq!(told[0]["walk"]["sent"][0]["port"], "h1", "{told}");
     assert!(told[0]["walk"]["steps"].to_string().contains("through the tunnel from peer far"), "{told}");
 
-    // What is dropped says why, and the exit code says it too.
+    // The trace of a dropped frame says why, and so does the exit code.
     let dropped = switch.ivctl(&format!("trace --from h1 --hex {}", "01".repeat(60)));
     assert_eq!(dropped.code, 8, "{dropped:?}");
     assert!(dropped.stdout.contains("source-mac-invalid"), "{}", dropped.stdout);
 
-    // What cannot be traced is an error with a remedy.
+    // A frame that cannot be traced is an error with a remedy.
     for (arguments, code, says) in [
         ("trace --from nosuch --to 10.1.0.2", 3, "h1"),
         ("trace --from h1 --src 10.1.0.1 --to 10.1.0.77", 2, "--dst-mac"),
@@ -86,8 +86,8 @@ fn i13_a_frame_is_explained_before_and_after_the_fact() {
     switch.counters_at_rest();
 }
 
-/// A capture has every frame of the port, both ways, in a file that tcpdump reads, each with its verdict; it takes
-/// only what the filter wants; when it ends, nobody watches any more.
+/// A capture has every frame of the port, both ways, in a file that tcpdump reads, each with its verdict. It contains
+/// only frames that match the filter, and when it ends, the port is no longer watched.
 #[test]
 fn i13_a_capture_has_every_frame_and_its_verdict() {
     let Some(lab) = Lab::new() else { return };
@@ -111,7 +111,7 @@ fn i13_a_capture_has_every_frame_and_its_verdict() {
     let count = |word: &str| bytes.windows(word.len()).filter(|at| *at == word.as_bytes()).count();
     assert_eq!((count("network private; to peer far"), count("h1")), (5, 1));
 
-    // To standard output, as tcpdump would have it; all ports; and one line per frame.
+    // To standard output, as tcpdump expects it; all ports; and one line per frame.
     let capture = spawn(&switch, &["capture", "all", "-c", "4", "-w", "-", "--duration", "20", "icmp"]);
     let mut lines = spawn(&switch, &["capture", "uplink", "-c", "2", "--duration", "20", "vni 100 and icmp"]);
     wait_for("both to end", || {
@@ -129,7 +129,7 @@ fn i13_a_capture_has_every_frame_and_its_verdict() {
     let said = tcpdump.wait_with_output().expect("tcpdump");
     assert_eq!(String::from_utf8_lossy(&said.stdout).matches("ICMP echo").count(), 4);
 
-    // No more than eight at once, and none is left behind by those that are gone.
+    // Eight captures at the same time are the maximum, and one that has ended no longer counts.
     let many: Vec<Child> = (0..8)
         .map(|_| {
             let mut child = spawn(&switch, &["capture", "h1", "--duration", "60"]);
@@ -161,7 +161,7 @@ fn i13_a_capture_has_every_frame_and_its_verdict() {
     switch.counters_at_rest();
 }
 
-/// Every reason has its count and the last frame that had it, in words; a second look says how fast they come.
+/// Every reason has its count and a description of the last frame that had it; a second look gives the rate.
 #[test]
 fn i13_drops_have_a_sample_and_a_rate() {
     let Some(lab) = Lab::new() else { return };

@@ -1,4 +1,5 @@
-//! One switch on two workers: two queues are a worker's each, one queue is lent by the worker that has it.
+//! One switch on two workers: each worker has one of two queues, and a single queue is lent by the worker that has
+//! it.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -7,7 +8,7 @@ use system::{Lab, Namespace, RawSocket, Switch, transfer, udp_frame, wait_for};
 
 use crate::topology::{host, network, port};
 
-/// Two workers, on whatever cores there are.
+/// Two workers, on any cores.
 const WORKERS: &str = "[workers]\ncount = 2\n";
 
 /// As [`host`], on a veth with two queues each way.
@@ -22,7 +23,7 @@ fn wide_host(lab: &Lab, rvm: &Namespace, name: &str, address: &str) -> Namespace
     host
 }
 
-/// What the switch says a port has received and sent.
+/// Packets that a port has received and sent, by the switch's counters.
 fn switch_counts(status: &serde_json::Value, port: &str) -> (u64, u64) {
     let rows = status["ports"].as_array().expect("ports");
     let stats = &rows.iter().find(|row| row["ifname"] == port).expect("the port")["stats64"];
@@ -30,15 +31,16 @@ fn switch_counts(status: &serde_json::Value, port: &str) -> (u64, u64) {
     (count("rx"), count("tx"))
 }
 
-/// Packets the kernel says an interface has sent and received: what the port at its other end receives and sends.
+/// Packets that an interface has sent and received by the kernel's counters, which the port at its other end receives
+/// and sends.
 fn kernel_counts(namespace: &Namespace) -> (u64, u64) {
     let stats = &namespace.ip_json("link show eth0")[0]["stats64"];
     let count = |way: &str| stats[way]["packets"].as_u64().expect("a counter");
     (count("tx"), count("rx"))
 }
 
-/// Two hosts on two queues and one on one queue. Everybody reaches everybody, TCP is intact, both workers
-/// have work, frames cross between them, and every counter agrees with the kernel's to the frame.
+/// Two hosts on two queues and one on one queue. All reach each other, TCP is intact, both workers
+/// have work, frames cross between them, and every counter agrees exactly with the kernel's.
 #[test]
 fn two_workers_are_one_switch() {
     let Some(lab) = Lab::new() else { return };
@@ -48,7 +50,7 @@ fn two_workers_are_one_switch() {
     let h3 = host(&lab, &rvm, "h3", &["10.1.0.3/24"]);
     let hosts = [&h1, &h2, &h3];
     for (host, name) in hosts.into_iter().zip(["h1", "h2", "h3"]) {
-        // Only frames of this test are to be counted.
+        // Only frames of this test must be counted.
         host.sysctl("net/ipv6/conf/eth0/disable_ipv6", "1");
         rvm.sysctl(&format!("net/ipv6/conf/p-{name}/disable_ipv6"), "1");
     }
@@ -73,7 +75,8 @@ fn two_workers_are_one_switch() {
         let address = address.parse().unwrap();
         transfer(client, server, address, address, 5_000_000);
     }
-    // Many flows, which the kernel spreads over the queues: none is flooded, for who heard of a station tells.
+    // Many flows, which the kernel spreads over the queues. None is flooded, because the worker that learns a station
+    // informs the other.
     let raw = RawSocket::open(&h1, "eth0");
     let source = h1.mac("eth0");
     let targets = [(h2.mac("eth0"), 2), (h3.mac("eth0"), 3)];
@@ -106,14 +109,14 @@ fn two_workers_are_one_switch() {
     let frames = &status["frames"];
     assert!(frames["handed_off"].as_u64().unwrap() > 500, "to the port of one queue: {frames} {workers:?}");
     assert_eq!(frames["handed_off"], frames["taken_over"]);
-    // Broadcasts apart, nothing is replicated: all unicast found its station.
+    // Apart from broadcasts, nothing is replicated: all unicast found its station.
     assert!(frames["replicated"].as_u64().unwrap() < 60, "{frames}");
 
     let fdb = switch.json("fdb list");
     let macs: Vec<&str> = fdb.as_array().unwrap().iter().map(|row| row["mac"].as_str().unwrap()).collect();
     assert_eq!(macs.len(), 3, "each station once: {fdb}");
 
-    // The number of workers is for the next start.
+    // A new number of workers takes effect at the next start.
     let text = std::fs::read_to_string(switch.config()).unwrap().replace("count = 2", "count = 1");
     let other = lab.dir().join("other.toml");
     std::fs::write(&other, text).unwrap();
@@ -150,7 +153,7 @@ fn doors_are_as_wide_as_the_switch_and_idle_workers_sleep() {
     assert!(door["queues"] == 2 && door["mode"].as_str().unwrap().contains("native"), "{door}");
     h3.reaches("10.1.0.1");
 
-    // Measured over a while, for CPU time is told in steps of 10 ms.
+    // Measured over a while, because CPU time is counted in steps of 10 ms.
     let (before, while_idle) = (switch.cpu_time(), Duration::from_secs(6));
     std::thread::sleep(while_idle);
     let used = switch.cpu_time() - before;
