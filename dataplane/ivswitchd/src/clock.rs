@@ -1,5 +1,5 @@
-//! The daemon's clock: nanoseconds since boot, suspend included, so that ages and deadlines stay true
-//! when the rVM was paused or migrated.
+//! The daemon's clock: nanoseconds since boot, suspend included, so that ages and deadlines stay true when
+//! the rVM was paused or migrated.
 
 use std::time::SystemTime;
 
@@ -14,7 +14,7 @@ pub fn now() -> Instant {
     Instant::from_nanos(t.tv_sec.cast_unsigned() * 1_000_000_000 + t.tv_nsec.cast_unsigned())
 }
 
-/// The time of day, for timestamps that people read. It decides nothing, since it may be set.
+/// The time of day, for timestamps that people read. No decision depends on it, since it may be set.
 #[must_use]
 #[expect(clippy::disallowed_methods, reason = "the one use of the wall clock")]
 pub fn wall() -> SystemTime {

@@ -1,11 +1,12 @@
-//! What a worker's thread may still do once it forwards: no capability, no signal, and only these system calls.
+//! Confines a worker's thread once it forwards: no capability, no signal, and only these system calls.
 //!
-//! A worker reads bytes of strangers. Whoever took it over could ask the kernel for nothing but what forwarding asks
-//! for; any other call ends the process, and the supervisor starts it anew. Everything that needs more (opening ports,
-//! attaching programs, files, clients) is the control thread's (`dataplane/decisions/0015`).
+//! A worker reads bytes from strangers. An attacker who took it over could make only the system calls that
+//! forwarding makes; any other call ends the process, and the supervisor restarts it. Everything that needs
+//! more (opening ports, attaching programs, files, clients) belongs to the control thread
+//! (`dataplane/decisions/0015`).
 //!
-//! The list is the shortest that passes every test, and a test takes each entry away and sees the daemon die of it. A
-//! port whose `rx` or `tx` makes another call adds it here.
+//! The list is the shortest that passes every test, and a test takes each entry away and sees the daemon die
+//! for it. A port whose `rx` or `tx` makes another call adds it here.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -15,7 +16,7 @@ use libc::c_long;
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter};
 use thiserror::Error;
 
-/// A system call by its name here, its number, and who makes it.
+/// A system call: the name used here, its number, and the code that makes it.
 type Call = (&'static str, c_long, &'static str);
 
 #[cfg(target_arch = "x86_64")]
@@ -23,7 +24,7 @@ const EPOLL_WAIT: Call = ("epoll_wait", libc::SYS_epoll_wait, "sleeping until fr
 #[cfg(not(target_arch = "x86_64"))]
 const EPOLL_WAIT: Call = ("epoll_wait", libc::SYS_epoll_pwait, "sleeping until frames come");
 
-/// What forwarding takes.
+/// The system calls that forwarding makes.
 const CALLS: &[Call] = &[
     EPOLL_WAIT,
     ("epoll_ctl", libc::SYS_epoll_ctl, "a port that comes or goes"),
@@ -41,8 +42,9 @@ const CALLS: &[Call] = &[
     ("exit", libc::SYS_exit, "the end of the thread"),
 ];
 
-/// What other machines and other moments need, so that no test can show it every time: a clock that is no memory
-/// read, a driver that wants to be woken, a lock that is held just now, a table larger than the allocator's arena.
+/// System calls that only other machines or rare moments need, so that a test cannot always show them: a
+/// clock that needs a system call, a driver that needs wake-ups, a contended lock, a table larger than the
+/// allocator's arena.
 const ELSEWHERE: &[Call] = &[
     ("recvfrom", libc::SYS_recvfrom, "waking a driver with zero copy for its fill ring"),
     ("futex", libc::SYS_futex, "the memory allocator's and the log's locks, when another thread holds them"),
@@ -55,7 +57,7 @@ const ELSEWHERE: &[Call] = &[
     ("preadv2", libc::SYS_preadv2, "counting a guest's kicks"),
 ];
 
-/// How a worker's thread is confined.
+/// The confinement of a worker's thread.
 #[derive(Clone, Debug)]
 pub struct Confinement {
     filter: Option<BpfProgram>,
@@ -64,7 +66,7 @@ pub struct Confinement {
 /// A worker could not be confined.
 #[derive(Debug, Error)]
 pub enum ConfineError {
-    /// There is no such entry.
+    /// The list lacks an entry with this name.
     #[error("--without-syscall {0}: the list has no such entry")]
     NoSuchCall(String),
     /// The kernel or the library refused.
@@ -73,10 +75,10 @@ pub enum ConfineError {
 }
 
 impl Confinement {
-    /// The whole list, or with `without` all but one of it; for the test that each is needed.
+    /// The whole list, or with `without` all entries but that one; for the test that each is needed.
     ///
     /// # Errors
-    /// The processor is none that filters are made for, or there is no such entry.
+    /// Filters are not available for this processor, or the list lacks the entry.
     pub fn new(without: Option<&str>) -> Result<Self, ConfineError> {
         if let Some(name) = without
             && !CALLS.iter().any(|(call, ..)| *call == name)
@@ -93,7 +95,7 @@ impl Confinement {
         Ok(Self { filter: Some(filter) })
     }
 
-    /// No list. Capabilities go all the same.
+    /// No list of system calls. Capabilities are dropped anyway.
     #[must_use]
     pub fn off() -> Self {
         Self { filter: None }
@@ -104,10 +106,10 @@ impl Confinement {
         CALLS.iter().map(|(name, ..)| *name)
     }
 
-    /// Confines this thread, for good.
+    /// Confines this thread, permanently.
     ///
     /// # Errors
-    /// What the kernel refuses.
+    /// Returns what the kernel refuses.
     pub fn apply(&self) -> io::Result<()> {
         block_signals()?;
         for set in [CapSet::Ambient, CapSet::Effective, CapSet::Permitted, CapSet::Inheritable] {
@@ -120,9 +122,9 @@ impl Confinement {
     }
 }
 
-/// Signals to the process are the control thread's. Those that this thread causes itself cannot be put off.
+/// Signals to the process go to the control thread. Signals that this thread causes itself cannot be blocked.
 fn block_signals() -> io::Result<()> {
-    // SAFETY: the set is filled by the first call before anything reads it, and lives through all of them.
+    // SAFETY: the set is filled by the first call before the other calls read it, and outlives them all.
     let failed = unsafe {
         let mut set = std::mem::zeroed();
         libc::sigfillset(&raw mut set);
@@ -138,7 +140,7 @@ fn block_signals() -> io::Result<()> {
 mod tests {
     use super::*;
 
-    /// A confined thread has no capability, and a call that is not on the list ends the process: tried in a child.
+    /// A confined thread has no capability, and a call outside the list ends the process: tried in a child.
     #[test]
     fn a_forbidden_call_ends_the_process() {
         const WORD: &str = "IVS_TEST_FORBIDDEN";
@@ -167,7 +169,7 @@ mod tests {
         assert!(said.contains("confined") && !said.contains("escaped"), "{said}");
     }
 
-    /// No entry twice, and none under another's name.
+    /// Every entry occurs once, and under its own name.
     #[test]
     fn the_list_is_a_list() {
         let all: Vec<_> = CALLS.iter().chain(ELSEWHERE).collect();

@@ -1,10 +1,10 @@
-//! What the daemon is made of. It owns sockets, memory and threads, and decides nothing.
+//! The daemon's parts. They own sockets, memory and threads, and decide nothing.
 //!
 //! - [`ports`]: port I/O and frame memory;
 //! - [`thread`]: the worker's thread, and when it sleeps;
 //! - [`links`]: the machine's interfaces through rtnetlink, doors included;
 //! - [`closed`]: the rule that keeps reality addresses from the kernel while the daemon is away;
-//! - [`control`]: the control thread, which carries out what the agent wants.
+//! - [`control`]: the control thread, which carries out the agent's outputs.
 
 pub mod clock;
 pub mod closed;

@@ -1,5 +1,5 @@
-//! The log: to standard error, as text or JSON, by a filter that can be changed while it runs, and never faster than
-//! somebody could read: who makes the daemon complain must not be able to fill the disk.
+//! The log: to standard error, as text or JSON, by a filter that can be changed at run time, and never faster
+//! than a person could read: a sender that makes the daemon complain must not be able to fill the disk.
 
 use std::collections::HashMap;
 use std::io::{self, IsTerminal as _};
@@ -14,7 +14,7 @@ use tracing_subscriber::layer::{Context, Filter, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
 
-/// How lines look.
+/// The form of the lines.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
 pub enum Format {
     /// For people
@@ -26,7 +26,7 @@ pub enum Format {
 const CHOICES: &str =
     "give error, warn, info, debug, trace or off, or a filter such as ivswitchd::links=debug";
 
-/// Lines from one place of the program at once, and per second after that.
+/// Lines from one place in the program in a burst, and per second after that.
 const BURST: f64 = 100.0;
 const PER_SECOND: f64 = 10.0;
 
@@ -36,11 +36,11 @@ static LIMITS: OnceLock<Mutex<HashMap<Identifier, Bucket>>> = OnceLock::new();
 /// Starts logging.
 ///
 /// # Errors
-/// The filter is none.
+/// The filter is invalid.
 pub fn start(level: &str, format: Format) -> anyhow::Result<()> {
     let filter = filter(level).with_context(|| format!("--log-level {level}: {CHOICES}"))?;
     let (filter, handle) = reload::Layer::new(filter);
-    // The journal has a clock of its own.
+    // The journal adds its own timestamps.
     let journal = std::env::var_os("JOURNAL_STREAM").is_some();
     let text = fmt::layer().with_writer(io::stderr).with_ansi(io::stderr().is_terminal()).with_target(false);
     let json = || fmt::layer().json().flatten_event(true).with_writer(io::stderr);
@@ -51,27 +51,27 @@ pub fn start(level: &str, format: Format) -> anyhow::Result<()> {
         (Format::Json, true) => json().without_time().with_filter(Limit).boxed(),
     };
     tracing_subscriber::registry().with(filter).with(lines).init();
-    // It is started once.
+    // Logging starts only once, so this cannot fail.
     let _ = FILTER.set((handle, Mutex::new(level.to_owned())));
     Ok(())
 }
 
-/// The words for levels.
+/// The names of levels.
 const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
 
-/// A filter. A plain level is about us; libraries are asked for by name.
+/// Parses a filter. A plain level is for this project's crates; other libraries must be named.
 fn filter(level: &str) -> anyhow::Result<EnvFilter> {
     let is_level = |word: &str| LEVELS.contains(&word.to_ascii_lowercase().as_str());
     if is_level(level) {
         return Ok(EnvFilter::try_new(format!("warn,ivswitchd={level}"))?);
     }
-    // A word alone would be taken for the name of a module, so a level with a typo would switch everything off.
+    // A single word would count as a module's name, so a misspelt level would switch everything off.
     let parts: Vec<&str> = level.split(',').map(str::trim).filter(|part| !part.is_empty()).collect();
     anyhow::ensure!(!parts.is_empty(), "it is empty");
     for part in &parts {
         let (module, level) = part.rsplit_once('=').unwrap_or(("", part));
         anyhow::ensure!(is_level(level), "\"{level}\" is no level");
-        // Libraries have names of their own.
+        // Other libraries have other names.
         let of = module.split([':', '[']).next().unwrap_or_default();
         anyhow::ensure!(
             of == "ivswitchd" || !of.starts_with("iv"),
@@ -81,10 +81,10 @@ fn filter(level: &str) -> anyhow::Result<EnvFilter> {
     Ok(EnvFilter::try_new(parts.join(","))?)
 }
 
-/// Logs by this filter from now on, if there is one. Gives what is logged now.
+/// Logs by this filter from now on, if one is given. Returns the filter in force.
 ///
 /// # Errors
-/// Why it is no filter; then the log stays as it is.
+/// Why the filter is invalid; the log then stays as it is.
 pub fn set(level: Option<&str>) -> Result<String, String> {
     let (handle, shown) = FILTER.get().ok_or("there is no log")?;
     let mut shown = shown.lock().unwrap_or_else(PoisonError::into_inner);
@@ -96,7 +96,7 @@ pub fn set(level: Option<&str>) -> Result<String, String> {
     Ok(shown.clone())
 }
 
-/// Says how many lines were left out since this was called last. Once a second, from the control thread.
+/// Logs how many lines were left out since the last call. The control thread calls it once a second.
 pub fn report_left_out() {
     let Some(limits) = LIMITS.get() else { return };
     let left_out: u64 = limits
@@ -134,7 +134,7 @@ impl Bucket {
     }
 }
 
-/// Lets so many lines of each place in the program pass. There are as many buckets as places: few.
+/// Limits the lines of each place in the program. There are as many buckets as places: few.
 struct Limit;
 
 impl<S> Filter<S> for Limit {

@@ -1,4 +1,4 @@
-//! The Inception Switch daemon: its command line, and how the parts are put together.
+//! The Inception Switch daemon: its command line, and the assembly of the parts.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -23,44 +23,48 @@ use ivswitchd::ports::own::OwnWatch;
 use ivswitchd::{clock, closed, log, metrics, ports, privileges};
 use sd_notify::NotifyState;
 
-/// The tables are large and looked up at random.
+/// The tables are large, and lookups are random.
 #[global_allocator]
 static ALLOCATOR: hugepages::HugePages<std::alloc::System> = hugepages::HugePages(std::alloc::System);
 
-/// How long to wait before ending for a refused configuration, where somebody starts us again at once: until it is
-/// mended that is all they do.
+/// How long to wait before ending for a refused configuration, if a supervisor restarts us immediately: until
+/// the configuration is corrected, restarting is all that would happen.
 const REFUSED: Duration = Duration::from_secs(1);
 
 /// The Inception Switch daemon: an L2 overlay switch for rented virtual machines.
 ///
-/// It reads one TOML file (none is fine: everything can be set by ivctl, which writes the file), opens the
+/// It reads one TOML file (a missing file is fine: ivctl can set everything, and writes the file), opens the
 /// interfaces named there through AF_XDP, and switches between them and other rVMs by VXLAN.
 ///
-/// SIGTERM or SIGINT ends it and removes what it made, except for doors: the interfaces given to a
-/// cloud management system stay, with their addresses and bridge membership, and the next start takes
-/// them up again. `ivctl port del` removes one. What closes reality addresses of floating IPs to the kernel stays too (see
-/// --close), until the mapping is removed. SIGHUP reads the files again. What is not switched goes on to the kernel the whole time.
+/// SIGTERM or SIGINT ends it. It then removes what it made, except for doors: the interfaces given to a cloud
+/// management system stay, with their addresses and bridge membership, and the next start takes them over.
+/// `ivctl port del` removes one. The rule that closes reality addresses of floating IPs to the kernel also
+/// stays (see --close) until the mapping is removed. SIGHUP reads the files again. Frames that are not
+/// switched go to the kernel the whole time.
 #[derive(Parser, Debug)]
 #[command(name = "ivswitchd", version)]
 struct Arguments {
-    /// The configuration file; edits by ivctl are written back to it. FILE.d/*.toml add to it. One that is named here has to be there
+    /// The configuration file; ivctl's edits are written back to it. FILE.d/*.toml add to it. A file named
+    /// here must exist
     #[arg(long, value_name = "FILE", env = "IVS_CONFIG", default_value = api::CONFIG)]
     config: PathBuf,
 
-    /// Where ivctl finds the daemon
+    /// The socket where ivctl finds the daemon
     #[arg(long, value_name = "PATH", env = "IVS_SOCKET", default_value = api::SOCKET)]
     socket: PathBuf,
 
-    /// Cores that the workers may run on, such as 1 or 0,2-3; one for each if there are as many (default: [workers] cpus, or any)
+    /// Cores that the workers may run on, such as 1 or 0,2-3; one for each if there are enough (default:
+    /// [workers] cpus, or any)
     #[arg(long, value_name = "LIST", value_parser = cores)]
     cpu: Option<Cores>,
 
     /// Group whose members may change things through the control socket; its own group may only read
-    /// [default: ivswitch-admin, when there is one]
+    /// [default: ivswitch-admin, if it exists]
     #[arg(long, value_name = "GROUP")]
     admin_group: Option<String>,
 
-    /// Whether workers are held to the system calls that forwarding takes; any other ends the daemon. `off` for debuggers
+    /// Whether workers may make only the system calls that forwarding needs; any other ends the daemon. `off`
+    /// for debuggers
     #[arg(long, value_name = "WHEN", value_parser = ["on", "off"], default_value = "on")]
     confine: String,
 
@@ -76,27 +80,28 @@ struct Arguments {
     #[arg(long, hide = true)]
     man: bool,
 
-    /// Where is kept what the next boot needs
+    /// Directory for the state that the next boot needs
     #[arg(long, value_name = "DIR", env = "IVS_STATE", default_value = "/var/lib/ivswitch")]
     state: PathBuf,
 
-    /// Close the reality addresses of floating IPs whose gateway is this rVM to its own kernel, and end: at boot, before the network is up and the switch is there. A running daemon does so by itself
+    /// Close the reality addresses of floating IPs whose gateway is this rVM to its own kernel, and end. For
+    /// use at boot, before the network is up and the switch runs. A running daemon does this by itself
     #[arg(long, conflicts_with = "check")]
     close: bool,
 
-    /// Another program in place of nft; for the test that there may be none
+    /// Another program instead of nft; for the test of a machine without it
     #[arg(long, value_name = "PATH", hide = true)]
     nft: Option<PathBuf>,
 
-    /// Check this configuration file, say what is wrong with it, and end
+    /// Check this configuration file, print its errors, and end
     #[arg(long, value_name = "FILE")]
     check: Option<PathBuf>,
 
-    /// What to log: error, warn, info, debug, trace, or a filter such as ivswitchd::links=debug
+    /// The level to log: error, warn, info, debug, trace, or a filter such as ivswitchd::links=debug
     #[arg(long, value_name = "LEVEL", env = "IVS_LOG", default_value = "info")]
     log_level: String,
 
-    /// How the log's lines look
+    /// The form of the log's lines
     #[arg(long, value_name = "FORMAT", env = "IVS_LOG_FORMAT", value_enum, default_value_t = log::Format::Text)]
     log_format: log::Format,
 
@@ -132,7 +137,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // Without the log's time and level: for whoever started it by hand.
+            // Without the log's time and level: this is for a user who started the daemon by hand.
             eprintln!("ivswitchd: {error:#}");
             if error.is::<Refused>() && std::env::var_os("NOTIFY_SOCKET").is_some() {
                 let _ =
@@ -153,7 +158,7 @@ fn check(file: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Closes what the configuration wants closed; where it is refused, what was closed before.
+/// Closes the addresses of the configuration; if that is refused, the addresses that were closed before.
 fn close(arguments: &Arguments, asked_for: bool) -> anyhow::Result<()> {
     let name = model::name_of_host(&hostname());
     let config = read_files(arguments, asked_for).and_then(|(text, drop_ins)| {
@@ -174,7 +179,7 @@ fn close(arguments: &Arguments, asked_for: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The configuration file and its drop-ins. A file that was `asked_for` has to be there.
+/// Reads the configuration file and its drop-ins. A file that was `asked_for` must exist.
 fn read_files(
     arguments: &Arguments,
     asked_for: bool,
@@ -224,7 +229,7 @@ fn run(arguments: &Arguments, asked_for: bool) -> anyhow::Result<()> {
     let uplink = UplinkIndex::default();
     for ((me, links), writer) in engine::handoff::mesh(count).into_iter().enumerate().zip(writers) {
         let (mailbox, handle) = engine::mailbox::mailbox();
-        // Attackers choose MAC addresses, so every start hashes them differently.
+        // Attackers choose MAC addresses, so the hash key is new at every start.
         let seed = RandomState::new().build_hasher().finish();
         let mut worker = Worker::new(pool.sibling(), mailbox, seed);
         worker.join(me, links);
@@ -261,30 +266,30 @@ fn run(arguments: &Arguments, asked_for: bool) -> anyhow::Result<()> {
     }
     let end = control.run();
     if let Some(metrics::Place::Unix(path)) = &arguments.metrics {
-        // It may be gone already.
+        // The file may be gone already.
         let _ = fs::remove_file(path);
     }
     end
 }
 
-/// Cores that this process may run on.
+/// The number of cores that this process may run on.
 fn cores_allowed() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
-/// A configuration that is not taken, and all that is wrong with it.
+/// A refused configuration, with all its errors.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct Refused(String);
 
-/// Everything that is wrong, one line each.
+/// All errors, one line each.
 fn complain(file: &Path, errors: &[model::ConfigError]) -> anyhow::Error {
     let lines: Vec<String> = errors.iter().map(|error| format!("{}: {error}", file.display())).collect();
     Refused(lines.join("\n")).into()
 }
 
-/// A panic in one thread must not leave the others running half a switch. The kernel then takes our
-/// programs off the interfaces, so the rVM stays reachable, and the supervisor starts us anew.
+/// A panic in one thread must not leave the others running half a switch. The kernel then takes our programs
+/// off the interfaces, so the rVM stays reachable, and the supervisor restarts the daemon.
 fn abort_on_panic() {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {

@@ -1,5 +1,5 @@
-//! Serves the metrics on a Unix socket or on loopback, to one scraper at a time. The thread is a client of the
-//! control socket like any other: the daemon's work does not wait for it.
+//! Serves the metrics on a Unix socket or on loopback, to one scraper at a time. The thread is an ordinary
+//! client of the control socket: the daemon's work does not wait for it.
 
 use std::io::{self, BufRead as _, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -13,21 +13,21 @@ use anyhow::{Context as _, bail};
 use ctl::api::Status;
 use ctl::metrics;
 
-/// How long a scraper, and the daemon's answer, may take.
+/// The time limit for a scraper, and for the daemon's answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Longest request.
 const REQUEST_LEN_MAX: u64 = 8 << 10;
 
-/// Longest answer of the daemon.
+/// The daemon's longest answer.
 const ANSWER_LEN_MAX: u64 = 64 << 20;
 
-/// Where to serve them.
+/// The address at which to serve metrics.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Place {
     /// A Unix socket.
     Unix(PathBuf),
-    /// An address of this machine's own.
+    /// A loopback address of this machine.
     Loopback(SocketAddr),
 }
 
@@ -52,10 +52,11 @@ enum Listener {
     Tcp(TcpListener),
 }
 
-/// Serves them from a thread of its own until the process ends. `control` is the daemon's control socket.
+/// Serves the metrics from a separate thread until the process ends. `control` is the daemon's control
+/// socket.
 ///
 /// # Errors
-/// The place cannot be had.
+/// The address cannot be used.
 pub fn serve(place: &Place, control: &Path) -> anyhow::Result<()> {
     let listener = match place {
         Place::Unix(path) => {
@@ -92,7 +93,7 @@ pub fn serve(place: &Place, control: &Path) -> anyhow::Result<()> {
             };
             if let Err(error) = result {
                 tracing::debug!("metrics: {error}");
-                // A listener without descriptors would spin.
+                // Without a pause, a listener that has no descriptors left would spin.
                 std::thread::sleep(Duration::from_millis(10));
             }
         }
@@ -100,7 +101,7 @@ pub fn serve(place: &Place, control: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// One request, one answer (HTTP/1.0: the connection ends with it).
+/// Handles one request (HTTP/1.0: the connection ends with the answer).
 fn answer(from: impl Read, mut to: impl Write, control: &Path) -> io::Result<()> {
     let mut lines = BufReader::new(from.take(REQUEST_LEN_MAX));
     let mut request = String::new();
@@ -130,7 +131,7 @@ fn answer(from: impl Read, mut to: impl Write, control: &Path) -> io::Result<()>
     to.flush()
 }
 
-/// What the daemon says of itself.
+/// Asks the daemon for its status.
 fn status_of(control: &Path) -> io::Result<Status> {
     let mut stream = UnixStream::connect(control)?;
     stream.set_read_timeout(Some(PATIENCE))?;

@@ -1,34 +1,34 @@
-//! What the daemon may do: named capabilities, checked at the start, and nothing else kept.
+//! The daemon's privileges: checks named capabilities at the start, and drops all others.
 
 use caps::{CapSet, Capability, CapsHashSet};
 use thiserror::Error;
 
-/// Without these the daemon cannot work, and for what.
+/// The capabilities that the daemon cannot work without, and their purposes.
 const NEEDED: [(Capability, &str); 3] = [
     (Capability::CAP_NET_ADMIN, "to make doors and attach XDP programs"),
     (Capability::CAP_NET_RAW, "to open AF_XDP and raw sockets"),
     (Capability::CAP_BPF, "to load XDP programs"),
 ];
 
-/// Kept when there. Without CAP_IPC_LOCK frame memory is bound by LimitMEMLOCK; without CAP_PERFMON the
-/// kernel's verifier refuses XDP programs that compute where in a packet they look.
+/// Kept if present. Without CAP_IPC_LOCK, LimitMEMLOCK limits frame memory; without CAP_PERFMON the kernel's
+/// verifier refuses XDP programs that compute packet offsets.
 const WELCOME: [Capability; 2] = [Capability::CAP_IPC_LOCK, Capability::CAP_PERFMON];
 
 /// A capability is missing.
 #[derive(Debug, Error)]
 pub enum PrivilegeError {
-    /// These.
+    /// These capabilities are missing.
     #[error(
         "missing {0}; run ivswitchd as root, or give it the capabilities \
          (systemd: AmbientCapabilities=CAP_NET_ADMIN CAP_NET_RAW CAP_BPF CAP_PERFMON CAP_IPC_LOCK)"
     )]
     Missing(String),
-    /// The kernel would not say or change them.
+    /// The kernel refused to read or change the capabilities.
     #[error("capabilities cannot be {0}: {1}")]
     Kernel(&'static str, caps::errors::CapsError),
 }
 
-/// Checks for what is needed and drops everything else, for this thread and those it will start.
+/// Checks for the needed capabilities and drops all others, for this thread and those it will start.
 ///
 /// # Errors
 /// A capability is missing.
@@ -49,7 +49,7 @@ pub fn keep_only_what_is_needed() -> Result<(), PrivilegeError> {
     }
     let mut keep: CapsHashSet = NEEDED.iter().map(|(capability, _)| *capability).collect();
     keep.extend(WELCOME.iter().filter(|capability| have.contains(capability)));
-    // What a program that we might start could regain. We start none, so a refusal is no harm.
+    // This bounds what a program that we start could regain. A refusal does no harm, as we start none.
     for capability in caps::all().difference(&keep) {
         let _ = caps::drop(None, CapSet::Bounding, *capability);
     }

@@ -1,8 +1,8 @@
 //! A worker's thread: it owns a worker of the engine and its frame memory, and knows when to sleep.
 //!
-//! Share nothing, tell each other: ports come and go through a channel, commands and events through
-//! the engine's mailbox, and an eventfd wakes whoever sleeps. While there is traffic the thread never
-//! sleeps, for a wake-up costs 30-50 us; a while after the last frame it waits in epoll for the next.
+//! The threads share nothing and send messages: ports come and go through a channel, commands and events
+//! through the engine's mailbox, and an eventfd wakes a sleeping thread. While there is traffic the thread
+//! never sleeps, for a wake-up costs 30-50 us; some time after the last frame it waits in epoll for the next.
 //! Workers wake each other, but only those that sleep: each has a [`Bell`].
 
 use std::any::Any;
@@ -31,21 +31,21 @@ use rustix::thread::{CpuSet, sched_setaffinity, sched_yield};
 use crate::clock;
 use crate::confine::Confinement;
 
-/// How long after the last frame the thread goes on asking its ports before it sleeps: about what a
-/// wake-up costs on a rented VM (30-50 us), so that waiting never costs much more than sleeping would.
+/// How long after the last frame the thread continues to poll its ports before it sleeps: about the cost of a
+/// wake-up on a rented VM (30-50 us), so that waiting never costs much more than sleeping would.
 ///
 /// Measured with ping between two daemons on two busy cores: back to back 36-40 us on average whether
 /// this is 0, 50, 100 or 200 us; at 200 packets/s the daemon takes 0.5 %, 2 %, 2-3 % and 6 % of a core.
 const SPIN: Duration = Duration::from_micros(50);
 
-/// How long it asks without letting others run. Then it offers the core to whoever waits for it,
-/// after every look at the ports.
+/// How long the thread polls without yielding. Then it offers the core to other threads after every look at
+/// the ports.
 const SPIN_ALONE: Duration = Duration::from_micros(5);
 
 /// How long to sleep while frames wait in a port's transmit ring for the kernel to take them.
 const RETRY: Duration = Duration::from_millis(1);
 
-/// How long a worker may take to give a port back. It takes microseconds, unless its core is starved.
+/// The time limit for a worker to return a port. It takes microseconds, unless its core is starved.
 const DETACH_MAX: Duration = Duration::from_secs(5);
 
 /// The token of the thread's own waker; ports have their number.
@@ -54,19 +54,19 @@ const WAKER: Token = Token(usize::MAX);
 /// A port's part for the worker.
 pub type BoxPort<P> = Box<dyn Port<P> + Send>;
 
-/// What the thread runs: the engine's worker, and in tests less.
+/// The object that the thread runs: the engine's worker, or less in tests.
 pub trait Machine: Send + 'static {
-    /// Where its frames live.
+    /// The pool that holds its frames.
     type Pool: FramePool + 'static;
-    /// Does what there is to do.
+    /// Does the work at hand.
     fn poll(&mut self, now: Instant) -> Progress;
-    /// Takes its part of a port. Its number is free.
+    /// Takes its part of a port, whose number is unused.
     fn attach(&mut self, id: PortId, port: BoxPort<Self::Pool>, share: Share);
     /// Another worker sends for this port, which has these abilities.
     fn attach_at(&mut self, id: PortId, owner: usize, caps: PortCaps);
-    /// It is about to sleep, and asks to be woken; or says how long it may (see [`Port::rest`]).
+    /// Prepares to sleep and asks to be woken, or returns how long it may sleep (see [`Port::rest`]).
     fn rest(&mut self, now: Instant) -> Option<Duration>;
-    /// Gives a port back; its frames are back in the pool.
+    /// Gives a port back, whose frames are back in the pool.
     fn detach(&mut self, id: PortId) -> Option<BoxPort<Self::Pool>>;
 }
 
@@ -89,18 +89,18 @@ impl<P: FramePool + Send + 'static> Machine for Worker<P> {
     }
 }
 
-/// Tells whether frames wait in a port's transmit ring for another kick.
+/// Returns whether frames wait in a port's transmit ring for another kick.
 pub type TxPending = Box<dyn Fn() -> bool + Send>;
 
 /// One worker's part of a port.
 pub struct Part<P: FramePool> {
-    /// Its queues.
+    /// The worker's queues.
     pub port: BoxPort<P>,
-    /// What becomes readable when frames have arrived.
+    /// Descriptors that become readable when frames have arrived.
     pub fds: Vec<RawFd>,
     /// See [`TxPending`].
     pub pending: TxPending,
-    /// How much of the port it is.
+    /// The part's share of the port.
     pub share: Share,
 }
 
@@ -111,14 +111,14 @@ enum Order<P: FramePool> {
     Stop,
 }
 
-/// How a worker is woken by another.
+/// Wakes one worker for another.
 struct Bell {
     waker: Waker,
     asleep: AtomicBool,
 }
 
 impl Bell {
-    /// Wakes the worker if it sleeps. What it is woken for was written before.
+    /// Wakes the worker if it sleeps. The caller has written the work before.
     fn ring(&self) {
         // Pairs with the fence in `go_to_sleep`: either we see that it sleeps, or it sees what we wrote.
         fence(Ordering::SeqCst);
@@ -130,7 +130,7 @@ impl Bell {
         }
     }
 
-    /// Says that the worker is about to sleep. Afterwards it looks once more whether there is work.
+    /// Announces that the worker is about to sleep. The worker then checks once more for work.
     fn go_to_sleep(&self) {
         self.asleep.store(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);
@@ -141,7 +141,7 @@ impl Bell {
     }
 }
 
-/// What a worker's thread did since its start.
+/// A worker thread's counters since its start.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Usage {
     /// Nanoseconds spent moving frames.
@@ -152,13 +152,13 @@ pub struct Usage {
     pub frames: u64,
 }
 
-/// What both threads look at. Each value is written by one of them only, but `told`.
+/// The state that both threads share. Only one of them writes each value, except for `told`.
 #[derive(Default)]
 struct Shared {
     busy_ns: AtomicU64,
     sleeps: AtomicU64,
     frames: AtomicU64,
-    /// The control thread was woken for events and has not looked yet.
+    /// The control thread was woken for events and has not read them yet.
     told: AtomicBool,
 }
 
@@ -175,11 +175,12 @@ pub struct WorkerThread<P: FramePool + 'static> {
     thread: Option<JoinHandle<Box<dyn Any + Send>>>,
 }
 
-/// Starts a thread for each machine. `control` wakes the control thread; `cpus`, when not empty, are the cores that
-/// they may run on: one for each if there are as many, else any of them for all. `confinement` is what they lose.
+/// Starts a thread for each machine. `control` wakes the control thread. If `cpus` is not empty, the threads
+/// run on those cores: one for each if there are enough, otherwise all share them. `confinement` limits
+/// their system calls.
 ///
 /// # Errors
-/// No thread or no epoll to be had, or a core that is not there.
+/// The system refuses a thread or an epoll, or a core does not exist.
 pub fn start<M: Machine>(
     machines: Vec<(M, MailboxHandle)>,
     control: &Arc<Waker>,
@@ -247,7 +248,7 @@ impl<P: FramePool + 'static> WorkerThread<P> {
             if go {
                 body.run();
             }
-            // Closed by whoever joins us: this thread may not close anything.
+            // The joining thread drops it: this thread may not close anything.
             Box::new(body) as Box<dyn Any + Send>
         })?;
         pinned.recv().map_err(io::Error::other)??;
@@ -255,12 +256,12 @@ impl<P: FramePool + 'static> WorkerThread<P> {
         Ok(Self { mailbox, backlog, orders, closed, bells, me, shared, thread })
     }
 
-    /// Sends an input; what does not fit now is kept and sent later, in order.
+    /// Sends an input; an input that does not fit now is sent later, in order.
     pub fn send(&mut self, input: Input) {
         self.backlog.push_back(input);
     }
 
-    /// Sends what is kept, as far as it fits, and wakes the thread. False when some is left.
+    /// Sends the backlog, as far as it fits, and wakes the thread. Returns false if some inputs are left.
     pub fn flush(&mut self) -> bool {
         if self.backlog.is_empty() {
             return true;
@@ -275,7 +276,7 @@ impl<P: FramePool + 'static> WorkerThread<P> {
         self.backlog.is_empty()
     }
 
-    /// Gives the worker its part of a port, to be looked at whenever one of its descriptors is readable.
+    /// Gives the worker its part of a port, to be polled when one of its descriptors is readable.
     pub fn attach(&self, id: PortId, part: Part<P>) {
         self.order(Order::Attach(id, part));
     }
@@ -290,7 +291,7 @@ impl<P: FramePool + 'static> WorkerThread<P> {
         self.order(Order::Detach(id));
         loop {
             match self.closed.recv_timeout(DETACH_MAX) {
-                // Dropped here, a port is closed on the control thread: the worker has no time for that.
+                // Dropped here, a port is closed on the control thread, as the worker has no time for that.
                 Ok((closed, port)) => {
                     drop(port);
                     if closed == id {
@@ -311,7 +312,7 @@ impl<P: FramePool + 'static> WorkerThread<P> {
         std::iter::from_fn(|| self.mailbox.recv())
     }
 
-    /// What the thread did since the start.
+    /// The thread's counters since its start.
     pub fn usage(&self) -> Usage {
         let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let Shared { busy_ns, sleeps, frames, .. } = &*self.shared;
@@ -329,7 +330,7 @@ impl<P: FramePool + 'static> WorkerThread<P> {
     }
 
     fn order(&self, order: Order<P>) {
-        // A thread that is gone has closed its ports; there is nothing left to order.
+        // A thread that has ended has closed its ports; no order is needed.
         let _ = self.orders.send(order);
         self.wake();
     }
@@ -347,7 +348,7 @@ impl<P: FramePool + 'static> Drop for WorkerThread<P> {
     }
 }
 
-/// What runs in the thread.
+/// The state of the running thread.
 struct Body<M: Machine> {
     machine: M,
     poll: Poll,
@@ -367,7 +368,7 @@ impl<M: Machine> Body<M> {
         let mut active = clock::now();
         let (mut busy_ns, mut sleeps, mut frames) = (0, 0, 0);
         loop {
-            // Before commands are taken, which may be about the port that an order brings.
+            // Orders come before commands, which may be about the port that an order brings.
             if !self.inbox.is_empty() && !self.take_orders() {
                 return;
             }
@@ -416,20 +417,20 @@ impl<M: Machine> Body<M> {
             }
             match self.poll.poll(&mut ready, timeout) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => {
-                    // Cannot happen with valid arguments; going on without sleeping would burn the core.
+                    // Cannot happen with valid arguments; continuing without sleep would burn the core.
                     panic!("epoll of the worker's thread: {error}");
                 }
                 _ => {}
             }
             self.bells[self.me].awake();
-            // A frame is here: its answer may be near. A deadline or a command alone is no traffic.
+            // A frame has arrived, and its answer may be near. A deadline or a command alone is not traffic.
             if ready.iter().any(|event| event.token() != WAKER) {
                 active = clock::now();
             }
         }
     }
 
-    /// False: it is over.
+    /// Returns false when the thread should end.
     fn take_orders(&mut self) -> bool {
         while let Ok(order) = self.inbox.try_recv() {
             match order {
@@ -441,7 +442,7 @@ impl<M: Machine> Body<M> {
                         if let Err(error) =
                             self.poll.registry().register(&mut source, token, Interest::READABLE)
                         {
-                            // Frames are then only seen while the thread is awake for other reasons.
+                            // Frames are then noticed only while the thread is awake for other reasons.
                             tracing::error!("port {}: cannot wait for its frames: {error}", id.0);
                         }
                     }
@@ -454,7 +455,7 @@ impl<M: Machine> Body<M> {
                 }
                 Order::Detach(id) => {
                     let port = self.close(id);
-                    // If the control thread is gone the port is dropped, and so closed, right here.
+                    // If the control thread is gone, the port is dropped here, and so closed.
                     let _ = self.outbox.send((id, port));
                 }
                 Order::Stop => return false,
@@ -463,24 +464,24 @@ impl<M: Machine> Body<M> {
         true
     }
 
-    /// Sleeps for so long, unless it is woken. `Poll` counts in milliseconds, which is too long for a nap. What woke
-    /// it does not matter: every port and the mailbox are looked at next.
+    /// Sleeps for `nap`, unless it is woken. `Poll` counts in milliseconds, which is too coarse for a nap.
+    /// The reason for the wake-up does not matter: every port and the mailbox are polled next.
     fn nap(&self, nap: Duration) {
         let mut events = [const { MaybeUninit::uninit() }; 8];
-        // SAFETY: the descriptor stays open as long as `self.poll`, which is borrowed meanwhile.
+        // SAFETY: the descriptor stays open as long as `self.poll`, which is borrowed during the call.
         let poll = unsafe { BorrowedFd::borrow_raw(self.poll.as_raw_fd()) };
         let _ = epoll::wait(poll, &mut events, Timespec::try_from(nap).ok().as_ref());
     }
 
     fn close(&mut self, id: PortId) -> Option<BoxPort<M::Pool>> {
         for fd in self.fds.remove(&id).map(|(fds, _)| fds).unwrap_or_default() {
-            // A socket that the kernel already dropped from epoll is what we want.
+            // The kernel may already have dropped the socket from epoll, which is fine.
             let _ = self.poll.registry().deregister(&mut SourceFd(&fd));
         }
         self.machine.detach(id)
     }
 
-    /// Rings for those workers whose bit is set.
+    /// Wakes the workers whose bit is set.
     fn wake_others(&self, mut wake: u64) {
         while wake != 0 {
             self.bells[wake.trailing_zeros() as usize].ring();
@@ -622,7 +623,7 @@ mod tests {
         }
     }
 
-    /// The thread sleeps, wakes for a frame at once, gives its port back when told, and ends.
+    /// The thread sleeps, wakes for a frame, gives its port back on request, and ends.
     #[test]
     fn a_frame_wakes_the_sleeper_and_a_port_comes_back() {
         let mut world = world(&[0]);
@@ -637,7 +638,7 @@ mod tests {
         world.thread.attach(PortId(3), part);
         until(|| world.thread.usage().sleeps > 0);
         for n in 1..=3 {
-            // Read before the frame that wakes it: how soon after it the thread sleeps again is its affair.
+            // Read before the wake-up frame: the thread may sleep again at any time after it.
             let slept = world.thread.usage().sleeps;
             rustix::io::write(&write, &[1, 2]).unwrap();
             until(|| world.frames.load(Ordering::SeqCst) == 2 * n);
@@ -649,7 +650,7 @@ mod tests {
         world.thread.stop();
     }
 
-    /// A port that wakes nobody is looked at after each nap, and naps end when somebody is woken.
+    /// A port that wakes no thread is polled after each nap, and a wake-up ends a nap.
     #[test]
     fn a_nap_ends_by_itself_or_by_a_call() {
         for (nap, watched) in [(Duration::from_micros(100), false), (Duration::from_secs(60), true)] {
@@ -670,7 +671,7 @@ mod tests {
         }
     }
 
-    /// More inputs than the mailbox holds arrive all, and the answer wakes the asker.
+    /// More inputs than the mailbox holds all arrive, and the answer wakes the asker.
     #[test]
     fn a_full_mailbox_delays_and_loses_nothing() {
         let mut world = world(&[]);
@@ -687,7 +688,7 @@ mod tests {
         assert_eq!(world.inputs.load(Ordering::SeqCst), count as u64 + 1);
     }
 
-    /// With nothing to do the thread sleeps and stays asleep.
+    /// Without work the thread sleeps and stays asleep.
     #[test]
     fn idle_means_asleep() {
         let world = world(&[]);
@@ -698,7 +699,7 @@ mod tests {
         assert_eq!(before.busy_ns, 0);
     }
 
-    /// A core that is not there is refused with its number.
+    /// A core that does not exist is refused with its number.
     #[test]
     fn a_core_that_is_not_there_is_refused() {
         let poll = Poll::new().unwrap();

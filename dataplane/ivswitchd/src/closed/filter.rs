@@ -1,8 +1,9 @@
-//! What closes an uplink where there is no nftables: filters of tc, which stay when the daemon is gone.
+//! Closes an uplink where nftables is missing: tc filters, which stay when the daemon is gone.
 //!
-//! By the very rules of steering, down to the kernel's own flows, which a filter at the way out goes on noting. They hang
-//! on one interface, and cannot be there before it: at boot there is a moment without them, as there is when the interface
-//! is made anew while the daemon is away. The kernel's tables of both live as long as the filters.
+//! They follow the same rules as steering, including the kernel's own flows, which a filter at the egress
+//! continues to note. They are attached to one interface, and cannot exist before it: at boot there is a
+//! moment without them, as when the interface is made again while the daemon is away. The kernel's tables of
+//! both live as long as the filters.
 
 use std::fs;
 
@@ -16,7 +17,7 @@ use crate::ports::own;
 /// Closes the uplink's interface.
 ///
 /// # Errors
-/// The interface is not there, or the kernel refuses.
+/// The interface does not exist, or the kernel refuses.
 pub fn close(plan: &ClosePlan) -> Result<(), String> {
     let interface = &plan.interface;
     let mac = mac_of(interface).ok_or_else(|| format!("there is no interface {interface} yet"))?;
@@ -27,7 +28,7 @@ pub fn close(plan: &ClosePlan) -> Result<(), String> {
         .map_err(|error| format!("{error}; name fewer ports in `only` and `except`"))?;
     let (_, unknown) = table.own().state();
     if !unknown.is_empty() {
-        // Closed all the same, the rVM's own connections would break.
+        // If we closed it anyway, the rVM's own connections would break.
         return Err(unknown.to_owned());
     }
     own::close(own::CLOSED, interface, &program)
@@ -42,7 +43,7 @@ pub fn open() {
     }
 }
 
-/// The plan in the words of steering: SSH stays with the kernel, whatever `except` says.
+/// The plan in the terms of steering: SSH stays with the kernel, even if `except` does not name it.
 fn steering(plan: &ClosePlan) -> SteerPlan {
     let (vtep, port) = plan.tunnel;
     let with_ssh = |reality: &SteerReality| SteerReality {

@@ -1,12 +1,13 @@
 //! Keeps the reality addresses of floating IPs closed to the rVM's own kernel, whether or not the daemon runs.
 //!
-//! While the daemon runs, steering takes what belongs to a floating IP before the kernel sees it. When it is stopped,
-//! killed, or not there yet, that would fall to the kernel, whose services would answer the Internet under the floating
-//! IP's address. A table of nftables refuses it; nothing removes that table but the mapping's removal, a purge of the
-//! package, or somebody else, which is noticed. At boot `ivswitchd --close` puts it in place before the network is up.
-//! `dataplane/decisions/0023` has the alternatives.
+//! While the daemon runs, steering takes a floating IP's packets before the kernel sees them. When the daemon
+//! is stopped, killed, or not started yet, those packets would go to the kernel, whose services would answer
+//! the Internet under the floating IP's address. An nftables table rejects them. Only three things remove
+//! that table: the mapping's removal, a purge of the package, or another program, which the daemon notices.
+//! At boot `ivswitchd --close` installs it before the network is up. `dataplane/decisions/0023` has the
+//! alternatives.
 //!
-//! [`rules`] writes the script, [`nft`] has it carried out; where there is no nftables, [`filter`] closes by tc.
+//! [`rules`] writes the script, [`nft`] runs it; without nftables, [`filter`] closes by tc.
 
 mod filter;
 mod nft;
@@ -28,19 +29,20 @@ use nft::Changes;
 pub use nft::use_program;
 use rules::Sockets;
 
-/// How often it is asked whether somebody changed rules.
+/// How often the thread checks whether another program changed rules.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// How long after a start with nothing to close it is looked for what is closed.
+/// After a start with nothing to close, the time until filters of an earlier process are looked for.
 const SETTLED: Duration = Duration::from_secs(1);
 
-/// How soon a failed attempt is made again: `nft` may have been installed meanwhile.
+/// When a failed attempt is repeated: the operator may have installed `nft` by then.
 const RETRY: Duration = Duration::from_secs(30);
 
-/// The script that was carried out last, for a boot at which the configuration is refused.
+/// The last script that ran, for a boot at which the configuration is refused.
 const SAVED: &str = "closed.nft";
 
-/// The thread that looks after the rule. A program is run for each change, and nothing else is to wait for that.
+/// The thread that maintains the rule. It runs a program for each change, and no other thread should wait for
+/// that.
 #[derive(Debug)]
 pub struct Closer {
     plans: Option<Sender<ClosePlan>>,
@@ -49,10 +51,10 @@ pub struct Closer {
 }
 
 impl Closer {
-    /// Starts it. `dir` is where the script is kept for the next boot; `waker` is woken when there is news.
+    /// Starts the thread. `dir` stores the script for the next boot; `waker` is woken when there is news.
     ///
     /// # Errors
-    /// There can be no thread.
+    /// The system refuses a thread.
     pub fn start(dir: PathBuf, waker: Arc<Waker>) -> io::Result<Self> {
         let (plans, orders) = mpsc::channel();
         let (news, states) = mpsc::channel();
@@ -66,21 +68,22 @@ impl Closer {
         Ok(Self { plans: Some(plans), states, thread: Some(thread) })
     }
 
-    /// Has the rule of this plan put in place of any other.
+    /// Installs the rule of this plan in place of any other.
     pub fn close(&self, plan: ClosePlan) {
         if let Some(plans) = &self.plans {
             let _ = plans.send(plan);
         }
     }
 
-    /// News of how it stands.
+    /// News about the rule's state.
     pub fn news(&self) -> impl Iterator<Item = CloseState> {
         self.states.try_iter()
     }
 }
 
 impl Drop for Closer {
-    /// What was asked for is done first: a mapping that was removed just before the end leaves no rule.
+    /// Requests that came first are done first: a mapping that was removed just before the end leaves no
+    /// rule.
     fn drop(&mut self) {
         drop(self.plans.take());
         if let Some(thread) = self.thread.take() {
@@ -89,15 +92,16 @@ impl Drop for Closer {
     }
 }
 
-/// The rule as it is wanted, and as it is.
+/// The rule as desired, and as installed.
 #[derive(Debug, Default)]
 struct Rule {
     plan: ClosePlan,
-    /// The table as `nft` showed it when it was put in place.
+    /// The table as `nft` showed it after the installation.
     shown: Option<String>,
     changes: Option<Changes>,
     state: CloseState,
-    /// Filters of tc are to be looked for: a process before us may have needed them, or we did.
+    /// Whether to look for our tc filters: a process before us may have needed them, or we did. `None`: not
+    /// known yet.
     filters: Option<bool>,
     /// When a failure is tried again.
     retry: Option<Instant>,
@@ -107,7 +111,7 @@ struct Rule {
 impl Rule {
     fn look_after(&mut self, orders: &Receiver<ClosePlan>, mut tell: impl FnMut(CloseState)) {
         loop {
-            // Where nothing is closed there is nothing to look after.
+            // Without closed addresses the thread has nothing to check.
             let order = if self.plan.reality.is_empty() {
                 orders.recv().map_err(|_| RecvTimeoutError::Disconnected)
             } else {
@@ -115,10 +119,11 @@ impl Rule {
             };
             match order {
                 Ok(plan) => {
-                    // Of several only the last counts.
+                    // Of several plans only the last counts.
                     let mut plan = orders.try_iter().last().unwrap_or(plan);
                     if self.filters.is_none() && plan.reality.is_empty() {
-                        // A start with nothing to close. What another process may have left can wait until ports are open.
+                        // A start with nothing to close. Filters that another process may have left can wait
+                        // until ports are open.
                         match orders.recv_timeout(SETTLED) {
                             Ok(other) => plan = other,
                             Err(RecvTimeoutError::Timeout) => {}
@@ -141,7 +146,7 @@ impl Rule {
         }
     }
 
-    /// Looks whether somebody changed the rule, and puts it back.
+    /// Checks whether another program changed the rule, and restores it.
     fn look(&mut self) {
         if self.changes.as_mut().is_some_and(Changes::any) && self.shown.is_some() {
             match nft::table() {
@@ -165,7 +170,7 @@ impl Rule {
             self.changes = Changes::listen().map_err(|error| tracing::warn!("nftables: {error}")).ok();
         }
         let shown = carry_out(&self.plan, &self.dir).and_then(|()| {
-            // What was heard until now was us.
+            // The changes reported so far were our own.
             self.changes.as_mut().map(Changes::any);
             nft::table()
         });
@@ -175,7 +180,7 @@ impl Rule {
         }
         match shown {
             Ok(shown) => self.shown = shown,
-            // Without nft there is no table of ours either.
+            // Without nft our table cannot exist either.
             Err(why) if nothing => tracing::debug!("nothing is to be closed: {why}"),
             Err(why) => {
                 self.filters = Some(true);
@@ -189,7 +194,7 @@ impl Rule {
     }
 }
 
-/// Carries out a plan, and keeps its script for the next boot.
+/// Installs a plan, and stores its script for the next boot.
 fn carry_out(plan: &ClosePlan, dir: &Path) -> Result<(), String> {
     let also: Vec<String> = bridge_of(&plan.interface).into_iter().collect();
     let script = rules::script(plan, &also, Sockets::Known);
@@ -230,7 +235,7 @@ fn keep(dir: &Path, script: &str, empty: bool) -> io::Result<()> {
     fs::rename(new, path)
 }
 
-/// The bridge that the interface is in: what arrives is the bridge's, for the kernel's IP stack.
+/// The bridge that the interface is in: to the kernel's IP stack, arriving packets come from the bridge.
 fn bridge_of(interface: &str) -> Option<String> {
     if interface.is_empty() || interface.contains('/') {
         return None;
@@ -239,15 +244,16 @@ fn bridge_of(interface: &str) -> Option<String> {
     Some(master.file_name()?.to_str()?.to_owned())
 }
 
-/// Closes what a configuration wants closed, without a daemon: `ivswitchd --close`, at boot. Gives what to say.
+/// Closes the addresses of a configuration, without a daemon: `ivswitchd --close`, at boot. Returns a message
+/// for the user.
 ///
 /// # Errors
-/// What `nft` refused.
+/// Returns what `nft` refuses.
 pub fn close_for(config: &Config, name: &str, dir: &Path) -> Result<String, String> {
     let plan = ctl::reconcile::close(config, name, None);
     let result = carry_out(&plan, dir);
     if plan.reality.is_empty() {
-        // Without nft there is no table of ours either.
+        // Without nft our table cannot exist either.
         return Ok("no address is to be closed to the kernel".to_owned());
     }
     let by = match result {
@@ -261,10 +267,11 @@ pub fn close_for(config: &Config, name: &str, dir: &Path) -> Result<String, Stri
     Ok(format!("closed to the kernel: {}{by}", addresses.join(", ")))
 }
 
-/// Closes what was closed last, because the configuration cannot be read. Gives what to say.
+/// Closes the addresses that were closed last, because the configuration cannot be read. Returns a message
+/// for the user.
 ///
 /// # Errors
-/// What `nft` refused, or that nothing was kept.
+/// `nft` refused the script, or no script was stored.
 pub fn close_as_before(dir: &Path) -> Result<String, String> {
     let path = dir.join(SAVED);
     let script = fs::read_to_string(&path).map_err(|error| match error.kind() {

@@ -1,4 +1,4 @@
-//! The program `nft`, and the kernel's word that somebody changed its rules.
+//! Runs the program `nft`, and receives the kernel's notices that its rules changed.
 
 use std::io::{self, Write as _};
 use std::os::fd::AsRawFd;
@@ -12,33 +12,33 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 
 use super::rules;
 
-/// Long enough for a machine under load; the control thread waits meanwhile.
+/// Long enough for a machine under load; the thread waits this long at most.
 const PATIENCE: Duration = Duration::from_secs(3);
 const STEP: Duration = Duration::from_millis(1);
 
 /// `NFNLGRP_NFTABLES` (linux/netfilter/nfnetlink.h).
 const GROUP_NFTABLES: u32 = 7;
 
-/// Where it is looked for: a daemon may be started with any `PATH`.
+/// The directories with `nft`: a daemon may be started with any `PATH`.
 const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/sbin";
 
-/// Another program than `nft`: for the test that there may be none.
+/// A program to run instead of `nft`: for the test of a machine without it.
 static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
 
-/// Has this program run in place of `nft`. To be called once, first.
+/// Runs this program instead of `nft`. Call it once, first.
 pub fn use_program(path: PathBuf) {
     let _ = PROGRAM.set(path);
 }
 
-/// Carries out a script, as one transaction.
+/// Runs a script as one transaction.
 ///
 /// # Errors
-/// What `nft` said, with a remedy where there is one to name.
+/// The message of `nft`, with a remedy where one is known.
 pub fn carry_out(script: &str) -> Result<(), String> {
     run(&["-f", "-"], script).map(drop)
 }
 
-/// Our table as `nft` shows it, without its counters. `None`: there is none.
+/// Our table as `nft` shows it, without its counters. `None`: it does not exist.
 ///
 /// # Errors
 /// `nft` cannot be run.
@@ -53,7 +53,7 @@ pub fn table() -> Result<Option<String>, String> {
 }
 
 fn run(arguments: &[&str], input: &str) -> Result<String, String> {
-    // A daemon that is not root has the capability for itself alone; the program gets it by inheritance, this once.
+    // A daemon that is not root has the capability only for itself; the program inherits it, this once.
     let lent = lend();
     let child = Command::new(PROGRAM.get().map_or(Path::new("nft"), PathBuf::as_path))
         .args(arguments)
@@ -77,7 +77,7 @@ fn run(arguments: &[&str], input: &str) -> Result<String, String> {
         return Err("nft cannot be run: no pipes".to_owned());
     };
     let (input, deadline) = (input.to_owned(), Instant::now() + PATIENCE);
-    // What it reads and says may be longer than a pipe holds. The threads end with the program.
+    // The input and output may be longer than a pipe holds. The threads end with the program.
     let writer = std::thread::spawn(move || stdin.write_all(input.as_bytes()));
     let read = move |from: &mut dyn io::Read| {
         let mut text = String::new();
@@ -114,7 +114,7 @@ fn run(arguments: &[&str], input: &str) -> Result<String, String> {
     Err(format!("nft: {first}{remedy}"))
 }
 
-/// Has the next program keep CAP_NET_ADMIN. False: it needs no help, or cannot be helped.
+/// Lets the next program keep CAP_NET_ADMIN. Returns false if that is unnecessary or impossible.
 fn lend() -> bool {
     if rustix::process::geteuid().is_root() {
         return false;
@@ -123,16 +123,16 @@ fn lend() -> bool {
         && caps::raise(None, CapSet::Ambient, Capability::CAP_NET_ADMIN).is_ok()
 }
 
-/// Hears that rules were changed, by whomever.
+/// Receives notices that any program changed rules.
 pub struct Changes {
     socket: Socket,
 }
 
 impl Changes {
-    /// Listens from now on.
+    /// Starts to listen.
     ///
     /// # Errors
-    /// What the kernel refuses.
+    /// Returns what the kernel refuses.
     pub fn listen() -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_NETFILTER)?;
         socket.bind(&SocketAddr::new(0, 0))?;
@@ -141,13 +141,13 @@ impl Changes {
         Ok(Self { socket })
     }
 
-    /// Whether something changed since the last call.
+    /// Whether any rule changed since the last call.
     pub fn any(&mut self) -> bool {
         const BATCH: usize = 4096;
         let mut any = false;
         let mut byte = [0_u8; 1];
         for _ in 0..BATCH {
-            // Of a message only that it came; and what did not fit the buffer (ENOBUFS) was a change, too.
+            // Only a message's arrival matters; a buffer overrun (ENOBUFS) also means a change.
             match rustix::net::recv(&self.socket, &mut byte[..], rustix::net::RecvFlags::empty()) {
                 Ok(_) | Err(rustix::io::Errno::NOBUFS) => any = true,
                 Err(_) => break,

@@ -1,8 +1,8 @@
-//! A plan as a script for `nft`: one table of our own, replaced whole in one transaction. Pure.
+//! A plan as a script for `nft`: one table of our own, replaced as a whole in one transaction. Pure.
 //!
-//! The chain looks at what arrives by the uplink, behind connection tracking and in front of every address translation,
-//! so that neither a socket of the rVM nor a port that another tool forwards gets what belongs to a floating IP. Frames
-//! that the running switch takes never come so far: they are taken by XDP or tc, before the kernel's IP stack.
+//! The chain sees the packets that arrive by the uplink, behind connection tracking and in front of all
+//! address translation, so that neither a socket of the rVM nor a port that another tool forwards gets a
+//! floating IP's packets. XDP or tc takes the running switch's frames earlier, before the kernel's IP stack.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -13,25 +13,27 @@ use engine::command::{L4Proto, L4Range};
 /// The table's family and name.
 pub const TABLE: &str = "inet ivswitch";
 
-/// Removes the table, whether or not it is there.
+/// Removes the table, whether or not it exists.
 pub const REMOVE: &str = "add table inet ivswitch\ndelete table inet ivswitch\n";
 
 /// Behind connection tracking (-200) and in front of "mangle" (-150) and destination NAT (-100).
 const PRIORITY: i32 = -152;
 
-/// An rVM whose switch does not run must be reachable to mend it.
+/// An operator must be able to reach and repair an rVM whose switch does not run.
 pub const SSH: L4Range = L4Range { proto: L4Proto::Tcp, first: 22, last: 22 };
 
-/// Which expressions of `nft` may be used.
+/// The expressions of `nft` that the script may use.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Sockets {
-    /// Of TCP, also what belongs to a socket that connection tracking has not seen from its start.
+    /// Also accepts TCP segments that belong to a socket which connection tracking has not seen from its
+    /// start.
     Known,
     /// The kernel lacks CONFIG_NFT_SOCKET.
     Unknown,
 }
 
-/// The script for a plan. `also` are other names by which what comes in by the uplink is known: a bridge that it is in.
+/// The script for a plan. `also` names other interfaces whose packets come from the uplink: a bridge that
+/// contains it.
 #[must_use]
 pub fn script(plan: &ClosePlan, also: &[String], sockets: Sockets) -> String {
     let mut text = REMOVE.to_owned();
@@ -67,16 +69,17 @@ pub fn script(plan: &ClosePlan, also: &[String], sockets: Sockets) -> String {
     text
 }
 
-/// What becomes of a packet to a reality address.
+/// The rules for packets to a reality address.
 fn rules(plan: &ClosePlan, reality: &SteerReality, sockets: Sockets) -> String {
     let mut lines = vec!["ct state established,related accept".to_owned()];
     if sockets == Sockets::Known {
-        // A connection from before the table, whose far end speaks first. A stray segment meets a socket at worst.
+        // A connection older than the table, whose far end speaks first. At worst a stray segment reaches a
+        // socket.
         lines.push("tcp flags & (fin | syn | rst | ack) != syn socket wildcard 0 accept".to_owned());
     }
     if reality.all {
         if reality.address.is_ipv4() {
-            // The rVM's own lease.
+            // DHCP answers for the rVM's own lease.
             lines.push("udp sport 67 udp dport 68 accept".to_owned());
         } else {
             // Neighbour and multicast listener discovery keep the address reachable, as steering has it.
@@ -118,7 +121,7 @@ fn ports(ranges: &[L4Range], verdict: &str) -> Vec<String> {
     [of(L4Proto::Tcp, "tcp"), of(L4Proto::Udp, "udp")].into_iter().flatten().collect()
 }
 
-/// The kernel's names of interfaces have no quote in practice, though they might; a file must not escape its string.
+/// Interface names in practice contain no quote, but could; a file must not escape its string.
 fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace(['"', '\\', '\n', '*'], "?"))
 }
@@ -171,8 +174,8 @@ table inet ivswitch {
         assert_eq!(text, expected);
     }
 
-    /// A second address is closed but for SSH, also where tunnel packets arrive at the first; both families; addresses
-    /// with the same rules share a chain.
+    /// A second address is closed except for SSH, also if tunnel packets arrive at the first; both families;
+    /// addresses with the same rules share a chain.
     #[test]
     fn secondary_addresses_of_both_families() {
         let all = ["10.0.0.20", "10.0.0.21", "fd00::20"].map(|address| whole(address, vec![])).to_vec();
@@ -187,7 +190,7 @@ table inet ivswitch {
         assert_eq!(text.matches("counter drop").count(), 2);
     }
 
-    /// Of an address that is shared by ports, those ports are closed and nothing else, and SSH never.
+    /// If an address is shared by ports, exactly those ports are closed, and SSH never.
     #[test]
     fn some_ports() {
         let ports = vec![range(L4Proto::Tcp, 1, 80), range(L4Proto::Udp, 53, 53)];

@@ -1,7 +1,7 @@
 //! Holds the tunnel's UDP port, by a socket that never reads from it or by a device that receives nothing.
 //!
-//! Without it the kernel would answer a peer's packets with "port unreachable" whenever our program
-//! is not attached (yet, or any more), and might give the port to somebody else.
+//! Otherwise the kernel would answer a peer's packets with "port unreachable" while our program is not
+//! attached, and might give the port to another program.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -24,10 +24,10 @@ enum Holder {
 }
 
 impl PortHold {
-    /// Takes the port; `merging`: and has the kernel merge what comes in there, if it can.
+    /// Takes the port. `merging`: also lets the kernel coalesce the packets that arrive there, if it can.
     ///
     /// # Errors
-    /// Why it cannot be held, for the log: forwarding works all the same.
+    /// The reason for the log; forwarding works without the port.
     pub fn take(ip: IpAddr, port: u16, merging: bool) -> Result<Self, String> {
         let address = SocketAddr::new(ip, port);
         if merging {
@@ -53,7 +53,7 @@ impl PortHold {
         })
     }
 
-    /// Whether it is this one.
+    /// Whether this is the hold for these parameters.
     pub fn is(&self, ip: IpAddr, port: u16, merging: bool) -> bool {
         self.address == SocketAddr::new(ip, port) && self.merging == merging
     }
@@ -63,7 +63,8 @@ impl PortHold {
 mod tests {
     use super::*;
 
-    /// While held, a sender is not told that the port is closed and nothing queues; afterwards it is free.
+    /// While held, a sender gets no notice that the port is closed, and no packet queues; afterwards the port
+    /// is free.
     #[test]
     fn a_held_port_is_silent() {
         let probe = UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -72,7 +73,7 @@ mod tests {
         assert!(hold.is(free.ip(), free.port(), false) && !hold.is(free.ip(), free.port() ^ 1, false));
         probe.connect(free).unwrap();
         for _ in 0..3 {
-            // On loopback an unreachable answer would be here before the next send.
+            // On loopback an unreachable answer would arrive before the next send.
             probe.send(b"anyone?").unwrap();
         }
         let mut buffer = [0; 8];

@@ -1,5 +1,5 @@
-//! The control thread: it waits for clients, the kernel, signals, workers and deadlines, tells the
-//! agent, and carries out what the agent wants. It decides nothing itself.
+//! The control thread: it waits for clients, the kernel, signals, workers and deadlines, passes their events
+//! to the agent, and carries out the agent's outputs. It decides nothing itself.
 
 mod hold;
 mod persist;
@@ -52,32 +52,32 @@ const SIGNALS: Token = Token(1);
 const WORKER: Token = Token(2);
 /// ICMP errors of IPv4 and IPv6.
 const ICMP: [Token; 2] = [Token(3), Token(4)];
-/// The port of number n has this and n.
+/// Port n has this number plus n.
 const PORTS: usize = 16;
 const _: () = assert!(PORTS + engine::limits::PORTS_MAX < ControlSocket::TOKENS);
 
 /// How often the load of the workers is measured.
 const TICK: Duration = Duration::from_secs(1);
 
-/// For `systemctl status`.
+/// The status line for `systemctl status`.
 const REFUSED: &str = "the configuration files are refused, what was in force goes on: ivctl status";
 
-/// How often the kernel's own connections are asked for: those about to end are known for two minutes.
+/// How often the kernel's own connections are listed: those about to end are remembered for two minutes.
 const REFRESH: Duration = Duration::from_secs(30);
 
-/// How often ports are looked after: what took one away is not always told.
+/// How often ports are checked: the kernel does not report every kind of loss.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// How long a process that took up what another left has to work until that is beyond suspicion.
+/// How long a process that resumed kept memory must run before the memory counts as sound.
 const PROVEN: Duration = Duration::from_millis(250);
 
-/// How long after the start what outlived the process before waits for its port.
+/// How long after the start kept descriptors wait for their port.
 const KEPT_MAX: Duration = Duration::from_secs(5);
 
-/// How soon inputs that did not fit a worker's mailbox are tried again.
+/// How soon inputs that did not fit a worker's mailbox are sent again.
 const BACKLOG_RETRY: Duration = Duration::from_millis(1);
 
-/// What the control thread is given at the start.
+/// The control thread's parts at the start.
 pub struct Setup<M> {
     /// The agent, with its configuration.
     pub agent: Agent,
@@ -85,36 +85,36 @@ pub struct Setup<M> {
     pub machines: Vec<(M, engine::mailbox::MailboxHandle)>,
     /// The interface that the workers' ports to the kernel send out of.
     pub uplink: UplinkIndex,
-    /// Their frame memory.
+    /// The workers' frame memory.
     pub umem: UmemHandle,
-    /// What of the ports outlived the process before.
+    /// Port descriptors that outlived the previous process.
     pub kept: Kept,
-    /// The verdict cache.
+    /// The control thread's part of the kernel offload.
     pub cache: CacheControl,
-    /// Where to listen.
+    /// Where the control socket listens.
     pub socket: PathBuf,
-    /// Where edits are written to.
+    /// The file that edits are written to.
     pub config: PathBuf,
-    /// Where is kept what the next boot needs.
+    /// The directory with the state for the next boot.
     pub state: PathBuf,
     /// Cores for the workers; empty: any.
     pub cpus: Vec<usize>,
-    /// The group whose members may change things, by its number.
+    /// The group whose members may change things, as a number.
     pub admins: Option<u32>,
-    /// What the workers may not do any more once they run.
+    /// The system calls left to the workers once they run.
     pub confinement: Confinement,
 }
 
-/// An open port, as far as it is the control thread's.
+/// The control thread's part of an open port.
 struct OpenedPort {
     control: PortControl,
-    /// What the kernel had dropped when the agent was told last.
+    /// The kernel's drops in the last report to the agent.
     drops: KernelDrops,
-    /// What had passed between us and its guest then.
+    /// The guest's traffic counts in the last report to the agent.
     guest_io: Option<GuestIo>,
-    /// Its interface is in another namespace; nobody will tell when it goes.
+    /// Its interface is in another namespace, and the kernel will not report its end here.
     moved: bool,
-    /// Its interface takes frames for the MACs behind it.
+    /// Lets the interface accept frames for the MACs behind it.
     _promiscuous: Option<Promiscuous>,
     spec: OpenPort,
 }
@@ -128,38 +128,38 @@ pub struct Control {
     /// More of the kernel's events can be read without waiting.
     links_wait: bool,
     icmp: Vec<IcmpErrors>,
-    /// More ICMP errors can be.
+    /// More ICMP errors can be read without waiting.
     icmp_wait: bool,
     agent: Agent,
     inbox: VecDeque<Input>,
     uplink: UplinkIndex,
     umem: UmemHandle,
     kept: Kept,
-    /// There was something.
+    /// Descriptors of the previous process were kept.
     resuming: bool,
-    /// When this process has shown that it does not end of it.
+    /// When this process will have shown that the kept memory does not crash it.
     proven_at: Option<Instant>,
-    /// When what nobody asked for of it goes.
+    /// When unclaimed kept descriptors will be closed.
     kept_until: Option<Instant>,
     cache: CacheControl,
     cache_stats: CacheStats,
     ports: BTreeMap<PortId, OpenedPort>,
-    /// Ports whose own part has something to do.
+    /// Ports whose control part has work to do.
     ports_wait: BTreeSet<PortId>,
-    /// Doors that could not be finished. The agent has not heard of it yet when it asks to open one.
+    /// Doors that could not be finished. The agent may ask to open one before it learns that.
     unfinished: BTreeSet<PortId>,
     workers: Vec<WorkerThread<UmemPool>>,
     plan: SteerPlan,
     closer: Closer,
-    /// What the agent was told of the uplink's steering last.
+    /// The last report to the agent about the uplink's steering.
     steered: Steered,
-    /// When the kernel's own connections are asked for again.
+    /// When the kernel's own connections will be listed again.
     refresh: Instant,
     hold: Option<PortHold>,
     config: Saved,
     tick: Instant,
     look: Instant,
-    /// What the workers had done at the last tick.
+    /// The workers' usage at the last tick.
     usage: Vec<Usage>,
     stats: Vec<WorkerStats>,
     watchdog: Option<(Duration, Instant)>,
@@ -169,11 +169,11 @@ impl Control {
     /// Opens everything and starts the workers.
     ///
     /// # Errors
-    /// What could not be opened, and what to do about it.
+    /// The part that could not be opened, and the remedy.
     pub fn start<M: Machine<Pool = UmemPool>>(setup: Setup<M>) -> anyhow::Result<Self> {
         let poll = Poll::new().context("epoll")?;
         let registry = poll.registry();
-        // First the socket: it is also what keeps two daemons apart.
+        // The socket comes first: it is also what keeps two daemons apart.
         let socket = ControlSocket::bind(&setup.socket, setup.admins, registry)?;
         let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).context("signals")?;
         registry.register(&mut signals, SIGNALS, Interest::READABLE).context("signals")?;
@@ -229,7 +229,7 @@ impl Control {
     /// Runs until a signal ends it.
     ///
     /// # Errors
-    /// Something broke that only a new start mends.
+    /// A failure that only a restart repairs.
     pub fn run(mut self) -> anyhow::Result<()> {
         let mut events = Events::with_capacity(256);
         self.outputs();
@@ -248,7 +248,7 @@ impl Control {
         end
     }
 
-    /// Waits for something and deals with it. False: it is over.
+    /// Waits for an event and handles it. Returns false when the daemon should end.
     fn turn(&mut self, events: &mut Events) -> anyhow::Result<bool> {
         let patience = self.patience();
         match self.poll.poll(events, Some(patience)) {
@@ -334,7 +334,7 @@ impl Control {
         Ok(true)
     }
 
-    /// How long nothing needs to be done.
+    /// How long the thread may sleep.
     fn patience(&mut self) -> Duration {
         if self.links_wait
             || self.icmp_wait
@@ -352,7 +352,7 @@ impl Control {
         if self.flush() { patience } else { patience.min(BACKLOG_RETRY) }
     }
 
-    /// Tells the agent everything, and carries out what it wants, until both have nothing more to say.
+    /// Passes all inputs to the agent and carries out its outputs, until neither has more.
     fn settle(&mut self) {
         while let Some(input) = self.inbox.pop_front() {
             if self.only_moved(&input) {
@@ -369,13 +369,13 @@ impl Control {
         self.flush();
     }
 
-    /// Sends the workers what is kept for them, as far as it fits. False when some is left.
+    /// Sends the workers' backlogs, as far as they fit. Returns false if some inputs are left.
     fn flush(&mut self) -> bool {
         let behind = self.workers.iter_mut().filter_map(|worker| (!worker.flush()).then_some(())).count();
         behind == 0
     }
 
-    /// An interface that is gone from here, though its port works on.
+    /// Whether an interface only left this namespace while its port continues to work.
     fn only_moved(&mut self, input: &Input) -> bool {
         let Input::LinkGone(name) = input else { return false };
         let moved =
@@ -397,7 +397,8 @@ impl Control {
         let mut out = Vec::new();
         match output {
             Output::Worker(input) => {
-                // The same to each, in the same order: that is what their news to each other relies on.
+                // Every worker gets the same inputs in the same order: the workers' messages to each other
+                // rely on that.
                 for worker in &mut self.workers {
                     worker.send(input.clone());
                 }
@@ -431,7 +432,7 @@ impl Control {
             }
             Output::Resolve(ip) => self.links.resolve(ip, &mut out),
             Output::Reply(client, line) => {
-                // What the answer says is in force is so in the kernel too.
+                // Make the kernel's state match the answer first.
                 self.cache.settle();
                 self.socket.reply(client, &line, self.poll.registry(), &mut out);
             }
@@ -451,7 +452,7 @@ impl Control {
             return;
         }
         if spec.kind == IoKind::Udp {
-            // Its socket is to have the port that we only held.
+            // The port's socket needs the UDP port that we only held.
             self.hold = None;
         }
         if spec.kind == IoKind::Packet
@@ -489,7 +490,7 @@ impl Control {
                 self.workers.iter().for_each(|worker| worker.detach(id));
                 return out.push(Input::PortFailed(id, format!("port {:?}: epoll: {error}", spec.interface)));
             }
-            // It says itself when it is more than ready.
+            // Some ports report by themselves what more than "ready" they are.
             if control.turn(id, out) {
                 self.ports_wait.insert(id);
             }
@@ -497,10 +498,11 @@ impl Control {
             tracing::info!("{}: {}, {}", spec.interface, spec.kind.name(), opened.facts.mode);
             let opened = Input::PortOpened(id, opened.facts);
             if self.resuming {
-                // With all others: frames that waited in its rings are for them.
+                // After all other inputs, together: the frames that waited in its rings are for those ports
+                // too.
                 out.push(opened);
             } else {
-                // Before what is known of other interfaces: it forwards while the next one is being opened.
+                // Before other interfaces' inputs: this port forwards while the next one is being opened.
                 self.inbox.push_front(opened);
             }
         }
@@ -513,7 +515,7 @@ impl Control {
         }
     }
 
-    /// Gives the workers their parts of a port. Those that have none send through one that has.
+    /// Gives the workers their parts of a port. Workers without a part send through a worker that has one.
     fn attach(&self, id: PortId, parts: Vec<(usize, Part<UmemPool>)>) {
         let Some((_, first)) = parts.first() else { return };
         let caps = first.port.caps();
@@ -530,12 +532,12 @@ impl Control {
         if let Some(port) = self.ports.remove(&id) {
             self.cache.close_port(id);
             if let Some(fd) = port.control.fd() {
-                // It is closed next; nobody else has it.
+                // The descriptor is closed next, and is registered only here.
                 let _ = self.poll.registry().deregister(&mut SourceFd(&fd));
             }
-            // The program first: from here on the kernel has the traffic, and nothing arrives any more.
+            // The program first: from here on the kernel has the traffic, and no more frames arrive.
             drop(port.control);
-            // Then the sockets; what was lent to them is back when this returns.
+            // Then the sockets; the slots lent to them are back when this returns.
             self.workers.iter().for_each(|worker| worker.detach(id));
         }
     }
@@ -564,7 +566,8 @@ impl Control {
         }
     }
 
-    /// The plan holds the uplink's MAC address, which may change; and the interface may be another.
+    /// The plan contains the uplink's MAC address, which may change; and another interface may become the
+    /// uplink.
     fn follow_uplink(&mut self, input: &Input) {
         self.uplink.set(self.links.uplink().map_or(0, |link| link.index));
         if let Input::Link(link) = input
@@ -575,7 +578,7 @@ impl Control {
         }
     }
 
-    /// The files as they are now; the agent refuses them whole when something is wrong with them.
+    /// Reads the files now; the agent refuses them as a whole if anything in them is wrong.
     fn reload(&self) -> Option<Input> {
         tell_reloading();
         match model::read_files(self.config.path()) {
@@ -588,7 +591,7 @@ impl Control {
         }
     }
 
-    /// A reload is over.
+    /// Reports the end of a reload.
     fn reloaded(&mut self, result: Result<bool, Vec<ConfigError>>) {
         if result.is_ok() {
             self.config.taken_up();
@@ -660,7 +663,7 @@ impl Control {
         if due {
             self.refresh = now + REFRESH;
         }
-        // Where it failed it may work now; where another tool took the program off, it is put back.
+        // If it failed before, it may work now; if another tool detached the program, it is attached again.
         if due
             && !own.refresh()
             && let Err(why) = self.apply_plan()
@@ -673,7 +676,7 @@ impl Control {
         }
     }
 
-    /// Ports that stopped working by themselves. (That an interface is gone is heard from the kernel.)
+    /// Closes ports that stopped working by themselves. (The kernel reports when an interface is gone.)
     fn look_after_ports(&mut self) {
         let dead: Vec<PortId> =
             self.ports.iter().filter(|(_, port)| port.control.is_dead()).map(|(id, _)| *id).collect();
@@ -690,7 +693,8 @@ impl Control {
         }
     }
 
-    /// Leaves nothing behind but the doors, and what the service manager keeps for the next process.
+    /// Removes everything except the doors, and the descriptors that the service manager keeps for the next
+    /// process.
     fn close(mut self) {
         keep::leave();
         for id in self.ports.keys().copied().collect::<Vec<_>>() {
@@ -701,7 +705,8 @@ impl Control {
     }
 }
 
-/// The sockets for ICMP errors, as far as there are any to be had: they only say more of a peer that does not answer.
+/// The sockets for ICMP errors, where the kernel allows them: they only add detail about a peer that does not
+/// answer.
 fn open_icmp(registry: &Registry) -> Vec<IcmpErrors> {
     let mut opened = Vec::new();
     for (v6, token) in [false, true].into_iter().zip(ICMP) {
@@ -719,7 +724,8 @@ fn open_icmp(registry: &Registry) -> Vec<IcmpErrors> {
     opened
 }
 
-/// A reload begins: `Type=notify-reload` waits for the next `READY=1`, and wants to know the time of this.
+/// Reports the start of a reload: `Type=notify-reload` waits for the next `READY=1`, and requires this
+/// timestamp.
 fn tell_reloading() {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => notify(&[NotifyState::Reloading, now]),

@@ -1,7 +1,7 @@
-//! The control socket: who may speak, in lines of bounded length, and at whose pace.
+//! The control socket: checks which clients may speak, bounds their lines, and sets the pace.
 //!
-//! One request is one line. Whoever sends a line that is too long, or does not read the answers, is
-//! cut; nobody can make the daemon wait or grow.
+//! One request is one line. A client that sends a line that is too long, or does not read the answers, is
+//! disconnected; no client can make the daemon wait or grow.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::{self, Permissions};
@@ -26,22 +26,22 @@ use crate::clock;
 /// Longest request.
 const LINE_LEN_MAX: usize = api::REQUEST_LEN_MAX;
 
-/// Clients at once. A person and some scripts; each may cost us two lines of memory.
+/// The maximum number of clients: a person and some scripts. Each may cost us two lines of memory.
 const CLIENTS_MAX: usize = 64;
 
-/// Of these, so many places are kept for clients that may change things: whoever may only read cannot lock them out.
+/// Places reserved for clients that may change things: clients that may only read cannot lock them out.
 const ADMIN_PLACES: usize = 16;
 
 /// How long a client may take for a request: from its first byte, or from connecting, to the end of its line.
 const REQUEST_MAX: Duration = Duration::from_secs(10);
 
-/// Bytes of answers that a client may leave unread before it is cut at the next one.
+/// Bytes of answers that a client may leave unread; the next answer beyond this disconnects it.
 const UNREAD_LEN_MAX: usize = 1 << 20;
 
 /// Bytes taken from one client before others have their turn.
 const READ_LEN_PER_TURN: usize = 256 << 10;
 
-/// Token of the listener; clients have theirs from here up.
+/// Token of the listener; clients have the tokens from here up.
 const LISTENER: usize = ControlSocket::TOKENS;
 
 /// The socket could not be opened.
@@ -50,17 +50,17 @@ pub enum SocketError {
     /// Another daemon answers there.
     #[error("control socket {}: another ivswitchd answers there; stop it, or choose another place with --socket", .0.display())]
     InUse(PathBuf),
-    /// Something else has the name.
+    /// A file that is not a socket has the name.
     #[error("control socket {}: there is a file that is not a socket; remove it, or choose another place with --socket", .0.display())]
     NotASocket(PathBuf),
-    /// The machine refused.
+    /// The system refused a step.
     #[error("control socket {}: cannot {step}: {source}", path.display())]
     Io {
-        /// Where.
+        /// The socket's path.
         path: PathBuf,
-        /// What was tried.
+        /// The attempted step.
         step: &'static str,
-        /// Why not.
+        /// The system's error.
         source: io::Error,
     },
 }
@@ -70,12 +70,12 @@ pub struct ControlSocket {
     listener: UnixListener,
     path: PathBuf,
     inode: u64,
-    /// The directory is ours to remove.
+    /// Whether we made the directory, and so remove it.
     made_directory: bool,
     clients: BTreeMap<ClientId, Client>,
-    /// Members of this group may change things, too.
+    /// Members of this group may also change things.
     admins: Option<u32>,
-    /// Clients of which more can be read without waiting.
+    /// Clients from which more can be read without waiting.
     unfinished: BTreeSet<ClientId>,
     next: u64,
 }
@@ -88,21 +88,21 @@ struct Client {
     /// No more requests will come, but answers may still be read.
     half_closed: bool,
     unread: VecDeque<u8>,
-    /// To be closed as soon as `unread` is.
+    /// To be closed as soon as `unread` has been sent.
     last_words: bool,
     may_change: bool,
-    /// Since when it owes us the rest of a request.
+    /// Since when the rest of a request is missing.
     owing: Option<Instant>,
 }
 
 impl ControlSocket {
-    /// Tokens from here on are its own.
+    /// The socket uses the tokens from here on.
     pub const TOKENS: usize = 1 << 16;
 
     /// Listens at `path`, mode 0660. A socket that a dead daemon left is replaced.
     ///
     /// # Errors
-    /// A living daemon has it, or the machine refuses.
+    /// A running daemon has it, or the system refuses.
     pub fn bind(path: &Path, admins: Option<u32>, registry: &Registry) -> Result<Self, SocketError> {
         let fail = |step| move |source| SocketError::Io { path: path.into(), step, source };
         let directory = match path.parent() {
@@ -111,14 +111,14 @@ impl ControlSocket {
         };
         let made_directory = !directory.exists();
         fs::create_dir_all(directory).map_err(fail("make its directory"))?;
-        // Two daemons that start at once do not both find the socket stale and remove each other's.
+        // Stops two daemons that start together from both finding the socket stale and removing each other's.
         let lock = fs::File::open(directory).map_err(fail("open its directory"))?;
         flock(&lock, FlockOperation::LockExclusive).map_err(|e| fail("lock its directory")(e.into()))?;
         match fs::symlink_metadata(path) {
             Ok(there) if !there.file_type().is_socket() => return Err(SocketError::NotASocket(path.into())),
             Ok(_) => match std::os::unix::net::UnixStream::connect(path) {
                 Ok(_) => return Err(SocketError::InUse(path.into())),
-                // A full backlog is a living daemon, too.
+                // A full backlog also means a running daemon.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     return Err(SocketError::InUse(path.into()));
                 }
@@ -156,7 +156,7 @@ impl ControlSocket {
         !self.unfinished.is_empty()
     }
 
-    /// Does what an event calls for. Requests and hang-ups are said in `out`.
+    /// Handles an event. Requests and disconnections are appended to `out`.
     pub fn ready(&mut self, event: &Event, registry: &Registry, out: &mut Vec<Input>) {
         if event.token() == Token(LISTENER) {
             self.accept(registry, out);
@@ -169,20 +169,20 @@ impl ControlSocket {
         if event.is_readable() || event.is_read_closed() || event.is_error() {
             self.read(id, registry, out);
         }
-        // Closed both ways: nobody is there to read an answer.
+        // Closed in both directions: the client cannot read an answer.
         if event.is_write_closed() {
             self.cut(id, registry, out);
         }
     }
 
-    /// Goes on reading where a turn ended before the client's bytes did.
+    /// Continues to read where a turn ended before the client's bytes did.
     pub fn resume(&mut self, registry: &Registry, out: &mut Vec<Input>) {
         for id in std::mem::take(&mut self.unfinished) {
             self.read(id, registry, out);
         }
     }
 
-    /// Sends one line to a client. A client that does not read is cut.
+    /// Sends one line to a client. A client that does not read is disconnected.
     pub fn reply(&mut self, id: ClientId, line: &str, registry: &Registry, out: &mut Vec<Input>) {
         let Some(client) = self.clients.get_mut(&id) else { return };
         if client.unread.len() > UNREAD_LEN_MAX {
@@ -195,7 +195,7 @@ impl ControlSocket {
         self.write(id, registry, out);
     }
 
-    /// Removes the socket (and the directory, if we made it and nothing else is in it).
+    /// Removes the socket (and the directory, if we made it and it is empty).
     pub fn remove(self) {
         if fs::symlink_metadata(&self.path).is_ok_and(|there| there.ino() == self.inode) {
             let _ = fs::remove_file(&self.path);
@@ -207,7 +207,7 @@ impl ControlSocket {
         }
     }
 
-    /// Cuts clients that owe the rest of a request for too long.
+    /// Disconnects clients that have been sending one request for too long.
     pub fn tick(&mut self, now: Instant, registry: &Registry, out: &mut Vec<Input>) {
         let late = |client: &Client| client.owing.is_some_and(|since| now.since(since) > REQUEST_MAX);
         let late: Vec<ClientId> = self.clients.iter().filter(|(_, c)| late(c)).map(|(id, _)| *id).collect();
@@ -228,7 +228,8 @@ impl ControlSocket {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => {
-                    // Out of descriptors, say. The next client's arrival tries again.
+                    // For instance, the process has no descriptors left. The next client's arrival tries
+                    // again.
                     tracing::warn!("control socket: cannot accept a client: {error}");
                     return;
                 }
@@ -249,7 +250,8 @@ impl ControlSocket {
                 None
             };
             if let Some((code, why, how)) = refusal {
-                // Fits any socket's buffer; a client that is gone already does not mind.
+                // The line fits any socket's buffer; if the client is gone already, the failure does not
+                // matter.
                 let _ = stream.write(format!("{}\n", refusal_line(code, why, how)).as_bytes());
                 continue;
             }
@@ -379,22 +381,22 @@ impl ControlSocket {
     }
 }
 
-/// An answer to nothing in particular.
+/// An answer without a request.
 fn refusal_line(code: Code, why: &str, how: &str) -> String {
     let error = api::Error::new(code, "the daemon does not listen to this connection", why, how);
     serde_json::json!({ "jsonrpc": "2.0", "id": null, "error": error.to_json() }).to_string()
 }
 
-/// What a client may do.
+/// A client's rights.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Rights {
     Read,
     Change,
 }
 
-/// The kernel already asked the socket's mode; this is the second lock on the door, for when somebody
-/// widened the mode. Root, our own user and members of the admin group may change things; members of the group
-/// that owns the socket may read; nobody else is heard.
+/// The kernel has already checked the socket's mode; this is a second check, in case an administrator widened
+/// the mode. Root, our own user and members of the admin group may change things; members of the group that
+/// owns the socket may read; everyone else is refused.
 fn rights(stream: &UnixStream, path: &Path, admins: Option<u32>) -> Option<Rights> {
     let peer = socket_peercred(stream.as_fd()).ok()?;
     if peer.uid.is_root() || peer.uid == rustix::process::geteuid() {
@@ -409,7 +411,7 @@ fn rights(stream: &UnixStream, path: &Path, admins: Option<u32>) -> Option<Right
     groups.contains(&socket.gid()).then_some(Rights::Read)
 }
 
-/// The number of a group, by its name or as a number.
+/// The number of a group, given as a name or a number.
 pub fn group_number(name: &str) -> Option<u32> {
     if let Ok(number) = name.parse() {
         return Some(number);
@@ -422,12 +424,13 @@ pub fn group_number(name: &str) -> Option<u32> {
     groups.lines().find_map(fields)
 }
 
-/// Supplementary groups of whoever connected, as they were then.
+/// Supplementary groups of the client, as they were when it connected.
 fn peer_groups(stream: &UnixStream) -> Vec<u32> {
     const GROUPS_MAX: usize = 1024;
     let mut groups = vec![0_u32; GROUPS_MAX];
     let mut len = (groups.len() * size_of::<u32>()) as libc::socklen_t;
-    // SAFETY: the kernel writes at most `len` bytes of group numbers into the buffer, and how many to `len`.
+    // SAFETY: the kernel writes at most `len` bytes of group numbers into the buffer, and their length to
+    // `len`.
     let done = unsafe {
         libc::getsockopt(
             stream.as_raw_fd(),
@@ -474,7 +477,7 @@ mod tests {
             stream
         }
 
-        /// Turns until `enough`.
+        /// Runs turns until `enough` accepts.
         fn turn(&mut self, mut enough: impl FnMut(&ControlSocket, &[Input]) -> bool) -> Vec<Input> {
             let mut out = Vec::new();
             let mut events = Events::with_capacity(64);
@@ -505,8 +508,8 @@ mod tests {
         inputs.iter().any(|input| matches!(input, Input::Hangup(_)))
     }
 
-    /// Lines arrive as lines however the bytes are cut, blank ones do not count, and a client that has
-    /// closed its sending side still gets its answer.
+    /// Lines arrive as lines in whatever pieces the bytes come, blank ones do not count, and a client that
+    /// has closed its sending side still gets its answer.
     #[test]
     fn lines_arrive_whole_and_a_half_closed_client_is_answered() {
         let mut world = world();
@@ -527,7 +530,8 @@ mod tests {
         assert!(hung_up(&world.turn(|_, out| !out.is_empty())));
     }
 
-    /// A line of exactly the limit passes; one byte more is refused with words, and the client is cut.
+    /// A line of exactly the limit passes; one byte more is refused with a message, and the client is
+    /// disconnected.
     #[test]
     fn an_oversize_line_is_refused() {
         for (len, passes) in [(LINE_LEN_MAX, true), (LINE_LEN_MAX + 1, false), (3 * LINE_LEN_MAX, false)] {
@@ -553,7 +557,7 @@ mod tests {
         }
     }
 
-    /// What is not UTF-8 is refused with words, and what follows it is not carried out.
+    /// A line that is not UTF-8 is refused with a message, and the lines behind it are not executed.
     #[test]
     fn a_line_that_is_no_text_is_refused() {
         let mut world = world();
@@ -566,7 +570,7 @@ mod tests {
         assert!(answer.contains("not UTF-8"), "{answer}");
     }
 
-    /// Who does not read is cut, with a bounded amount of answers kept; others are served.
+    /// A client that does not read is disconnected, with a bounded amount of answers kept; others are served.
     #[test]
     fn a_slow_reader_is_cut() {
         let mut world = world();
@@ -589,7 +593,7 @@ mod tests {
         drop(slow);
     }
 
-    /// The client over the limit is told so; when one leaves, the next is welcome.
+    /// A client over the limit gets a message; when one leaves, the next is accepted.
     #[test]
     fn too_many_clients_are_told_so() {
         let mut world = world();
@@ -632,8 +636,8 @@ mod tests {
         sender.join().unwrap();
     }
 
-    /// A living daemon's socket is not taken; a dead one's is; other files are not touched; a clean end
-    /// leaves nothing.
+    /// A running daemon's socket is not taken; a dead one's is; other files are not touched; a clean end
+    /// leaves no file.
     #[test]
     fn the_socket_belongs_to_one_daemon() {
         let world = world();

@@ -1,8 +1,8 @@
-//! Ten thousand crashes while a configuration is replaced: what is found afterwards is the old one or the
-//! new one, whole, and the new one for certain once the daemon has said that it is saved.
+//! Ten thousand crashes during the replacement of a configuration: afterwards the file is the old one or the
+//! new one, whole, and certainly the new one if the daemon has reported it saved.
 //!
-//! The disk here keeps what POSIX promises and no more. What was written but not synced may be there in
-//! part, or as zeros, or not at all; names made, moved or removed since the directory was synced last may
+//! This disk keeps exactly the promises of POSIX. Data that was written but not synced may be present in
+//! part, or as zeros, or missing. Names created, moved or removed since the last sync of the directory may
 //! each be as before or as after, in any mixture that keeps their order.
 
 use std::collections::BTreeMap;
@@ -15,9 +15,9 @@ const OURS: Owned = Owned { mode: 0o644, uid: 0, gid: 0 };
 
 #[derive(Clone, Default)]
 struct Inode {
-    /// As programs see it now.
+    /// The content as programs see it now.
     now: Vec<u8>,
-    /// As it is on the medium for certain.
+    /// The content that is certainly on the medium.
     durable: Vec<u8>,
     mode: u32,
 }
@@ -33,12 +33,12 @@ enum Change {
 /// A disk that loses power after `left` more operations, or is full.
 struct Crashing {
     inodes: Vec<Inode>,
-    /// Names as on the medium for certain, and what happened to them since.
+    /// Names that are certainly on the medium; `since` has the later changes.
     names: BTreeMap<PathBuf, usize>,
     since: Vec<Change>,
     left: u32,
     full: bool,
-    /// Decides what the medium kept.
+    /// Chooses what the medium kept.
     seed: u64,
 }
 
@@ -79,9 +79,9 @@ impl Crashing {
         Ok(())
     }
 
-    /// What the file at `path` holds when the power is back: `None`: it is not there.
+    /// The content of the file at `path` after the power returns. `None`: the file is missing.
     fn after_power_loss(&mut self, path: &Path) -> Option<Vec<u8>> {
-        // A journal keeps the order of changes: some of the first ones made it.
+        // A journal keeps the order of changes: some of the first ones reached the medium.
         let kept = self.random(self.since.len() as u64 + 1) as usize;
         let mut names = self.names.clone();
         self.since[..kept].iter().for_each(|change| Self::apply(&mut names, change));
@@ -128,7 +128,7 @@ impl Disk for Crashing {
     }
 
     fn write(&mut self, file: &mut usize, text: &[u8]) -> io::Result<()> {
-        // A crash, or the end of the space, may come in the middle of it.
+        // A crash, or a full disk, may interrupt a write in the middle.
         let part = self.random(text.len() as u64 + 1) as usize;
         self.inodes[*file].now.extend_from_slice(&text[..part]);
         self.step()?;
@@ -180,8 +180,8 @@ fn disk(old: Option<&str>, left: u32, seed: u64) -> Crashing {
     disk
 }
 
-/// Every step is interrupted, with every mixture of what the medium kept, over a file that was there and
-/// one that was not, and over what an earlier crash left.
+/// Every step is interrupted, with every mixture of kept data, over an existing file and a missing one, and
+/// over an earlier crash's leftovers.
 #[test]
 fn ten_thousand_crashes_leave_the_old_or_the_new() {
     let path = Path::new("/etc/a.toml");
@@ -212,7 +212,7 @@ fn ten_thousand_crashes_leave_the_old_or_the_new() {
     assert!(found_old > 1000 && found_new > 1000 && acknowledged > 1000, "every end was reached");
 }
 
-/// A full disk is an error that names the remedy; the old file is as it was, and nothing is left beside it.
+/// A full disk is an error that names the remedy; the old file is unchanged, and no other file remains.
 #[test]
 fn a_full_disk_leaves_the_old() {
     let path = Path::new("/etc/a.toml");

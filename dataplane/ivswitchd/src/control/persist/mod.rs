@@ -1,4 +1,4 @@
-//! Replacing a file so that a crash at any moment leaves the old one or the new one, whole.
+//! Replaces a file so that a crash at any moment leaves the old one or the new one, whole.
 //!
 //! The steps are written once, over the few file operations they need ([`Disk`]): the machine carries them
 //! out, and a test carries them out on a disk that loses power after any of them (`crash.rs`).
@@ -19,17 +19,17 @@ struct Owned {
     gid: u32,
 }
 
-/// What replacing a file takes. Nothing is durable but what was synced.
+/// The operations that replace a file. Only synced data is durable.
 trait Disk {
     /// A file being written.
     type File;
-    /// What a path leads to when links are followed.
+    /// The target of a path, with links followed.
     fn resolve(&self, path: &Path) -> PathBuf;
     fn make_directories(&mut self, path: &Path) -> io::Result<()>;
     fn owned(&self, path: &Path) -> io::Result<Owned>;
-    /// Removes a name; it is no error when there is none.
+    /// Removes a name; succeeds if it is missing.
     fn remove(&mut self, path: &Path) -> io::Result<()>;
-    /// A file that nobody else may read, under a name that nothing has yet.
+    /// Creates a file that other users cannot read, under an unused name.
     fn create(&mut self, path: &Path) -> io::Result<Self::File>;
     fn write(&mut self, file: &mut Self::File, text: &[u8]) -> io::Result<()>;
     fn give(&mut self, file: &mut Self::File, to: Owned) -> io::Result<()>;
@@ -38,36 +38,36 @@ trait Disk {
     fn sync_directory(&mut self, path: &Path) -> io::Result<()>;
 }
 
-/// A file that we write, and that people edit by hand.
+/// A file that both the daemon and people edit.
 #[derive(Debug)]
 pub struct Saved {
     path: PathBuf,
-    /// What it held when it was last taken up or written.
+    /// The content when the daemon last read or wrote it.
     known: Option<Vec<u8>>,
 }
 
 impl Saved {
-    /// The file at `path`, whose text is in force.
+    /// The file at `path`, whose content is in force.
     pub fn new(path: PathBuf) -> Self {
         let mut saved = Self { path, known: None };
         saved.taken_up();
         saved
     }
 
-    /// Where it is.
+    /// The file's path.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// What it holds now is in force.
+    /// Notes that the file's present content is in force.
     pub fn taken_up(&mut self) {
         self.known = fs::read(&self.path).ok();
     }
 
-    /// Replaces it, unless somebody else changed it meanwhile.
+    /// Replaces the file, unless another program changed it since.
     ///
     /// # Errors
-    /// As [`replace`]; or it was changed.
+    /// The errors of [`replace`], or the file was changed.
     pub fn replace(&mut self, text: &str) -> Result<(), String> {
         if let Ok(now) = fs::read(&self.path)
             && now != text.as_bytes()
@@ -85,11 +85,11 @@ impl Saved {
     }
 }
 
-/// Replaces the file at `path`, or makes it (mode 0644). Mode and owner stay; a symbolic link stays
-/// and what it points to is replaced.
+/// Replaces the file at `path`, or makes it (mode 0644). Mode and owner stay; a symbolic link stays and its
+/// target is replaced.
 ///
 /// # Errors
-/// What could not be done, and to which file. The old file is then as it was.
+/// The failed step and its file. The old file is then unchanged.
 fn replace(path: &Path, text: &str) -> Result<(), String> {
     replace_on(&mut Machine, path, text)
 }
@@ -118,13 +118,13 @@ fn replace_on<D: Disk>(disk: &mut D, path: &Path, text: &str) -> Result<(), Stri
         let _ = disk.remove(&temporary);
         return Err(fail("replace it", &error));
     }
-    // The new name is durable only once the directory is.
+    // The new name is durable only once the directory is synced.
     disk.sync_directory(&directory).map_err(|e| fail("make it durable", &e))
 }
 
-/// The text under another name, durable, then under its own.
+/// Writes the text durably under another name, then gives it the target's name.
 fn write_beside<D: Disk>(disk: &mut D, target: &Path, temporary: &Path, text: &str) -> io::Result<()> {
-    // What an earlier crash left is of no use; a fresh file also cannot be somebody's symbolic link.
+    // An earlier crash's leftover is useless; and a new file cannot be another user's symbolic link.
     disk.remove(temporary)?;
     let mut file = disk.create(temporary)?;
     disk.write(&mut file, text.as_bytes())?;
@@ -195,7 +195,7 @@ impl Disk for Machine {
 mod tests {
     use super::*;
 
-    /// Text is replaced, mode and link stay, and nothing is left beside it.
+    /// The text is replaced, mode and link stay, and no other file remains.
     #[test]
     fn a_file_is_replaced_in_place() {
         let directory = tempfile::tempdir().unwrap();
@@ -212,7 +212,7 @@ mod tests {
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
     }
 
-    /// What somebody wrote by hand is not overwritten until it was taken up, or the file is gone.
+    /// A manual edit is not overwritten until the daemon has read it, or the file is gone.
     #[test]
     fn what_was_written_by_hand_stays() {
         let directory = tempfile::tempdir().unwrap();
@@ -232,7 +232,7 @@ mod tests {
         assert_eq!(fs::read_to_string(&path).unwrap(), "four");
     }
 
-    /// What an earlier crash left does not stand in the way, even as a link to elsewhere.
+    /// An earlier crash's leftover does not get in the way, even if it is a link to another place.
     #[test]
     fn leftovers_are_replaced_and_links_not_followed() {
         let directory = tempfile::tempdir().unwrap();

@@ -103,7 +103,7 @@ impl Own {
         &self.running.as_ref().expect("an address is steered").table
     }
 
-    /// The number of known flows, and why there are none although an address is steered.
+    /// The number of known flows, and why it is zero although an address is steered.
     #[must_use]
     pub fn state(&self) -> (u32, &str) {
         (self.running.as_ref().map_or(0, |running| running.table.count(table::now())), &self.why)
