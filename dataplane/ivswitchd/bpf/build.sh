@@ -1,7 +1,7 @@
 #!/bin/sh
 # Builds steer.bpf.o, packet.bpf.o, track.bpf.o and cache_skb.bpf.o, each from its .c file.
 #   build.sh           replaces the committed objects
-#   build.sh --check   rebuilds beside them and fails when the code differs
+#   build.sh --check   rebuilds in a temporary directory and fails if the code differs
 # Needs clang 16 and LLVM's strip and objdump of the same version (other versions make other code), libbpf's and
 # the kernel's user headers: on Debian 12, apt-get install clang-16 llvm-16 libbpf-dev linux-libc-dev.
 set -eu

@@ -1,23 +1,24 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 //
-// The verdict cache: packets of flows that the switch has decided about are rewritten and redirected in the kernel,
-// by XDP (cache_xdp.bpf.h) or, where super-frames pass, by tc (cache_skb.bpf.c).
+// The kernel offload: packets of flows that the switch has already decided about are rewritten and redirected
+// in the kernel, by XDP (cache_xdp.bpf.h) or, where GSO packets pass, by tc (cache_skb.bpf.c).
 //
-// It decides nothing. A flow's packets look alike in every byte that the switch reads to decide, and what is
-// done with them was worked out there (engine/src/forward/flow.rs). What may differ between them and would
-// change the verdict is tested; such a packet goes up like any other, untouched.
+// The programs decide nothing. A flow's packets are alike in every byte that the switch reads to decide, and
+// the switch has computed the edits (engine/src/forward/flow.rs). The programs check the fields that may
+// differ between packets and would change the decision; a packet that fails goes up like any other,
+// untouched.
 //
-// User space writes slots and reads their counts through the mapping. A slot is written only while nothing can
-// be reading it: between two flows its epoch is 0, and a grace period of RCU passes (ports/afxdp/cache.rs).
-// So a program that has seen the right epoch may use the slot to its end.
+// User space writes slots and reads their counts through the mapping. It writes a slot only while no program
+// can be reading it: between two flows the slot's epoch is 0, and an RCU grace period passes
+// (ports/afxdp/cache.rs). So a program that has seen the right epoch may use the slot to its end.
 
 #define WAYS 2
 #define SETS_BITS 13
 #define OUTER_LEN 50
 #define OUTPUTS 1024         // engine: limits::PORTS_MAX
 
-// A count of hits and of their bytes in one word, so that one atomic instruction adds both. User space takes
-// the differences; it looks every quarter of a second, long before either part has gone round.
+// A count of hits and their bytes in one word, so that one atomic instruction adds both. User space reads the
+// differences every quarter of a second, long before either part can wrap around.
 #define HIT (1ULL << 38)
 
 enum {
@@ -25,20 +26,20 @@ enum {
 	BIT_NAT_SOURCE = 2,
 	BIT_NAT_DEST = 4,
 	BIT_PUSH = 8,        // an outer header in front
-	BIT_RELAYED = 16,    // with the hop limit that came in, less one
+	BIT_RELAYED = 16,    // with the received hop limit, less one
 	BIT_UNMARKED = 32,   // the checksum may be unfinished
 };
 
 struct cache {
-	__u64 epoch;         // of the flows that hold
-	__u64 mix[6];        // odd numbers that nobody else knows
+	__u64 epoch;         // valid flows have this epoch
+	__u64 mix[6];        // secret odd numbers
 	__u64 on;
 };
 
 struct slot {
 	__u64 epoch;
 	__u64 key[5];
-	__u16 out;           // of `outputs`
+	__u16 out;           // index in `outputs`
 	__u16 len_max;       // of the inner frame
 	__u32 bits;
 	__u32 pseudo;        // sum of the pseudo-header without the length
@@ -53,9 +54,9 @@ struct slot {
 	// 128
 	__u8 macs[12];
 	__u8 zero3[52];
-	// 192: written by us
+	// 192: written by the programs
 	__u64 hits;
-	__u64 stray;         // of them, those whose output was gone
+	__u64 stray;         // hits whose output was gone
 	__u64 zero4[6];
 };
 
@@ -88,8 +89,8 @@ struct {
 #define U32(p) (*(__u32 *)(p))
 #define U64(p) (*(__u64 *)(p))
 
-// Hides from the compiler where a pointer comes from: of two branches with constant offsets it would make one
-// with a variable offset, which takes CAP_PERFMON to load.
+// Hides a pointer's origin from the compiler, which would otherwise merge two branches with constant offsets
+// into one with a variable offset; that takes CAP_PERFMON to load.
 #define OPAQUE(p) asm volatile("" : "+r"(p))
 
 static __always_inline __u16 fold(__u32 sum)
@@ -98,13 +99,13 @@ static __always_inline __u16 fold(__u32 sum)
 	return (sum & 0xffff) + (sum >> 16);
 }
 
-// RFC 1624, eqn. 3. The order of bytes does not matter as long as it is the same everywhere (RFC 1071).
+// RFC 1624, eqn. 3. Byte order does not matter as long as it is the same everywhere (RFC 1071).
 static __always_inline __u16 update(__u16 check, __u16 delta)
 {
 	return ~fold((__u16)~check + (__u32)delta);
 }
 
-// Where a key's set is.
+// The index of a key's set.
 static __always_inline __u32 set_of(const struct cache *c, const __u64 *key)
 {
 	__u64 x = key[0] * c->mix[0] + key[1] * c->mix[1] + key[2] * c->mix[2] + key[3] * c->mix[3] +

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 //
-// The verdict cache for AF_PACKET ports, where super-frames and unfinished checksums stay what they are: see
-// cache.bpf.h. The programs of packet.bpf.c end in these by tail calls once a frame is known to be ours.
+// The kernel offload for AF_PACKET ports, where GSO packets and unfinished checksums stay unchanged: see
+// cache.bpf.h. The programs of packet.bpf.c end in these by tail calls once they know that a frame is ours.
 //
-// follow_socket          the socket's filter: whether the socket hears the frame, or we follow its flow.
+// follow_socket          the socket's filter: whether the socket receives the frame, or we follow its flow.
 // follow_socket_tunnel   the same for a tunnel packet.
-// follow_tc              tc ingress, which the kernel runs right after it: does what was decided.
+// follow_tc              tc ingress, which the kernel runs right after the filter: makes the edits.
 //
-// What the filter found, it leaves to the other on the same processor. Should that find it is no longer so, or that
-// the kernel cannot do it, the frame comes in once more with a mark, and is heard.
+// The filter leaves its finding to the tc program on the same processor. If that program finds it outdated,
+// or the kernel cannot do the edits, the frame comes in once more with a mark, and the socket receives it.
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
 #include <linux/in.h>
@@ -23,9 +23,10 @@
 #define TC_SHOT 2
 #define GO_UP 0x69767570     // the mark "ivup"
 #define TUNNEL (1U << 31)
-#define FOLLOWED 0x6976      // what track.bpf.c knows our frames by
+#define FOLLOWED 0x6976      // the mark by which track.bpf.c knows our frames
 
-// By the filter for tc, one frame later 0 again: one more than the slot's number, and whether it is a tunnel packet.
+// From the filter to tc, reset one frame later: the slot's number plus one, and whether it is a tunnel
+// packet.
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 1);
@@ -33,23 +34,24 @@ struct {
 	__type(value, __u32);
 } decided SEC(".maps");
 
-// The stack, where a filter has to copy a frame's head, is read in aligned words only; all that is read here is at
-// even offsets.
+// On the stack, where a filter must copy a frame's head, only aligned words may be read; all fields read here
+// are at even offsets.
 #define PAIR(p) (U16(p) | (__u32)U16((p) + 2) << 16)
 
-// The kernel's own view of a frame. The loader fills in where its fields are in the running kernel.
+// The kernel's own view of a frame. The loader fills in the fields' offsets in the running kernel.
 struct sk_buff {
 	unsigned char *head, *data;
 	__u16 csum_start, csum_offset;
 	__u8 ip_summed : 2;
 } __attribute__((preserve_access_index));
 
-// The kernel's function bpf_cast_to_kern_ctx, whose number the loader fills in (program.rs): aya knows helpers only.
+// The kernel's function bpf_cast_to_kern_ctx; the loader fills in its number (program.rs), as aya knows only
+// helpers.
 static struct sk_buff *(*const kernels)(struct __sk_buff *) = (void *)0x6976;
 
 #define CHECKSUM_PARTIAL 3
 
-// What is asked of a frame before its flow is looked up, and after.
+// The fields of a frame that are tested before its flow is looked up, and after.
 struct facts {
 	__u64 key[5];
 	__u32 ip_len;
@@ -63,7 +65,7 @@ struct facts {
 	__u16 check;         // of the (inner) transport header
 };
 
-// Reads the head of a frame whose (inner) Ethernet header is at `base`. False: it needs the walk.
+// Reads the head of a frame whose (inner) Ethernet header is at `base`. False: the frame needs the pipeline.
 static __always_inline int read(const __u8 *data, const __u32 base, __u32 ifindex, int tcp_fits, struct facts *a)
 {
 	const __u8 *f = data + base;
@@ -74,7 +76,7 @@ static __always_inline int read(const __u8 *data, const __u32 base, __u32 ifinde
 	a->tos = f[15] & 3;
 	a->ip_len = bpf_ntohs(U16(f + 16));
 	if (a->proto == IPPROTO_TCP) {
-		if (!tcp_fits || f[47] & 2)   // a connection's first packet is looked at
+		if (!tcp_fits || f[47] & 2)   // the pipeline sees a connection's first packet
 			return 0;
 		a->ip_len_min = 40;
 		a->head = 34 + (f[46] >> 4) * 4;
@@ -92,7 +94,7 @@ static __always_inline int read(const __u8 *data, const __u32 base, __u32 ifinde
 		a->outer_ttl = data[22] - 1;
 		tunnel = PAIR(data + 26);
 		vni = PAIR(data + 46);
-		// As cache_xdp.bpf.h has it, and that it is such a tunnel packet at all.
+		// The same tests as in cache_xdp.bpf.h, and that this is a common tunnel packet at all.
 		if (U16(data + 12) != bpf_htons(ETH_P_IP) || data[14] != 0x45 || data[23] != IPPROTO_UDP ||
 		    U16(data + 20) & bpf_htons(0x3fff) || !vni || vni & bpf_htonl(0xff) ||
 		    bpf_ntohs(U16(data + 38)) + 20 != a->outer_len || PAIR(data + 42) != bpf_htonl(0x08000000) ||
@@ -107,18 +109,19 @@ static __always_inline int read(const __u8 *data, const __u32 base, __u32 ifinde
 	return 1;
 }
 
-// Whether what was decided about the flow is true of this frame too.
+// Whether the decision about the flow holds for this frame too.
 static __always_inline int fits(struct __sk_buff *skb, const __u32 base, const struct facts *a, const struct slot *s)
 {
 	__u32 bits = s->bits, inner = skb->len - base, segment = inner;
 	if (a->ip_len < a->ip_len_min || a->ip_len + 14 > inner || (base && a->outer_len + 14 != skb->len))
 		return 0;
 	if (skb->gso_size) {
-		// One packet to be cut, and not many in one tunnel super-frame.
+		// One packet to be segmented, and not many packets in one tunnel GSO packet.
 		segment = a->head + skb->gso_size;
 		if (a->ip_len + 14 != inner)
 			return 0;
-		// What comes out of a tunnel keeps the mark of one, by which a UDP receiver would cut it at an outer header.
+		// A decapsulated packet keeps the mark of a tunnel, by which a UDP receiver would segment it at an outer
+		// header.
 		if (a->proto == IPPROTO_UDP && base)
 			return 0;
 	}
@@ -176,9 +179,9 @@ int follow_socket_tunnel(struct __sk_buff *skb)
 	return follow_socket_at(skb, OUTER_LEN);
 }
 
-// Whether an unfinished checksum is that of the (inner) transport header, and holds the pseudo-header's sum. What a
-// sender says of it is kept beside the frame; one that lies would have two bytes written elsewhere in its packet after
-// its addresses were looked at.
+// Whether an unfinished checksum is the (inner) transport header's, and holds the pseudo-header's sum. A
+// sender states its place outside the frame; a false statement would write two bytes elsewhere in the packet
+// after its addresses were checked.
 static __always_inline int true_of_itself(struct __sk_buff *skb, const __u32 base, const struct facts *a)
 {
 	struct sk_buff *k = kernels(skb);
@@ -197,7 +200,7 @@ static __always_inline int go_up(struct __sk_buff *skb)
 	return bpf_redirect(skb->ifindex, BPF_F_INGRESS);
 }
 
-// Room for an outer header in front of the (inner) IP packet; what is cut later gets one each.
+// Makes room for an outer header in front of the (inner) IP packet; each segment will get its own.
 static __always_inline int make_room(struct __sk_buff *skb)
 {
 	__u64 flags = 0;
@@ -269,7 +272,7 @@ static __always_inline int act(struct __sk_buff *skb, __u32 number, const __u32 
 	OPAQUE(f);
 	if (f + 42 > end)
 		goto stray;
-	// Room is made and taken behind the first MAC addresses: those of the (inner) frame come from elsewhere.
+	// The room is made and taken behind the first MAC addresses: the (inner) frame's are elsewhere.
 	if (bits & BIT_ROUTED) {
 		U64(f) = U64(s->macs);
 		U32(f + 8) = U32(s->macs + 8);
@@ -291,7 +294,7 @@ static __always_inline int act(struct __sk_buff *skb, __u32 number, const __u32 
 			before = U32(f + 30);
 			U32(f + 30) = after;
 		}
-		// Finished or not, and for UDP there or not, this knows.
+		// This call handles a finished and an unfinished checksum, and UDP without one.
 		__u32 at = (push ? OUTER_LEN : 0) + (a.proto == IPPROTO_TCP ? 50 : 40);
 		__u64 flags = BPF_F_PSEUDO_HDR | 4 | (a.proto == IPPROTO_UDP ? BPF_F_MARK_MANGLED_0 : 0);
 		if (bpf_l4_csum_replace(skb, at, before, after, flags))

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 //
-// The verdict cache by XDP: see cache.bpf.h.
+// The kernel offload by XDP: see cache.bpf.h.
 
 #include "cache.bpf.h"
 
 #define UNDECIDED -1
 
-// Translates and routes the packet whose Ethernet header is at `f`. False: cannot be.
+// Translates and routes the packet whose Ethernet header is at `f`. False: not possible.
 static __always_inline int edit(void *f, void *end, const struct slot *s, __u32 bits, __u8 proto)
 {
 	if (f + 42 > end)
@@ -32,15 +32,15 @@ static __always_inline int edit(void *f, void *end, const struct slot *s, __u32 
 		U16(f + 50) = update(U16(f + 50), s->l4_delta);
 	} else if (U16(f + 40)) {
 		__u16 sum = update(U16(f + 40), s->l4_delta);
-		U16(f + 40) = sum ? sum : 0xffff;   // zero would mean: none (RFC 768)
+		U16(f + 40) = sum ? sum : 0xffff;   // zero would mean no checksum (RFC 768)
 	}
 	return 1;
 }
 
-// Does with the packet what was decided about its flow. `base`: where its (inner) Ethernet header is, behind
-// a common tunnel header or at 0. UNDECIDED: it is as it was.
+// Applies the decision about the packet's flow. `base`: the offset of its (inner) Ethernet header, behind a
+// common tunnel header or 0. UNDECIDED: the packet is unchanged.
 //
-// Every field that is read has a constant place, since computing with packet pointers takes CAP_PERFMON.
+// Every field is read at a constant offset, since computing with packet pointers takes CAP_PERFMON.
 static __always_inline int follow_at(struct xdp_md *ctx, const __u32 base)
 {
 	__u32 zero = 0;
@@ -53,14 +53,14 @@ static __always_inline int follow_at(struct xdp_md *ctx, const __u32 base)
 	void *f = data + base;
 	if (f + 42 > end)
 		return UNDECIDED;
-	// IPv4 without options, whole.
+	// IPv4 without options, not fragmented.
 	if (U16(f + 12) != bpf_htons(ETH_P_IP) || *(__u8 *)(f + 14) != 0x45 || U16(f + 20) & bpf_htons(0x3fff))
 		return UNDECIDED;
 	__u8 proto = *(__u8 *)(f + 23);
 	__u32 ip_len = bpf_ntohs(U16(f + 16)), ip_len_min;
 	__u16 check;
 	if (proto == IPPROTO_TCP) {
-		if (f + 54 > end || *(__u8 *)(f + 47) & 2)   // a connection's first packet is looked at
+		if (f + 54 > end || *(__u8 *)(f + 47) & 2)   // the pipeline sees a connection's first packet
 			return UNDECIDED;
 		void *tcp = f + 34;
 		OPAQUE(tcp);
@@ -79,8 +79,8 @@ static __always_inline int follow_at(struct xdp_md *ctx, const __u32 base)
 		relayed_ttl = *(__u8 *)(data + 22) - 1;
 		tunnel = U32(data + 26);
 		vni = U32(data + 46);
-		// A whole packet that ends where it says, a good VXLAN header (VNI 0 is between switches), and no
-		// congestion to tell of (RFC 6040).
+		// A whole packet of the stated length, a good VXLAN header (VNI 0 is between switches), and no congestion
+		// mark to pass on (RFC 6040).
 		if (!vni || U16(data + 20) & bpf_htons(0x3fff) || bpf_ntohs(U16(data + 38)) + 20 != outer_len ||
 		    U32(data + 42) != bpf_htonl(0x08000000) || vni & bpf_htonl(0xff) ||
 		    (*(__u8 *)(data + 15) & 3) != tos)

@@ -1,18 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 //
-// The rVM's own flows: what its kernel itself has sent from a reality address lately. What comes back in them is the
-// kernel's, though all else that comes to the address is a floating IP's. As with the paper's DNAT, which sees new
-// connections only.
+// The rVM's own flows: packets that its kernel itself has recently sent from a reality address. Packets that
+// come back in these flows go to the kernel, although all others to that address go to a floating IP. The
+// paper's DNAT does the same: it sees only new connections.
 //
-// track.bpf.c notes a flow when the kernel sends (tc, on the way out), user space notes the kernel's connected sockets at
-// the start; steer.bpf.c asks on the way in. A flow is what the kernel sent, whoever it sent for: a connection, a question
-// by a UDP socket that is connected or not, an echo request, a guest that it masquerades. A socket that only listens has
-// sent nothing, so it takes nothing. Nobody but the kernel can make an entry, and a tunnel packet or a packet that the
-// switch sends makes none. So where an iVM and the kernel use one and the same five-tuple, it is the kernel's.
+// track.bpf.c notes a flow when the kernel sends (tc egress), and user space notes the kernel's connected
+// sockets at the start; steer.bpf.c looks flows up on ingress. A flow counts if the kernel sent in it, on
+// anyone's behalf: a connection, a request by a UDP socket that is connected or not, an echo request, a
+// masqueraded guest. A socket that only listens has sent no packet, so it has no flow. Only the kernel's
+// packets make entries; tunnel packets and packets that the switch sends make none. So if an iVM and the
+// kernel use the same five-tuple, it is the kernel's.
 //
-// The table is set-associative, in memory that user space maps. Of a full set the flow that would end first makes room: a
-// question before a connection. Writers of a set take turns; who finds another writing leaves it at that, and notes the
-// flow with its next packet. A reader that meets a writer may miss a flow for one packet.
+// The table is set-associative, in memory that user space maps. In a full set the flow that would end first
+// makes room: a request before a connection. Writers of a set take turns; one that finds another writing
+// gives up, and notes the flow with its next packet. A reader that meets a writer may miss a flow for one
+// packet.
 
 #define OWN_WAYS 8
 #define OWN_SETS_BITS 13
@@ -22,7 +24,7 @@
 // Ticks of 2^30 ns, a bit more than a second.
 #define OWN_TICK_BITS 30
 
-// How long a flow lasts after the kernel's last packet of it.
+// How long a flow lasts after the kernel's last packet in it.
 enum {
 	LIFE_UDP = 170,          // RFC 4787 REQ-5: two minutes at least
 	LIFE_TCP_NEW = 170,      // a SYN is sent again for about two minutes
@@ -30,11 +32,11 @@ enum {
 	LIFE_TCP_CLOSING = 112,  // TIME_WAIT, and the last retransmissions
 	LIFE_ECHO = 56,
 	LIFE_OTHER = 560,
-	LIFE_FRAGMENT = 28,      // as long as the kernel waits for the others
+	LIFE_FRAGMENT = 28,      // as long as the kernel waits for the other fragments
 };
 
-// Addresses (IPv4 as ::ffff:a.b.c.d), ports (of an echo, its identifier twice), protocol. Of a fragment, its
-// identification in place of ports, and whether it is one.
+// Addresses (IPv4 as ::ffff:a.b.c.d), ports (for an echo, its identifier twice), protocol. For a fragment,
+// its identification in place of ports, and the mark of a fragment.
 struct own_key {
 	__u8 remote[16];
 	__u8 local[16];
@@ -45,7 +47,7 @@ struct own_key {
 	__u16 zero;
 } __attribute__((aligned(8)));
 
-// A set's first 64 bytes say whether a flow may be in it.
+// A set's first 64 bytes tell whether a flow may be in it.
 struct own_set {
 	__u32 tag[OWN_WAYS];
 	__u32 until[OWN_WAYS];   // tick; 0: free
@@ -83,7 +85,7 @@ static __always_inline __u32 own_now(void)
 	return bpf_ktime_get_ns() >> OWN_TICK_BITS;
 }
 
-// Mixed with odd numbers that nobody else knows. The upper half chooses the set, the lower is the tag.
+// Mixes in secret odd numbers. The upper half chooses the set, the lower is the tag.
 static __always_inline __u64 own_hash(const struct own_key *key, const __u64 *mix)
 {
 	const __u64 *k = (const void *)key;
@@ -99,13 +101,13 @@ static __always_inline int own_same(const struct own_key *a, const struct own_ke
 	return !((x[0] ^ y[0]) | (x[1] ^ y[1]) | (x[2] ^ y[2]) | (x[3] ^ y[3]) | (x[4] ^ y[4]));
 }
 
-// Keeps the compiler from making one piece of code of those for each way: its place would be computed, and that takes
-// CAP_PERFMON to load.
+// Keeps the compiler from merging the code of the ways: the merged code would compute an offset, and that
+// takes CAP_PERFMON to load.
 #define APART(way) asm volatile("" : : "i"(way))
 
 #define OWN_LIVES(set, way, now) ((__s32)((set)->until[way] - (now)) > 0)
 
-// Whether the flow is the kernel's.
+// Whether the kernel sends in this flow.
 static __always_inline int own_has(const struct own_key *key, const __u64 *mix)
 {
 	__u64 hash = own_hash(key, mix);
@@ -134,7 +136,8 @@ static __always_inline int own_has_fragment(const struct own_key *key, const __u
 	return 0;
 }
 
-// The first fragment of a packet was the kernel's, so the others are. They are only known behind it.
+// Notes a fragmented packet: if its first fragment is the kernel's, so are the others. Only those behind it
+// are known.
 static __always_inline void own_note_fragment(const struct own_key *key, const __u64 *mix)
 {
 	__u64 hash = own_hash(key, mix);

@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 //
-// Steering for AF_PACKET ports, by the rules of steer.bpf.c. A packet socket only listens in, so each port has two
-// programs, which share their maps and so never disagree: one chooses what the socket hears, the other takes the very
-// same frames from the kernel.
+// Steering for AF_PACKET ports, by the rules of steer.bpf.c. A packet socket only listens, so each port has
+// two programs, which share their maps and so always agree: one selects the frames that the socket receives,
+// the other takes the same frames from the kernel.
 //
-// packet_all          tc ingress of a port that is all ours: the kernel gets nothing, whether we live or not.
-// packet_all_socket   its socket filter: we get everything.
-// packet_shared       tc ingress of the uplink: the kernel gets what is not ours, and everything when we are gone.
-// packet_socket       its socket filter: we get what is ours.
-// packet_closed       tc ingress of an uplink where there is no nftables: stays when we are gone, and keeps from the
-//                     kernel what belongs to floating IPs.
+// packet_all          tc ingress of a dedicated port: the kernel gets no frame, whether the daemon runs or not.
+// packet_all_socket   its socket filter: the switch gets every frame.
+// packet_shared       tc ingress of the uplink: the kernel gets the frames that are not ours, and all while we are gone.
+// packet_socket       its socket filter: the switch gets its frames.
+// packet_closed       tc ingress of an uplink where nftables is missing: stays when the daemon is gone, and keeps
+//                     floating IPs' packets from the kernel.
 //
-// What is ours is left to the verdict cache (cache_skb.bpf.c), when there is one: it may know the frame's flow.
+// Our frames then go to the kernel offload (cache_skb.bpf.c), if it is on: it may know the frame's flow.
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 
@@ -20,10 +20,10 @@
 #define STEER_RULES_ONLY
 #include "steer.bpf.c"
 
-#define TC_UNSPEC -1           // go on as if we were not here
+#define TC_UNSPEC -1           // continue as if this program were not here
 #define TC_SHOT 2
 
-// Where the verdict cache goes on, for a socket's filter and for tc.
+// Where the kernel offload continues, for a socket's filter and for tc.
 enum { PLAIN, IN_TUNNEL, KINDS };
 
 struct {
@@ -47,9 +47,9 @@ static __always_inline __u32 classify(struct __sk_buff *skb)
 {
 	__u32 zero = 0;
 	struct config *c = bpf_map_lookup_elem(&config, &zero);
-	// The IP header behind the Ethernet header is aligned, which the verifier asks of the stack.
+	// The IP header behind the Ethernet header is aligned, as the verifier requires on the stack.
 	struct { __u16 pad; __u8 bytes[FIRST_BYTES]; } __attribute__((aligned(8))) first = {};
-	// A tag beside the frame is a tag: the underlay is untagged as we see it.
+	// A VLAN tag outside the frame also counts: our underlay is untagged.
 	if (!c || skb->vlan_present)
 		return PASSED;
 	// The shortest packet that could be ours is an IPv4 header and eight bytes.

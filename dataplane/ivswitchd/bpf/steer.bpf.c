@@ -1,23 +1,23 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 //
-// Which frames of an interface go up to the switch (AF_XDP), and which stay with the kernel.
+// Selects the frames of an interface that go up to the switch (AF_XDP), and those that stay with the kernel.
 //
-// steer_all     a port that is all ours: every frame goes up. Without a socket on its queue a frame is
+// steer_all     a dedicated port: every frame goes up. Without a socket on its queue a frame is
 //               dropped, never given to the kernel: a guest must not reach the rVM's own stack.
-// steer_shared  the uplink, which belongs to the kernel as well. Up go, of frames to our own MAC address,
-//               tunnel packets and what the `steering` map says; all else passes, as does everything
-//               when there is no socket: a dead daemon must not cut the rVM off.
+// steer_shared  the uplink, which the kernel uses as well. Of the frames to our own MAC address, tunnel
+//               packets and those that the `steering` map selects go up; all others pass, as does every
+//               frame while the queue lacks a socket: a dead daemon must not cut the rVM off.
+// steer_tagged  steer_all for an interface whose driver may keep the VLAN tag outside the frame (a veth whose
+//               far end is a bridge). It writes the tag into the frame first. Linux 6.8 can ask a driver, in a
+//               program that is loaded for one interface only.
 //
-// steer_tagged  steer_all for an interface whose driver may keep the VLAN tag outside the frame (a veth whose far end is a
-//               bridge). It writes the tag into the frame first. Linux 6.8 can ask a driver, in a program that is
-//               loaded for one interface only.
+// Before that, all programs check whether the switch has already decided about the packet's flow
+// (cache_xdp.bpf.h).
 //
-// Before that, all look whether the switch has decided about the packet's flow already (cache_xdp.bpf.h).
+// Among the packets that the map sends up, answers to the rVM's own kernel stay with it anyway (own.bpf.h).
 //
-// Of what the map sends up, the answers to what the rVM's kernel itself has sent stay with it all the same (own.bpf.h).
-//
-// packet.bpf.c and track.bpf.c include this file to apply the very same rules where there is no XDP (an AF_PACKET socket and the
-// tc hooks beside it): what differs is only how a packet's bytes are read.
+// packet.bpf.c and track.bpf.c include this file to apply the same rules without XDP (an AF_PACKET socket and
+// the tc hooks next to it): only the way of reading a packet's bytes differs.
 //
 // The object is committed; bpf/build.sh rebuilds and compares it.
 #include <linux/bpf.h>
@@ -28,19 +28,19 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
-#define EXTENSIONS_MAX 6     // IPv6 extension headers walked; more of them: to the kernel
+#define EXTENSIONS_MAX 6     // IPv6 extension headers to follow; a packet with more goes to the kernel
 
 enum { PASSED, UP_TUNNEL, UP_REALITY, OWN, COUNTERS };
 
 #define STAYS(verdict) ((verdict) == PASSED || (verdict) == OWN)
 
-// What is ours by exact match. All zero: nothing is.
+// The exact matches for our packets. All zero: no packet is ours.
 struct config {
 	__u8 mac[ETH_ALEN];      // the NIC's own; frames to any other address pass
 	__be16 tunnel_port;      // 0: no tunnel
 	__u8 vtep[16];           // IPv4 as ::ffff:a.b.c.d
-	__u64 own;               // 0: nobody notes the kernel's own flows, so none are known
-	__u64 mix[6];            // odd numbers that nobody else knows
+	__u64 own;               // 0: the kernel's own flows are not noted, so none are known
+	__u64 mix[6];            // secret odd numbers
 };
 
 // Longest prefix wins: an address (128 bits), its protocol (136), its ports (144 to 160).
@@ -95,11 +95,11 @@ struct {
 
 struct ports { __be16 source, dest; };
 
-// What was read of an IP header.
+// The fields of an IP header.
 struct packet {
 	__u32 l4;                // offset of the transport header
 	__u8 proto;
-	__u8 fragment;           // any fragment, the first included
+	__u8 fragment;           // any fragment, including the first
 	__u8 first;              // holds the transport header
 	__u8 v6;
 	__u32 id;                // of a fragment's packet
@@ -123,9 +123,9 @@ static __always_inline void map_v4(__u8 *to, __be32 addr)
 
 // Reads the IP header at `off`. False: leave it to the kernel.
 //
-// What has no fixed place in the frame is read through the helper: computing with packet pointers would
-// take CAP_PERFMON to load. So would half a word that the compiler writes over a pointer it has put away; hence
-// functions here have stacks of their own.
+// Fields without a fixed place in the frame are read through the helper: computing with packet pointers would
+// take CAP_PERFMON to load. So would a half-word that the compiler writes over a spilled pointer; for that
+// reason functions here have stacks of their own.
 static __noinline int read_ip(CONTEXT *ctx, __u32 off, int v6, struct packet *p)
 {
 	p->fragment = 0;
@@ -177,7 +177,7 @@ static __noinline int read_ip(CONTEXT *ctx, __u32 off, int v6, struct packet *p)
 	return 1;
 }
 
-// The common tunnel packet, with nothing between IP and UDP: every field has its place.
+// The common tunnel packet, with nothing between IP and UDP: every field has a fixed place.
 static __always_inline int is_plain_tunnel(void *data, void *end, const struct config *c)
 {
 	struct {
@@ -210,13 +210,13 @@ static __always_inline int has_ports(const struct packet *p)
 	return p->proto == IPPROTO_TCP || p->proto == IPPROTO_UDP;
 }
 
-// An ICMP message that quotes the packet it is about (RFC 792, RFC 4443 s.2.1).
+// Whether this type of ICMP message quotes the packet that it is about (RFC 792, RFC 4443 s.2.1).
 static __always_inline int is_icmp_error(const struct packet *p, __u8 type)
 {
 	return p->v6 ? type >= 1 && type <= 4 : type == 3 || type == 4 || type == 5 || type == 11 || type == 12;
 }
 
-// The identifier of an echo message of this type, at `off` in the frame. False: it has none.
+// The identifier of an echo message of this type, at `off` in the frame. False: the message has none.
 static __always_inline int read_echo(CONTEXT *ctx, __u32 off, __be16 *id)
 {
 	return !load_bytes(ctx, off + 4, id, sizeof *id);
@@ -225,9 +225,9 @@ static __always_inline int read_echo(CONTEXT *ctx, __u32 off, __be16 *id)
 #ifndef TRACK_ONLY
 enum { WHOLE, FIRST_FRAGMENT, LATER_FRAGMENT };
 
-// Whether a packet that `steering` sends up belongs to a flow of the kernel's own all the same. `flow` has its addresses,
-// protocol and ports as the kernel sees them (of an ICMP error those of the packet that it is about), and is used up; `id`
-// tells a fragment's packet.
+// Whether a packet that `steering` sends up belongs to one of the kernel's own flows after all. `flow` has
+// its addresses, protocol and ports as the kernel sees them (for an ICMP error those of the quoted packet),
+// and is overwritten; `id` identifies a fragment's packet.
 static __noinline int stays_own(const struct config *c, struct own_key *flow, int piece, __u32 id)
 {
 	if (piece != LATER_FRAGMENT && !own_has(flow, c->mix))
@@ -244,7 +244,7 @@ static __noinline int stays_own(const struct config *c, struct own_key *flow, in
 	return 1;
 }
 
-// Where a packet goes whose fields have no fixed place.
+// Classifies a packet whose fields have no fixed place.
 static __noinline int classify_packet(CONTEXT *ctx, const struct config *c, int v6)
 {
 	struct packet p = {};
@@ -271,17 +271,17 @@ static __noinline int classify_packet(CONTEXT *ctx, const struct config *c, int 
 	}
 
 	if (p.proto == IPPROTO_UDP && ports_known) {
-		// The first fragment of a tunnel packet goes up, where it is counted; the others follow the rule
-		// for fragments below. No peer of ours fragments.
+		// The first fragment of a tunnel packet goes up, where it is counted; the others follow the rule for
+		// fragments below. Our peers do not fragment.
 		if (c->tunnel_port && flow.local_port == c->tunnel_port && same(p.dest, c->vtep))
 			return UP_TUNNEL;
-		// The rVM's own lease: without it the rVM loses its address.
+		// DHCP for the rVM's own lease: without it the rVM loses its address.
 		if (!v6 && flow.remote_port == bpf_htons(67) && flow.local_port == bpf_htons(68))
 			return PASSED;
 	}
 
 	if (p.fragment) {
-		// All fragments of a packet go one way, and most have no ports: address and protocol decide.
+		// All fragments of a packet must go the same way, and most have no ports: address and protocol decide.
 	} else if (ports_known) {
 		key.port = flow.local_port;
 		key.prefixlen = BITS_PORT;
@@ -290,7 +290,7 @@ static __noinline int classify_packet(CONTEXT *ctx, const struct config *c, int 
 		if (v6 && ((type >= 130 && type <= 137) || type == 143))
 			return PASSED;
 		if (is_icmp_error(&p, type)) {
-			// An error goes where the flow lives that it is about: ours sent the quoted packet.
+			// An error goes to the owner of the flow that it is about: we sent the quoted packet.
 			struct packet quoted = {};
 			if (!read_ip(ctx, p.l4 + 8, v6, &quoted) || !same(quoted.source, p.dest))
 				return PASSED;
@@ -298,11 +298,11 @@ static __noinline int classify_packet(CONTEXT *ctx, const struct config *c, int 
 			key.proto = flow.proto = quoted.proto;
 			if (has_ports(&quoted) && quoted.first &&
 			    !load_bytes(ctx, quoted.l4, &flow.remote_port, sizeof(struct ports))) {
-				// It was sent the other way.
+				// The quoted packet went the other way.
 				__be16 ours = flow.remote_port;
 				flow.remote_port = flow.local_port;
 				flow.local_port = ours;
-				// About our tunnel: path MTU and unreachable peers are the kernel's to know.
+				// An error about our tunnel: path MTU and unreachable peers are the kernel's business.
 				if (quoted.proto == IPPROTO_UDP && flow.remote_port == c->tunnel_port)
 					return PASSED;
 				key.port = ours;
@@ -322,17 +322,17 @@ static __noinline int classify_packet(CONTEXT *ctx, const struct config *c, int 
 	return stays_own(c, &flow, piece, p.id) ? OWN : UP_REALITY;
 }
 
-// The frame's first bytes are from `data` to `end`.
+// Classifies a frame whose first bytes are from `data` to `end`.
 static __always_inline int classify_at(CONTEXT *ctx, void *data, void *end, const struct config *c)
 {
 	struct ethhdr *eth = data;
 	if ((void *)(eth + 1) > end)
 		return PASSED;
-	// Only unicast to our NIC; a zero address is no station's, so an empty config takes nothing.
+	// Only unicast to our NIC; no station has a zero address, so an empty config takes no frame.
 	const __u16 *mac = (const void *)c->mac, *to = (const void *)eth->h_dest;
 	if (to[0] != mac[0] || to[1] != mac[1] || to[2] != mac[2] || !(mac[0] | mac[1] | mac[2]))
 		return PASSED;
-	// A tag or anything but IP: the underlay is untagged as we see it.
+	// A tag or anything but IP stays with the kernel: our underlay is untagged.
 	int v6 = eth->h_proto == bpf_htons(ETH_P_IPV6);
 	if (!v6 && eth->h_proto != bpf_htons(ETH_P_IP))
 		return PASSED;
@@ -350,7 +350,7 @@ static __noinline int classify(struct xdp_md *ctx, const struct config *c)
 	return classify_at(ctx, (void *)(long)ctx->data, (void *)(long)ctx->data_end, c);
 }
 
-// A common tunnel packet over IPv4 to our NIC.
+// Whether this is a common tunnel packet over IPv4 to our NIC.
 static __always_inline int is_ours(struct xdp_md *ctx, const struct config *c)
 {
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
@@ -359,8 +359,8 @@ static __always_inline int is_ours(struct xdp_md *ctx, const struct config *c)
 	       to[6] == bpf_htons(ETH_P_IP) && is_plain_tunnel(data, end, c);
 }
 
-// Whether a frame is a plain packet over IPv4 of a flow of the kernel's own. The cache may know a flow of the very same
-// ports, and is not asked then.
+// Whether a frame is a plain IPv4 packet of one of the kernel's own flows. The cache may know a flow with the
+// very same ports, and must not be used then.
 static __noinline int is_own(struct xdp_md *ctx, const struct config *c)
 {
 	struct {
@@ -394,7 +394,8 @@ int steer_all(struct xdp_md *ctx)
 	return take_all(ctx);
 }
 
-// The kernel's function bpf_xdp_metadata_rx_vlan_tag, whose number the loader fills in (program.rs): aya knows helpers only.
+// The kernel's function bpf_xdp_metadata_rx_vlan_tag; the loader fills in its number (program.rs), as aya
+// knows only helpers.
 static int (*const tag_beside)(const struct xdp_md *, __be16 *type, __u16 *tci) = (void *)0x6977;
 
 #define MACS_LEN (2 * ETH_ALEN)
@@ -443,8 +444,8 @@ int steer_shared(struct xdp_md *ctx)
 	return bpf_redirect_map(&xsks_map, ctx->rx_queue_index, XDP_PASS);
 }
 
-// Run by hand only (BPF_PROG_TEST_RUN): sends the frame to the output that its first two payload bytes name, to
-// learn whether frames that are redirected there arrive.
+// Run only by the daemon (BPF_PROG_TEST_RUN): sends the frame to the output that its first two payload bytes
+// name, to learn whether redirected frames arrive there.
 SEC("xdp.frags")
 int probe_output(struct xdp_md *ctx)
 {

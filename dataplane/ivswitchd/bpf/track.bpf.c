@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 //
-// Notes what the rVM's kernel itself sends by the uplink from a reality address, so that what comes back in these flows is
-// the kernel's: see own.bpf.h. It runs at tc egress and changes no packet.
+// Notes the flows in which the rVM's kernel itself sends by the uplink from a reality address, so that
+// packets that come back in them go to the kernel: see own.bpf.h. It runs at tc egress and changes no packet.
 //
-// track       all that the kernel sends; what the switch sends by way of the kernel is told apart and left out.
+// track       sees all packets that the kernel sends; it recognises the switch's packets and leaves them out.
 #define TRACK_ONLY
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
@@ -13,10 +13,10 @@
 #define STEER_RULES_ONLY
 #include "steer.bpf.c"
 
-#define GO_ON -1               // TC_ACT_UNSPEC, TCX_NEXT: as if we were not here
+#define GO_ON -1               // TC_ACT_UNSPEC, TCX_NEXT: continue as if this program were not here
 #define FAMILY_PACKET 17
 #define SEND_AS_IS 255         // IPPROTO_RAW
-#define FOLLOWED 0x6976        // as cache_skb.bpf.c marks what the switch has decided about
+#define FOLLOWED 0x6976        // the mark that cache_skb.bpf.c sets on the switch's frames
 
 #define TCP_FIN 1
 #define TCP_SYN 2
@@ -30,8 +30,8 @@ static __always_inline int is_from_switch(struct __sk_buff *skb)
 	struct bpf_sock *sk = skb->sk;
 	if (!sk)
 		return 0;
-	// Frames that are sent as they are: an AF_PACKET port's, and packets that the switch hands to the kernel to have
-	// their next hop resolved.
+	// Frames sent unchanged: an AF_PACKET port's, and packets that the switch hands to the kernel for the
+	// resolution of their next hop.
 	if (sk->family == FAMILY_PACKET)
 		return 1;
 	sk = bpf_sk_fullsock(sk);
@@ -118,7 +118,7 @@ int track(struct __sk_buff *skb)
 		struct ports ports;
 		if (load_bytes(skb, p.l4, &ports, sizeof ports))
 			return GO_ON;
-		// Tunnel packets are the switch's, whoever sends them.
+		// Tunnel packets belong to the switch, whichever program sends them.
 		if (p.proto == IPPROTO_UDP && (ports.dest == c->tunnel_port || ports.source == c->tunnel_port))
 			return GO_ON;
 		flow.local_port = key.port = ports.source;
@@ -127,7 +127,7 @@ int track(struct __sk_buff *skb)
 		life = LIFE_UDP;
 		if (p.proto == IPPROTO_TCP) {
 			__u8 flags;
-			// A reset may answer anything.
+			// A reset may answer any packet, so it does not begin a flow.
 			if (load_bytes(skb, p.l4 + 13, &flags, 1) || flags & TCP_RST)
 				return GO_ON;
 			syn = flags & TCP_SYN;
@@ -136,14 +136,14 @@ int track(struct __sk_buff *skb)
 		}
 	} else if (p.proto == (v6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP)) {
 		__u8 type;
-		// Of ICMP only a question begins anything.
+		// Among ICMP messages only an echo request begins a flow.
 		if (load_bytes(skb, p.l4, &type, 1) || type != (v6 ? 128 : 8) ||
 		    !read_echo(skb, p.l4, &flow.remote_port))
 			return GO_ON;
 		flow.local_port = flow.remote_port;
 		life = LIFE_ECHO;
 	}
-	// What stays with the kernel anyway needs no entry; so those who ask a service of the rVM's make none.
+	// Packets that stay with the kernel anyway need no entry; so clients of the rVM's services make none.
 	__u32 *up = bpf_map_lookup_elem(&steering, &key);
 	if (up && *up)
 		note(&flow, c, life, syn, closing);

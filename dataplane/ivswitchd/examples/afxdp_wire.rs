@@ -1,5 +1,5 @@
 //! Forwards every frame between two interfaces, both ways, through the daemon's AF_XDP ports and nothing
-//! else: what the port I/O costs without a switch.
+//! else: measures the cost of port I/O without a switch.
 //!
 //!     cargo run --release -p ivswitchd --example afxdp_wire -- IF1 IF2 [SECONDS] [auto|native|copy|generic] [spin|sleep]
 
@@ -14,7 +14,7 @@ use engine::time::Instant;
 use ivswitchd::ports::afxdp::{self, AfxdpPort, Opened};
 use ivswitchd::ports::umem::UmemPool;
 
-/// One batch from one port to the other. Returns how many frames came.
+/// Forwards one batch from one port to the other. Returns the number of frames.
 fn forward(
     now: Instant,
     pool: &mut UmemPool,

@@ -1,5 +1,5 @@
-//! The daemon as whoever operates it meets it: start, refusals, signals, the supervisor's protocol.
-//! What it does with packets is told in `tests/system`. Needs root; namespaces start with `ivd-`.
+//! The daemon as its operator meets it: start, refusals, signals, the supervisor's protocol. `tests/system`
+//! tests its treatment of packets. Needs root; namespaces start with `ivd-`.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -19,7 +19,7 @@ fn sh(command: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// A namespace with an uplink, whose far end is in another; both go when this does.
+/// A namespace with an uplink whose far end is in another; both are removed when this is dropped.
 struct Rvm {
     name: String,
     directory: tempfile::TempDir,
@@ -62,7 +62,7 @@ impl Rvm {
         command
     }
 
-    /// Starts the daemon and waits until it says that it is ready.
+    /// Starts the daemon and waits until it reports that it is ready.
     fn start(&self) -> Daemon {
         let path = self.directory.path().join("notify");
         let _ = fs::remove_file(&path);
@@ -79,7 +79,7 @@ impl Rvm {
         daemon
     }
 
-    /// One request, and the answer to it.
+    /// Sends one request and returns the answer.
     fn ask(&self, request: &str) -> String {
         let mut stream = UnixStream::connect(self.socket()).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -110,7 +110,7 @@ struct Daemon {
 }
 
 impl Daemon {
-    /// Gives the whole message.
+    /// Waits for a notification that contains `what`, and returns the whole message.
     fn wait_notified(&self, what: &str) -> String {
         let mut buffer = [0; 512];
         loop {
@@ -126,7 +126,7 @@ impl Daemon {
         sh(&format!("kill -{signal} {}", self.child.id()));
     }
 
-    /// Waits for its end; gives the log and the exit code.
+    /// Waits for the daemon's end; returns the log and the exit code.
     fn ended(mut self) -> (String, Option<i32>) {
         let start = Instant::now();
         while self.child.try_wait().unwrap().is_none() {
@@ -156,7 +156,7 @@ impl Drop for Daemon {
     }
 }
 
-/// The whole life under a supervisor: ready, reloaded, stopping; then only the door is left.
+/// The whole life under a supervisor: ready, reloaded, stopping; afterwards only the door remains.
 #[test]
 #[ignore = "needs root: cargo xtask test"]
 fn ready_reload_and_a_clean_end() {
@@ -175,7 +175,7 @@ fn ready_reload_and_a_clean_end() {
     let networks = rvm.ask(r#"{"jsonrpc":"2.0","id":2,"method":"network.list"}"#);
     assert!(networks.contains("public"), "{networks}");
 
-    // A file that is wrong changes nothing.
+    // An invalid file changes nothing.
     fs::write(rvm.config(), "rubbish =").unwrap();
     daemon.signal("HUP");
     daemon.wait_notified("READY=1");
@@ -191,7 +191,8 @@ fn ready_reload_and_a_clean_end() {
     assert!(links.contains("eth1@eth1p") && !links.contains("xdp"), "{links}");
 }
 
-/// What cannot work is refused at the start, with object, cause and remedy, before anything is touched.
+/// A configuration that cannot work is refused at the start, with object, cause and remedy, before anything
+/// is touched.
 #[test]
 #[ignore = "needs root: cargo xtask test"]
 fn refusals_at_the_start() {
@@ -201,7 +202,7 @@ fn refusals_at_the_start() {
     assert!(second.contains("another ivswitchd answers there") && second.contains("--socket"), "{second}");
     drop(daemon);
 
-    // The dead one's socket is still there, and no hindrance.
+    // The dead daemon's socket still exists, but does not stop a new one.
     assert!(rvm.socket().exists());
     drop(rvm.start());
 
@@ -233,7 +234,7 @@ fn refusals_at_the_start() {
     );
 }
 
-/// Peers are not told "port unreachable" by the kernel of an rVM whose tunnel is not attached.
+/// The kernel of an rVM whose tunnel is not attached does not tell peers "port unreachable".
 #[test]
 #[ignore = "needs root: cargo xtask test"]
 fn the_tunnel_port_is_held() {
@@ -248,7 +249,7 @@ fn the_tunnel_port_is_held() {
     sh(&format!("{wait} refused 10.0.0.11 4789"));
 }
 
-/// Sends to a UDP port and says whether the kernel there answers that it is closed.
+/// Sends to a UDP port and reports whether the kernel there answers that it is closed.
 const PROBE: &str = "
 import socket, sys
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -266,13 +267,13 @@ for _ in range(3):
 sys.exit(seen != sys.argv[1])
 ";
 
-/// With nothing to do the whole daemon takes well under one percent of a core.
+/// Without work the whole daemon takes well under one percent of a core.
 #[test]
 #[ignore = "needs root: cargo xtask test"]
 fn idle_is_nearly_free() {
     let rvm = Rvm::new();
     let daemon = rvm.start();
-    // Duplicate address detection and the like shall be over.
+    // Let duplicate address detection and the like finish.
     std::thread::sleep(Duration::from_secs(3));
     let (before, start) = (daemon.processor_ns(), Instant::now());
     std::thread::sleep(Duration::from_secs(5));

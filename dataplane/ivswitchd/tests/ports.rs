@@ -1,5 +1,5 @@
-//! Port I/O on real interfaces. Needs root; each test lives in network namespaces of its own, most of
-//! which have no name and end with the test's thread. Named ones start with `ivio-`.
+//! Port I/O on real interfaces. Needs root; each test has its own network namespaces, most of which have no
+//! name and end with the test's thread. Named ones start with `ivio-`.
 
 mod lab;
 
@@ -34,12 +34,12 @@ fn spec(interface: &str, xdp: XdpMode, shared: bool) -> OpenPort {
     }
 }
 
-/// A verdict cache that holds nothing.
+/// The maps of an empty kernel offload.
 fn maps() -> std::sync::Arc<afxdp::SharedMaps> {
     std::sync::Arc::new(afxdp::SharedMaps::create().unwrap())
 }
 
-/// Takes frames of ours from the port until `count` are there.
+/// Takes numbered frames from the port until there are `count`.
 fn receive(port: &mut AfxdpPort, pool: &mut UmemPool, count: usize) -> Vec<Frame> {
     let fds: Vec<RawFd> = port.fds().collect();
     receive_if(port, &fds, pool, count, is_numbered)
@@ -53,7 +53,7 @@ fn pool() -> UmemPool {
     UmemPool::new(8192, 16).unwrap()
 }
 
-/// What goes in at one end of a veth comes out of the port at the other, byte by byte, and back.
+/// Frames that go in at one end of a veth come out of the port at the other, byte for byte, and back.
 fn receives_and_transmits(xdp: XdpMode, mode: &str) {
     veth("u1", "p1", "", "");
     let mut pool = pool();
@@ -69,7 +69,7 @@ fn receives_and_transmits(xdp: XdpMode, mode: &str) {
     }
     let mut frames: Vec<Frame> =
         (0..500).map(|n| pool.alloc_from(&numbered(n, 60 + n as usize)).unwrap()).collect();
-    // As after decapsulation, and as after encapsulation: the head elsewhere in the slot.
+    // As after decapsulation, and as after encapsulation: the frame starts elsewhere in the slot.
     for (number, head) in [(7, 300), (8, 0)] {
         frames[number].head = head;
         pool.bytes_mut(&mut frames[number]).copy_from_slice(&numbered(number as u32, 60 + number));
@@ -107,7 +107,7 @@ fn receives_and_transmits_generic() {
     alone(|| receives_and_transmits(XdpMode::Generic, "generic, copy"));
 }
 
-/// Ten thousand frames each way between two ports, in order and intact; then no slot is missing.
+/// Ten thousand frames each way between two ports, in order and intact; afterwards no slot is missing.
 fn forwards_both_ways(xdp: XdpMode) {
     const COUNT: u32 = 10_000;
     const BURST: u32 = 50;
@@ -210,7 +210,7 @@ fn jumbo_frames_take_several_chunks() {
             port.tx(Instant::ZERO, &mut pool, &mut frames);
             assert_eq!(user.receive(PATIENCE).expect("it comes back"), numbered(number, len));
         }
-        // One by one, many times what the transmit ring holds.
+        // One by one, many times the transmit ring's capacity.
         for number in 6..1500 {
             user.send(&numbered(number, 9014));
             let mut frames = receive(&mut port, &mut pool, 1);
@@ -224,8 +224,8 @@ fn jumbo_frames_take_several_chunks() {
     });
 }
 
-/// The CMS deletes the interface while frames pass. The port becomes dead without a panic, its slots
-/// come back, and another port of the same pool does not notice.
+/// The CMS deletes the interface while frames pass. The port becomes dead without a panic, its slots come
+/// back, and another port of the same pool is not affected.
 #[test]
 fn an_interface_goes_away_under_traffic() {
     alone(|| {
@@ -261,7 +261,7 @@ fn an_interface_goes_away_under_traffic() {
         assert_eq!(pool.usage().used, other.port.lent());
         drop(other);
         assert_eq!(pool.usage().used, 0);
-        // It comes back under its old name, and so does the port.
+        // The interface comes back under its old name, and so does the port.
         veth("u1", "p1", "", "");
         let mut again = open("p1", XdpMode::Auto, &pool);
         PacketSocket::on("u1").send(&numbered(9, 90));
@@ -271,7 +271,7 @@ fn an_interface_goes_away_under_traffic() {
     });
 }
 
-/// The user's end is down for a while: frames wait or are dropped, and afterwards everything works.
+/// The user's end is down for some time: frames wait or are dropped, and afterwards everything works.
 #[test]
 fn an_interface_that_is_down_comes_up_again() {
     alone(|| {
@@ -306,7 +306,7 @@ fn a_frame_wakes_a_sleeping_worker() {
             let user = PacketSocket::on("u1");
             let mut batch = Batch::new();
             loop {
-                // Take what the interface's own coming up brought.
+                // Takes the frames that the interface sent as it came up.
                 port.rx(Instant::ZERO, &mut pool, &mut batch);
                 if batch.is_empty() {
                     break;
@@ -326,7 +326,7 @@ fn a_frame_wakes_a_sleeping_worker() {
     }
 }
 
-/// A veth with several queues: frames of all of them arrive.
+/// A veth with several queues: the port receives frames from each.
 #[test]
 fn every_queue_is_read() {
     alone(|| {
@@ -373,15 +373,15 @@ fn what_cannot_be_opened_says_why() {
         let first = open("p1", XdpMode::Auto, &pool);
         let error = afxdp::open(&spec("p1", XdpMode::Auto, false), &handle, PortId(1), &maps()).unwrap_err();
         if cfg!(feature = "xsk-afxdp") {
-            // There the program comes before the sockets, so it is in the way first.
+            // Here the program comes before the sockets, so it is the first obstacle.
             assert!(matches!(error, PortError::ProgramPresent { .. }), "{error}");
         } else {
             assert!(matches!(error, PortError::QueueTaken { queue: 0, .. }), "{error}");
         }
-        // The sockets go, the program stays: now it is the program that is in the way.
+        // The sockets are closed but the program stays: now the program is the obstacle.
         drop(first.port);
         let error = afxdp::open(&spec("p1", XdpMode::Auto, false), &handle, PortId(1), &maps()).unwrap_err();
-        // The second name is that of kernels before Linux 6.8.
+        // The second name appears on kernels before Linux 6.8.
         let names = ["\"steer_tagged\" (id ", "\"steer_all\" (id "];
         assert!(names.iter().any(|name| error.to_string().contains(name)), "{error}");
         drop(first.control);
@@ -397,7 +397,7 @@ fn what_cannot_be_opened_says_why() {
         assert!(fallback.facts.reason.contains("transmit queues"), "{}", fallback.facts.reason);
         drop(fallback);
         if cfg!(not(feature = "xsk-afxdp")) {
-            // The crate has memory of its own.
+            // The crate has its own memory.
             let error = first_error_of_a_small_pool();
             assert!(matches!(error, PortError::NoSlots { .. }), "{error}");
         }
@@ -409,8 +409,8 @@ fn first_error_of_a_small_pool() -> PortError {
     afxdp::open(&spec("p1", XdpMode::Auto, false), &pool.handle(), PortId(1), &maps()).unwrap_err()
 }
 
-/// The kernel and the switch share the uplink: tunnel packets go up, everything else stays, and
-/// taking a whole address up leaves the exceptions to the kernel.
+/// The kernel and the switch share the uplink: tunnel packets go up, all others stay. If a whole address goes
+/// up, its exceptions remain with the kernel.
 #[test]
 fn the_uplink_is_shared_with_the_kernel() {
     if !root() {
@@ -444,7 +444,7 @@ fn the_uplink_is_shared_with_the_kernel() {
         assert_eq!((counters.tunnel, counters.reality), (1, 0));
         assert!(counters.passed > 5);
 
-        // Now the whole address but port 22: echo goes up (and is not answered here), SSH stays.
+        // Now the whole address except port 22: echo requests go up (and get no answer here), SSH stays.
         let except = vec![L4Range { proto: L4Proto::Tcp, first: 22, last: 22 }];
         let address = OUR_ADDRESS.into();
         let mut plan = tunnel_plan();
@@ -461,7 +461,7 @@ fn the_uplink_is_shared_with_the_kernel() {
     }
 }
 
-/// The daemon is killed. Nothing stays behind on the uplink, and the kernel gets every packet.
+/// The process is killed. The uplink is clean, and the kernel gets every packet.
 #[test]
 fn a_killed_process_leaves_nothing_behind() {
     if !root() {
@@ -477,7 +477,7 @@ fn a_killed_process_leaves_nothing_behind() {
     assert!(underlay.ping_works() && underlay.tcp_works());
 }
 
-/// Run by `a_killed_process_leaves_nothing_behind` in a process of its own.
+/// `a_killed_process_leaves_nothing_behind` runs this in a separate process.
 #[test]
 #[ignore = "a_killed_process_leaves_nothing_behind runs it"]
 fn child_takes_everything() {
@@ -496,7 +496,7 @@ fn child_takes_everything() {
     ready_to_be_killed();
 }
 
-/// A punted packet leaves through the kernel, which finds the next hop's MAC itself.
+/// A punted packet leaves through the kernel, which resolves the next hop's MAC itself.
 #[test]
 fn the_kernel_sends_what_is_punted() {
     use engine::frame::HeapPool;

@@ -1,4 +1,4 @@
-//! A process of its own for what a test wants to kill.
+//! A separate process that a test can kill.
 
 use std::io::Read;
 use std::process::{Command, Stdio};
@@ -37,7 +37,8 @@ impl Drop for Child {
     }
 }
 
-/// Whether a test started this process. A test for children does nothing elsewhere: `--include-ignored` runs it too.
+/// Whether a test started this process. A test for children does nothing otherwise: `--include-ignored` runs
+/// it too.
 pub fn is_child() -> bool {
     std::env::var_os(CHILD).is_some()
 }

@@ -1,4 +1,4 @@
-//! Namespaces, interfaces and raw sockets for the tests beside this folder.
+//! Namespaces, interfaces and raw sockets for the tests in this folder's parent.
 #![allow(dead_code, reason = "each of the test programs uses a part of it")]
 
 pub mod child;
@@ -12,7 +12,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-/// Whether these tests can run at all; says so if not.
+/// Whether these tests can run at all; prints a message if not.
 pub fn root() -> bool {
     // SAFETY: cannot fail and touches no memory.
     let root = unsafe { libc::geteuid() } == 0;
@@ -22,7 +22,7 @@ pub fn root() -> bool {
     root
 }
 
-/// Runs the test in a thread with an empty network namespace of its own, which ends with it.
+/// Runs the test in a thread with its own empty network namespace, which ends with the thread.
 pub fn alone(test: impl FnOnce() + Send + 'static) {
     if !root() {
         return;
@@ -81,14 +81,14 @@ pub fn ip(arguments: &str) {
     run("ip", arguments);
 }
 
-/// Runs a command of the test's own making in this thread's namespace.
+/// Runs a command that the test assembled, in this thread's namespace.
 pub fn run(program: &str, arguments: &str) {
     let output = Command::new(program).args(arguments.split_whitespace()).output().unwrap();
     let message = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{program} {arguments}: {message}");
 }
 
-/// A pair of interfaces in this namespace, up and carrying.
+/// Makes a pair of interfaces in this namespace, up and with carrier.
 pub fn veth(user: &str, ours: &str, user_options: &str, our_options: &str) {
     ip(&format!("link add {user} {user_options} type veth peer name {ours} {our_options}"));
     ip(&format!("link set {user} up"));
@@ -97,7 +97,7 @@ pub fn veth(user: &str, ours: &str, user_options: &str, our_options: &str) {
     wait_until_up(ours);
 }
 
-/// Until the kernel has noticed the carrier, an interface that is up silently sends nothing.
+/// Waits for the carrier: until the kernel has noticed it, an interface that is up silently sends nothing.
 pub fn wait_until_up(interface: &str) {
     let deadline = Instant::now() + Duration::from_secs(20);
     while !output("ip", &format!("-o link show dev {interface}")).contains("state UP") {
@@ -123,7 +123,7 @@ pub fn index_of(interface: &str) -> u32 {
     index
 }
 
-/// By `ip`, since /sys shows another namespace.
+/// The interface's MAC address from `ip`, since /sys shows another namespace.
 pub fn mac_of(interface: &str) -> [u8; 6] {
     let text = output("ip", &format!("-o link show dev {interface}"));
     let mac = text.split_whitespace().skip_while(|word| *word != "link/ether").nth(1).expect("a MAC");
@@ -165,7 +165,7 @@ impl PacketSocket {
         assert_eq!(sent, frame.len() as isize, "send: {}", io::Error::last_os_error());
     }
 
-    /// The next frame that others sent.
+    /// The next frame that another station sent.
     pub fn receive(&self, at_most: Duration) -> Option<Vec<u8>> {
         loop {
             let mut poll = libc::pollfd { fd: self.0.as_raw_fd(), events: libc::POLLIN, revents: 0 };
@@ -206,7 +206,7 @@ pub fn sum(words: u32, bytes: &[u8]) -> u32 {
         .fold(words, |sum, pair| sum + u32::from(u16::from_be_bytes([pair[0], *pair.get(1).unwrap_or(&0)])))
 }
 
-/// The 16 bits of a sum: of data with its checksum, all ones.
+/// Folds a sum to 16 bits: for data with its checksum, all ones.
 pub fn fold(mut sum: u32) -> u16 {
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
@@ -226,7 +226,7 @@ fn udp(pseudo: u32, from_port: u16, to_port: u16, payload: &[u8]) -> Vec<u8> {
     udp
 }
 
-/// An IPv4 packet with a UDP datagram, checksums right.
+/// An IPv4 packet with a UDP datagram and correct checksums.
 pub fn udp4(from: Ipv4Addr, to: Ipv4Addr, from_port: u16, to_port: u16, payload: &[u8]) -> Vec<u8> {
     let addresses = [from.octets(), to.octets()].concat();
     let datagram = udp(sum(0, &addresses), from_port, to_port, payload);
@@ -239,7 +239,7 @@ pub fn udp4(from: Ipv4Addr, to: Ipv4Addr, from_port: u16, to_port: u16, payload:
     packet
 }
 
-/// An IPv6 packet with a UDP datagram, checksums right.
+/// An IPv6 packet with a UDP datagram and correct checksums.
 pub fn udp6(from: Ipv6Addr, to: Ipv6Addr, from_port: u16, to_port: u16, payload: &[u8]) -> Vec<u8> {
     let addresses = [from.octets(), to.octets()].concat();
     let datagram = udp(sum(0, &addresses), from_port, to_port, payload);

@@ -1,4 +1,4 @@
-//! Numbered frames, and taking them from a port.
+//! Numbered frames, and their receipt from a port.
 
 use std::os::fd::RawFd;
 use std::time::{Duration, Instant as Clock};
@@ -9,7 +9,7 @@ use engine::time::Instant;
 
 use ivswitchd::ports::umem::UmemPool;
 
-/// No step of any test takes longer on a machine that works.
+/// Every step of every test is faster than this on a working machine.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Waits in poll() until one of the descriptors is readable.
@@ -39,7 +39,7 @@ pub fn is_numbered(bytes: &[u8]) -> bool {
     bytes[12..14] == [0x88, 0xb5]
 }
 
-/// Takes frames for which `wanted` says yes until `count` are there; others are freed.
+/// Takes frames that `wanted` accepts until there are `count`; others are freed.
 pub fn receive_if(
     port: &mut dyn Port<UmemPool>,
     fds: &[RawFd],

@@ -35,12 +35,12 @@ impl Underlay {
         Self { ours, host }
     }
 
-    /// The other host finishes its checksums, as on a wire.
+    /// Makes the other host finish its checksums, as on a wire.
     pub fn finish_checksums(&self) {
         self.host.within(|| super::run("ethtool", "-K eth0 tx off"));
     }
 
-    /// One TCP transfer from the other host to a server in our kernel.
+    /// Whether one TCP transfer from the other host to a server in our kernel succeeds.
     pub fn tcp_works(&self) -> bool {
         let server =
             self.ours.within(|| TcpListener::bind(SocketAddrV4::new(OUR_ADDRESS, 22)).expect("bind"));
@@ -60,7 +60,7 @@ impl Underlay {
             Some(reply)
         });
         if reply.is_none() {
-            // Let the server's thread go.
+            // Connects once more, so that the server's thread ends.
             self.ours.within(|| drop(TcpStream::connect(address)));
         }
         let _ = answered.join();

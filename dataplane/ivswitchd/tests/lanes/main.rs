@@ -1,5 +1,6 @@
-//! The lanes that keep offloads (`packet`, `tap`, `udp`) on real interfaces: what `ports.rs` proves of AF_XDP, and
-//! that super-frames, unfinished checksums and VLAN tags go through whole. Needs root; see `lab`.
+//! The drivers that keep offloads (`packet`, `tap`, `udp`) on real interfaces: the same proofs as `ports.rs`
+//! has for AF_XDP, and that GSO packets, unfinished checksums and VLAN tags pass unchanged. Needs root; see
+//! `lab`.
 
 #[path = "../lab/mod.rs"]
 mod lab;
@@ -84,7 +85,7 @@ fn lane(kind: IoKind, n: u32, pool: &UmemPool) -> (Opened, PacketSocket) {
     (opened, PacketSocket::on(&user))
 }
 
-/// Takes frames of ours from the port until `count` are there.
+/// Takes numbered frames from the port until there are `count`.
 fn receive(opened: &mut Opened, pool: &mut UmemPool, count: usize) -> Vec<Frame> {
     receive_if(&mut *opened.port, &opened.fds, pool, count, is_numbered)
 }
@@ -97,7 +98,8 @@ fn wait_until_up_or_unknown(interface: &str) {
     }
 }
 
-/// What goes in at one end comes out of the other, byte by byte, and back; then no slot is missing.
+/// Frames that go in at one end come out of the other, byte for byte, and back; afterwards no slot is
+/// missing.
 fn receives_and_transmits(kind: IoKind) {
     let mut pool = pool();
     let (mut opened, user) = lane(kind, 1, &pool);
@@ -112,7 +114,7 @@ fn receives_and_transmits(kind: IoKind) {
     }
     let mut frames: Vec<Frame> =
         (0..500).map(|n| pool.alloc_from(&numbered(n, 60 + n as usize)).unwrap()).collect();
-    // As after decapsulation, and as after encapsulation: the head elsewhere in the slot.
+    // As after decapsulation, and as after encapsulation: the frame starts elsewhere in the slot.
     for (number, head) in [(7, 300), (8, 0)] {
         frames[number].head = head;
         pool.bytes_mut(&mut frames[number]).copy_from_slice(&numbered(number as u32, 60 + number));
@@ -146,7 +148,7 @@ fn tap_receives_and_transmits() {
     alone(|| receives_and_transmits(IoKind::Tap));
 }
 
-/// Ten thousand frames each way between two ports, in order and intact; then no slot is missing.
+/// Ten thousand frames each way between two ports, in order and intact; afterwards no slot is missing.
 fn forwards_both_ways(kinds: [IoKind; 2]) {
     const COUNT: u32 = 10_000;
     const BURST: u32 = 50;
@@ -244,7 +246,7 @@ fn goes_away_under_traffic(kind: IoKind) {
     assert_eq!(pool.bytes(&frames[0]), numbered(7, 70));
     free_all(&mut pool, frames);
     assert_eq!(pool.usage().used, 0);
-    // It comes back under its old name, and so does the port.
+    // The interface comes back under its old name, and so does the port.
     let (mut again, user) = lane(kind, 1, &pool);
     user.send(&numbered(9, 90));
     let frames = receive(&mut again, &mut pool, 1);
@@ -292,7 +294,7 @@ fn a_frame_wakes_a_sleeping_worker() {
     }
 }
 
-/// Without slots nothing is received, the port asks to be asked again, and what waited is not lost.
+/// Without slots the port receives nothing, asks to be polled again, and loses no waiting frame.
 fn waits_for_slots(kind: IoKind) {
     let mut pool = pool();
     let (mut opened, user) = lane(kind, 1, &pool);
@@ -316,7 +318,7 @@ fn without_slots_frames_wait() {
     }
 }
 
-/// The address on the user's interface, that of whom it talks to, and that one's MAC.
+/// The address of the user's interface, its partner's address, and the partner's MAC.
 const USER: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 1);
 const OTHER: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 2);
 const OTHER_MAC: &str = "02:00:00:00:00:99";
@@ -325,7 +327,7 @@ fn pseudo(packet: &[u8], proto: u8, l4_len: usize) -> u32 {
     sum(u32::from(proto) + l4_len as u32, &packet[12..20])
 }
 
-/// A socket of the user of lane 1 that cuts what it sends into datagrams of this length.
+/// A socket of the user of port 1 that splits the data it sends into datagrams of this length.
 fn user_socket(segment: usize) -> UdpSocket {
     ip(&format!("addr add {USER}/24 dev u1"));
     ip(&format!("neigh add {OTHER} lladdr {OTHER_MAC} dev u1"));
@@ -341,7 +343,7 @@ fn user_socket(segment: usize) -> UdpSocket {
     socket
 }
 
-/// However many super-frames wait, a batch holds no more of them than transmit queues hold segments.
+/// However many GSO packets wait, a batch holds at most as many as transmit queues hold segments.
 fn a_batch_ends_with_its_bytes(kind: IoKind) {
     const LEN: usize = 60_000;
     let mut pool = pool();
@@ -372,8 +374,9 @@ fn batches_end_with_their_bytes() {
     alone(|| a_batch_ends_with_its_bytes(IoKind::Tap));
 }
 
-/// The user's stack sends UDP datagrams by one `UDP_SEGMENT` call: they arrive as one super-frame, with a
-/// checksum still to be done. Sent back the same way they reach a socket as so many datagrams, every one right.
+/// The user's stack sends UDP datagrams by one `UDP_SEGMENT` call: they arrive as one GSO packet with an
+/// unfinished checksum. Sent back the same way, they reach a socket as the same number of datagrams, all
+/// correct.
 fn super_frames_go_through_whole(kind: IoKind) {
     const SEGMENT: usize = 1000;
     const COUNT: usize = 20;
@@ -394,7 +397,7 @@ fn super_frames_go_through_whole(kind: IoKind) {
     };
     assert_eq!(frames[0].offload, facts);
     assert_eq!(pool.bytes(&frames[0])[42..], payload);
-    // Back, addresses and ports exchanged: sums do not change by that.
+    // Back, with addresses and ports exchanged: that does not change the sums.
     let bytes = pool.bytes_mut(&mut frames[0]);
     for (a, b, len) in [(0, 6, 6), (26, 30, 4), (34, 36, 2)] {
         for n in 0..len {
@@ -426,8 +429,8 @@ fn tap_super_frames_go_through_whole() {
     alone(|| super_frames_go_through_whole(IoKind::Tap));
 }
 
-/// A TCP connection between two stacks through two lanes: data intact, carried in frames larger than any wire's,
-/// with every received checksum either marked as unfinished or right.
+/// A TCP connection between two stacks through two ports: data intact, carried in frames larger than any
+/// wire's, with every received checksum either marked as unfinished or correct.
 fn tcp_keeps_its_super_frames(kinds: [IoKind; 2]) {
     const BYTES: usize = 20_000_000;
     if !root() {
@@ -507,7 +510,7 @@ fn tcp_keeps_its_super_frames(kinds: [IoKind; 2]) {
         assert!(intact, "the data changed on its way");
         counts
     });
-    // 20 MB in wire-sized frames would be 13800 of them, and half as many acknowledgements.
+    // 20 MB in wire-sized frames would be 13800 frames, and half as many acknowledgements.
     assert!(super_frames > 100 && frames < 8000, "{super_frames} super-frames of {frames} frames");
     assert_eq!(pool.usage().used, 0);
 }
@@ -527,7 +530,7 @@ fn tcp_keeps_its_super_frames_between_packet_and_tap() {
     tcp_keeps_its_super_frames([IoKind::Packet, IoKind::Tap]);
 }
 
-/// A tag that the kernel takes out of the frame is in it again when we get it, 802.1Q and 802.1ad.
+/// A tag that the kernel takes out of the frame is back in it when we get it, 802.1Q and 802.1ad.
 fn tags_are_put_back(kind: IoKind) {
     let mut pool = pool();
     let (mut opened, user) = lane(kind, 1, &pool);
@@ -550,8 +553,8 @@ fn vlan_tags_are_put_back() {
     }
 }
 
-/// The rVM's own stack answers nothing at a port that is all ours, not even after we were killed; once the
-/// port is closed in order it does again.
+/// The rVM's own stack does not answer at a dedicated port, not even after the process was killed; once the
+/// port is closed in order it answers again.
 #[test]
 fn a_packet_port_is_closed_to_the_kernel() {
     alone(|| {
@@ -578,7 +581,7 @@ fn a_packet_port_is_closed_to_the_kernel() {
     });
 }
 
-/// Run by another test in a process of its own, and nothing elsewhere.
+/// Another test runs this in a separate process; otherwise it does nothing.
 #[test]
 #[ignore = "a_packet_port_is_closed_to_the_kernel runs it"]
 fn child_takes_p1() {
@@ -617,7 +620,7 @@ fn what_cannot_be_opened_says_why() {
     });
 }
 
-/// A TAP whose interface was moved to another namespace works on, and says so.
+/// A TAP whose interface was moved to another namespace continues to work, and reports the move.
 #[test]
 fn a_tap_is_moved_to_a_namespace() {
     if !root() {

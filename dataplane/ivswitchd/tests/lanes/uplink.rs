@@ -1,9 +1,9 @@
-//! The uplink by the lanes `packet` and `udp`.
+//! The uplink by the drivers `packet` and `udp`.
 
 use super::*;
 use lab::underlay::{HOST, OUR_ADDRESS, Underlay, tunnel_plan};
 
-/// The uplink of `underlay`, opened.
+/// Opens the uplink of `underlay`.
 fn open_uplink(underlay: &Underlay, kind: IoKind, tunnel: Option<IpAddr>, pool: &UmemPool) -> Opened {
     underlay.ours.within(|| {
         let tunnel = tunnel.map(|ip| (ip, 4789));
@@ -12,8 +12,8 @@ fn open_uplink(underlay: &Underlay, kind: IoKind, tunnel: Option<IpAddr>, pool: 
     })
 }
 
-/// The kernel and the switch share the uplink: tunnel packets go up and only up, everything else stays, and taking a
-/// whole address up leaves the exceptions to the kernel.
+/// The kernel and the switch share the uplink: tunnel packets go only to the switch, all others stay. If a
+/// whole address goes up, its exceptions remain with the kernel.
 #[test]
 fn the_packet_uplink_is_shared_with_the_kernel() {
     if !root() {
@@ -33,7 +33,7 @@ fn the_packet_uplink_is_shared_with_the_kernel() {
     assert_eq!(frames.len(), 1, "{:?}", opened.control.steer_counters());
     assert_eq!(&pool.bytes(&frames[0])[42..44], b"up");
     free_all(&mut pool, frames);
-    // The kernel, where nobody listens on that port, would have told the sender.
+    // The kernel has no listener on that port, and would have reported that to the sender.
     assert!(sender.send(b"up").is_ok() && sender.send(b"up").is_ok());
     let mut batch = Batch::new();
     opened.port.rx(Instant::ZERO, &mut pool, &mut batch);
@@ -56,7 +56,7 @@ fn the_packet_uplink_is_shared_with_the_kernel() {
     assert!(sender.send(b"nobody").is_err(), "the kernel says so again");
 }
 
-/// The daemon is killed. The kernel gets every packet of the uplink.
+/// The process is killed. The kernel gets every packet of the uplink.
 #[test]
 fn a_killed_process_leaves_the_uplink_to_the_kernel() {
     if !root() {
@@ -69,7 +69,7 @@ fn a_killed_process_leaves_the_uplink_to_the_kernel() {
     assert!(underlay.ping_works() && underlay.tcp_works());
 }
 
-/// Run by another test in a process of its own, and nothing elsewhere.
+/// Another test runs this in a separate process; otherwise it does nothing.
 #[test]
 #[ignore = "a_killed_process_leaves_the_uplink_to_the_kernel runs it"]
 fn child_takes_the_uplink() {
@@ -85,7 +85,7 @@ fn child_takes_the_uplink() {
     ready_to_be_killed();
 }
 
-/// An outer frame as the engine makes it: Ethernet, IP, UDP; then `payload`.
+/// An outer frame in the engine's form: Ethernet, IP, UDP; then `payload`.
 fn outer(from: IpAddr, to: IpAddr, source_port: u16, class: u8, hops: u8, payload: &[u8]) -> Vec<u8> {
     let mut frame = vec![0; 12];
     let udp_len = (payload.len() + 8) as u16;
@@ -112,8 +112,8 @@ fn outer(from: IpAddr, to: IpAddr, source_port: u16, class: u8, hops: u8, payloa
     frame
 }
 
-/// Compares outer headers but for the sender's MAC, IPv4's checksum (which must be right), the source port and the UDP
-/// checksum. What is behind them.
+/// Compares outer headers except for the sender's MAC, IPv4's checksum (which must be correct), the source
+/// port and the UDP checksum. Returns the bytes behind them.
 fn check_outer(bytes: &[u8], header_len: usize, expected: impl Fn(&[u8]) -> Vec<u8>) -> Vec<u8> {
     let body = bytes[header_len..].to_vec();
     let expected = expected(&body);
@@ -127,8 +127,9 @@ fn check_outer(bytes: &[u8], header_len: usize, expected: impl Fn(&[u8]) -> Vec<
     body
 }
 
-/// Two `udp` uplinks and a tunnel between them: what one is given the other has, byte by byte but for the checksum and
-/// the source port; single packets, super-frames, and a super-frame of more datagrams than the kernel cuts at once.
+/// Two `udp` uplinks and a tunnel between them: frames given to one arrive at the other, identical except for
+/// the checksum and the source port: single packets, GSO packets, and a GSO packet with more datagrams than
+/// the kernel segments in one call.
 fn udp_carries_tunnel_packets(from: IpAddr, to: IpAddr) {
     if !root() {
         return;
@@ -181,7 +182,7 @@ fn udp_carries_tunnel_packets(from: IpAddr, to: IpAddr) {
         }
         assert_eq!(got, payload, "{len} by {segment}");
     }
-    // What is no tunnel packet is refused and counted.
+    // A frame that is not a tunnel packet is refused and counted.
     let mut frames = vec![pool.alloc_from(&numbered(1, 60)).unwrap()];
     here.port.tx(Instant::ZERO, &mut pool, &mut frames);
     assert!(frames.is_empty() && here.control.drops().unwrap().tx_invalid == 1);
@@ -199,7 +200,7 @@ fn udp_carries_tunnel_packets_v6() {
     udp_carries_tunnel_packets("fd00::11".parse().unwrap(), "fd00::99".parse().unwrap());
 }
 
-/// Flows leave from different source ports, each always from the same.
+/// Flows leave from different source ports, each always from the same one.
 #[test]
 fn udp_keeps_the_entropy_of_source_ports() {
     if !root() {
