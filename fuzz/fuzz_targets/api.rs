@@ -1,5 +1,5 @@
-//! Any lines from any clients to the agent: an answer or an error each, never a panic, and no growth without
-//! bound of what it wants done.
+//! Any lines from any clients to the agent: each gets an answer or an error, without a panic, and the agent's
+//! outputs do not grow without bound.
 #![no_main]
 
 use ctl::agent::{Agent, Options};

@@ -1,5 +1,5 @@
-//! Any text as a configuration: refused with reasons or accepted, never a panic; what is accepted is the same
-//! after it is printed and read again.
+//! Any text as a configuration: refused with reasons or accepted, without a panic; an accepted one is the
+//! same after it is printed and read again.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,5 +1,5 @@
-//! Any bytes as a guest's DHCP message: never a panic, every frame accounted for, and what comes back is an answer to
-//! that guest, of the network's own server, with its checksums right.
+//! Any bytes as a guest's DHCP message: no panic, every frame accounted for, and every reply is an answer to
+//! that guest, from the network's own server, with correct checksums.
 #![no_main]
 
 use engine::command::*;

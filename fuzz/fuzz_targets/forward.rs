@@ -1,5 +1,5 @@
-//! A story of frames and commands through the whole switch: never a panic, every frame accounted for, no
-//! slot lost. The first byte of each step says what it is.
+//! A story of frames and commands through the whole switch: no panic, every frame accounted for, no slot
+//! lost. The first byte of each step selects its kind.
 #![no_main]
 
 use std::net::IpAddr;

@@ -1,6 +1,7 @@
-//! Frames with virtio-net headers of any bytes through the whole switch: never a panic, every frame accounted for, no
-//! slot lost, and no port is given anything unfinished that it does not take or that is not in the frame. A frame is a
-//! template, so that headers are mostly right and super-frames large, and bytes changed in it.
+//! Frames with virtio-net headers of any bytes through the whole switch: no panic, every frame accounted for,
+//! no slot lost, and every unfinished frame given to a port is one that the port accepts, with offload facts
+//! that are true of the frame. A frame is a template with changed bytes, so that headers are mostly right and
+//! GSO packets large.
 #![no_main]
 
 use std::net::IpAddr;
@@ -89,7 +90,7 @@ fn setup(switch: &mut Switch, pool: &mut HeapPool, now: Instant, caps: u8) {
     }
 }
 
-/// Two bits choose the kind of the uplink, two that of the doors.
+/// Two bits choose the uplink's driver, two bits the doors'.
 fn port_caps(caps: u8, n: u8) -> PortCaps {
     let kind = if n == 0 { caps & 3 } else { (caps >> 2) & 3 };
     PortCaps { tx_csum: kind > 0, tx_tso: kind > 1, tx_uso: kind > 2, rx_csum_unmarked: kind == 0 }
@@ -140,14 +141,14 @@ fn template(kind: u8, len: usize) -> Vec<u8> {
         1 => packet(kind & 1 != 0, false, [2, 3], &payload(len)),
         2 => tunnel(&datagram(len)),
         3 => {
-            // A tunnel super-frame: so many datagrams, the last shorter.
+            // A tunnel GSO packet: several datagrams, the last one shorter.
             let whole = datagram(len % 1400);
             let mut all = whole.repeat((len / 1400).clamp(1, 40));
             all.extend(datagram(len % 1400 / 2));
             tunnel(&all)
         }
         4 => packet(false, kind & 1 != 0, [99, 11], &payload(len)),
-        // A guest's own overlay, in a tunnel of ours and not.
+        // A guest's own overlay, inside our tunnel and outside.
         5 => packet(false, false, [2, 3], &datagram(len)),
         6 => tunnel(&[&[8, 0, 0, 0, 0, 0, 1, 0][..], &packet(false, false, [3, 2], &datagram(len))].concat()),
         _ => payload(len),
@@ -175,7 +176,7 @@ fuzz_target!(|story: &[u8]| {
                 *byte = change[1];
             }
         }
-        // Half of the headers say what a kernel would.
+        // Half of the headers are as a kernel would write them.
         let offload = if at & 0x80 != 0 {
             let shape = kind / 2 % 8;
             let v6 = kind & 1 != 0 && matches!(shape, 0 | 1 | 5 | 6);
@@ -195,7 +196,7 @@ fuzz_target!(|story: &[u8]| {
         } else {
             virtio_net::read(header, &bytes)
         };
-        // What no facts can say is dropped, and counted, by the lane.
+        // The port's driver drops and counts headers that cannot be expressed as offload facts.
         let Ok(offload) = offload else { continue };
         let Some(mut frame) = pool.alloc_from(&bytes) else { continue };
         frame.offload = offload;

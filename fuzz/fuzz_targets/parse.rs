@@ -1,5 +1,5 @@
-//! Any bytes through the parser, as a door's frame and as the underlay's: never a panic, and every offset
-//! that it hands on lies inside the frame.
+//! Any bytes through the parser, as a door's frame and as the underlay's: no panic, and every offset in the
+//! result lies inside the frame.
 #![no_main]
 
 use std::net::IpAddr;

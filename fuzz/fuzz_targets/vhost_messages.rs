@@ -1,4 +1,5 @@
-//! Any conversation from QEMU, well-formed messages and raw bytes: no panic, no descriptor left, rings stop with it.
+//! Any session from QEMU, of well-formed messages and raw bytes: no panic, no open descriptor left, rings
+//! stop with it.
 #![no_main]
 
 use std::io::Write;
@@ -16,7 +17,7 @@ fuzz_target!(|bytes: &[u8]| {
     let Some((&options, mut rest)) = bytes.split_first() else { return };
     let (mut driver, mut ours) = if options & 1 == 0 { pair(1) } else { running(USUAL) };
     if options & 2 != 0 {
-        // Not even messages.
+        // Raw bytes instead of messages.
         let _ = driver.stream.write_all(&rest[..rest.len().min(4096)]);
         let _ = ours.listen();
         return;
@@ -26,7 +27,7 @@ fuzz_target!(|bytes: &[u8]| {
         let (payload, tail) = tail.split_at(len);
         rest = tail;
         let mut payload = payload.to_vec();
-        // Numbers that lead further than random ones.
+        // Numbers that reach deeper into the code than random ones.
         for word in payload.chunks_exact_mut(8).filter(|word| word[7] & 0xf0 == 0x70) {
             let near = u64::from(word[0]) << 12 | u64::from(word[1] & 0xf0);
             word.copy_from_slice(&(if word[7] & 1 == 0 { near } else { USER + near }).to_ne_bytes());

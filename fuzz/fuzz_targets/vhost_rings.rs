@@ -1,4 +1,5 @@
-//! Any bytes as a guest's rings: no panic, no slot lost, and a bounded time, whatever the driver writes while we read.
+//! Any bytes as a guest's rings: no panic, no slot lost, and a bounded time, even if the driver writes while
+//! we read.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -18,7 +19,7 @@ fuzz_target!(|bytes: &[u8]| {
         let ring = n % 2;
         let slot = (n / 2) as u16 % RING;
         let [table, available, _] = driver.parts(ring);
-        // Mostly near addresses, so that some are memory.
+        // Mostly near addresses, so that some are in memory.
         let mut entry: [u8; 16] = entry.try_into().expect("16 bytes");
         if options & 2 == 0 {
             entry[3..8].fill(0);

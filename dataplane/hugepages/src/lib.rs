@@ -1,9 +1,9 @@
 //! A global allocator that puts large tables on huge pages.
 //!
-//! A table of a million stations is looked up at random. On pages of 4 KiB nearly every look misses the TLB as well as
-//! the cache, and in a virtual machine a TLB miss walks two page tables. So every allocation of [`HUGE`] or
-//! more starts on a boundary of it, and the kernel is told that huge pages are welcome there. It may decline: then all
-//! is as right, and slower. Smaller allocations go through untouched.
+//! A table of a million stations is accessed at random. On pages of 4 KiB nearly every lookup misses the TLB
+//! as well as the cache, and in a virtual machine a TLB miss walks two page tables. So every allocation of
+//! [`HUGE`] bytes or more starts on a multiple of [`HUGE`], and the kernel is advised to use huge pages
+//! there. It may decline: the result is then correct but slower. Smaller allocations pass through unchanged.
 
 use std::alloc::{GlobalAlloc, Layout};
 use std::ptr::NonNull;
@@ -17,13 +17,13 @@ pub const HUGE: usize = 2 << 20;
 #[derive(Clone, Copy, Debug)]
 pub struct HugePages<A>(pub A);
 
-/// What is asked of the inner allocator, the same for an allocation and its end.
+/// The layout for the inner allocator, the same for the allocation and the release of a block.
 fn widened(layout: Layout) -> Layout {
     if layout.size() < HUGE { layout } else { layout.align_to(HUGE).unwrap_or(layout) }
 }
 
-// SAFETY: every call is handed to the inner allocator, with the same layout for alloc and dealloc of a block; its
-// blocks have at least the alignment asked for.
+// SAFETY: every call goes to the inner allocator, with the same layout for alloc and dealloc of a block; its
+// blocks have at least the requested alignment.
 unsafe impl<A: GlobalAlloc> GlobalAlloc for HugePages<A> {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // SAFETY: the caller's promise about `layout` holds for a larger alignment too.
@@ -31,7 +31,7 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for HugePages<A> {
         if layout.size() >= HUGE
             && let Some(start) = NonNull::new(block)
         {
-            // Whole pages only: what lies behind the last of them may be somebody else's.
+            // Whole pages only: the bytes behind the last one may belong to another block.
             let len = layout.size() & !(HUGE - 1);
             // SAFETY: the range is within our block, and the advice changes nothing that can be read.
             unsafe { madvise(start.as_ptr().cast(), len, Advice::LinuxHugepage).ok() };
@@ -46,7 +46,7 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for HugePages<A> {
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         if layout.size() < HUGE {
-            // SAFETY: as for `alloc`; `widened` changes nothing of so small a layout.
+            // SAFETY: as for `alloc`; `widened` leaves such a small layout unchanged.
             return unsafe { self.0.alloc_zeroed(layout) };
         }
         // SAFETY: as for `alloc`; a block that is not null has `size` bytes.

@@ -6,7 +6,7 @@
 //
 // packet_all          tc ingress of a dedicated port: the kernel gets no frame, whether the daemon runs or not.
 // packet_all_socket   its socket filter: the switch gets every frame.
-// packet_shared       tc ingress of the uplink: the kernel gets the frames that are not ours, and all while we are gone.
+// packet_shared       tc ingress of the uplink: the kernel gets frames that are not ours, and all while we are gone.
 // packet_socket       its socket filter: the switch gets its frames.
 // packet_closed       tc ingress of an uplink where nftables is missing: stays when the daemon is gone, and keeps
 //                     floating IPs' packets from the kernel.

@@ -1,7 +1,7 @@
 //! A safe prefetch. The engine forbids `unsafe`, and the standard library's prefetch is not callable without it.
 #![no_std]
 
-/// Asks the processor to bring the cache line at the start of `value` near. Has no effect but speed.
+/// Asks the processor to fetch the cache line at the start of `value`. Only speed changes.
 #[inline(always)]
 pub fn read<T: ?Sized>(value: &T) {
     #[cfg(target_arch = "x86_64")]

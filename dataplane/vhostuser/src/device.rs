@@ -1,9 +1,9 @@
 //! The rings of one port, shared by the control thread, which starts and stops them, and the workers, which move
 //! frames.
 //!
-//! Each ring has a lock. A worker takes it once per call and for its own rings finds it free, unless the control
-//! thread is at work on that very ring; then it goes on and comes back. So messages never wait for more than one
-//! batch, and workers never wait for messages.
+//! Each ring has a lock. A worker takes it once per call, and finds its own rings' locks free unless the
+//! control thread is at work on that very ring; then the worker skips the ring and returns later. So messages
+//! wait for at most one batch, and workers never wait for messages.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -19,31 +19,31 @@ use rustix::event::{EventfdFlags, eventfd};
 use crate::ring::{Done, Ring};
 use crate::{Fault, PAIRS_MAX, session};
 
-/// A network device of some queue pairs: ring `2 n` leads to the guest, ring `2 n + 1` comes from it. Pair `n` belongs
-/// to lane `n` modulo their number; a lane is one worker's share.
+/// A network device with some queue pairs: ring `2 n` is to the guest, ring `2 n + 1` from the guest. Pair
+/// `n` belongs to lane `n` modulo the number of lanes; a lane is one worker's share.
 #[derive(Debug)]
 pub struct Device {
     rings: Box<[Mutex<Ring>]>,
     lanes: Box<[Lane]>,
     features: AtomicU64,
-    /// A MAC address to announce, and bit 48: there is one.
+    /// A MAC address to announce, and bit 48, which is set if there is one.
     announce: AtomicU64,
     fault: Mutex<Option<Fault>>,
-    /// A worker found a fault that the control thread was not told of yet.
+    /// A worker found a fault that the control thread has not taken yet.
     faulty: AtomicBool,
-    /// Readable when there is one.
+    /// Readable when there is such a fault.
     alarm: OwnedFd,
     counts: SharedCounts,
 }
 
-/// What wakes a worker.
+/// The descriptors that wake a worker.
 #[derive(Debug)]
 struct Lane {
     epoll: OwnedFd,
     bell: OwnedFd,
 }
 
-/// What the device did since it was made.
+/// The device's counters since it was made.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Counts {
     /// Frames from the guest.
@@ -54,11 +54,11 @@ pub struct Counts {
     pub kicks: u64,
     /// Times we called the guest.
     pub calls: u64,
-    /// Frames from the guest with impossible offload facts, or too long.
+    /// Frames from the guest that were too long or had impossible offload facts.
     pub rx_dropped: u64,
     /// Frames longer than the guest's buffers.
     pub tx_dropped: u64,
-    /// There was no slot to receive into.
+    /// Times that the pool had no slot to receive into.
     pub no_slots: u64,
 }
 
@@ -73,7 +73,7 @@ struct SharedCounts {
     no_slots: AtomicU64,
 }
 
-/// Adds what is not nothing: most calls do nothing.
+/// Adds a count unless it is zero, as in most calls.
 fn add(counter: &AtomicU64, n: u64) {
     if n > 0 {
         counter.fetch_add(n, Ordering::Relaxed);
@@ -88,7 +88,8 @@ impl SharedCounts {
     }
 }
 
-/// A worker that panicked left a ring between two statements that only we judge; nothing there can harm memory.
+/// A worker that panicked left a ring between two statements. Only our own judgement of the ring is affected,
+/// not memory.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -102,13 +103,13 @@ fn try_lock<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
 }
 
 impl Device {
-    /// A device of so many queue pairs for so many lanes.
+    /// A device with `pairs` queue pairs for `lanes` lanes.
     ///
     /// # Errors
-    /// No descriptors left.
+    /// The process has no descriptors left.
     ///
     /// # Panics
-    /// With no pair or no lane.
+    /// Without a pair or a lane.
     pub fn new(pairs: usize, lanes: usize) -> io::Result<Self> {
         assert!((1..=PAIRS_MAX).contains(&pairs) && lanes > 0, "a device has pairs and lanes");
         let lane = || {
@@ -129,31 +130,31 @@ impl Device {
         })
     }
 
-    /// Queue pairs.
+    /// The number of queue pairs.
     #[must_use]
     pub fn pairs(&self) -> usize {
         self.rings.len() / 2
     }
 
-    /// Queue pairs that are this lane's.
+    /// The number of this lane's queue pairs.
     #[must_use]
     pub fn pairs_of(&self, lane: usize) -> usize {
         (lane..self.pairs()).step_by(self.lanes.len()).count()
     }
 
-    /// Becomes readable, edge-triggered, when the guest has kicked or something else happened for this lane.
+    /// Becomes readable, edge-triggered, when the guest has kicked or another event concerns this lane.
     #[must_use]
     pub fn fd(&self, lane: usize) -> BorrowedFd<'_> {
         self.lanes[lane].epoll.as_fd()
     }
 
-    /// What the guest's driver can do with unfinished frames.
+    /// The unfinished frames that the guest's driver can handle.
     #[must_use]
     pub fn caps(&self) -> PortCaps {
         session::caps(self.features.load(Ordering::Relaxed))
     }
 
-    /// What happened so far.
+    /// The counters so far.
     #[must_use]
     pub fn counts(&self) -> Counts {
         let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -170,7 +171,8 @@ impl Device {
         }
     }
 
-    /// Takes what the guest sends through this lane's pairs. True: some was left for want of slots.
+    /// Takes frames that the guest sends through this lane's pairs. Returns true if some are left for lack of
+    /// slots.
     pub fn receive<P: FramePool>(&self, lane: usize, pool: &mut P, batch: &mut Batch) -> bool {
         if lane == 0 && self.announce.load(Ordering::Relaxed) != 0 {
             self.announce_station(pool, batch);
@@ -192,8 +194,8 @@ impl Device {
         starved
     }
 
-    /// Gives the guest frames from the front of `frames`, through this lane's pairs if they are in use. What is left
-    /// has no room.
+    /// Gives the guest frames from the front of `frames`, through this lane's pairs if they are in use. The
+    /// frames that remain found no room.
     pub fn send<P: FramePool>(&self, lane: usize, pool: &mut P, frames: &mut Vec<Frame>) {
         let own = self.rings.iter().step_by(2).skip(lane).step_by(self.lanes.len());
         let others = self.rings.iter().step_by(2);
@@ -221,12 +223,12 @@ impl Device {
         }
     }
 
-    /// The worker is about to sleep: the guest is asked to kick. True: there is work already.
+    /// Asks the guest to kick, as the worker is about to sleep. Returns true if there is work already.
     #[must_use]
     pub fn rest(&self, lane: usize) -> bool {
         let mut waits = false;
         for ring in self.rings.iter().skip(1 + 2 * lane).step_by(2 * self.lanes.len()) {
-            // Whoever has the lock may be about to start it.
+            // The control thread has the lock and may be about to start the ring.
             let Some(mut ring) = try_lock(ring) else { return true };
             match ring.arm() {
                 Ok(more) => waits |= more,
@@ -236,14 +238,14 @@ impl Device {
         waits
     }
 
-    /// Lets nothing more through a ring that was broken, and remembers why. Its descriptors are the control thread's
-    /// to close: a worker may not even ask the kernel for that.
+    /// Stops a broken ring, and remembers the fault. The control thread closes the ring's descriptors: a
+    /// worker may not make that system call.
     fn fail(&self, mut ring: MutexGuard<'_, Ring>, fault: Fault) {
         ring.enabled = false;
         drop(ring);
         lock(&self.fault).get_or_insert(fault);
         self.faulty.store(true, Ordering::Release);
-        // A full counter is as readable.
+        // A full counter is readable, too.
         let _ = rustix::io::write(&self.alarm, &1u64.to_ne_bytes());
     }
 
@@ -253,7 +255,7 @@ impl Device {
         self.alarm.as_fd()
     }
 
-    /// Stops all rings until QEMU starts them anew.
+    /// Stops all rings until QEMU starts them again.
     pub fn stop(&self) {
         for number in 0..self.rings.len() {
             let mut ring = self.ring(number);
@@ -263,7 +265,7 @@ impl Device {
         }
     }
 
-    /// The fault that a worker found, once.
+    /// Takes the fault that a worker found.
     #[must_use]
     pub fn take_fault(&self) -> Option<Fault> {
         if !self.faulty.swap(false, Ordering::Acquire) {
@@ -272,13 +274,13 @@ impl Device {
         lock(&self.fault).take()
     }
 
-    /// Whether frames can go both ways through some pair.
+    /// Whether frames can go in both directions through some pair.
     #[must_use]
     pub fn is_running(&self) -> bool {
         self.running_pairs() > 0
     }
 
-    /// Pairs whose both rings are started and enabled.
+    /// The number of pairs whose rings are both started and enabled.
     #[must_use]
     pub fn running_pairs(&self) -> usize {
         self.rings.chunks(2).filter(|pair| pair.iter().all(|ring| lock(ring).is_running())).count()
@@ -303,7 +305,8 @@ impl Device {
         self.wake(0);
     }
 
-    /// The station moved here: its announcement, as if it had sent it itself (RFC 903 request, as QEMU's own).
+    /// Announces the station that moved here, as if it had sent that itself (a RARP request, RFC 903, as
+    /// QEMU's own).
     fn announce_station<P: FramePool>(&self, pool: &mut P, batch: &mut Batch) {
         let bytes = self.announce.swap(0, Ordering::Relaxed).to_le_bytes();
         let mac = &bytes[..6];
@@ -329,10 +332,11 @@ impl Device {
         Ok(())
     }
 
-    /// The opposite, before the descriptor is closed: QEMU has it too, so closing ours ends nothing.
+    /// Undoes `listen` before the descriptor is closed: QEMU has it too, so closing ours does not end the
+    /// watch.
     pub(crate) fn ignore(&self, number: usize, kick: Option<&OwnedFd>) {
         if let Some(kick) = kick.filter(|_| number % 2 == 1) {
-            // Gone already: as good.
+            // It may be gone already, which is just as good.
             let _ = epoll::delete(&self.lanes[self.lane_of(number)].epoll, kick);
         }
     }
@@ -347,7 +351,7 @@ impl Device {
     }
 
     fn wake(&self, lane: usize) {
-        // A full counter wakes as well.
+        // A full counter also wakes the worker.
         let _ = rustix::io::write(&self.lanes[lane].bell, &1u64.to_ne_bytes());
     }
 }

@@ -1,7 +1,8 @@
-//! The guest's memory, mapped; and the log of what we wrote to it while it migrates.
+//! The guest's memory, mapped, and the log of our writes to it while it migrates.
 //!
-//! A mapping whose file shrinks behind our back raises SIGBUS, which would end the daemon for everybody. So only
-//! files that can never shrink are mapped: memfds with the shrink seal, which QEMU's `memory-backend-memfd` sets.
+//! If another process shrinks a mapped file, access raises SIGBUS, which would end the daemon for all guests.
+//! So only files that can never shrink are mapped: memfds with the shrink seal, which QEMU's
+//! `memory-backend-memfd` sets.
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -17,14 +18,14 @@ use vm_memory::{
 
 use crate::{Fault, REGIONS_MAX};
 
-/// Bytes of guest memory that one bit of the log stands for (`VHOST_LOG_PAGE`).
+/// Bytes of guest memory per bit of the log (`VHOST_LOG_PAGE`).
 const LOG_PAGE: u64 = 4096;
 
 /// The guest's memory.
 #[derive(Debug)]
 pub struct Memory {
     guest: GuestMemoryMmap,
-    /// QEMU's own addresses of the regions: ring addresses are given in these.
+    /// QEMU's own addresses of the regions, in which it gives ring addresses.
     regions: Vec<Region>,
 }
 
@@ -39,8 +40,8 @@ impl Memory {
     /// Maps these regions, each from its file.
     ///
     /// # Errors
-    /// Regions that are too many, empty, overlap or wrap around; files that can shrink, are too short, or cannot be
-    /// mapped.
+    /// Regions that are too many, empty, overlap or wrap around; files that can shrink, are too short, or
+    /// cannot be mapped.
     pub fn map(regions: &[VhostUserMemoryRegion], files: Vec<OwnedFd>) -> Result<Self, Fault> {
         if regions.is_empty() || regions.len() > REGIONS_MAX {
             return Err(Fault::Memory(format!("{} regions; there may be 1 to {REGIONS_MAX}", regions.len())));
@@ -75,7 +76,7 @@ impl Memory {
         &self.guest
     }
 
-    /// The guest's address of what QEMU calls `user`.
+    /// The guest's address for QEMU's address `user`.
     #[must_use]
     pub fn guest_address(&self, user: u64) -> Option<GuestAddress> {
         let region = self.regions.iter().find(|r| user.checked_sub(r.user).is_some_and(|at| at < r.len))?;
@@ -100,7 +101,7 @@ fn map_file(file: OwnedFd, offset: u64, len: u64) -> Result<MmapRegion, Fault> {
         .map_err(|error| Fault::Memory(format!("{len} bytes at {offset:#x} of its file: {error}")))
 }
 
-/// Where we note, for QEMU, which pages we wrote: one bit each.
+/// The record, for QEMU, of the pages that we wrote: one bit each.
 #[derive(Debug)]
 pub struct Log(MmapRegion);
 
@@ -108,13 +109,12 @@ impl Log {
     /// Maps the log.
     ///
     /// # Errors
-    /// As [`Memory::map`].
+    /// The errors of [`Memory::map`].
     pub fn map(file: OwnedFd, offset: u64, len: u64) -> Result<Self, Fault> {
         map_file(file, offset, len).map(Self)
     }
 
-    /// Notes that `len` bytes at `at` were written. What has no bit is not noted:
-    /// QEMU said how long the log is.
+    /// Notes a write of `len` bytes at `at`. Pages without a bit are skipped: QEMU chose the log's length.
     pub fn mark(&self, at: GuestAddress, len: usize) {
         if len == 0 {
             return;
@@ -133,10 +133,10 @@ impl Log {
     }
 }
 
-/// Writes to the guest's memory; notes it where there is a log.
+/// Writes to the guest's memory, and notes the write if there is a log.
 ///
 /// # Errors
-/// The address, or some byte behind it, is no memory.
+/// The address, or some byte behind it, is outside the memory.
 pub(crate) fn write(memory: &Memory, log: Option<&Log>, bytes: &[u8], at: GuestAddress) -> Result<(), ()> {
     memory.guest.write_slice(bytes, at).map_err(drop)?;
     if let Some(log) = log {

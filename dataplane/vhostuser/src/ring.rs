@@ -1,10 +1,10 @@
 //! One virtqueue (VIRTIO 1.2 §2.7, split), for frames in one direction.
 //!
-//! Every chain that is taken is given back before the call returns, so between two calls nothing is in flight:
-//! whoever takes over the ring, be it after our death, goes on where the used index says.
+//! Every chain that is taken is given back before the call returns, so between two calls no chain is in
+//! flight: the ring's next user, even after our death, continues at the used index.
 //!
-//! The guest can write to all of this at any time. Whatever decides something is therefore read once, into memory
-//! of ours, and judged there; all loops are bounded by numbers of ours.
+//! The guest can write to the whole ring at any time. So every value that affects a decision is read once,
+//! into our own memory, and checked there; our own numbers bound all loops.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -21,29 +21,29 @@ use vm_memory::{Bytes, GuestAddress};
 use crate::memory::{self, Log, Memory};
 use crate::{BUFFERS_MAX, CHAIN_MAX, DESCRIPTORS_PER_CALL, Fault, RING_LEN_MAX};
 
-/// The longest frame: what a large slot holds.
+/// The longest frame that a large slot holds.
 const FRAME_MAX: usize = SLOT_LARGE_LEN - HEADROOM;
 
-/// `virtq_avail.flags`: the driver wants no calls.
+/// `virtq_avail.flags`: the driver does not want calls.
 const AVAIL_NO_INTERRUPT: u16 = 1;
 
-/// Where the parts of a ring are, in QEMU's addresses, and its log's place in the guest's.
+/// The addresses of a ring's parts, as QEMU's, and of its log, as the guest's.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Place {
     /// Descriptor table.
     pub descriptors: u64,
-    /// Ring of what the driver offers.
+    /// The ring of the driver's offers.
     pub available: u64,
-    /// Ring of what we used.
+    /// The ring of the buffers that we used.
     pub used: u64,
-    /// Where writes to `used` are noted in the log, if they are.
+    /// Where the log notes writes to `used`, if it does.
     pub log: Option<u64>,
 }
 
-/// What the driver agreed to, as far as a ring must know.
+/// The negotiated features that a ring depends on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Terms {
-    /// Kicks and calls are asked for by index.
+    /// Kicks and calls are requested by index.
     pub event_idx: bool,
     /// A frame may be spread over several buffers.
     pub mergeable: bool,
@@ -59,18 +59,19 @@ impl Terms {
     }
 }
 
-/// What a call did.
+/// The result of a call.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Done {
     /// Frames moved.
     pub frames: u64,
-    /// Frames dropped: impossible offload facts or too long (from the guest), or longer than its buffers (to it).
+    /// Frames dropped: impossible offload facts or too long (from the guest), or longer than its buffers (to
+    /// the guest).
     pub dropped: u64,
-    /// The guest was called.
+    /// Calls to the guest.
     pub calls: u64,
-    /// Kicks that came since the last time.
+    /// Kicks that arrived since the last call.
     pub kicks: u64,
-    /// The pool had no slot; there is more to take.
+    /// The pool had no slot, and more frames wait.
     pub starved: bool,
 }
 
@@ -78,10 +79,10 @@ pub struct Done {
 #[derive(Debug)]
 pub struct Ring {
     number: usize,
-    /// Entries, as QEMU said.
+    /// The number of entries that QEMU set.
     pub(crate) len: u16,
     pub(crate) place: Option<Place>,
-    /// The next entry to take when it starts.
+    /// The next entry to take when the ring starts.
     pub(crate) base: u16,
     pub(crate) enabled: bool,
     kick: Option<OwnedFd>,
@@ -90,33 +91,33 @@ pub struct Ring {
     run: Option<Run>,
 }
 
-/// A ring that is started.
+/// The state of a started ring.
 #[derive(Debug)]
 struct Run {
     queue: Queue,
     memory: Arc<Memory>,
     terms: Terms,
     used: Used,
-    /// The driver was asked to kick.
+    /// We asked the driver to kick.
     armed: bool,
 }
 
-/// Our half of the ring. Entries become visible to the driver all at once: a frame spread over several buffers must
-/// never be seen in part.
+/// Our half of the ring. Entries become visible to the driver together: a frame spread over several buffers
+/// must never be visible in part.
 #[derive(Debug)]
 struct Used {
     at: GuestAddress,
     log_at: Option<GuestAddress>,
     len: u16,
     next: u16,
-    /// `next` when the driver was last considered for a call.
+    /// `next` at the last decision whether to call the driver.
     told: u16,
     /// `next` as the driver sees it.
     shown: u16,
 }
 
 impl Ring {
-    /// A ring that was not spoken of yet.
+    /// A ring that QEMU has not mentioned yet.
     #[must_use]
     pub const fn new(number: usize) -> Self {
         Self {
@@ -152,7 +153,7 @@ impl Ring {
         Fault::Ring { ring: self.number, why }
     }
 
-    /// Starts it. `kick`: what the driver kicks, if it does.
+    /// Starts the ring. `kick`: the descriptor that the driver kicks, if it has one.
     pub(crate) fn start(
         &mut self,
         memory: &Arc<Memory>,
@@ -167,7 +168,7 @@ impl Ring {
         Ok(())
     }
 
-    /// The queue at the place that was said, checked to be memory throughout.
+    /// Builds the queue at the stated place, and checks that all its bytes are guest memory.
     fn lay_out(&self, memory: &Memory, terms: Terms, next: u16) -> Result<(Queue, Used), Fault> {
         let place = self.place.ok_or_else(|| self.setup("its place was not said"))?;
         let guest =
@@ -182,7 +183,7 @@ impl Ring {
         queue.set_event_idx(terms.event_idx);
         queue.set_next_avail(next);
         queue.set_ready(true);
-        // A table at address 0 is what the crate takes for none.
+        // The crate treats a table at address 0 as a missing one.
         if available.0 == 0 || !queue.is_valid(memory.guest()) {
             return Err(self.setup("it is outside the guest's memory"));
         }
@@ -195,7 +196,7 @@ impl Ring {
         Ok((queue, used))
     }
 
-    /// Stops it. Returns the next entry it would have taken.
+    /// Stops the ring. Returns the next entry it would have taken.
     pub(crate) fn stop(&mut self) -> u16 {
         self.kick = None;
         match self.run.take() {
@@ -204,12 +205,12 @@ impl Ring {
         }
     }
 
-    /// Stops it for good: the driver is to set it up anew.
+    /// Stops the ring and forgets its setup: the driver must set it up again.
     pub(crate) fn reset(&mut self) {
         *self = Self::new(self.number);
     }
 
-    /// The guest's memory, or the ring's place in it, was said anew while the ring runs.
+    /// Updates a running ring after QEMU has changed the guest's memory, or the ring's place in it.
     pub(crate) fn relocate(&mut self, memory: &Arc<Memory>) -> Result<(), Fault> {
         let Some(run) = &self.run else { return Ok(()) };
         let (terms, next, was) = (run.terms, run.queue.next_avail(), run.used.next);
@@ -233,10 +234,10 @@ impl Ring {
         self.kick.as_ref()
     }
 
-    /// Takes what the guest sends, up to the batch's capacity.
+    /// Takes the frames that the guest sends, up to the batch's capacity.
     ///
     /// # Errors
-    /// The driver broke the ring. What came before that is in the batch.
+    /// The driver broke the ring. Earlier frames are in the batch.
     pub fn receive<P: FramePool>(&mut self, pool: &mut P, batch: &mut Batch) -> Result<Done, Fault> {
         let mut done = Done::default();
         let outcome = self.take_chains(pool, batch, &mut done);
@@ -316,7 +317,7 @@ impl Ring {
         Ok(())
     }
 
-    /// Gives the guest frames from the front of `frames`, freeing each. What is left has no room.
+    /// Gives the guest frames from the front of `frames`, freeing each. The frames that remain found no room.
     ///
     /// # Errors
     /// The driver broke the ring.
@@ -346,10 +347,10 @@ impl Ring {
         for frame in frames {
             let bytes = pool.bytes(frame);
             let need = terms.header_len() + bytes.len();
-            // Few and small descriptors are the guest's own loss, up to a point.
+            // If the guest offers few and small descriptors, only its own throughput suffers, up to a point.
             let budget = 8 + need / 128;
             let mut parts = ArrayVec::<(GuestAddress, usize), { 8 + (FRAME_MAX + 12) / 128 }>::new();
-            // Each buffer's head, and how much of the frame goes there.
+            // Each buffer's head, and how many of the frame's bytes go there.
             let mut buffers = ArrayVec::<(u16, usize), BUFFERS_MAX>::new();
             let mut room = 0;
             while room < need {
@@ -391,7 +392,7 @@ impl Ring {
                 if terms.mergeable || buffers.is_empty() {
                     return Ok(());
                 }
-                // Its buffers are all of a kind: it never takes a frame this long.
+                // The guest's buffers are all alike: it can never take a frame of this length.
                 done.dropped += 1;
                 *taken += 1;
                 continue;
@@ -413,7 +414,7 @@ impl Ring {
         Ok(())
     }
 
-    /// Shows the driver what was used, and calls it if it wants to be.
+    /// Makes the used entries visible to the driver, and calls it if it requested that.
     fn finish(&mut self, done: &mut Done) -> Result<(), Fault> {
         let log = self.log.as_deref();
         let Some(run) = &mut self.run else { return Ok(()) };
@@ -421,13 +422,13 @@ impl Ring {
         let wanted = wanted.map_err(|why| Fault::Ring { ring: self.number, why })?;
         if wanted && let Some(call) = &self.call {
             done.calls += 1;
-            // A full counter is a call that was not heard yet.
+            // A full counter means a pending call.
             let _ = rustix::io::write(call, &1u64.to_ne_bytes());
         }
         Ok(())
     }
 
-    /// Asks the driver to kick when it has something for us. True: it has already.
+    /// Asks the driver to kick when it offers more. Returns true if it has already done so.
     ///
     /// # Errors
     /// The driver broke the ring.
@@ -439,20 +440,20 @@ impl Ring {
         waits.map_err(|_| self.broken("it is outside the guest's memory"))
     }
 
-    /// Asks the driver not to kick, as far as it can be told.
+    /// Asks the driver not to kick, as far as the features allow.
     pub(crate) fn hush(&mut self) {
         if let Some(run) = &mut self.run {
-            // The ring was checked to be memory; a driver that kicks all the same does no harm.
+            // The ring lies in memory, as was checked; a driver that kicks anyway does no harm.
             let _ = run.queue.disable_notification(run.memory.guest());
             run.used.log_whole(self.log.as_deref());
         }
     }
 }
 
-/// How often it was kicked since it was last counted.
+/// The number of kicks since the last count.
 fn count(kick: &OwnedFd) -> u64 {
     let mut count = [0; 8];
-    // Never waits, whatever QEMU made of the descriptor's flags.
+    // Never blocks, even if QEMU changed the descriptor's flags.
     let buffer = &mut [std::io::IoSliceMut::new(&mut count)];
     match rustix::io::preadv2(kick, buffer, u64::MAX, ReadWriteFlags::NOWAIT) {
         Ok(8) => u64::from_ne_bytes(count),
@@ -461,7 +462,7 @@ fn count(kick: &OwnedFd) -> u64 {
 }
 
 impl Used {
-    /// Notes a buffer as used. The driver does not see it yet.
+    /// Notes a buffer as used. The driver cannot see the entry yet.
     fn push(&mut self, memory: &Memory, log: Option<&Log>, head: u16, len: u32) -> Result<(), &'static str> {
         let mut entry = [0; 8];
         entry[..4].copy_from_slice(&u32::from(head).to_le_bytes());
@@ -476,7 +477,7 @@ impl Used {
         Ok(())
     }
 
-    /// Shows the driver what was noted. True: it wants to be called.
+    /// Makes noted entries visible to the driver. Returns true if it wants a call.
     fn show(
         &mut self,
         queue: &Queue,
@@ -492,7 +493,7 @@ impl Used {
         guest.store(self.next.to_le(), GuestAddress(self.at.0 + 2), Ordering::Release).map_err(nowhere)?;
         self.log(log, 2, 2);
         self.shown = self.next;
-        // The driver writes what it wants, then reads the index; we the other way round.
+        // The driver writes its wish and then reads the index; we write the index and then read the wish.
         fence(Ordering::SeqCst);
         let available = queue.avail_ring();
         if !terms.event_idx {
@@ -511,7 +512,7 @@ impl Used {
         }
     }
 
-    /// All of it, with the word behind it by which kicks are asked for.
+    /// Logs the whole used ring, including the word behind it that requests kicks.
     fn log_whole(&self, log: Option<&Log>) {
         self.log(log, 0, 6 + usize::from(self.len) * 8);
     }

@@ -1,8 +1,8 @@
-//! What the messages mean (QEMU, docs/interop/vhost-user.rst).
+//! The meaning of the messages (QEMU, docs/interop/vhost-user.rst).
 //!
-//! A machine without I/O: a message and its file descriptors in, an answer or a [`Fault`] out; rings of the
-//! [`Device`] start and stop on the way. QEMU's virtio-net enables rings before it says the features, sends addresses
-//! twice and asks for the base of rings that never ran; all of that is fine here.
+//! A state machine without I/O: a message and its file descriptors in, an answer or a [`Fault`] out; rings of
+//! the [`Device`] start and stop on the way. QEMU's virtio-net enables rings before it sets the features,
+//! sends addresses twice and requests the base of rings that never ran; all of this is accepted.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use crate::memory::{Log, Memory};
 use crate::ring::{Place, Terms};
 use crate::{Device, Fault, REGIONS_MAX};
 
-// VIRTIO 1.2 §5.1.3, §6, and what vhost-user adds.
+// VIRTIO 1.2 §5.1.3, §6, and vhost-user's additions.
 const CSUM: u64 = 1;
 const GUEST_CSUM: u64 = 1 << 1;
 const MTU: u64 = 1 << 3;
@@ -42,7 +42,7 @@ const GUEST_USO4: u64 = 1 << 54;
 const GUEST_USO6: u64 = 1 << 55;
 const HOST_USO: u64 = 1 << 56;
 
-/// What we can do.
+/// The features that we support.
 pub const FEATURES: u64 = CSUM
     | GUEST_CSUM
     | MTU
@@ -64,14 +64,14 @@ pub const FEATURES: u64 = CSUM
     | GUEST_USO6
     | HOST_USO;
 
-/// What of the protocol we speak.
+/// The protocol features that we support.
 const PROTOCOL: Protocol = Protocol::MQ
     .union(Protocol::LOG_SHMFD)
     .union(Protocol::RARP)
     .union(Protocol::REPLY_ACK)
     .union(Protocol::MTU);
 
-/// What a guest's driver that agreed to these features can do with unfinished frames.
+/// The unfinished frames that a guest's driver with these features can handle.
 pub(crate) fn caps(features: u64) -> PortCaps {
     let has = |all| features & all == all;
     PortCaps {
@@ -85,9 +85,9 @@ pub(crate) fn caps(features: u64) -> PortCaps {
 /// A message's fixed part.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Header {
-    /// What is asked for.
+    /// The request's number.
     pub request: u32,
-    /// Version, and whether an answer is expected.
+    /// Version, and whether QEMU expects an answer.
     pub flags: u32,
     /// Bytes that follow.
     pub len: u32,
@@ -100,7 +100,7 @@ pub(crate) const VERSION_MASK: u32 = 3;
 pub(crate) const REPLY: u32 = 4;
 const NEED_REPLY: u32 = 8;
 
-/// One conversation with QEMU. It ends with the connection; so do the rings.
+/// One session with QEMU. It ends with the connection; so do the rings.
 #[derive(Debug)]
 pub struct Session {
     device: Arc<Device>,
@@ -111,13 +111,13 @@ pub struct Session {
 }
 
 impl Session {
-    /// A conversation that begins.
+    /// Starts a session.
     #[must_use]
     pub fn new(device: Arc<Device>) -> Self {
         Self { device, features: 0, protocol: Protocol::empty(), memory: None, log: None }
     }
 
-    /// For people: what the driver agreed to.
+    /// The negotiated offloads, as text for people.
     #[must_use]
     pub fn offloads(&self) -> String {
         let known: [(u64, &str); 6] = [
@@ -132,10 +132,10 @@ impl Session {
         agreed.map(|(_, name)| *name).collect::<Vec<_>>().join(", ")
     }
 
-    /// Takes a message. Returns the payload of the answer, if it is owed one.
+    /// Handles a message. Returns the payload of the answer, if QEMU expects one.
     ///
     /// # Errors
-    /// A message that no QEMU sends: the connection is to be closed.
+    /// A message that QEMU never sends: the caller must close the connection.
     pub fn handle(
         &mut self,
         header: Header,
@@ -215,14 +215,15 @@ impl Session {
                     self.device.announce(mac);
                 }
             }
-            // The log's eventfd is for a QEMU that waits for dirty pages; none does. The MTU is the port's.
+            // The log's eventfd is for a QEMU that waits for dirty pages, and no version does. The MTU is the
+            // port's.
             FrontendReq::SET_OWNER | FrontendReq::SET_LOG_FD | FrontendReq::NET_SET_MTU => {}
             _ => return Err(message.wrong("it was not agreed on")),
         }
         Ok(None)
     }
 
-    /// The end of the conversation: rings stop, memory is let go.
+    /// Ends the session: rings stop, memory is unmapped.
     pub fn close(&mut self) {
         for ring in 0..self.device.ring_count() {
             self.stop(ring);
@@ -242,7 +243,7 @@ impl Session {
         self.spread_log();
     }
 
-    /// Tells the rings whether writes are to be noted.
+    /// Gives the rings the log, or takes it away.
     fn spread_log(&self) {
         let log = self.log.as_ref().filter(|_| self.features & LOG_ALL != 0);
         for ring in 0..self.device.ring_count() {
@@ -327,7 +328,7 @@ impl Session {
         Ok((self.ring(state.index)?, state.num))
     }
 
-    /// The ring that an event descriptor is for, and the descriptor, unless there is none.
+    /// The ring that an event descriptor is for, and the descriptor, if the message has one.
     fn event(&self, message: Message<'_>) -> Result<(usize, Option<OwnedFd>), Fault> {
         const NO_FILE: u64 = 1 << 8;
         let said = message.number()?;
@@ -340,7 +341,7 @@ impl Session {
         if !is_eventfd(&file) {
             return Err(Fault::Setup { ring, why: "what it sent for kicks and calls is no eventfd" });
         }
-        // Whoever shares the descriptor could undo this; see decisions/0013.
+        // Another process with the descriptor could undo this; see decisions/0013.
         let flags = rustix::fs::fcntl_getfl(&file).unwrap_or(OFlags::empty());
         rustix::fs::fcntl_setfl(&file, flags | OFlags::NONBLOCK)
             .map_err(|_| Fault::Setup { ring, why: "its eventfd cannot be made not to wait" })?;
@@ -354,7 +355,7 @@ impl Drop for Session {
     }
 }
 
-/// A message with its parts at hand.
+/// A message and its decoded parts.
 struct Message<'a> {
     header: Header,
     payload: &'a [u8],
@@ -366,7 +367,7 @@ impl Message<'_> {
         Fault::Message { request: self.header.request, len: self.header.len, why }
     }
 
-    /// The payload, which is one value.
+    /// The payload as a single value.
     fn value<T: ByteValued>(&self) -> Result<T, Fault> {
         let mut value = T::zeroed();
         if self.payload.len() != size_of::<T>() {
@@ -396,7 +397,8 @@ impl Message<'_> {
     }
 }
 
-/// Only an eventfd counts what is written to it and never blocks whoever set it up so: a pipe would fill.
+/// Whether a file is an eventfd. Only an eventfd counts writes and never blocks a nonblocking writer: a pipe
+/// would fill.
 fn is_eventfd(file: &OwnedFd) -> bool {
     let path = format!("/proc/self/fd/{}", file.as_fd().as_raw_fd());
     rustix::fs::readlink(path, Vec::new()).is_ok_and(|name| name.as_bytes() == b"anon_inode:[eventfd]")

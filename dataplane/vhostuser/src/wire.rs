@@ -1,4 +1,4 @@
-//! Messages off the socket, and answers back. Never waits.
+//! Reads messages from the socket, and writes answers. Never waits.
 
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
@@ -15,13 +15,13 @@ use crate::{Fault, REGIONS_MAX, Session};
 
 const HEADER_LEN: usize = 12;
 
-/// Bytes after the header, at most: a memory table of [`REGIONS_MAX`] regions.
+/// The longest payload behind a header: a memory table of [`REGIONS_MAX`] regions.
 const PAYLOAD_MAX: usize = 8 + 32 * REGIONS_MAX;
 
-/// Messages taken at once, so that a flood of them cannot starve other sockets.
+/// Messages per turn, so that a flood of them cannot starve other sockets.
 const MESSAGES_PER_TURN: usize = 64;
 
-/// A connection to QEMU, and what of a message has come so far.
+/// A connection to QEMU, and the received part of a message.
 #[derive(Debug)]
 pub struct Connection {
     stream: UnixStream,
@@ -31,34 +31,34 @@ pub struct Connection {
     files: Vec<OwnedFd>,
 }
 
-/// How a turn ended.
+/// The result of a turn.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Turn {
-    /// Nothing more has come.
+    /// No more messages have arrived.
     Idle,
-    /// There may be more.
+    /// More messages may be waiting.
     More,
-    /// QEMU hung up.
+    /// QEMU closed the connection.
     Closed,
 }
 
 impl Connection {
-    /// A conversation over this stream, which must not block.
+    /// A session over this stream, which must not block.
     #[must_use]
     pub const fn new(stream: UnixStream, session: Session) -> Self {
         Self { stream, session, buffer: [0; HEADER_LEN + PAYLOAD_MAX], have: 0, files: Vec::new() }
     }
 
-    /// The conversation.
+    /// The session.
     #[must_use]
     pub const fn session(&self) -> &Session {
         &self.session
     }
 
-    /// Takes and answers what has come.
+    /// Reads and answers the messages that have arrived.
     ///
     /// # Errors
-    /// A message that no QEMU sends, or a socket that fails: the connection is to be closed.
+    /// A message that QEMU never sends, or a socket failure: the caller must close the connection.
     pub fn turn(&mut self) -> Result<Turn, Fault> {
         for _ in 0..MESSAGES_PER_TURN {
             let wanted = match self.header()? {
@@ -84,7 +84,7 @@ impl Connection {
         Ok(Turn::More)
     }
 
-    /// The header, once it is there, if it is possible.
+    /// The header, once it has arrived, if it is valid.
     fn header(&self) -> Result<Option<Header>, Fault> {
         if self.have < HEADER_LEN {
             return Ok(None);
@@ -101,7 +101,7 @@ impl Connection {
         Ok(Some(header))
     }
 
-    /// Reads up to `wanted` bytes in all. `None`: nothing has come.
+    /// Reads up to `wanted` bytes in all. `None`: no bytes have arrived.
     fn read(&mut self, wanted: usize) -> Result<Option<usize>, Fault> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(REGIONS_MAX))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -118,7 +118,7 @@ impl Connection {
                 self.files.extend(files);
             }
         }
-        // More descriptors than any message has: those that did not fit are closed by the kernel.
+        // More descriptors than any message has: the kernel closes those that did not fit.
         if got.flags.contains(ReturnFlags::CTRUNC) || self.files.len() > REGIONS_MAX {
             let request = u32::from_ne_bytes(self.buffer[..4].try_into().expect("four bytes"));
             return Err(Fault::Descriptors { request, got: self.files.len() });
@@ -136,7 +136,7 @@ impl Connection {
         match send(&self.stream, &message, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
             Ok(sent) if sent == message.len() => Ok(()),
             Ok(_) | Err(Errno::AGAIN) => Err(Fault::Socket("QEMU does not read our answers".to_owned())),
-            // It hung up; the next read says so.
+            // QEMU closed the connection; the next read reports it.
             Err(Errno::PIPE | Errno::CONNRESET) => Ok(()),
             Err(error) => Err(Fault::Socket(error.to_string())),
         }

@@ -1,4 +1,4 @@
-//! Frames through the rings, and all that a well-behaved driver relies on.
+//! Frames through the rings, and the guarantees that a well-behaved driver relies on.
 
 mod driver;
 
@@ -12,7 +12,7 @@ use vhostuser::wire::Turn;
 
 const HEADER: u32 = 12;
 
-/// A header as virtio has it: TCP super-frame, segments of 1448 bytes.
+/// A virtio header: TCP GSO packet, segments of 1448 bytes.
 const TSO: [u8; 12] = [1, 1, 66, 0, 0xa8, 5, 34, 0, 16, 0, 0, 0];
 
 fn bytes(len: usize) -> Vec<u8> {
@@ -55,7 +55,7 @@ fn a_frame_each_way_with_its_offload_facts() {
     assert_eq!(ours.pool.usage().used, 0);
 }
 
-/// A super-frame is spread over as many buffers as it takes, which the driver sees all at once or not at all.
+/// A GSO packet is spread over as many buffers as it takes; the driver sees all of them together or none.
 #[test]
 fn a_super_frame_over_mergeable_buffers() {
     let (mut driver, mut ours) = running(USUAL);
@@ -81,7 +81,8 @@ fn a_super_frame_over_mergeable_buffers() {
     assert_eq!(ours.pool.usage().used, 0);
 }
 
-/// Without mergeable buffers a frame too long for the guest is dropped and counted; the next one gets its buffer.
+/// Without mergeable buffers a frame too long for the guest is dropped and counted; the next one gets its
+/// buffer.
 #[test]
 fn a_frame_longer_than_any_buffer() {
     let (mut driver, mut ours) = running(USUAL & !MERGEABLE);
@@ -93,7 +94,8 @@ fn a_frame_longer_than_any_buffer() {
     assert_eq!(ours.pool.usage().used, 0);
 }
 
-/// A call only when the driver's index is passed; a kick is asked for only before sleeping, and counted.
+/// A call is made only when the driver's index is passed; a kick is requested only before sleeping, and
+/// counted.
 #[test]
 fn calls_and_kicks_by_index() {
     let (mut driver, mut ours) = running(USUAL);
@@ -120,7 +122,7 @@ fn calls_and_kicks_by_index() {
     assert!(ours.device.rest(0), "somebody was faster than we could fall asleep");
 }
 
-/// The same by flags.
+/// The same with flags instead of indexes.
 #[test]
 fn calls_and_kicks_by_flag() {
     let (mut driver, mut ours) = running(USUAL & !EVENT_IDX);
@@ -150,7 +152,7 @@ fn readable(ours: &Ours) -> bool {
     poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).unwrap() == 1
 }
 
-/// We die and come back: QEMU says where the rings were, and nothing is lost or sent twice.
+/// Our process dies and returns: QEMU states where the rings were, and no frame is lost or sent twice.
 #[test]
 fn a_new_connection_goes_on_where_the_old_one_was() {
     let (mut driver, mut ours) = running(USUAL);
@@ -160,7 +162,7 @@ fn a_new_connection_goes_on_where_the_old_one_was() {
     }
     assert_eq!(ours.receive().len(), 5);
     driver.offer(1, &[(BUFFERS, 72)], 0);
-    // QEMU stops the rings in an orderly way and is told where they are.
+    // QEMU stops the rings in an orderly way, and the answer states their positions.
     driver.state(11, 1, 0);
     ours.listen().unwrap();
     assert_eq!(driver.answer(), (11, [1u32.to_ne_bytes(), 5u32.to_ne_bytes()].concat()));
@@ -171,7 +173,7 @@ fn a_new_connection_goes_on_where_the_old_one_was() {
 
     let (mut next, mut ours) = pair(1);
     (next.memory, next.file) = (driver.memory, driver.file);
-    // It takes the used index for the base, since everything taken was used.
+    // QEMU uses the used index as the base, since every taken entry was used.
     next.rings = vec![(0, 0), (6, next.used_count(1))];
     next.start(&mut ours, USUAL).unwrap();
     next.rings[1].1 = 6;
@@ -179,7 +181,7 @@ fn a_new_connection_goes_on_where_the_old_one_was() {
     assert_eq!(next.used_count(1), 6);
 }
 
-/// QEMU hangs up: everything stops; nobody hangs.
+/// QEMU closes the connection: everything stops, and no call hangs.
 #[test]
 fn hanging_up_stops_the_rings() {
     let (driver, mut ours) = running(USUAL);
@@ -194,7 +196,7 @@ fn hanging_up_stops_the_rings() {
     frames.into_iter().for_each(|frame| pool.free(frame));
 }
 
-/// After a migration QEMU asks us to say, for the guest, where it is now.
+/// After a migration QEMU asks us to announce the guest's new place on the guest's behalf.
 #[test]
 fn an_announcement_comes_as_if_from_the_guest() {
     let (driver, mut ours) = running(USUAL);
@@ -207,7 +209,8 @@ fn an_announcement_comes_as_if_from_the_guest() {
     assert!(ours.receive().is_empty(), "once");
 }
 
-/// While the guest migrates, each page we write to is noted: buffers, and the used ring where QEMU wants it.
+/// While the guest migrates, each page that we write is logged: buffers, and the used ring if QEMU requests
+/// it.
 #[test]
 fn what_we_write_is_logged() {
     let (mut driver, mut ours) = running(USUAL);
@@ -224,7 +227,7 @@ fn what_we_write_is_logged() {
         (0..4096 * 8).filter(|&page| bits[page / 8] >> (page % 8) & 1 == 1).collect::<Vec<usize>>()
     };
     assert_eq!(dirty(), [] as [usize; 0]);
-    // A frame across two pages of buffer, the second of which it hardly touches.
+    // A frame across two pages of buffer; the second page gets only a few bytes.
     driver.offer(0, &[(BUFFERS + 4000, 2048)], WRITE);
     let frame = ours.frame(&bytes(90));
     ours.send(vec![frame]);
@@ -255,8 +258,8 @@ fn a_new_memory_table_under_way() {
 }
 
 proptest! {
-    /// However the driver cuts a packet into buffers, in its table or an indirect one, its bytes arrive; and
-    /// however it cuts its buffers, ours do.
+    /// However the driver splits a packet into buffers, in its table or an indirect one, its bytes arrive;
+    /// and however it splits its buffers, our bytes arrive.
     #[test]
     fn any_cut_of_any_frame(len in 0usize..3000, cuts in proptest::collection::vec(1u32..900, 0..12), indirect: bool) {
         let (mut driver, mut ours) = running(USUAL);

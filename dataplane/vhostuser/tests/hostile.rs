@@ -1,5 +1,5 @@
-//! What no guest and no QEMU should do: each ends in a fault that stops this device, names what was wrong, and leaks
-//! neither slots nor descriptors.
+//! Violations by a guest or QEMU: each ends in a fault that stops only this device, names the violation, and
+//! leaks neither slots nor descriptors.
 
 mod driver;
 
@@ -126,7 +126,7 @@ fn t9_buffers_of_the_wrong_kind() {
     assert_eq!(to_guest(USUAL, tiny), "the guest broke ring 0: its buffers are too small");
 }
 
-/// What is wrong with one packet is that packet's end, not the ring's.
+/// An invalid packet is dropped by itself; the ring continues.
 #[test]
 fn t7_impossible_headers_are_dropped_and_counted() {
     let (mut driver, mut ours) = running(USUAL);
@@ -148,7 +148,7 @@ fn t7_impossible_headers_are_dropped_and_counted() {
     assert_eq!(ours.pool.usage().used, 0);
 }
 
-/// T9: absurd chains cost one guest's turn a bounded time, whatever they are made of.
+/// T9: absurd chains of any kind cost one guest's turn a bounded time.
 #[test]
 fn t9_a_call_looks_at_so_many_descriptors() {
     let (mut driver, mut ours) = running(USUAL);
@@ -166,7 +166,7 @@ fn t9_a_call_looks_at_so_many_descriptors() {
     assert_eq!(ours.receive().len(), 8);
 }
 
-/// What QEMU says in a connection that has only begun; returns the fault.
+/// Sends messages in a new connection; returns the fault.
 fn from_qemu(say: impl FnOnce(&mut Driver)) -> Fault {
     let (mut driver, mut ours) = pair(1);
     say(&mut driver);
@@ -221,7 +221,7 @@ fn open_files() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count()
 }
 
-/// More descriptors than a message has: refused, and none is left open.
+/// More descriptors than a message has: refused, and all are closed.
 #[test]
 fn t10_a_flood_of_descriptors() {
     let flood = |request: u32, count: usize| {
@@ -235,11 +235,11 @@ fn t10_a_flood_of_descriptors() {
         assert!(matches!(flood(request, count), Fault::Descriptors { .. }), "{request} with {count}");
     }
     assert!(matches!(flood(12, 1), Fault::Setup { .. }), "a file is no eventfd");
-    // Other tests of this process run meanwhile and hold some of their own.
+    // Other tests of this process run at the same time and hold some of their own.
     assert!(open_files() < before + 200, "descriptors stay open");
 }
 
-/// What could make us wait is refused as a thing to be kicked or called through.
+/// A descriptor that could block us is refused as a kick or call descriptor.
 #[test]
 fn t10_pipes_are_no_eventfds() {
     let (read, write): (OwnedFd, OwnedFd) = pipe().unwrap();
@@ -273,7 +273,7 @@ fn t10_messages_that_are_none() {
     }
 }
 
-/// A ring is started only where there is memory for all of it.
+/// A ring starts only if all its parts lie in guest memory.
 #[test]
 fn t10_rings_in_the_wrong_place() {
     let start = |change: &dyn Fn(&mut Driver)| {
@@ -313,7 +313,7 @@ fn t10_rings_in_the_wrong_place() {
     assert!(matches!(fault, Fault::Setup { ring: 0, .. }));
 }
 
-/// After a fault the driver may start anew (the guest was rebooted), and works.
+/// After a fault the driver may start again (the guest was rebooted), and works.
 #[test]
 fn a_guest_that_starts_anew_is_forgiven() {
     let (mut driver, mut ours) = running(USUAL);
@@ -338,7 +338,8 @@ fn a_guest_that_starts_anew_is_forgiven() {
 }
 
 proptest! {
-    /// Rings of noise: whatever the driver's memory holds, no panic, no lost slot, and what is taken was offered.
+    /// Rings of random bytes: no content of the driver's memory causes a panic or a lost slot, and
+    /// taken entries were offered.
     #[test]
     fn t9_any_memory(
         noise in proptest::collection::vec((0u64..0x9000, any::<[u8; 8]>()), 0..200),
@@ -367,7 +368,8 @@ proptest! {
         prop_assert_eq!(ours.pool.usage().used, 0);
     }
 
-    /// Conversations of noise: whatever QEMU says, in whatever order, no panic, and the end of it is the end.
+    /// Random sessions: messages in any order never cause a panic, and the end of the connection ends
+    /// everything.
     #[test]
     fn t10_any_conversation(said in proptest::collection::vec(
         (0u32..46, proptest::collection::vec(prop_oneof![Just(0u64), Just(1), Just(64), Just(USER), Just(USER + 4096), any::<u64>()], 0..6), 0usize..3, any::<bool>()), 0..40)

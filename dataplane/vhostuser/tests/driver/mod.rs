@@ -1,5 +1,5 @@
-//! The other side, in this process: what QEMU says over the socket, and what a driver writes to its rings. It can be
-//! as wrong as a test wants. (Real guests: `tests/system`.)
+//! The other side, in this process: QEMU's messages over the socket, and a driver's writes to its rings. It
+//! can be as wrong as a test requires. (Real guests: `tests/system`.)
 
 #![allow(dead_code, reason = "each user needs some of it")]
 
@@ -19,13 +19,13 @@ use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMma
 
 /// Bytes of guest memory.
 pub const MEMORY: usize = 2 << 20;
-/// Where QEMU says it has mapped it.
+/// The address at which QEMU claims to have mapped the memory.
 pub const USER: u64 = 0x7f00_0000_0000;
 /// Entries in each ring.
 pub const RING: u16 = 64;
-/// Bytes kept for each ring's three parts.
+/// Bytes reserved for each ring's three parts.
 const RING_SPAN: u64 = 0x4000;
-/// Where buffers start.
+/// The first address for buffers.
 pub const BUFFERS: u64 = 0x10_0000;
 
 pub const NEXT: u16 = 1;
@@ -37,7 +37,7 @@ pub const EVENT_IDX: u64 = 1 << 29;
 pub const VERSION_1: u64 = 1 << 32;
 pub const LOG_ALL: u64 = 1 << 26;
 pub const PROTOCOL: u64 = 1 << 30;
-/// What a Linux guest agrees to.
+/// The features that a Linux guest accepts.
 pub const USUAL: u64 =
     VERSION_1 | MERGEABLE | EVENT_IDX | PROTOCOL | 0b11 | 1 << 7 | 1 << 8 | 1 << 11 | 1 << 12;
 
@@ -52,7 +52,7 @@ pub struct Driver {
     pub rings: Vec<(u16, u16)>,
 }
 
-/// Ours.
+/// Our side.
 pub struct Ours {
     pub device: Arc<Device>,
     pub connection: Connection,
@@ -68,7 +68,7 @@ pub fn memory_file(len: usize, seals: SealFlags) -> OwnedFd {
     file
 }
 
-/// A connected pair, nothing said yet.
+/// A connected pair without any message yet.
 pub fn pair(pairs: usize) -> (Driver, Ours) {
     let file = memory_file(MEMORY, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL);
     let mapping =
@@ -100,7 +100,7 @@ pub fn running(features: u64) -> (Driver, Ours) {
 }
 
 impl Ours {
-    /// Takes all that was said.
+    /// Handles all messages sent so far.
     pub fn listen(&mut self) -> Result<Turn, Fault> {
         loop {
             let turn = self.connection.turn()?;
@@ -110,7 +110,7 @@ impl Ours {
         }
     }
 
-    /// What the guest sent, as bytes, and the frames' offload facts.
+    /// The frames that the guest sent, as bytes, and their offload facts.
     pub fn receive(&mut self) -> Vec<(Vec<u8>, engine::frame::Offload)> {
         let mut batch = Batch::new();
         self.device.receive(0, &mut self.pool, &mut batch);
@@ -122,7 +122,7 @@ impl Ours {
         taken.collect()
     }
 
-    /// Sends; returns how many found no room.
+    /// Sends frames; returns how many found no room.
     pub fn send(&mut self, frames: Vec<Frame>) -> usize {
         let mut frames = frames;
         self.device.send(0, &mut self.pool, &mut frames);
@@ -189,7 +189,7 @@ impl Driver {
         self.say(request, &(ring as u64).to_ne_bytes(), &[file.as_fd()]);
     }
 
-    /// Everything, in QEMU 7.2's order: rings are enabled before the features are said.
+    /// Sends all messages of a start in QEMU 7.2's order: rings are enabled before the features are set.
     pub fn start(&mut self, ours: &mut Ours, features: u64) -> Result<(), Fault> {
         for request in [1, 15, 17] {
             self.say(request, &[], &[]);
@@ -215,7 +215,7 @@ impl Driver {
         ours.listen().map(drop)
     }
 
-    /// Descriptor table, available ring, used ring.
+    /// The addresses of descriptor table, available ring and used ring.
     pub fn parts(&self, ring: usize) -> [u64; 3] {
         let at = 0x1000 + ring as u64 * RING_SPAN;
         [at, at + 0x1000, at + 0x2000]
@@ -284,12 +284,12 @@ impl Driver {
         (word(0), word(4))
     }
 
-    /// Wants to be called when entry `n` is used.
+    /// Requests a call when entry `n` is used.
     pub fn call_at(&self, ring: usize, n: u16) {
         self.set_word(self.parts(ring)[1] + 4 + u64::from(RING) * 2, n);
     }
 
-    /// At which available entry we want to be kicked.
+    /// The available entry at which the device requests a kick.
     pub fn kick_at(&self, ring: usize) -> u16 {
         self.word(self.parts(ring)[2] + 4 + u64::from(RING) * 8)
     }
