@@ -264,7 +264,7 @@ fn the_answers_of_all_workers_are_put_together() {
     assert_eq!((peer["resolved"].as_bool(), peer["tx"].as_u64()), (Some(true), Some(10)));
     let drops = w.call("drops", json!({ "port": "g1" }))["rows"].clone();
     assert_eq!((drops[0]["reason"].as_str(), drops[0]["count"].as_u64()), (Some("runt"), Some(8)));
-    assert_eq!(drops[0]["help"], "Shorter than an Ethernet header.");
+    assert_eq!(drops[0]["help"], "The frame is shorter than an Ethernet header.");
     // The deletion of a learned entry goes to the workers, not to the file.
     w.take();
     w.call("fdb.del", json!({ "network": "private", "mac": "02:00:00:00:00:02" }));

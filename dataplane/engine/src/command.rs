@@ -224,7 +224,7 @@ pub struct PortConfig {
     pub policy: Box<PortPolicy>,
 }
 
-/// The owner's own rules for a port, whatever its network. By default there are none.
+/// The owner's own rules for a port in any network. By default it has no such rules.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct PortPolicy {
     /// Limit of incoming traffic.
@@ -235,7 +235,7 @@ pub struct PortPolicy {
     pub cut: Option<Cut>,
     /// The port that gets copies of incoming and outgoing frames; it has to be a `tap`.
     pub mirror: Option<PortId>,
-    /// Whether the port is a mirror target. Only other ports' copies leave by it, and incoming frames are
+    /// Whether the port is a mirror target. Only other ports' copies leave there, and incoming frames are
     /// dropped. Such a port joins no network.
     pub tap: bool,
     /// Whether an incoming BPDU is reported ([`Event::Bpdu`]).
@@ -278,8 +278,8 @@ pub struct PeerConfig {
     pub address: IpAddr,
     /// Networks that the peer takes part in; frames of others are refused.
     pub vnis: Vec<Vni>,
-    /// The peer is reached through this one, which relays. Nothing is sent to `address` itself, or accepted
-    /// from it.
+    /// The peer is reached through this one, which relays. This switch neither sends to
+    /// `address` itself nor accepts packets from there.
     pub via: Option<PeerId>,
     /// We relay for the peer: its frames may go on to other peers, and others' to it (a spoke in the terms of
     /// RFC 4762 §10.1). Frames never pass between two peers that are both not spokes.
@@ -445,7 +445,7 @@ pub enum Command {
     RemovePort(PortId),
     /// Creates or changes a peer.
     SetPeer(PeerId, PeerConfig),
-    /// Removes a peer and everything learned from it.
+    /// Removes a peer and its FDB entries.
     RemovePeer(PeerId),
     /// Creates or changes a floating-IP mapping.
     SetFloating(FloatingId, FloatingConfig),
@@ -500,8 +500,7 @@ pub enum Query {
     DropSamples,
     /// The frames that a watch has seen since the last query, up to a number of frames and of bytes.
     Seen(WatchId, usize, usize),
-    /// Dry run: what the switch would do now with this frame at this port. Nothing is learned, sent or
-    /// counted.
+    /// Dry run: the fate of this frame if it came in at this port now. Nothing is learned, sent or counted.
     Trace(PortId, Vec<u8>),
 }
 

@@ -1,12 +1,13 @@
 //! Every frame is accounted for:
 //! `rx + replicated + originated + segmented = tx + dropped + punted + consumed + coalesced`.
 //!
-//! A super-frame is one frame. Cut into n, it has made n - 1 (`segmented`), whether they are then sent or dropped for
-//! want of slots or queue; of n that are merged, n - 1 are gone (`coalesced`). A tunnel super-frame that is opened into
-//! n packets, of which some runs are merged again, counts the same way.
+//! A GSO packet is one frame. Its segmentation into n segments adds n - 1 frames (`segmented`), whether they are
+//! then sent, or dropped because slots or queue places are missing. When n segments are coalesced, n - 1 are gone
+//! (`coalesced`). A tunnel GSO packet that is unpacked into n packets, some of which are coalesced again, counts the
+//! same way.
 //!
-//! Between workers, what one hands off another takes over; each side counts, so that the law holds for
-//! every worker and for their sum, whenever they are asked.
+//! Both workers count a frame that one hands off and the other takes over, so the law holds for every worker and for
+//! their sum, at any time.
 
 use core::fmt;
 
@@ -29,7 +30,7 @@ macro_rules! drop_reasons {
                 match self { $(Self::$name => $text,)+ }
             }
 
-            /// What it means, for people.
+            /// The meaning of the reason, for people.
             #[must_use]
             pub const fn help(self) -> &'static str {
                 match self { $(Self::$name => concat!($($doc,)+),)+ }
@@ -41,9 +42,9 @@ macro_rules! drop_reasons {
 drop_reasons! {
     /// The port is not live: not completely bound, or unknown.
     PortNotLive = "port-not-live",
-    /// Shorter than an Ethernet header.
+    /// The frame is shorter than an Ethernet header.
     Runt = "runt",
-    /// Longer than the ingress port's MTU allows.
+    /// The frame is longer than the ingress port's MTU allows.
     Giant = "giant",
     /// The source MAC is a group address or zero.
     SourceMacInvalid = "source-mac-invalid",
@@ -53,103 +54,111 @@ drop_reasons! {
     SpoofedMac = "spoofed-mac",
     /// The source IP is not bound to this guest port.
     SpoofedIp = "spoofed-ip",
-    /// An address that ARP or Neighbor Discovery speaks for is not bound to this guest port.
+    /// An address that an ARP or Neighbor Discovery message claims is not bound to this guest port.
     SpoofedNeighbor = "spoofed-neighbor",
-    /// A guest port spoke as a DHCP server, a DHCP relay or a boot server.
+    /// A guest port sent a message of a DHCP server, a DHCP relay or a boot server.
     DhcpServerGuard = "dhcp-server-guard",
-    /// A guest port sent a router advertisement or a redirect, of IPv4 or IPv6.
+    /// A guest port sent an IPv4 or IPv6 router advertisement or redirect.
     RaGuard = "ra-guard",
-    /// A guest port spoke as the querier of its segment (IGMP or MLD) or as a multicast router (PIM, DVMRP, RFC 4286).
+    /// A guest port sent a query of its segment's querier (IGMP or MLD) or a message of a multicast router
+    /// (PIM, DVMRP, RFC 4286).
     QuerierGuard = "querier-guard",
-    /// A guest port sent a fragment that hides what it is part of, or cut what may not be cut (Neighbor Discovery).
+    /// A guest port sent a fragment that hides its packet's headers, or fragmented a message that must be
+    /// whole (Neighbor Discovery).
     FragmentGuard = "fragment-guard",
-    /// A guest port sent an IEEE 802.2 (LLC, SNAP) frame, in which some receivers take IP past every other guard.
+    /// A guest port sent an IEEE 802.2 (LLC, SNAP) frame. Some receivers accept IP in these, past every other
+    /// guard.
     LlcGuard = "llc-guard",
-    /// A guest port sent a DHCP message that is no proper question, or not one for the guest itself.
+    /// A guest port sent a malformed DHCP message, or one that does not ask for the guest itself.
     DhcpMalformed = "dhcp-malformed",
-    /// Destination 01-80-C2-00-00-0x, which no bridge forwards; of a guest port, another group of bridges too, LACP and LLDP.
+    /// The destination is 01-80-C2-00-00-0x, which no bridge forwards; or a guest port sent to another group
+    /// of bridges, or LACP or LLDP.
     LinkLocalGroup = "link-local-group",
     /// The VLAN tag is not allowed on the ingress port.
     VlanNotAllowed = "vlan-not-allowed",
     /// The destination is behind the ingress port itself.
     SamePort = "same-port",
-    /// Nobody to flood to, or the only place is not allowed (split horizon, VLAN).
+    /// The network has no other port or peer to flood to, or the only output is not allowed (split horizon,
+    /// VLAN).
     NoDestination = "no-destination",
-    /// Over the ingress port's limit for broadcast, multicast and unknown unicast.
+    /// The ingress port exceeds its limit for broadcast, multicast and unknown unicast.
     BumRateLimit = "bum-rate-limit",
     /// The underlay frame is not addressed to our NIC.
     NotOurMac = "not-our-mac",
     /// The underlay packet is neither a tunnel packet nor for a floating IP.
     NotOurs = "not-ours",
-    /// The outer headers of a tunnel packet are malformed or cut short.
+    /// The outer headers of a tunnel packet are malformed or truncated.
     OuterMalformed = "outer-malformed",
     /// The outer packet is a fragment.
     OuterFragment = "outer-fragment",
-    /// The VXLAN I flag is not set or reserved bits are.
+    /// The VXLAN header lacks the I flag or has reserved bits set.
     VxlanHeader = "vxlan-header",
-    /// The tunnel packet comes from an address that is no peer's.
+    /// The tunnel packet comes from an address that belongs to no peer.
     UnknownPeer = "unknown-peer",
     /// The VNI is not configured here.
     UnknownVni = "unknown-vni",
     /// The peer does not take part in that VNI.
     PeerNotInVni = "peer-not-in-vni",
-    /// The inner frame of a tunnel packet is cut short.
+    /// The inner frame of a tunnel packet is truncated.
     InnerMalformed = "inner-malformed",
     /// Congestion was marked on the outer header of a packet that cannot carry the mark (RFC 6040 §4.2).
     EcnNotCapable = "ecn-not-capable",
     /// The packet has to be routed or translated but its IP or transport header is malformed.
     IpMalformed = "ip-malformed",
-    /// The hop limit is used up.
+    /// The hop limit has expired.
     TtlExpired = "ttl-expired",
-    /// No floating IP or source route is for it, or the kernel has no route to its peer or destination out of the
-    /// uplink.
+    /// No floating IP or source route matches the packet, or the kernel has no route through the uplink to
+    /// its peer or destination.
     NoRoute = "no-route",
-    /// Addressed to the virtual gateway itself, which answers echo requests and offers no service.
+    /// The packet is addressed to the virtual gateway itself, which answers echo requests but offers no
+    /// service.
     GatewayNoService = "gateway-no-service",
     /// The next hop's MAC is not known yet.
     NeighborUnresolved = "neighbor-unresolved",
-    /// A translated packet to a VTEP, the tunnel port, a management prefix or the metadata service.
+    /// A translated packet is addressed to a VTEP, the tunnel port, a management prefix or the metadata
+    /// service.
     Guarded = "guarded",
-    /// From an iVM by NAT, in a connection that the rVM's own kernel has with the same far end and ports.
+    /// An iVM sent the packet by NAT with the addresses and ports of a connection of the rVM's own kernel.
     OwnConnection = "own-connection",
-    /// Not one of the ports or protocols that the floating IP is mapped for.
+    /// The floating IP is not mapped for this port or protocol.
     PortNotMapped = "port-not-mapped",
-    /// A later fragment for a floating IP with port lists, whose first fragment did not come before it.
+    /// A later fragment for a floating IP with port lists arrived before its first fragment.
     FragmentWithoutFirst = "fragment-without-first",
-    /// The peer of the destination is not there.
+    /// The destination's peer does not exist.
     PeerGone = "peer-gone",
-    /// The port of the destination is not there or not live.
+    /// The destination's port does not exist or is not live.
     EgressNotLive = "egress-not-live",
-    /// Longer than the output allows.
+    /// The packet is longer than the output allows.
     TooBig = "too-big",
     /// The offload facts that came with the frame are impossible.
     OffloadInvalid = "offload-invalid",
-    /// It needs segmentation or a checksum, in headers that the switch cannot read.
+    /// The packet needs segmentation or a checksum in headers that the switch cannot read.
     OffloadUnknown = "offload-unknown",
-    /// No free slot for a copy or a longer frame.
+    /// The pool has no free slot for a copy or a longer frame.
     PoolExhausted = "pool-exhausted",
     /// The output's queue is full.
     TxQueueFull = "tx-queue-full",
-    /// The output refused it.
+    /// The output refused the frame.
     TxError = "tx-error",
-    /// The tunnel loops: a relayed packet's hop limit is used up.
+    /// The tunnel loops: the hop limit of a relayed packet has expired.
     RelayLoop = "relay-loop",
-    /// From or for a port in quarantine.
+    /// The frame is from or for a port in quarantine.
     Quarantined = "quarantined",
-    /// From or for a port that a guard has disabled.
+    /// The frame is from or for a port that a guard has disabled.
     ErrDisabled = "err-disabled",
-    /// Over the rate limit of what may come in at the port.
+    /// The frame exceeds the port's ingress rate limit.
     IngressRateLimit = "ingress-rate-limit",
-    /// Over the rate limit of what may leave by the port.
+    /// The frame exceeds the port's egress rate limit.
     EgressRateLimit = "egress-rate-limit",
-    /// Sent by whoever listens at a mirror's target: nothing is taken from there.
+    /// The frame came in at a mirror target, which only sends.
     MirrorTarget = "mirror-target",
-    /// A mirror's copy that its target could not have: no slot, not live, or longer than it carries.
+    /// A mirror's copy could not be delivered: no free slot, the target is not live, or the copy is too long
+    /// for it.
     MirrorLost = "mirror-lost",
 }
 
 impl DropReason {
-    /// Whether it is counted on the port where the frame should have left.
+    /// Whether the output port counts drops for this reason.
     #[must_use]
     pub const fn is_of_output(self) -> bool {
         matches!(self, Self::TxQueueFull | Self::TxError | Self::EgressRateLimit | Self::MirrorLost)
@@ -168,9 +177,9 @@ pub const DROP_REASONS: usize = DropReason::ALL.len();
 /// Traffic of one direction: frames, and their bytes without outer headers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Volume {
-    /// Frames. A super-frame is one.
+    /// Number of frames. A GSO packet is one frame.
     pub frames: u64,
-    /// Bytes of the Ethernet frames, inside the tunnel where there is one. Segments that arrived merged count their
+    /// Bytes of the Ethernet frames, inside a tunnel of the inner ones. Segments that arrive coalesced count their
     /// headers once, as the kernel counts them.
     pub bytes: u64,
 }
@@ -191,8 +200,8 @@ impl core::ops::AddAssign for Volume {
     }
 }
 
-/// Counters of one port. A drop is counted on the port where the frame came in, but for what is the output's
-/// own ([`DropReason::is_of_output`]).
+/// Counters of one port. The ingress port of a frame counts its drop, except for reasons that belong to the output
+/// ([`DropReason::is_of_output`]).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PortCounters {
     /// Frames taken from the port.
@@ -225,43 +234,43 @@ impl core::ops::AddAssign<&Self> for PortCounters {
 }
 
 impl PortCounters {
-    /// Frames dropped, all reasons.
+    /// Frames dropped for any reason.
     #[must_use]
     pub fn dropped(&self) -> u64 {
         self.drops.iter().sum()
     }
 }
 
-/// Counters of a whole switch. Ports that are gone stay in the sums.
+/// Counters of a whole switch. The sums include removed ports.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct SwitchCounters {
     /// Frames taken from ports.
     pub rx: u64,
     /// Copies made for flooding, beyond the first.
     pub replicated: u64,
-    /// Frames the switch made itself (ARP requests, answers that need a new frame).
+    /// Frames that the switch made itself (ARP requests, answers that need a new frame).
     pub originated: u64,
-    /// Frames made by cutting a super-frame, beyond the first.
+    /// Frames made by segmentation of a GSO packet, beyond the first.
     pub segmented: u64,
     /// Frames given to ports.
     pub tx: u64,
     /// Frames dropped.
     pub dropped: u64,
-    /// Frames handed to the kernel.
+    /// Frames punted to the kernel.
     pub punted: u64,
     /// Frames for the switch itself: answers to its own ARP and ND questions.
     pub consumed: u64,
-    /// Frames that became part of another: segments of one flow, merged.
+    /// Frames that became part of another: segments of one flow, coalesced.
     pub coalesced: u64,
     /// Frames waiting in transmit queues now.
     pub queued: u64,
-    /// Frames given to another worker, which owns the port they leave by.
+    /// Frames given to another worker, which owns their output port.
     pub handed_off: u64,
     /// Frames taken from another worker, to be sent.
     pub taken_over: u64,
-    /// Errors among `originated`, by what they say ([`Refusal::kind`](crate::forward::verdict::Refusal::kind)).
+    /// Errors among `originated`, by their kind ([`Refusal::kind`](crate::forward::verdict::Refusal::kind)).
     pub refusals: [u64; REFUSAL_KINDS],
-    /// Errors that were due and not sent, for there were too many.
+    /// Errors that were due but exceeded the limit.
     pub refusals_limited: u64,
 }
 

@@ -1,4 +1,4 @@
-//! The worker loop: one switch, one pool, and the worker's own queues of every port. Workers share no memory:
+//! The worker loop: one switch, one pool, and the worker's own queues of every port. Workers share no state:
 //! news for other workers, and frames for ports that they own, go through the rings of `handoff.rs`.
 
 use alloc::boxed::Box;
@@ -32,7 +32,7 @@ pub struct Worker<P: FramePool> {
 enum PortIo<P> {
     /// The port has no I/O.
     None,
-    /// This worker has all queues of the port, or a share of them.
+    /// This worker has all or some queues of the port.
     Here(Box<dyn Port<P> + Send>, Share),
     /// Another worker sends for this one; this worker receives nothing from the port.
     At(usize, PortCaps),

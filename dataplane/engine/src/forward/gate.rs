@@ -9,7 +9,7 @@
 //! its limit costs no copies, and a mirror shows the frames that a quarantined port tries to send.
 //!
 //! A mirror cannot loop. The switch copies the frames that a port receives and those on its queue, but never
-//! those of a mirror target. A mirror target joins no network: only copies leave by it, and the switch drops
+//! those of a mirror target. A mirror target joins no network: it sends only copies, and the switch drops
 //! all frames that come in there. A copy that cannot be made is counted at the mirror target; the frame
 //! itself never waits for it.
 //!
