@@ -1,7 +1,6 @@
-//! Frames with virtio-net headers of any bytes through the whole switch: no panic, every frame accounted for,
-//! no slot lost, and every unfinished frame given to a port is one that the port accepts, with offload facts
-//! that are true of the frame. A frame is a template with changed bytes, so that headers are mostly right and
-//! GSO packets large.
+//! Frames with virtio-net headers of any bytes through the whole switch: no panic, every frame accounted for, no slot
+//! lost, and every unfinished frame given to a port is one that the port accepts, with offload facts that are true of
+//! the frame. A frame is a template with changed bytes, so that headers are mostly right and GSO packets large.
 #![no_main]
 
 use std::net::IpAddr;

@@ -1,5 +1,4 @@
-//! Any session from QEMU, of well-formed messages and raw bytes: no panic, no open descriptor left, rings
-//! stop with it.
+//! Any session from QEMU, of well-formed messages and raw bytes: no panic, no open descriptor left, rings stop with it.
 #![no_main]
 
 use std::io::Write;

@@ -1,5 +1,4 @@
-//! Any bytes as a guest's rings: no panic, no slot lost, and a bounded time, even if the driver writes while
-//! we read.
+//! Any bytes as a guest's rings: no panic, no slot lost, and a bounded time, even if the driver writes while we read.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -3,10 +3,9 @@
 // The kernel offload: packets of flows that the switch has already decided about are rewritten and redirected
 // in the kernel, by XDP (cache_xdp.bpf.h) or, where GSO packets pass, by tc (cache_skb.bpf.c).
 //
-// The programs decide nothing. A flow's packets are alike in every byte that the switch reads to decide, and
-// the switch has computed the edits (engine/src/forward/flow.rs). The programs check the fields that may
-// differ between packets and would change the decision; a packet that fails goes up like any other,
-// untouched.
+// The programs decide nothing. A flow's packets are alike in every byte that the switch reads to decide, and the switch
+// has computed the edits (engine/src/forward/flow.rs). The programs check the fields that may differ between packets
+// and would change the decision; a packet that fails goes up like any other, untouched.
 //
 // User space writes slots and reads their counts through the mapping. It writes a slot only while no program
 // can be reading it: between two flows the slot's epoch is 0, and an RCU grace period passes

@@ -25,8 +25,7 @@
 #define TUNNEL (1U << 31)
 #define FOLLOWED 0x6976      // the mark by which track.bpf.c knows our frames
 
-// From the filter to tc, reset one frame later: the slot's number plus one, and whether it is a tunnel
-// packet.
+// From the filter to tc, reset one frame later: the slot's number plus one, and whether it is a tunnel packet.
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 1);
@@ -45,8 +44,7 @@ struct sk_buff {
 	__u8 ip_summed : 2;
 } __attribute__((preserve_access_index));
 
-// The kernel's function bpf_cast_to_kern_ctx; the loader fills in its number (program.rs), as aya knows only
-// helpers.
+// The kernel's function bpf_cast_to_kern_ctx; the loader fills in its number (program.rs), as aya knows only helpers.
 static struct sk_buff *(*const kernels)(struct __sk_buff *) = (void *)0x6976;
 
 #define CHECKSUM_PARTIAL 3
@@ -120,8 +118,7 @@ static __always_inline int fits(struct __sk_buff *skb, const __u32 base, const s
 		segment = a->head + skb->gso_size;
 		if (a->ip_len + 14 != inner)
 			return 0;
-		// A decapsulated packet keeps the mark of a tunnel, by which a UDP receiver would segment it at an outer
-		// header.
+		// A decapsulated packet keeps the mark of a tunnel, by which a UDP receiver would segment it at an outer header.
 		if (a->proto == IPPROTO_UDP && base)
 			return 0;
 	}

@@ -11,10 +11,9 @@
 // packets make entries; tunnel packets and packets that the switch sends make none. So if an iVM and the
 // kernel use the same five-tuple, it is the kernel's.
 //
-// The table is set-associative, in memory that user space maps. In a full set the flow that would end first
-// makes room: a request before a connection. Writers of a set take turns; one that finds another writing
-// gives up, and notes the flow with its next packet. A reader that meets a writer may miss a flow for one
-// packet.
+// The table is set-associative, in memory that user space maps. In a full set the flow that would end first makes room:
+// a request before a connection. Writers of a set take turns; one that finds another writing gives up, and notes the
+// flow with its next packet. A reader that meets a writer may miss a flow for one packet.
 
 #define OWN_WAYS 8
 #define OWN_SETS_BITS 13
@@ -136,8 +135,7 @@ static __always_inline int own_has_fragment(const struct own_key *key, const __u
 	return 0;
 }
 
-// Notes a fragmented packet: if its first fragment is the kernel's, so are the others. Only those behind it
-// are known.
+// Notes a fragmented packet: if its first fragment is the kernel's, so are the others. Only those behind it are known.
 static __always_inline void own_note_fragment(const struct own_key *key, const __u64 *mix)
 {
 	__u64 hash = own_hash(key, mix);

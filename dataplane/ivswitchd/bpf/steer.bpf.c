@@ -11,8 +11,7 @@
 //               far end is a bridge). It writes the tag into the frame first. Linux 6.8 can ask a driver, in a
 //               program that is loaded for one interface only.
 //
-// Before that, all programs check whether the switch has already decided about the packet's flow
-// (cache_xdp.bpf.h).
+// Before that, all programs check whether the switch has already decided about the packet's flow (cache_xdp.bpf.h).
 //
 // Among the packets that the map sends up, answers to the rVM's own kernel stay with it anyway (own.bpf.h).
 //

@@ -42,9 +42,8 @@ const CALLS: &[Call] = &[
     ("exit", libc::SYS_exit, "the end of the thread"),
 ];
 
-/// System calls that only other machines or rare moments need, so that a test cannot always show them: a
-/// clock that needs a system call, a driver that needs wake-ups, a contended lock, a table larger than the
-/// allocator's arena.
+/// System calls that only other machines or rare moments need, so that a test cannot always show them: a clock that
+/// needs a system call, a driver that needs wake-ups, a contended lock, a table larger than the allocator's arena.
 const ELSEWHERE: &[Call] = &[
     ("recvfrom", libc::SYS_recvfrom, "waking a driver with zero copy for its fill ring"),
     ("futex", libc::SYS_futex, "the memory allocator's and the log's locks, when another thread holds them"),
@@ -109,7 +108,7 @@ impl Confinement {
     /// Confines this thread, permanently.
     ///
     /// # Errors
-    /// Returns what the kernel refuses.
+    /// Returns the kernel's error.
     pub fn apply(&self) -> io::Result<()> {
         block_signals()?;
         for set in [CapSet::Ambient, CapSet::Effective, CapSet::Permitted, CapSet::Inheritable] {

@@ -52,8 +52,7 @@ enum Listener {
     Tcp(TcpListener),
 }
 
-/// Serves the metrics from a separate thread until the process ends. `control` is the daemon's control
-/// socket.
+/// Serves the metrics from a separate thread until the process ends. `control` is the daemon's control socket.
 ///
 /// # Errors
 /// The address cannot be used.

@@ -38,8 +38,7 @@ use crate::confine::Confinement;
 /// this is 0, 50, 100 or 200 us; at 200 packets/s the daemon takes 0.5 %, 2 %, 2-3 % and 6 % of a core.
 const SPIN: Duration = Duration::from_micros(50);
 
-/// How long the thread polls without yielding. Then it offers the core to other threads after every look at
-/// the ports.
+/// How long the thread polls without yielding. Then it offers the core to other threads after every look at the ports.
 const SPIN_ALONE: Duration = Duration::from_micros(5);
 
 /// How long to sleep while frames wait in a port's transmit ring for the kernel to take them.

@@ -191,8 +191,7 @@ fn ready_reload_and_a_clean_end() {
     assert!(links.contains("eth1@eth1p") && !links.contains("xdp"), "{links}");
 }
 
-/// A configuration that cannot work is refused at the start, with object, cause and remedy, before anything
-/// is touched.
+/// A configuration that cannot work is refused at the start, with object, cause and remedy, before anything is touched.
 #[test]
 #[ignore = "needs root: cargo xtask test"]
 fn refusals_at_the_start() {

@@ -171,8 +171,7 @@ impl Device {
         }
     }
 
-    /// Takes frames that the guest sends through this lane's pairs. Returns true if some are left for lack of
-    /// slots.
+    /// Takes frames that the guest sends through this lane's pairs. Returns true if some are left for lack of slots.
     pub fn receive<P: FramePool>(&self, lane: usize, pool: &mut P, batch: &mut Batch) -> bool {
         if lane == 0 && self.announce.load(Ordering::Relaxed) != 0 {
             self.announce_station(pool, batch);
@@ -305,8 +304,7 @@ impl Device {
         self.wake(0);
     }
 
-    /// Announces the station that moved here, as if it had sent that itself (a RARP request, RFC 903, as
-    /// QEMU's own).
+    /// Announces the station that moved here, as if it had sent that itself (a RARP request, RFC 903, as QEMU's own).
     fn announce_station<P: FramePool>(&self, pool: &mut P, batch: &mut Batch) {
         let bytes = self.announce.swap(0, Ordering::Relaxed).to_le_bytes();
         let mac = &bytes[..6];
@@ -332,8 +330,7 @@ impl Device {
         Ok(())
     }
 
-    /// Undoes `listen` before the descriptor is closed: QEMU has it too, so closing ours does not end the
-    /// watch.
+    /// Undoes `listen` before the descriptor is closed: QEMU has it too, so closing ours does not end the watch.
     pub(crate) fn ignore(&self, number: usize, kick: Option<&OwnedFd>) {
         if let Some(kick) = kick.filter(|_| number % 2 == 1) {
             // It may be gone already, which is just as good.

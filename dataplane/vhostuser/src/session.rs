@@ -215,8 +215,7 @@ impl Session {
                     self.device.announce(mac);
                 }
             }
-            // The log's eventfd is for a QEMU that waits for dirty pages, and no version does. The MTU is the
-            // port's.
+            // The log's eventfd is for a QEMU that waits for dirty pages, and no version does. The MTU is the port's.
             FrontendReq::SET_OWNER | FrontendReq::SET_LOG_FD | FrontendReq::NET_SET_MTU => {}
             _ => return Err(message.wrong("it was not agreed on")),
         }

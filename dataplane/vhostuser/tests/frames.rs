@@ -81,8 +81,7 @@ fn a_super_frame_over_mergeable_buffers() {
     assert_eq!(ours.pool.usage().used, 0);
 }
 
-/// Without mergeable buffers a frame too long for the guest is dropped and counted; the next one gets its
-/// buffer.
+/// Without mergeable buffers a frame too long for the guest is dropped and counted; the next one gets its buffer.
 #[test]
 fn a_frame_longer_than_any_buffer() {
     let (mut driver, mut ours) = running(USUAL & !MERGEABLE);
@@ -94,8 +93,7 @@ fn a_frame_longer_than_any_buffer() {
     assert_eq!(ours.pool.usage().used, 0);
 }
 
-/// A call is made only when the driver's index is passed; a kick is requested only before sleeping, and
-/// counted.
+/// A call is made only when the driver's index is passed; a kick is requested only before sleeping, and counted.
 #[test]
 fn calls_and_kicks_by_index() {
     let (mut driver, mut ours) = running(USUAL);
@@ -209,8 +207,7 @@ fn an_announcement_comes_as_if_from_the_guest() {
     assert!(ours.receive().is_empty(), "once");
 }
 
-/// While the guest migrates, each page that we write is logged: buffers, and the used ring if QEMU requests
-/// it.
+/// While the guest migrates, each page that we write is logged: buffers, and the used ring if QEMU requests it.
 #[test]
 fn what_we_write_is_logged() {
     let (mut driver, mut ours) = running(USUAL);

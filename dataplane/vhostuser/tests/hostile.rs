@@ -368,8 +368,7 @@ proptest! {
         prop_assert_eq!(ours.pool.usage().used, 0);
     }
 
-    /// Random sessions: messages in any order never cause a panic, and the end of the connection ends
-    /// everything.
+    /// Random sessions: messages in any order never cause a panic, and the end of the connection ends everything.
     #[test]
     fn t10_any_conversation(said in proptest::collection::vec(
         (0u32..46, proptest::collection::vec(prop_oneof![Just(0u64), Just(1), Just(64), Just(USER), Just(USER + 4096), any::<u64>()], 0..6), 0usize..3, any::<bool>()), 0..40)

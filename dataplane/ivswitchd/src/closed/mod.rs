@@ -1,11 +1,10 @@
 //! Keeps the reality addresses of floating IPs closed to the rVM's own kernel, whether or not the daemon runs.
 //!
-//! While the daemon runs, steering takes a floating IP's packets before the kernel sees them. When the daemon
-//! is stopped, killed, or not started yet, those packets would go to the kernel, whose services would answer
-//! the Internet under the floating IP's address. An nftables table rejects them. Only three things remove
-//! that table: the mapping's removal, a purge of the package, or another program, which the daemon notices.
-//! At boot `ivswitchd --close` installs it before the network is up. `dataplane/decisions/0023` has the
-//! alternatives.
+//! While the daemon runs, steering takes a floating IP's packets before the kernel sees them. When the daemon is
+//! stopped, killed, or not started yet, those packets would go to the kernel, whose services would answer the Internet
+//! under the floating IP's address. An nftables table drops them. Only three things remove that table: the mapping's
+//! removal, a purge of the package, or another program, which the daemon notices. At boot `ivswitchd --close` installs
+//! it before the network is up. `dataplane/decisions/0023` has the alternatives.
 //!
 //! [`rules`] writes the script, [`nft`] runs it; without nftables, [`filter`] closes by tc.
 
@@ -41,8 +40,7 @@ const RETRY: Duration = Duration::from_secs(30);
 /// The last script that ran, for a boot at which the configuration is refused.
 const SAVED: &str = "closed.nft";
 
-/// The thread that maintains the rule. It runs a program for each change, and no other thread should wait for
-/// that.
+/// The thread that maintains the rule. It runs a program for each change, and no other thread should wait for that.
 #[derive(Debug)]
 pub struct Closer {
     plans: Option<Sender<ClosePlan>>,
@@ -82,8 +80,7 @@ impl Closer {
 }
 
 impl Drop for Closer {
-    /// Requests that came first are done first: a mapping that was removed just before the end leaves no
-    /// rule.
+    /// Requests that came first are done first: a mapping that was removed just before the end leaves no rule.
     fn drop(&mut self) {
         drop(self.plans.take());
         if let Some(thread) = self.thread.take() {
@@ -100,8 +97,7 @@ struct Rule {
     shown: Option<String>,
     changes: Option<Changes>,
     state: CloseState,
-    /// Whether to look for our tc filters: a process before us may have needed them, or we did. `None`: not
-    /// known yet.
+    /// Whether to look for our tc filters: a process before us may have needed them, or we did. `None`: not known yet.
     filters: Option<bool>,
     /// When a failure is tried again.
     retry: Option<Instant>,
@@ -248,7 +244,7 @@ fn bridge_of(interface: &str) -> Option<String> {
 /// for the user.
 ///
 /// # Errors
-/// Returns what `nft` refuses.
+/// Returns the error of `nft`.
 pub fn close_for(config: &Config, name: &str, dir: &Path) -> Result<String, String> {
     let plan = ctl::reconcile::close(config, name, None);
     let result = carry_out(&plan, dir);

@@ -132,7 +132,7 @@ impl Changes {
     /// Starts to listen.
     ///
     /// # Errors
-    /// Returns what the kernel refuses.
+    /// Returns the kernel's error.
     pub fn listen() -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_NETFILTER)?;
         socket.bind(&SocketAddr::new(0, 0))?;

@@ -25,15 +25,13 @@ pub const SSH: L4Range = L4Range { proto: L4Proto::Tcp, first: 22, last: 22 };
 /// The expressions of `nft` that the script may use.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Sockets {
-    /// Also accepts TCP segments that belong to a socket which connection tracking has not seen from its
-    /// start.
+    /// Also accepts TCP segments that belong to a socket which connection tracking has not seen from its start.
     Known,
     /// The kernel lacks CONFIG_NFT_SOCKET.
     Unknown,
 }
 
-/// The script for a plan. `also` names other interfaces whose packets come from the uplink: a bridge that
-/// contains it.
+/// The script for a plan. `also` names other interfaces whose packets come from the uplink: a bridge that contains it.
 #[must_use]
 pub fn script(plan: &ClosePlan, also: &[String], sockets: Sockets) -> String {
     let mut text = REMOVE.to_owned();
@@ -73,8 +71,7 @@ pub fn script(plan: &ClosePlan, also: &[String], sockets: Sockets) -> String {
 fn rules(plan: &ClosePlan, reality: &SteerReality, sockets: Sockets) -> String {
     let mut lines = vec!["ct state established,related accept".to_owned()];
     if sockets == Sockets::Known {
-        // A connection older than the table, whose far end speaks first. At worst a stray segment reaches a
-        // socket.
+        // A connection older than the table, whose far end speaks first. At worst a stray segment reaches a socket.
         lines.push("tcp flags & (fin | syn | rst | ack) != syn socket wildcard 0 accept".to_owned());
     }
     if reality.all {

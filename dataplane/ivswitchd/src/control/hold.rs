@@ -63,8 +63,7 @@ impl PortHold {
 mod tests {
     use super::*;
 
-    /// While held, a sender gets no notice that the port is closed, and no packet queues; afterwards the port
-    /// is free.
+    /// While held, a sender gets no notice that the port is closed, and no packet queues; afterwards the port is free.
     #[test]
     fn a_held_port_is_silent() {
         let probe = UdpSocket::bind("127.0.0.1:0").unwrap();

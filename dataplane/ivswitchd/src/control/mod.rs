@@ -490,7 +490,7 @@ impl Control {
                 self.workers.iter().for_each(|worker| worker.detach(id));
                 return out.push(Input::PortFailed(id, format!("port {:?}: epoll: {error}", spec.interface)));
             }
-            // Some ports report by themselves what more than "ready" they are.
+            // Such a port reports by itself when it becomes more than ready.
             if control.turn(id, out) {
                 self.ports_wait.insert(id);
             }
@@ -498,8 +498,7 @@ impl Control {
             tracing::info!("{}: {}, {}", spec.interface, spec.kind.name(), opened.facts.mode);
             let opened = Input::PortOpened(id, opened.facts);
             if self.resuming {
-                // After all other inputs, together: the frames that waited in its rings are for those ports
-                // too.
+                // After all other inputs, together: the frames that waited in its rings are for those ports too.
                 out.push(opened);
             } else {
                 // Before other interfaces' inputs: this port forwards while the next one is being opened.
@@ -566,8 +565,7 @@ impl Control {
         }
     }
 
-    /// The plan contains the uplink's MAC address, which may change; and another interface may become the
-    /// uplink.
+    /// The plan contains the uplink's MAC address, which may change; and another interface may become the uplink.
     fn follow_uplink(&mut self, input: &Input) {
         self.uplink.set(self.links.uplink().map_or(0, |link| link.index));
         if let Input::Link(link) = input
@@ -693,8 +691,7 @@ impl Control {
         }
     }
 
-    /// Removes everything except the doors, and the descriptors that the service manager keeps for the next
-    /// process.
+    /// Removes everything except the doors, and the descriptors that the service manager keeps for the next process.
     fn close(mut self) {
         keep::leave();
         for id in self.ports.keys().copied().collect::<Vec<_>>() {
@@ -705,8 +702,7 @@ impl Control {
     }
 }
 
-/// The sockets for ICMP errors, where the kernel allows them: they only add detail about a peer that does not
-/// answer.
+/// The sockets for ICMP errors, where the kernel allows them: they only add detail about a peer that does not answer.
 fn open_icmp(registry: &Registry) -> Vec<IcmpErrors> {
     let mut opened = Vec::new();
     for (v6, token) in [false, true].into_iter().zip(ICMP) {
@@ -724,8 +720,7 @@ fn open_icmp(registry: &Registry) -> Vec<IcmpErrors> {
     opened
 }
 
-/// Reports the start of a reload: `Type=notify-reload` waits for the next `READY=1`, and requires this
-/// timestamp.
+/// Reports the start of a reload: `Type=notify-reload` waits for the next `READY=1`, and requires this timestamp.
 fn tell_reloading() {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => notify(&[NotifyState::Reloading, now]),

@@ -228,8 +228,7 @@ impl ControlSocket {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => {
-                    // For instance, the process has no descriptors left. The next client's arrival tries
-                    // again.
+                    // For instance, the process has no descriptors left. The next client's arrival tries again.
                     tracing::warn!("control socket: cannot accept a client: {error}");
                     return;
                 }
@@ -250,8 +249,7 @@ impl ControlSocket {
                 None
             };
             if let Some((code, why, how)) = refusal {
-                // The line fits any socket's buffer; if the client is gone already, the failure does not
-                // matter.
+                // The line fits any socket's buffer; if the client is gone already, the failure does not matter.
                 let _ = stream.write(format!("{}\n", refusal_line(code, why, how)).as_bytes());
                 continue;
             }
@@ -530,8 +528,7 @@ mod tests {
         assert!(hung_up(&world.turn(|_, out| !out.is_empty())));
     }
 
-    /// A line of exactly the limit passes; one byte more is refused with a message, and the client is
-    /// disconnected.
+    /// A line of exactly the limit passes; one byte more is refused with a message, and the client is disconnected.
     #[test]
     fn an_oversize_line_is_refused() {
         for (len, passes) in [(LINE_LEN_MAX, true), (LINE_LEN_MAX + 1, false), (3 * LINE_LEN_MAX, false)] {

@@ -134,7 +134,7 @@ pub fn is_usable(requester: &mut Requester, spec: &DoorSpec) -> bool {
 /// Removes the door whose CMS end has, or originally had, this name. Succeeds if the door is missing.
 ///
 /// # Errors
-/// Returns what the kernel refuses.
+/// Returns the kernel's error.
 pub fn delete(requester: &mut Requester, name: &str) -> Result<(), DoorError> {
     let kernel = |source| DoorError::Kernel { interface: name.into(), step: "list interfaces", source };
     let all = requester.dump(&RouteNetlinkMessage::GetLink(LinkMessage::default())).map_err(kernel)?;
@@ -214,8 +214,7 @@ fn correct(
         if fresh {
             quiet_ipv6(requester, theirs, spec.addresses.iter().all(|a| a.addr.is_ipv4()))?;
         }
-        // AF_XDP has no mark for an unfinished checksum; where the port type has one, finishing it is a
-        // waste.
+        // AF_XDP has no mark for an unfinished checksum; where the port type has one, finishing it is a waste.
         let unfinished = spec.kind == IoKind::Packet;
         if step(&theirs.name, "read its offload settings", || ethtool::tx_checksum(&theirs.name))?
             != unfinished
@@ -296,8 +295,7 @@ fn parse_prefix(text: &str) -> Option<IpPrefix> {
     Some(IpPrefix { addr: addr.parse().ok()?, len: len.parse().ok()? })
 }
 
-/// Disables IPv6 of the rVM itself on an interface that belongs to guests. Not one frame may leave, so before
-/// it is up.
+/// Disables IPv6 of the rVM itself on an interface that belongs to guests. Not one frame may leave, so before it is up.
 fn quiet_ipv6(requester: &mut Requester, end: &End, disable: bool) -> Result<(), DoorError> {
     // Written through /proc, as rtnetlink has no attribute for it. Without IPv6 in the kernel the files are
     // missing. These files follow the namespace of the thread that opens them.

@@ -113,8 +113,7 @@ impl Links {
         Ok(())
     }
 
-    /// Chooses the source addresses whose routes to report: those of tunnel packets, and of floating IPs'
-    /// packets.
+    /// Chooses the source addresses whose routes to report: those of tunnel packets, and of floating IPs' packets.
     pub fn watch_sources(&mut self, plan: &SteerPlan, out: &mut Vec<Input>) {
         let reality = plan.reality.iter().map(|reality| reality.address).collect();
         self.table.set_sources(Sources { tunnel: plan.tunnel, reality }, out);
@@ -178,7 +177,7 @@ impl Links {
     /// Removes a door by the name of its CMS end. Succeeds if the door is missing.
     ///
     /// # Errors
-    /// Returns what the kernel refuses.
+    /// Returns the kernel's error.
     pub fn delete_door(&mut self, name: &str) -> Result<(), DoorError> {
         door::delete(&mut self.requester, name)
     }

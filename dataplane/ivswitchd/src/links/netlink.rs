@@ -45,7 +45,7 @@ impl Requester {
     /// Opens the socket.
     ///
     /// # Errors
-    /// Returns what the kernel refuses.
+    /// Returns the kernel's error.
     pub fn open() -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.bind_auto()?;
@@ -92,8 +92,7 @@ impl Requester {
         Err(io::Error::new(io::ErrorKind::Interrupted, "the table kept changing while it was read"))
     }
 
-    /// Requests all objects of a type that the netlink library does not know; returns the bodies of the
-    /// answers.
+    /// Requests all objects of a type that the netlink library does not know; returns the bodies of the answers.
     ///
     /// # Errors
     /// The kernel's refusal, or a missing answer.

@@ -111,8 +111,7 @@ impl Table {
         }
     }
 
-    /// Call before a full dump of addresses. The dump then reports them again, and `finish` reports the
-    /// differences.
+    /// Call before a full dump of addresses. The dump then reports them again, and `finish` reports the differences.
     pub fn take_addresses(&mut self) -> BTreeMap<u32, Vec<IpPrefix>> {
         self.links.iter_mut().map(|(index, link)| (*index, std::mem::take(&mut link.addresses))).collect()
     }
@@ -382,8 +381,7 @@ mod tests {
         out
     }
 
-    /// Only changes are reported, and a renamed interface is reported as gone under its old name before it
-    /// comes back.
+    /// Only changes are reported, and a renamed interface is reported as gone under its old name before it comes back.
     #[test]
     fn a_link_is_said_once_and_a_rename_is_gone_then_new() {
         let mut table = Table::default();

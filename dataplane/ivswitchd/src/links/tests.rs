@@ -410,8 +410,7 @@ fn policy_rules_are_followed() {
     });
 }
 
-/// Routes with nexthop objects: single ones and groups, with and without the members in the kernel's route
-/// messages.
+/// Routes with nexthop objects: single ones and groups, with and without the members in the kernel's route messages.
 #[test]
 #[ignore = "needs root: cargo xtask test"]
 fn nexthop_objects_are_followed() {

@@ -1,5 +1,4 @@
-//! Queries an interface by its name: the ioctls that take an `ifreq`, and the ethtool commands behind one of
-//! them.
+//! Queries an interface by its name: the ioctls that take an `ifreq`, and the ethtool commands behind one of them.
 //!
 //! Unsafe because a request points to an ethtool command's own structure. No safe wrapper for that exists,
 //! and the netlink successor is missing in some kernels that we run on.
@@ -120,8 +119,7 @@ pub struct Strings {
     strings: [[u8; 32]; STRINGS_MAX],
 }
 
-// SAFETY: `Strings` has the layout of that structure, and `len` is the kernel's own count, limited to the
-// room here.
+// SAFETY: `Strings` has the layout of that structure, and `len` is the kernel's own count, limited to the room here.
 unsafe impl Command for Strings {}
 
 impl Strings {

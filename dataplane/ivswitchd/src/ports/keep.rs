@@ -46,8 +46,7 @@ pub fn inherited() -> BTreeMap<String, OwnedFd> {
 
 /// Asks the manager to keep a copy.
 pub fn store(name: &str, fd: impl AsFd) {
-    // Without FDPOLL=0 the manager would drop a descriptor in an error state, such as a TAP whose interface
-    // is down.
+    // Without FDPOLL=0 the manager would drop a descriptor in an error state, such as a TAP whose interface is down.
     let state = [NotifyState::FdStore, NotifyState::FdName(name), NotifyState::Custom("FDPOLL=0")];
     if let Err(error) = sd_notify::notify_with_fds(&state, &[fd.as_fd()]) {
         tracing::debug!("{name}: the service manager does not keep it: {error}");
@@ -61,8 +60,7 @@ pub fn remove(name: &str) {
     }
 }
 
-/// Notes that the process ends. The kept descriptors stay: a manager that starts no other process drops them
-/// itself.
+/// Notes that the process ends. The kept descriptors stay: a manager that starts no other process drops them itself.
 pub fn leave() {
     ENDING.store(true, Ordering::Relaxed);
     LEAVING.store(is_possible(), Ordering::Relaxed);

@@ -1,5 +1,4 @@
-//! The common parts of all drivers except AF_XDP: the counters, the failures, the state for the control
-//! thread.
+//! The common parts of all drivers except AF_XDP: the counters, the failures, the state for the control thread.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};

@@ -1,8 +1,7 @@
 //! Many messages per system call: `recvmmsg` and `sendmmsg`, with their control data.
 //!
-//! Unsafe because the kernel is given pointers. All point to this structure's own vectors, which never grow
-//! beyond their initial capacity and so never move, or to slots of frames that the caller holds during the
-//! call.
+//! Unsafe because the kernel is given pointers. All point to this structure's own vectors, which never grow beyond
+//! their initial capacity and so never move, or to slots of frames that the caller holds during the call.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};

@@ -228,8 +228,7 @@ impl PortControl {
         }
     }
 
-    /// Does due work, and appends the news for the agent to `out`. Returns true if there may be more work
-    /// now.
+    /// Does due work, and appends the news for the agent to `out`. Returns true if there may be more work now.
     pub fn turn(&mut self, id: PortId, out: &mut Vec<Input>) -> bool {
         match self {
             Self::Vhostuser(control) => control.turn(id, out),

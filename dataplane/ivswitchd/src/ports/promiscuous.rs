@@ -1,8 +1,7 @@
 //! Receives frames for the MACs behind a port: the interface is promiscuous while the port is open.
 //!
-//! A NIC accepts frames for its own MAC only, but a port forwards for others. The kernel counts the users
-//! that want an interface promiscuous (packet(7), `PACKET_MR_PROMISC`), and drops our count by itself when
-//! the process dies.
+//! A NIC accepts frames for its own MAC only, but a port forwards for others. The kernel counts the users that want an
+//! interface promiscuous (packet(7), `PACKET_MR_PROMISC`), and drops our count by itself when the process dies.
 
 use std::io;
 use std::mem::size_of;

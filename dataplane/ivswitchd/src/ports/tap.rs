@@ -69,7 +69,7 @@ pub fn queue(name: &str) -> io::Result<OwnedFd> {
 /// Makes the queue's interface outlive its queues.
 ///
 /// # Errors
-/// Returns what the kernel refuses.
+/// Returns the kernel's error.
 pub fn persist(queue: &OwnedFd) -> io::Result<()> {
     ioctl(queue, TUNSETPERSIST, 1)
 }
@@ -181,8 +181,7 @@ enum Heard {
 impl TapPort {
     fn read(&self, pool: &mut UmemPool, mut landing: Landing) -> Heard {
         let (places, count) = landing.places(pool, HEADER_LEN, None);
-        // SAFETY: the places are slots that `landing` holds, and no other code reads or writes them during
-        // the call.
+        // SAFETY: the places are slots that `landing` holds, and no other code reads or writes them during the call.
         let got = unsafe { libc::readv(self.file.as_raw_fd(), places.as_ptr(), count as i32) };
         if got <= 0 {
             landing.discard(pool);

@@ -146,8 +146,7 @@ fn prepare_inbound(socket: &OwnedFd, v4: bool) -> io::Result<()> {
     }
 }
 
-/// A socket to send from, at a source port that the kernel chooses. It receives nothing, and sends out of the
-/// uplink.
+/// A socket to send from, at a source port that the kernel chooses. It receives nothing, and sends out of the uplink.
 fn source(ip: IpAddr, uplink: u32) -> io::Result<OwnedFd> {
     let socket = OwnedFd::from(UdpSocket::bind(SocketAddr::new(ip, 0))?);
     set(&socket, libc::SOL_SOCKET, libc::SO_BINDTOIFINDEX, uplink.cast_signed())?;
@@ -247,8 +246,7 @@ impl UdpPort {
         Some(frame)
     }
 
-    /// Sends a frame that takes several messages: a GSO packet with more segments than the kernel makes in
-    /// one call.
+    /// Sends a frame that takes several messages: a GSO packet with more segments than the kernel makes in one call.
     fn send_in_parts(
         &mut self,
         socket: usize,
@@ -399,8 +397,7 @@ impl Port<UmemPool> for UdpPort {
 }
 
 impl UdpPort {
-    /// Sends the first frames that leave by one socket. Returns how many went (at least one), or why the
-    /// first did not.
+    /// Sends the first frames that leave by one socket. Returns how many went (at least one), or why the first did not.
     fn send_run(&mut self, pool: &mut UmemPool, frames: &mut [Frame]) -> io::Result<usize> {
         let invalid = || io::Error::from_raw_os_error(libc::EINVAL);
         let mut socket = None;

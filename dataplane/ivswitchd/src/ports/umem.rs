@@ -16,10 +16,9 @@
 //! Each worker has a pool on the one mapping: a private cache, and the common stock. So a frame passes from
 //! worker to worker without a copy; its slot changes owner with it.
 //!
-//! Only the last place is recorded, as one tag per slot, because only a lent slot is outside this process's
-//! hands: when a port closes, all slots with its tag return to the stock. The records lie behind the slots in
-//! the same memfd: if memory and sockets outlive the process (`keep`), the next one knows which slots were
-//! lent.
+//! Only the last place is recorded, as one tag per slot, because only a lent slot is outside this process's hands: when
+//! a port closes, all slots with its tag return to the stock. The records lie behind the slots in the same memfd: if
+//! memory and sockets outlive the process (`keep`), the next one knows which slots were lent.
 
 use std::collections::BTreeSet;
 use std::num::NonZeroU16;
@@ -78,8 +77,7 @@ pub struct Claim {
     pub slots: Vec<u32>,
 }
 
-/// At most this many processes in a row may end right after they took the memory up: the memory may be the
-/// cause.
+/// At most this many processes in a row may end right after they took the memory up: the memory may be the cause.
 const STARTS_MAX: u16 = 3;
 
 /// One slot in this many may be lent and in no ring: such slots are lost until their socket closes.
@@ -96,9 +94,8 @@ struct Umem {
     stock: ArrayQueue<u32>,
     /// Free large slots.
     stock_large: ArrayQueue<u32>,
-    /// By small slot: the tag of the port that has it, or [`NOT_LENT`]. Only the slot's present holder writes
-    /// it, so plain relaxed stores suffice. The records are at the end of the mapping, which lives as long as
-    /// this.
+    /// By small slot: the tag of the port that has it, or [`NOT_LENT`]. Only the slot's present holder writes it, so
+    /// plain relaxed stores suffice. The records are at the end of the mapping, which lives as long as this.
     lent: &'static [AtomicU16],
     /// Processes that took this memory up since the last [`UmemHandle::proven`]. Stored behind `lent`.
     starts: &'static AtomicU16,

@@ -88,8 +88,7 @@ impl Pace {
 pub struct VhostControl {
     device: Arc<Device>,
     path: String,
-    /// Readable when QEMU has sent a message, a worker has found a fault, or it is time to connect to QEMU
-    /// again.
+    /// Readable when QEMU has sent a message, a worker has found a fault, or it is time to connect to QEMU again.
     epoll: OwnedFd,
     timer: OwnedFd,
     connection: Option<Connection>,
@@ -124,8 +123,7 @@ pub fn open(spec: &OpenPort, workers: usize) -> Result<(Vec<VhostPort>, VhostCon
     if let Some(folder) = Path::new(&spec.interface).parent()
         && folder.starts_with(ctl::model::GUEST_SOCKETS)
     {
-        // QEMU listens in our own folder. If the folder cannot be made, the port's status names the path it
-        // waits for.
+        // QEMU listens in our own folder. If the folder cannot be made, the port's status names the path it waits for.
         let _ = std::fs::create_dir_all(folder);
     }
     let device = Arc::new(Device::new(spec.queues.max(1) as usize, workers).map_err(failed)?);

@@ -37,8 +37,7 @@ impl Drop for Child {
     }
 }
 
-/// Whether a test started this process. A test for children does nothing otherwise: `--include-ignored` runs
-/// it too.
+/// Whether a test started this process. A test for children does nothing otherwise: `--include-ignored` runs it too.
 pub fn is_child() -> bool {
     std::env::var_os(CHILD).is_some()
 }

@@ -98,8 +98,7 @@ fn wait_until_up_or_unknown(interface: &str) {
     }
 }
 
-/// Frames that go in at one end come out of the other, byte for byte, and back; afterwards no slot is
-/// missing.
+/// Frames that go in at one end come out of the other, byte for byte, and back; afterwards no slot is missing.
 fn receives_and_transmits(kind: IoKind) {
     let mut pool = pool();
     let (mut opened, user) = lane(kind, 1, &pool);
@@ -374,9 +373,8 @@ fn batches_end_with_their_bytes() {
     alone(|| a_batch_ends_with_its_bytes(IoKind::Tap));
 }
 
-/// The user's stack sends UDP datagrams by one `UDP_SEGMENT` call: they arrive as one GSO packet with an
-/// unfinished checksum. Sent back the same way, they reach a socket as the same number of datagrams, all
-/// correct.
+/// The user's stack sends UDP datagrams by one `UDP_SEGMENT` call: they arrive as one GSO packet with an unfinished
+/// checksum. Sent back the same way, they reach a socket as the same number of datagrams, all correct.
 fn super_frames_go_through_whole(kind: IoKind) {
     const SEGMENT: usize = 1000;
     const COUNT: usize = 20;

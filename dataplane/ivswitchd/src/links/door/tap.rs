@@ -1,8 +1,7 @@
 //! Doors that are TAP interfaces: the CMS gets the interface, we attach to its file.
 //!
-//! They are persistent, so that name, MAC address, addresses and bridge membership outlive the daemon. The
-//! interface bears the same mark as our end of a pair. `ports::tap` opens its file to forward; this module
-//! only to create it.
+//! They are persistent, so that name, MAC address, addresses and bridge membership outlive the daemon. The interface
+//! bears the same mark as our end of a pair. `ports::tap` opens its file to forward; this module only to create it.
 
 use netlink_packet_route::link::{InfoKind, LinkAttribute};
 

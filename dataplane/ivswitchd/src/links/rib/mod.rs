@@ -1,9 +1,8 @@
 //! The kernel's policy rules and route tables, composed into the routes of one source address.
 //!
-//! Pure: netlink messages in, [`UnderlayRoutes`] out. It decides as the kernel does about a packet that comes
-//! from this machine, has this source address, no mark and no DSCP, and has to leave through the uplink (as
-//! if sent by a socket bound to that device): `fib_rules_lookup`, then the longest prefix of each table, then
-//! the metric.
+//! Pure: netlink messages in, [`UnderlayRoutes`] out. It decides as the kernel does about a packet that comes from this
+//! machine, has this source address, no mark and no DSCP, and has to leave through the uplink (as if sent by a socket
+//! bound to that device): `fib_rules_lookup`, then the longest prefix of each table, then the metric.
 //!
 //! Every decision on the way is about prefixes that contain the destination. So the answer is the same for
 //! all destinations between a prefix and the longer ones inside it. One lookup for each prefix in any rule or

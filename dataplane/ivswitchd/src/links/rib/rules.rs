@@ -69,8 +69,7 @@ pub struct Rule {
     pub priority: u32,
     /// `not`: the rule is for the packets that it does not match.
     pub inverted: bool,
-    /// The rule matches a field that we do not understand, or whose value in our packets we do not know: it
-    /// is skipped.
+    /// The rule matches a field that we do not understand, or whose value in our packets we do not know: it is skipped.
     pub opaque: bool,
     /// Source addresses.
     pub from: Net,

@@ -188,8 +188,7 @@ fn what_rules_look_at() {
     assert_eq!(shown(&rib.compose(&uplink(), &sources).from[0].1), ["0.0.0.0/0 10.0.1.254"]);
 }
 
-/// A rule for some destinations changes the way there, also inside a prefix and around a longer one of its
-/// table.
+/// A rule for some destinations changes the way there, also inside a prefix and around a longer one of its table.
 #[test]
 fn rules_by_destination() {
     let rules = ["5: to 10.8.0.0/16 lookup 1", "6: to 10.8.9.0/24 unreachable", "32766: lookup 254"];

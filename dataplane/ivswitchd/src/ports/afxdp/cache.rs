@@ -1,6 +1,5 @@
-//! The kernel offload's maps: the worker installs flows here, the programs of ports follow them
-//! (`bpf/cache.bpf.h`), and the worker counts the programs' hits. Both sides use one mapping and make no
-//! system call.
+//! The kernel offload's maps: the worker installs flows here, the programs of ports follow them (`bpf/cache.bpf.h`),
+//! and the worker counts the programs' hits. Both sides use one mapping and make no system call.
 //!
 //! [`Writer`] is the worker's part. [`CacheControl`] is the control thread's: it decides which ports take
 //! part, and waits for grace periods. Only these two write, apart from the programs' hit counts. A slot
@@ -243,7 +242,7 @@ enum Phase {
 /// Creates an empty cache that is switched off: the parts for `workers` workers, and the control thread's.
 ///
 /// # Errors
-/// Returns what the kernel refuses.
+/// Returns the kernel's error.
 pub fn create(workers: usize) -> Result<(Vec<Writer>, CacheControl), LoadError> {
     let maps = Arc::new(SharedMaps::create()?);
     // The maps live as long as the process: a confined worker that ended last could not close them.
@@ -709,8 +708,7 @@ impl CacheControl {
         self.ports.insert(id, port);
     }
 
-    /// Sends one frame that bridges do not forward and stations ignore, and checks whether the driver took
-    /// it.
+    /// Sends one frame that bridges do not forward and stations ignore, and checks whether the driver took it.
     fn arrives(&self, id: PortId, port: &mut CachePort) -> bool {
         /// IEEE 802.1Q table 8-1: the nearest bridge.
         const NEAREST_BRIDGE: [u8; 6] = [1, 0x80, 0xc2, 0, 0, 0x0e];

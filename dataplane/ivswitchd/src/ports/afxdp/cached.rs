@@ -1,5 +1,4 @@
-//! *Cached = classify*: the kernel runs the real programs on given frames, and the results must match the
-//! pipeline.
+//! *Cached = classify*: the kernel runs the real programs on given frames, and the results must match the pipeline.
 //!
 //! Two switches have the same tables and see the same frames at the same times. One has the program with its
 //! cache in front; the other has none. If the program forwards a frame, the bytes and the output are
@@ -165,8 +164,7 @@ impl World {
         let programs = self.control.maps().skb().unwrap();
         let [plain, tunnel] = &programs.socket;
         let filter = if at == UPLINK && is_tunnel_packet(bytes) { tunnel } else { plain };
-        // The kernel's test run takes an Ethernet header off before it runs a filter; on an interface it does
-        // not.
+        // The kernel's test run takes an Ethernet header off before it runs a filter; on an interface it does not.
         let (heard, _) = test_run::dry(filter.as_raw_fd(), &[&[0; 14], bytes].concat());
         assert!(heard == 0 || heard == HEARD);
         let header_len = match bytes[12..14] {
@@ -188,8 +186,7 @@ impl World {
         (heard == 0, got)
     }
 
-    /// Makes this port the one where frames of the kernel's test runs come in; all ports accept redirected
-    /// frames.
+    /// Makes this port the one where frames of the kernel's test runs come in; all ports accept redirected frames.
     fn ingress(&mut self, at: PortId) {
         for id in [UPLINK].into_iter().chain(DOORS) {
             let index = if id == at { LOOPBACK } else { 1000 + u32::from(id.0) };

@@ -1,5 +1,4 @@
-//! Resumes AF_XDP ports that outlived the process that opened them (see `keep`), from the state of their
-//! rings.
+//! Resumes AF_XDP ports that outlived the process that opened them (see `keep`), from the state of their rings.
 //!
 //! A crash may come between any two instructions. The code relies on these facts:
 //!
@@ -10,8 +9,7 @@
 //! - The kernel shows a received frame before it gives up the chunk's place in the fill ring. So the fill
 //!   ring is read first, and a slot may be seen twice but is never missed.
 //!
-//! If anything does not add up, the switch starts with new memory and new sockets, as if nothing had been
-//! kept.
+//! If anything does not add up, the switch starts with new memory and new sockets, as if nothing had been kept.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU16;
@@ -80,8 +78,7 @@ fn memory_name(small: u32, large: u32, workers: usize) -> String {
 /// One worker's queues of a port.
 #[derive(Debug)]
 pub struct KeptPart {
-    /// The queues by number, each with the slots that its receive side has and its transmit side has lent
-    /// out.
+    /// The queues by number, each with the slots that its receive side has and its transmit side has lent out.
     pub queues: BTreeMap<u32, KeptQueue>,
     /// Declared after the queues, so that it is dropped after them.
     pub lease: Lease,

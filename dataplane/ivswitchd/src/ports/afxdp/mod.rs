@@ -350,8 +350,7 @@ pub fn open_parts(
     Err(PortError::NoMode { interface: spec.interface.clone(), reasons: reasons.join("; ") })
 }
 
-/// Resumes a port of the previous process. `None`: it does not match the desired configuration, and is
-/// closed.
+/// Resumes a port of the previous process. `None`: it does not match the desired configuration, and is closed.
 #[cfg(not(feature = "xsk-afxdp"))]
 fn resume(
     spec: &OpenPort,
@@ -695,8 +694,7 @@ impl AfxdpControl {
         if self.shared { self.program.counters().ok() } else { None }
     }
 
-    /// True once a worker has noticed that the kernel removed the interface, or another tool detached our
-    /// program.
+    /// True once a worker has noticed that the kernel removed the interface, or another tool detached our program.
     #[must_use]
     pub fn is_dead(&self) -> bool {
         self.program.is_detached()

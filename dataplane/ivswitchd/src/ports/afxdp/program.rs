@@ -94,7 +94,7 @@ impl SharedMaps {
     /// Creates new maps.
     ///
     /// # Errors
-    /// Returns what the kernel refuses.
+    /// Returns the kernel's error.
     pub fn create() -> Result<Self, LoadError> {
         let mut object = parse()?;
         let mut create = |name: &str| {
@@ -108,7 +108,7 @@ impl SharedMaps {
     /// The programs for AF_PACKET ports.
     ///
     /// # Errors
-    /// Returns what the kernel or its verifier refuses.
+    /// Returns the error of the kernel or its verifier.
     pub fn skb(&self) -> Result<&SkbPrograms, &str> {
         let load = || {
             let names = [
@@ -155,7 +155,7 @@ impl Program {
     /// Loads the program for a shared or a dedicated interface with room for `queues` sockets.
     ///
     /// # Errors
-    /// Returns what the kernel or its verifier refuses.
+    /// Returns the error of the kernel or its verifier.
     pub fn load(shared: bool, queues: u32, cache: &Arc<SharedMaps>) -> Result<Self, LoadError> {
         Self::load_named(if shared { "steer_shared" } else { "steer_all" }, queues, cache)
     }
@@ -206,7 +206,7 @@ impl Program {
     /// Sends what arrives on queue `index` to this socket, if the program takes it up.
     ///
     /// # Errors
-    /// Returns what the kernel refuses.
+    /// Returns the kernel's error.
     pub fn set_socket(&mut self, index: u32, socket: RawFd) -> Result<(), MapError> {
         XskMap::try_from(self.map_mut("xsks_map"))?.set(index, socket, 0)
     }
@@ -286,7 +286,7 @@ impl Program {
     /// The program's counts so far.
     ///
     /// # Errors
-    /// Returns what the kernel refuses.
+    /// Returns the kernel's error.
     pub fn counters(&self) -> Result<SteerCounters, MapError> {
         SteerTable::counters(&self.maps)
     }
@@ -424,7 +424,7 @@ impl SteerTable {
     /// The programs' counts so far, all processors together.
     ///
     /// # Errors
-    /// Returns what the kernel refuses.
+    /// Returns the kernel's error.
     pub fn counters(maps: &impl SteerMaps) -> Result<SteerCounters, MapError> {
         let map = maps.map("counters").expect("the object has this map");
         let counters = PerCpuArray::<_, u64>::try_from(map)?;
@@ -442,7 +442,7 @@ impl SteerTable {
 /// Loads the program that notes the kernel's own flows, for the steering that has these maps.
 ///
 /// # Errors
-/// Returns what the kernel or its verifier refuses.
+/// Returns the error of the kernel or its verifier.
 pub fn load_track(maps: &impl SteerMaps) -> Result<OwnedFd, LoadError> {
     let object = parse_object(TRACK_OBJECT)?;
     let shared = |name: &str| maps.map(name).and_then(own::fd_of);
@@ -450,11 +450,10 @@ pub fn load_track(maps: &impl SteerMaps) -> Result<OwnedFd, LoadError> {
     Ok(program)
 }
 
-/// Loads the program that closes an uplink to the kernel while the daemon is away, with the maps of its
-/// steering.
+/// Loads the program that closes an uplink to the kernel while the daemon is away, with the maps of its steering.
 ///
 /// # Errors
-/// Returns what the kernel or its verifier refuses.
+/// Returns the error of the kernel or its verifier.
 pub fn load_closed() -> Result<(OwnedFd, HashMap<String, Map>), LoadError> {
     let object = parse_object(PACKET_OBJECT)?;
     let programs = [("packet_closed", BPF_PROG_TYPE_SCHED_CLS)];
@@ -463,8 +462,7 @@ pub fn load_closed() -> Result<(OwnedFd, HashMap<String, Map>), LoadError> {
     Ok((program, maps.collect::<Result<_, MapError>>()?))
 }
 
-/// Loads programs of an object. Their maps are new, except for the shared ones. `bound`: for this interface
-/// alone.
+/// Loads programs of an object. Their maps are new, except for the shared ones. `bound`: for this interface alone.
 fn load_all<const N: usize>(
     mut object: Object,
     programs: [(&'static str, u32); N],
@@ -504,7 +502,7 @@ fn load_all<const N: usize>(
 /// Puts a program into a map of tail calls, where other programs jump to it.
 ///
 /// # Errors
-/// Returns what the kernel refuses.
+/// Returns the kernel's error.
 pub fn set_tail_call(map: &MapData, index: u32, program: &OwnedFd) -> io::Result<()> {
     /// The fields of `union bpf_attr` for this command.
     #[repr(C)]

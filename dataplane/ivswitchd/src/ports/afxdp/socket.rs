@@ -92,7 +92,7 @@ impl Queue {
     /// over separately: it must stay open as long as the `Queue` is used.
     ///
     /// # Errors
-    /// Returns what the kernel refuses.
+    /// Returns the kernel's error.
     pub fn new(umem: &UmemHandle) -> Result<(Self, OwnedFd), SocketError> {
         // SAFETY: no memory is passed.
         let fd = unsafe { libc::socket(libc::AF_XDP, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
@@ -151,7 +151,7 @@ impl Queue {
     /// Binds to queue `index` of an interface. From now on the kernel may use the rings.
     ///
     /// # Errors
-    /// Returns what the kernel refuses; `EBUSY`: another socket has that queue.
+    /// Returns the kernel's error; `EBUSY`: another socket has that queue.
     pub fn bind(&self, interface: u32, index: u32, mode: BindMode) -> io::Result<()> {
         let mut flags = libc::XDP_USE_NEED_WAKEUP;
         flags |= if mode.zero_copy { libc::XDP_ZEROCOPY } else { libc::XDP_COPY };
@@ -207,7 +207,7 @@ pub fn raise_limits(socket: &OwnedFd) {
 /// The kernel's counters of a socket.
 ///
 /// # Errors
-/// Returns what the kernel refuses.
+/// Returns the kernel's error.
 pub fn statistics(fd: &OwnedFd) -> io::Result<xdp_statistics> {
     let mut stats = xdp_statistics {
         rx_dropped: 0,

@@ -50,7 +50,7 @@ impl Hook {
     /// Attaches a program.
     ///
     /// # Errors
-    /// Returns what the kernel refuses.
+    /// Returns the kernel's error.
     pub fn attach(interface: &str, program: &OwnedFd) -> io::Result<Self> {
         let index = crate::ports::interface_index(interface).ok_or(io::ErrorKind::NotFound)?;
         if crate::ports::kernel_at_least(6, 6) {
@@ -64,7 +64,7 @@ impl Hook {
     /// Attaches a program that stays after this process has ended.
     ///
     /// # Errors
-    /// Returns what the kernel refuses.
+    /// Returns the kernel's error.
     pub fn attach_lasting(interface: &str, program: &OwnedFd) -> io::Result<Self> {
         close(CLOSED_TRACK, interface, program).map(|()| Self::Lasting(interface.to_owned()))
     }
@@ -123,7 +123,7 @@ fn remove(place: Place, interface: &str) {
 /// Puts a program in its place, and replaces one that is there.
 ///
 /// # Errors
-/// Returns what the kernel refuses.
+/// Returns the kernel's error.
 pub fn close(place: Place, interface: &str, program: &OwnedFd) -> io::Result<()> {
     let index = crate::ports::interface_index(interface).ok_or(io::ErrorKind::NotFound)?;
     set_filter(place, interface, index, program)

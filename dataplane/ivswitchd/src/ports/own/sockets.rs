@@ -1,5 +1,4 @@
-//! Lists the kernel's sockets as `ss` does (sock_diag(7)): connections that existed before a program noted
-//! flows.
+//! Lists the kernel's sockets as `ss` does (sock_diag(7)): connections that existed before a program noted flows.
 
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};

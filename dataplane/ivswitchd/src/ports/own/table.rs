@@ -30,8 +30,7 @@ const LEN: usize = SET_LEN << SETS_BITS;
 /// Ticks of 2^30 ns.
 const TICK_BITS: u32 = 30;
 
-/// How long a connection is remembered if only its socket is known, the same as if packets are seen: RFC 5382
-/// REQ-5.
+/// How long a connection is remembered if only its socket is known, the same as if packets are seen: RFC 5382 REQ-5.
 pub const LIFE_TCP: u32 = 6930;
 /// The same for a connection that is about to end.
 pub const LIFE_TCP_CLOSING: u32 = 112;
@@ -103,7 +102,7 @@ impl OwnTable {
     /// Maps the table.
     ///
     /// # Errors
-    /// Returns what the kernel refuses.
+    /// Returns the kernel's error.
     pub fn map(fd: impl AsFd, mix: Mix) -> io::Result<Self> {
         // SAFETY: a new mapping, at an address that the kernel chooses, of a map with this many bytes.
         let base = unsafe {

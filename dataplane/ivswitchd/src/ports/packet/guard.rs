@@ -47,11 +47,10 @@ impl std::fmt::Debug for Guard {
 }
 
 impl Guard {
-    /// Closes the interface to the kernel for the frames that are ours, and lets the sockets receive just
-    /// those.
+    /// Closes the interface to the kernel for the frames that are ours, and lets the sockets receive just those.
     ///
     /// # Errors
-    /// Returns what the kernel refuses.
+    /// Returns the kernel's error.
     pub fn attach(spec: &OpenPort, sockets: &[OwnedFd], cache: Option<&SkbPrograms>) -> io::Result<Self> {
         let mut ebpf = EbpfLoader::new().btf(None).load(OBJECT).map_err(reason)?;
         let (name, filter) = if spec.shared { (SHARED, SHARED_SOCKET) } else { (ALL, ALL_SOCKET) };
@@ -129,8 +128,7 @@ fn attach_filter(classifier: &SchedClassifier, spec: &OpenPort, name: &str) -> i
     let _ = tc::qdisc_add_clsact(&spec.interface);
     let program = classifier.fd().map_err(reason)?.as_fd().try_clone_to_owned()?;
     let before = place::close(spec.index, name, &program)?;
-    // Our other filter may be there, from when the interface was an uplink instead of a port, or the other
-    // way round.
+    // Our other filter may be there, from when the interface was an uplink instead of a port, or the other way round.
     for other in [ALL, SHARED].into_iter().filter(|other| *other != name) {
         let _ = tc::qdisc_detach_program(&spec.interface, TcAttachType::Ingress, other);
     }
@@ -146,8 +144,7 @@ impl Drop for Guard {
     }
 }
 
-/// Removes our filters from an interface. Some are gone with the interface already, or will go with their
-/// link.
+/// Removes our filters from an interface. Some are gone with the interface already, or will go with their link.
 fn remove(interface: &str) {
     for name in [ALL, SHARED] {
         let _ = tc::qdisc_detach_program(interface, TcAttachType::Ingress, name);

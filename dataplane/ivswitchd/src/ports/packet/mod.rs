@@ -92,8 +92,7 @@ pub fn open(
     for _ in 0..workers {
         sockets.push(prepared(spec)?);
     }
-    // First close the port to the kernel, then listen: in between a frame may be lost, but none is handled
-    // twice.
+    // First close the port to the kernel, then listen: in between a frame may be lost, but none is handled twice.
     let followed = cache.skb();
     let guard = Guard::attach(spec, &sockets, followed.ok()).map_err(failed(
         "the kernel cannot be kept from its frames",
@@ -157,8 +156,7 @@ fn prepared(spec: &OpenPort) -> Result<OwnedFd, LaneError> {
     Ok(socket)
 }
 
-/// Adds a bound socket to a group, whose sockets receive whole flows each. The first socket creates the
-/// group.
+/// Adds a bound socket to a group, whose sockets receive whole flows each. The first socket creates the group.
 fn spread(socket: &OwnedFd, group: &mut Option<i32>) -> io::Result<()> {
     let flags = FANOUT_IGNORE_OUTGOING | if group.is_none() { FANOUT_UNIQUE_ID } else { 0 };
     let id = group.unwrap_or(0);
@@ -260,8 +258,7 @@ impl PacketPort {
         batch.push(frame);
     }
 
-    /// Does the same for a frame longer than any slot. `last`: no later message of the call has overwritten
-    /// its end.
+    /// Does the same for a frame longer than any slot. `last`: no later message of the call has overwritten its end.
     #[cold]
     fn take_big(
         &mut self,

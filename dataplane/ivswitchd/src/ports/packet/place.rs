@@ -41,7 +41,7 @@ struct Filter {
 /// gap, otherwise at the first free preference. Returns how many filters of other programs come before it.
 ///
 /// # Errors
-/// Returns what the kernel refuses.
+/// Returns the kernel's error.
 pub fn close(index: u32, name: &str, program: &OwnedFd) -> io::Result<usize> {
     let mut requester = Requester::open()?;
     let filters = filters(&mut requester, index)?;
@@ -149,8 +149,7 @@ mod tests {
         Filter { preference, protocol: ALL_PROTOCOLS, kind: kind.into(), handle, name }
     }
 
-    /// Our filter comes as early as possible, and never among another tool's filters of another kind or
-    /// protocol.
+    /// Our filter comes as early as possible, and never among another tool's filters of another kind or protocol.
     #[test]
     fn preferences() {
         let first = |filters: &[Filter]| free(filters).next();
