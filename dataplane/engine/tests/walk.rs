@@ -1,5 +1,6 @@
-//! The walk as properties: whatever comes in, frames are conserved and nothing panics; what goes through the
-//! tunnel comes out as it went in; what is translated has right checksums, by a reader that is not ours.
+//! Properties of the pipeline. For any input, frames are conserved and the switch does not panic. Frames
+//! through the tunnel arrive unchanged. Translated packets have right checksums, by an independent
+//! implementation.
 
 use std::net::IpAddr;
 
@@ -39,7 +40,7 @@ fn router_mac(v: u32) -> MacAddr {
     MacAddr([2, 0x69, 0x76, b[1], b[2], b[3]])
 }
 
-/// One rVM: a switch, its pool, and what its ports would have sent.
+/// One rVM: a switch, its pool, and the frames that its ports would have sent.
 struct Rvm {
     switch: Switch,
     pool: HeapPool,
@@ -113,7 +114,7 @@ impl Rvm {
         self.switch.apply(self.now, command, &mut self.pool);
     }
 
-    /// Puts one frame in and returns what comes out, by port; the law of conservation is checked.
+    /// Puts one frame in and returns the frames that come out, by port. Checks conservation.
     fn forward(&mut self, at: PortId, bytes: &[u8], offload: Offload) -> Vec<(PortId, Vec<u8>)> {
         let mut frame = self.pool.alloc_from(bytes).unwrap();
         frame.offload = offload;
@@ -183,7 +184,7 @@ fn floating(gateway: Gateway, inside: Option<(u32, &str)>, v6: bool) -> Floating
     }
 }
 
-/// Every checksum of the packet inside `frame` is right, by etherparse's account.
+/// Checks with etherparse that every checksum of the packet inside `frame` is right.
 fn assert_checksums(frame: &[u8]) {
     let packet = SlicedPacket::from_ethernet(frame).unwrap();
     let fragment = packet.is_ip_payload_fragmented();
@@ -238,7 +239,7 @@ enum Kind {
     Tcp,
     Udp,
     Echo,
-    /// An ICMP error quoting a TCP, UDP or echo packet that went the other way.
+    /// An ICMP error that quotes a TCP, UDP or echo packet, which went the other way.
     Error(u8),
 }
 
@@ -246,7 +247,7 @@ fn kind() -> impl Strategy<Value = Kind> {
     prop_oneof![Just(Kind::Tcp), Just(Kind::Udp), Just(Kind::Echo), (0u8..3).prop_map(Kind::Error)]
 }
 
-/// A frame `from -> to` whose checksums are right.
+/// A frame `from -> to` with right checksums.
 fn packet(eth: (MacAddr, MacAddr), from: IpAddr, to: IpAddr, kind: Kind, payload: &[u8]) -> Vec<u8> {
     let base = PacketBuilder::ethernet2(eth.0.0, eth.1.0);
     let step = match (from, to) {
@@ -263,7 +264,7 @@ fn packet(eth: (MacAddr, MacAddr), from: IpAddr, to: IpAddr, kind: Kind, payload
         (Kind::Error(which), v4) => {
             let inner = [Kind::Tcp, Kind::Udp, Kind::Echo][usize::from(which)];
             let quoted = &packet(eth, to, from, inner, payload)[14..];
-            // RFC 792 quotes 8 bytes of the transport header at least; odd lengths happen.
+            // RFC 792 requires a quote of at least 8 bytes of the transport header; odd lengths occur.
             let cut = (quoted.len()).min(if v4 { 28 } else { 48 } + payload.len() % 40);
             if v4 {
                 step.icmpv4_raw(3, 3, [0; 4]).write(&mut out, &quoted[..cut])
@@ -296,7 +297,7 @@ fn quoted(frame: &[u8]) -> Vec<u8> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
 
-    /// Random bytes on any port: nothing panics, every frame is accounted for, no slot is lost.
+    /// Random bytes on any port: no panic, every frame is counted, and no slot is lost.
     #[test]
     fn noise(frames in proptest::collection::vec((0u16..5, proptest::collection::vec(any::<u8>(), 0..200)), 1..20)) {
         let mut rvm = Rvm::new(11, false, false);
@@ -330,8 +331,8 @@ proptest! {
         rvm.forward(if tunnel { UPLINK } else { PortId(at) }, &bytes, Offload::NONE);
     }
 
-    /// I-23, I-47: what goes in at one door comes out at the other, byte for byte, over either underlay, with any
-    /// tags, any VNI's bits untouched; the outer packet is itself right.
+    /// I-23, I-47: a frame from one door arrives at the other unchanged, over either underlay, with any tags
+    /// and any VNI; the outer packet itself is correct.
     #[test]
     fn i23_tunnel_is_the_identity(kind in kind(), v6_in: bool, v6_out: bool, checksum: bool, tags in 0usize..3,
                               payload in proptest::collection::vec(any::<u8>(), 0..1200)) {
@@ -351,7 +352,7 @@ proptest! {
         prop_assert_eq!(outer[0].1[udp_csum_at..udp_csum_at + 2] != [0, 0], checksum);
         let inner = b.forward(UPLINK, &outer[0].1, Offload::NONE);
         prop_assert_eq!(inner, vec![(DOOR1, bytes.clone())]);
-        // The answer is now unicast: learned on the way.
+        // The answer is unicast now: the switch has learned the station.
         let mut back = bytes;
         back.splice(0..12, [mac(1).0, mac(2).0].concat());
         let outer = b.forward(DOOR1, &back, Offload::NONE);
@@ -359,8 +360,9 @@ proptest! {
         prop_assert_eq!(inner, vec![(DOOR1, back)]);
     }
 
-    /// I-35, I-37, I-42: in through DNAT and out through SNAT, every protocol, errors with their quotes, both
-    /// families; checksums right on both sides, and out-and-back is the identity on addresses.
+    /// I-35, I-37, I-42: in through DNAT and out through SNAT, for every protocol, errors with their quotes,
+    /// and both families. Checksums are right on both sides, and both translations together restore the
+    /// addresses.
     #[test]
     fn i35_i37_translation_is_right(kind in kind(), v6: bool, fragment: bool,
                                     payload in proptest::collection::vec(any::<u8>(), 0..300)) {
@@ -372,7 +374,7 @@ proptest! {
         };
         let here = Gateway::Here { reality: ip(reality) };
         rvm.apply(Command::SetFloating(FloatingId(0), floating(here, Some((PRIVATE, inside)), v6)));
-        // The iVM says where it is: an ARP or ND answer.
+        // The iVM announces its location by an ARP or ND answer.
         rvm.learn(DOOR1, mac(9));
         announce(&mut rvm, DOOR1, mac(9), ip(inside));
         let fragmented = fragment && !v6 && !matches!(kind, Kind::Error(_));
@@ -394,7 +396,7 @@ proptest! {
             let want = match ip(inside) { IpAddr::V4(a) => a.octets().to_vec(), IpAddr::V6(a) => a.octets().to_vec() };
             prop_assert_eq!(source, &want[..]);
         }
-        // And out.
+        // The other direction.
         let leaving = packet((mac(9), router_mac(PRIVATE)), ip(inside), ip(outside), kind, &payload);
         let sent = rvm.forward(DOOR1, &leaving, Offload::NONE);
         prop_assert_eq!(sent.len(), 1, "{:?}", rvm.switch.port_counters(DOOR1));
@@ -409,8 +411,8 @@ proptest! {
         }
     }
 
-    /// A local stack leaves the checksum unfinished and AF_XDP does not say so. Whatever way the frame takes,
-    /// it leaves complete.
+    /// A local stack leaves the checksum unfinished and AF_XDP does not mark it. On every path the frame
+    /// leaves complete.
     #[test]
     fn partial_checksums_leave_complete(udp: bool, v6: bool, way in 0u8..3,
                                         payload in proptest::collection::vec(any::<u8>(), 0..600)) {
@@ -445,7 +447,7 @@ proptest! {
         }
     }
 
-    /// A guest port lets through nothing but its own MAC and IP, whatever the frame.
+    /// A guest port accepts only frames with its own MAC and IP.
     #[test]
     fn t3_guest_cannot_spoof(source in 1u8..20, kind in kind(), address in 1u8..20, tags in 0usize..3) {
         let mut rvm = Rvm::new(11, false, false);
@@ -474,7 +476,7 @@ fn fix_ipv4(frame: &mut [u8]) {
     frame[24..26].copy_from_slice(&sum.to_be_bytes());
 }
 
-/// A station says who it is, by gratuitous ARP or unsolicited neighbor advertisement.
+/// A station announces its address, by gratuitous ARP or unsolicited neighbor advertisement.
 fn announce(rvm: &mut Rvm, at: PortId, who: MacAddr, address: IpAddr) {
     let mut bytes = vec![0; 86];
     match address {
@@ -502,8 +504,8 @@ fn announce(rvm: &mut Rvm, at: PortId, who: MacAddr, address: IpAddr) {
     rvm.forward(at, &bytes, Offload::NONE);
 }
 
-/// I-35, I-36, I-37 across two rVMs without a CMS: in at the gateway, through the tunnel, to the inside address on
-/// the owner, and back by source route; every step one pass.
+/// I-35, I-36, I-37 across two rVMs without a CMS: in at the gateway, through the tunnel, to the inside
+/// address on the owner, and back by source route. Each step takes one pass.
 #[test]
 fn i36_owner_and_gateway() {
     let (mut gw, mut owner) = (Rvm::new(11, false, false), Rvm::new(12, false, false));
@@ -567,9 +569,9 @@ fn t14_guard_before_snat() {
     assert_eq!(rvm.drops(DOOR1, DropReason::Guarded), 7);
 }
 
-/// A packet from the Internet that does not fit the tunnel: the sender is told the MTU that does, by an ICMP
-/// error from the reality address that quotes the packet as it was sent. One that may be fragmented goes on in
-/// fragments.
+/// A packet from the Internet does not fit the tunnel. The sender gets the MTU that fits, by an ICMP error
+/// from the reality address that quotes the packet as it was sent. A packet that permits fragmentation goes
+/// on in fragments.
 #[test]
 fn too_big_is_told() {
     for v6 in [false, true] {
@@ -643,7 +645,8 @@ fn virtual_gateway_answers() {
     assert_eq!(got[0].0, DOOR1);
     assert_checksums(&got[0].1);
     assert_eq!((got[0].1[54], &got[0].1[80..86]), (136, &router_mac(PRIVATE).0[..]));
-    // Behind extension headers the question is longer than its answer, and its target lies beyond that one's end.
+    // Behind extension headers the request is longer than its answer, and its target lies beyond the answer's
+    // end.
     for len in [0, 1, 4] {
         let mut long = question[..n].to_vec();
         long[20] = 60;
@@ -660,7 +663,7 @@ fn virtual_gateway_answers() {
 
 /// The network that the only frame sent refuses, to the underlay.
 fn refused(sent: &[(PortId, Vec<u8>)]) -> Option<u32> {
-    /// Where the VXLAN packet's frame begins.
+    /// Offset of the frame in the VXLAN packet.
     const INNER: usize = 50;
     let [(UPLINK, bytes)] = sent else { return None };
     let probe: &PathProbe = view(bytes, INNER)?;
@@ -668,8 +671,8 @@ fn refused(sent: &[(PortId, Vec<u8>)]) -> Option<u32> {
     (probe.kind() == Some(path_probe::Kind::Refusal)).then(|| about.vni())?.map(|vni| vni.get())
 }
 
-/// A frame from a stranger, for a stranger, or for a network the peer has no part in. Nothing of it reaches a port; only a
-/// peer hears that its packets of a network are refused.
+/// A frame from a stranger, for a stranger, or for a network that the peer has no part in. No part of it
+/// reaches a port. Only a peer gets a refusal for its packets of a network.
 #[test]
 fn t12_tunnel_takes_only_from_peers() {
     let (mut a, mut b) = (Rvm::new(11, false, false), Rvm::new(12, false, false));
@@ -711,7 +714,8 @@ fn t12_tunnel_takes_only_from_peers() {
     const { assert!(HEADROOM >= 74) };
 }
 
-/// An outer IPv4 header that is shorter than itself says nothing of what follows it.
+/// An outer IPv4 header claims a length shorter than a header. The switch reads nothing from the following
+/// bytes.
 #[test]
 fn an_outer_length_that_wraps() {
     let (mut a, mut b) = (Rvm::new(11, false, false), Rvm::new(12, false, false));

@@ -1,5 +1,5 @@
-//! Several workers are one switch: whatever each hears, and however late it hears of the others, all know the
-//! same stations at the same places once news has arrived; and stations live and die together.
+//! Several workers are one switch. Each may receive any frames, and news may be delayed. Once news has
+//! arrived, all know the same stations at the same locations; and entries live and expire together.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -22,7 +22,7 @@ use proptest::prelude::*;
 const PORTS: u16 = 3;
 const AGE: Duration = Duration::from_secs(30);
 
-/// Workers, and news on its way from one (first index) to another (second), oldest first.
+/// Workers, and news in transit from one (first index) to another (second), oldest first.
 struct Workers {
     switches: Vec<Switch>,
     pool: HeapPool,
@@ -88,7 +88,7 @@ impl Workers {
         self.post(at);
     }
 
-    /// Puts a worker's news on its way.
+    /// Puts a worker's news in transit.
     fn post(&mut self, from: usize) {
         let news: Vec<News> = self.switches[from].take_news().drain(..).collect();
         for to in (0..self.switches.len()).filter(|&to| to != from) {
@@ -96,7 +96,7 @@ impl Workers {
         }
     }
 
-    /// The oldest news from one worker arrives at another.
+    /// Delivers the oldest news from one worker to another.
     fn deliver(&mut self, from: usize, to: usize) {
         let Some(news) = self.news[from][to].pop_front() else { return };
         assert!(self.switches[to].hear(self.now, from as u8, &news), "all have taken the same commands");
@@ -130,7 +130,7 @@ impl Workers {
         }
     }
 
-    /// How many stations a worker knows.
+    /// Number of stations that a worker knows.
     fn entries(&mut self, at: usize) -> u32 {
         match self.switches[at].answer_query(self.now, &Query::Counters, &mut self.pool) {
             Answer::Counters { fdb_entries, .. } => fdb_entries,
@@ -138,7 +138,7 @@ impl Workers {
         }
     }
 
-    /// Where each station is for a worker.
+    /// The location of each station according to a worker.
     fn places(&mut self, at: usize) -> Vec<(MacAddr, Location)> {
         let mut places: Vec<_> = self.rows(at).iter().map(|row| (row.mac, row.location)).collect();
         places.sort_unstable();
@@ -182,12 +182,13 @@ fn step(count: usize) -> impl Strategy<Value = Step> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(600))]
 
-    /// Stations move as they like, heard by any worker, news arrives as late as it likes: in the end all
-    /// agree; and a station is where it spoke last, unless it spoke elsewhere within the same coarse tick or so.
+    /// Stations move at random, any worker receives their frames, and news is delayed at random. In the end
+    /// all workers agree; and a station is where it last sent a frame, unless it sent from another location
+    /// within about the same coarse tick.
     #[test]
     fn all_agree_in_the_end((count, steps) in (2..4usize).prop_flat_map(|n| (Just(n), prop::collection::vec(step(n), 1..60)))) {
         let mut w = Workers::new(count);
-        // By station: when and where it spoke last, and when it spoke anywhere else last.
+        // By station: time and location of its last frame, and the time of its last frame from anywhere else.
         let mut spoke: [Option<(Instant, u16, Instant)>; 3] = [None; 3];
         for step in steps {
             match step {
@@ -211,7 +212,8 @@ proptest! {
         w.speak(0, 1, 2);
         w.deliver_all();
         for at in 1..count {
-            // What one forgot in a flush while the other heard it is repeated by the walk.
+            // The scan repeats an entry that one worker lost in a flush while another received the station's
+            // frame.
             let known = w.places(at);
             for place in w.places(0) {
                 let other = known.iter().find(|p| p.0 == place.0);
@@ -238,8 +240,8 @@ proptest! {
     }
 }
 
-/// A station heard by one worker alone stays known to all for as long as it speaks, and is gone everywhere
-/// one ageing time after it stopped: what workers repeat to each other keeps nobody alive.
+/// A station that sends to one worker alone stays known to all while it sends. It expires everywhere one
+/// ageing time after its last frame: workers cannot keep an entry alive by telling each other.
 #[test]
 fn stations_live_and_die_together() {
     let mut w = Workers::new(3);
@@ -255,7 +257,7 @@ fn stations_live_and_die_together() {
         }
         assert!((0..3).all(|at| w.places(at) == [(mac(1), Location::Port(PortId(0)))]), "second {second}");
     }
-    // The last word was 19 s ago.
+    // The last frame was 19 s ago.
     for second in 20..45 {
         for _ in 0..4 {
             w.tick(Duration::from_millis(250));
@@ -266,7 +268,7 @@ fn stations_live_and_die_together() {
     }
 }
 
-/// News about a port that is gone here already is forgotten; news about one that is to come waits.
+/// News about a removed port is discarded; news about a port that is still to come waits.
 #[test]
 fn news_keeps_its_place_among_commands() {
     let mut w = Workers::new(2);
@@ -287,8 +289,8 @@ fn news_keeps_its_place_among_commands() {
     assert_eq!(w.places(1), w.places(0));
 }
 
-/// A flood of addresses at one worker costs the others no more than they agreed to take, and what was not
-/// told at once is told by the walk.
+/// A flood of addresses at one worker costs the others no more than their bounds. The scan repeats stations
+/// that were not reported immediately.
 #[test]
 fn a_flood_is_told_within_bounds() {
     let mut w = Workers::new(2);
@@ -307,7 +309,7 @@ fn a_flood_is_told_within_bounds() {
     assert_eq!((w.entries(0), w.entries(1)), (6000, 6000));
 }
 
-/// A port that receives one frame, just after something else has happened, and counts what it sends.
+/// A port that receives one frame, just after another event, and counts the frames that it sends.
 struct Script {
     first: Box<dyn FnMut(Instant) + Send>,
     frame: Option<Vec<u8>>,
@@ -336,8 +338,9 @@ fn frame(to: u16, from: u16) -> Vec<u8> {
     [&mac(to).0[..], &mac(from).0, &[0x88, 0xb5], &[0; 46]].concat()
 }
 
-/// In the middle of one worker's turn, when it has taken all news, another learns a station and sends its
-/// frame, and the answer is what the first worker receives next. It knows where the answer has to go.
+/// In the middle of one worker's turn, after it has taken all news, another worker learns a station and sends
+/// its frame. The answer is the next frame that the first worker receives, and it knows the station's
+/// location.
 #[test]
 fn who_answers_finds_every_worker_informed() {
     let now = Instant::from_millis(1_000_000);
@@ -368,7 +371,7 @@ fn who_answers_finds_every_worker_informed() {
     let port = |worker: &mut Worker<HeapPool>, id: u16, frame, first: Box<dyn FnMut(Instant) + Send>| {
         worker.attach(PortId(id), Box::new(Script { first, frame, sent: sent[usize::from(id)].clone() }));
     };
-    // The second hears the question of station 1, which nobody knows yet, to station 2.
+    // The second worker receives the question of station 1, still unknown everywhere, to station 2.
     port(&mut second, 0, Some(frame(2, 1)), Box::new(|_| {}));
     port(&mut second, 1, None, Box::new(|_| {}));
     let second = Arc::new(Mutex::new(second));

@@ -1,4 +1,4 @@
-//! What senders are told, and who is not.
+//! The errors that senders get, and the senders that get none.
 
 use std::net::IpAddr;
 
@@ -21,7 +21,7 @@ use crate::rvm::{
     assert_checksums, ends, fix_ipv4, inner, ip, mac, packet, router_mac, switch_mac, vni,
 };
 
-/// An error as smoltcp reads it: who speaks to whom, what, and the packet that is quoted.
+/// An error as smoltcp reads it: source, destination, message, and the quoted packet.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Error {
     from: IpAddr,
@@ -31,8 +31,8 @@ struct Error {
     quote: Vec<u8>,
 }
 
-/// Reads a frame that is an ICMP error; every checksum is right and smoltcp takes it for one (if the quote is whole: of
-/// others it takes none).
+/// Reads a frame that is an ICMP error. Every checksum is right, and smoltcp accepts it as an error (if the
+/// quote is whole; it accepts no others).
 fn read(frame: &[u8]) -> Error {
     assert_checksums(frame);
     let eth = EthernetFrame::new_checked(frame).unwrap();
@@ -97,7 +97,7 @@ fn from_guest(a: &Addresses, to: IpAddr, ttl: u8, kind: Kind, data: &[u8]) -> Ve
     packet((GUEST, router_mac(PRIVATE)), a.guest, to, ttl, kind, data)
 }
 
-/// Puts a packet in, which is dropped for `reason` and whose sender is told `what`, and nothing else is sent.
+/// Puts a packet in. It is dropped for `reason`, its sender gets the error `what`, and nothing else is sent.
 fn refused(rvm: &mut Rvm, at: PortId, frame: &[u8], reason: DropReason, what: Refusal) -> Vec<u8> {
     let before = (rvm.drops(at, reason), rvm.switch.counters());
     let mut sent = rvm.forward(at, frame);
@@ -111,16 +111,16 @@ fn refused(rvm: &mut Rvm, at: PortId, frame: &[u8], reason: DropReason, what: Re
     answer
 }
 
-/// Puts a packet in that is dropped for `reason` without a word.
+/// Puts a packet in that is dropped for `reason` without an error.
 fn silent(rvm: &mut Rvm, at: PortId, frame: &[u8], reason: DropReason) {
     let before = rvm.drops(at, reason);
     assert_eq!(rvm.forward(at, frame), vec![], "{reason}");
     assert_eq!(rvm.drops(at, reason), before + 1, "{:?}", rvm.switch.port_counters(at));
 }
 
-/// A guest sends what a router does not forward, one packet for each reason there is, in both families. The virtual gateway
-/// of its network tells it: the right type and code, from its own address, to the guest's MAC and IP address, quoting the
-/// packet to the byte.
+/// A guest sends packets that a router does not forward, one for each reason, in both families. The virtual
+/// gateway of its network answers each: with the right type and code, from its own address, to the guest's
+/// MAC and IP address, and with an exact quote of the packet.
 #[test]
 fn a_guest_is_told_why() {
     for v6 in [false, true] {
@@ -168,7 +168,7 @@ fn a_guest_is_told_why() {
     }
 }
 
-/// Behind extension headers the parameter problem points at the one that names the protocol (RFC 4443 §3.4).
+/// Behind extension headers the parameter problem points to the one that names the protocol (RFC 4443 §3.4).
 #[test]
 fn the_pointer_is_behind_extension_headers() {
     let a = addresses(true);
@@ -182,8 +182,8 @@ fn the_pointer_is_behind_extension_headers() {
     assert_eq!(error.what, (4, 1, 40));
 }
 
-/// A connection to the virtual gateway is refused by a reset, as by a host without a server: with the sequence numbers
-/// by which the client knows it for the answer to its own SYN; a reset is not answered.
+/// A connection to the virtual gateway is refused by a reset, as by a host without a server. The reset has
+/// the sequence numbers by which the client recognises the answer to its own SYN. A reset gets no answer.
 #[test]
 fn a_connection_to_the_gateway_is_reset() {
     for v6 in [false, true] {
@@ -210,8 +210,8 @@ fn a_connection_to_the_gateway_is_reset() {
     }
 }
 
-/// A station that does not answer: its packets are lost without a word for as long as it is asked for, three seconds;
-/// from then on their senders are told that the host is unreachable, until it says something.
+/// A station does not answer. Its packets are lost without an error while the switch asks for it, three
+/// seconds. After that their senders get "host unreachable", until the station sends a frame.
 #[test]
 fn a_silent_host_is_unreachable() {
     for v6 in [false, true] {
@@ -230,7 +230,7 @@ fn a_silent_host_is_unreachable() {
         rvm.announce(DOOR1, GUEST, a.guest);
         assert_eq!(rvm.forward(UPLINK, &sent)[0].0, DOOR1);
 
-        // The router that a source route names.
+        // The router in a source route.
         let router = ip(if v6 { "fd01::9" } else { "192.168.1.9" });
         let mut rvm = Rvm::new(11);
         let from = IpPrefix::host(a.guest);
@@ -244,8 +244,9 @@ fn a_silent_host_is_unreachable() {
     }
 }
 
-/// A next hop of the underlay without a MAC address: packets go to the kernel, which asks for it. Three seconds later the
-/// guest is told, the kernel is asked by name instead, and once the hop answers packets leave.
+/// A next hop of the underlay has no MAC address, so packets go to the kernel, which asks for it. Three
+/// seconds later the guest gets an error, and the switch asks the kernel explicitly instead. Once the hop
+/// answers, packets leave.
 #[test]
 fn a_silent_underlay_hop_is_unreachable() {
     let (a, mut rvm) = (addresses(false), owner(false));
@@ -268,8 +269,9 @@ fn a_silent_underlay_hop_is_unreachable() {
     assert_eq!(rvm.forward(DOOR1, &sent)[0].0, UPLINK);
 }
 
-/// A traceroute of the Internet to the floating IP: whoever of the two rVMs the packet ends at, its sender is told by
-/// the floating IP, which the provider's NAT carries back (as the reality address), and hears its own packet quoted.
+/// A traceroute from the Internet to the floating IP. At whichever of the two rVMs a packet ends, the
+/// floating IP answers, which the provider's NAT carries back (as the reality address). The answer quotes the
+/// sender's own packet.
 #[test]
 fn the_internet_is_told_by_the_floating_ip() {
     for v6 in [false, true] {
@@ -282,14 +284,14 @@ fn the_internet_is_told_by_the_floating_ip() {
         let probe =
             |ttl| packet((PROVIDER, mac(11)), a.host, a.reality, ttl, Kind::Udp(4000, 33434), b"probe");
 
-        // At the gateway.
+        // The packet ends at the gateway.
         let (sent, what) = (probe(1), Refusal::TimeExceeded);
         let answer = refused(&mut gateway, UPLINK, &sent, DropReason::TtlExpired, what);
         assert_eq!(answer[..12], [PROVIDER.0, mac(11).0].concat());
         let error = read(&answer);
         assert_eq!((error.from, error.to, &error.quote[..]), (a.reality, a.host, &sent[14..]));
 
-        // At the owner, through the tunnel and back by the gateway.
+        // The packet ends at the owner, through the tunnel; the answer goes back through the gateway.
         let sent = probe(2);
         let outer = gateway.forward(UPLINK, &sent);
         let answer = refused(&mut owner, UPLINK, &outer[0].1, DropReason::TtlExpired, what);
@@ -317,8 +319,8 @@ fn the_internet_is_told_by_the_floating_ip() {
     }
 }
 
-/// A traceroute of the guest: its own rVM answers for the network private, the gateway's for public; what the gateway says
-/// comes back through the tunnel and the translation, and quotes what the guest sent.
+/// A traceroute of the guest. Its own rVM answers for the network private, the gateway's rVM for public. The
+/// gateway's answer returns through the tunnel and the translation, and quotes the guest's packet.
 #[test]
 fn a_guest_hears_of_both_rvms() {
     for v6 in [false, true] {
@@ -357,7 +359,7 @@ fn a_guest_hears_of_both_rvms() {
     }
 }
 
-/// Where a CMS translates, the owner's rVM has a route and no mapping. What the gateway's rVM has to say goes to the
+/// Where a CMS translates, the owner's rVM has a route and no mapping. The gateway's error goes to the
 /// station that has the floating IP.
 #[test]
 fn a_cms_is_told_by_the_gateway() {
@@ -366,7 +368,7 @@ fn a_cms_is_told_by_the_gateway() {
         gateway.float(v6, true, false, &[], &[]);
         let cms = mac(77);
         gateway.announce_at_peer(PUBLIC, cms, a.public);
-        // The other rVM's virtual gateway has routed it here.
+        // The other rVM's virtual gateway has routed the packet here.
         let sent = packet((switch_mac(12), router_mac(PUBLIC)), a.public, a.host, 1, Kind::Echo, b"probe");
         let outer = gateway.tunnelled(PUBLIC, &sent);
         let answer = refused(&mut gateway, UPLINK, &outer, DropReason::TtlExpired, Refusal::TimeExceeded);
@@ -374,7 +376,7 @@ fn a_cms_is_told_by_the_gateway() {
         assert_eq!(told[..12], [cms.0, router_mac(PUBLIC).0].concat());
         let error = read(told);
         assert_eq!((error.from, error.to), (a.gateways[1], a.public));
-        // Somebody without a floating IP: back to the rVM that sent it.
+        // A sender without a floating IP: the error goes back to the sending rVM.
         let other = ip(if v6 { "fd02::7" } else { "10.2.0.7" });
         let sent = packet((switch_mac(12), router_mac(PUBLIC)), other, a.host, 9, Kind::Echo, b"probe");
         let outer = gateway.tunnelled(PUBLIC, &sent);
@@ -383,32 +385,33 @@ fn a_cms_is_told_by_the_gateway() {
     }
 }
 
-/// The rules of RFC 1122 §3.2.2 and RFC 4443 §2.4 (e): none of these senders is told, each packet is dropped for its reason.
+/// The rules of RFC 1122 §3.2.2 and RFC 4443 §2.4 (e): none of these senders gets an error, and each packet
+/// is dropped for its reason.
 #[test]
 fn who_is_never_told() {
     let ttl = DropReason::TtlExpired;
     for v6 in [false, true] {
         let (a, mut rvm) = (addresses(v6), owner(v6));
         let l4 = if v6 { 54 } else { 34 };
-        // ICMP errors, every type of them, and redirects.
+        // ICMP errors, of every type, and redirects.
         let errors: &[u8] = if v6 { &[1, 2, 3, 4, 100, 127, 137] } else { &[3, 4, 5, 11, 12] };
         for &kind in errors {
             let mut sent = from_guest(&a, a.host, 1, Kind::Echo, &[0; 64]);
             sent[l4] = kind;
             silent(&mut rvm, DOOR1, &sent, ttl);
         }
-        // Queries and answers are.
+        // Queries and answers cause errors.
         let mut sent = from_guest(&a, a.host, 1, Kind::Echo, &[0; 64]);
         sent[l4] = if v6 { 129 } else { 0 };
         refused(&mut rvm, DOOR1, &sent, ttl, Refusal::TimeExceeded);
-        // To nobody in particular.
+        // Packets to groups and to no single host.
         let groups: &[&str] =
             if v6 { &["ff0e::1", "::"] } else { &["224.1.2.3", "255.255.255.255", "0.0.0.0"] };
         for to in groups {
             silent(&mut rvm, DOOR1, &from_guest(&a, ip(to), 1, Kind::Udp(1, 2), b"x"), ttl);
         }
     }
-    // Later fragments; a first one is told.
+    // Later fragments cause no error; a first one does.
     let (a, mut rvm) = (addresses(false), owner(false));
     for (flags, told) in [([0x20, 0], true), ([0x20, 1], false), ([0, 1], false)] {
         let mut sent = from_guest(&a, a.host, 1, Kind::Udp(1, 2), &[0; 64]);
@@ -419,11 +422,12 @@ fn who_is_never_told() {
             false => silent(&mut rvm, DOOR1, &sent, ttl),
         }
     }
-    // A header that is not what it was (RFC 1812 §5.2.2).
+    // A corrupted header (RFC 1812 §5.2.2).
     let mut corrupt = from_guest(&a, a.host, 1, Kind::Udp(1, 2), b"x");
     corrupt[15] ^= 4;
     silent(&mut rvm, DOOR1, &corrupt, ttl);
-    // Sources that are no single host's. On this network they have no route, but for a route that says so.
+    // Sources that do not belong to a single host. On this network they have no route unless one is
+    // configured for them.
     let all = |addr: &str| IpPrefix { addr: ip(addr), len: 0 };
     for (any, sources) in [
         ("0.0.0.0", &["0.0.0.0", "0.1.2.3", "127.0.0.1", "224.0.0.1", "240.0.0.1", "255.255.255.255"][..]),
@@ -445,7 +449,8 @@ fn who_is_never_told() {
     }
 }
 
-/// A guest that tries every address finds out which networks are guarded, and no peer, management host or tunnel port.
+/// A guest that tries every address learns which networks are guarded, but finds no peer, management host or
+/// tunnel port.
 #[test]
 fn guarded_hosts_are_not_named() {
     for v6 in [false, true] {
@@ -459,7 +464,8 @@ fn guarded_hosts_are_not_named() {
         rvm.apply(Command::SetPeer(PeerId(1), peer));
         silent(&mut rvm, DOOR1, &from_guest(&a, address, 9, Kind::Tcp(1, 22), b""), DropReason::Guarded);
     }
-    // Where metadata is served by convention is no secret, and guests that look for it need not wait.
+    // The conventional address of metadata services is well known, and guests that look for it get an
+    // immediate error.
     let (a, mut rvm) = (addresses(false), owner(false));
     let uplink = rvm.switch.tables().uplink.clone().unwrap();
     let guard = vec![IpPrefix::host(ip("169.254.169.254"))];
@@ -468,8 +474,9 @@ fn guarded_hosts_are_not_named() {
     refused(&mut rvm, DOOR1, &sent, DropReason::Guarded, Refusal::Prohibited);
 }
 
-/// Ports of a reality address that are not mapped belong to the rVM's own kernel: what comes here of them, being a
-/// fragment, is dropped without a word, while inside the overlay the floating IP says that nobody listens.
+/// Unmapped ports of a reality address belong to the rVM's own kernel. Packets to them that come here are
+/// fragments, and are dropped without an error. Inside the overlay, the floating IP answers "port
+/// unreachable".
 #[test]
 fn unmapped_ports() {
     for v6 in [false, true] {
@@ -499,8 +506,9 @@ fn unmapped_ports() {
     }
 }
 
-/// A network whose gateway has no address of a family: errors come from the dummy address of RFC 7600, or from the
-/// switch's link-local address. Of several, the one in the sender's network speaks.
+/// A network whose gateway has no address of a family: errors come from the dummy address of RFC 7600, or
+/// from the switch's link-local address. Of several gateway addresses, the one in the sender's network is
+/// used.
 #[test]
 fn who_speaks() {
     for (v6, gateways, speaker) in [
@@ -518,7 +526,8 @@ fn who_speaks() {
     }
 }
 
-/// A bridge is silent: what is switched by MAC address passes with its last hop, and to nowhere without a word.
+/// A bridge sends no errors: switched packets pass with their last hop, and unknown destinations cause no
+/// error.
 #[test]
 fn a_bridge_says_nothing() {
     for v6 in [false, true] {
@@ -532,7 +541,7 @@ fn a_bridge_says_nothing() {
         }
         let back = packet((GUEST, mac(50)), a.guest, a.host, 1, Kind::Udp(1, 2), b"x");
         silent(&mut rvm, DOOR1, &back, DropReason::SamePort);
-        // With a tag it is not for the virtual gateway, whatever its MAC address.
+        // With a tag the packet is not for the virtual gateway, in spite of its MAC address.
         let mut tagged = from_guest(&a, a.host, 1, Kind::Udp(1, 2), b"x");
         tagged.splice(12..12, [0x81, 0, 0, 5]);
         let out = rvm.forward(DOOR1, &tagged);
@@ -541,8 +550,8 @@ fn a_bridge_says_nothing() {
     }
 }
 
-/// One sender that makes errors on purpose gets its share and leaves the others theirs; all together get no more than
-/// the limit; what is withheld is counted.
+/// A sender that provokes errors gets its share and leaves the rest to others. All together get no more than
+/// the limit. Suppressed errors are counted.
 #[test]
 fn errors_are_limited() {
     let (a, mut rvm) = (addresses(false), owner(false));
@@ -561,7 +570,7 @@ fn errors_are_limited() {
             .len();
     }
     assert_eq!(all, ICMP_ERRORS_PPS as usize / 4);
-    // A dry run takes nobody's token.
+    // A dry run takes no token.
     rvm.pass(1);
     let now = rvm.now;
     for _ in 0..1000 {
@@ -573,8 +582,8 @@ fn errors_are_limited() {
     assert_eq!(told, ICMP_ERRORS_PER_SOURCE_PPS as usize / 4);
 }
 
-/// An error quotes as much as fits 576 bytes (1280 in IPv6), and nothing of what follows the packet in its frame; of a
-/// super-frame it quotes the segment that would have been on the wire.
+/// An error quotes as much as fits 576 bytes (1280 in IPv6), without the bytes behind the packet in its
+/// frame. Of a GSO packet it quotes the segment that would have been on the wire.
 #[test]
 fn what_is_quoted() {
     for v6 in [false, true] {
@@ -612,8 +621,8 @@ fn what_is_quoted() {
     }
 }
 
-/// A packet that does not fit the tunnel and must not be fragmented: on the routed path the gateway speaks, on the bridged
-/// path the destination, as it has since ever.
+/// A packet does not fit the tunnel and must not be fragmented. On the routed path the gateway sends the
+/// error, on the bridged path the destination.
 #[test]
 fn too_big_is_told_by_whom() {
     for v6 in [false, true] {

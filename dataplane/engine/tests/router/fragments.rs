@@ -1,4 +1,4 @@
-//! What is larger than its next hop carries goes on in fragments, which etherparse puts together again.
+//! Packets that are larger than their next hop carries go on in fragments. etherparse reassembles them.
 
 use etherparse::defrag::IpDefragPool;
 use etherparse::{Ipv4HeaderSlice, SlicedPacket};
@@ -15,7 +15,7 @@ use crate::rvm::{
     assert_checksums, ends, fix_ipv4, inner, ip, mac, packet, router_mac, switch_mac, vni,
 };
 
-/// An owner's rVM: what its guest sends goes through the tunnel.
+/// An owner's rVM: its guest's packets go through the tunnel.
 fn owner() -> Rvm {
     let mut rvm = Rvm::new(12);
     rvm.float(false, false, true, &[], &[]);
@@ -23,7 +23,7 @@ fn owner() -> Rvm {
     rvm
 }
 
-/// A gateway's rVM: what the Internet sends goes through the tunnel.
+/// A gateway's rVM: packets from the Internet go through the tunnel.
 fn gateway() -> Rvm {
     let mut rvm = Rvm::new(11);
     rvm.float(false, true, false, &[], &[]);
@@ -40,7 +40,7 @@ fn header(frame: &[u8]) -> Ipv4HeaderSlice<'_> {
     Ipv4HeaderSlice::from_slice(&frame[14..]).unwrap()
 }
 
-/// Makes a packet of `frame` a fragment by hand: this part of its data, with this identification.
+/// Makes a fragment from the packet in `frame` by hand: this part of its data, with this identification.
 fn part(frame: &[u8], id: u16, at: usize, len: usize) -> Vec<u8> {
     let data = &frame[34..];
     let more = at + len < data.len();
@@ -52,8 +52,8 @@ fn part(frame: &[u8], id: u16, at: usize, len: usize) -> Vec<u8> {
     out
 }
 
-/// Every frame is a right fragment of at most `mtu` bytes; returns the datagram that etherparse makes of them all, headers in
-/// front, as if it had come whole.
+/// Checks that every frame is a correct fragment of at most `mtu` bytes. Returns the datagram that etherparse
+/// reassembles, with headers in front, as if it had arrived whole.
 fn put_together(frames: &[Vec<u8>], mtu: usize) -> Vec<u8> {
     let mut pool = IpDefragPool::<(), ()>::new();
     let (mut whole, mut id) = (None, None);
@@ -87,14 +87,15 @@ fn inners(sent: &Sent) -> Vec<Vec<u8>> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
 
-    /// Any datagram through any tunnel, both ways: what arrives in fragments is the datagram as it would have arrived whole,
-    /// translated, with right checksums. The second rVM passes the fragments on as they come.
+    /// Any datagram through any tunnel, in both directions. The reassembled fragments equal the datagram as
+    /// it would have arrived whole, translated, with right checksums. The second rVM passes the fragments on
+    /// unchanged.
     #[test]
     fn fragments_are_the_datagram(mtu in 118u16..1500, data in proptest::collection::vec(any::<u8>(), 0..9000), id: u16, tos: u8,
                                   outward: bool, partial: bool, udp: bool) {
         let a = addresses(false);
         let (mut gateway, mut owner) = (gateway(), owner());
-        // On the underlay no frame may be longer than 1500, at a door it may be.
+        // On the underlay the maximum is 1500 bytes; at a door a frame may be longer.
         let data = &data[..data.len().min(if outward { 9000 } else { 1472 })];
         let kind = if udp { Kind::Udp(4000, 53) } else { Kind::Echo };
         let mut sent = if outward {
@@ -108,7 +109,7 @@ proptest! {
         let mut whole = sent.clone();
         let mut offload = Offload::NONE;
         if partial && outward && udp {
-            // A NIC that is to finish the checksum: before the packet is cut.
+            // With a NIC that has to finish the checksum: this happens before fragmentation.
             offload = Offload { csum_start: 34, csum_offset: 6, ..Offload::NONE };
             sent[40..42].copy_from_slice(&[0xab, 0xcd]);
         }
@@ -144,7 +145,7 @@ proptest! {
         let arrived = if fragments.len() == 1 { fragments[0].clone() } else { put_together(&fragments, tunnel_mtu) };
         prop_assert_eq!(&arrived[18..20], &id.to_be_bytes());
         prop_assert_eq!(&arrived[42..], &whole[42..], "the data");
-        // All on one way: the outer source port is the same.
+        // All fragments take one path: the outer source port is the same.
         prop_assert!(outer.iter().all(|(_, f)| f[34..36] == outer[0].1[34..36]));
 
         let receiver = if outward { &mut gateway } else { &mut owner };
@@ -165,8 +166,8 @@ proptest! {
         prop_assert_eq!(arrived, whole);
     }
 
-    /// A packet that is a fragment already, the first, one between, or the last, is cut again: offsets go on from
-    /// its own, and only what ends the datagram says that nothing follows.
+    /// A fragment (the first, a middle one, or the last) is fragmented again. Offsets continue from its own,
+    /// and only the end of the datagram clears the more-fragments flag.
     #[test]
     fn fragments_of_fragments(len in 3000usize..8900, first_cut in 64usize..180, reverse: bool) {
         let mut owner = owner();
@@ -175,7 +176,7 @@ proptest! {
         let mut sent: Vec<Vec<u8>> = Vec::new();
         let mut at = 0;
         while at < data_len {
-            // Some fit the tunnel, most do not.
+            // Some fragments fit the tunnel, most do not.
             let n = if at == 0 { first_cut * 8 } else { 1480 }.min(data_len - at);
             sent.push(part(&whole, 77, at, n));
             at += n;
@@ -185,15 +186,15 @@ proptest! {
         }
         let mut fragments: Vec<_> = sent.iter().flat_map(|f| inners(&owner.forward(DOOR1, f))).collect();
         prop_assert!(fragments.len() > sent.len());
-        // The reader wants the headers of the first one first.
+        // etherparse needs the headers of the first fragment first.
         fragments.sort_by_key(|f| header(f).fragments_offset().value());
         let arrived = put_together(&fragments, TUNNEL_MTU);
         prop_assert_eq!(&arrived[42..], &whole[42..]);
     }
 }
 
-/// A UDP super-frame whose segments do not fit: each is a datagram of its own, with its own identification, in fragments of
-/// its own.
+/// A UDP GSO packet has segments that do not fit. Each segment is a datagram of its own, with its own
+/// identification, in its own fragments.
 #[test]
 fn a_super_frame_is_segmented_first() {
     let (a, mut owner) = (addresses(false), owner());
@@ -206,7 +207,7 @@ fn a_super_frame_is_segmented_first() {
     for caps in uplinks {
         owner.switch.set_caps(UPLINK, caps);
         let fragments = inners(&owner.forward_as(DOOR1, &sent, offload));
-        // 7000 = 4 * 1472 + 1112; the last fits.
+        // 7000 = 4 * 1472 + 1112; the last segment fits.
         assert_eq!(fragments.len(), 4 * 2 + 1);
         let first_id = header(&sent).identification();
         for n in 0..4 {
@@ -219,7 +220,7 @@ fn a_super_frame_is_segmented_first() {
         assert_eq!(fragments[8][42..], data[4 * 1472..]);
     }
     assert_eq!(owner.switch.counters().segmented, 2 * 8);
-    // TCP that may be fragmented (path-MTU discovery switched off) as well.
+    // The same for TCP that permits fragmentation (path-MTU discovery switched off).
     let sent = from_guest(Kind::Tcp(4000, 80), &data);
     let offload = Offload {
         csum_start: 34,
@@ -235,8 +236,8 @@ fn a_super_frame_is_segmented_first() {
     }
 }
 
-/// Options with the copied flag stand in every fragment, others in the first only (RFC 791 §3.1); padding fills the word.
-/// Lists that lie about their lengths end where they lie.
+/// Options with the copied flag are in every fragment, others in the first only (RFC 791 §3.1); padding fills
+/// the word. A list with a wrong length ends there.
 #[test]
 fn options_are_copied_by_their_flag() {
     let lists: [(&[u8], &[u8]); 6] = [
@@ -265,7 +266,8 @@ fn options_are_copied_by_their_flag() {
     }
 }
 
-/// A packet that may not be fragmented, or is IPv6, is too big; so is one on a bridged path, where nobody is told.
+/// A packet that must not be fragmented, or is IPv6, is too big. So is one on a bridged path, where the
+/// sender gets no error.
 #[test]
 fn what_is_not_fragmented() {
     let mut owner = owner();
@@ -288,12 +290,12 @@ fn what_is_not_fragmented() {
     assert_eq!(owner.switch.counters().segmented, 0);
 }
 
-/// Every way out carries fragments: a door of its own MTU, a station that is not located (to everybody), and the kernel
-/// while the underlay's next hop is not resolved.
+/// Every output carries fragments: a door with its own MTU, a station without a known location (flooded), and
+/// the kernel while the underlay's next hop is not resolved.
 #[test]
 fn every_way_out() {
     let a = addresses(false);
-    // A door of 600 bytes behind the gateway, which owns the guest as well.
+    // A door of 600 bytes at the gateway, whose rVM is also the guest's.
     let mut rvm = Rvm::new(11);
     rvm.float(false, true, true, &[], &[]);
     let mut door = rvm.switch.tables().ports.get(DOOR1).unwrap().config.clone();
@@ -306,7 +308,7 @@ fn every_way_out() {
     let frames: Vec<_> = out.into_iter().map(|(_, f)| f).collect();
     assert_eq!(ends(&put_together(&frames, 600)), (a.host, a.guest));
 
-    // Forgotten where it is: to the door and to the peer, in fragments that fit both.
+    // After its location is forgotten: to the door and to the peer, in fragments that fit both.
     rvm.apply(Command::FlushFdb(None, None));
     let out = rvm.forward(UPLINK, &sent);
     for port in [DOOR1, UPLINK] {
@@ -315,7 +317,7 @@ fn every_way_out() {
         assert_eq!(ends(&put_together(&frames, 600)), (a.host, a.guest));
     }
 
-    // Out, to a router whose MAC address nobody knows, over an uplink of 1000 bytes.
+    // Out, to a router with an unknown MAC address, over an uplink of 1000 bytes.
     let uplink = rvm.switch.tables().uplink.clone().unwrap();
     rvm.apply(Command::SetUplink(UplinkConfig { mtu: 1000, ..uplink }));
     rvm.apply(Command::RemoveUnderlayNeighbor(ip("10.0.0.1")));
@@ -334,12 +336,13 @@ fn from_guest_of(door: PortId, rvm: &mut Rvm) -> Sent {
     out
 }
 
-/// What cannot be cut is a counted drop: a fragment that would end behind the longest packet there is, a path of fewer
-/// bytes than a header and eight. Without memory for the fragments every one that is missing is counted.
+/// A packet that cannot be fragmented is a counted drop: a fragment that would end beyond the maximum length
+/// of a packet, or a path that carries less than a header and eight bytes. Without memory for the fragments,
+/// every missing fragment is counted.
 #[test]
 fn what_cannot_be_cut() {
     let mut owner = owner();
-    // A header that is not what it was: with a new checksum it would be as good as new (RFC 1812 §5.2.2).
+    // A corrupted header: with a new checksum the corruption would be hidden (RFC 1812 §5.2.2).
     let mut corrupt = from_guest(Kind::Udp(1, 2), &[7; 1450]);
     corrupt[30] ^= 1;
     assert_eq!(owner.forward(DOOR1, &corrupt), vec![]);
@@ -351,7 +354,7 @@ fn what_cannot_be_cut() {
     assert_eq!(owner.drops(DOOR1, DropReason::IpMalformed), 2);
 
     let sent = from_guest(Kind::Udp(1, 2), &[7; 1450]);
-    // Room for the packet and one more.
+    // Slots for the packet and one more.
     owner.pool = HeapPool::new(2, 0);
     assert_eq!(owner.forward(DOOR1, &sent).len(), 1);
     assert_eq!(owner.drops(DOOR1, DropReason::PoolExhausted), 1);
@@ -369,7 +372,8 @@ fn what_cannot_be_cut() {
     assert_eq!(narrow.drops(UPLINK, DropReason::TooBig), 1);
 }
 
-/// A frame may be longer than its packet: what follows is not forwarded, and makes no packet too big.
+/// A frame may be longer than its packet. The bytes behind the packet are not forwarded, and do not make it
+/// too big.
 #[test]
 fn trailers_are_left_behind() {
     let mut owner = owner();
@@ -388,7 +392,8 @@ fn trailers_are_left_behind() {
     }
 }
 
-/// A flow whose packets mostly fit is remembered; those that do not fit are cut all the same, and leave the memory as it is.
+/// A flow whose packets mostly fit is in the flow cache. Packets that do not fit are still fragmented, and
+/// leave the cache unchanged.
 #[test]
 fn a_remembered_flow_is_cut() {
     let (a, mut gateway) = (addresses(false), gateway());
@@ -401,7 +406,7 @@ fn a_remembered_flow_is_cut() {
     assert_eq!(gateway.forward(UPLINK, &of(1472)).len(), 2);
     assert_eq!(gateway.forward(UPLINK, &of(100)).len(), 1);
     assert_eq!(gateway.switch.remembered(), remembered + 1);
-    // A dry run shows it and leaves nothing behind.
+    // A dry run shows the fragments and leaves no trace.
     let now = gateway.now;
     let walk = gateway.switch.trace(now, UPLINK, &of(1472), &mut gateway.pool);
     assert_eq!((walk.sent.len(), walk.drops.len()), (2, 0));

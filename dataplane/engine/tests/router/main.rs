@@ -1,5 +1,5 @@
-//! The switch as a router, frame by frame: whom it tells that a packet is not forwarded and how, what it cuts into
-//! fragments, and how fragments find their ports. Read by etherparse and smoltcp, which are not ours.
+//! The switch as a router, frame by frame: the errors that senders get, the packets that it fragments, and
+//! how fragments find their ports. Independent implementations, etherparse and smoltcp, read the frames.
 
 mod errors;
 mod fragments;

@@ -1,4 +1,4 @@
-//! Fragments of packets about which ports decide.
+//! Fragments of packets whose ports select a mapping.
 
 use engine::command::*;
 use engine::counters::DropReason;
@@ -36,16 +36,17 @@ fn cut(whole: &[u8], id: u32) -> [Vec<u8>; 3] {
     })
 }
 
-/// How many of these frames are passed on.
+/// The number of these frames that are forwarded.
 fn passed(rvm: &mut Rvm, at: PortId, frames: &[Vec<u8>]) -> usize {
     frames.iter().map(|f| rvm.forward(at, f).iter().filter(|(to, _)| *to != at).count()).sum()
 }
 
 const LOST: DropReason = DropReason::FragmentWithoutFirst;
 
-/// A floating IP mapped for some ports, or for all but some. In each of the three places where ports decide (what the
-/// underlay brings, what is sent to the floating IP inside, what the guest sends) all fragments of a datagram go the way of
-/// the first: to where its port is mapped, or nowhere. One that comes before its first is dropped and counted.
+/// A floating IP is mapped for some ports, or for all but some. In each of the three places where ports
+/// decide (packets from the underlay, packets to the floating IP inside, packets from the guest), all
+/// fragments of a datagram go where the first goes: to the guest of its port, or nowhere. A fragment that
+/// comes before its first is dropped and counted.
 #[test]
 fn later_fragments_follow_the_first() {
     for v6 in [false, true] {
@@ -61,7 +62,7 @@ fn later_fragments_follow_the_first() {
                 let inward = |eth, from, to| packet(eth, from, to, 64, Kind::Udp(4000, port), &[7; 1100]);
                 let cases = [
                     (UPLINK, inward((PROVIDER, mac(11)), a.host, a.reality), mapped),
-                    // Exceptions are the gateway's kernel's, so they do not count inside.
+                    // Excluded ports belong to the gateway's kernel, so the exclusion has no effect inside.
                     (DOOR2, inward((mac(8), switch_mac(11)), station, a.public), mapped || only.is_empty()),
                     (
                         DOOR1,
@@ -90,18 +91,18 @@ fn later_fragments_follow_the_first() {
                     }
                 }
             }
-            // Out of order.
+            // The fragments arrive out of order.
             let whole = packet((PROVIDER, mac(11)), a.host, a.reality, 64, Kind::Udp(4000, 53), &[7; 1100]);
             let [first, second, third] = cut(&whole, 0x0001_0100);
             assert_eq!(passed(&mut rvm, UPLINK, &[third.clone(), first, second]), 2);
             assert_eq!(rvm.drops(UPLINK, LOST), 1);
-            // Again, now that the first is known.
+            // The third fragment again, after the first.
             assert_eq!(passed(&mut rvm, UPLINK, &[third]), 1);
         }
     }
 }
 
-/// Where nothing is decided by port no fragment needs its first; nor does one of a protocol without ports.
+/// Where ports do not decide, a fragment does not need its first; nor does one of a protocol without ports.
 #[test]
 fn others_need_no_first() {
     let a = addresses(false);
@@ -120,7 +121,7 @@ fn others_need_no_first() {
     assert_eq!((rvm.drops(UPLINK, DropReason::PortNotMapped), rvm.drops(UPLINK, LOST)), (3, 0));
 }
 
-/// Of a shared address each port's fragments go to its own guest.
+/// With a shared address, each port's fragments go to its own guest.
 #[test]
 fn a_shared_address() {
     let a = addresses(false);
@@ -149,8 +150,8 @@ fn a_shared_address() {
     }
 }
 
-/// What is remembered of a first fragment ends with time, is of one network only, makes way for newer packets of the same
-/// sender, and is not of a dry run.
+/// The entry of a first fragment expires, belongs to one network only, gives way to newer packets of the same
+/// sender, and is not created by a dry run.
 #[test]
 fn what_is_remembered() {
     let a = addresses(false);
@@ -198,8 +199,8 @@ fn what_is_remembered() {
     assert_eq!(passed(&mut rvm, DOOR1, &[second]), 0, "displaced");
 }
 
-/// Each worker remembers its own: where a network card sends the fragments of a packet to different workers, the later
-/// ones are dropped and counted.
+/// Each worker has its own table. Where a network card sends the fragments of a packet to different workers,
+/// the later ones are dropped and counted.
 #[test]
 fn another_worker() {
     let a = addresses(false);

@@ -19,17 +19,18 @@ pub const DOOR2: PortId = PortId(2);
 /// MAC address of the guest, and of the provider's router.
 pub const GUEST: MacAddr = MacAddr([2, 0, 0, 0, 0, 9]);
 pub const PROVIDER: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
-/// What the tunnel carries.
+/// Maximum length of an inner IP packet.
 pub const TUNNEL_MTU: usize = 1450;
 
-/// The addresses of one family: the guest's, its floating IP, that one's reality address, and a host on the Internet.
+/// The addresses of one family: the guest's, its floating IP, its reality address, and a host on the
+/// Internet.
 #[derive(Clone, Copy, Debug)]
 pub struct Addresses {
     pub guest: IpAddr,
     pub public: IpAddr,
     pub reality: IpAddr,
     pub host: IpAddr,
-    /// Of the networks private and public.
+    /// Gateway addresses of the networks private and public.
     pub gateways: [IpAddr; 2],
 }
 
@@ -71,7 +72,7 @@ pub struct Rvm {
     pub now: Instant,
 }
 
-/// What came out, by port.
+/// The frames that came out, by port.
 pub type Sent = Vec<(PortId, Vec<u8>)>;
 
 impl Rvm {
@@ -147,7 +148,7 @@ impl Rvm {
         self.switch.apply(self.now, command, &mut self.pool);
     }
 
-    /// Puts one frame in and returns what comes out; the law of conservation is checked.
+    /// Puts one frame in and returns the frames that come out. Checks conservation.
     pub fn forward(&mut self, at: PortId, bytes: &[u8]) -> Sent {
         self.forward_as(at, bytes, Offload::NONE)
     }
@@ -169,7 +170,7 @@ impl Rvm {
                 Ok(())
             });
         }
-        // What goes to the kernel is told apart by a port that there is not.
+        // A port number that does not exist stands for the kernel.
         self.switch.flush_punted(&mut self.pool, |pool, queue| {
             take(pool, queue, |bytes| out.push((PortId(999), bytes)));
         });
@@ -179,7 +180,8 @@ impl Rvm {
         out
     }
 
-    /// Lets time pass, a quarter of a second at a time. What the switch sends meanwhile is lost.
+    /// Lets time pass, in steps of a quarter of a second. Discards the frames that the switch sends in that
+    /// time.
     pub fn pass(&mut self, seconds: u32) {
         for _ in 0..4 * seconds {
             self.now = self.now + Duration::from_millis(250);
@@ -193,7 +195,8 @@ impl Rvm {
         self.switch.port_counters(at).unwrap().drops[reason as usize]
     }
 
-    /// The mapping of the floating IP of `v6`'s family: its provider's end is here, or at the peer; `inside`: the guest's.
+    /// Maps the floating IP of `v6`'s family. Its provider's end is here, or at the peer; with `inside`, it
+    /// belongs to the guest.
     pub fn float(&mut self, v6: bool, here: bool, inside: bool, only: &[&str], except: &[&str]) {
         let a = addresses(v6);
         let gateway = if here { Gateway::Here { reality: a.reality } } else { Gateway::Peer(PeerId(0)) };
@@ -210,13 +213,13 @@ impl Rvm {
         ));
     }
 
-    /// A station says who it is, by gratuitous ARP or an unsolicited neighbor advertisement.
+    /// A station announces its address, by gratuitous ARP or an unsolicited neighbor advertisement.
     pub fn announce(&mut self, at: PortId, who: MacAddr, address: IpAddr) {
         let bytes = announcement(who, address);
         self.forward(at, &bytes);
     }
 
-    /// The same, heard through the tunnel from the peer.
+    /// The same announcement, through the tunnel from the peer.
     pub fn announce_at_peer(&mut self, network: u32, who: MacAddr, address: IpAddr) {
         let bytes = announcement(who, address);
         let outer = self.tunnelled(network, &bytes);
@@ -296,7 +299,7 @@ fn announcement(who: MacAddr, address: IpAddr) -> Vec<u8> {
     bytes
 }
 
-/// What a packet carries.
+/// The content of a packet.
 #[derive(Clone, Copy, Debug)]
 pub enum Kind {
     Udp(u16, u16),
@@ -306,7 +309,7 @@ pub enum Kind {
     Other(u8),
 }
 
-/// A frame `from -> to` whose checksums are right, and which may be fragmented.
+/// A frame `from -> to` with right checksums that permits fragmentation.
 pub fn packet(
     eth: (MacAddr, MacAddr),
     from: IpAddr,
@@ -354,7 +357,7 @@ pub fn ends(frame: &[u8]) -> (IpAddr, IpAddr) {
     }
 }
 
-/// Every checksum of the packet inside `frame` is right, by etherparse's account.
+/// Checks with etherparse that every checksum of the packet inside `frame` is right.
 pub fn assert_checksums(frame: &[u8]) {
     let packet = SlicedPacket::from_ethernet(frame).unwrap();
     if let Some(NetSlice::Ipv4(v4)) = &packet.net {
