@@ -1,5 +1,5 @@
-//! DHCP for guests, frame by frame: who is answered, with what, and what is dropped. Answers are read by smoltcp and
-//! etherparse.
+//! DHCP for guests, frame by frame: which questions get an answer, its content, and which frames are dropped.
+//! smoltcp and etherparse read the answers.
 
 use engine::command::*;
 use engine::counters::DropReason;
@@ -22,7 +22,7 @@ const OWN: Ipv4Address = Ipv4Address::new(10, 1, 0, 5);
 const NOBODY: Ipv4Address = Ipv4Address::UNSPECIFIED;
 const ROUTER: MacAddr = MacAddr([2, 0x69, 0x76, 0, 0, 100]);
 
-/// A boot server behind a door, and what its client says it is.
+/// The vendor class of a client that boots from the network.
 const PXE: &[u8] = b"PXEClient:Arch:00000:UNDI:002001";
 
 struct World {
@@ -82,7 +82,7 @@ impl World {
         self.switch.apply(Instant::from_millis(1000), command, &mut self.pool);
     }
 
-    /// What comes out where; the law of conservation holds and no frame is lost.
+    /// The frames that come out, by port. Checks conservation and that no frame is lost.
     fn forward(&mut self, at: PortId, bytes: &[u8]) -> Vec<(PortId, Vec<u8>)> {
         let mut frame = self.pool.alloc_from(bytes).unwrap();
         frame.offload = Offload::NONE;
@@ -108,7 +108,7 @@ impl World {
         self.switch.port_counters(port).unwrap().drops[DropReason::DhcpMalformed as usize]
     }
 
-    /// The one answer to a question from the guest, as it left: its DHCP message.
+    /// The DHCP message of the single answer to a question from the guest.
     fn answer(&mut self, question: &[u8]) -> Vec<u8> {
         let out = self.forward(GUEST, question);
         let [(GUEST, frame)] = out.as_slice() else { panic!("{out:?}") };
@@ -226,7 +226,8 @@ fn a_guest_gets_the_address_of_its_binding() {
     assert_eq!(w.malformed(GUEST), 0);
 }
 
-/// An identifier of any kind and length goes back as it came (RFC 6842); one longer than any that there is, no answer.
+/// A client identifier of any kind and length returns unchanged (RFC 6842). One longer than the standard
+/// permits gets no answer.
 #[test]
 fn a_clients_identifier_goes_back() {
     let mut w = World::new(true);
@@ -252,7 +253,8 @@ fn a_clients_identifier_goes_back() {
     assert_eq!(w.malformed(GUEST), 1);
 }
 
-/// Off by default, and no business of ours without a binding, behind a door, or when the guest took another's offer.
+/// The switch does not answer by default, without a binding, behind a door, or when the guest has accepted
+/// another server's offer.
 #[test]
 fn other_questions_go_their_way() {
     let discover = |at| v4(at, DhcpMessageType::Discover, None, None);
@@ -282,8 +284,8 @@ fn of_class(question: &[u8], class: &[u8]) -> Vec<u8> {
     udp4(GUEST, &message)
 }
 
-/// A guest that boots from the network: it gets its address from the switch, and its question also reaches the boot
-/// servers there may be, which are not guests. Within the limit of what a port may flood, and for a broadcast only.
+/// A guest boots from the network. It gets its address from the switch, and its question also reaches
+/// possible boot servers, but no guests. This holds within the port's flood limit, and for a broadcast only.
 #[test]
 fn a_boot_server_is_asked_too() {
     let mut w = World::new(true);
@@ -315,7 +317,7 @@ fn a_boot_server_is_asked_too() {
     assert_eq!(w.forward(GUEST, &question).len(), 1, "there is nobody to ask");
 }
 
-/// The configuration may say itself where guests boot from: then every answer does, and nobody else is asked.
+/// A boot server in the configuration is in every answer, and no other server gets the question.
 #[test]
 fn a_configured_boot_server_is_told() {
     let mut w = World::new(true);
@@ -339,7 +341,7 @@ fn a_configured_boot_server_is_told() {
             assert_eq!(DhcpRepr::parse(&packet).unwrap().your_ip, OWN);
         }
     }
-    // What a guest is refused says nothing of it.
+    // A refusal does not contain boot options.
     let other = v4(GUEST, DhcpMessageType::Request, Some(Ipv4Address::new(10, 1, 0, 6)), None);
     let refusal = w.answer(&of_class(&other, PXE));
     assert_eq!(&refusal[20..24], &[0; 4]);
@@ -377,8 +379,8 @@ fn dhcpv6_too() {
     assert_eq!(w.malformed(GUEST), 1);
 }
 
-/// Whatever a hostile guest sends to the server's port is answered, switched or dropped by name; every cut and
-/// every flipped byte of good questions.
+/// Every message of a hostile guest to the server's port is answered, switched, or dropped with a reason.
+/// Tries every truncation and every flipped byte of good questions.
 #[test]
 fn hostile_questions_are_counted() {
     let mut w = World::new(true);
@@ -397,7 +399,7 @@ fn hostile_questions_are_counted() {
     for question in questions {
         let headers = if question[12] == 8 { 42 } else { 62 };
         for at in headers..question.len() {
-            // Cut: the lengths are made to fit again, so that the message itself is short.
+            // Truncate: correct the lengths, so that only the message itself is short.
             let message = &question[headers..at];
             let cut = if headers == 42 { udp4(GUEST, message) } else { v6_raw(message) };
             w.forward(GUEST, &cut);

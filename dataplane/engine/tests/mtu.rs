@@ -1,5 +1,5 @@
-//! MTU and peers in the switch, frame by frame: probes and their answers, the MSS of connections that open, outer
-//! fragments; and the events and answers about peers that are configured differently.
+//! MTU and peers in the switch, frame by frame: probes and their answers, the MSS of new connections, outer
+//! fragments; and the events and answers about peers with a different configuration.
 
 use std::net::IpAddr;
 
@@ -31,7 +31,7 @@ fn address(n: u8, v6: bool) -> IpAddr {
 }
 
 impl Rvm {
-    /// rVM `n` of 11 and 12, whose path carries `path` bytes; the door takes anything.
+    /// rVM `n` of 11 and 12, whose path carries `path` bytes; the door has no limit.
     fn new(n: u8, v6: bool, path: u16, fragment: bool, mss_clamp: bool) -> Self {
         let mut rvm = Self {
             switch: Switch::new(u64::from(n)),
@@ -142,7 +142,7 @@ fn tcp(syn: bool, mss: u16, payload: usize) -> Vec<u8> {
     bytes
 }
 
-/// The MSS of a SYN, whose checksum is right by a reader that is not ours.
+/// The MSS of a SYN. An independent reader checks its checksum.
 fn mss(frame: &[u8]) -> u16 {
     let p = SlicedPacket::from_ethernet(frame).unwrap();
     let (Some(NetSlice::Ipv4(ip)), Some(TransportSlice::Tcp(tcp))) = (&p.net, &p.transport) else {
@@ -158,7 +158,7 @@ fn mss(frame: &[u8]) -> u16 {
     }
 }
 
-/// On the way in and on the way out; also when the flow is remembered, which is by MAC address only.
+/// On ingress and on egress, also when the flow is cached, which depends on MAC addresses only.
 #[test]
 fn mss_is_clamped_both_ways() {
     let (mut a, mut b) = (Rvm::new(11, false, 1400, false, true), Rvm::new(12, false, 1450, false, true));
@@ -169,7 +169,7 @@ fn mss_is_clamped_both_ways() {
     }
     let out = a.forward(DOOR, &tcp(true, 8960, 0));
     assert_eq!(mss(&out[0].1[50..]), 1400 - 50 - 40);
-    // One that its sender's switch left alone is lowered where it arrives.
+    // A SYN that its sender's switch did not change is lowered where it arrives.
     let mut lax = Rvm::new(11, false, 9000, false, false);
     let out = lax.forward(DOOR, &tcp(true, 8960, 0));
     assert_eq!(mss(&out[0].1[50..]), 8960);
@@ -199,7 +199,7 @@ fn probes_are_answered() {
         a.apply(Command::ProbePath(PEER, 9001, 1));
         assert_eq!(a.sent(), vec![], "larger than the uplink");
 
-        // One that came shorter than it says, one from a stranger, one of another version: dropped, counted.
+        // A truncated probe, one from a stranger, and one of another version are dropped and counted.
         a.apply(Command::ProbePath(PEER, 600, 1));
         let asked = a.sent().remove(0).1;
         let inner = if v6 { 70 } else { 50 };
@@ -218,7 +218,7 @@ fn probes_are_answered() {
     }
 }
 
-/// A peer that asks without end is answered, and told of, within bounds; every question is accounted for.
+/// A peer that asks without end gets answers, and causes events, within bounds; every question is counted.
 #[test]
 fn questions_without_end() {
     let (mut a, mut b) = (Rvm::new(11, false, 1400, false, true), Rvm::new(12, false, 1400, false, true));
@@ -228,7 +228,7 @@ fn questions_without_end() {
     assert!((1..=PATH_ANSWERS_PPS as usize).contains(&answered), "{answered} answers at once");
     assert_eq!(b.switch.counters().consumed, 3 * u64::from(PATH_ANSWERS_PPS));
     assert!(!b.events().is_empty());
-    // Answers that nobody asked for, too.
+    // Unrequested answers, too.
     let answer = Rvm::new(12, false, 1400, false, true).forward(UPLINK, &asked).remove(0).1;
     for _ in 0..16 * LEARNED_EVENTS {
         assert_eq!(a.forward(UPLINK, &answer), vec![]);
@@ -236,7 +236,7 @@ fn questions_without_end() {
     assert_eq!(a.events().len(), 8 * LEARNED_EVENTS as usize);
 }
 
-/// Every worker is told to probe; one does. Each answers what it hears.
+/// All workers get the command to probe; one does. Each answers the probes that it receives.
 #[test]
 fn of_several_workers_one_probes() {
     let mut workers = [0, 1, 2].map(|me| {
@@ -259,7 +259,7 @@ fn of_several_workers_one_probes() {
     }
 }
 
-/// What arrives when the fragments are put together by someone else is the packet as it would have gone out whole.
+/// An independent implementation reassembles the fragments to the packet that would have gone out whole.
 #[test]
 fn fragments_where_chosen() {
     for v6 in [false, true] {
@@ -303,7 +303,8 @@ fn fragments_where_chosen() {
             together.extend_from_slice(payload);
         }
         assert_eq!(together, expected[if v6 { 54 } else { 34 }..]);
-        // Without the choice it is refused, and nobody is told: the packet does not forbid fragments.
+        // Without the option it is refused, and the sender gets no error: the packet does not forbid
+        // fragments.
         let mut refused = Rvm::new(11, v6, 1400, false, true);
         assert_eq!(refused.forward(DOOR, &frame).iter().filter(|(id, _)| *id == UPLINK).count(), 0);
     }
@@ -324,8 +325,8 @@ fn tunnelled(from: u8, vni: u32, inner: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// The smallest packet asks a peer whether it is there, and about a network: it answers, or says that it takes
-/// nothing of that network from us. Both bring the nonce back, over IPv4 and IPv6.
+/// The smallest packet asks a peer whether it is alive, and about a network. The peer answers, or says that
+/// it takes no packets of that network from us. Both return the nonce, over IPv4 and IPv6.
 #[test]
 fn a_peer_is_asked_about_a_network() {
     for v6 in [false, true] {
@@ -345,7 +346,7 @@ fn a_peer_is_asked_about_a_network() {
             assert_eq!(a.forward(UPLINK, &said[0].1), vec![]);
             assert_eq!(a.events(), [expected]);
         }
-        // It is a network of the peer's, but not one in which we take part there.
+        // The peer has this network, but we do not take part in it there.
         let config = PeerConfig {
             address: address(11, v6),
             vnis: vec![],
@@ -363,8 +364,8 @@ fn a_peer_is_asked_about_a_network() {
     }
 }
 
-/// Packets of a network that is not here are dropped and counted, with an event, and with a refusal if their sender is a peer.
-/// A stranger gets no answer. However many come, the events per tick are bounded.
+/// Packets of a network that is not configured here are dropped and counted, with an event, and with a
+/// refusal if their sender is a peer. A stranger gets no answer. The number of events per tick is bounded.
 #[test]
 fn packets_that_do_not_fit_are_told_of() {
     let (mut a, mut b) = (Rvm::new(11, false, 1400, false, true), Rvm::new(12, false, 1400, false, true));
@@ -393,7 +394,8 @@ fn packets_that_do_not_fit_are_told_of() {
     assert_eq!(b.drops(DropReason::UnknownPeer), 102, "each is counted");
 }
 
-/// A trace of such a packet shows what would be sent, and leaves nothing behind: no event, no notice, no count.
+/// A trace of such a packet shows the frames that would be sent, and has no effect: no event, no notice, no
+/// count.
 #[test]
 fn a_trace_of_a_packet_that_does_not_fit_tells_nobody() {
     let mut b = Rvm::new(12, false, 1400, false, true);
@@ -410,8 +412,8 @@ fn a_trace_of_a_packet_that_does_not_fit_tells_nobody() {
     assert_eq!(b.events().len(), 1);
 }
 
-/// Only the gateway of a floating IP asks who has it, only the rVM of its owner says so: from a peer's switch either is
-/// told of, from anyone else it is not.
+/// Only the gateway of a floating IP asks for its MAC, and only the rVM of its owner announces it. From a
+/// peer's switch either causes an event; from any other station neither does.
 #[test]
 fn who_takes_a_floating_ip_for_its_own_is_told_of() {
     let mut b = Rvm::new(12, false, 1400, false, true);

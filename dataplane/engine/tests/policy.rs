@@ -1,5 +1,5 @@
-//! What a port's owner lays upon it: rate limits, quarantine, mirrors, and the guard against BPDUs. Each holds for flows
-//! whose verdict is remembered too, and keeps them out of the verdict cache; none of it touches other ports.
+//! The owner's rules for a port: rate limits, quarantine, mirrors, and the BPDU guard. Each also applies to
+//! flows in the flow cache, and keeps them out of the kernel offload; none affects other ports.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -68,7 +68,7 @@ impl Rvm {
         self.switch.apply(self.now, command, &mut self.pool);
     }
 
-    /// Configures a port: a door but for what `change` says.
+    /// Configures a port: a door, except for the fields that `change` sets.
     fn set(&mut self, id: PortId, change: impl Fn(&mut PortConfig)) {
         let mut config = PortConfig {
             vni: Some(vni(if id == D { 200 } else { 100 })),
@@ -109,7 +109,7 @@ impl Rvm {
         self.put(at, &[(bytes.to_vec(), Offload::NONE)])
     }
 
-    /// What leaves; every frame is accounted for, and no slot is lost.
+    /// Returns the frames sent. Checks conservation and that no slot is lost.
     fn sent(&mut self) -> Sent {
         let mut out = Vec::new();
         self.switch.gate_leaving(self.now, &mut self.pool, |_| true);
@@ -131,7 +131,7 @@ impl Rvm {
         self.switch.port_counters(at).unwrap().drops[reason as usize]
     }
 
-    /// Every station says hello, so that none is unknown.
+    /// Every station sends a frame, so that the FDB knows all.
     fn introduce(&mut self) {
         for port in PORTS {
             self.send(port, &hello(port));
@@ -148,7 +148,7 @@ fn udp(from: PortId, to: PortId, len: usize) -> Vec<u8> {
     bytes
 }
 
-/// A TCP super-frame of this payload, to be cut into segments of 1000 bytes.
+/// A TCP GSO packet with this payload and segments of 1000 bytes.
 fn super_frame(from: PortId, to: PortId, payload: usize) -> (Vec<u8>, Offload) {
     let builder = PacketBuilder::ethernet2(mac(from), mac(to))
         .ipv4([10, 1, 0, from.0 as u8], [10, 1, 0, to.0 as u8], 64)
@@ -183,8 +183,8 @@ fn places(sent: &Sent) -> Vec<PortId> {
     sent.iter().map(|(port, _)| *port).collect()
 }
 
-/// A flow beyond its port's limit, most of which is remembered: the burst passes, then what the time brings; the rest is
-/// counted where it came in. The way back is not limited.
+/// A flow exceeds its port's limit, with most frames in the flow cache. The burst passes, then the rate; the
+/// ingress port counts the rest. The other direction is not limited.
 #[test]
 fn a_limit_on_what_comes_in_holds_for_remembered_flows() {
     let mut rvm = Rvm::new();
@@ -198,7 +198,7 @@ fn a_limit_on_what_comes_in_holds_for_remembered_flows() {
             passed += rvm.send(A, &frame).len();
         }
     }
-    // 20 at once and one per millisecond.
+    // A burst of 20 and one per millisecond.
     assert!((1015..=1021).contains(&passed), "{passed}");
     assert!(rvm.switch.remembered() > 900, "{}", rvm.switch.remembered());
     assert_eq!(rvm.drops(A, DropReason::IngressRateLimit), 4000 - passed as u64);
@@ -206,7 +206,7 @@ fn a_limit_on_what_comes_in_holds_for_remembered_flows() {
     assert_eq!((counters.rx_frames, counters.rx_bytes), (4001, 4_000_060), "what is refused was received");
     let back = udp(B, A, 1000);
     assert_eq!((0..1000).map(|_| rvm.send(B, &back).len()).sum::<usize>(), 1000);
-    // The same setting again changes nothing, another one begins anew.
+    // The same setting again changes nothing; another one starts with a full bucket.
     rvm.set(A, |p| p.policy.ingress = rate);
     assert_eq!(rvm.send(A, &frame).len(), 0);
     rvm.set(A, |p| p.policy.ingress = Rate { pps: Some(1000), ..Rate::default() });
@@ -223,7 +223,7 @@ fn a_limit_on_what_leaves_is_counted_at_the_output() {
     let frame = udp(A, B, 100);
     let passed: usize = (0..100).map(|_| rvm.send(A, &frame).len()).sum();
     assert_eq!(passed, 16);
-    // Several on one queue: those within the limit leave in their order.
+    // Several frames on one queue: those within the limit leave in order.
     rvm.now = rvm.now + Duration::from_millis(25);
     let batch: Vec<_> = (0..10).map(|n| (udp(A, B, 100 + n), Offload::NONE)).collect();
     let sent = rvm.put(A, &batch);
@@ -233,7 +233,7 @@ fn a_limit_on_what_leaves_is_counted_at_the_output() {
     assert_eq!(rvm.send(A, &udp(A, C, 100)).len(), 1, "others are not limited");
 }
 
-/// A super-frame counts as the segments that it stands for, headers and all, on the way in and on the way out.
+/// A GSO packet counts as its segments, including their headers, on ingress and on egress.
 #[test]
 fn super_frames_count_as_their_segments() {
     let mut rvm = Rvm::new();
@@ -267,7 +267,7 @@ fn super_frames_count_as_their_segments() {
     }
 }
 
-/// Nothing in, nothing out, from the very frame on, though the flow's verdict was remembered; each counted.
+/// From the very next frame on, no frame comes in or goes out, even with a cached verdict; each is counted.
 #[test]
 fn a_port_in_quarantine_is_cut_off() {
     let mut rvm = Rvm::new();
@@ -289,7 +289,7 @@ fn a_port_in_quarantine_is_cut_off() {
             assert_eq!((rvm.drops(A, reason), rvm.drops(B, reason)), (2 * n, n));
         }
         assert_eq!(rvm.switch.remembered(), remembered, "a verdict was remembered");
-        // What another worker sent before it knew.
+        // A frame that another worker sent before it knew of the quarantine.
         let late = rvm.pool.alloc_from(&udp(B, A, 100));
         rvm.switch.take_over(A, late, &mut rvm.pool);
         assert_eq!(rvm.drops(A, reason), 21);
@@ -301,7 +301,8 @@ fn a_port_in_quarantine_is_cut_off() {
     }
 }
 
-/// Copies of what a port receives and of what it sends, as they are on its wire, remembered or not.
+/// Copies show the frames that a port receives and sends, as they are on its wire, from the flow cache or
+/// not.
 #[test]
 fn a_mirror_shows_what_comes_and_goes() {
     let mut rvm = Rvm::new();
@@ -314,25 +315,25 @@ fn a_mirror_shows_what_comes_and_goes() {
         assert_eq!(rvm.send(B, &back), [(A, back.clone()), (D, back)]);
     }
     assert!(rvm.switch.remembered() > 0);
-    // Between others: nothing. A flood: one copy, of what leaves here.
+    // Frames between other ports are not copied. A flood causes one copy, of the frame that leaves here.
     assert_eq!(places(&rvm.send(B, &udp(B, C, 100))), [C]);
     assert_eq!(places(&rvm.send(B, &hello(B))), [A, C, D]);
-    // What is refused is seen too.
+    // Refused frames are copied, too.
     rvm.set(A, |p| (p.live, p.policy.cut, p.policy.mirror) = (false, Some(Cut::Quarantine), Some(D)));
     assert_eq!(places(&rvm.send(A, &udp(A, B, 100))), [D]);
-    // Nothing is taken from the target, and nothing but copies goes there.
+    // The target may not send, and gets only copies.
     let refused = rvm.drops(D, DropReason::MirrorTarget);
     assert_eq!(rvm.send(D, &hello(D)), []);
     assert_eq!(rvm.send(D, &udp(D, A, 100)), []);
     assert_eq!(rvm.drops(D, DropReason::MirrorTarget), refused + 2);
-    // No longer a mirror: it is an ordinary port again.
+    // No longer a mirror target: it is an ordinary port again.
     rvm.set(A, |_| {});
     rvm.set(D, |_| {});
     assert_eq!(places(&rvm.send(A, &udp(A, B, 100))), [B]);
 }
 
-/// A trace tells of limits, mirrors and quarantine in their order, as the next frame then fares, and takes nothing from
-/// anybody's bucket: asked a hundred times, it says the same.
+/// A trace shows limits, mirrors and quarantine in their order, as the next frame then meets them. It takes
+/// no tokens: a hundred traces give the same result.
 #[test]
 fn a_trace_shows_what_policy_does() {
     let mut rvm = Rvm::new();
@@ -364,7 +365,7 @@ fn a_trace_shows_what_policy_does() {
         assert_eq!(walk.sent.iter().map(|sent| sent.port).collect::<Vec<_>>(), [B, D, D]);
         assert_eq!(walk.drops, []);
     }
-    // Both buckets are empty after 16; the first decides.
+    // Both buckets are empty after 16 frames; the first decides.
     assert_eq!((0..20).map(|_| rvm.send(A, &there).len()).sum::<usize>(), 3 * 16);
     let walk = trace(&mut rvm);
     assert_eq!((policy(&walk), walk.sent, walk.verdict), (vec![limit(A, false, false)], vec![], None));
@@ -374,7 +375,7 @@ fn a_trace_shows_what_policy_does() {
     assert_eq!(policy(&walk), [copy(A, false), limit(B, true, false)]);
     assert_eq!(walk.drops, [(B, DropReason::EgressRateLimit)]);
     assert_eq!(places(&rvm.send(A, &there)), [D], "as the trace said");
-    // Cut off, what it tries is still copied.
+    // Frames of a quarantined port are still copied.
     rvm.set(A, |p| (p.live, p.policy.cut, p.policy.mirror) = (false, Some(Cut::Quarantine), Some(D)));
     let walk = trace(&mut rvm);
     assert_eq!((policy(&walk), walk.drops), (vec![copy(A, false)], vec![(A, DropReason::Quarantined)]));
@@ -396,22 +397,22 @@ fn mirrors_do_not_loop() {
     assert_eq!(places(&rvm.send(A, &hello(A))), [B, C]);
 }
 
-/// Copies that cannot be had are counted at the target, and the frames themselves go their way.
+/// Copies that cannot be delivered are counted at the target, and the original frames are not affected.
 #[test]
 fn lost_copies_are_counted_and_cost_nothing() {
     let mut rvm = Rvm::new();
     rvm.introduce();
     rvm.mirror(A, C);
     let lost = |rvm: &Rvm| rvm.drops(C, DropReason::MirrorLost);
-    // Longer than the target carries.
+    // The frame is longer than the target's MTU.
     rvm.set(C, |p| (p.mtu, p.policy.tap) = (600, true));
     assert_eq!(places(&rvm.send(A, &udp(A, B, 1000))), [B]);
     assert_eq!(lost(&rvm), 1);
-    // It does not forward.
+    // The target is not live.
     rvm.set(C, |p| (p.live, p.policy.tap) = (false, true));
     assert_eq!(places(&rvm.send(A, &udp(A, B, 100))), [B]);
     assert_eq!(lost(&rvm), 2);
-    // No slot: all are held.
+    // The pool has no free slot.
     rvm.set(C, |p| p.policy.tap = true);
     let frame = rvm.pool.alloc_from(&udp(A, B, 100)).unwrap();
     let held: Vec<_> = std::iter::from_fn(|| rvm.pool.alloc_from(&[0; 100])).collect();
@@ -421,14 +422,15 @@ fn lost_copies_are_counted_and_cost_nothing() {
     held.into_iter().for_each(|frame| rvm.pool.free(frame));
     assert_eq!(places(&rvm.sent()), [B]);
     assert_eq!(lost(&rvm), 3);
-    // Its limit.
+    // The target's own limit.
     rvm.set(C, |p| (p.policy.egress.pps, p.policy.tap) = (Some(1), true));
     let sent: Vec<_> = (0..20).flat_map(|_| places(&rvm.send(A, &udp(A, B, 100)))).collect();
     assert_eq!(sent.iter().filter(|&&port| port == B).count(), 20);
     assert_eq!(rvm.drops(C, DropReason::EgressRateLimit), 4);
 }
 
-/// A mirror of super-frames: whole where the target takes them, cut where it does not, with checksums that are right.
+/// A mirror of GSO packets: whole where the target takes them, segmented where it does not, with right
+/// checksums.
 #[test]
 fn a_mirror_fits_frames_to_its_target() {
     let mut rvm = Rvm::new();
@@ -449,14 +451,14 @@ fn a_mirror_fits_frames_to_its_target() {
     }
     rvm.switch.set_caps(C, PortCaps { tx_csum: true, tx_tso: true, ..PortCaps::default() });
     assert_eq!(rvm.put(A, std::slice::from_ref(&whole)).len(), 2);
-    // Facts that cannot be true are copied nowhere.
+    // Frames with impossible facts are not copied.
     let impossible = (whole.0, Offload { csum_start: 60_000, ..whole.1 });
     assert_eq!(rvm.put(A, &[impossible]), []);
     assert_eq!(rvm.drops(A, DropReason::OffloadInvalid), 1);
     assert_eq!(rvm.drops(C, DropReason::MirrorLost), 1);
 }
 
-/// Told of once per tick, where there is a guard; dropped in any case.
+/// A BPDU is reported once per tick on ports with a guard, and dropped in any case.
 #[test]
 fn bpdus_are_told_of_where_there_is_a_guard() {
     let mut rvm = Rvm::new();
@@ -477,7 +479,7 @@ fn bpdus_are_told_of_where_there_is_a_guard() {
         }
         assert_eq!(events(&mut rvm), [Event::Bpdu(A)]);
     }
-    // A rehearsal tells nothing and leaves nothing.
+    // A dry run causes no event and leaves no trace.
     rvm.now = rvm.now + Duration::from_millis(300);
     let (now, bytes) = (rvm.now, bpdu(A, 0));
     let _ = rvm.switch.trace(now, A, &bytes, &mut rvm.pool);
@@ -486,7 +488,7 @@ fn bpdus_are_told_of_where_there_is_a_guard() {
     assert_eq!(events(&mut rvm), [Event::Bpdu(A)]);
 }
 
-/// A cache that takes everything and says what.
+/// An offload that accepts every flow and records it.
 struct Recorder(Arc<Mutex<Vec<Flow>>>);
 
 impl FlowCache for Recorder {
@@ -522,7 +524,8 @@ impl FlowCache for Recorder {
     fn give_back_lost(&mut self, _id: PortId, _frames: u64) {}
 }
 
-/// No flow from or to a port with a limit, a mirror or a cut is installed; what was installed before is revoked.
+/// No flow from or to a port with a limit, a mirror or a quarantine is installed; flows installed before are
+/// revoked.
 #[test]
 fn the_verdict_cache_takes_no_flow_of_such_a_port() {
     type Change = fn(&mut PortConfig);
@@ -595,8 +598,9 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    /// Whatever is laid on ports: frames are conserved (checked at every step), a port that is cut off sends nothing,
-    /// a tap sends copies only; and beside a twin without mirrors, everybody else gets exactly the same.
+    /// With any rules on ports, frames are conserved (checked at every step), a port in quarantine sends
+    /// nothing, and a mirror target sends only copies. A twin without mirrors sends exactly the same frames
+    /// by all other ports.
     #[test]
     fn policies_and_frames_in_any_order(steps in prop::collection::vec(step(), 1..120)) {
         let (mut rvm, mut twin) = (Rvm::new(), Rvm::new());
@@ -696,7 +700,7 @@ fn same(
     }
     let taps = |port: PortId| policy(port).1.tap;
     prop_assert!(plain.iter().all(|(port, _)| !taps(*port)), "a tap sends what is no copy");
-    // The order of ports says nothing.
+    // The order of ports does not matter.
     let mut others: Sent = sent.into_iter().filter(|(port, _)| !taps(*port)).collect();
     others.sort();
     plain.sort();

@@ -1,4 +1,4 @@
-//! The guards beside the flow of frames: which flows the kernel may repeat, and which events the agent gets.
+//! The guards outside the pipeline: which flows the kernel may repeat, and which events the agent gets.
 
 use std::sync::{Arc, Mutex};
 
@@ -13,7 +13,7 @@ use etherparse::PacketBuilder;
 use crate::build::OWN;
 use crate::{DOOR, GUEST, World};
 
-/// Records the destination ports of the flows that are installed.
+/// Records the destination ports of the installed flows.
 struct Recorder(Arc<Mutex<Vec<u16>>>);
 
 impl FlowCache for Recorder {
@@ -48,8 +48,8 @@ impl FlowCache for Recorder {
     fn give_back_lost(&mut self, _id: PortId, _frames: u64) {}
 }
 
-/// The kernel repeats a verdict without reading payloads, so it does not get flows of which a guard reads the payload. From
-/// a door, which has no guards, it gets them.
+/// The kernel repeats a verdict without reading payloads, so the switch does not install flows whose payload
+/// a guard reads. It does install them from a door, which has no guards.
 #[test]
 fn the_kernel_is_given_no_flow_whose_payload_is_judged() {
     for (role, judged) in [(Role::Guest, true), (Role::Door, false)] {
@@ -79,7 +79,7 @@ fn the_kernel_is_given_no_flow_whose_payload_is_judged() {
     }
 }
 
-/// A port with a guard against BPDUs hears of Cisco's too, which other bridges forward like any group.
+/// A port with a BPDU guard also reports Cisco's BPDUs, which other bridges forward like any group.
 #[test]
 fn the_bpdu_guard_knows_pvst() {
     let mut bpdu = vec![1, 0, 0x0c, 0xcc, 0xcc, 0xcd];

@@ -13,7 +13,7 @@ pub(super) const OWN: MacAddr = MacAddr([2, 0, 0, 0, 0, 9]);
 pub(super) const OTHER: MacAddr = MacAddr([2, 0, 0, 0, 0, 8]);
 pub(super) const ROUTER: MacAddr = MacAddr([2, 0x69, 0x76, 0, 0, 100]);
 
-/// An opaque link-local address of the attacker's, and one of another station.
+/// An opaque link-local address of the attacker, and one of another station.
 pub(super) const OPAQUE: &str = "fe80::4d3f:1122:3344:5566";
 pub(super) const OTHERS_OPAQUE: &str = "fe80::7a11:ffee:ddcc:bbaa";
 
@@ -193,12 +193,12 @@ pub(super) fn upper(v4: bool) -> BoxedStrategy<Upper> {
     }
 }
 
-/// How a packet is cut: each part's place and length in units of eight bytes, whether it says that more follows, and
-/// from which of two packets it is.
+/// How a packet is fragmented: each fragment's offset and length in units of eight bytes, whether its flag
+/// says that more follow, and which of two packets it belongs to.
 pub(super) type Cuts = Vec<(u16, u16, bool, bool)>;
 
 pub(super) fn cuts() -> impl Strategy<Value = Cuts> {
-    // One that fits, and any others.
+    // Two fragments that fit together, and any others.
     let fitting = (1u16..5, any::<bool>(), any::<bool>())
         .prop_map(|(at, a, b)| vec![(0, at, true, a), (at, 100, false, b)]);
     let any_cut = (0u16..4, prop_oneof![0u16..5, Just(100)], any::<bool>(), any::<bool>());
@@ -259,15 +259,15 @@ fn chain(extensions: &[(u8, u8)], last: u8) -> (u8, Vec<u8>) {
     let mut bytes = Vec::new();
     for (i, (_, len)) in extensions.iter().enumerate() {
         let next = extensions.get(i + 1).map_or(last, |(kind, _)| *kind);
-        // A padding option that fills it.
+        // A padding option that fills the header.
         bytes.extend([next, *len, 1, len * 8 + 4]);
         bytes.resize(bytes.len() + usize::from(*len) * 8 + 4, 0);
     }
     (extensions.first().map_or(last, |(kind, _)| *kind), bytes)
 }
 
-/// An IPv6 packet, or the fragments of two that share an identification; each with extension headers in front of the
-/// fragment header and behind it. `Some` of no cuts: an atomic fragment.
+/// An IPv6 packet, or the fragments of two that share an identification; each with extension headers in front
+/// of the fragment header and behind it. `Some` with no fragments: an atomic fragment.
 pub(super) fn ipv6(
     src: Ip,
     front: &Extensions,
@@ -311,8 +311,8 @@ pub(super) fn ipv6(
     }
 }
 
-/// The frames of one attempt. Some come with unfinished checksums: where the checksum starts, where its field is from
-/// there, and the size of segments (0: none).
+/// The frames of one attempt. Some have unfinished checksums: the offset of the data, the offset of the field
+/// from there, and the segment size (0: no segmentation).
 pub(super) type Attempt = Vec<(Vec<u8>, Option<(u16, u16, u16)>)>;
 
 pub(super) fn attempt() -> impl Strategy<Value = Attempt> {

@@ -1,4 +1,4 @@
-//! Ordinary frames of honest stations, which pass; and one lie of each kind, with the reason for which it is dropped.
+//! Ordinary frames of honest stations, which pass; and one lie of each kind, with its drop reason.
 
 use engine::command::*;
 use engine::counters::DropReason;
@@ -28,7 +28,7 @@ fn six(src: &str, proto: u8, bytes: &[u8]) -> Vec<u8> {
     frame(&link([0x33, 0x33, 0, 0, 0, 1]), 0x86dd, &packets[0])
 }
 
-/// A message of ND: its kind, target and link-layer options.
+/// An ND message: its kind, target and link-layer options.
 pub(super) fn nd(src: &str, kind: u8, target: &str, options: &[(u8, MacAddr)]) -> Vec<u8> {
     six(src, 58, &nd_bytes(kind, target, options))
 }
@@ -105,8 +105,8 @@ fn tagged(tags: &[(u16, u16)], bytes: &[u8]) -> Vec<u8> {
 
 const OWN_LINK_LOCAL: &str = "fe80::ff:fe00:9";
 
-/// A station boots, finds its addresses free, joins its groups, asks for routers and leases, resolves its neighbours,
-/// answers them, and speaks in small packets and in large ones.
+/// A station boots, finds its addresses free, joins its groups, asks for routers and leases, resolves its
+/// neighbours, answers them, and sends small and large packets.
 #[test]
 fn an_honest_life_passes() {
     let mut w = World::new();
@@ -166,7 +166,7 @@ fn an_honest_life_passes() {
     assert_eq!(w.drops(GUEST).len(), 0, "{:?}", w.drops(GUEST));
 }
 
-/// One lie of each kind, by the name under which it is dropped.
+/// One lie of each kind, with its drop reason.
 #[test]
 fn every_lie_has_its_name() {
     use DropReason::*;
@@ -273,8 +273,9 @@ fn every_lie_has_its_name() {
         ("CDP", LinkLocalGroup, frame(&link([1, 0, 0x0c, 0xcc, 0xcc, 0xcc]), 0x88b5, &[0; 46])),
         ("no transport header", IpMalformed, six("fd01::9", 58, &[])),
     ];
-    // Of a packet in fragments the first is dropped, for what it shows or hides; over IPv6 the later ones of small packets
-    // too, and those of packets with extension headers behind the fragment header.
+    // The first fragment of a packet is dropped, for its visible or hidden headers. Over IPv6 the later
+    // fragments of small packets are dropped too, and those of packets with extension headers behind the
+    // fragment header.
     let tiny = Upper { proto: 17, bytes: vec![1; 4] };
     let offer4 = Upper { proto: 17, bytes: udp_bytes(1, 68, &offer) };
     let cut_question = Upper { proto: 17, bytes: question("0.0.0.0", "0.0.0.0", OWN) };
@@ -316,8 +317,8 @@ fn every_lie_has_its_name() {
     }
 }
 
-/// A prefix binds no gateway address in it; a guest without bound addresses is held to those that a host may have, and
-/// not to the gateway's; shared addresses are its own too.
+/// A prefix does not bind a gateway address in it. A guest without bound addresses may use only those that a
+/// host may have, and not the gateway's. Shared addresses are its own too.
 #[test]
 fn what_a_binding_covers() {
     let mut w = World::new();
@@ -326,7 +327,8 @@ fn what_a_binding_covers() {
     assert!(w.passes(GUEST, &from("10.1.0.200")) && !w.passes(GUEST, &from("10.1.0.1")));
     assert!(w.passes(GUEST, &nd("fd01::9", 136, "fd01::77", &[])));
     assert!(!w.passes(GUEST, &nd("fd01::9", 136, "fd01::1", &[])), "the gateway's");
-    // A prefix of link-local addresses, and no addresses at all, leave each other port what its MAC makes.
+    // With a prefix of link-local addresses, or no addresses at all, each other port keeps the address
+    // derived from its MAC.
     for ips in [&["fd01::/64", "fe80::/10"][..], &[]] {
         w.port(GUEST, Role::Guest, binding(OWN, ips, LinkLocalRule::Eui64));
         for (target, passes) in
@@ -351,8 +353,8 @@ fn what_a_binding_covers() {
     assert!(w.passes(GUEST, &arp(2, (MacAddr([0, 0, 0x5e, 0, 1, 1]), "10.1.0.100"), "10.1.0.100")));
 }
 
-/// A tag behind the one that says the VLAN is refused where VLANs are given: taken off at a trunk's native VLAN, the
-/// first would leave the second as the frame's own.
+/// A second tag is refused where the port has VLANs. Removing the first tag at a trunk's native VLAN would
+/// otherwise leave the second one as the frame's own.
 #[test]
 fn a_second_tag_does_not_become_the_first() {
     let mut w = World::new();
@@ -395,7 +397,7 @@ fn a_second_tag_does_not_become_the_first() {
                 ));
             }
             let hops = w.passes(GUEST, &hop(if trunk { 10 } else { 0 }));
-            // A door's trunk carries what the CMS stacks.
+            // A door's trunk carries the tags that the CMS stacks.
             assert_eq!(hops, trunk && role == Role::Door, "{role:?} {policy:?}");
             let one = tagged(&[(0x8100, if trunk { 10 } else { 0 })], &frame(&everyone(), 0x88b5, &[0; 46]));
             assert!(w.passes(GUEST, &one), "{role:?} {policy:?}");
@@ -403,8 +405,9 @@ fn a_second_tag_does_not_become_the_first() {
     }
 }
 
-/// A checksum that is still to be written into a DHCP question, an IGMP message or a RARP packet would change it after the
-/// guard has read it, and the guard sees only the first segment of a GSO packet. Such frames are refused.
+/// A checksum that is still to be written into a DHCP question, an IGMP message or a RARP packet would change
+/// the message after the guard has read it, and the guard sees only the first segment of a GSO packet. Such
+/// frames are refused.
 #[test]
 fn what_is_unfinished_is_judged_as_it_will_be() {
     let mut w = World::new();

@@ -11,7 +11,7 @@ use crate::build::{OPAQUE, OTHERS_OPAQUE, OWN, ROUTER, ip};
 use crate::honest::nd;
 use crate::{CLAIMANT, CLAIMANTS_MAC, DOOR, GUEST, NEIGHBOR, PORTS, World, binding};
 
-/// The same message of ND from another station.
+/// The same ND message from another station.
 fn sent_by(mac: MacAddr, mut frame: Vec<u8>) -> Vec<u8> {
     frame[6..12].copy_from_slice(&mac.0);
     frame
@@ -37,8 +37,8 @@ fn claimed(w: &World) -> Vec<(String, bool)> {
     port.link_locals.iter().map(|(ip, settled)| (ip.to_string(), settled)).collect()
 }
 
-/// A guest asks whether its address is free. When no station has objected for half a second, the guest may use the address.
-/// It may not use it earlier, nor on ports that do not allow it.
+/// A guest asks whether its address is free. When no station has objected for half a second, the guest may
+/// use the address. It may not use the address earlier, nor on ports that do not allow it.
 #[test]
 fn a_claim_that_nobody_objects_to_is_granted() {
     let mut w = World::new();
@@ -51,7 +51,7 @@ fn a_claim_that_nobody_objects_to_is_granted() {
     assert!(w.passes(CLAIMANT, &advertisement(OPAQUE)) && w.passes(CLAIMANT, &probe(OPAQUE)));
     let packet = claimants(nd(OPAQUE, 135, "fd01::9", &[(1, CLAIMANTS_MAC)]));
     assert!(w.passes(CLAIMANT, &packet));
-    // The address that its MAC makes stays its own.
+    // The address derived from its MAC stays its own.
     assert!(w.passes(CLAIMANT, &advertisement("fe80::ff:fe00:7")));
     for id in [GUEST, NEIGHBOR] {
         let mac = MacAddr([2, 0, 0, 0, 0, 9 - id.0 as u8]);
@@ -60,7 +60,7 @@ fn a_claim_that_nobody_objects_to_is_granted() {
     }
 }
 
-/// Another station says that it has the address, at once or later: the guest may not use it any more.
+/// Another station says, immediately or later, that it has the address: the guest may not use it any more.
 #[test]
 fn a_claim_ends_when_another_station_has_the_address() {
     let objections = [
@@ -81,8 +81,9 @@ fn a_claim_ends_when_another_station_has_the_address() {
     }
 }
 
-/// Another station asks whether the address is free. A guest that waits for an answer to the same question loses it
-/// (RFC 4862 §5.4.3); one that has it keeps and defends it. Else a guest of another rVM would take it by asking.
+/// Another station asks whether the address is free. A guest that waits for an answer to the same question
+/// loses the address (RFC 4862 §5.4.3). A guest that already has it keeps and defends it; otherwise a guest
+/// of another rVM could take it by asking.
 #[test]
 fn a_probe_ends_only_a_tentative_claim() {
     for settled in [false, true] {
@@ -95,8 +96,8 @@ fn a_probe_ends_only_a_tentative_claim() {
     }
 }
 
-/// A guest asks so that the owner does not take it for a question: with another hop limit, a wrong checksum, to a MAC
-/// that nobody has. The switch asks as well, and the owner answers that.
+/// A guest asks in forms that the owner does not recognise as a question: with another hop limit, a wrong
+/// checksum, or to an unused MAC. The switch also asks, and the owner answers that question.
 #[test]
 fn a_question_that_nobody_hears_claims_nothing() {
     let (mut hops, mut sum, mut astray) = (probe(OPAQUE), probe(OPAQUE), probe(OPAQUE));
@@ -128,7 +129,8 @@ fn a_claim_silences_no_station() {
     }
 }
 
-/// An address that was free in one VLAN may be a station's in another: a claim counts in the VLAN in which it was made.
+/// An address that was free in one VLAN may belong to a station in another: a claim counts only in its own
+/// VLAN.
 #[test]
 fn a_claim_counts_in_its_vlan() {
     let in_vlan =
@@ -143,7 +145,7 @@ fn a_claim_counts_in_its_vlan() {
     assert!(!w.passes(CLAIMANT, &advertisement(OPAQUE)));
     w.wait(600);
     assert!(!w.passes(CLAIMANT, &advertisement(OPAQUE)));
-    // Who has it in another VLAN says nothing about this one.
+    // The owner of the address in another VLAN does not matter in this one.
     let objection = sent_by(DOORS_MAC, nd(OPAQUE, 136, OPAQUE, &[(2, DOORS_MAC)]));
     w.forward(DOOR, &in_vlan(6, objection.clone()), Offload::NONE);
     assert!(w.passes(CLAIMANT, &in_vlan(5, advertisement(OPAQUE))));
@@ -151,8 +153,8 @@ fn a_claim_counts_in_its_vlan() {
     assert!(!w.passes(CLAIMANT, &in_vlan(5, advertisement(OPAQUE))));
 }
 
-/// An address that another station is known to have cannot be claimed at all: a gateway's, another port's of whatever
-/// kind, one that people write by hand, or one that another MAC makes.
+/// A guest cannot claim an address that another station is known to have: a gateway's, another port's of any
+/// kind, one that people write by hand, or one derived from another MAC.
 #[test]
 fn some_addresses_cannot_be_claimed() {
     let mut w = World::new();
@@ -191,8 +193,8 @@ fn some_addresses_cannot_be_claimed() {
     assert_eq!(claimed(&w), []);
 }
 
-/// A guest holds few addresses at a time, and cannot try many: claims that are not settled leave no room, a settled
-/// one gives way to a new one (another system was installed).
+/// A guest holds few addresses at a time, and cannot try many: tentative claims leave no room, and a new
+/// claim displaces a settled one (another system was installed).
 #[test]
 fn claims_are_bounded() {
     let mut w = World::new();
@@ -208,9 +210,9 @@ fn claims_are_bounded() {
     assert!(!w.passes(CLAIMANT, &advertisement(&address(0))));
 }
 
-/// A guest that already has its address when this switch first sees it (it was moved here while it ran) does not ask
-/// whether the address is free. The switch asks every other station in its place; without an objection the guest may use
-/// the address half a second later.
+/// A guest already has its address when this switch first sees it, since it migrated here while running, so
+/// it does not ask whether the address is free. The switch asks every other station in its place. Without an
+/// objection the guest may use the address half a second later.
 #[test]
 fn the_switch_asks_for_a_guest_that_has_moved() {
     for objects in [false, true] {
@@ -235,13 +237,13 @@ fn the_switch_asks_for_a_guest_that_has_moved() {
         w.wait(600);
         assert_eq!(w.passes(CLAIMANT, &advertisement(OPAQUE)), !objects);
     }
-    // The neighbour's address, and one sent from a MAC that is not the guest's, are not even asked about.
+    // The switch does not even ask for the neighbour's address, or for one in a frame from another MAC.
     let mut w = World::new();
     assert_eq!(w.forward(CLAIMANT, &advertisement("fe80::ff:fe00:8"), Offload::NONE), vec![]);
     assert_eq!(w.forward(CLAIMANT, &sent_by(OWN, advertisement(OPAQUE)), Offload::NONE), vec![]);
 }
 
-/// When a port goes down or gets another binding, another guest may be behind it afterwards: its claims end.
+/// When a port goes down or gets another binding, it may have another guest afterwards: its claims end.
 #[test]
 fn claims_end_with_the_guest() {
     let unplugged = |w: &mut World, live| {
@@ -256,13 +258,13 @@ fn claims_end_with_the_guest() {
     unplugged(&mut w, false);
     unplugged(&mut w, true);
     assert_eq!(claimed(&w), []);
-    // Another port is given the very address.
+    // Another port gets the same address by configuration.
     w.passes(CLAIMANT, &probe(OPAQUE));
     w.port(NEIGHBOR, Role::Guest, binding(MacAddr([2, 0, 0, 0, 0, 8]), &[OPAQUE], LinkLocalRule::Eui64));
     assert_eq!(claimed(&w), []);
 }
 
-/// On an access port the question in the guest's place goes into the guest's VLAN.
+/// On an access port, the switch sends the question for the guest into the guest's VLAN.
 #[test]
 fn the_question_is_asked_in_the_guests_vlan() {
     let mut w = World::new();
@@ -299,7 +301,7 @@ fn workers_agree() {
     for w in &mut worlds {
         assert!(w.passes(CLAIMANT, &advertisement(OPAQUE)));
     }
-    // The owner's word reaches the other worker.
+    // The owner's answer reaches the other worker.
     worlds[1].forward(DOOR, &sent_by(DOORS_MAC, nd(OPAQUE, 136, OPAQUE, &[])), Offload::NONE);
     tell(&mut worlds, 1);
     for w in &mut worlds {

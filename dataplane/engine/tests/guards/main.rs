@@ -1,5 +1,5 @@
-//! The guards of guest ports against receivers that accept everything: no frame of a guest makes another station believe a
-//! lie about it. Frames of honest guests pass.
+//! The guards of guest ports against receivers that accept everything: no frame of a guest makes another
+//! station believe a lie about it. Frames of honest guests pass.
 
 mod beyond;
 mod build;
@@ -48,7 +48,7 @@ fn prefix(text: &str) -> IpPrefix {
     }
 }
 
-/// The binding of a guest at this MAC and these addresses.
+/// The binding of a guest with this MAC and these addresses.
 fn binding(mac: MacAddr, ips: &[&str], link_local: LinkLocalRule) -> Binding {
     let ips = ips.iter().map(|text| prefix(text)).collect();
     Binding { macs: vec![mac], ips, link_local, ..Binding::default() }
@@ -97,7 +97,7 @@ impl World {
         ));
     }
 
-    /// The frames that come out, by port. The law of conservation holds and no frame is lost.
+    /// The frames that come out, by port. Checks conservation and that no frame is lost.
     fn forward(&mut self, at: PortId, bytes: &[u8], offload: Offload) -> Vec<(PortId, Vec<u8>)> {
         let mut frame = self.pool.alloc_from(bytes).unwrap();
         frame.offload = offload;
@@ -135,14 +135,14 @@ impl World {
         assert_eq!(self.sent(), vec![]);
     }
 
-    /// Why frames of a port were dropped.
+    /// The reasons for which a port's frames were dropped.
     fn drops(&self, at: PortId) -> BTreeMap<DropReason, u64> {
         let counters = self.switch.port_counters(at).unwrap();
         DropReason::ALL.iter().map(|r| (*r, counters.drops[*r as usize])).filter(|(_, n)| *n > 0).collect()
     }
 }
 
-/// Puts an attempt in, and says what the door and the neighbour come to believe.
+/// Puts an attempt in. Returns the beliefs that the door and the neighbour then hold.
 fn beliefs(world: &mut World, attempt: &Attempt) -> BTreeSet<Belief> {
     let mut victims: BTreeMap<PortId, Victim> = BTreeMap::new();
     let mut all = BTreeSet::new();
@@ -155,7 +155,7 @@ fn beliefs(world: &mut World, attempt: &Attempt) -> BTreeSet<Belief> {
             ..Offload::NONE
         });
         for (to, bytes) in world.forward(GUEST, bytes, offload) {
-            // Questions of the switch itself, in the guest's place, are sent from the gateway's MAC.
+            // Questions that the switch itself sends for the guest come from the gateway's MAC.
             if to != GUEST && bytes[6..12] != ROUTER.0 {
                 all.extend(victims.entry(to).or_default().hear(&bytes));
             }
@@ -179,15 +179,15 @@ fn is_true(belief: Belief, own: impl Fn(Ip) -> bool) -> bool {
     }
 }
 
-/// No frame of a bound guest, in whatever fragments and wrapping, makes another station believe a lie, neither the first
-/// time nor when the flow cache has seen the same frame before. A guest that may claim link-local addresses gets the one
-/// that is free, and no other.
+/// No frame of a bound guest, in any fragments and any wrapping, makes another station believe a lie, neither
+/// the first time nor when the flow cache has seen the same frame before. A guest that may claim link-local
+/// addresses gets the one that is free, and no other.
 #[test]
 fn nobody_believes_a_lie() {
     let cases = if cfg!(debug_assertions) { 30_000 } else { 300_000 };
     for rule in [LinkLocalRule::Eui64, LinkLocalRule::Opaque] {
         let mut runner = TestRunner::new(ProptestConfig { cases, ..ProptestConfig::default() });
-        // A switch costs more to make than an attempt to judge.
+        // One switch serves all attempts, since its creation costs more than an attempt.
         let world = RefCell::new(World::new());
         world.borrow_mut().port(GUEST, Role::Guest, binding(OWN, &["10.1.0.9", "fd01::9"], rule));
         let is_own = |address| is_own(address) || rule == LinkLocalRule::Opaque && address == ip(OPAQUE);
@@ -206,8 +206,8 @@ fn nobody_believes_a_lie() {
     }
 }
 
-/// The property can fail: without guards, the same attempts make receivers believe every kind of lie, and with guards,
-/// every guard refuses some of them.
+/// The property can fail: without guards, the same attempts make receivers believe every kind of lie, and
+/// with guards, every guard refuses some of the attempts.
 #[test]
 fn every_lie_is_told_and_every_guard_is_met() {
     let mut runner = TestRunner::deterministic();

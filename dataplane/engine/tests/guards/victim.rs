@@ -1,6 +1,6 @@
-//! A receiver that accepts every frame that any stack is known to accept, and what it then believes. It looks at no
-//! checksum, hop limit or code, takes any stack of VLAN tags and IP in LLC frames (VU#855201), reads any chain of
-//! extension headers, and puts fragments together however they overlap.
+//! A receiver that accepts every frame that any known stack accepts, and its resulting beliefs. It checks no
+//! checksum, hop limit or code, accepts any stack of VLAN tags and IP in LLC frames (VU#855201), reads any
+//! chain of extension headers, and reassembles fragments with any overlap.
 
 use std::collections::HashMap;
 
@@ -16,9 +16,9 @@ pub(super) enum Belief {
     InUse(Ip),
     /// A packet comes from this address.
     Source(Ip),
-    /// The sender is a DHCP, DHCPv6 or boot server, or a relay that hands on what one said.
+    /// The sender is a DHCP, DHCPv6 or boot server, or a relay that forwards a server's message.
     Server,
-    /// A DHCP question comes from the station of this hardware address, or by way of a relay.
+    /// A DHCP question comes from the station with this hardware address, or through a relay.
     Asks(MacAddr),
     Relay,
     /// The sender is a router, or knows a better one.
@@ -34,7 +34,8 @@ enum Overlap {
     Last,
 }
 
-/// A fragment: its place, whether more follow, its bytes, and the first protocol of the whole packet by its header.
+/// A fragment: its offset, whether more follow, its bytes, and the first protocol of the whole packet
+/// according to its header.
 type Part = (usize, bool, Vec<u8>, u8);
 
 #[derive(Default)]
@@ -82,7 +83,7 @@ impl Victim {
             at += 2;
             match kind {
                 0x8100 | 0x88a8 | 0x9100 | 0x9200 | 0x9300 => at += 2,
-                // LLC and SNAP; the length says nothing.
+                // LLC and SNAP; the length has no meaning here.
                 ..0x0600 | 0x8870 if frame.get(at..at + 3)? == [0xaa, 0xaa, 3] => at += 6,
                 ..0x0600 => return None,
                 0x0806 => return arp(&frame[at..], out),
@@ -129,7 +130,7 @@ impl Victim {
         self.chain(from, packet[6], packet.get(40..len)?, 0, out)
     }
 
-    /// `depth`: in how many fragmented packets.
+    /// `depth`: the number of fragmented packets around this one.
     fn chain(
         &mut self,
         from: From,
@@ -241,7 +242,7 @@ fn udp(datagram: &[u8], six: bool, out: &mut Vec<Belief>) -> Option<()> {
 }
 
 fn icmpv6(from: From, message: &[u8], out: &mut Vec<Belief>) -> Option<()> {
-    // Whichever of several options a receiver takes.
+    // A receiver may use any of several options.
     let options = |at: usize| {
         let (mut rest, mut found) = (message.get(at..).unwrap_or_default(), Vec::new());
         while let [kind, len, ..] = *rest

@@ -1,6 +1,7 @@
-//! A remembered verdict is the verdict: two switches see the same frames, the same changes of tables and the same
-//! clock; one remembers, the other is made to forget before every batch. What leaves, and every count, is equal.
-//! So it is when somebody looks on, and what a rehearsal says of a frame is what then becomes of it.
+//! A verdict from the flow cache equals the verdict of the slow path. Two switches see the same frames, the
+//! same changes of tables and the same clock; one uses its flow cache, the other has to forget its verdicts
+//! before every batch. All frames sent and all counters are equal. The same holds during a capture, and the
+//! result of a dry run equals the fate of the frame afterwards.
 
 mod overlay;
 
@@ -56,7 +57,7 @@ fn mac(n: u8) -> MacAddr {
     }
 }
 
-/// Addresses that mean something somewhere in the configuration.
+/// Addresses with a meaning somewhere in the configuration.
 fn address(n: u8) -> [u8; 4] {
     match n {
         0 => [192, 168, 1, 2],
@@ -90,7 +91,7 @@ struct Packet {
     tunnel: Option<(u8, bool, u8)>,
     /// The checksum field holds the pseudo-header's sum.
     partial: bool,
-    /// Of UDP: it carries a packet of an overlay of its sender's own.
+    /// For UDP: it carries a packet of an overlay of its sender's own.
     overlay: Option<Overlay>,
     edit: Option<(usize, u8)>,
 }
@@ -98,7 +99,7 @@ struct Packet {
 #[derive(Clone, Debug)]
 enum Step {
     Batch(Vec<Packet>),
-    /// The same packets again, which is when memory matters.
+    /// The same packets again, which is when the flow cache matters.
     Again,
     Fdb(u8, u8, bool),
     Floating(u8, u8),
@@ -110,12 +111,12 @@ enum Step {
     Peer(bool, bool),
     Time(u16),
     Arp(u8, u8, u8),
-    /// A station is heard at another place.
+    /// A station sends from another location.
     Hello(u8, u8),
 }
 
 impl Packet {
-    /// UDP with nothing special about it.
+    /// A UDP packet without special properties.
     const fn plain() -> Self {
         Self {
             at: 0,
@@ -142,7 +143,8 @@ fn port_number(n: u8) -> u16 {
     [80, 67, 4789, 22, 40_000, 53, 68, 4011][usize::from(n % 8)]
 }
 
-/// What is in a packet: to the ports of DHCP, sometimes a message, which a guest may or may not send by what is in it.
+/// The payload of a packet: for DHCP ports sometimes a message, whose content decides whether a guest may
+/// send it.
 fn payload(p: &Packet) -> Vec<u8> {
     let mut payload = vec![7; p.len];
     if !p.tcp && matches!(port_number(p.dport), 67 | 4011) && !p.len.is_multiple_of(4) {
@@ -429,7 +431,7 @@ impl Rvm {
         self.switch.forward(self.now, at, &mut batch, &mut self.pool);
     }
 
-    /// A frame that is rehearsed, and then comes in under observation.
+    /// A dry run of a frame; then the same frame comes in under observation.
     fn watch(&mut self, at: PortId, bytes: &[u8]) {
         let before = self.stations();
         let rehearsed = self.switch.trace(self.now, at, bytes, &mut self.pool);
@@ -443,7 +445,7 @@ impl Rvm {
         seen.retain(|seen| matches!(seen.fate, Fate::Walked(_)));
         assert_eq!(seen.len(), 1);
         assert_eq!((seen[0].port, seen[0].bytes.as_slice()), (at, bytes));
-        // A rehearsal learns nothing; where that matters, both may differ.
+        // A dry run learns nothing. Where that matters, the two results may differ.
         if before == self.stations() {
             assert_eq!(seen[0].fate, Fate::Walked(rehearsed));
         }
@@ -510,7 +512,7 @@ impl Rvm {
         }
     }
 
-    /// What left, port by port, and every count there is.
+    /// All frames sent, port by port, and all counters.
     fn account(&mut self) -> (Vec<(u16, Vec<u8>)>, String) {
         let mut out = Vec::new();
         for id in 0..self.switch.port_bound() {
@@ -581,8 +583,8 @@ proptest! {
     }
 }
 
-/// Two packets that look alike in every byte of a remembered flow's key, and of which a guest may send only the first: a
-/// question to a DHCP server and an answer to a relay, a question to a boot server and the answer of one.
+/// Two packets are alike in every byte of a cached flow's key, and a guest may send only the first: a
+/// question to a DHCP server and an answer to a relay, a question to a boot server and an answer of one.
 #[test]
 fn what_a_guard_reads_is_not_remembered() {
     for dport in [1, 7] {
@@ -601,7 +603,7 @@ fn what_a_guard_reads_is_not_remembered() {
     }
 }
 
-/// The property is about something: in a plain conversation all but the first packet are remembered.
+/// The property is not empty: in a plain conversation the flow cache finds all but the first packet.
 #[test]
 fn a_conversation_is_remembered() {
     let mut rvm = Rvm::new(true);
@@ -615,8 +617,8 @@ fn a_conversation_is_remembered() {
     }
 }
 
-/// Outer lengths that contradict each other or the frame make no key: whatever they say, nothing is read
-/// beyond the frame.
+/// Outer lengths that contradict each other or the frame produce no key, and the switch reads no bytes beyond
+/// the frame.
 #[test]
 fn outer_lengths_that_lie() {
     let packet = Packet { len: 20, tunnel: Some((0, true, 0)), ..Packet::plain() };
@@ -635,8 +637,8 @@ fn outer_lengths_that_lie() {
     }
 }
 
-/// More flows than places, so that newcomers displace others, some of them found earlier in the same batch: still
-/// every frame goes where its own address says.
+/// With more flows than entries, new flows displace others, some found earlier in the same batch. Every frame
+/// still goes where its own address says.
 #[test]
 fn displaced_by_a_newcomer_of_the_same_batch() {
     const SOURCES: u16 = 500;

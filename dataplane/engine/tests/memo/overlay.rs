@@ -12,9 +12,9 @@ use crate::{DOOR1, DOOR3, PRIVATE, Packet, Rvm, Step, frame, mac, vni};
 pub struct Overlay {
     /// VXLAN, Geneve, GUE, or the bare packet.
     pub kind: u8,
-    /// Its checksum is not finished.
+    /// The inner checksum is not finished.
     pub partial: bool,
-    /// The datagram has a checksum, made as if it were.
+    /// The datagram has a checksum, computed as if the inner one were finished.
     pub summed: bool,
 }
 
@@ -37,7 +37,7 @@ impl Overlay {
         }
     }
 
-    /// Leaves open what is to be left open in a finished frame.
+    /// Makes a finished frame unfinished again where it should be.
     pub fn open(self, frame: &mut [u8]) {
         if !self.summed {
             frame[40..42].fill(0);
@@ -51,8 +51,8 @@ impl Overlay {
     }
 }
 
-/// The flow cache cannot tell finished packets of an overlay from unfinished ones by its key. Finished ones use it,
-/// unfinished ones take the slow path, and both arrive with the same bytes.
+/// The key of the flow cache does not distinguish finished packets of an overlay from unfinished ones.
+/// Finished packets use the cache, unfinished ones take the slow path, and both arrive with the same bytes.
 #[test]
 fn an_overlay_is_remembered_where_it_is_finished() {
     let mut rvm = Rvm::new(true);

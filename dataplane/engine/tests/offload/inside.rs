@@ -13,7 +13,7 @@ use crate::{across, caps, pair};
 /// A port that does not mark unfinished checksums, such as AF_XDP on a veth.
 const UNMARKED: PortCaps = PortCaps { rx_csum_unmarked: true, ..PLAIN };
 
-/// The frames that left by `to`, with the checksums finished that the device was to finish.
+/// The frames that left by `to`. Finishes the checksums that were left to the device.
 #[track_caller]
 fn delivered(out: Vec<(PortId, Vec<u8>, Offload)>, to: PortId) -> Vec<Vec<u8>> {
     let finish = |(port, mut bytes, offload): (PortId, Vec<u8>, Offload)| {
@@ -57,8 +57,8 @@ fn vxlan(payload: usize, size: u16) -> Nested {
     }
 }
 
-/// GRE with a key, whose first bytes would be a Geneve header's with 128 bytes of options, and behind so many bytes is
-/// an IP packet: the one two tunnels further in.
+/// GRE with a key. Its first bytes would also be a Geneve header with 128 bytes of options, behind which an
+/// IP packet follows: the one two tunnels further in.
 #[test]
 fn a_key_of_gre_is_no_length_of_geneve() {
     let level = |tunnel, v6| Level { tunnel, v6, option: v6, summed: false, ports: (32_768, 69), id: 0 };
@@ -77,7 +77,7 @@ proptest! {
     #[test]
     fn marked_is_finished(n in nested(6000), junk: u16, to in caps()) {
         let (mut rvm, _) = pair(false, false, WHOLE, to, PLAIN);
-        // Outside tunnels, GSO packets stay whole; other tests look at those.
+        // Outside tunnels, GSO packets stay whole; other tests cover those.
         let to_be_cut = n.levels.is_empty() && n.labels == 0;
         let expected = n.finished();
         let out = rvm.forward(DOOR, &[n.given(junk)]);
@@ -88,7 +88,7 @@ proptest! {
         prop_assert_eq!(delivered(out, OTHER), expected);
     }
 
-    /// The same through our tunnel to another rVM: the sender's three tunnels, and ours around.
+    /// The same through our tunnel to another rVM: three tunnels of the sender, and ours around them.
     #[test]
     fn marked_crosses_the_tunnel(n in nested(6000), junk: u16, v6: bool, checksum: bool, uplinks in (caps(), caps()), to in caps()) {
         let n = Nested { dst: [2, 0, 0, 0, 0, 2], ..n };
@@ -96,7 +96,7 @@ proptest! {
         let (mut a, _) = pair(v6, checksum, WHOLE, PLAIN, uplinks.0);
         let (_, mut b) = pair(v6, checksum, to, PLAIN, PortCaps { tx_uso: true, ..uplinks.1 });
         let out = across(a.forward(DOOR, &[n.given(junk)]), &mut b);
-        // The receiving rVM may merge datagrams of equal length into one super-frame again.
+        // The receiving rVM may coalesce datagrams of equal length into one GSO packet again.
         prop_assume!(out.iter().all(|f| f.2.gso_kind == GsoKind::None));
         prop_assert_eq!(delivered(out, DOOR), n.finished());
     }
@@ -109,7 +109,7 @@ proptest! {
         let (mut rvm, _) = pair(false, false, UNMARKED, PLAIN, PLAIN);
         let (finished, given) = (n.finished(), n.given(0).0);
         if warm {
-            // The flow is remembered by its finished packets.
+            // The flow cache knows the flow from its finished packets.
             rvm.forward(DOOR, &[(finished[0].clone(), Offload::NONE)]);
         }
         let out = rvm.forward(DOOR, &[(given, Offload::NONE)]);
@@ -146,7 +146,8 @@ proptest! {
         prop_assert_eq!(delivered(out, OTHER), vec![frame]);
     }
 
-    /// Any facts about a frame in tunnels, and any bytes in its headers: no panic, and every frame is accounted for.
+    /// Any facts about a frame in tunnels, and any bytes in its headers: no panic, and every frame is
+    /// counted.
     #[test]
     fn garbage_inside(n in nested(3000), facts in (any::<u16>(), any::<u16>(), 0u8..4, any::<u16>()), near: bool, unmarked: bool,
                       edits in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4), to in caps(), peer: bool) {
@@ -177,7 +178,8 @@ fn right_and_equal_to_the_pseudo_header() {
     for level in 0..=1 {
         let mut n = Nested { payload: vec![0; 2], ..vxlan(2, 0) };
         n.levels.truncate(level);
-        // Of the 65,536 values of two bytes of payload one makes the checksum what an unfinished one would be.
+        // One of the 65,536 values of two payload bytes makes the checksum equal to that of an unfinished
+        // packet.
         let found = (0..=u16::MAX).find_map(|value| {
             n.payload = value.to_be_bytes().to_vec();
             let finished = n.finished().remove(0);
@@ -190,7 +192,8 @@ fn right_and_equal_to_the_pseudo_header() {
     }
 }
 
-/// A datagram may carry a captured frame with an unfinished checksum. Its own checksum shows that the bytes are as sent.
+/// A datagram may carry a captured frame with an unfinished checksum. Its own checksum shows that the bytes
+/// are as sent.
 #[test]
 fn a_capture_in_a_tunnel_with_a_checksum() {
     let mut n = vxlan(100, 0);

@@ -1,6 +1,6 @@
-//! Super-frames and partial checksums through the whole switch. The measure is a plain reference stack
-//! (`reference.rs`): whatever the ports can do, what arrives has to be, byte for byte, what would have arrived had the
-//! sender cut and summed everything itself.
+//! GSO packets and partial checksums through the whole switch. The measure is a plain reference stack
+//! (`reference.rs`). With any capabilities of the ports, the bytes that arrive equal those that would have
+//! arrived if the sender had segmented and summed everything itself.
 
 mod inside;
 mod nested;
@@ -17,7 +17,7 @@ use proptest::prelude::*;
 use reference::{assert_right, segments};
 use rvm::*;
 
-/// What arrives at each port, with every super-frame cut by the reference stack.
+/// The frames that arrive at each port, with every GSO packet segmented by the reference stack.
 fn arrivals(out: Vec<(PortId, Vec<u8>, Offload)>) -> Vec<(PortId, Vec<u8>)> {
     let cut = |(port, bytes, offload): (PortId, Vec<u8>, Offload)| {
         let segments = segments(&bytes, offload).expect("the switch made these facts");
@@ -39,7 +39,8 @@ fn caps() -> impl Strategy<Value = PortCaps> {
     ]
 }
 
-/// Two rVMs: station 1 at the first one's door, station 2 at the second one's, station 3 at the first one's other.
+/// Two rVMs: station 1 at the first one's door, station 2 at the second one's, station 3 at the first one's
+/// other door.
 fn pair(v6: bool, checksum: bool, door: PortCaps, other: PortCaps, uplink: PortCaps) -> (Rvm, Rvm) {
     let make = |n: u8| {
         let peer = Location::Peer(PeerId(0));
@@ -53,13 +54,13 @@ fn pair(v6: bool, checksum: bool, door: PortCaps, other: PortCaps, uplink: PortC
     (make(11), make(12))
 }
 
-/// Everything on the uplink of one is given to the other.
+/// Passes all frames on the uplink of one rVM to the other.
 fn across(from: Vec<(PortId, Vec<u8>, Offload)>, to: &mut Rvm) -> Vec<(PortId, Vec<u8>, Offload)> {
     let frames: Vec<Given> = from.into_iter().filter(|f| f.0 == UPLINK).map(|f| (f.1, f.2)).collect();
     to.forward(UPLINK, &frames)
 }
 
-/// The same frames, cut and summed by the reference stack.
+/// The same frames, segmented and summed by the reference stack.
 fn plain(frames: &[Given]) -> Vec<Given> {
     let each = |(bytes, offload): &Given| segments(bytes, *offload).expect("good facts");
     frames.iter().flat_map(each).map(|bytes| (bytes, Offload::NONE)).collect()
@@ -79,7 +80,7 @@ fn floating() -> Command {
     )
 }
 
-/// The inside address is behind the door, by its own account.
+/// A station behind the door announces the inside address.
 fn announce(rvm: &mut Rvm) {
     let mut arp = vec![0xff; 6];
     arp.extend(mac(1).0);
@@ -102,9 +103,9 @@ proptest! {
         prop_assert_eq!(arrivals(out), arrivals(small.forward(DOOR, &plain(&frames))));
     }
 
-    /// Across VXLAN: the outer packets are right however they are cut, and what the second rVM gives its door is
-    /// what went in. The sender counts the bytes of every segment inside the tunnel; the receiver those of the frames it
-    /// made of them, so headers only once where it merges.
+    /// Across VXLAN: the outer packets are correct with any segmentation, and the second rVM passes the
+    /// original frames to its door. The sender counts the bytes of every segment inside the tunnel. The
+    /// receiver counts those of its resulting frames, so it counts the headers only once where it coalesces.
     #[test]
     fn across_vxlan(packets in proptest::collection::vec(packet(20_000), 1..3), v6: bool, checksum: bool,
                     uplinks in (caps(), caps()), to in caps()) {
@@ -113,7 +114,7 @@ proptest! {
         let (_, mut b) = pair(v6, checksum, to, PLAIN, uplinks.1);
         let sent = a.forward(DOOR, &frames);
         let wire = arrivals(sent.clone());
-        // A receiver that does not take super-frames is never given any: its device cuts them.
+        // A receiver that does not take GSO packets never gets any: its device segments them.
         let sent = if uplinks.1.tx_uso { sent } else { wire.into_iter().map(|(p, b)| (p, b, Offload::NONE)).collect() };
         let out = across(sent, &mut b);
         let expected: Vec<_> = plain(&frames).into_iter().map(|(bytes, _)| (DOOR, bytes)).collect();
@@ -124,7 +125,7 @@ proptest! {
         prop_assert_eq!(arrivals(out), expected);
     }
 
-    /// A floating IP in both directions: super-frames are translated as their segments are.
+    /// A floating IP in both directions: a GSO packet is translated like its segments.
     #[test]
     fn floating_ip(p in packet(9000), out_bound: bool, door in caps(), uplink in caps()) {
         let p = Packet { tags: vec![], size: if p.size == 0 { 0 } else { p.size.min(1300) }, ..p };
@@ -146,8 +147,8 @@ proptest! {
         prop_assert_eq!(run(door, uplink, &frames), expected);
     }
 
-    /// Small segments of a few flows, some of them spoiled, towards a port that takes super-frames: whatever was
-    /// merged, cut again it is what was sent, in order within each flow.
+    /// Small segments of a few flows, some corrupted, go to a port that takes GSO packets. Segmented again,
+    /// each coalesced frame equals the original frames, in order within each flow.
     #[test]
     fn merging_is_undone_by_cutting(flows in proptest::collection::vec((packet(9000), any::<bool>()), 1..4),
                                     spoil in proptest::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>(), any::<u8>()), 0..4),
@@ -166,7 +167,7 @@ proptest! {
             let n = frame.index(frames.len());
             let bytes = &mut frames[n].0;
             let at = at.index(bytes.len());
-            // What is not Ethernet or a tag: those decide where it goes.
+            // Not the Ethernet header or a tag, which decide the output.
             if at >= 22 { bytes[at] = *value; }
         }
         let (mut a, _) = pair(false, false, PLAIN, PLAIN, PLAIN);
@@ -183,12 +184,12 @@ proptest! {
         };
         let mut out = run();
         if warm {
-            // Some verdicts are remembered, others not.
+            // The flow cache has some of the verdicts, but not others.
             out = run();
         }
         let mut got: Vec<Vec<u8>> = out.into_iter().flat_map(|(_, bytes, offload)| segments(&bytes, offload).unwrap()).collect();
         let mut want: Vec<Vec<u8>> = frames.into_iter().map(|(bytes, _)| bytes).collect();
-        // Stable: the order within a flow stays. A flow: Ethernet header and tags, addresses, source port.
+        // A stable sort keeps the order within a flow: Ethernet header and tags, addresses, source port.
         let flow = |bytes: &Vec<u8>| {
             let mut at = 12;
             while bytes[at..at + 2] == [0x81, 0] {
@@ -202,7 +203,8 @@ proptest! {
         prop_assert_eq!(got, want);
     }
 
-    /// Random facts and random edits: no panic, and what arrives has right checksums or came in finished and wrong.
+    /// Random facts and random edits: no panic, and every frame that arrives has right checksums, unless it
+    /// came in finished and wrong.
     #[test]
     fn garbage_facts(p in packet(3000), facts in (any::<u16>(), any::<u16>(), 0u8..4, any::<u16>()), near: bool,
                      edits in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..3),
@@ -229,7 +231,7 @@ proptest! {
     }
 }
 
-/// Of what facts may be wrong in, each is refused for itself.
+/// Each kind of wrong fact is refused by itself.
 #[test]
 fn impossible_facts_are_dropped() {
     let good = Packet { dst_mac: mac(3), ..Packet::tcp(false, 4000, 1000) }.given();
@@ -254,7 +256,8 @@ fn impossible_facts_are_dropped() {
         with(&udp, |o| (o.gso_kind, o.csum_start, o.csum_offset) = (GsoKind::None, 60, 0)),
         with(&udp, |o| (o.gso_kind, o.csum_start, o.csum_offset) = (GsoKind::None, 62, 4000)),
     ];
-    // A TCP header longer than the packet; shorter than one can be; a UDP length that is not the packet's.
+    // A TCP header longer than the packet; shorter than the minimum; a UDP length that differs from the
+    // packet's.
     for (given, at, value) in [(&good, 46, 0xff), (&good, 46, 0x40), (&udp, 58, 0)] {
         let mut bytes = given.0.clone();
         bytes[at] = value;
@@ -279,7 +282,8 @@ fn impossible_facts_are_dropped() {
     assert_eq!(rvm.forward(DOOR, &[good, udp]).len(), 2, "and these are good");
 }
 
-/// A sender's own tunnel leaves the checksum inside to its device: passed on, or finished where none will do it.
+/// A sender's own tunnel leaves the inner checksum to its device: the switch passes it on, or finishes it
+/// where no device will.
 #[test]
 fn a_checksum_inside_a_senders_tunnel() {
     let inner = Packet::tcp(false, 300, 0);
@@ -293,7 +297,7 @@ fn a_checksum_inside_a_senders_tunnel() {
     let mut frame = plain(&[outer.given()]).remove(0);
     let start = frame.0.len() - inner_bytes.len();
     frame.1 = Offload { csum_start: inner_offload.csum_start + start as u16, ..inner_offload };
-    // Nothing summed the outer one: the sender said so.
+    // The sender's flags say that the outer checksum was not computed.
     frame.0[40..42].fill(0);
     let (mut rvm, _) = pair(false, false, WHOLE, PLAIN, PLAIN);
     let out = rvm.forward(DOOR, std::slice::from_ref(&frame));
@@ -308,7 +312,7 @@ fn a_checksum_inside_a_senders_tunnel() {
     assert_right(&out[0].1[start..]);
 }
 
-/// 64 KiB from door to door stay one frame; only what was left in the checksum field is not believed.
+/// 64 KiB from door to door stay one frame. Only the value in the checksum field is recomputed.
 #[test]
 fn a_super_frame_is_kept_whole() {
     let given = Packet { dst_mac: mac(3), tags: vec![7], ..Packet::tcp(true, 65_000, 1400) }.given();
@@ -322,7 +326,7 @@ fn a_super_frame_is_kept_whole() {
     assert_eq!((c.rx, c.tx, c.segmented, c.coalesced), (2, 2, 0, 0));
 }
 
-/// 64 KiB across VXLAN: two tunnel super-frames leave, and the other door is given one super-frame again.
+/// 64 KiB across VXLAN: two tunnel GSO packets leave, and the other door gets one GSO packet again.
 #[test]
 fn a_super_frame_crosses_the_tunnel_whole() {
     for v6 in [false, true] {
@@ -339,14 +343,14 @@ fn a_super_frame_crosses_the_tunnel_whole() {
     }
 }
 
-/// An uplink that takes small frames only: 46 packets leave, and the other door is still given one super-frame.
+/// An uplink that takes small frames only: 46 packets leave, and the other door still gets one GSO packet.
 #[test]
 fn small_tunnel_packets_are_merged() {
     let given = Packet::tcp(false, 64_000, 1400).given();
     let (mut a, mut b) = pair(false, true, WHOLE, PLAIN, PLAIN);
     let sent = a.forward(DOOR, std::slice::from_ref(&given));
     assert_eq!((sent.len(), a.switch.counters().segmented), (46, 45));
-    // The second time the verdict is remembered.
+    // The second time the verdict comes from the flow cache.
     for time in 1..=2 {
         assert_eq!(across(sent.clone(), &mut b), vec![(DOOR, given.0.clone(), given.1)]);
         assert_eq!(b.switch.counters().coalesced, 45 * time);
@@ -354,11 +358,12 @@ fn small_tunnel_packets_are_merged() {
     assert!(b.switch.remembered() > 0);
 }
 
-/// A bad checksum is not hidden by merging: the frame goes through as it is, and the ones around it are merged.
+/// Coalescing does not hide a bad checksum: the frame passes unchanged, and the frames around it are
+/// coalesced.
 #[test]
 fn a_bad_checksum_is_not_merged() {
     let given = Packet { dst_mac: mac(3), ..Packet::tcp(false, 14_000, 1400) }.given();
-    // In the payload, in the IPv4 header's checksum.
+    // In the payload, and in the IPv4 header's checksum.
     for at in [200, 24] {
         let mut small = plain(std::slice::from_ref(&given));
         small[4].0[at] ^= 1;
@@ -372,7 +377,8 @@ fn a_bad_checksum_is_not_merged() {
     }
 }
 
-/// The MTU is that of the segments: a super-frame of segments that fit passes, one of longer ones is told so.
+/// The MTU applies to segments: a GSO packet whose segments fit passes; the sender of one with longer
+/// segments gets an error.
 #[test]
 fn the_mtu_is_the_segments() {
     let (mut a, _) = pair(false, false, WHOLE, PLAIN, PLAIN);
@@ -414,7 +420,8 @@ fn the_mtu_is_the_segments() {
     assert_eq!(a.forward(DOOR, &[under.given()]).len(), 7);
 }
 
-/// Slots run out in the middle of a cut: what was made leaves, the rest is counted, nothing leaks.
+/// The pool is exhausted in the middle of a segmentation: the finished segments leave, the rest is counted,
+/// and no slot leaks.
 #[test]
 fn slots_run_out_in_the_middle() {
     for (to, n) in [(mac(3), 5), (mac(2), 5)] {
@@ -426,7 +433,7 @@ fn slots_run_out_in_the_middle() {
         assert_eq!(rvm.drops(DOOR, DropReason::PoolExhausted), 10 - u64::from(n));
         assert_eq!(rvm.switch.counters().segmented, 9);
     }
-    // Opening a tunnel super-frame whose datagrams cannot be merged needs slots, too.
+    // A tunnel GSO packet whose datagrams cannot be coalesced also needs slots.
     let frames: Vec<Given> = plain(&[Packet { flags: 0x12, ..Packet::tcp(false, 14_000, 1400) }.given()]);
     let (mut a, mut b) = pair(false, true, WHOLE, PLAIN, WHOLE);
     let sent = a.forward(DOOR, &[Packet { flags: 0x12, ..Packet::tcp(false, 14_000, 1400) }.given()]);
@@ -438,14 +445,15 @@ fn slots_run_out_in_the_middle() {
     assert_eq!(b.drops(UPLINK, DropReason::PoolExhausted), 5);
     let c = b.switch.counters();
     assert_eq!((c.rx, c.segmented, c.tx, c.dropped), (1, 9, 5, 5));
-    // No large slot: nothing is merged, nothing is lost.
+    // Without a large slot, frames are not coalesced and none is lost.
     let small = plain(&[Packet { dst_mac: mac(3), ..Packet::tcp(false, 14_000, 1400) }.given()]);
     let (mut rvm, _) = pair(false, false, PLAIN, WHOLE, PLAIN);
     rvm.pool = HeapPool::new(64, 0);
     assert_eq!(rvm.forward(DOOR, &small).len(), 10);
 }
 
-/// A transmit queue is bounded in segments: the super-frame that overflows it loses its tail, counted.
+/// A transmit queue is bounded in segments: a GSO packet that exceeds the bound loses its tail, which is
+/// counted.
 #[test]
 fn the_queue_counts_segments() {
     let given = Packet { dst_mac: mac(3), ..Packet::tcp(false, 50_000, 100) }.given();
@@ -456,8 +464,8 @@ fn the_queue_counts_segments() {
     assert!(rvm.switch.take_crowded() && !rvm.switch.take_crowded());
 }
 
-/// Every bit of the headers counts: a segment that differs in one (its checksums made right again) is not merged
-/// unless cutting brings that bit back.
+/// Every header bit counts: a segment that differs in one bit (with its checksums corrected) is coalesced
+/// only if segmentation restores that bit.
 #[test]
 fn every_header_bit_counts() {
     for v6 in [false, true] {
@@ -493,14 +501,14 @@ fn every_header_bit_counts() {
     }
 }
 
-/// A UDP checksum that comes to zero is sent as all ones: zero would mean that there is none (RFC 768).
+/// A UDP checksum that comes to zero is sent as all ones, since zero means "no checksum" (RFC 768).
 #[test]
 fn a_udp_checksum_is_never_zero() {
     for (v6, csum_at) in [(false, 40), (true, 60)] {
         for size in [0, 700] {
             let mut p = Packet { dst_mac: mac(3), tcp: false, size, ..Packet::tcp(v6, 1400, 0) };
             p.payload[..2].fill(0);
-            // The checksum over a zero word, put in its place, makes the sum all ones.
+            // This checksum in place of the zero word makes the sum all ones.
             let first = plain(&[p.given()]).remove(0).0;
             p.payload[..2].copy_from_slice(&first[csum_at..csum_at + 2]);
             let (mut rvm, _) = pair(false, false, WHOLE, PLAIN, PLAIN);

@@ -1,10 +1,11 @@
-//! Frames of a host that has tunnels of its own: as its kernel leaves them to a device, and as the kernel would have
-//! finished them itself. This code shares nothing with the engine; it builds each segment on its own, from inside out.
+//! Frames of a host that has tunnels of its own: as its kernel leaves them to a device, and as the kernel
+//! would have finished them itself. This code shares nothing with the engine; it builds each segment on its
+//! own, from inside out.
 
 use engine::frame::{GsoKind, Offload};
 use proptest::prelude::*;
 
-/// How one packet carries another. `bool`: in an Ethernet frame, else bare.
+/// How one packet carries another. `bool`: in an Ethernet frame, otherwise directly.
 #[derive(Clone, Debug)]
 pub enum Tunnel {
     Vxlan { flags: u8, tagged: bool },
@@ -26,9 +27,9 @@ pub enum Tunnel {
 pub struct Level {
     pub tunnel: Tunnel,
     pub v6: bool,
-    /// IPv6: a destination option in front, as Linux has it for its limit of encapsulations.
+    /// IPv6: a destination option in front, as Linux adds for its encapsulation limit.
     pub option: bool,
-    /// UDP has a checksum.
+    /// Whether UDP has a checksum.
     pub summed: bool,
     pub ports: (u16, u16),
     pub id: u16,
@@ -45,25 +46,25 @@ pub enum Transport {
 #[derive(Clone, Debug)]
 pub struct Nested {
     pub dst: [u8; 6],
-    /// MPLS labels in front of it all.
+    /// Number of MPLS labels in front.
     pub labels: u8,
     pub tags: u8,
     pub levels: Vec<Level>,
     pub v6: bool,
-    /// IPv6: a segment routing header by way of another address.
+    /// IPv6: a segment routing header through another address.
     pub routed: bool,
     pub transport: Transport,
     pub flags: u8,
     pub seq: u32,
     pub id: u16,
     pub payload: Vec<u8>,
-    /// Payload bytes per segment; 0: it is one.
+    /// Payload bytes per segment; 0: a single packet.
     pub size: u16,
 }
 
 const STATION: [u8; 6] = [2, 0, 0, 0, 0, 1];
 
-/// RFC 1071 by a reader that is not ours.
+/// RFC 1071 by an independent implementation.
 fn sum(parts: &[&[u8]]) -> u16 {
     smoltcp::wire::checksum::data(&parts.concat())
 }
@@ -205,7 +206,7 @@ impl Nested {
         }
     }
 
-    /// Where the checksum is in the transport header, and how long it is.
+    /// Offset and length of the checksum in the transport header.
     fn field(&self) -> (usize, usize) {
         match self.transport {
             Transport::Tcp => (16, 2),
@@ -214,7 +215,7 @@ impl Nested {
         }
     }
 
-    /// The transport segment of one part of the payload, finished.
+    /// The transport segment with this part of the payload, finished.
     fn segment(&self, from: usize, to: usize, at: usize) -> Vec<u8> {
         let payload = &self.payload[from..to];
         let whole = from == 0 && to == self.payload.len();
@@ -254,7 +255,7 @@ impl Nested {
         bytes
     }
 
-    /// The frame of one part of the payload, finished.
+    /// The frame with this part of the payload, finished.
     fn frame(&self, from: usize, to: usize, number: usize) -> Vec<u8> {
         let heart = self.levels.len();
         let segment = self.segment(from, to, heart);
@@ -284,8 +285,8 @@ impl Nested {
         starts.map(|(number, from)| self.frame(from, len.min(from + size), number)).collect()
     }
 
-    /// The frame as a stack gives it to a device that finishes it. Of one that is to be cut the checksums around hold what
-    /// a kernel leaves there, the sums of pseudo-headers, or `junk`.
+    /// The frame as a stack gives it to a device that finishes it. If it is to be segmented, the surrounding
+    /// checksums hold the values that a kernel leaves there (the sums of pseudo-headers), or `junk`.
     pub fn given(&self, junk: u16) -> (Vec<u8>, Offload) {
         let mut bytes = self.frame(0, self.payload.len(), 0);
         let start = bytes.len() - self.l4_header_len() - self.payload.len();
@@ -312,7 +313,7 @@ impl Nested {
         (bytes, Offload { csum_start, csum_offset, gso_kind, gso_size, ..Offload::NONE })
     }
 
-    /// Writes `junk` where the outermost UDP or GRE header has its checksum, if it has one.
+    /// Writes `junk` over the checksum of the outermost UDP or GRE header, if it has one.
     fn spoil_around(&self, bytes: &mut [u8], junk: u16) {
         let Some(level) = self.levels.first() else { return };
         let at = 14
@@ -351,7 +352,7 @@ fn tunnel() -> impl Strategy<Value = Tunnel> {
 
 fn level() -> impl Strategy<Value = Level> {
     let flags = (any::<bool>(), any::<bool>(), any::<bool>());
-    // What goes to ports of DHCP is refused while anything inside is unfinished: guards read it.
+    // Packets to DHCP ports are refused while an inner checksum is unfinished, because guards read them.
     let guarded = [67, 68, 546, 547, 4011];
     let port = (1u16..).prop_filter("read by guards", move |port| !guarded.contains(port));
     (tunnel(), flags, (32_768u16.., port), any::<u16>()).prop_map(
@@ -379,7 +380,7 @@ pub fn nested(len_max: usize) -> impl Strategy<Value = Nested> {
             let size = if sctp || len <= usize::from(size) { 0 } else { size.max((len / 400) as u16) };
             let mut levels = levels;
             for level in levels.iter_mut().filter(|_| size > 0) {
-                // A kernel does not leave segmentation open where the tunnel numbers its packets.
+                // A kernel does not leave segmentation to the device where the tunnel numbers its packets.
                 match &mut level.tunnel {
                     Tunnel::Gre { numbered, .. } => *numbered = false,
                     erspan @ Tunnel::Erspan => *erspan = Tunnel::InIp,

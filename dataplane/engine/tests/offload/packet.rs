@@ -27,7 +27,7 @@ pub struct Packet {
     pub flags: u8,
     pub timestamps: bool,
     pub payload: Vec<u8>,
-    /// Payload per segment; 0: the checksum only is unfinished.
+    /// Payload per segment; 0: only the checksum is unfinished.
     pub size: u16,
 }
 
@@ -52,7 +52,8 @@ impl Packet {
         }
     }
 
-    /// The headers, the transport's with checksum zero, and where network and transport start.
+    /// The headers, with a zero checksum in the transport header, and the offsets of network and transport
+    /// header.
     fn headers(&self) -> (Vec<u8>, usize, usize) {
         let mut out = Vec::new();
         let v4 = self.from.contains('.');
@@ -119,7 +120,7 @@ impl Packet {
         (out, l3, l4)
     }
 
-    /// The frame as a stack gives it to a device that finishes checksums and cuts.
+    /// The frame as a stack gives it to a device that finishes checksums and segments.
     pub fn given(&self) -> Given {
         let (mut bytes, _, l4) = self.headers();
         bytes.extend(&self.payload);

@@ -1,11 +1,11 @@
-//! A plain reference stack, written without the engine: it cuts super-frames the obvious way with etherparse's header
-//! types and checksums, and tells whether a frame's checksums are right.
+//! A plain reference stack, written without the engine. It segments GSO packets in the obvious way, with
+//! etherparse's header types and checksums, and checks the checksums of a frame.
 
 use engine::frame::{GsoKind, Offload};
 use etherparse::{IpHeaders, LinkExtHeader, NetHeaders, PacketHeaders, TransportHeader};
 
-/// What a stack without offloads would have sent instead of this frame: its segments, finished. `None` when the
-/// facts make no sense.
+/// The finished segments that a stack without offloads would have sent instead of this frame. `None` when the
+/// facts are inconsistent.
 pub fn segments(frame: &[u8], offload: Offload) -> Option<Vec<Vec<u8>>> {
     if offload == Offload::NONE {
         return Some(vec![frame.to_vec()]);
@@ -84,7 +84,7 @@ pub fn segments(frame: &[u8], offload: Offload) -> Option<Vec<Vec<u8>>> {
     }
 }
 
-/// Every checksum of the frame is right, inside its tunnels too, by smoltcp's account.
+/// Checks with smoltcp that every checksum of the frame is right, inside its tunnels too.
 #[track_caller]
 pub fn assert_right(frame: &[u8]) {
     use smoltcp::phy::ChecksumCapabilities;

@@ -1,4 +1,4 @@
-//! An rVM whose ports are given batches of frames with offload facts, and tell what they were given.
+//! An rVM whose ports receive batches of frames with offload facts and record the frames that they send.
 
 use std::net::IpAddr;
 
@@ -18,12 +18,12 @@ pub const DOOR: PortId = PortId(1);
 pub const OTHER: PortId = PortId(2);
 pub const PUBLIC_DOOR: PortId = PortId(3);
 
-/// Takes nothing unfinished, as AF_XDP.
+/// Takes no unfinished frames, as AF_XDP.
 pub const PLAIN: PortCaps =
     PortCaps { tx_csum: false, tx_tso: false, tx_uso: false, rx_csum_unmarked: false };
-/// Takes everything unfinished, as TAP and AF_PACKET.
+/// Takes all unfinished frames, as TAP and AF_PACKET.
 pub const WHOLE: PortCaps = PortCaps { tx_csum: true, tx_tso: true, tx_uso: true, rx_csum_unmarked: false };
-/// Finishes checksums but does not cut.
+/// Finishes checksums but does not segment.
 pub const CSUM: PortCaps = PortCaps { tx_csum: true, ..PLAIN };
 
 pub type Given = (Vec<u8>, Offload);
@@ -123,7 +123,7 @@ impl Rvm {
         self
     }
 
-    /// The station `who` of `network` is there, in every VLAN that the tests use.
+    /// Adds the station `who` of `network`, in every VLAN that the tests use.
     pub fn at(mut self, network: u32, who: MacAddr, location: Location) -> Self {
         for vid in [0, 5, 7, 10] {
             self.apply(Command::AddFdb(vni(network), vid, who, location));
@@ -131,8 +131,8 @@ impl Rvm {
         self
     }
 
-    /// Gives the switch batches with these frames and returns what each port was given. The law of conservation and
-    /// the pool are checked.
+    /// Passes these frames to the switch in batches. Returns the frames that each port sent. Checks
+    /// conservation and the pool.
     pub fn forward(&mut self, at: PortId, frames: &[Given]) -> Vec<(PortId, Vec<u8>, Offload)> {
         let mut out = Vec::new();
         for frames in frames.chunks(BATCH_LEN) {
@@ -165,7 +165,7 @@ impl Rvm {
         assert_eq!(self.pool.usage().used, 0, "a slot leaked");
     }
 
-    /// The other rVM, as counted here.
+    /// The other rVM's row in the list of peers.
     pub fn peer(&mut self) -> PeerRow {
         match self.switch.answer_query(self.now, &Query::Peers, &mut self.pool) {
             Answer::Peers(rows) => rows[0],
