@@ -176,7 +176,7 @@ pub struct WorkerThread<P: FramePool + 'static> {
 
 /// Starts a thread for each machine. `control` wakes the control thread. If `cpus` is not empty, the threads
 /// run on those cores: one for each if there are enough, otherwise all share them. `confinement` limits
-/// their system calls.
+/// what they may do.
 ///
 /// # Errors
 /// The system refuses a thread or an epoll, or a core does not exist.

@@ -1,4 +1,4 @@
-//! Queries an interface by its name: the ioctls that take an `ifreq`, and the ethtool commands behind one of them.
+//! Queries an interface by its name: the ioctls that take an `ifreq`, and ethtool commands through one such ioctl.
 //!
 //! Unsafe because a request points to an ethtool command's own structure. No safe wrapper for that exists,
 //! and the netlink successor is missing in some kernels that we run on.

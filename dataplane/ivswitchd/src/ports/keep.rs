@@ -23,7 +23,7 @@ static ENDING: AtomicBool = AtomicBool::new(false);
 /// Set when the process ends and the kept descriptors should stay.
 static LEAVING: AtomicBool = AtomicBool::new(false);
 
-/// Whether a service manager is there to ask.
+/// Whether a service manager runs this process.
 #[must_use]
 pub fn is_possible() -> bool {
     std::env::var_os("NOTIFY_SOCKET").is_some()

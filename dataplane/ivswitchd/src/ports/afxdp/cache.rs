@@ -14,13 +14,6 @@
 //! wait for it, on the control thread: an answer to a client, if anything was revoked before it
 //! ([`CacheControl::settle`]), and the slot itself, which is written again only after the grace period. A
 //! program that saw the right epoch therefore reads one whole flow, and its hit is counted for that flow.
-//! cache's epoch, or sets the slot's to zero, before it answers or sends anything by the new state. Programs
-//! that looked before that store may still be under way, and the frames they redirected may wait in the
-//! kernel's bulk queue of that receive round; both end with the round, which the kernel runs with bottom halves
-//! off, and so within a grace period of RCU. `membarrier(2)` waits for one. Two things wait for it, on the
-//! control thread: an answer to a client, when anything was revoked before it ([`CacheControl::settle`]), and
-//! the slot itself, which is written again only after it. Hence a program that saw the right epoch reads one
-//! flow, whole, and its hit is counted for that flow.
 //!
 //! Unsafe for the mappings and one call of `bpf(2)`.
 

@@ -60,7 +60,7 @@ impl Spill {
     }
 
     /// Splits the frame of `len` bytes that starts in the slots of `landing`. Hands every part to `each`,
-    /// which returns false if it has no room. Returns the number of parts lost for want of slots or room;
+    /// which returns false if it has no room. Returns the number of parts lost for lack of slots or room;
     /// `None` for frames that are not BIG TCP.
     pub fn split(
         &mut self,
