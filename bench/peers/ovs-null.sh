@@ -1,10 +1,10 @@
 #!/bin/bash
-# Cycles per packet of Open vSwitch's userspace datapath without I/O: DPDK ports fed from a preloaded capture
-# (infinite_rx) and drained into nothing.  Its exact-match cache takes every flow, which is its best.
+# Cycles per packet of Open vSwitch's userspace datapath without I/O: DPDK ports that are fed from a capture in memory
+# (infinite_rx) and discard all output.  Its exact-match cache holds every flow, which is its best case.
 #   ovs-null.sh CASE CAPTURE SECONDS      one JSON line
-#   ovs-null.sh down                      removes what a run that was killed has left
-# Needs the DPDK build of Open vSwitch with its null and pcap drivers, and 400 huge pages while it runs; it asks
-# the kernel for those and gives them back.
+#   ovs-null.sh down                      removes whatever a killed run has left behind
+# Needs the DPDK build of Open vSwitch with its null and pcap drivers, and 400 huge pages while it runs, which it
+# requests from the kernel and returns.
 set -euo pipefail
 . "$(dirname "$0")/env.sh"
 D="$STATE/ovs-null"

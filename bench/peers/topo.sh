@@ -20,8 +20,8 @@ ivm() { local mac="MAC_$1"; link "$1" eth0 "${!mac}" "$2" "p-$1" "${MAC_GW:-02:0
 addr() { inns "$1" ip addr add "$3" dev "$2"; }
 mtu()  { inns "$1" ip link set "$2" mtu "$3"; }
 
-# cut RVM: its underlay NIC sends plain frames of 1500 bytes, each with its checksum, as a cloud's does that knows
-# no tunnels; what comes in may still be merged by GRO.
+# cut RVM: its underlay NIC sends plain frames of 1500 bytes, each with its checksum, as a cloud NIC without tunnel
+# offloads does; GRO may still coalesce incoming frames.
 cut()  { local o; for o in tx tso gso tx-udp_tnl-segmentation tx-udp_tnl-csum-segmentation tx-udp-segmentation; do
            inns "$1" ethtool -K under $o off >/dev/null 2>&1 || :; done; }
 

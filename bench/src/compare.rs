@@ -1,5 +1,5 @@
-//! What moved since the stored baseline. A difference that the runs of both do not explain is said; any other is
-//! counted and left alone.
+//! Differences from the stored baseline. A difference that the spread of both sides' runs cannot explain is reported;
+//! all others are only counted.
 
 use std::fmt::Write;
 
@@ -10,17 +10,17 @@ use crate::stats::{Change, median};
 /// A case that differs from the baseline.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Moved {
-    /// Which.
+    /// Which case.
     pub key: Key,
-    /// Its median then and now.
+    /// The median of the baseline, and the present one.
     pub medians: (f64, f64),
-    /// By how much.
+    /// The size of the difference.
     pub change: Change,
-    /// Whether that is good.
+    /// Whether it is an improvement.
     pub better: bool,
 }
 
-/// All that differs, the worst first, and how many cases were compared.
+/// All cases that differ, the largest difference first, and how many cases were compared.
 #[must_use]
 pub fn moved(baseline: &Results, now: &Results) -> (Vec<Moved>, usize) {
     let mut compared = 0;
@@ -92,7 +92,8 @@ mod tests {
         results
     }
 
-    /// Faster and slower are told apart by what the metric means; noise and what only one side has are not told.
+    /// The metric decides whether a larger value is better. Differences within the noise and cases that only one side
+    /// has are not reported.
     #[test]
     fn what_moved_is_said_and_noise_is_not() {
         let then = with(&[

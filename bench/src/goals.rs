@@ -9,16 +9,16 @@ use crate::results::{Key, Metric, OURS, Results};
 use crate::stats::half_spread;
 use crate::walk::Kind;
 
-/// What must hold.
+/// The condition of a target.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub enum Rule {
-    /// Ours over the peer's, at most.
+    /// Our figure divided by the peer's is at most this.
     RatioAtMost(f64),
-    /// Ours over the peer's, at least.
+    /// Our figure divided by the peer's is at least this.
     RatioAtLeast(f64),
-    /// Ours, at most.
+    /// Our figure is at most this.
     AtMost(f64),
-    /// Ours, at least.
+    /// Our figure is at least this.
     AtLeast(f64),
 }
 
@@ -42,40 +42,40 @@ impl Rule {
 /// One target.
 #[derive(Clone, Debug)]
 pub struct Goal {
-    /// Its key in the summary.
+    /// The key in the summary.
     pub name: String,
-    /// Our figures; where there are several kinds of port or settings, the best of them counts, and is named.
+    /// Our figures. Of several kinds of port or settings, the best one counts, and is named.
     pub ours: Vec<Key>,
-    /// What it is compared with.
+    /// The peer's figure to compare with.
     pub peer: Option<Key>,
-    /// What must hold.
+    /// The condition.
     pub rule: Rule,
 }
 
-/// A target and what came of it.
+/// A target with its result.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct Judged {
     /// Our median.
     pub ours: Option<f64>,
     /// The peer's median.
     pub peer: Option<f64>,
-    /// Ours over the peer's.
+    /// Our figure divided by the peer's.
     pub ratio: Option<f64>,
-    /// What the ratio, or ours where there is no peer, is held against.
+    /// The limit for the ratio, or without a peer for our figure.
     pub target: f64,
-    /// Whether it holds. What was not measured is not met.
+    /// Whether the target is met. A target without a measurement is not met.
     pub met: bool,
     /// The target in words.
     pub rule: String,
-    /// What is counted.
+    /// The unit of the figures.
     pub unit: &'static str,
-    /// Which of ours it is, and whom it is compared with.
+    /// Which of our figures counts, and the peer that it is compared with.
     pub who: String,
-    /// Half of the spread of the runs, as a share, of ours and the peer's together.
+    /// Half of the spread of the runs, as a share, ours and the peer's together.
     pub spread: f64,
-    /// The target is nearer than the spread: another run may say otherwise.
+    /// Whether the limit is within the spread, so that another run may give another answer.
     pub close: bool,
-    /// Why there is no figure.
+    /// The reason for a missing figure.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
 }
@@ -90,7 +90,7 @@ pub fn summary(results: &Results) -> Summary {
 }
 
 impl Goal {
-    /// What came of it.
+    /// Compares the figures with the target.
     #[must_use]
     pub fn judge(&self, results: &Results) -> Judged {
         let more = self.ours.first().is_some_and(|key| key.metric.more_is_better());
@@ -127,12 +127,12 @@ fn describe(key: &Key) -> String {
     format!("{}, {} {}", key.peer, key.scenario, key.case)
 }
 
-/// Our figure in a scenario, of whichever of these peers is best.
+/// Our figures in a scenario, of each of these peers; the best one counts.
 fn best(scenario: &str, case: &str, peers: &[&str], metric: Metric) -> Vec<Key> {
     peers.iter().map(|peer| Key::wire(scenario, case, *peer, metric)).collect()
 }
 
-/// The ways in which a user may have doors for bulk traffic.
+/// The kinds of doors that a user may choose for bulk traffic.
 const BULK: &[&str] = &[OURS, "ivswitch-packet", "ivswitch-udp", "ivswitch-tap"];
 
 /// Every target.
@@ -258,7 +258,7 @@ fn bulk(goals: &mut Vec<Goal>) {
     }
 }
 
-/// UDP in super-frames, beside the kernel's.
+/// UDP in GSO packets, next to the kernel's figures.
 fn datagrams(goals: &mut Vec<Goal>) {
     for (name, scenario) in [("G8.l2.udp", "l2"), ("G9.vxlan.udp", "vxlan"), ("G9.fip.udp.in", "fip")] {
         let theirs = Key::wire(scenario, "fwd UDP", "kernel", Metric::Gbps);
@@ -271,8 +271,8 @@ fn datagrams(goals: &mut Vec<Goal>) {
 mod tests {
     use super::*;
 
-    /// `summary.json` is a flat map whose every value has the five fields that readers rely on, with nulls, and
-    /// `met` false, for what was not measured.
+    /// `summary.json` is a flat map, and each of its values has the five fields that readers rely on. Where nothing
+    /// was measured they are null, and `met` is false.
     #[test]
     fn the_summary_has_its_shape() {
         let mut results = Results::default();

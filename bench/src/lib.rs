@@ -1,8 +1,8 @@
-//! What the switch costs, beside its peers: in memory ([`memory`]) and on real interfaces ([`wire`]).
+//! The costs of the switch next to those of its peers: in memory ([`memory`]) and on real interfaces ([`wire`]).
 //!
-//! Every measurement is a [`results::Key`] with the values of its runs. From them come `summary.json`
-//! ([`goals`]), the tables ([`report`]), the plots ([`plot`]) and what moved since the baseline ([`compare`]).
-//! `cargo xtask bench` runs all of it.
+//! Every measurement is a [`results::Key`] with the values of its runs. They are the input of `summary.json`
+//! ([`goals`]), the tables ([`report`]), the plots ([`plot`]) and the comparison with the baseline ([`compare`]).
+//! `cargo xtask bench` runs all of these.
 
 pub mod compare;
 pub mod goals;

@@ -1,4 +1,4 @@
-//! What the figures were taken on: without it they mean nothing.
+//! The machine on which figures were measured. Without it they mean nothing.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -7,40 +7,40 @@ use std::process::Command;
 
 use serde::{Deserialize, Serialize};
 
-/// The machine and the source.
+/// The machine and the state of the source.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Facts {
-    /// The processor's own name.
+    /// The processor's name.
     pub cpu: String,
     /// Processors that the kernel sees.
     pub cpus: usize,
-    /// Which processors share a core, as the kernel is told; a hypervisor may hide it.
+    /// Processors that share a core, as the kernel sees them; a hypervisor may hide it.
     pub siblings: String,
     /// Memory, in MiB.
     pub memory_mib: u64,
-    /// The hypervisor, if the processor says that there is one.
+    /// Whether the processor reports a hypervisor.
     pub hypervisor: bool,
     /// The kernel's release.
     pub kernel: String,
-    /// Its mitigations that are on.
+    /// The kernel's active mitigations.
     pub mitigations: BTreeMap<String, String>,
     /// The commit that was built.
     pub commit: String,
-    /// Whether the tree had changes beside it.
+    /// Whether the tree had uncommitted changes.
     pub dirty: bool,
     /// The compiler.
     pub rustc: String,
     /// Versions of the peers.
     pub peers: BTreeMap<String, String>,
-    /// Load average when the run began: above a few tenths, others were at work.
+    /// Load average when the run began: above a few tenths, other programs were at work.
     pub load: String,
-    /// When, UTC.
+    /// The time of the run, UTC.
     pub when: String,
 }
 
 impl Facts {
-    /// Of this machine, and of the tree at `source`.
+    /// The facts of this machine, and of the tree at `source`.
     #[must_use]
     pub fn gather(source: &Path) -> Self {
         let cpuinfo = read("/proc/cpuinfo");
@@ -73,7 +73,7 @@ impl Facts {
             kernel: read("/proc/sys/kernel/osrelease").trim().to_string(),
             mitigations: mitigations(),
             commit: git(&["rev-parse", "--short=12", "HEAD"]).trim().to_string(),
-            // What a record writes changes nothing that is measured.
+            // Files that a recorded run writes do not affect any measurement.
             dirty: !git(&[
                 "status",
                 "--porcelain",
@@ -92,13 +92,13 @@ impl Facts {
         }
     }
 
-    /// Whether figures of the other may be laid beside ours.
+    /// Whether figures of the other machine may be compared with ours.
     #[must_use]
     pub fn is_like(&self, other: &Self) -> bool {
         (&self.cpu, self.cpus, &self.kernel) == (&other.cpu, other.cpus, &other.kernel)
     }
 
-    /// As a Markdown list.
+    /// The facts as a Markdown list.
     #[must_use]
     pub fn markdown(&self) -> String {
         let mut text = String::new();
@@ -142,22 +142,22 @@ fn said(command: &mut Command) -> String {
     command.output().map(|out| String::from_utf8_lossy(&out.stdout).into_owned()).unwrap_or_default()
 }
 
-/// Processors of this machine, whichever of them we may use.
+/// Processors of this machine, including those that this process may not use.
 #[must_use]
 pub fn processors() -> usize {
     read("/proc/cpuinfo").lines().filter(|line| line.starts_with("processor")).count().max(1)
 }
 
-/// Keeps this thread on one processor, or on the first where there is no such one.
+/// Pins this thread to a processor, or to the first one where the machine has no such processor.
 pub fn pin(cpu: usize) {
     let mut set = rustix::thread::CpuSet::new();
     set.set(if cpu < processors() { cpu } else { 0 });
-    // Where the kernel refuses, the figures scatter more, and the spread says so.
+    // Where the kernel refuses, the figures scatter more, and the spread shows it.
     rustix::thread::sched_setaffinity(None, &set).ok();
 }
 
-/// Does `work` in a thread on the second processor, which the generator leaves alone; what comes after is not bound
-/// to it.
+/// Runs `work` in a thread on the second processor, which the generator does not use. The calling thread stays
+/// unpinned.
 pub fn pinned<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     let bound = || {
         pin(1);

@@ -14,11 +14,11 @@ use clap::Parser;
 use hugepages::HugePages;
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 
-/// Tables lie as the daemon's do; allocations are counted, so that none per packet can be shown.
+/// The daemon's allocator, with its huge pages, and a counter that shows whether packets cause allocations.
 #[global_allocator]
 static ALLOCATOR: HugePages<&StatsAlloc<std::alloc::System>> = HugePages(&INSTRUMENTED_SYSTEM);
 
-/// Measures the switch beside the kernel's and Open vSwitch, and says which targets it meets.
+/// Measures the switch next to the kernel's and Open vSwitch, and shows which targets it meets.
 #[derive(Parser)]
 #[command(name = "cargo xtask bench")]
 struct Arguments {
@@ -37,13 +37,13 @@ struct Arguments {
     /// Only these scenarios on interfaces, separated by commas: l2, vtep, vxlan, vxlan-plain, fip
     #[arg(long, value_delimiter = ',')]
     scenarios: Vec<String>,
-    /// Stop after so many minutes with what there is [default: 40; quick: 4.7]
+    /// Stop after this many minutes with the results so far [default: 40; quick: 4.7]
     #[arg(long)]
     minutes: Option<f64>,
     /// Keep this run: as bench/RESULTS.md, and as the baseline that later runs are compared with
     #[arg(long)]
     record: bool,
-    /// Where results go
+    /// Directory for the results
     #[arg(long, hide = true, default_value = "target/bench")]
     out: PathBuf,
     /// The source tree
@@ -56,13 +56,13 @@ struct Arguments {
 #[derive(clap::Subcommand)]
 #[command(disable_help_subcommand = true)]
 enum Inside {
-    /// One walk, for callgrind
+    /// Run one kind of walk, for callgrind
     #[command(hide = true)]
     WalkOnce { kind: String },
-    /// The sending end of UDP in bulk, for so many seconds
+    /// Send bulk UDP for this many seconds
     #[command(hide = true)]
     SendDatagrams { address: String, seconds: f64 },
-    /// The receiving end
+    /// Receive bulk UDP for this many seconds
     #[command(hide = true)]
     ReceiveDatagrams { address: String, seconds: f64 },
 }
@@ -117,7 +117,7 @@ fn run(arguments: &Arguments) -> Result<()> {
     std::fs::remove_file(&journal).ok();
     let mut results = Results::kept_in(journal);
     let outcome = measure(arguments, &scripts, &state, &limit, &mut results);
-    // Whatever happened, what was measured is kept and shown.
+    // The measurements so far are kept and shown, even after a failure.
     if results.is_empty() {
         outcome?;
         bail!("nothing was measured");
@@ -144,7 +144,7 @@ fn measure(
     let mut broken = Ok(());
     if only("memory") {
         let rounds = arguments.rounds.unwrap_or(if quick { 1 } else { 3 });
-        // A walk that is not what it should be fails the run, but the rest of it is still worth having.
+        // A broken walk makes the run fail, but the other results are still worth having.
         broken = memory::run(&memory::Plan { quick, rounds }, scripts, state, limit, results);
         if let Err(why) = &broken {
             results.skip("the rest in memory", format!("{why:#}"));
@@ -160,7 +160,7 @@ fn measure(
     broken
 }
 
-/// Writes everything, and shows the targets and what moved.
+/// Writes all results, and shows the targets and the differences from the baseline.
 fn finish(
     results: &Results,
     machine: &Facts,
@@ -200,7 +200,7 @@ fn finish(
     }
     if record {
         results.store(&baseline, machine, command)?;
-        // A recorded run is the baseline: there is nothing to compare it with.
+        // A recorded run is the new baseline, so it is not compared.
         let text = report::markdown(results, &summary, machine, command, None);
         write(&source.join("bench/RESULTS.md"), &text)?;
         println!("recorded as bench/RESULTS.md and bench/baseline.json");
@@ -209,7 +209,7 @@ fn finish(
     Ok(())
 }
 
-/// What somebody types to take these figures again.
+/// The command that measures these figures again.
 fn command(arguments: &Arguments) -> String {
     let mut command = String::from("cargo xtask bench");
     if arguments.quick {

@@ -1,5 +1,5 @@
-//! The plots, as SVG: ns by walk and number of flows, packets per second by scenario and peer, round trips as the
-//! share that is faster.
+//! The plots, as SVG: ns by walk and number of flows, packets per second by scenario and peer, round trips as
+//! cumulative shares.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -21,22 +21,22 @@ pub type Series = (String, Vec<(f64, f64)>);
 /// One bar.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Bar {
-    /// Of which group.
+    /// The number of its group.
     pub group: usize,
-    /// How high.
+    /// Its height.
     pub value: f64,
-    /// From the lowest to the highest run; a line, where they differ.
+    /// The lowest and the highest run, drawn as a line where they differ.
     pub spread: (f64, f64),
 }
 
-/// How the horizontal axis goes.
+/// The scale of the horizontal axis.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Scale {
-    /// From the smallest value on, in powers.
+    /// Logarithmic from the smallest value on.
     Logarithmic,
-    /// The same with a mark at every point.
+    /// Logarithmic, with a mark at every point.
     LogarithmicWithMarks,
-    /// From zero on, evenly, with a mark at every point.
+    /// Linear from zero on, with a mark at every point.
     Linear,
 }
 
@@ -57,10 +57,10 @@ const fn colour(n: usize) -> RGBColor {
     COLOURS[n % COLOURS.len()]
 }
 
-/// Draws all for which there are figures into `directory`; gives the files.
+/// Draws every plot for which there are figures into `directory`; gives the files.
 ///
 /// # Errors
-/// A file cannot be written.
+/// When a file cannot be written.
 pub fn draw(results: &Results, directory: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     let mut file = |name: &str| {
@@ -117,7 +117,7 @@ fn walks(results: &Results) -> Vec<Series> {
     all
 }
 
-/// Names of the scenarios, and of each peer a bar for every scenario where it has one.
+/// Names of the scenarios, and for each peer a bar in every scenario that it was measured in.
 fn pps(results: &Results) -> (Vec<String>, Vec<(String, Vec<Bar>)>) {
     let mut scenarios: Vec<String> = Vec::new();
     let mut peers: BTreeMap<String, Vec<Bar>> = BTreeMap::new();
@@ -148,7 +148,7 @@ fn canvas(path: &Path) -> Result<Area<'_>> {
 /// Draws lines.
 ///
 /// # Errors
-/// The file cannot be written.
+/// When the file cannot be written.
 pub fn lines(path: &Path, title: &str, x: &str, y: &str, series: &[Series], scale: Scale) -> Result<()> {
     let (left, right) = bounds(series, |p| p.0);
     let left = left.max(0.1);
@@ -197,7 +197,7 @@ where
 /// Draws groups of bars.
 ///
 /// # Errors
-/// The file cannot be written.
+/// When the file cannot be written.
 pub fn bars(
     path: &Path,
     title: &str,

@@ -1,5 +1,5 @@
-//! Frame memory as the daemon has it: one mapping, with the wish for huge pages. On pages of 4 KiB a million frames
-//! would measure the page tables of the machine.
+//! Frame memory as in the daemon: one mapping that asks for huge pages. On pages of 4 KiB a million frames
+//! would measure the machine's page tables.
 
 use std::ops::Range;
 
@@ -16,14 +16,14 @@ pub struct MappedPool {
 }
 
 impl MappedPool {
-    /// A pool of so many 2 KiB slots.
+    /// A pool of `slots` 2 KiB slots.
     ///
     /// # Panics
-    /// The machine has not so much memory.
+    /// When the machine does not have that much memory.
     #[must_use]
     pub fn new(slots: u32) -> Self {
         let memory = MmapMut::map_anon(slots as usize * SLOT_SMALL_LEN).expect("memory for the frames");
-        // A wish: without huge pages all is as right, and slower.
+        // Only a request: without huge pages the results are as right, and slower.
         memory.advise(Advice::HugePage).ok();
         Self { memory, free: (0..slots).rev().collect(), total: slots as usize }
     }

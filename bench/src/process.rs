@@ -1,5 +1,5 @@
-//! Other programs, bounded in time: run to their end, or kept in the background and ended with us. Each has a
-//! process group of its own, so that Ctrl-C reaches us alone and we take down what we started, in order.
+//! Other programs, bounded in time: run to their end, or kept in the background and ended with this one. Each has its
+//! own process group, so that Ctrl-C reaches only this program, which then ends those it started, in order.
 
 use std::fs::File;
 use std::io::Read;
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 use rustix::process::{Pid, Signal, kill_process_group};
 
-/// When to stop: the time is up, or somebody asked.
+/// When to stop: after a time, or on a signal.
 #[derive(Clone, Debug)]
 pub struct Limit {
     end: Instant,
@@ -21,10 +21,10 @@ pub struct Limit {
 }
 
 impl Limit {
-    /// Ends after `budget`, and with SIGINT or SIGTERM.
+    /// A limit of `budget`, or less after SIGINT or SIGTERM.
     ///
     /// # Errors
-    /// The signals cannot be caught.
+    /// When the signals cannot be caught.
     pub fn new(budget: Duration) -> Result<Self> {
         let asked = Arc::new(AtomicBool::new(false));
         for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
@@ -33,13 +33,13 @@ impl Limit {
         Ok(Self { end: Instant::now() + budget, asked })
     }
 
-    /// Somebody asked us to stop.
+    /// Whether a signal has arrived.
     #[must_use]
     pub fn interrupted(&self) -> bool {
         self.asked.load(Ordering::Relaxed)
     }
 
-    /// Time left, none once interrupted.
+    /// The time left; zero after a signal.
     #[must_use]
     pub fn left(&self) -> Duration {
         if self.interrupted() {
@@ -48,10 +48,10 @@ impl Limit {
         self.end.saturating_duration_since(Instant::now())
     }
 
-    /// Whether `needed` fits in the time left.
+    /// Succeeds if `needed` fits in the time left.
     ///
     /// # Errors
-    /// It does not; says why.
+    /// Says why it does not fit.
     pub fn spare(&self, needed: Duration) -> Result<()> {
         if self.interrupted() {
             bail!("interrupted");
@@ -63,7 +63,7 @@ impl Limit {
     }
 }
 
-/// A program in the background; ended, with all it started, when dropped.
+/// A program in the background, which is ended with all its children when this is dropped.
 #[derive(Debug)]
 pub struct Background {
     child: Child,
@@ -76,7 +76,7 @@ impl Background {
     /// Starts `command`.
     ///
     /// # Errors
-    /// It cannot be started.
+    /// When it cannot be started.
     pub fn start(command: &mut Command) -> Result<Self> {
         let name = command.get_program().display().to_string();
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
@@ -86,23 +86,23 @@ impl Background {
         Ok(Self { child, output, errors, name })
     }
 
-    /// Its process, or that of the `ip netns exec` that became it.
+    /// The process number, also where `ip netns exec` was replaced by the program.
     #[must_use]
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// What it complained of, if it has ended.
+    /// The program's error output, if it has ended.
     pub fn ended(&mut self) -> Option<String> {
         self.child.try_wait().ok().flatten()?;
         let said = self.output.all() + &self.errors.all();
         Some(said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("no word").to_owned())
     }
 
-    /// Waits for its end and gives what it printed.
+    /// Waits for the end and gives the output.
     ///
     /// # Errors
-    /// It failed (with the last line it complained in), or took longer than `bound`, or we were interrupted.
+    /// When the program failed (with its last line of error output), took longer than `bound`, or a signal arrived.
     pub fn finish(mut self, bound: Duration, limit: &Limit) -> Result<String> {
         let end = Instant::now() + bound;
         let status = loop {
@@ -117,7 +117,7 @@ impl Background {
             }
             std::thread::sleep(Duration::from_millis(5));
         };
-        // What a script left in the background may keep the pipes open: end it before reading to their end.
+        // Background processes of a script may keep the pipes open: end them before reading to the end.
         self.end();
         let (output, errors) = (self.output.all(), self.errors.all());
         if !status.success() {
@@ -127,10 +127,10 @@ impl Background {
         Ok(output)
     }
 
-    /// Waits until it has printed `word`.
+    /// Waits until the program has printed `word`.
     ///
     /// # Errors
-    /// It ended before, or `bound` passed.
+    /// When it ended before, or `bound` passed.
     pub fn wait_for(&mut self, word: &str, bound: Duration) -> Result<()> {
         let end = Instant::now() + bound;
         while !self.output.so_far().contains(word) {
@@ -159,7 +159,7 @@ impl Drop for Background {
     }
 }
 
-/// What a program has printed, read as it comes.
+/// The output of a program, read as it arrives.
 #[derive(Debug)]
 struct Pipe {
     text: Arc<Mutex<Vec<u8>>>,
@@ -193,7 +193,7 @@ impl Pipe {
     }
 }
 
-/// Runs `command` to its end, no longer than `bound`, and gives what it printed.
+/// Runs `command` to its end, for at most `bound`, and gives its output.
 ///
 /// # Errors
 /// As [`Background::finish`].
@@ -201,11 +201,11 @@ pub fn run(command: &mut Command, bound: Duration, limit: &Limit) -> Result<Stri
     Background::start(command)?.finish(bound, limit)
 }
 
-/// Runs a script that leaves daemons behind: its output goes to a file instead of a pipe that they would hold
-/// open, and its process group is left alone when it succeeds.
+/// Runs a script that leaves daemons running: its output goes to a file, because the daemons would hold a pipe
+/// open, and its process group stays alive when it succeeds.
 ///
 /// # Errors
-/// It failed, with the last line it complained in, or took longer than `bound`.
+/// When it failed (with its last line of error output), or took longer than `bound`.
 pub fn run_leaving(command: &mut Command, log: &std::path::Path, bound: Duration) -> Result<()> {
     let script = std::path::Path::new(command.get_args().next().unwrap_or_default());
     let name = script.file_name().unwrap_or_default().display().to_string();
@@ -233,7 +233,7 @@ pub fn run_leaving(command: &mut Command, log: &std::path::Path, bound: Duration
     }
 }
 
-/// Looks for a program where root would find it, or for a file by its path.
+/// Looks for a program in root's search path, or for a file by its path.
 #[must_use]
 pub fn find(program: &str) -> Option<std::path::PathBuf> {
     let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
@@ -262,7 +262,7 @@ mod tests {
         assert!(failed.is_err_and(|e| e.to_string().contains("the reason")));
     }
 
-    /// What a program started goes with it, even when it is in the background.
+    /// Children of a program end with it, even those in the background.
     #[test]
     fn nothing_is_left_behind() {
         let mut shell = Command::new("sh");

@@ -9,7 +9,7 @@ use crate::results::{Key, MEMORY, Metric, Results, WIRE};
 use crate::stats::half_spread;
 use crate::wire::PEERS;
 
-/// A number with three or four digits that mean something.
+/// A number with three or four significant digits.
 #[must_use]
 pub fn figure(value: f64) -> String {
     match value.abs() {
@@ -56,7 +56,7 @@ pub fn markdown(
     text
 }
 
-/// The targets, and what came of them.
+/// The targets and their results.
 pub fn goals(text: &mut String, summary: &Summary) {
     let met = summary.values().filter(|judged| judged.met).count();
     let measured = summary.values().filter(|judged| judged.why.is_none()).count();
@@ -88,7 +88,7 @@ pub fn goals(text: &mut String, summary: &Summary) {
     text.push('\n');
 }
 
-/// Rows by columns of the medians that `place` finds room for.
+/// A table of medians; `place` gives the row and the column of each, or leaves it out.
 fn table(
     text: &mut String,
     results: &Results,
@@ -119,7 +119,7 @@ fn table(
     text.push('\n');
 }
 
-/// Flows, then stations, of a case in memory.
+/// The numbers of flows and stations of a case in memory.
 fn sizes(case: &str) -> Option<(String, u64, u64)> {
     let mut parts = case.split(", ");
     let len = parts.next()?.to_string();
@@ -203,7 +203,7 @@ fn wire(text: &mut String, results: &Results) {
     }
 }
 
-/// What has no table of its own.
+/// Figures that have no table of their own.
 fn others(text: &mut String, results: &Results) {
     let shown = ["workers", "strangers", "control", "trail", "fdb"];
     if !results.iter().any(|(key, _)| shown.contains(&key.scenario.as_str())) {

@@ -1,5 +1,5 @@
-//! What was measured: keys, their runs, and what was skipped. Written to disk after every step, so that an
-//! interrupted run keeps what it has.
+//! The results: keys, their runs, and the measurements that were skipped. They are written to disk after every step,
+//! so that an interrupted run keeps its figures.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,7 +17,7 @@ use crate::stats;
 pub enum Metric {
     /// Nanoseconds for one packet.
     Ns,
-    /// Nanoseconds for one packet with copying in and taking off the queue.
+    /// Nanoseconds for one packet, with copying in and taking off the queue.
     LoopNs,
     /// Instructions for one packet, by callgrind.
     Instructions,
@@ -33,25 +33,25 @@ pub enum Metric {
     LossFree,
     /// Nanoseconds of the switch's core for one packet that arrived.
     CoreNs,
-    /// Nanoseconds of all cores for one packet that arrived, its making included.
+    /// Nanoseconds of all cores for one packet that arrived, including the generator's work.
     AllNs,
     /// TCP goodput.
     Gbps,
     /// Seconds of all cores for one gigabyte of TCP.
     CpuPerGb,
-    /// Round trip, half of them faster.
+    /// Round-trip time that half of them stay under.
     RttP50,
-    /// Round trip, 99 in 100 faster.
+    /// Round-trip time that 99 of 100 stay under.
     RttP99,
-    /// Share of a core.
+    /// Cores' worth of CPU time.
     Cores,
-    /// A share of something.
+    /// A share of a whole.
     Share,
-    /// Round trip, 9 in 10 faster.
+    /// Round-trip time that 9 of 10 stay under.
     RttP90,
     /// Kicks and calls (interrupts) of both NICs for one packet.
     Events,
-    /// Seconds something took.
+    /// Seconds that an action took.
     Seconds,
     /// Mebibytes per second of a disk.
     MibPerS,
@@ -81,7 +81,7 @@ impl Metric {
         Self::MibPerS,
     ];
 
-    /// Its name in keys.
+    /// The name in keys.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -108,14 +108,14 @@ impl Metric {
         }
     }
 
-    /// Whether more is better.
+    /// Whether larger values are better.
     #[must_use]
     pub const fn more_is_better(self) -> bool {
         matches!(self, Self::Ops | Self::Pps | Self::LossFree | Self::Gbps | Self::Share | Self::MibPerS)
     }
 
-    /// The noise that no number of runs undercuts, as a share: what the same case was seen to move by
-    /// between runs on an otherwise quiet virtual machine.
+    /// The noise below which more runs do not help, as a share: the same case was seen to vary by this much
+    /// between runs on an otherwise idle virtual machine.
     #[must_use]
     pub const fn noise_floor(self) -> f64 {
         match self {
@@ -129,28 +129,28 @@ impl Metric {
     }
 }
 
-/// What one figure is of.
+/// The key of a figure.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Key {
     /// `memory`, `wire` or `nested`.
     pub part: &'static str,
     /// The walk or the scenario.
     pub scenario: String,
-    /// Size, direction, source: what else was set.
+    /// The other parameters, such as size, direction, source.
     pub case: String,
-    /// Who was measured.
+    /// The peer that was measured.
     pub peer: String,
-    /// What was measured.
+    /// The kind of figure.
     pub metric: Metric,
 }
 
-/// In memory.
+/// The part in memory.
 pub const MEMORY: &str = "memory";
-/// On real interfaces.
+/// The part on real interfaces.
 pub const WIRE: &str = "wire";
-/// Between guests and levels of nesting.
+/// The part between guests and levels of nesting.
 pub const NESTED: &str = "nested";
-/// The switch under test, as it comes.
+/// The switch under test, with its default settings.
 pub const OURS: &str = "ivswitch";
 
 impl Key {
@@ -213,11 +213,11 @@ impl FromStr for Key {
     }
 }
 
-/// Every figure of one run of the benchmark.
+/// Every figure of a run of the benchmark.
 #[derive(Clone, Debug, Default)]
 pub struct Results {
     runs: BTreeMap<Key, Vec<f64>>,
-    /// What could not be measured, and why.
+    /// Measurements that were impossible, and why.
     pub skipped: BTreeMap<String, String>,
     /// Round trips for the latency plot, by case and peer: a few hundred sorted values each.
     pub round_trips: BTreeMap<String, Vec<f64>>,
@@ -236,7 +236,7 @@ struct File {
 }
 
 impl Results {
-    /// Results that are written to `journal` as they come.
+    /// Results that are also written to `journal` as they arrive.
     #[must_use]
     pub fn kept_in(journal: PathBuf) -> Self {
         Self { journal: Some(journal), ..Self::default() }
@@ -255,7 +255,7 @@ impl Results {
         self.runs.entry(key).or_default().push(value);
     }
 
-    /// Notes that something was not measured; the first reason stays.
+    /// Notes that a measurement was skipped. The first reason stays.
     pub fn skip(&mut self, what: impl Into<String>, why: impl fmt::Display) {
         let (what, why) = (what.into(), why.to_string());
         eprintln!("   skipped: {what}: {why}");
@@ -274,21 +274,21 @@ impl Results {
         stats::median(self.runs(key))
     }
 
-    /// Everything, in order.
+    /// All runs by key, in order.
     pub fn iter(&self) -> impl Iterator<Item = (&Key, &[f64])> {
         self.runs.iter().map(|(key, runs)| (key, runs.as_slice()))
     }
 
-    /// Whether there is nothing.
+    /// True if nothing was measured.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.runs.is_empty()
     }
 
-    /// Writes them with the machine they are of.
+    /// Writes the results with the facts of the machine.
     ///
     /// # Errors
-    /// The file cannot be written.
+    /// When the file cannot be written.
     pub fn store(&self, path: &Path, machine: &Facts, command: &str) -> Result<()> {
         let file = File {
             machine: machine.clone(),
@@ -300,10 +300,10 @@ impl Results {
         std::fs::write(path, text + "\n").with_context(|| format!("writing {}", path.display()))
     }
 
-    /// Reads what [`Results::store`] wrote. Keys of an older version are left out.
+    /// Reads a file that [`Results::store`] wrote. Keys of an older version are left out.
     ///
     /// # Errors
-    /// The file cannot be read, or is not such a file.
+    /// When the file cannot be read, or has another format.
     pub fn load(path: &Path) -> Result<(Self, Facts, String)> {
         let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
         let file: File =
@@ -329,7 +329,7 @@ mod tests {
         }
     }
 
-    /// A run that is cut off leaves every value it had in the journal, and the file reads back.
+    /// A run that is cut off leaves all its values in the journal, and the file can be read back.
     #[test]
     fn results_survive() {
         let dir = std::env::temp_dir().join(format!("ivs-bench-test-{}", std::process::id()));

@@ -1,11 +1,11 @@
-//! Runs of one case in a few numbers, and whether two cases differ.
+//! The runs of a case in a few numbers, and whether two cases differ.
 //!
-//! A case is run several times, alternating with the cases it is compared with. Its figure is the median; its
-//! spread is half of what lies between the lowest and the highest run, as a share of the median. Two cases
-//! differ only if their medians are further apart than both spreads together and than a floor that the kind of
-//! measurement has: below that we do not call one faster.
+//! A case is run several times, alternating with the cases that it is compared with. Its figure is the median; its
+//! spread is half of the distance between the lowest and the highest run, as a share of the median. Two cases
+//! differ only if their medians are further apart than both spreads together and than the noise floor of this kind of
+//! measurement: below that, neither counts as faster.
 
-/// The median; of an even number, the mean of the two in the middle. `None` without runs.
+/// The median. Of an even number of runs, it is the mean of the two in the middle; without runs, `None`.
 #[must_use]
 pub fn median(runs: &[f64]) -> Option<f64> {
     let mut sorted = runs.to_vec();
@@ -27,25 +27,25 @@ pub fn half_spread(runs: &[f64]) -> f64 {
     ((high - low) / 2.0 / middle).abs()
 }
 
-/// The value below which a share `p` of the runs lies, `p` from 0 to 1: the nearest rank.
+/// The value that a share `p` of the runs stays below, `p` from 0 to 1, by nearest rank.
 #[must_use]
 pub fn percentile(sorted: &[f64], p: f64) -> Option<f64> {
     let rank = (p * sorted.len() as f64).ceil() as usize;
     sorted.get(rank.clamp(1, sorted.len().max(1)) - 1).copied()
 }
 
-/// How one case stands to another.
+/// The change from one case to another.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Change {
     /// New median over old median, less one.
     pub share: f64,
-    /// What the runs cannot tell apart.
+    /// The difference that may be noise.
     pub noise: f64,
 }
 
 impl Change {
-    /// Compares the runs of two cases; `floor` is the noise that is never undercut. `None` where one has no
-    /// runs or is zero.
+    /// Compares the runs of two cases; `floor` is the least noise. `None` where one has no
+    /// runs, or the old median is zero.
     #[must_use]
     pub fn between(old: &[f64], new: &[f64], floor: f64) -> Option<Self> {
         let (before, after) = (median(old).filter(|m| *m != 0.0)?, median(new)?);
@@ -53,7 +53,7 @@ impl Change {
         Some(Self { share: after / before - 1.0, noise })
     }
 
-    /// Whether there is a difference that the noise does not explain.
+    /// Whether the difference is larger than the noise.
     #[must_use]
     pub fn is_real(&self) -> bool {
         self.share.abs() > self.noise
@@ -85,8 +85,8 @@ mod tests {
         assert_eq!(percentile(&[], 0.5), None);
     }
 
-    /// Ten percent apart with runs that scatter by eight each is no difference; with runs that scatter by
-    /// one it is; and never below the floor.
+    /// Ten percent apart is within the noise if the runs scatter by eight percent each, and a difference if they
+    /// scatter by one. A difference below the floor never counts.
     #[test]
     fn differences_below_the_noise_are_none() {
         let wide = Change::between(&[92.0, 100.0, 108.0], &[101.0, 110.0, 118.0], 0.02).expect("both ran");

@@ -1,5 +1,5 @@
-//! The walk of a packet in memory: the production `Switch::forward` on one core, with real header bytes and
-//! no I/O. [`Walk`] sets up one kind of walk over a number of flows and runs it.
+//! A packet's way through the switch in memory: the production `Switch::forward` on one core, with real header bytes
+//! and without I/O. [`Walk`] sets up one kind of walk over a number of flows and runs it.
 
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
@@ -18,7 +18,7 @@ use engine::wire::mac::MacAddr;
 
 use crate::pool::MappedPool;
 
-/// What happens to the frames.
+/// The treatment that the frames get.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
     /// Known unicast from one door to another.
@@ -42,7 +42,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Every kind.
+    /// All kinds.
     pub const ALL: [Self; 9] = [
         Self::L2,
         Self::Flood,
@@ -55,7 +55,7 @@ impl Kind {
         Self::Drop,
     ];
 
-    /// Most stations that a walk of this kind may have: floating IPs are sent to neighbours, which are bounded
+    /// The largest number of stations for this kind: floating IPs are sent to neighbours, whose number is bounded
     /// ([`engine::limits::NEIGHBORS_MAX`]).
     #[must_use]
     pub const fn stations_max(self) -> u32 {
@@ -65,7 +65,7 @@ impl Kind {
         }
     }
 
-    /// Its name in reports.
+    /// The name in reports.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -88,13 +88,13 @@ const DOOR: PortId = PortId(1);
 const SINK: PortId = PortId(2);
 const PEER: PeerId = PeerId(0);
 
-/// One kind of walk over a number of flows, ready to run again and again.
+/// One kind of walk over a number of flows, ready to be repeated.
 #[derive(Debug)]
 pub struct Walk {
     switch: Switch,
     pool: MappedPool,
     ingress: PortId,
-    /// The frames, each with the bytes that forwarding changes.
+    /// The frames, each with a copy of the bytes that forwarding changes.
     frames: Vec<(Option<Frame>, Saved)>,
     order: Vec<u32>,
     next: usize,
@@ -119,7 +119,7 @@ fn v4(n: u32) -> IpAddr {
     Ipv4Addr::from_bits(n).into()
 }
 
-/// MAC of station `n`.
+/// The MAC of station `n`.
 fn mac(n: u32) -> MacAddr {
     let b = n.to_be_bytes();
     MacAddr([2, 1, b[0], b[1], b[2], b[3]])
@@ -136,15 +136,15 @@ const REALITY: u32 = 0x0c00_0000;
 const OUTSIDE: u32 = 0xcb00_0000;
 
 impl Walk {
-    /// A walk of frames of `len` bytes (before any outer header) over `flows` flows: as many stations (MACs,
-    /// floating IPs) as flows. Frames lie in memory of their own and come in random order, so that with
+    /// A walk of frames of `len` bytes (without an outer header) over `flows` flows, with as many stations (MACs,
+    /// floating IPs) as flows. Each frame has its own memory and they come in random order, so that with
     /// many flows every header and every table line is cold.
     #[must_use]
     pub fn new(kind: Kind, flows: u32, len: usize) -> Self {
         Self::with_stations(kind, flows, flows.min(kind.stations_max()), len)
     }
 
-    /// The same with a number of stations of its own, dealt out over the flows.
+    /// As [`new`](Self::new), with `stations` stations, spread over the flows.
     #[must_use]
     pub fn with_stations(kind: Kind, flows: u32, stations: u32, len: usize) -> Self {
         let count = flows.max(BATCH_LEN as u32 * 8);
@@ -261,7 +261,7 @@ impl Walk {
                 self.announce(station, mac(n), behind_peer);
             }
         }
-        // The sender is known too, so that learning finds what it looks for.
+        // The sender is known too, so that learning finds its entry.
         let sender = MacAddr([2, 2, 0, 0, 0, 1]);
         let from = if matches!(kind, Kind::Decap | Kind::FipInOwner | Kind::FipOutGateway) {
             Location::Peer(PEER)
@@ -271,7 +271,7 @@ impl Walk {
         self.apply(Command::AddFdb(vni(NET), 0, sender, from));
     }
 
-    /// A station says that it is at `mac`: gratuitous ARP.
+    /// Announces a station at `mac` by gratuitous ARP.
     fn announce(&mut self, ip: u32, mac: MacAddr, through_tunnel: bool) {
         let mut arp = vec![0xff; 6];
         arp.extend(mac.0);
@@ -291,8 +291,8 @@ impl Walk {
         }
     }
 
-    /// Forwards `batches` batches and returns the time spent in `Switch::forward`. Frames are taken off the
-    /// transmit queues and restored outside that time.
+    /// Forwards `batches` batches and returns the time spent in `Switch::forward`. Taking frames off the
+    /// transmit queues and restoring them does not count.
     pub fn run(&mut self, batches: u64) -> Duration {
         let mut spent = Duration::ZERO;
         let mut batch = Batch::new();
@@ -305,7 +305,7 @@ impl Walk {
                 batch.push(entry.0.take().expect("restored after its last walk"));
             }
             self.now = self.now + Duration::from_micros(5);
-            // Stores of the restoring must not be waited for in the time that is measured.
+            // The measured time must not include waiting for the stores of the restoring.
             std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
             let start = WallClock::now();
             forward_batch(&mut self.switch, self.now, self.ingress, &mut batch, &mut self.pool);
@@ -328,9 +328,9 @@ impl Walk {
         spent
     }
 
-    /// The same as a whole loop: copies every frame into the pool, forwards the batch, takes the frames off the
-    /// transmit queues and frees them, all of it inside the time. It is what a userspace switch does between
-    /// a preloaded ring and a port that sends nowhere.
+    /// Measures a whole loop: copies every frame into the pool, forwards the batch, takes the frames off the
+    /// transmit queues and frees them, all within the measured time. A userspace switch does this between
+    /// a ring that is already filled and a port that discards its output.
     pub fn run_loop(&mut self, batches: u64) -> Duration {
         let mut batch = Batch::new();
         let start = WallClock::now();
@@ -354,7 +354,7 @@ impl Walk {
         start.elapsed()
     }
 
-    /// Forwards frames that are not part of the walk, from `port`; returns the time spent on them.
+    /// Forwards other frames than the walk's, from `port`; returns the time that this took.
     pub(crate) fn inject(&mut self, port: PortId, frames: &[Vec<u8>]) -> Duration {
         let mut batch = Batch::new();
         for bytes in frames {
@@ -372,7 +372,7 @@ impl Walk {
         spent
     }
 
-    /// One more port of the walk's network, which may hold `fdb_max` MAC addresses.
+    /// Adds a port to the walk's network, which may hold `fdb_max` MAC addresses.
     pub(crate) fn add_door(&mut self, port: PortId, fdb_max: u32, bum_pps: Option<u32>) {
         self.apply(Command::SetPort(
             port,
@@ -390,7 +390,7 @@ impl Walk {
         ));
     }
 
-    /// Maps one more floating IP to this rVM; returns the time the switch took for it.
+    /// Maps another floating IP to this rVM; returns the time that the switch took.
     pub(crate) fn add_floating(&mut self, n: u32) -> Duration {
         let config = FloatingConfig {
             ip: v4(PUBLIC + n),
@@ -405,8 +405,8 @@ impl Walk {
         start.elapsed()
     }
 
-    /// Decides every frame of the walk `rounds` times, telling a listener made by `trail` why; returns the
-    /// number of decisions and the time they took. Nothing is forwarded.
+    /// Decides about every frame of the walk `rounds` times, reporting the steps to a listener made by `trail`;
+    /// returns the number of decisions and their time. Frames are not forwarded.
     pub fn decide<T: Trail>(&mut self, rounds: u32, mut trail: impl FnMut() -> T) -> (u64, Duration) {
         let tables = self.switch.tables();
         let port = tables.ports.get(self.ingress).expect("configured");
@@ -445,27 +445,27 @@ impl Walk {
         }
     }
 
-    /// Frames forwarded and frames dropped so far: a walk that drops is not the walk that was meant.
+    /// Frames forwarded and frames dropped so far. Drops mean that the walk is not the intended one.
     #[must_use]
     pub fn tally(&self) -> (u64, u64) {
         let counters = self.switch.counters();
         (counters.tx, counters.dropped)
     }
 
-    /// Drops by reason at the ingress, to say what went wrong.
+    /// Drops by reason at the ingress port, for error messages.
     #[must_use]
     pub fn reasons(&self) -> Vec<(DropReason, u64)> {
         let counters = self.switch.port_counters(self.ingress).expect("configured");
         DropReason::ALL.iter().map(|&r| (r, counters.drops[r as usize])).filter(|r| r.1 > 0).collect()
     }
 
-    /// Frames of the walk that were dropped, ever.
+    /// Frames of the walk that were dropped, in all.
     #[must_use]
     pub fn drops_at_ingress(&self) -> u64 {
         self.reasons().iter().map(|(_, count)| count).sum()
     }
 
-    /// Bytes of FDB memory per slot: what an entry takes beside the load factor.
+    /// Bytes of FDB memory per slot, which is an entry's size without the load factor.
     #[must_use]
     pub fn fdb_bytes_per_slot(&self) -> f64 {
         let fdb = &self.switch.tables().fdb;
@@ -480,7 +480,7 @@ impl Walk {
     }
 }
 
-/// A frame of 64 bytes from and to nobody in particular: of random MACs, or of a random flow between two known ones.
+/// A frame of 64 bytes from random MACs to random MACs, or of a random flow between two known ones.
 pub(crate) fn stranger(seed: &mut u64, random_macs: bool) -> Vec<u8> {
     *seed ^= *seed << 13;
     *seed ^= *seed >> 7;
@@ -501,7 +501,7 @@ pub(crate) fn stranger(seed: &mut u64, random_macs: bool) -> Vec<u8> {
     bytes
 }
 
-/// A frame from a station that nobody has seen, to one that is known.
+/// A frame from a new station to a known one.
 pub(crate) fn newcomer(n: u32) -> Vec<u8> {
     let mut bytes = frame_bytes(Kind::L2, 0, 0, 64);
     let b = n.to_be_bytes();
@@ -509,11 +509,11 @@ pub(crate) fn newcomer(n: u32) -> Vec<u8> {
     bytes
 }
 
-/// The walk itself, in a function of its own so that instruction counts can be taken of it alone.
+/// The forwarding itself, in its own function so that instructions can be counted for it alone.
 #[inline(never)]
 fn forward_batch(switch: &mut Switch, now: Instant, port: PortId, batch: &mut Batch, pool: &mut MappedPool) {
     switch.forward(now, port, batch, pool);
-    // So that it is a call, and not a jump that callgrind takes for our end.
+    // Keeps this a call: callgrind would take a tail call for the end of the function.
     black_box(batch);
 }
 
@@ -535,7 +535,7 @@ fn shuffle(order: &mut [u32]) {
     }
 }
 
-/// The frame of flow `flow` towards (or from) station `station`.
+/// The frame of flow `flow` to (or from) station `station`.
 fn frame_bytes(kind: Kind, flow: u32, station: u32, len: usize) -> Vec<u8> {
     let sender = MacAddr([2, 2, 0, 0, 0, 1]);
     let (dst, src, from, to) = match kind {
@@ -558,7 +558,7 @@ fn frame_bytes(kind: Kind, flow: u32, station: u32, len: usize) -> Vec<u8> {
     bytes.extend(to.to_be_bytes());
     let sum = !engine::wire::checksum::sum(&bytes[14..34]);
     bytes[24..26].copy_from_slice(&sum.to_be_bytes());
-    // Packets from the tunnel's own port may not leave by NAT.
+    // Packets from the tunnel's own port must not leave by NAT.
     let sport = match 1024 + (flow % 60_000) as u16 {
         4789 => 62_000,
         port => port,
@@ -579,7 +579,7 @@ fn frame_bytes(kind: Kind, flow: u32, station: u32, len: usize) -> Vec<u8> {
     }
 }
 
-/// As the peer would send it.
+/// The tunnel packet that the peer would send.
 fn encapsulate(inner: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(inner.len() + 50);
     bytes.extend(NIC.0);
@@ -602,7 +602,7 @@ fn encapsulate(inner: &[u8]) -> Vec<u8> {
 mod tests {
     use super::*;
 
-    /// Every kind of walk does what its name says: a benchmark of drops would be fast and worthless.
+    /// Every kind of walk forwards as its name says, because a benchmark of drops would be fast and meaningless.
     #[test]
     fn walks_walk() {
         for kind in Kind::ALL {

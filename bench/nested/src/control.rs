@@ -1,7 +1,7 @@
-//! How long it takes to command, when who commands is far away: a guest from the command to its first packet, a
+//! The time that commands take when they come from far away: a guest from the command to its first packet, a
 //! floating IP from the command to the first packet through it, a live migration.
 //!
-//! Two rVMs with a link of a chosen one-way latency between them ([`crate::probe`]'s relay). Commands go from the one
+//! Two rVMs have a link of a chosen one-way latency between them ([`crate::probe`]'s relay). Commands go from one
 //! to a shell on the other, as by `ssh`; the tunnel, the commands and the guest's memory share the link.
 
 use std::process::Command;
@@ -22,23 +22,23 @@ pub const LATENCIES: [u32; 5] = [0, 5, 10, 50, 100];
 pub const CREATE: &str = "guest, command to first packet";
 /// From the command to the first packet through a floating IP.
 pub const FLOATING: &str = "floating IP, command to first packet";
-/// All of a migration.
+/// The whole migration.
 pub const MIGRATION: &str = "migration";
-/// The longest time in which a guest that migrates did not answer.
+/// The longest time in which a migrating guest did not answer.
 pub const OUTAGE: &str = "migration, longest silence";
-/// For how long QEMU had it stopped.
+/// How long QEMU paused the guest.
 pub const PAUSE: &str = "migration, pause";
 
 const PUBLIC: &str = "56.0.0.11";
 const PRIVATE: &str = "10.1.0.1";
 
-/// The scenario of a latency.
+/// The scenario's name for a latency.
 #[must_use]
 pub fn scenario(milliseconds: u32) -> String {
     format!("{milliseconds} ms one way")
 }
 
-/// The rVMs, the provider's network, an Internet host, and the long link to the second rVM.
+/// Builds the rVMs, the provider's network, an Internet host, and the long link to the second rVM.
 fn build(lab: &mut Lab, plan: &Plan, milliseconds: u32, limit: &Limit) -> Result<Vec<Background>> {
     for name in ["r1", "r2", "net", "link", "ext", "h1"] {
         lab.add(name, limit)?;
@@ -65,7 +65,7 @@ fn build(lab: &mut Lab, plan: &Plan, milliseconds: u32, limit: &Limit) -> Result
     lab.ip("h1", "link set eth0 mtu 1450", limit)?;
     let bound = Duration::from_secs(10);
     run(lab.command("net", "sysctl").args(["-qw", "net.ipv4.ip_forward=1"]), bound, limit)?;
-    // The link carries finished frames of one MTU, as a wire does.
+    // The link carries finished frames of at most the MTU, as a wire does.
     for (name, interface) in
         [("r1", "under"), ("r2", "under"), ("net", "n2"), ("net", "n1"), ("net", "wan"), ("ext", "eth0")]
     {
@@ -90,17 +90,17 @@ fn config(own: &str, address: &str, peer: &str, far: &str) -> String {
     )
 }
 
-/// A command to the shell of the far rVM.
+/// Runs a command in the shell of the far rVM.
 fn remote(lab: &Lab, plan: &Plan, command: &str, limit: &Limit) -> Result<String> {
     let mut asked = lab.command("r1", &plan.kit.probe);
     asked.args(["probe", "remote", "10.0.0.12", command]);
     run(&mut asked, Duration::from_secs(60), limit)
 }
 
-/// Everything at one latency.
+/// Measures everything at one latency.
 ///
 /// # Errors
-/// Something does not start, or never answers.
+/// When a part does not start, or never answers.
 pub fn at(plan: &Plan, milliseconds: u32, outcome: &mut Outcome, limit: &Limit) -> Result<()> {
     (0..plan.rounds).try_for_each(|_| once(plan, milliseconds, outcome, limit))
 }
@@ -151,7 +151,7 @@ fn spec(plan: &Plan, lab: &Lab, rvm: &str, name: &str, socket: &str) -> Spec {
     }
 }
 
-/// The words of `ivctl port add` for the guest, whose NIC is at this socket.
+/// The arguments of `ivctl port add` for the guest whose NIC is at this socket.
 fn port_add(lab: &Lab, rvm: &str, socket: &str) -> Vec<String> {
     let words = format!(
         "--socket {} --no-wait port add g1 --network private --role guest --kind vhostuser --mac {} --bum-pps 0 --guest-socket {}",
@@ -162,7 +162,7 @@ fn port_add(lab: &Lab, rvm: &str, socket: &str) -> Vec<String> {
     words.split(' ').map(str::to_owned).collect()
 }
 
-/// A guest on the far rVM, by one command from here; how long until its first packet is here.
+/// Creates a guest on the far rVM with one command from here; gives the time until its first packet arrives here.
 fn create(plan: &Plan, lab: &Lab, limit: &Limit) -> Result<(Guest, f64)> {
     let spec = spec(plan, lab, "r2", "g1", "g1.vhost");
     let ivctl = plan.kit.binaries.join("ivctl");
@@ -184,7 +184,7 @@ fn create(plan: &Plan, lab: &Lab, limit: &Limit) -> Result<(Guest, f64)> {
     Ok((guest, start.elapsed().as_secs_f64()))
 }
 
-/// A floating IP for it; how long until somebody on the Internet reaches it.
+/// Adds a floating IP for the guest; gives the time until an Internet host reaches it.
 fn floating(plan: &Plan, lab: &Lab, guest: &Guest, limit: &Limit) -> Result<f64> {
     guest.run("(ivbench probe first > /dev/null 2>&1 &)", Duration::from_secs(20))?;
     let hello = Background::start(lab.command("ext", &plan.kit.probe).args(["probe", "hello", "10.0.0.11"]))?;
@@ -202,12 +202,12 @@ fn floating(plan: &Plan, lab: &Lab, guest: &Guest, limit: &Limit) -> Result<f64>
     )?;
     hello.finish(Duration::from_secs(30), limit).context("nobody reaches the floating IP")?;
     let seconds = start.elapsed().as_secs_f64();
-    // It covers the address that the guest's memory is about to be sent to.
+    // Removed, because its reality address is the one that the guest's memory will be sent to.
     lab.ivctl("r1", &["fip", "del", PUBLIC], limit)?;
     Ok(seconds)
 }
 
-/// Moves it here; how long all of it took, the longest silence, and QEMU's pause.
+/// Migrates the guest to this rVM; gives the time of the whole migration, the longest silence, and QEMU's pause.
 fn migrate(plan: &Plan, lab: &Lab, guest: &Guest, milliseconds: u32, limit: &Limit) -> Result<[f64; 3]> {
     let mut target = spec(plan, lab, "r1", "g1in", "g1in.vhost");
     target.options = vec!["-incoming".into(), "tcp:10.0.0.11:4444".into()];

@@ -1,4 +1,4 @@
-//! The targets of nesting, each a ratio within one run and under one emulation, so that it speaks of the switch.
+//! The targets of nesting. Each is a ratio within one run and under one emulation, so that it describes the switch.
 
 use bench::goals::{Goal, Rule, Summary};
 use bench::results::{Key, Metric, Results};
@@ -6,7 +6,7 @@ use bench::results::{Key, Metric, Results};
 use crate::lab::Peer;
 use crate::network::{Place, RTT, SMALL, TCP};
 
-/// G13 goodput, G14 round trips, G15 kicks and calls.
+/// Targets G13 (goodput), G14 (round trips) and G15 (kicks and calls).
 #[must_use]
 pub fn goals() -> Vec<Goal> {
     let mut goals = Vec::new();
@@ -38,13 +38,13 @@ pub fn goals() -> Vec<Goal> {
     goals
 }
 
-/// Judges them.
+/// Compares the figures with the targets.
 #[must_use]
 pub fn summary(results: &Results) -> Summary {
     goals().into_iter().map(|goal| (goal.name.clone(), goal.judge(results))).collect()
 }
 
-/// What bounds a group of targets here, for the report.
+/// The bounds of each group of targets on this machine, for the report.
 #[must_use]
 pub const fn bounds() -> [(&'static str, &'static str); 3] {
     [
@@ -80,7 +80,7 @@ pub const fn bounds() -> [(&'static str, &'static str); 3] {
 mod tests {
     use super::*;
 
-    /// The targets' directions: more goodput, shorter round trips, fewer events.
+    /// Targets are judged in their direction: more goodput, shorter round trips, fewer events.
     #[test]
     fn targets_are_judged_in_their_direction() {
         let mut results = Results::default();

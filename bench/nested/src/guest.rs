@@ -1,4 +1,4 @@
-//! Guests under QEMU: started in a namespace, spoken to by their agent, ended when dropped.
+//! Guests under QEMU: started in a namespace, controlled through their agent, ended when dropped.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -13,37 +13,37 @@ use crate::probe::agent;
 /// How a guest's NIC is attached.
 #[derive(Clone, Debug)]
 pub enum Nic {
-    /// A TAP of the namespace, which is there.
+    /// A TAP of the namespace, which already exists.
     Tap(String),
-    /// A TAP for a switch that takes only finished frames of one MTU.
+    /// A TAP for a switch that accepts only finished frames of at most the MTU.
     PlainTap(String),
     /// Shared memory: QEMU listens here.
     VhostUser(PathBuf),
 }
 
-/// The MAC address of a guest of this name, such as `g1`, or `i2` in a guest.
+/// The MAC address of a guest with this name, such as `g1`, or `i2` in a guest.
 #[must_use]
 pub fn mac(name: &str) -> String {
     let number: u8 = name.trim_start_matches(char::is_alphabetic).parse().unwrap_or(0);
     format!("52:54:00:{:02x}:00:{number:02x}", name.bytes().next().unwrap_or(0))
 }
 
-/// What a guest is to be.
+/// A description of a guest.
 #[derive(Clone, Debug)]
 pub struct Spec {
-    /// Its name.
+    /// The guest's name.
     pub name: String,
     /// The namespace that QEMU runs in.
     pub namespace: String,
-    /// How it runs.
+    /// How QEMU runs it.
     pub accel: Accel,
-    /// Its NIC.
+    /// How its NIC is attached.
     pub nic: Nic,
     /// The NIC's MAC address.
     pub mac: String,
     /// The NIC's address with its prefix length.
     pub address: String,
-    /// More words of the kernel's command line.
+    /// Additional kernel arguments.
     pub words: String,
     /// MiB of memory.
     pub memory: u32,
@@ -51,15 +51,15 @@ pub struct Spec {
     pub cpus: u32,
     /// Kernel and initramfs.
     pub image: PathBuf,
-    /// More of QEMU's options.
+    /// Additional options of QEMU.
     pub options: Vec<String>,
 }
 
-/// Words for the kernel: as `ivctl image build` says, and loud, for the order of boot messages is a progress report.
+/// Kernel arguments, as for images of `ivctl image build`.
 const APPEND: &str = "console=ttyS0 quiet panic=-1 mitigations=off no_timer_check tsc=reliable random.trust_cpu=on \
                       init_on_alloc=0 net.ifnames=0";
 
-/// QEMU's arguments, for a guest whose files lie in `dir`. The same at every level.
+/// QEMU's arguments for a guest with its files in `dir`. They are the same at every level.
 #[must_use]
 pub fn arguments(spec: &Spec, dir: &Path) -> Vec<String> {
     let file = |extension: &str| dir.join(format!("{}.{extension}", spec.name)).display().to_string();
@@ -72,7 +72,7 @@ pub fn arguments(spec: &Spec, dir: &Path) -> Vec<String> {
     add("-nodefaults -no-user-config -display none -no-reboot");
     add(&format!("-kernel {0}/vmlinux -initrd {0}/initramfs", spec.image.display()));
     add(&format!("-serial file:{}", file("console")));
-    // Slots are named, so that the NIC shares its interrupt line with nothing.
+    // Slots are given, so that the NIC does not share its interrupt line.
     add("-device virtio-serial-pci,addr=4");
     add(&format!("-chardev socket,id=agent,path={},server=on,wait=off", file("agent")));
     add("-device virtserialport,chardev=agent,name=ivswitch.agent");
@@ -91,7 +91,7 @@ pub fn arguments(spec: &Spec, dir: &Path) -> Vec<String> {
         Nic::VhostUser(socket) => {
             add(&format!("-chardev socket,id=c0,path={},server=on,wait=off", socket.display()));
             add("-netdev vhost-user,id=n0,chardev=c0");
-            // QEMU 7.2 dies in vhost_net_start with MSI-X where KVM is not.
+            // QEMU 7.2 without KVM crashes in vhost_net_start with MSI-X.
             let vectors = if spec.accel == Accel::Tcg { ",vectors=0" } else { "" };
             add(&format!("-device {nic},status=off{vectors}"));
         }
@@ -111,10 +111,10 @@ pub struct Guest {
 }
 
 impl Guest {
-    /// Starts it; it boots meanwhile.
+    /// Starts the guest, and returns while it boots.
     ///
     /// # Errors
-    /// QEMU cannot be started.
+    /// When QEMU cannot be started.
     pub fn start(spec: &Spec, dir: &Path) -> Result<Self> {
         for extension in ["console", "agent", "qmp"] {
             std::fs::remove_file(dir.join(format!("{}.{extension}", spec.name))).ok();
@@ -127,13 +127,13 @@ impl Guest {
         Ok(Self { name: spec.name.clone(), child: Some(child), dir: dir.into() })
     }
 
-    /// One that somebody else has started, and will end, of the same files.
+    /// A guest that another process has started from the same files, and will end.
     #[must_use]
     pub fn elsewhere(spec: &Spec, dir: &Path) -> Self {
         Self { name: spec.name.clone(), child: None, dir: dir.into() }
     }
 
-    /// The last that it or its QEMU said.
+    /// The last line of output of the guest or of its QEMU.
     #[must_use]
     pub fn last_word(&self) -> String {
         let said = self.text("qemu") + &self.text("console");
@@ -148,16 +148,16 @@ impl Guest {
         String::from_utf8_lossy(&std::fs::read(self.file(extension)).unwrap_or_default()).into_owned()
     }
 
-    /// Its process, for its processor time.
+    /// The process number of QEMU, for its CPU time.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.child.as_ref().map_or(0, Child::id)
     }
 
-    /// Waits until it has booted; how long after `since`.
+    /// Waits until the guest has booted; gives the time since `since`.
     ///
     /// # Errors
-    /// It ended, or took longer.
+    /// When it ended, or took longer than `bound`.
     pub fn wait_up(&mut self, since: Instant, bound: Duration) -> Result<Duration> {
         loop {
             let console = self.text("console");
@@ -178,18 +178,18 @@ impl Guest {
         }
     }
 
-    /// Runs a shell command in it.
+    /// Runs a shell command in the guest.
     ///
     /// # Errors
-    /// It failed, or took longer than `bound`.
+    /// When the command failed, or took longer than `bound`.
     pub fn run(&self, command: &str, bound: Duration) -> Result<String> {
         agent::ask(&self.file("agent"), command, bound).with_context(|| format!("guest {}", self.name))
     }
 
-    /// Asks QEMU's monitor.
+    /// Sends a command to QEMU's monitor.
     ///
     /// # Errors
-    /// It refuses.
+    /// When QEMU refuses the command.
     pub fn qmp(&self, command: &str, arguments: &Value) -> Result<Value> {
         use std::io::{BufRead, BufReader, Write};
         let stream = std::os::unix::net::UnixStream::connect(self.file("qmp"))?;
@@ -245,7 +245,7 @@ mod tests {
         }
     }
 
-    /// What each kind of NIC needs so that it works, and is measured as what it is.
+    /// Each kind of NIC gets the options with which it works and is measured correctly.
     #[test]
     fn nics_are_attached_as_they_have_to_be() {
         let text = |nic, accel| arguments(&spec(nic, accel), Path::new("/d")).join(" ");

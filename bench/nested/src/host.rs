@@ -1,4 +1,4 @@
-//! One end of a measurement, at whatever level it is: commands run in it, and its counters.
+//! One end of a measurement, at any level of nesting: running commands in it, and its counters.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -12,53 +12,53 @@ use serde_json::Value;
 use crate::guest::Guest;
 use crate::probe::agent::packed;
 
-/// Where commands run.
+/// The place where commands run.
 #[derive(Clone, Debug)]
 pub enum Host {
     /// A namespace of this machine.
     Namespace {
-        /// Its name for `ip netns`.
+        /// The name for `ip netns`.
         name: String,
-        /// Where this program is.
+        /// The path of this program.
         path: PathBuf,
     },
     /// A guest.
     Guest(Arc<Guest>),
     /// A guest of a guest.
     Inner {
-        /// In which.
+        /// The guest that it runs in.
         outer: Arc<Guest>,
-        /// Its agent's socket there.
+        /// The path of its agent's socket there.
         socket: String,
     },
 }
 
-/// What a host has counted since it began.
+/// The counters of a host since it started.
 #[derive(Clone, Copy, Default, PartialEq, Debug)]
 pub struct Counts {
-    /// Ticks its processors were busy; at L0, all of this machine's.
+    /// Ticks for which its processors were busy; at L0, those of the whole machine.
     pub busy: u64,
     /// Ticks in all.
     pub ticks: u64,
     /// Kicks that its NIC's driver gave.
     pub kicks: u64,
-    /// Interrupts that its NIC raised.
+    /// Interrupts from its NIC.
     pub calls: u64,
-    /// Packets its NIC took and gave.
+    /// Packets that its NIC received and sent.
     pub packets: u64,
 }
 
-// By the shell itself, but for one program: to start one takes seconds in a guest of an emulated guest.
+// Uses only the shell and one program, because starting a program takes seconds in a guest of an emulated guest.
 const COUNTS: &str = "put() { while read -r line; do echo \"$line\"; done < $1; }; \
                       read -r line < /proc/stat; echo \"$line\"; echo ==; ethtool -S eth0; echo ==; \
                       put /proc/interrupts; echo ==; cd -P /sys/class/net/eth0; \
                       put statistics/rx_packets; put statistics/tx_packets; echo ==; cd -P device; echo ${PWD##*/}";
 
 impl Host {
-    /// Runs a shell command in it.
+    /// Runs a shell command on the host.
     ///
     /// # Errors
-    /// It failed, or took longer than `bound`.
+    /// When the command failed, or took longer than `bound`.
     pub fn run(&self, command: &str, bound: Duration, limit: &Limit) -> Result<String> {
         match self {
             Self::Namespace { name, path } => {
@@ -77,10 +77,10 @@ impl Host {
         }
     }
 
-    /// Runs one of our probes in it; what it measured.
+    /// Runs one of our probes on the host; gives its figures.
     ///
     /// # Errors
-    /// As [`Host::run`], or it measured nothing.
+    /// As [`Host::run`], or when the probe measured nothing.
     pub fn probe(&self, words: &str, bound: Duration, limit: &Limit) -> Result<Value> {
         let said = self.run(&format!("ivbench probe {words}"), bound, limit)?;
         let line = said.lines().find(|line| line.starts_with('{'));
@@ -88,10 +88,11 @@ impl Host {
         Ok(serde_json::from_str(line)?)
     }
 
-    /// Starts a server of ours in it, which lives as long as a guest does, or here as long as what this gives.
+    /// Starts one of our servers on the host. In a guest it lives as long as the guest, in a namespace as long as the
+    /// returned value.
     ///
     /// # Errors
-    /// It cannot be started.
+    /// When the server cannot be started.
     pub fn start(&self, words: &str, limit: &Limit) -> Result<Option<Background>> {
         if let Self::Namespace { name, path } = self {
             let mut server = Command::new("ip");
@@ -106,15 +107,15 @@ impl Host {
         self.run(&command, Duration::from_secs(60), limit).map(|_| None)
     }
 
-    /// Reads its counters.
+    /// Reads the host's counters.
     ///
     /// # Errors
-    /// They cannot be read.
+    /// When they cannot be read.
     pub fn counts(&self, limit: &Limit) -> Result<Counts> {
         match self {
             Self::Namespace { .. } => Ok(parse(&std::fs::read_to_string("/proc/stat")?)),
             Self::Guest(_) => Ok(parse(&self.run(COUNTS, Duration::from_secs(60), limit)?)),
-            // Behind what it has to do still.
+            // A long time, because earlier commands may still be running there.
             Self::Inner { .. } => Ok(parse(&self.run(COUNTS, Duration::from_secs(180), limit)?)),
         }
     }
@@ -124,7 +125,7 @@ fn numbers(line: &str) -> Vec<u64> {
     line.split_whitespace().filter_map(|word| word.parse().ok()).collect()
 }
 
-/// Counters out of what the command above prints; what is not there counts zero.
+/// Parses the counters that the command above prints; a missing counter is zero.
 fn parse(text: &str) -> Counts {
     let parts: Vec<&str> = text.split("==\n").collect();
     let part = |n: usize| parts.get(n).copied().unwrap_or_default();
@@ -156,7 +157,7 @@ fn parse(text: &str) -> Counts {
 }
 
 impl Counts {
-    /// What happened since `before`.
+    /// The difference to earlier counters.
     #[must_use]
     pub fn since(&self, before: &Self) -> Self {
         let less = |now: u64, then: u64| now.saturating_sub(then);
@@ -169,7 +170,7 @@ impl Counts {
         }
     }
 
-    /// The share of its processors' time that was used.
+    /// The busy share of its processors' time.
     #[must_use]
     pub fn share(&self) -> f64 {
         if self.ticks == 0 { 0.0 } else { self.busy as f64 / self.ticks as f64 }

@@ -1,5 +1,5 @@
-//! What guests boot, made by `ivctl image build` with this program inside, and for guests that have guests
-//! with QEMU, the switch and the inner guest's own image.
+//! The files that guests boot, made by `ivctl image build` with this program inside, and, for guests that have
+//! guests, with QEMU, the switch and the inner guest's own image.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,20 +10,20 @@ use bench::process::{Limit, find, run};
 
 use crate::lab::OVS_SCHEMA;
 
-/// The images, and where our programs are.
+/// The images, and the directory of our programs.
 #[derive(Clone, Debug)]
 pub struct Kit {
-    /// Of a guest without guests.
+    /// The image of a guest without guests.
     pub small: PathBuf,
-    /// Of a guest that has guests; why not, if it could not be made.
+    /// The image of a guest that has guests, or the reason why it could not be made.
     pub large: Result<PathBuf, String>,
-    /// Where `ivswitchd` and `ivctl` are.
+    /// The directory of `ivswitchd` and `ivctl`.
     pub binaries: PathBuf,
-    /// This program, without what only debuggers read.
+    /// This program, without debugging information.
     pub probe: PathBuf,
 }
 
-/// Where QEMU keeps what it loads, on Debian.
+/// The files that QEMU loads, and their directories on Debian.
 const QEMU_FILES: [(&str, &str); 5] = [
     ("/usr/share/seabios/bios-256k.bin", "/usr/share/qemu/bios-256k.bin"),
     ("/usr/share/qemu/pvh.bin", "/usr/share/qemu/pvh.bin"),
@@ -36,10 +36,10 @@ const QEMU_FILES: [(&str, &str); 5] = [
 ];
 
 impl Kit {
-    /// Makes them in `dir`. The kernel is downloaded once, or taken from an image that is there.
+    /// Makes the images in `dir`. The kernel is downloaded once, or taken from an existing image.
     ///
     /// # Errors
-    /// A program is missing, or the packages cannot be fetched.
+    /// When a program is missing, or the packages cannot be downloaded.
     pub fn make(dir: &Path, image: Option<&Path>, small_only: bool, limit: &Limit) -> Result<Self> {
         let needed = [
             ("qemu-system-x86_64", "qemu-system-x86"),
@@ -80,13 +80,13 @@ impl Kit {
         for name in ["vmlinux", "initramfs"] {
             files.push((small.join(name).display().to_string(), format!("/inner/{name}")));
         }
-        // The kernel and its modules are the same.
+        // Both have the same kernel and modules.
         parts(&small, &large)?;
-        // The last two: how our switch keeps the kernel of 6.1 from the frames of a port of kind `packet`.
+        // The last two let our switch keep frames of a port of kind `packet` from the kernel, up to version 6.1.
         let modules = ["virtio_net", "tun", "veth", "bridge", "vxlan", "sch_ingress", "cls_bpf"];
         let ivctl = stripped(&binaries.join("ivctl"), &dir.join("bin/ivctl"), limit)?;
         let mut programs = vec![probe.as_path(), &ethtool, &qemu, &daemon, &ivctl, &ip];
-        // Where Open vSwitch is missing, its rows say so.
+        // Without Open vSwitch, its rows say that it is missing.
         let ovs = ["ovs-vswitchd", "ovsdb-server", "ovsdb-tool", "ovs-vsctl"].map(find);
         if ovs.iter().all(Option::is_some) {
             programs.extend(ovs.iter().flatten().map(PathBuf::as_path));
@@ -99,7 +99,7 @@ impl Kit {
     }
 }
 
-/// What an image is made of, from one that has it.
+/// Copies the parts of an image from one that has them.
 fn parts(from: &Path, to: &Path) -> Result<()> {
     std::fs::create_dir_all(to).with_context(|| format!("making {}", to.display()))?;
     for name in ["vmlinux", "busybox", "modules"] {
@@ -110,7 +110,7 @@ fn parts(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A copy without debugging information where `strip` is there: guests hold it in memory.
+/// A copy without debugging information, if `strip` is installed: guests hold the file in memory.
 fn stripped(from: &Path, to: &Path, limit: &Limit) -> Result<PathBuf> {
     let mut strip = Command::new("strip");
     if run(strip.arg("-o").arg(to).arg(from), Duration::from_secs(30), limit).is_err() {

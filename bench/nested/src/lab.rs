@@ -11,29 +11,29 @@ use bench::process::{Background, Limit, find, run};
 
 use crate::guest::{Nic, mac};
 
-/// Open vSwitch's database, as its package has it; in a guest the same.
+/// Open vSwitch's database schema, where its package puts it; in a guest it is at the same path.
 pub const OVS_SCHEMA: &str = "/usr/share/openvswitch/vswitch.ovsschema";
 /// The overlay's identifier.
 const VNI: u32 = 100;
 
-/// Who switches.
+/// The switch under measurement.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Peer {
-    /// Ours, guests by shared memory.
+    /// Ours, with guests in shared memory.
     VhostUser,
-    /// Ours, guests by TAPs.
+    /// Ours, with guests by TAPs.
     Tap,
-    /// Linux bridge, kernel vxlan, guests by TAPs.
+    /// Linux bridge and kernel vxlan, with guests by TAPs.
     Bridge,
-    /// Open vSwitch in user space, guests by TAPs.
+    /// Open vSwitch in user space, with guests by TAPs.
     Ovs,
 }
 
 impl Peer {
-    /// All, ours first.
+    /// All switches, ours first.
     pub const ALL: [Self; 4] = [Self::VhostUser, Self::Tap, Self::Bridge, Self::Ovs];
 
-    /// Its name in keys.
+    /// The name in keys.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -44,7 +44,8 @@ impl Peer {
         }
     }
 
-    /// Its name in keys of pairs of levels: not every end there is a guest, so ours is not named after how guests are reached.
+    /// The name in keys of pairs of levels. Some ends there are not guests, so our name does not tell how guests are
+    /// attached.
     #[must_use]
     pub const fn between_levels(self) -> &'static str {
         match self {
@@ -53,7 +54,7 @@ impl Peer {
         }
     }
 
-    /// What it is.
+    /// A description for the report.
     #[must_use]
     pub const fn about(self) -> &'static str {
         match self {
@@ -68,12 +69,12 @@ impl Peer {
     }
 }
 
-/// Namespaces, removed when dropped with all that runs in them.
+/// Namespaces, which are removed when dropped together with all processes in them.
 #[derive(Debug)]
 pub struct Lab {
     prefix: String,
     names: Vec<String>,
-    /// Files of what runs.
+    /// The directory for files of running programs.
     pub dir: PathBuf,
     binaries: PathBuf,
 }
@@ -83,21 +84,21 @@ fn bound() -> Duration {
 }
 
 impl Lab {
-    /// An empty one.
+    /// A lab without namespaces.
     ///
     /// # Errors
-    /// The directory cannot be made.
+    /// When the directory cannot be made.
     pub fn new(dir: &Path, binaries: &Path) -> Result<Self> {
         static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
         let number = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let prefix = format!("ivn{}-{number}-", std::process::id());
-        // The path of a Unix socket has room for some hundred bytes.
+        // A short name: the path of a Unix socket has room for about a hundred bytes.
         let dir = dir.join(number.to_string());
         std::fs::create_dir_all(&dir)?;
         Ok(Self { prefix, names: Vec::new(), dir, binaries: binaries.into() })
     }
 
-    /// Its name for `ip netns`.
+    /// The name for `ip netns`.
     #[must_use]
     pub fn name(&self, short: &str) -> String {
         format!("{}{short}", self.prefix)
@@ -106,7 +107,7 @@ impl Lab {
     /// Makes a namespace.
     ///
     /// # Errors
-    /// `ip` refuses.
+    /// When `ip` refuses.
     pub fn add(&mut self, short: &str, limit: &Limit) -> Result<()> {
         let name = self.name(short);
         ip(&format!("netns add {name}"), limit)?;
@@ -114,10 +115,10 @@ impl Lab {
         ip(&format!("-n {name} link set lo up"), limit)
     }
 
-    /// `ip` in a namespace.
+    /// Runs `ip` in a namespace.
     ///
     /// # Errors
-    /// It refuses.
+    /// When `ip` refuses.
     pub fn ip(&self, short: &str, words: &str, limit: &Limit) -> Result<()> {
         ip(&format!("-n {} {words}", self.name(short)), limit)
     }
@@ -130,20 +131,20 @@ impl Lab {
         command
     }
 
-    /// `ivctl`, to the switch of this name.
+    /// Runs `ivctl` for the switch of this name.
     ///
     /// # Errors
-    /// It fails.
+    /// When it fails.
     pub fn ivctl(&self, short: &str, words: &[&str], limit: &Limit) -> Result<String> {
         let mut command = Command::new(self.binaries.join("ivctl"));
         command.arg("--socket").arg(self.dir.join(format!("{short}.sock"))).args(words);
         run(&mut command, bound(), limit)
     }
 
-    /// A veth between two namespaces, up.
+    /// Makes a veth between two namespaces, up.
     ///
     /// # Errors
-    /// `ip` refuses.
+    /// When `ip` refuses.
     pub fn veth(&self, (ns_a, a): (&str, &str), (ns_b, b): (&str, &str), limit: &Limit) -> Result<()> {
         let far = self.name(ns_b);
         self.ip(ns_a, &format!("link add {a} type veth peer name {b} netns {far}"), limit)?;
@@ -151,10 +152,10 @@ impl Lab {
         self.ip(ns_b, &format!("link set {b} up"), limit)
     }
 
-    /// The namespaces of one or two rVMs with their underlay.
+    /// Makes the namespaces of one or two rVMs with their underlay.
     ///
     /// # Errors
-    /// `ip` refuses.
+    /// When `ip` refuses.
     pub fn rvms(&mut self, two: bool, limit: &Limit) -> Result<()> {
         self.add("r1", limit)?;
         if two {
@@ -166,10 +167,10 @@ impl Lab {
         Ok(())
     }
 
-    /// The NIC of the guest `name` on an rVM, made where it is a TAP.
+    /// The NIC of the guest `name` on an rVM; a TAP is made here.
     ///
     /// # Errors
-    /// `ip` refuses.
+    /// When `ip` refuses.
     pub fn nic(&self, peer: Peer, rvm: &str, name: &str, limit: &Limit) -> Result<Nic> {
         let tap = format!("tap-{name}");
         let make = |kind: &str| {
@@ -189,11 +190,11 @@ impl Lab {
         })
     }
 
-    /// Starts the switch of one rVM, for these guests, whose NICs are there; with a tunnel to the other if there is
-    /// one.
+    /// Starts the switch of one rVM for these guests, whose NICs already exist, with a tunnel to the other rVM if
+    /// there is one.
     ///
     /// # Errors
-    /// It does not start.
+    /// When the switch does not start.
     pub fn switch(
         &self,
         peer: Peer,
@@ -217,7 +218,7 @@ impl Lab {
                         "[[port]]\nname = \"{name}\"\nnetwork = \"private\"\nrole = \"guest\"\nmac = [\"{}\"]\nbum_pps = 0\n",
                         mac(name)
                     );
-                    // Without a tunnel nothing has to be left free for one.
+                    // Without a tunnel, the MTU need not leave room for one.
                     text += if two { "" } else { "mtu = 1500\n" };
                     text += &if peer == Peer::VhostUser {
                         let socket = self.dir.join(format!("{name}.vhost"));
@@ -251,7 +252,7 @@ impl Lab {
     /// Gives the rVM itself an address in its guests' network.
     ///
     /// # Errors
-    /// The switch refuses.
+    /// When the switch refuses.
     pub fn door(&self, peer: Peer, rvm: &str, address: &str, limit: &Limit) -> Result<()> {
         let interface = match peer {
             Peer::VhostUser | Peer::Tap => {
@@ -269,7 +270,7 @@ impl Lab {
     /// Starts our switch with this configuration.
     ///
     /// # Errors
-    /// It does not come to answer.
+    /// When it does not answer in time.
     pub fn ivswitchd(&self, rvm: &str, text: &str, limit: &Limit) -> Result<Running> {
         let (config, socket) = (self.dir.join(format!("{rvm}.toml")), self.dir.join(format!("{rvm}.sock")));
         std::fs::write(&config, text)?;
@@ -319,7 +320,7 @@ impl Lab {
         let mut vswitchd = self.command(rvm, daemon);
         vswitchd.arg(&socket).arg("-vconsole:off").arg("--log-file").envs(environment.clone());
         programs.push(Background::start(&mut vswitchd)?);
-        // These ports only listen in: the kernel must not answer the same frames.
+        // These ports only read frames along with the kernel, which must not answer them too.
         let deaf = |interface: &str| {
             let rules = format!(
                 "add table netdev ovs; add chain netdev ovs {} {{ type filter hook ingress device {interface} priority 0; policy drop; }}",
@@ -357,7 +358,7 @@ impl Lab {
 impl Drop for Lab {
     fn drop(&mut self) {
         for name in self.names.drain(..) {
-            // The namespaces are ours alone, and so is every process in them.
+            // Only this run uses the namespaces, so all processes in them belong to it.
             if let Ok(output) = Command::new("ip").args(["netns", "pids", &name]).output() {
                 for pid in String::from_utf8_lossy(&output.stdout).split_whitespace() {
                     if let Some(pid) = pid.parse().ok().and_then(rustix::process::Pid::from_raw) {
@@ -377,11 +378,11 @@ fn ip(words: &str, limit: &Limit) -> Result<()> {
         .with_context(|| format!("ip {words}"))
 }
 
-/// A switch that runs; it ends with this.
+/// A running switch, which ends when this is dropped.
 #[derive(Debug)]
 pub struct Running {
     #[expect(dead_code, reason = "what drops them ends them")]
     programs: Vec<Background>,
-    /// Its processes: none for the kernel's.
+    /// The switch's processes; the kernel's switch has none.
     pub pids: Vec<u32>,
 }

@@ -1,7 +1,7 @@
-//! What runs a guest at a level of nesting, found out and said as it is.
+//! How guests run at a level of nesting, found out and reported honestly.
 //!
 //! `/dev/kvm` alone proves nothing: a module that virtualises without the processor's help (PVM) offers it too, and
-//! boots no ordinary kernel. What is not the processor's own virtualisation is emulated here, and labelled so.
+//! boots no ordinary kernel. Without the processor's own virtualisation, guests are emulated here and labelled so.
 
 use std::path::Path;
 
@@ -14,17 +14,17 @@ pub enum Accel {
     Tcg,
 }
 
-/// What was found, and why.
+/// The result for this machine, with the reason.
 #[derive(Clone, Debug)]
 pub struct Found {
     /// How guests run.
     pub accel: Accel,
-    /// Why so, for the report.
+    /// The reason, for the report.
     pub why: String,
 }
 
 impl Accel {
-    /// For QEMU's command line.
+    /// The value for QEMU's command line.
     #[must_use]
     pub const fn qemu(self) -> &'static str {
         match self {
@@ -33,9 +33,10 @@ impl Accel {
         }
     }
 
-    /// The processor that guests see. Without `cmpxchg16b` where it is emulated: QEMU 7.2 leaves half of a pointer in the
-    /// flags after it, and a kernel that an interrupt meets there, in its allocator of memory, ends in a panic. Once in
-    /// hours at one level; within a minute at two, where there are many interrupts to few instructions.
+    /// The processor that guests see. Without `cmpxchg16b` where it is emulated: after that instruction QEMU 7.2
+    /// leaves half of a pointer in the flags, and a kernel that is interrupted there, in its memory allocator,
+    /// panics. That happens once in hours at one level, but within a minute at two, where there are many interrupts
+    /// to few instructions.
     #[must_use]
     pub const fn cpu(self) -> &'static str {
         match self {
@@ -44,7 +45,7 @@ impl Accel {
         }
     }
 
-    /// For tables.
+    /// The name in tables.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -54,7 +55,7 @@ impl Accel {
     }
 }
 
-/// Looks at this machine.
+/// Finds out how guests run on this machine.
 #[must_use]
 pub fn find() -> Found {
     judge(Path::new("/dev/kvm").exists(), |module| Path::new("/sys/module").join(module).exists())

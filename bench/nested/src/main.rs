@@ -1,4 +1,4 @@
-//! `ivbench`: what nesting costs, level by level, for the switch and its peers.
+//! `ivbench`: the costs of nesting, level by level, for the switch and its peers.
 
 mod control;
 mod goals;
@@ -32,8 +32,8 @@ use lab::Peer;
 use network::Place;
 use rows::{Outcome, Plan, Row, Store};
 
-/// Measures guests and the guests of guests behind the switch and its peers, beside the figures of the papers that
-/// asked for it. Root, QEMU and Debian's packages are needed; what cannot be measured is left out, with the reason.
+/// Measures guests and the guests of guests behind the switch and its peers, next to the figures of published papers.
+/// It needs root, QEMU and Debian's packages. Measurements that are impossible are left out, with the reason.
 #[derive(Parser)]
 #[command(name = "ivbench", version)]
 struct Arguments {
@@ -49,19 +49,19 @@ struct Arguments {
     /// Only rows whose name contains one of these, separated by commas
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
-    /// Stop after so many minutes with what there is; what is done is not done again [default: 25; quick: 5]
+    /// Stop after this many minutes with the results so far; rows that are done are kept [default: 25; quick: 5]
     #[arg(long)]
     minutes: Option<f64>,
-    /// Do every row again
+    /// Repeat all rows, also those that are done
     #[arg(long)]
     again: bool,
-    /// Say which rows there are, and stop
+    /// List the rows, and stop
     #[arg(long)]
     list: bool,
     /// Keep the report as bench/NESTED.md of the source tree
     #[arg(long)]
     record: bool,
-    /// Where results go
+    /// Directory for the results
     #[arg(long, default_value = "target/bench")]
     out: PathBuf,
     /// Take kernel and modules from this image of `ivctl image build`, instead of downloading them
@@ -80,11 +80,11 @@ struct Arguments {
 #[derive(clap::Subcommand)]
 #[command(disable_help_subcommand = true)]
 enum Verb {
-    /// What differs between two runs, by their nested-results.json
+    /// Compare two runs by their nested-results.json
     Compare {
-        /// The earlier
+        /// The earlier run
         then: PathBuf,
-        /// The later
+        /// The later run
         now: PathBuf,
     },
     /// One end of a measurement
@@ -117,13 +117,13 @@ fn main() -> ExitCode {
 }
 
 impl Arguments {
-    /// How often what targets compare is measured.
+    /// How often figures that targets compare are measured.
     const fn passes(&self) -> u32 {
         if self.quick { 1 } else { network::PASSES }
     }
 }
 
-/// All rows, the ones that targets hang on first.
+/// All rows, those that targets need first.
 fn rows(arguments: &Arguments) -> Vec<Row> {
     let mut rows: Vec<Row> = Vec::new();
     let mut add = |id: String, seconds: u64, work: rows::Work| {
@@ -142,7 +142,7 @@ fn rows(arguments: &Arguments) -> Vec<Row> {
         pair(Place::Provider, Peer::Bridge, pass);
         for place in [Place::Same, Place::Vxlan] {
             for peer in peers {
-                // What targets compare comes again, in turns.
+                // Peers that targets compare are repeated in turns.
                 if pass == 1 || matches!(peer, Peer::VhostUser | Peer::Bridge) {
                     pair(place, *peer, pass);
                 }
@@ -155,7 +155,7 @@ fn rows(arguments: &Arguments) -> Vec<Row> {
         let id = format!("control {latency} ms");
         add(id, 60, Box::new(move |plan, outcome, limit| control::at(plan, latency, outcome, limit)));
     }
-    // The longest and least telling go last: a run that is out of time leaves these out.
+    // The longest and least informative rows go last: a run that is out of time leaves these out.
     if !arguments.quick {
         for peer in [Peer::VhostUser, Peer::Bridge, Peer::Tap, Peer::Ovs] {
             inner(peer).into_iter().for_each(|(id, seconds, work)| add(id, seconds, work));
@@ -170,7 +170,7 @@ fn rows(arguments: &Arguments) -> Vec<Row> {
 /// The rows of guests in guests.
 fn inner(peer: Peer) -> [(String, u64, rows::Work); 2] {
     let name = peer.name();
-    // Ours has web pages, disks and processor of L2, too.
+    // Our switch gets web pages, disks and processor of L2 as well.
     let same = if peer == Peer::VhostUser { 700 } else { 400 };
     [
         (
@@ -211,7 +211,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         .context("what guests boot")?;
     let rounds = arguments.rounds.unwrap_or(if quick { 1 } else { 2 });
     let seconds = arguments.seconds.unwrap_or(if quick { 2.0 } else { 3.0 });
-    // Sockets lie there, whose paths are short.
+    // For sockets, whose paths must be short.
     let state = std::env::temp_dir().join(format!("ivbench-{}", std::process::id()));
     let found = level::find();
     let settings = format!("{} {rounds} x {seconds} s, {}", built(&machine, &kit), found.accel.name());
@@ -228,7 +228,7 @@ fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// Does what is not done yet.
+/// Runs every row that is not done yet.
 fn measure(rows: &[Row], plan: &Plan, store: &Store, again: bool, limit: &Limit) -> Result<Results> {
     let mut results = Results::default();
     let bar = ProgressBar::new(rows.len() as u64);
@@ -243,20 +243,20 @@ fn measure(rows: &[Row], plan: &Plan, store: &Store, again: bool, limit: &Limit)
                 let start = Instant::now();
                 let outcome = match limit.spare(row.needs) {
                     Ok(()) => {
-                        // What a row has before it fails is kept, beside why it failed.
+                        // A row that fails keeps the figures that it has by then, and the reason.
                         let mut outcome = Outcome::default();
                         if let Err(why) = (row.work)(plan, &mut outcome, limit) {
                             outcome.lacks(&format!("{why:#}"));
                         }
                         outcome.took_s = start.elapsed().as_secs_f64();
-                        // Failed again, it does not take away what there was more of.
+                        // Another failure does not discard an earlier result that has more figures.
                         let before = store.kept(&row.id).filter(|_| !again);
                         let mut outcome = outcome.or_fuller(before);
                         store.keep(&row.id, &mut outcome)?;
                         outcome
                     }
                     Err(why) => {
-                        // Not begun: what an earlier run had of it stays, here as in the store.
+                        // Not started: the figures of an earlier run stay, here as in the store.
                         let mut outcome = store.kept(&row.id).filter(|_| !again).unwrap_or_default();
                         outcome.lacks(&format!("{why:#}"));
                         outcome
@@ -274,7 +274,7 @@ fn measure(rows: &[Row], plan: &Plan, store: &Store, again: bool, limit: &Limit)
     Ok(results)
 }
 
-/// What was built: the commit, or where it was changed, the programs themselves.
+/// The version that was built: the commit, or, with uncommitted changes, the sizes and times of the programs.
 fn built(machine: &Facts, kit: &kit::Kit) -> String {
     if !machine.commit.is_empty() && !machine.dirty {
         return machine.commit.clone();
@@ -291,7 +291,7 @@ fn built(machine: &Facts, kit: &kit::Kit) -> String {
     format!("{:?} {:?}", own, age(&kit.binaries.join("ivswitchd")))
 }
 
-/// What somebody types to take these figures again.
+/// The command that measures these figures again.
 fn command(arguments: &Arguments) -> String {
     let mut command = String::from("cargo xtask bench nested");
     for (option, is) in

@@ -1,7 +1,7 @@
 //! Guests of guests: an L1 guest that runs our switch (or a Linux bridge) and QEMU, with L2 guests in it.
 //!
-//! Where both levels are emulated, an L2 guest takes minutes to boot. It is booted once at L1, the same QEMU with the
-//! same devices, and its state saved; at L2 it goes on from there, a few seconds later.
+//! Where both levels are emulated, an L2 guest takes minutes to boot. So it is booted once at L1, by the same QEMU
+//! with the same devices, and its state is saved; at L2 it continues from that state within a few seconds.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,9 +20,9 @@ use crate::outer::{Outer, drive, inner_spec, plain};
 use crate::rows::{Outcome, Plan};
 use crate::work::Level;
 
-/// How much longer an emulated guest of an emulated guest may take.
+/// How many times longer an emulated guest of an emulated guest may take.
 const SLOW: f64 = 6.0;
-/// Rounds of every probe there: one takes as long as ten elsewhere.
+/// Rounds of every probe there: one takes as long as ten do at other levels.
 const ROUNDS: u32 = 1;
 /// From the start of an L2 guest's QEMU to the first answer of its agent.
 pub const ANSWER: &str = "guest, start to first answer";
@@ -30,7 +30,7 @@ pub const ANSWER: &str = "guest, start to first answer";
 /// L0 with itself and with L1: two namespaces and a guest behind our switch.
 ///
 /// # Errors
-/// Something does not start, or does not answer.
+/// When a part does not start, or does not answer.
 pub fn first(plan: &Plan, outcome: &mut Outcome, limit: &Limit) -> Result<()> {
     let mut lab = Lab::new(&plan.state, &plan.kit.binaries)?;
     lab.rvms(false, limit)?;
@@ -91,7 +91,7 @@ fn disk(plan: &Plan, name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Boots what will be an L2 guest at L1, and saves it.
+/// Boots the later L2 guest at L1, and saves its state.
 fn saved(plan: &Plan, peer: Peer, limit: &Limit) -> Result<PathBuf> {
     let mut lab = Lab::new(&plan.state, &plan.kit.binaries)?;
     lab.rvms(false, limit)?;
@@ -99,7 +99,7 @@ fn saved(plan: &Plan, peer: Peer, limit: &Limit) -> Result<PathBuf> {
     let _switch = lab.switch(peer, "r1", &["i0"], false, limit)?;
     let mut spec = inner_spec(plan, "i0", nic, &plan.kit.small);
     spec.namespace = lab.name("r1");
-    // The same devices as there.
+    // The same devices as at L2.
     spec.options.extend(drive(&disk(plan, "inner")?, "cache=none"));
     let mut guest = Guest::start(&spec, &lab.dir)?;
     guest.wait_up(Instant::now(), Duration::from_secs(90))?;
@@ -118,13 +118,13 @@ fn saved(plan: &Plan, peer: Peer, limit: &Limit) -> Result<PathBuf> {
         }
         std::thread::sleep(Duration::from_millis(20));
     }
-    // A disk is of whole sectors.
+    // A disk consists of whole sectors.
     let len = std::fs::metadata(&file)?.len().next_multiple_of(4096);
     std::fs::OpenOptions::new().write(true).open(&file)?.set_len(len)?;
     Ok(file)
 }
 
-/// Starts `count` L1 guests behind our switch at L0, each with what it takes to have guests.
+/// Starts `count` L1 guests behind our switch at L0, each with the files that it needs to have guests.
 fn outers(
     plan: &Plan,
     lab: &mut Lab,
@@ -165,14 +165,14 @@ fn outers(
     Ok((outers, switch))
 }
 
-/// The switch of an L1 guest whose guests are reached from L0, too: from the namespace `h3`, as 10.2.0.100.
+/// The switch outside of an L1 guest whose guests are also reached from L0: from the namespace `h3`, as 10.2.0.100.
 fn outside(lab: &mut Lab, peer: Peer, limit: &Limit) -> Result<crate::lab::Running> {
     lab.add("h3", limit)?;
     lab.veth(("h3", "eth0"), ("r1", "p-h3"), limit)?;
     lab.ip("h3", "link set eth0 mtu 1450", limit)?;
     lab.ip("h3", "addr add 10.2.0.100/24 dev eth0", limit)?;
     if peer == Peer::Ovs {
-        // Its ports in L1 would pass unfinished checksums on to guests that take finished frames only.
+        // The ports in L1 would pass unfinished checksums on to guests that accept only finished frames.
         run(lab.command("h3", "ethtool").args(["-K", "eth0", "tx", "off"]), Duration::from_secs(20), limit)?;
     }
     let config = format!(
@@ -191,7 +191,7 @@ fn outside(lab: &mut Lab, peer: Peer, limit: &Limit) -> Result<crate::lab::Runni
 /// L1 with L2, L2 with itself and L0 with L2, in one rVM that is a guest.
 ///
 /// # Errors
-/// Something does not start, or does not answer.
+/// When a part does not start, or does not answer.
 pub fn same(plan: &Plan, peer: Peer, outcome: &mut Outcome, limit: &Limit) -> Result<()> {
     let plan = &Plan { rounds: ROUNDS, ..plan.clone() };
     let mut lab = Lab::new(&plan.state, &plan.kit.binaries)?;
@@ -227,7 +227,7 @@ pub fn same(plan: &Plan, peer: Peer, outcome: &mut Outcome, limit: &Limit) -> Re
 /// L1 with L2 and L2 with itself, across the tunnel between two rVMs that are guests.
 ///
 /// # Errors
-/// Something does not start, or does not answer.
+/// When a part does not start, or does not answer.
 pub fn vxlan(plan: &Plan, peer: Peer, outcome: &mut Outcome, limit: &Limit) -> Result<()> {
     let plan = &Plan { rounds: ROUNDS, ..plan.clone() };
     let mut lab = Lab::new(&plan.state, &plan.kit.binaries)?;

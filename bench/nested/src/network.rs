@@ -1,4 +1,4 @@
-//! Between two hosts: round trips, goodput, small packets; what it costs in kicks, calls and processor time.
+//! Measurements between two hosts: round trips, goodput, small packets, and their costs in kicks, calls and CPU time.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -17,15 +17,15 @@ use crate::rows::{Outcome, Plan};
 pub const RTT: &str = "rtt";
 /// The case of TCP.
 pub const TCP: &str = "tcp";
-/// The case of TCP against the direction of the others.
+/// The case of TCP in the opposite direction.
 pub const BACK: &str = "tcp back";
 /// The case of small packets.
 pub const SMALL: &str = "small packets";
 
-/// How often what targets compare is measured, all of it in turns: a shared machine has its better and its worse minutes.
+/// How often figures that targets compare are measured, in turns: the speed of a shared machine varies over minutes.
 pub const PASSES: u32 = 3;
 
-/// Where the guests of a pair are.
+/// The place of a pair's guests.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Place {
     /// Two rVMs on the provider's network, a bridge.
@@ -37,7 +37,7 @@ pub enum Place {
 }
 
 impl Place {
-    /// Its name in keys.
+    /// The name in keys.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -48,20 +48,20 @@ impl Place {
     }
 }
 
-/// Two ends between which something is measured.
+/// Two ends of a measurement.
 #[derive(Debug)]
 pub struct Pair<'a> {
-    /// Name of the pair in keys.
+    /// The pair's name in keys.
     pub scenario: &'a str,
-    /// Whose network it is.
+    /// The switch between the ends.
     pub peer: &'a str,
-    /// Client.
+    /// The client.
     pub from: &'a Host,
-    /// Server.
+    /// The server.
     pub to: &'a Host,
     /// The server's address.
     pub address: &'a str,
-    /// The client's, where the way back is of interest.
+    /// The client's address, if the opposite direction is measured too.
     pub back: Option<&'a str>,
     /// Processes of QEMU at L0.
     pub guests: Vec<u32>,
@@ -79,7 +79,7 @@ impl Pair<'_> {
     /// Waits until the far end answers.
     ///
     /// # Errors
-    /// It does not.
+    /// When it does not.
     pub fn reach(&self, limit: &Limit) -> Result<()> {
         let end = Instant::now() + Duration::from_secs(20).mul_f64(self.slow);
         loop {
@@ -98,13 +98,13 @@ impl Pair<'_> {
         }
     }
 
-    /// Everything, `rounds` times.
+    /// Measures everything, `rounds` times.
     ///
     /// # Errors
-    /// The ends do not reach each other, or a probe fails.
+    /// When the ends do not reach each other, or a probe fails.
     pub fn measure(&self, plan: &Plan, outcome: &mut Outcome, limit: &Limit) -> Result<()> {
         self.reach(limit)?;
-        // A probe ends with an answer from the far end, however slow that is.
+        // A probe ends with an answer from the far end, even a slow one.
         let seconds = plan.seconds;
         let bound = Duration::from_secs_f64(20.0 + (seconds + 20.0) * self.slow.max(1.0));
         for _ in 0..plan.rounds {
@@ -140,7 +140,7 @@ impl Pair<'_> {
         Ok(())
     }
 
-    /// What `work` cost: processor time by level, kicks and calls.
+    /// The costs of `work`: CPU time by level, kicks and calls.
     fn cost(
         &self,
         case: &str,
@@ -157,7 +157,7 @@ impl Pair<'_> {
         let start = Instant::now();
         work(outcome)?;
         let seconds = start.elapsed().as_secs_f64();
-        // At once: to read the counters of a guest in a guest takes long.
+        // First, because reading the counters of a guest in a guest takes long.
         let used = [&self.guests, &self.switch].map(|pids| ticks_of(pids));
         let after = read()?;
         let [host, from, to] = [0, 1, 2].map(|n| after[n].since(&before[n]));
@@ -203,10 +203,10 @@ pub fn spec(plan: &Plan, lab: &Lab, rvm: &str, n: usize, nic: crate::guest::Nic)
     }
 }
 
-/// Two guests of this machine, whoever switches between them; `with_own`, the rVM itself with a guest, too.
+/// Measures two guests of this machine with a peer between them; `with_own`, also the rVM itself with a guest.
 ///
 /// # Errors
-/// Something does not start, or does not answer.
+/// When a part does not start, or does not answer.
 pub fn guests(
     plan: &Plan,
     place: Place,
@@ -247,7 +247,8 @@ pub fn guests(
     let pair =
         Pair { scenario, peer: name, from: &from, to: &to, address, back: None, guests, switch, slow: 1.0 };
     pair.measure(plan, outcome, limit)?;
-    // The rVM itself, with its guests' network. Ours by shared memory is, in one rVM, in the row of levels.
+    // The rVM itself, in its guests' network. For our switch with shared memory in one rVM, the row of levels
+    // measures it.
     if !with_own || place == Place::Provider || (place, peer) == (Place::Same, Peer::VhostUser) {
         return Ok(());
     }
@@ -263,7 +264,7 @@ pub fn guests(
     pair.scenario = if two { "L0-L1 vxlan" } else { "L0-L1" };
     pair.peer = peer.between_levels();
     pair.measure(plan, outcome, limit)?;
-    // No guest is in the last one, so that it is the same with guests by TAPs as by shared memory.
+    // No guest is in the last rVM, so that guests by TAPs and in shared memory are measured alike.
     if !two || peer == Peer::Tap {
         return Ok(());
     }

@@ -1,4 +1,4 @@
-//! An L1 guest that has guests: what switches in it, and QEMU with the L2 guests.
+//! An L1 guest that has guests: the switch in it, and QEMU with the L2 guests.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -14,18 +14,19 @@ use crate::level::Accel;
 use crate::probe::agent::packed;
 use crate::rows::Plan;
 
-/// Where an L1 guest keeps what its guests need.
+/// The directory of an L1 guest with the files of its guests.
 const INNER: &str = "/inner";
-/// What is said of QEMU there when it ends.
+/// The text that is written to QEMU's log there when QEMU ends.
 const ENDED: &str = "QEMU ended with exit code";
-/// The processor of an emulated guest of these rows, L1 or L2, as the last `-cpu` says: little, so that QEMU in L1 writes
-/// plain code, and the C library of L2 chooses plain loops; newer instructions are long functions of the emulator.
+/// The processor of an emulated guest of these rows, L1 or L2, as the last `-cpu` option. It has few features, so
+/// that QEMU in L1 generates plain code and the C library of L2 chooses plain loops; newer instructions are slow in
+/// the emulator.
 const PLAIN: &str = "qemu64,+rdrand,-cx16";
-/// How long the first answer of an L2 guest may take: emulated twice, its kernel and shell are translated anew first.
+/// The limit for the first answer of an L2 guest: its kernel and shell are translated again, by two emulators.
 const FIRST_ANSWER: Duration = Duration::from_secs(200);
-/// MiB of an L2 guest.
+/// Memory of an L2 guest, in MiB.
 const INNER_MEMORY: u32 = 192;
-/// iproute2's, not busybox's.
+/// The `ip` of iproute2 instead of busybox's.
 const IP: &str = "/usr/bin/ip";
 
 /// QEMU's options for a disk.
@@ -33,7 +34,7 @@ pub fn drive(path: &Path, more: &str) -> Vec<String> {
     vec!["-drive".into(), format!("file={},format=raw,if=virtio,{more}", path.display())]
 }
 
-/// What an L2 guest is; the same at the level where its state is made and at the one where it goes on.
+/// An L2 guest; the same at the level where its state is made and at the one where it continues.
 pub fn inner_spec(plan: &Plan, name: &str, nic: Nic, image: &Path) -> Spec {
     Spec {
         name: name.into(),
@@ -58,11 +59,11 @@ pub fn plain(plan: &Plan) -> Vec<String> {
     }
 }
 
-/// An L1 guest with guests.
+/// An L1 guest that has guests.
 pub struct Outer {
     /// The L1 guest.
     pub guest: Arc<Guest>,
-    /// Its guests, once they have answered.
+    /// Its guests, after they have answered.
     pub inner: Vec<Host>,
 }
 
@@ -75,10 +76,11 @@ impl Outer {
         Host::Guest(Arc::clone(&self.guest)).run(command, Duration::from_secs(60), limit)
     }
 
-    /// The switch and the guests in it. Guest `n` of them has the address 10.2.0.`n`, this guest itself 10.2.0.`door`;
-    /// with `far`, the addresses of both ends of a tunnel. How many seconds passed until each answered.
+    /// Starts the switch and the guests in it. Guest `n` has the address 10.2.0.`n`, this guest itself 10.2.0.`door`;
+    /// `far` has the addresses of both ends of a tunnel. Gives the seconds until each guest answered.
     ///
     /// # Errors
+    /// When a part does not start, or does not answer.
     /// Something does not start, or does not answer.
     pub fn furnish(
         &mut self,
@@ -108,7 +110,7 @@ impl Outer {
                 Peer::Ovs => Nic::PlainTap(format!("tap-i{n}")),
             };
             let mut spec = inner_spec(plan, &format!("i{n}"), nic, Path::new(INNER));
-            // One of them has the disk that is measured; the devices of all are those of the saved one.
+            // One guest has the disk that is measured; all have the devices of the saved one.
             let own = format!("{INNER}/i{n}.disk");
             let (disk, more) = match guests.first() == Some(n) {
                 true => ("/dev/vdb", "cache=none"),
@@ -119,7 +121,7 @@ impl Outer {
             if plan.found.accel == Accel::Tcg {
                 spec.options.extend(["-incoming".into(), "exec:cat /dev/vda".into()]);
             }
-            // QEMU would take an eighth of the memory for translated code; there is not so much of it in a guest.
+            // By default QEMU takes an eighth of the memory for translated code, which is more than a guest has.
             let accel = spec.accel.qemu();
             let limited = format!("{accel},tb-size=128");
             let words = arguments(&spec, Path::new(INNER)).into_iter();
@@ -135,12 +137,12 @@ impl Outer {
         for n in guests {
             let host = Host::Inner { outer: Arc::clone(&self.guest), socket: format!("{INNER}/i{n}.agent") };
             let end = Instant::now() + FIRST_ANSWER;
-            // One program: to start one takes seconds there.
+            // One program only, because starting a program takes seconds there.
             let setup = format!(
                 "ifconfig eth0 hw ether {} 10.2.0.{n} netmask 255.255.255.0 up",
                 mac(&format!("i{n}"))
             );
-            // One question, and patience: what is asked again is done again, after all that was asked before.
+            // Asked as rarely as possible: each repetition runs the command again, after all earlier ones.
             while let Err(why) = host.run(&setup, end.saturating_duration_since(Instant::now()), limit) {
                 let said = self.run(&format!("cat {INNER}/i{n}.qemu"), limit).unwrap_or_default();
                 if limit.interrupted() || Instant::now() > end || said.contains(ENDED) {
@@ -160,12 +162,12 @@ impl Outer {
     }
 }
 
-/// Where QEMU listens for our switch.
+/// The socket where QEMU listens for our switch.
 fn vhost(n: u32) -> String {
     format!("{INNER}/i{n}.vhost")
 }
 
-/// What starts our switch.
+/// The commands that start our switch.
 fn ours(peer: Peer, door: u32, guests: &[u32], far: Option<(&str, &str)>) -> String {
     let mut config = String::from("name = \"l1\"\n");
     if let Some((own, far)) = far {
@@ -190,7 +192,7 @@ fn ours(peer: Peer, door: u32, guests: &[u32], far: Option<(&str, &str)>) -> Str
             "[[port]]\nname = \"i{n}\"\nnetwork = \"private\"\nrole = \"guest\"\nmac = [\"{mac}\"]\n{kind}\nbum_pps = 0\n"
         );
     }
-    // Hexadecimal passes every shell; xxd is busybox's.
+    // Hexadecimal text passes every shell unchanged; xxd is busybox's.
     let text = packed(&config);
     format!(
         "echo {text} | xxd -r -p > {INNER}/config.toml; \
@@ -200,7 +202,7 @@ fn ours(peer: Peer, door: u32, guests: &[u32], far: Option<(&str, &str)>) -> Str
     )
 }
 
-/// What makes a Linux bridge.
+/// The commands that make a Linux bridge.
 fn bridge(door: u32, guests: &[u32], far: Option<(&str, &str)>) -> String {
     let mut words = format!(
         "{IP} link add br0 type bridge; {IP} link set br0 up; {IP} addr add 10.2.0.{door}/24 dev br0; \
@@ -219,9 +221,9 @@ fn bridge(door: u32, guests: &[u32], far: Option<(&str, &str)>) -> String {
         }
 }
 
-/// What starts Open vSwitch's userspace datapath. Its ports only listen in: the kernel must not answer the same
-/// frames, so it has no address there, and neither answers nor listens for one that it has elsewhere. As an rVM it has
-/// the MAC of its NIC, the only one that the provider lets out.
+/// The commands that start Open vSwitch's userspace datapath. Its ports only read frames along with the kernel, which
+/// must not answer them too: so the kernel has no address there, and neither answers nor listens for one that it has
+/// on another interface. As an rVM it has the MAC of its NIC, the only one that the provider lets out.
 fn ovs(door: u32, guests: &[u32], far: Option<(&str, &str)>) -> String {
     let dir = format!("{INNER}/ovs");
     let vs = format!("ovs-vsctl --db=unix:{dir}/db.sock --timeout=20");

@@ -1,4 +1,4 @@
-//! What is written: JSON, Markdown, one HTML page with its plots inside, and what differs between two runs.
+//! The outputs: JSON, Markdown, one HTML page with its plots inside, and the comparison of two runs.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -21,10 +21,10 @@ const STYLE: &str = "body{font:15px/1.5 sans-serif;max-width:62em;margin:2em aut
 table{border-collapse:collapse;margin:1em 0}td,th{border:1px solid #ccc;padding:.2em .6em}\
 pre{background:#f4f4f4;padding:.6em;overflow-x:auto}svg{max-width:100%;height:auto}";
 
-/// Writes everything into `out`, and as `bench/NESTED.md` of the source tree if it is to be recorded.
+/// Writes all outputs into `out`, and `bench/NESTED.md` of the source tree for a recorded run.
 ///
 /// # Errors
-/// A file cannot be written.
+/// When a file cannot be written.
 pub fn write(
     results: &Results,
     plan: &Plan,
@@ -75,7 +75,7 @@ pub fn write(
     Ok(())
 }
 
-/// The page: the same text, and the plots in it.
+/// The HTML page: the same text, with the plots in it.
 fn page(text: &str, dir: &Path) -> String {
     let mut html = String::new();
     let options = pulldown_cmark::Options::ENABLE_TABLES;
@@ -123,7 +123,7 @@ fn bars(
     Ok(Some(name.to_owned()))
 }
 
-/// Draws what there is; gives the files' names.
+/// Draws the plots for which there are figures; gives the files' names.
 fn draw(results: &Results, dir: &Path) -> Result<Vec<String>> {
     let mut names = Vec::new();
     for (name, title, case) in [
@@ -198,7 +198,7 @@ fn cell(results: &Results, key: &Key) -> Option<String> {
     Some(if runs.len() > 1 { format!("{middle} ±{:.0}%", half_spread(runs) * 100.0) } else { middle })
 }
 
-/// A table of those rows that have a figure; nothing if none has.
+/// A table of the rows that have a figure; left out if none has.
 fn table(text: &mut String, head: &[&str], rows: impl IntoIterator<Item = (String, Vec<Option<String>>)>) {
     let rows: Vec<_> = rows.into_iter().filter(|(_, cells)| cells.iter().any(Option::is_some)).collect();
     if rows.is_empty() {
@@ -212,7 +212,7 @@ fn table(text: &mut String, head: &[&str], rows: impl IntoIterator<Item = (Strin
     text.push('\n');
 }
 
-/// A ratio both ways, so that nobody takes one for the other.
+/// A ratio and its inverse side by side, so that readers cannot mistake one for the other.
 fn both_ways(above: Option<f64>, below: Option<f64>) -> Option<String> {
     let (above, below) = above.zip(below).filter(|(a, b)| *a != 0.0 && *b != 0.0)?;
     Some(format!("{} ({} the other way)", figure(above / below), figure(below / above)))
@@ -445,7 +445,7 @@ fn levels(text: &mut String, results: &Results) {
     }
 }
 
-/// What the pairs of levels cost: kicks and calls of both ends, processor time of every level that takes part.
+/// The costs of the pairs of levels: kicks and calls of both ends, CPU time of every level that takes part.
 fn costs(text: &mut String, results: &Results, pairs: &[&str], key: impl Fn(&str, &str, Metric) -> Key) {
     for (case, what) in [(SMALL, "small packets"), (TCP, "TCP")] {
         let rows = pairs.iter().map(|pair| {
@@ -469,7 +469,7 @@ fn costs(text: &mut String, results: &Results, pairs: &[&str], key: impl Fn(&str
     }
 }
 
-/// Commands from afar, in the shape of Iris's table 2 and figure 5.
+/// Commands from far away, in the shape of Iris's table 2 and figure 5.
 fn control_times(text: &mut String, results: &Results, plots: &[String]) {
     let at = |ms: u32, what: &str| {
         cell(results, &Key::nested(control::scenario(ms), what, "vhost-user", Metric::Seconds))
@@ -554,7 +554,7 @@ fn web(text: &mut String, results: &Results) {
     table(text, &head, rows);
 }
 
-/// Disks and processors by level; the latter in the shape of Iris's table 3.
+/// Disks and processors by level; the processors' in the shape of Iris's table 3.
 fn machines(text: &mut String, results: &Results) {
     let at = |level: &str, what: &str, metric| results.median(&Key::nested(level, what, work::PEER, metric));
     let names = |metric: Metric| {
@@ -607,10 +607,10 @@ fn machines(text: &mut String, results: &Results) {
     }
 }
 
-/// What moved between two runs.
+/// The differences between two runs.
 ///
 /// # Errors
-/// One of them cannot be read.
+/// When one of them cannot be read.
 pub fn compare(then: &Path, now: &Path) -> Result<String> {
     let (before, then, _) = Results::load(then)?;
     let (after, now, _) = Results::load(now)?;

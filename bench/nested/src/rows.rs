@@ -1,5 +1,5 @@
-//! The rows of a run: each stands alone, is kept when it is done, and is not done again for the same source and
-//! settings.
+//! The rows of a run: each is independent of the others, is kept when it is done, and is not repeated for the same
+//! source and settings.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,54 +13,54 @@ use serde::{Deserialize, Serialize};
 use crate::kit::Kit;
 use crate::level::Found;
 
-/// How everything is measured.
+/// The settings of all measurements.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// How guests run here.
     pub found: Found,
-    /// What they boot.
+    /// The images that they boot.
     pub kit: Kit,
-    /// Files of what runs.
+    /// The directory for files of running programs.
     pub state: PathBuf,
-    /// Each probe, so many times.
+    /// How often each probe is repeated.
     pub rounds: u32,
-    /// For so long.
+    /// Seconds of each probe.
     pub seconds: f64,
-    /// What targets compare, all of it so many times.
+    /// How often figures that targets compare are measured, in turns.
     pub passes: u32,
 }
 
-/// What came of a row.
+/// The result of a row.
 #[derive(Clone, Default, Debug, Serialize, Deserialize)]
 pub struct Outcome {
-    /// Of which source and settings it is.
+    /// The source and settings that it belongs to.
     pub settings: String,
-    /// How long it took.
+    /// How long the row took.
     pub took_s: f64,
     /// Figures, by key.
     pub runs: BTreeMap<String, Vec<f64>>,
     /// Round trips for the plot, by pair and peer.
     pub round_trips: BTreeMap<String, Vec<f64>>,
-    /// Why there is nothing.
+    /// The reasons for missing figures.
     pub why: Option<String>,
 }
 
 impl Outcome {
-    /// Goes on without a part of the row that failed. Why is kept, and the row is tried again.
+    /// Runs a part of the row, and goes on if it fails. The reason is kept, and the row will be tried again.
     pub fn attempt(&mut self, what: &str, part: impl FnOnce(&mut Self) -> Result<()>) {
         if let Err(why) = part(self) {
             self.lacks(&format!("{what}: {why:#}"));
         }
     }
 
-    /// Something of the row is not there, for this reason.
+    /// Notes that a part of the row is missing, for this reason.
     pub fn lacks(&mut self, why: &str) {
         let whys = self.why.get_or_insert_default();
         *whys += if whys.is_empty() { "" } else { "; " };
         *whys += why;
     }
 
-    /// This one, or, where it lacks something, an earlier one that has more.
+    /// This result, or, if it is incomplete, an earlier one that has more figures.
     #[must_use]
     pub fn or_fuller(self, before: Option<Self>) -> Self {
         let fuller = |before: &Self| self.why.is_some() && before.runs.len() > self.runs.len();
@@ -73,20 +73,20 @@ impl Outcome {
     }
 }
 
-/// What a row does.
+/// The measurement of a row.
 pub type Work = Box<dyn Fn(&Plan, &mut Outcome, &Limit) -> Result<()>>;
 
 /// One row.
 pub struct Row {
-    /// Its name, which is its file's.
+    /// The row's name, which its file has too.
     pub id: String,
-    /// How long it takes, about, in earnest: with less time left it is not begun.
+    /// About how long a full run of the row takes: with less time left it is not started.
     pub needs: Duration,
-    /// What it does.
+    /// The measurement.
     pub work: Work,
 }
 
-/// Rows that are done.
+/// The rows that are done.
 #[derive(Debug)]
 pub struct Store {
     dir: PathBuf,
@@ -94,10 +94,10 @@ pub struct Store {
 }
 
 impl Store {
-    /// In this directory, for this source and these settings.
+    /// Opens the store in this directory, for this source and these settings.
     ///
     /// # Errors
-    /// The directory cannot be made.
+    /// When the directory cannot be made.
     pub fn open(dir: &Path, settings: &str) -> Result<Self> {
         std::fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
         Ok(Self { dir: dir.into(), settings: settings.into() })
@@ -107,7 +107,7 @@ impl Store {
         self.dir.join(format!("{}.json", id.replace([' ', '/'], "-")))
     }
 
-    /// What there is of the row for the same source and settings.
+    /// The result of the row for the same source and settings, complete or not.
     #[must_use]
     pub fn kept(&self, id: &str) -> Option<Outcome> {
         let text = std::fs::read_to_string(self.path(id)).ok()?;
@@ -115,16 +115,16 @@ impl Store {
         (outcome.settings == self.settings).then_some(outcome)
     }
 
-    /// The row, if all of it was done.
+    /// The result of the row, if it is complete.
     #[must_use]
     pub fn done(&self, id: &str) -> Option<Outcome> {
         self.kept(id).filter(|outcome| outcome.why.is_none())
     }
 
-    /// Keeps a row. It is whole or it is not there.
+    /// Writes the result of a row, completely or not at all.
     ///
     /// # Errors
-    /// It cannot be written.
+    /// When it cannot be written.
     pub fn keep(&self, id: &str, outcome: &mut Outcome) -> Result<()> {
         outcome.settings.clone_from(&self.settings);
         let (path, text) = (self.path(id), serde_json::to_string_pretty(outcome)?);
@@ -134,7 +134,7 @@ impl Store {
     }
 }
 
-/// Puts a row among the others.
+/// Adds a row's figures to the others.
 pub fn merge(results: &mut Results, id: &str, outcome: &Outcome) {
     for (key, values) in &outcome.runs {
         if let Ok(key) = key.parse::<Key>() {
@@ -154,7 +154,8 @@ mod tests {
     use super::*;
     use bench::results::Metric;
 
-    /// What is done stays done for the same source and settings, and only for them; what failed is tried again.
+    /// A row that is done is kept for the same source and settings, and only for them; one that failed is tried
+    /// again.
     #[test]
     fn a_row_is_done_once() {
         let dir = std::env::temp_dir().join(format!("ivs-nested-rows-{}", std::process::id()));

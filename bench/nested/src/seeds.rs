@@ -1,12 +1,12 @@
-//! Figures of the papers that this project began with, to stand beside ours. Another decade, other hardware, other
+//! Figures of published papers, to compare with ours. They come from another decade, other hardware, other
 //! hypervisors: ratios may be compared, with care, figures may not.
 
 /// A published figure.
 #[derive(Clone, Copy, Debug)]
 pub struct Published {
-    /// Of what.
+    /// The measured pair.
     pub what: &'static str,
-    /// As printed.
+    /// The value as printed.
     pub value: f64,
 }
 
@@ -40,7 +40,7 @@ pub const IRIS_UNIXBENCH: [(&str, f64, f64); 11] = [
 pub const HTTP_S: [(&str, [f64; 3]); 3] =
     [("L0", [0.082, 0.081, 0.098]), ("L1", [0.096, 0.109, 0.128]), ("L2", [0.125, 0.144, 0.181])];
 
-/// The value of one.
+/// The value of one entry.
 #[must_use]
 pub fn value(list: &[Published], what: &str) -> Option<f64> {
     list.iter().find(|p| p.what == what).map(|p| p.value)

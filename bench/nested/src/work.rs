@@ -1,4 +1,4 @@
-//! What a level does beside the network: web pages from a small database, block I/O, a processor's work.
+//! Measurements of a level without the network: web pages from a small database, block I/O, processor speed.
 
 use std::time::{Duration, Instant};
 
@@ -9,9 +9,9 @@ use bench::results::{Key, Metric};
 use crate::host::Host;
 use crate::rows::{Outcome, Plan};
 
-/// Users of the web server, as Nested Cloud had.
+/// Users of the web server, as many as in Nested Cloud.
 const USERS: u32 = 64;
-/// Who is measured: nobody's switch.
+/// The peer in keys: no switch is measured here.
 pub const PEER: &str = "level";
 /// The case of web pages.
 pub const WEB: &str = "http";
@@ -19,22 +19,22 @@ pub const WEB: &str = "http";
 /// One level.
 #[derive(Debug)]
 pub struct Level<'a> {
-    /// Its name.
+    /// The level's name.
     pub name: &'a str,
-    /// Where it is.
+    /// The host at that level.
     pub host: &'a Host,
-    /// Who asks for web pages, from L0.
+    /// The host that requests web pages, at L0.
     pub client: &'a Host,
-    /// Its address for that.
+    /// The address for these requests.
     pub address: &'a str,
     /// A file or disk to read and write.
     pub disk: &'a str,
-    /// How much longer everything may take.
+    /// How many times longer everything may take.
     pub slow: f64,
 }
 
 impl Level<'_> {
-    /// Everything, once; a part that fails does not keep the next from being measured.
+    /// Measures everything once. A part that fails does not prevent the next one.
     pub fn measure(&self, plan: &Plan, outcome: &mut Outcome, limit: &Limit) {
         outcome.attempt(&format!("{}, disk and processor", self.name), |outcome| {
             self.machine(plan, outcome, limit)
@@ -52,7 +52,7 @@ impl Level<'_> {
 
     fn web(&self, plan: &Plan, outcome: &mut Outcome, limit: &Limit) -> Result<()> {
         let _server = self.host.start("web", limit)?;
-        // It fills its database first.
+        // The server fills its database first.
         let end = Instant::now() + self.bound();
         let mut said;
         loop {

@@ -1,6 +1,6 @@
 #!/bin/bash
 # The Inception Switch itself, one daemon per rVM.  Offload settings stay as the kernel chose them.
-#   IVS_BIN_DIR      where ivswitchd and ivctl are (default: in PATH)
+#   IVS_BIN_DIR      the directory of ivswitchd and ivctl (default: in PATH)
 #   IVS_XDP          auto (default), native, copy or generic
 #   IVS_KIND         kind of the doors: afxdp (default), packet or tap
 #   IVS_UPLINK_KIND  kind of the uplink: afxdp (default), packet or udp

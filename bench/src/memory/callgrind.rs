@@ -1,5 +1,5 @@
-//! Instructions of one packet, counted by callgrind in `Switch::forward` alone. Times wander with the machine;
-//! these repeat, so that a change of two instructions is seen on a busy laptop.
+//! Instructions of one packet, counted by callgrind in `Switch::forward` alone. Times vary with the machine, but
+//! these counts repeat, so that a change of two instructions shows on a busy laptop.
 
 use std::path::Path;
 use std::process::Command;
@@ -17,7 +17,7 @@ const BATCHES: u64 = 200;
 /// Flows run under callgrind.
 const FLOWS: u32 = 64;
 
-/// Counts for every walk; in a quick run for four.
+/// Counts the instructions of every walk, or of four in a quick run.
 pub fn run(quick: bool, state: &Path, limit: &Limit, results: &mut Results) {
     if find("valgrind").is_none() {
         return results.skip("instruction counts", "valgrind is not installed");
@@ -35,7 +35,7 @@ pub fn run(quick: bool, state: &Path, limit: &Limit, results: &mut Results) {
     }
 }
 
-/// What the program does under callgrind, when it starts itself again.
+/// The part of the program that runs under callgrind, when it starts itself again.
 pub fn inside(kind: Kind) {
     Walk::new(kind, FLOWS, 64).run(BATCHES);
 }

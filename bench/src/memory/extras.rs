@@ -1,5 +1,5 @@
-//! What a table of walks does not show: two workers, a flood of strangers beside established traffic, control
-//! operations while forwarding, and what telling why costs.
+//! Measurements outside of the table of walks: two workers, a flood of strangers next to established traffic, control
+//! operations while forwarding, and the cost of explaining decisions.
 
 use std::hint::black_box;
 use std::sync::Barrier;
@@ -14,30 +14,30 @@ use crate::results::{Key, Metric, OURS, Results};
 use crate::stats::median;
 use crate::walk::{Kind, Walk, stranger};
 
-/// Keys that goals are made of.
+/// The keys that goals use.
 pub mod keys {
     use super::{Key, Metric, OURS};
 
-    /// Packets per second of `n` workers, each with a switch and a processor of its own.
+    /// Packets per second of `n` workers, each with its own switch and processor.
     #[must_use]
     pub fn workers(walk: &str, n: usize) -> Key {
         Key::memory("workers", format!("{walk}, {n} workers"), OURS, Metric::Pps)
     }
 
-    /// The same for a loop of additions: what two processors here are worth.
+    /// The same for a loop of additions: how much faster two processors are than one on this machine.
     #[must_use]
     pub fn arithmetic(n: usize) -> Key {
         Key::memory("workers", format!("additions, {n} threads"), "machine", Metric::Ops)
     }
 
-    /// Share of the established traffic's rate that is left beside a flood of `what`.
+    /// Share of the established traffic's rate that is left during a flood of `what`.
     #[must_use]
     pub fn kept(what: &str) -> Key {
         Key::memory("strangers", format!("established traffic beside random {what}"), OURS, Metric::Share)
     }
 }
 
-/// One of them: whether the run is quick, and where its figures go.
+/// One measurement: takes whether the run is quick, and the results to add to.
 type Extra = fn(bool, &mut Results);
 
 /// Runs each once.
@@ -52,11 +52,11 @@ pub fn run(quick: bool, limit: &Limit, results: &mut Results) {
     }
 }
 
-/// The rate of `count` threads together, each pinned and doing `work` for `time`.
+/// The total rate of `count` threads, each pinned and running `work` for `time`.
 fn together(count: usize, time: Duration, work: impl Fn(usize) -> Box<dyn FnMut() -> u64> + Sync) -> f64 {
     let start = Barrier::new(count);
     let one = |n: usize| {
-        // The first worker has the processor that a single one would have.
+        // The first worker has the processor that a single worker would have.
         pin(count - 1 - n + usize::from(count == 1));
         let mut step = work(n);
         step();
@@ -113,9 +113,9 @@ fn workers(quick: bool, results: &mut Results) {
 const FLOODED: PortId = PortId(9);
 const MOVED: PortId = PortId(10);
 
-/// Established traffic between known stations, alone and while another door sends as many frames of strangers:
-/// random MACs (which learning must bound), and random flows of one station. The rate kept is by the time that
-/// the established frames take; all of them must arrive.
+/// Established traffic between known stations, alone and while another door sends as many frames of strangers: random
+/// MACs (whose learning must stay bounded), and random flows of one station. The rate that is left comes from the
+/// time that the established frames take; all of them must arrive.
 fn floods(quick: bool, results: &mut Results) {
     let batches = if quick { 2_000 } else { 10_000 };
     for what in ["MACs", "flows"] {
@@ -128,7 +128,7 @@ fn floods(quick: bool, results: &mut Results) {
             for flooding in [false, true] {
                 let (mut own, mut theirs) = (Duration::ZERO, Duration::ZERO);
                 for _ in 0..batches / 10 {
-                    // Made in both cases, so that making them disturbs the caches of both.
+                    // Made in both cases, so that making them disturbs the caches equally.
                     let frames: Vec<_> = (0..64).map(|_| stranger(&mut seed, what == "MACs")).collect();
                     if flooding {
                         theirs += walk.inject(FLOODED, &frames);
@@ -190,7 +190,7 @@ fn control(quick: bool, results: &mut Results) {
     results.add(key("forwarding meanwhile", Metric::Ns), forwarding.as_nanos() as f64 / packets);
 }
 
-/// `classify` alone, with nobody listening and with a list of steps.
+/// `classify` alone, without a listener and with a list of steps.
 fn trail(quick: bool, results: &mut Results) {
     let rounds = if quick { 5_000 } else { 50_000 };
     let mut walk = Walk::new(Kind::FipInGateway, 64, 64);

@@ -1,8 +1,8 @@
 //! The part in memory: nanoseconds, instructions, allocations and bytes of the production switch without I/O,
-//! beside Open vSwitch's userspace datapath without I/O ([`ovs`]).
+//! next to Open vSwitch's userspace datapath without I/O ([`ovs`]).
 //!
 //! Rounds alternate: every case of ours, then the peer's, then again. A case is set up once per round (a million
-//! flows take a second or two), warmed up, and timed several times; the median of those is the round's run.
+//! flows take a second or two), warmed up, and timed several times; the median of those times is the round's run.
 
 pub mod callgrind;
 pub mod extras;
@@ -19,10 +19,10 @@ use crate::results::{Key, Metric, OURS, Results};
 use crate::stats::median;
 use crate::walk::{Kind, Walk};
 
-/// How much of it to run.
+/// How much of the part to run.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// A few minutes at most, with fewer cases.
+    /// At most a few minutes, with fewer cases.
     pub quick: bool,
     /// Rounds of every case.
     pub rounds: u32,
@@ -35,14 +35,14 @@ pub struct Case {
     pub kind: Kind,
     /// Bytes of the frame without any outer header.
     pub len: usize,
-    /// Flows: frames with headers of their own.
+    /// Number of flows: frames with different headers.
     pub flows: u32,
-    /// Stations (MACs, floating IPs) that they go to.
+    /// Number of stations (MACs, floating IPs) that they go to.
     pub stations: u32,
 }
 
 impl Case {
-    /// As many stations as flows, or as there may be of the kind: the hardest there is.
+    /// As many stations as flows, or as many as the kind allows: the hardest case.
     #[must_use]
     pub fn each(kind: Kind, len: usize, flows: u32) -> Self {
         Self { kind, len, flows, stations: flows.min(kind.stations_max()) }
@@ -54,7 +54,7 @@ impl Case {
         Self { kind, len: 64, flows, stations: flows.min(1000) }
     }
 
-    /// Its key.
+    /// The key of this case.
     #[must_use]
     pub fn key(&self, metric: Metric) -> Key {
         let case = format!("{} B, {} flows, {} stations", self.len, self.flows, self.stations);
@@ -62,7 +62,7 @@ impl Case {
     }
 }
 
-/// Numbers of flows that the tables show.
+/// The numbers of flows in the tables.
 pub const SIZES: [u32; 6] = [1, 64, 1_000, 10_000, 100_000, 1_000_000];
 
 impl Plan {
@@ -91,10 +91,10 @@ impl Plan {
     }
 }
 
-/// Runs the part. What cannot run is noted in `results`; only a broken setup of ours is an error.
+/// Runs the part. Measurements that cannot run are noted in `results`; only a broken setup of our own is an error.
 ///
 /// # Errors
-/// A result that proves the benchmark itself wrong, as a walk that drops what it should forward.
+/// A result that proves the benchmark itself wrong, such as a walk that drops frames it should forward.
 pub fn run(plan: &Plan, scripts: &Path, state: &Path, limit: &Limit, results: &mut Results) -> Result<()> {
     for round in 1..=plan.rounds {
         eprintln!("== in memory, round {round} of {}", plan.rounds);
@@ -150,7 +150,7 @@ fn walks(plan: &Plan, limit: &Limit, results: &mut Results) -> Result<()> {
     Ok(())
 }
 
-/// A walk that drops is fast and worthless.
+/// Fails for a walk that drops frames, because it would be fast and meaningless.
 fn check(case: &Case, walk: &Walk, before: (u64, u64)) -> Result<()> {
     let after = walk.tally();
     let (sent, dropped) = (after.0 - before.0, after.1 - before.1);

@@ -1,5 +1,5 @@
-//! Open vSwitch's userspace datapath without I/O: DPDK ports fed from a preloaded capture and drained into nothing.
-//! Its own counters say how many cycles a packet took. `bench/peers/ovs-null.sh` sets it up.
+//! Open vSwitch's userspace datapath without I/O: DPDK ports that are fed from a capture in memory and discard all
+//! output. Its own counters give the cycles of a packet. `bench/peers/ovs-null.sh` sets it up.
 
 use std::path::Path;
 use std::process::Command;
@@ -11,13 +11,13 @@ use serde::Deserialize;
 use crate::process::{Limit, run as run_bounded};
 use crate::results::{Key, Metric, Results};
 
-/// Its name in keys.
+/// The peer's name in keys.
 pub const NAME: &str = "ovs";
 
-/// Flows that it is run with: all in its exact-match cache, and more than that holds.
+/// Numbers of flows: one that fits its exact-match cache, and one that does not.
 pub const FLOWS: [u32; 2] = [64, 10_000];
 
-/// Cases, named after our walks, and the frames that come in.
+/// The cases, named after our walks, and the frames that each sends.
 const CASES: [(&str, Frames); 7] = [
     ("l2", Frames::Plain),
     ("encap", Frames::Plain),
@@ -91,7 +91,7 @@ fn one(
     let mut script = Command::new("bash");
     script.arg(scripts.join("ovs-null.sh")).arg(case).arg(&capture).arg(if quick { "0.7" } else { "2" });
     let ran = run_bounded(script.env("STATE", state), Duration::from_secs(60), limit);
-    // The script is stopped hard where it hangs: what it leaves is removed by itself.
+    // If the script hangs it is killed, and the things it made are removed here.
     if ran.is_err() {
         let mut down = Command::new("bash");
         down.arg(scripts.join("ovs-null.sh")).arg("down").env("STATE", state);

@@ -1,5 +1,5 @@
-//! UDP in bulk: datagrams handed to the kernel many at a time (`UDP_SEGMENT`) and taken many at a time (`UDP_GRO`), at the
-//! two ends of what is measured. Both run as this program in the namespaces of their hosts.
+//! Bulk UDP, with many datagrams per system call: `UDP_SEGMENT` at the sending end and `UDP_GRO` at the receiving
+//! end. Both ends run as this program, in the namespaces of their hosts.
 
 use std::io::{ErrorKind, Write};
 use std::net::UdpSocket;
@@ -9,15 +9,15 @@ use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
 
-/// Bytes of a datagram: what fits an inner MTU of 1450 with an IPv4 header.
+/// Bytes of a datagram that fits an inner MTU of 1450 with an IPv4 header.
 const DATAGRAM: i32 = 1400;
 /// Datagrams in one call.
 const TOGETHER: usize = 43;
 
-/// Sends to `address` as fast as the kernel takes it.
+/// Sends to `address` as fast as the kernel accepts datagrams.
 ///
 /// # Errors
-/// What the kernel says, but that its queues are full.
+/// Any error of the kernel, except a full queue.
 pub fn send(address: &str, time: Duration) -> Result<()> {
     let socket = UdpSocket::bind("0.0.0.0:0")?;
     socket.connect(address)?;
@@ -26,7 +26,7 @@ pub fn send(address: &str, time: Duration) -> Result<()> {
     let end = Instant::now() + time;
     while Instant::now() < end {
         if let Err(error) = socket.send(&bytes) {
-            // A full queue is what this is about; and whoever received may have had enough.
+            // A full queue is intended here, and the receiver may already have ended.
             let full = error.raw_os_error() == Some(Errno::ENOBUFS as i32);
             if !full && error.kind() != ErrorKind::ConnectionRefused {
                 return Err(error).context("sending");
@@ -36,10 +36,10 @@ pub fn send(address: &str, time: Duration) -> Result<()> {
     Ok(())
 }
 
-/// Says "listening", then how many bits a second arrive from the first datagram on, as a number.
+/// Prints "listening", then the bits per second from the first datagram on, as a number.
 ///
 /// # Errors
-/// What the kernel says, or that nothing came.
+/// Any error of the kernel, or that no datagram arrived.
 pub fn receive(address: &str, time: Duration) -> Result<()> {
     const BUFFER: usize = 8 << 20;
     let socket = UdpSocket::bind(address)?;

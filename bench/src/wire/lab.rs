@@ -1,4 +1,4 @@
-//! The namespaces of one scenario with one switch in them, removed when dropped.
+//! The namespaces of one scenario with one switch in them, which are removed when dropped.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -9,17 +9,17 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 
 use crate::process::{Limit, find, run, run_leaving};
 
-/// Where the scripts, the tools and the running state are.
+/// The directories of the scripts, the tools and the running state.
 #[derive(Debug)]
 pub struct Lab {
     scripts: PathBuf,
     state: PathBuf,
     tools: PathBuf,
-    /// The addressing plan, as `env.sh` has it.
+    /// The addressing plan from `env.sh`.
     plan: BTreeMap<String, String>,
 }
 
-/// Programs that nothing can be measured without, with the Debian packages they are in.
+/// Programs without which nothing can be measured, and the Debian packages that contain them.
 const NEEDED: &[(&str, &str)] = &[
     ("ip", "iproute2"),
     ("ethtool", "ethtool"),
@@ -32,10 +32,10 @@ const NEEDED: &[(&str, &str)] = &[
 ];
 
 impl Lab {
-    /// Builds the tools, and removes what an earlier run that was killed has left.
+    /// Builds the tools, and removes whatever a killed earlier run has left behind.
     ///
     /// # Errors
-    /// Something is not installed, or does not build.
+    /// When a program is not installed, or a tool does not build.
     pub fn new(scripts: &Path, state: &Path, limit: &Limit) -> Result<Self> {
         let missing: Vec<_> = NEEDED.iter().filter(|(p, _)| find(p).is_none()).map(|(_, p)| *p).collect();
         ensure!(missing.is_empty(), "missing on this machine: {}", missing.join(" "));
@@ -54,7 +54,7 @@ impl Lab {
         Ok(lab)
     }
 
-    /// Tells a command where everything is.
+    /// Adds the directories to a command's environment.
     fn told<'a>(&self, command: &'a mut Command) -> &'a mut Command {
         let one = crate::machine::processors() == 1;
         command.env("STATE", &self.state).env("TOOLS", &self.tools);
@@ -75,7 +75,7 @@ impl Lab {
     /// Builds a scenario and puts a switch into it.
     ///
     /// # Errors
-    /// Either failed; what there was of it is removed.
+    /// When either fails; all parts made by then are removed.
     pub fn up<'a>(
         &'a self,
         scenario: &'static str,
@@ -92,11 +92,11 @@ impl Lab {
     }
 }
 
-/// A scenario that stands.
+/// A scenario that is set up.
 #[derive(Debug)]
 pub struct Up<'a> {
     lab: &'a Lab,
-    /// Its name.
+    /// The scenario's name.
     pub scenario: &'static str,
     script: &'static str,
     environment: &'static [(&'static str, &'static str)],
@@ -127,13 +127,13 @@ impl Up<'_> {
     /// A value of the addressing plan.
     ///
     /// # Panics
-    /// `env.sh` has no such value.
+    /// When `env.sh` has no such value.
     #[must_use]
     pub fn plan(&self, name: &str) -> &str {
         self.lab.plan.get(name).unwrap_or_else(|| panic!("env.sh has {name}"))
     }
 
-    /// A command in the namespace of `node`, on the processors `cpus` (`generator`, or any).
+    /// A command in the namespace of `node`, on the generator's processors or on any.
     #[must_use]
     pub fn inside(&self, node: &str, on_generator: bool, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new("ip");
@@ -144,22 +144,22 @@ impl Up<'_> {
         command
     }
 
-    /// One of our own tools.
+    /// The path of one of our own tools.
     #[must_use]
     pub fn tool(&self, name: &str) -> PathBuf {
         self.lab.tools.join(name)
     }
 
-    /// A file of the running state.
+    /// The path of a file of the running state.
     #[must_use]
     pub fn file(&self, name: &str) -> PathBuf {
         self.lab.state.join(name)
     }
 
-    /// Processes of the switch, each once, in a file for `meter`.
+    /// Writes the switch's processes to a file for `meter`, each once.
     ///
     /// # Errors
-    /// The file cannot be written.
+    /// When the file cannot be written.
     pub fn pids(&self) -> Result<PathBuf> {
         let listed = std::fs::read_to_string(self.file("sw.pids")).unwrap_or_default();
         let mut pids: Vec<_> = listed.split_whitespace().collect();
@@ -170,13 +170,13 @@ impl Up<'_> {
         Ok(file)
     }
 
-    /// Whether the switch's ports have no NAPI context, which frames made in the kernel need.
+    /// Whether the switch's ports lack a NAPI context, which frames made in the kernel need.
     #[must_use]
     pub fn without_live_frames(&self) -> bool {
         std::fs::read_to_string(self.file("modes")).is_ok_and(|modes| modes.trim() == "pkt")
     }
 
-    /// Client node, server node, and the server's address as the client knows it; none in `vtep`.
+    /// Client node, server node, and the server's address as the client knows it; `None` in `vtep`.
     #[must_use]
     pub fn ends(&self) -> Option<(&'static str, &'static str, &str)> {
         match self.scenario {
@@ -187,10 +187,10 @@ impl Up<'_> {
         }
     }
 
-    /// Pings until an answer comes.
+    /// Pings until an answer arrives.
     ///
     /// # Errors
-    /// None came within some seconds.
+    /// When none arrived within some seconds.
     pub fn reach(&self, limit: &Limit) -> Result<()> {
         let Some((client, _, address)) = self.ends() else { return Ok(()) };
         let end = Instant::now() + Duration::from_secs(12);

@@ -2,7 +2,7 @@
 //!
 //! `bench/peers` builds the topologies (`topo.sh`) and puts a switch into them (`peers.d`); this part generates the
 //! traffic, bounds it in time, and measures. Peers alternate within a round: every peer once in a scenario, then
-//! the next scenario; then the next round. Everything is removed after each, and when we are interrupted.
+//! the next scenario; then the next round. Everything is removed after each peer, and after an interrupt.
 
 pub mod datagrams;
 mod lab;
@@ -19,22 +19,22 @@ pub use lab::Lab;
 use crate::process::Limit;
 use crate::results::Results;
 
-/// A switch in the middle, and what is measured of it.
+/// A switch in the middle, and the measurements that it gets.
 #[derive(Clone, Copy, Debug)]
 pub struct Peer {
-    /// Its name in keys.
+    /// The name in keys.
     pub name: &'static str,
-    /// What it is, for the report.
+    /// A description for the report.
     pub about: &'static str,
     /// Its script in `bench/peers/peers.d`.
     script: &'static str,
-    /// How the script is told which one.
+    /// Variables by which the script knows the variant.
     environment: &'static [(&'static str, &'static str)],
-    /// Where it runs.
+    /// The scenarios that it runs in.
     scenarios: &'static [&'static str],
-    /// What is measured.
+    /// The groups of measurements.
     what: &'static [What],
-    /// Whether quick runs have it.
+    /// Whether quick runs include it.
     quick: bool,
 }
 
@@ -148,10 +148,10 @@ pub const PEERS: &[Peer] = &[
     },
 ];
 
-/// How much of it to run.
+/// How much of the part to run.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// A few minutes at most.
+    /// At most a few minutes.
     pub quick: bool,
     /// Rounds of everything.
     pub rounds: u32,
@@ -164,7 +164,7 @@ pub struct Plan {
 /// Runs the part.
 ///
 /// # Errors
-/// The tools cannot be built; what a peer cannot do is noted in `results`.
+/// When the tools cannot be built. Measurements that a peer cannot do are noted in `results`.
 pub fn run(plan: &Plan, scripts: &Path, state: &Path, limit: &Limit, results: &mut Results) -> Result<()> {
     let lab = Lab::new(scripts, state, limit)?;
     let mut broken = BTreeSet::new();
@@ -207,7 +207,7 @@ fn one(
     up.reach(limit)?;
     for &what in peer.what {
         let once = what == LossFree && (plan.quick || round > 1);
-        // A quick run takes round trips where nothing but a switch is in the way, and through floating IPs.
+        // A quick run measures round trips where the path has only a switch, and through floating IPs.
         let few = plan.quick && what == RoundTrip;
         let left_out = few && (scenario == "vxlan" || ["xsk-wire", "ivswitch-packet"].contains(&peer.name));
         if once || left_out || limit.interrupted() {

@@ -1,4 +1,4 @@
-//! What is sent through a switch that stands, and what is measured of it.
+//! Traffic through a switch, and its measurements, each with one peer in one scenario.
 
 use std::path::Path;
 use std::process::Command;
@@ -23,7 +23,7 @@ pub(super) struct Bench<'a> {
     pub limit: &'a Limit,
 }
 
-/// Where generated frames go from and to.
+/// Source and destination of generated frames.
 struct Route {
     from: &'static str,
     from_interface: &'static str,
@@ -33,11 +33,11 @@ struct Route {
     headers: [String; 4],
     /// Outer headers, for frames that come out of a tunnel.
     tunnel: Option<String>,
-    /// The UDP port that arrives.
+    /// The UDP port of frames that arrive.
     port: String,
 }
 
-/// What `meter` says.
+/// The output of `meter`.
 #[derive(Deserialize)]
 struct Metered {
     #[serde(default)]
@@ -51,18 +51,18 @@ struct Metered {
 }
 
 impl Metered {
-    /// Busy share of a core.
+    /// The busy share of a core.
     fn core(&self, n: usize) -> Option<f64> {
         self.rest.get(&format!("cpu{n}"))?.as_f64()
     }
 
-    /// Busy share of all cores together.
+    /// The busy share of all cores together.
     fn cores(&self) -> f64 {
         (0..64).map_while(|n| self.core(n)).sum()
     }
 }
 
-/// One blast of small frames.
+/// One burst of small frames.
 struct Blast {
     metered: Metered,
     loss: f64,
@@ -111,7 +111,7 @@ impl Bench<'_> {
         }
     }
 
-    /// The generator: 60-byte frames of 16 UDP flows at `rate` per second, or flat out at 0.
+    /// The generator: 60-byte frames of 16 UDP flows at `rate` per second, or at full speed for 0.
     fn generator(&self, route: &Route, source: &str, rate: f64, seconds: f64) -> Command {
         let mut generator = self.up.inside(route.from, true, self.up.tool("gen"));
         let [smac, dmac, sip, dip] = &route.headers;
@@ -164,8 +164,8 @@ impl Bench<'_> {
         Ok(Blast { metered, loss })
     }
 
-    /// Delivered packets per second at saturation. Offering far more than a switch can take makes it slower (they
-    /// fight over the veth's ring), so of two rates the better counts.
+    /// Delivered packets per second at saturation. Far more packets than a switch can handle make it slower (they
+    /// fight over the veth's ring), so the better of two rates counts.
     pub fn pps(&self, results: &mut Results) -> Result<()> {
         let seconds = if self.quick { 0.7 } else { 1.5 };
         for direction in self.directions() {
@@ -200,7 +200,7 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// The highest rate with under 0.5 % loss, by bisection up to a tenth above what is delivered at saturation.
+    /// The highest rate with under 0.5 % loss, by bisection up to a tenth above the delivered rate at saturation.
     pub fn loss_free(&self, results: &mut Results) -> Result<()> {
         let source = if self.up.without_live_frames() { "pkt" } else { "live" };
         for direction in self.directions() {
@@ -219,7 +219,7 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// TCP goodput with one and four streams, and what it costs the machine.
+    /// TCP goodput with one and four streams, and the CPU time of the machine for it.
     pub fn tcp(&self, results: &mut Results) -> Result<()> {
         let Some((client, server, address)) = self.up.ends() else { return Ok(()) };
         let seconds: u32 = if self.quick { 2 } else { 3 };
@@ -259,7 +259,7 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// UDP goodput, datagrams handed over and taken many at a time, and what it costs the machine.
+    /// UDP goodput with many datagrams per system call, and the CPU time of the machine for it.
     pub fn udp(&self, results: &mut Results) -> Result<()> {
         let Some((client, server, address)) = self.up.ends() else { return Ok(()) };
         let seconds = 2_u32;
@@ -288,8 +288,8 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// Round trips of a 64-byte UDP message: one after the other; with pauses in which everything falls asleep;
-    /// beside other traffic.
+    /// Round trips of a 64-byte UDP message: one after another; with pauses in which everything falls asleep;
+    /// next to other traffic.
     pub fn round_trips(&self, results: &mut Results) -> Result<()> {
         let Some((client, server, address)) = self.up.ends() else { return Ok(()) };
         let mut answer = self.up.inside(server, false, "sockperf");
@@ -316,7 +316,7 @@ impl Bench<'_> {
         let loaded = self.ping_pong(client, address, long, None)?;
         self.keep("beside 50 kpps", loaded, results);
         drop(load);
-        // The counter takes its program off the interface only if it ends by itself.
+        // The counter detaches its program from the interface only if it ends by itself.
         meter.finish(Duration::from_secs(15), self.limit)?;
         Ok(())
     }
@@ -333,7 +333,8 @@ impl Bench<'_> {
         }
     }
 
-    /// Round trips in microseconds, sorted. One lost packet ends them all, so few of them are tried again, once.
+    /// Round trips in microseconds, sorted. One lost packet ends the measurement, so if there are few it is repeated
+    /// once.
     fn ping_pong(
         &self,
         client: &str,
@@ -368,7 +369,7 @@ impl Bench<'_> {
         Ok(trips)
     }
 
-    /// What the switch costs when nothing happens.
+    /// CPU time of an idle switch.
     pub fn idle(&self, results: &mut Results) -> Result<()> {
         if self.up.scenario != "l2" && self.up.scenario != "vtep" {
             return Ok(());
@@ -384,8 +385,8 @@ impl Bench<'_> {
     }
 }
 
-/// Reads sockperf's log of every message: its number, when it was sent, when its answer came, and the time between
-/// them in microseconds.
+/// Reads sockperf's log of every message: its number, when it was sent, when its answer arrived, and the time between
+/// the two in microseconds.
 fn read_trips(log: &Path) -> Result<Vec<f64>> {
     let text = std::fs::read_to_string(log).with_context(|| format!("reading {}", log.display()))?;
     Ok(trips(&text))

@@ -427,8 +427,7 @@ impl Booted {
 }
 
 impl Drop for Booted {
-    /// Ends the container: systemd takes the first signal as "halt", and the second ends a container that does not
-    /// halt.
+    /// Halts the container, and kills it if it does not end.
     fn drop(&mut self) {
         let _ = self.inside("systemctl halt --force --force");
         let until = Instant::now() + Duration::from_secs(5);

@@ -1,4 +1,4 @@
-//! The agent of a guest: a shell command a line in; its output, `\x01`, its exit code and a newline out.
+//! The agent of a guest: it reads a shell command a line, and writes the output, `\x01`, the exit code and a newline.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -7,15 +7,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-/// Runs a command by the agent at this socket; what it said, if it succeeded.
+/// Runs a command through the agent at this socket; gives the output if it succeeded.
 ///
 /// # Errors
-/// It failed, or took longer than `bound`.
+/// When the command failed, or took longer than `bound`.
 pub fn ask(socket: &Path, command: &str, bound: Duration) -> Result<String> {
     let end = Instant::now() + bound;
     let mut stream =
         UnixStream::connect(socket).with_context(|| format!("the agent at {}", socket.display()))?;
-    // Who asked before and did not wait may have left an answer on the way: ours begins with a word of its own.
+    // An earlier client may have left without its answer, which is still coming: ours begins with a word of its own.
     let word = format!("{}.{:?}", std::process::id(), std::time::UNIX_EPOCH.elapsed().unwrap_or_default());
     writeln!(stream, "printf '\\002{word}\\n'; {command}")?;
     let (mut answer, mut chunk) = (Vec::new(), [0; 4096]);
@@ -37,7 +37,7 @@ pub fn ask(socket: &Path, command: &str, bound: Duration) -> Result<String> {
     }
 }
 
-/// Enough of a command to know it by: some are long, or packed.
+/// The beginning of a command, to recognise it by: some are long or packed.
 fn brief(command: &str) -> String {
     const MOST: usize = 80;
     match command.char_indices().nth(MOST) {
@@ -46,7 +46,7 @@ fn brief(command: &str) -> String {
     }
 }
 
-/// The answer that begins with this word and its exit code, once all of it is there.
+/// The answer that begins with this word, and its exit code, once it is complete.
 fn whole(said: &[u8], word: &str) -> Option<(String, i32)> {
     let start = format!("\x02{word}");
     let answer = said.windows(start.len()).position(|part| part == start.as_bytes())?;
@@ -58,7 +58,7 @@ fn whole(said: &[u8], word: &str) -> Option<(String, i32)> {
     Some((String::from_utf8_lossy(answer.get(text..mark)?).replace('\r', ""), code))
 }
 
-/// The same from a level above: the command comes in hexadecimal, past every shell in between.
+/// As [`ask`], from a level above: the command comes in hexadecimal, which passes every shell in between unchanged.
 ///
 /// # Errors
 /// As [`ask`].
@@ -73,7 +73,7 @@ pub fn relay(socket: &str, command: &str, seconds: f64) -> Result<()> {
     Ok(())
 }
 
-/// A command for [`relay`].
+/// Packs a command for [`relay`].
 #[must_use]
 pub fn packed(command: &str) -> String {
     command.bytes().map(|b| format!("{b:02x}")).collect()

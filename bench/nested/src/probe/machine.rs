@@ -1,4 +1,5 @@
-//! Disks and processors: block I/O of a file or device, and what programs of the UNIX benchmark do in a loop.
+//! Disks and processors: block I/O of a file or device, and the operations of the UNIX benchmark's programs, in
+//! loops.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -9,10 +10,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
-/// How much of the disk is used: more would take long to write where all is emulated.
+/// How much of the disk is used: writing more would take long where everything is emulated.
 const SPAN: u64 = 64 << 20;
 
-/// A buffer that begins at a page, as direct I/O wants it.
+/// A buffer that begins at a page boundary, as direct I/O requires.
 struct Aligned(Vec<u8>, usize, usize);
 
 impl Aligned {
@@ -27,11 +28,11 @@ impl Aligned {
     }
 }
 
-/// Reads and writes `path` (made, if it is not there), 4 KiB at random and 128 KiB in sequence, through the page cache
-/// and past it.
+/// Reads and writes `path` (which is made if it does not exist), 4 KiB at random and 128 KiB in sequence, through the
+/// page cache and past it.
 ///
 /// # Errors
-/// It cannot be opened.
+/// When it cannot be opened.
 pub fn disk(path: &str, seconds: f64) -> Result<()> {
     let span = prepare(path).with_context(|| path.to_owned())?;
     let mut rates = serde_json::Map::new();
@@ -68,7 +69,7 @@ fn prepare(path: &str) -> Result<u64> {
     Ok(SPAN)
 }
 
-/// Requests per second, one after the other; what was written is on the disk when the time is taken.
+/// Requests per second, one after another; data is on the disk before the time is taken.
 fn requests(file: &File, span: u64, len: usize, random: bool, write: bool, seconds: f64) -> Result<f64> {
     let mut buffer = Aligned::new(len);
     let places = span / len as u64;
@@ -94,7 +95,7 @@ fn requests(file: &File, span: u64, len: usize, random: bool, write: bool, secon
     Ok(count as f64 / start.elapsed().as_secs_f64())
 }
 
-/// Operations per second of `work`, which does one at a time.
+/// Operations per second of `work`, which does one operation at a time.
 fn rate(seconds: f64, mut work: impl FnMut() -> Result<()>) -> Result<f64> {
     let start = Instant::now();
     let end = start + Duration::from_secs_f64(seconds);
@@ -106,10 +107,10 @@ fn rate(seconds: f64, mut work: impl FnMut() -> Result<()>) -> Result<f64> {
     Ok(count as f64 / start.elapsed().as_secs_f64())
 }
 
-/// What programs of the UNIX benchmark do.
+/// Runs the operations of the UNIX benchmark's programs.
 ///
 /// # Errors
-/// A program or a pipe is not to be had.
+/// When a program or a pipe is not available.
 pub fn processor(seconds: f64) -> Result<()> {
     let mut rates = serde_json::Map::new();
     let mut add = |name: &str, rate: f64| rates.insert(name.to_owned(), json!(rate));
@@ -161,7 +162,7 @@ pub fn processor(seconds: f64) -> Result<()> {
     Ok(())
 }
 
-/// Copies a file of 256 KiB in steps of `size`; steps per second.
+/// Copies a file of 256 KiB in steps of `size`; gives steps per second.
 fn copy(seconds: f64, size: usize) -> Result<f64> {
     let dir = std::env::temp_dir();
     let name = |end: &str| dir.join(format!("ivbench-{}-{end}", std::process::id()));
@@ -182,7 +183,7 @@ fn copy(seconds: f64, size: usize) -> Result<f64> {
     copied
 }
 
-/// Two threads that wake one another by pipes; switches per second.
+/// Two threads that wake each other through pipes; gives switches per second.
 fn switches(seconds: f64) -> Result<f64> {
     let ((mut here_in, mut there_out), (mut there_in, mut here_out)) = (std::io::pipe()?, std::io::pipe()?);
     let other = std::thread::spawn(move || {

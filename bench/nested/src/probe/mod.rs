@@ -1,5 +1,5 @@
-//! What runs at both ends of a measurement: on the host, in a guest, in a guest's guest. The same program at every
-//! level, so that what differs is the level. Each client prints one line of JSON.
+//! The program that runs at both ends of a measurement: on the host, in a guest, in a guest's guest. It is the same
+//! at every level, so that only the level differs. Each client prints one line of JSON.
 
 pub mod agent;
 mod machine;
@@ -10,104 +10,104 @@ mod web;
 
 use anyhow::Result;
 
-/// What to do at this end.
+/// The action of this end.
 #[derive(clap::Subcommand)]
 pub enum Probe {
     /// Answer all network probes, until killed
     Serve,
-    /// Round trips of a 64-byte UDP message, one after the other
+    /// Round trips of a 64-byte UDP message, one after another
     Rtt {
-        /// Whose
+        /// Address of the server
         address: String,
-        /// For so long
+        /// How long
         seconds: f64,
     },
     /// TCP in messages of 32 KiB, counted where it arrives
     Tcp {
-        /// Whose
+        /// Address of the server
         address: String,
-        /// For so long
+        /// How long
         seconds: f64,
     },
-    /// UDP messages of 18 bytes (frames of 60) as fast as they go, counted where they arrive
+    /// UDP messages of 18 bytes (frames of 60) at full speed, counted where they arrive
     Small {
-        /// Whose
+        /// Address of the server
         address: String,
-        /// For so long
+        /// How long
         seconds: f64,
     },
-    /// A link: frames between two interfaces, each kept for so long
+    /// A link: frames between two interfaces, delayed by the latency
     Relay {
         /// One interface
         a: String,
-        /// The other
+        /// The other interface
         b: String,
         /// One-way latency
         milliseconds: f64,
     },
     /// A shell for the other end of a link
     Shell,
-    /// Run a command by the shell there
+    /// Run a command in the shell there
     Remote {
-        /// Whose
+        /// Address of the shell
         address: String,
         /// The command
         command: String,
     },
     /// Wait for the first packet of a guest
     First,
-    /// Send it, until it is heard
+    /// Send that packet until it is received
     Hello {
-        /// To whom
+        /// Address of the receiver
         address: String,
     },
     /// The longest time without an answer
     Outage {
-        /// Whose
+        /// Address of the server
         address: String,
-        /// For so long
+        /// How long
         seconds: f64,
-        /// Between two messages
+        /// Time between two messages
         interval_ms: f64,
     },
     /// A web server with a small database
     Web,
-    /// Users of it
+    /// Users of that web server
     Users {
-        /// Whose
+        /// Address of the server
         address: String,
-        /// How many
+        /// Number of users
         count: u64,
-        /// For so long
+        /// How long
         seconds: f64,
     },
     /// Block I/O on a file or a disk
     Disk {
-        /// Which
+        /// The file or disk
         path: String,
-        /// For each kind of request
+        /// How long, for each kind of request
         seconds: f64,
     },
-    /// What programs of the UNIX benchmark do
+    /// Operations of the UNIX benchmark's programs
     Processor {
-        /// For each
+        /// How long, for each operation
         seconds: f64,
     },
-    /// Run a command by the agent of a guest of this guest, and print what it says
+    /// Run a command through the agent of a guest of this guest, and print its output
     Agent {
         /// The agent's socket
         socket: String,
         /// The command, in hexadecimal
         command: String,
-        /// No longer than this
+        /// Time limit
         seconds: f64,
     },
 }
 
-/// Does it.
+/// Runs the action.
 ///
 /// # Errors
-/// The other end does not answer.
+/// When the other end does not answer.
 pub fn run(probe: &Probe) -> Result<()> {
     match probe {
         Probe::Serve => network::serve(),

@@ -11,20 +11,20 @@ const PORT_TCP: u16 = 7001;
 const PORT_ECHO: u16 = 7002;
 const PORT_COUNT: u16 = 7003;
 
-/// What Iris sent with: "the message length is set to 32 KB".
+/// The message length that Iris used: "the message length is set to 32 KB".
 const MESSAGE: usize = 32 << 10;
-/// Fills a 60-byte Ethernet frame.
+/// The payload of a 60-byte Ethernet frame.
 const SMALL: [u8; 18] = [0; 18];
-/// Asks the counting end for its count since the last time.
+/// The question for the number of messages that the counting end has received since the last question.
 const ASK: &[u8] = b"how many";
-/// What comes in fewer bytes than this is timed by the sender.
+/// A transfer of fewer bytes is timed by the sender.
 const FEW: u64 = 4 << 20;
 /// Samples of a distribution that are kept for the plot.
 const KEPT: usize = 200;
 /// How long the first answer may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Answers all three, until killed.
+/// Answers all three probes, until killed.
 pub fn serve() -> Result<()> {
     let tcp = TcpListener::bind(("0.0.0.0", PORT_TCP))?;
     let echo = UdpSocket::bind(("0.0.0.0", PORT_ECHO))?;
@@ -47,7 +47,7 @@ pub fn serve() -> Result<()> {
 fn counting(socket: &UdpSocket) {
     let mut buffer = [0; 2048];
     let (mut count, mut first, mut last) = (0u64, None, Instant::now());
-    // A question that was asked again, for its answer was slow, is the same question.
+    // A repetition of a question whose answer was slow counts as the same question.
     let (mut question, mut answer) = (Vec::new(), String::new());
     loop {
         match socket.recv_from(&mut buffer) {
@@ -70,7 +70,7 @@ fn counting(socket: &UdpSocket) {
     }
 }
 
-/// Takes everything, and says how much came in how long.
+/// Receives everything, and reports the number of bytes and the time.
 fn sink(mut stream: TcpStream) -> std::io::Result<()> {
     let mut buffer = vec![0; 256 << 10];
     let (mut bytes, mut first, mut last) = (0u64, None, Instant::now());
@@ -98,13 +98,13 @@ fn two(text: &str) -> Option<(u64, u64)> {
     Some((a.parse().ok()?, b.parse().ok()?))
 }
 
-/// Round trips, in microseconds.
+/// Measures round trips, in microseconds.
 pub fn rtt(address: &str, seconds: f64) -> Result<()> {
     let socket = udp(address, PORT_ECHO)?;
     socket.set_read_timeout(Some(Duration::from_secs(2)))?;
     let mut message = [0; 64];
     let (mut samples, mut lost, mut number) = (Vec::new(), 0u64, 0u64);
-    // The first ones resolve addresses and fill tables; where all is emulated twice, that takes seconds.
+    // The first ones resolve addresses and fill tables; with two levels of emulation that takes seconds.
     let patience = Instant::now() + PATIENCE;
     let mut since = None;
     let (warm, length) = (Duration::from_secs_f64(seconds / 10.0), Duration::from_secs_f64(seconds * 1.1));
@@ -112,12 +112,12 @@ pub fn rtt(address: &str, seconds: f64) -> Result<()> {
         number += 1;
         message[..8].copy_from_slice(&number.to_be_bytes());
         let start = Instant::now();
-        // Nobody listens yet, or no more: that is a loss like any.
+        // The server may not listen yet, or no longer: that is a loss like any other.
         socket.send(&message).ok();
         let mut answer = [0; 64];
         let came = loop {
             match socket.recv(&mut answer) {
-                // An answer that was given up on is not this one's.
+                // A late answer to an earlier message.
                 Ok(_) if answer[..8] != message[..8] => {}
                 Ok(_) => break true,
                 Err(_) => break false,
@@ -146,7 +146,7 @@ pub fn rtt(address: &str, seconds: f64) -> Result<()> {
     Ok(())
 }
 
-/// Goodput.
+/// Measures goodput.
 pub fn tcp(address: &str, seconds: f64) -> Result<()> {
     let to: SocketAddr = format!("{address}:{PORT_TCP}").parse()?;
     let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(20))?;
@@ -161,13 +161,13 @@ pub fn tcp(address: &str, seconds: f64) -> Result<()> {
     stream.read_to_string(&mut said)?;
     let (bytes, ns) = two(&said).context("no count from the other end")?;
     ensure!(bytes > 0, "nothing arrived");
-    // Where all of it was taken in a few pieces, the time from the first to the last of them leaves most of it out.
+    // If the data arrived in few pieces, the time from the first to the last leaves out most of the transfer.
     let took = if bytes < FEW { start.elapsed().as_secs_f64() } else { ns as f64 / 1e9 };
     println!("{}", json!({ "bytes": bytes, "seconds": took }));
     Ok(())
 }
 
-/// Small messages.
+/// Measures small messages.
 pub fn small(address: &str, seconds: f64) -> Result<()> {
     let socket = udp(address, PORT_COUNT)?;
     socket.set_read_timeout(Some(Duration::from_millis(500)))?;
@@ -176,7 +176,7 @@ pub fn small(address: &str, seconds: f64) -> Result<()> {
         let word = format!("{}{word}", std::process::id());
         let patience = Instant::now() + PATIENCE;
         while Instant::now() < patience {
-            // Behind a full queue the question may be lost, too.
+            // If the queue is full, the question may be lost too.
             socket.send(&[ASK, word.as_bytes()].concat()).ok();
             if let Ok(len) = socket.recv(&mut answer)
                 && let Some((about, counts)) = String::from_utf8_lossy(&answer[..len]).split_once(' ')
@@ -208,7 +208,7 @@ pub fn small(address: &str, seconds: f64) -> Result<()> {
 mod tests {
     use super::*;
 
-    /// A question that is asked again, because its answer was slow, has the same answer, and the next one another.
+    /// A repeated question, whose answer was slow, gets the same answer; the next question gets another.
     #[test]
     fn a_count_is_told_to_each_question_once() {
         let server = UdpSocket::bind("127.0.0.1:0").expect("a socket");

@@ -1,5 +1,5 @@
-//! A link of a chosen length: Ethernet frames between two interfaces, each kept for the one-way latency. What netem
-//! does, for kernels without it.
+//! A link of a chosen length: Ethernet frames between two interfaces, each delayed by the one-way latency. It
+//! replaces netem on kernels that lack it.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::mpsc;
@@ -11,14 +11,15 @@ use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, bind, recv, send, setsockopt, socket,
 };
 
-/// Room for what a sender has under way: a hundred milliseconds of a gigabit.
+/// Room for a sender's data in flight: a hundred milliseconds of a gigabit.
 const BUFFER: usize = 16 << 20;
-/// Frames are finished and of one MTU; a larger one is cut, and its receiver counts it as broken.
+/// Frames are finished and at most of the MTU's size; a larger one is truncated, and its receiver counts it as
+/// broken.
 const FRAME: usize = 9216;
-/// Frames under way in one direction; more than that is lost, as on a real link.
+/// Frames in flight in one direction; more are lost, as on a real link.
 const WAITING: usize = 50_000;
 
-/// All frames of an interface.
+/// A socket for all frames of an interface.
 fn open(interface: &str) -> Result<OwnedFd> {
     let addresses = nix::ifaddrs::getifaddrs().context("the interfaces")?;
     let link = addresses
@@ -31,10 +32,10 @@ fn open(interface: &str) -> Result<OwnedFd> {
     Ok(fd)
 }
 
-/// Passes frames on, both ways, until killed.
+/// Forwards frames in both directions, until killed.
 ///
 /// # Errors
-/// An interface is not there.
+/// When an interface does not exist.
 pub fn run(a: &str, b: &str, milliseconds: f64) -> Result<()> {
     let latency = Duration::from_secs_f64(milliseconds / 1e3);
     let (one, two) = (open(a)?, open(b)?);

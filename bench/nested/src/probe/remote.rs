@@ -1,4 +1,4 @@
-//! A shell at the other end of a link, as `ssh` would be: one connection for a command, its answer on the way back.
+//! A shell at the other end of a link, like `ssh`: one connection per command, and the answer on the way back.
 //! Only for namespaces and guests of a run.
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -10,11 +10,11 @@ use anyhow::{Result, ensure};
 use serde_json::json;
 
 const PORT_SHELL: u16 = 7004;
-/// Where a guest's first packet is awaited.
+/// The port at which a guest's first packet is expected.
 const PORT_HELLO: u16 = 7005;
 const PORT_ECHO: u16 = 7002;
 
-/// Runs what comes, until killed.
+/// Runs the commands that arrive, until killed.
 pub fn serve() -> Result<()> {
     let listener = TcpListener::bind(("0.0.0.0", PORT_SHELL))?;
     println!("ready");
@@ -33,7 +33,7 @@ fn one(mut stream: TcpStream) -> std::io::Result<()> {
     stream.write_all(format!("\x01{}\n", output.status.code().unwrap_or(-1)).as_bytes())
 }
 
-/// Runs a command there.
+/// Runs a command in the shell there.
 pub fn ask(address: &str, command: &str) -> Result<()> {
     let mut stream = TcpStream::connect((address, PORT_SHELL))?;
     stream.write_all(format!("{command}\n").as_bytes())?;
@@ -56,7 +56,7 @@ pub fn first() -> Result<()> {
     Ok(())
 }
 
-/// The guest's side of it: says so until it is heard.
+/// The guest's side of `first`: sends its packet until it is answered.
 pub fn hello(address: &str) -> Result<()> {
     let socket = UdpSocket::bind("0.0.0.0:0")?;
     socket.connect((address, PORT_HELLO))?;
@@ -68,13 +68,13 @@ pub fn hello(address: &str) -> Result<()> {
         if socket.recv(&mut [0; 64]).is_ok() {
             break;
         }
-        // A refusal comes at once.
+        // A refusal arrives immediately, so wait.
         std::thread::sleep(Duration::from_millis(10).saturating_sub(start.elapsed()));
     }
     Ok(())
 }
 
-/// Numbered messages to an echo; the longest time without an answer, and how many never came.
+/// Sends numbered messages to an echo server; gives the longest time without an answer, and how many got none.
 pub fn outage(address: &str, seconds: f64, interval_ms: f64) -> Result<()> {
     let socket = UdpSocket::bind("0.0.0.0:0")?;
     socket.connect((address, PORT_ECHO))?;

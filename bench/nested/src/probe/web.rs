@@ -1,4 +1,4 @@
-//! A web server with a small database behind it, and users who ask it: what Nested Cloud measured.
+//! A web server with a small database behind it, and users who send it requests, as in Nested Cloud's measurement.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -17,13 +17,13 @@ const VISITS: TableDefinition<'_, u64, u64> = TableDefinition::new("visits");
 const ROWS: u64 = 1000;
 /// Rows on a page.
 const PAGE: u64 = 20;
-/// A user gives up a request after so long, and asks the next.
+/// The time after which a user gives up a request, and sends the next.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Serves, until killed. Its database is a file in `/tmp`, made anew.
+/// Serves pages, until killed. Its database is a file in `/tmp`, made new at each start.
 ///
 /// # Errors
-/// The database or the port is not to be had.
+/// When the database or the port is not available.
 pub fn serve() -> Result<()> {
     let path = std::env::temp_dir().join(format!("ivbench-web-{}.db", std::process::id()));
     std::fs::remove_file(&path).ok();
@@ -50,7 +50,7 @@ fn answer(mut stream: TcpStream, database: &Database) -> Result<()> {
     let mut reader = BufReader::new(stream.try_clone()?);
     let (mut request, mut line) = (String::new(), String::new());
     reader.read_line(&mut request)?;
-    // The headers are read, and do not matter.
+    // The headers are read and ignored.
     while reader.read_line(&mut line)? > 0 && line != "\r\n" {
         line.clear();
     }
@@ -103,10 +103,10 @@ fn get(address: &str, n: u64) -> Result<()> {
     Ok(())
 }
 
-/// So many users, each asking one page after the other; how long a request took.
+/// Runs this many users, each requesting one page after another; gives the times of the requests.
 ///
 /// # Errors
-/// Not one was answered.
+/// When no request was answered.
 pub fn users(address: &str, count: u64, seconds: f64) -> Result<()> {
     let end = Instant::now() + Duration::from_secs_f64(seconds);
     let all = Mutex::new((Vec::new(), BTreeMap::<String, u64>::new()));
