@@ -201,6 +201,7 @@ impl Walk {
             mtu: 1600,
             guard: vec![IpPrefix { addr: v4(0xa9fe_a9fe), len: 32 }],
             switch_mac: MacAddr([2, 0x69, 0x77, 0, 0, 11]),
+            name: 1,
         }));
         self.apply(Command::SetNetwork(NetworkConfig {
             vni: vni(NET),

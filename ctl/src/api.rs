@@ -485,6 +485,9 @@ pub struct PortRow {
     /// The MAC address of that interface.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<String>,
+    /// MAC of the CMS's end of a door that we make.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub door_address: Option<String>,
     /// `uplink`, `door` or `guest`.
     pub role: String,
     /// The port's network; the uplink has none.

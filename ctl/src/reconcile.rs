@@ -61,10 +61,16 @@ pub fn switch_mac(name: &str) -> MacAddr {
     local_mac(0x77, stable_hash(&[name]) as u32)
 }
 
-/// The MAC address of the CMS's end of a door: 02:69:78 and a hash of the rVM's and the port's name.
+/// MAC of the CMS's end of a door: 02:69:78 and a hash of the rVM's identity and the port's name.
 #[must_use]
-pub fn door_mac(name: &str, port: &str) -> MacAddr {
-    local_mac(0x78, stable_hash(&[name, port]) as u32)
+pub fn door_mac(identity: u64, port: &str) -> MacAddr {
+    local_mac(0x78, stable_hash(&[&identity.to_string(), port]) as u32)
+}
+
+/// Whether it may be the MAC of a door's.
+#[must_use]
+pub fn is_door_mac(mac: MacAddr) -> bool {
+    mac.0[..3] == [0x02, 0x69, 0x78]
 }
 
 /// The numbers of objects in the engine. An object keeps its number while it exists. A freed number is not reused
@@ -165,7 +171,9 @@ impl<K: Ord> Numbers<K> {
 pub struct Facts {
     /// The name of this rVM.
     pub name: String,
-    /// The uplink, once its MAC address, IP address and MTU are known.
+    /// A number that no other rVM has: the source of MAC addresses.
+    pub identity: u64,
+    /// The uplink, once its MAC, address and MTU are known.
     pub underlay: Option<Underlay>,
     /// Every port that may forward, or whose interface is known.
     pub ports: BTreeMap<PortId, PortFact>,
@@ -200,6 +208,12 @@ pub struct Underlay {
 }
 
 impl Facts {
+    /// The rVM's name in the form that peers get.
+    #[must_use]
+    pub fn name_hash(&self) -> u64 {
+        stable_hash(&[&self.name]).max(1)
+    }
+
     /// The largest inner IP packet that fits the tunnel.
     #[must_use]
     pub fn overlay_mtu(&self) -> u16 {
@@ -330,6 +344,7 @@ fn uplink(config: &Config, facts: &Facts) -> Option<UplinkConfig> {
         mtu: underlay.mtu,
         guard,
         switch_mac: switch_mac(&facts.name),
+        name: facts.name_hash(),
     })
 }
 

@@ -64,6 +64,7 @@ fn setup(switch: &mut Switch, pool: &mut HeapPool, now: Instant) {
         mtu: 1600,
         guard: vec![IpPrefix { addr: v4(0), len: 16 }],
         switch_mac: MacAddr([2, 0x69, 0x77, 0, 0, 1]),
+        name: 1,
     }));
     for n in [1, 2] {
         apply(Command::SetNetwork(NetworkConfig {

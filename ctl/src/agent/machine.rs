@@ -285,6 +285,7 @@ impl Agent {
             self.command(command);
         }
         self.told = state;
+        self.sync_twins();
         let plan = reconcile::steer(&self.config, &self.facts);
         if plan != self.steered {
             self.steered = plan.clone();
@@ -320,7 +321,7 @@ impl Agent {
             kind: p.means(),
             name: p.name.clone(),
             peer: door_peer(&p.name),
-            mac: reconcile::door_mac(&self.facts.name, &p.name),
+            mac: reconcile::door_mac(self.facts.identity, &p.name),
             mtu: reconcile::port_mtu(p, None, &self.facts),
             queues: self.options.workers as u32,
             mtu_is_guess: p.mtu.is_none() && !self.paths_decided(&p.network),

@@ -19,6 +19,7 @@ mod shapes;
 mod show;
 mod shown;
 mod strangers;
+mod twins;
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -44,6 +45,7 @@ use paths::Paths;
 use peers::Peers;
 use pending::Pending;
 use strangers::Strangers;
+use twins::Twins;
 
 /// The most interfaces that the agent remembers. A host has hundreds; the limit bounds memory against a runaway.
 const LINKS_MAX: usize = 16_384;
@@ -77,6 +79,10 @@ pub struct Options {
     pub version: String,
     /// A random number that others cannot guess. It determines the nonces that answers to path probes must contain.
     pub secret: u64,
+    /// A number that no other rVM has, whatever its name: the source of MAC addresses. `None`: the name is.
+    pub identity: Option<u64>,
+    /// Where it is kept, for people.
+    pub identity_file: Option<String>,
 }
 
 impl Default for Options {
@@ -91,6 +97,8 @@ impl Default for Options {
             workers: 1,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             secret: 0,
+            identity: None,
+            identity_file: None,
         }
     }
 }
@@ -134,6 +142,7 @@ pub struct Agent {
     paths: Paths,
     peers: Peers,
     strangers: Strangers,
+    twins: Twins,
     stats: Vec<WorkerStats>,
     cache: CacheStats,
     /// The last mode that was sent to the kernel offload.
@@ -207,6 +216,7 @@ impl Agent {
             paths: Paths::default(),
             peers: Peers::default(),
             strangers: Strangers::default(),
+            twins: Twins::default(),
             stats: Vec::new(),
             cache: CacheStats::default(),
             cache_told: None,
@@ -369,6 +379,7 @@ impl Agent {
         self.ids.assign(&config);
         self.config = config;
         self.stale = true;
+        self.facts.identity = self.options.identity.unwrap_or_else(|| reconcile::stable_hash(&[&name]));
         self.facts.name = name;
         let watch = self.config.uplink.as_ref().map(|u| u.interface.clone());
         if self.watched != watch {
@@ -468,6 +479,7 @@ impl Agent {
         match event {
             Event::Resolve(ip) => self.resolve(ip),
             Event::Learned(vni, vid, mac, location, moved) => {
+                self.look_for_twin(mac, location);
                 self.tell_of_station(vni, vid, mac, location, moved);
             }
             Event::PathAnswered(peer, size, nonce) => self.path_answered(peer, size, nonce),
@@ -483,6 +495,8 @@ impl Agent {
             Event::FloatingClaimed(vni, ip, peer, mac, owner) => {
                 self.floating_claimed(vni, ip, peer, mac, owner);
             }
+            Event::PeerNamed(peer, name) => self.peer_named(peer, name),
+            Event::OurMac(peer, mac) => self.our_mac(peer, mac),
             Event::Bpdu(port) => self.bpdu(port),
             Event::Reply(token, answer) => self.answer(worker, token, answer),
         }

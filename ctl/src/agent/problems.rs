@@ -26,6 +26,7 @@ impl Agent {
         let misfit = |kind| move |Misfit { object, what, how }| Problem::new(kind, object, what, how);
         problems.extend(self.stranger_misfits().into_iter().map(misfit(ProblemKind::UnknownPeer)));
         problems.extend(self.floating_misfits().into_iter().map(misfit(ProblemKind::Floating)));
+        problems.extend(self.twin_problems());
         self.configuration_problems(&mut problems);
         let mut count = BTreeMap::new();
         problems.retain(|p| {

@@ -22,7 +22,7 @@ use crate::api::{
 use crate::io::{CacheMode, IoKind};
 use crate::liveness::Liveness;
 use crate::model::{Network, Port, PortKind, PortRole, Section};
-use crate::reconcile::UPLINK_PORT;
+use crate::reconcile::{self, UPLINK_PORT};
 
 impl Agent {
     /// The answer to `ask`.
@@ -265,6 +265,9 @@ impl Agent {
                 link: a.interface.clone(),
                 ifindex: link.map(|l| l.index),
                 address: link.map(|l| l.mac.to_string()),
+                door_address: p
+                    .filter(|p| p.makes_door())
+                    .map(|p| reconcile::door_mac(self.facts.identity, &p.name).to_string()),
                 role: role.to_owned(),
                 network: p.map(|p| p.network.clone()),
                 mtu: self.told.ports.get(&id).map_or(0, |(_, p)| p.mtu),

@@ -234,9 +234,10 @@ fn the_guard_holds_the_connected_prefixes_or_what_is_written_and_metadata_always
 fn macs_are_stable() {
     assert_eq!(router_mac(0x01_0203).to_string(), "02:69:76:01:02:03");
     assert_eq!(switch_mac("rvm1").to_string(), "02:69:77:20:ae:55");
-    assert_eq!(door_mac("rvm1", "eth1").to_string(), "02:69:78:83:21:85");
-    assert_ne!(door_mac("rvm1", "eth1"), door_mac("rvm2", "eth1"));
-    assert_ne!(door_mac("a", "bc"), door_mac("ab", "c"));
+    assert_eq!(door_mac(1, "eth1").to_string(), "02:69:78:6e:cf:06");
+    assert_ne!(door_mac(1, "eth1"), door_mac(2, "eth1"));
+    assert_ne!(door_mac(1, "1"), door_mac(11, ""));
+    assert!(is_door_mac(door_mac(1, "eth1")) && !is_door_mac(switch_mac("rvm1")));
 }
 
 #[test]

@@ -160,6 +160,8 @@ pub struct UplinkConfig {
     pub guard: Vec<IpPrefix>,
     /// Unicast address of this switch on every network. ARP answers for floating IPs that end here give it.
     pub switch_mac: MacAddr,
+    /// A hash of this rVM's name, never 0: peers compare it with their own.
+    pub name: u64,
 }
 
 /// One isolated L2 segment.
@@ -643,7 +645,12 @@ pub enum Event {
     /// configured here, as only its gateway does; or (`true`) announces that it has the IP, as only its
     /// owner's rVM does. At most [`crate::limits::PEER_EVENTS`] per tick.
     FloatingClaimed(Vni, IpAddr, PeerId, MacAddr, bool),
-    /// A BPDU came in at a port with a BPDU guard. At most once per tick and port.
+    /// The peer's switch says that this is the hash of its rVM's name. Told when it changes.
+    PeerNamed(PeerId, u64),
+    /// A frame from the peer has the MAC address of this switch itself as its sender. At most
+    /// [`crate::limits::PEER_EVENTS`] per tick.
+    OurMac(PeerId, MacAddr),
+    /// A BPDU came in at a port with a guard against them. Told of each port at most once per tick.
     Bpdu(PortId),
     /// The answer to a query.
     Reply(u64, Answer),

@@ -61,6 +61,7 @@ impl Rvm {
             mtu: 9000,
             guard: vec![],
             switch_mac: MacAddr([2, 0x69, 0x77, 0, 0, n]),
+            name: u64::from(n),
         }));
         rvm.apply(Command::SetNetwork(NetworkConfig {
             vni,
@@ -218,7 +219,46 @@ fn probes_are_answered() {
     }
 }
 
-/// A peer that asks without end gets answers, and causes events, within bounds; every question is counted.
+/// Two rVMs made from one image, with one name and one MAC address of the switch: each hears it from the other, by its
+/// probes and by its frames, once and not again and again.
+#[test]
+fn a_peer_of_our_own_name_and_mac_is_noticed() {
+    let told = |rvm: &mut Rvm| {
+        let twins = |e: &Event| matches!(e, Event::PeerNamed(..) | Event::OurMac(..));
+        rvm.switch.take_events().filter(twins).collect::<Vec<_>>()
+    };
+    for v6 in [false, true] {
+        let (mut a, mut b) = (Rvm::new(11, v6, 1400, false, true), Rvm::new(12, v6, 1400, false, true));
+        let probe = |a: &mut Rvm, b: &mut Rvm| {
+            a.apply(Command::ProbePath(PEER, 1500, 7));
+            let asked = a.sent().remove(0).1;
+            let answer = b.forward(UPLINK, &asked).remove(0).1;
+            a.forward(UPLINK, &answer);
+            (told(a), told(b))
+        };
+        let names = (vec![Event::PeerNamed(PEER, 12)], vec![Event::PeerNamed(PEER, 11)]);
+        assert_eq!(probe(&mut a, &mut b), names);
+        assert_eq!(probe(&mut a, &mut b), (vec![], vec![]), "nothing is new");
+        let mut uplink = b.switch.tables().uplink.clone().unwrap();
+        (uplink.name, uplink.switch_mac) = (11, a.switch.tables().switch_mac());
+        let mac = uplink.switch_mac;
+        b.apply(Command::SetUplink(uplink));
+        let ours = Event::OurMac(PEER, mac);
+        assert_eq!(
+            probe(&mut a, &mut b),
+            (vec![ours.clone(), Event::PeerNamed(PEER, 11)], vec![ours.clone()])
+        );
+        // A probe of an older switch has zeros in the name's place.
+        a.apply(Command::ProbePath(PEER, 1500, 7));
+        let mut asked = a.sent().remove(0).1;
+        let at = if v6 { 70 } else { 50 } + 30;
+        asked[at..at + 8].fill(0);
+        b.forward(UPLINK, &asked);
+        assert_eq!(told(&mut b), std::slice::from_ref(&ours));
+    }
+}
+
+/// A peer that asks without end is answered, and told of, within bounds; every question is accounted for.
 #[test]
 fn questions_without_end() {
     let (mut a, mut b) = (Rvm::new(11, false, 1400, false, true), Rvm::new(12, false, 1400, false, true));

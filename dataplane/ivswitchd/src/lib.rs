@@ -3,6 +3,7 @@
 //! - [`ports`]: port I/O and frame memory;
 //! - [`thread`]: the worker's thread, and when it sleeps;
 //! - [`links`]: the machine's interfaces through rtnetlink, doors included;
+//! - [`identity`]: the number that tells this rVM from all others;
 //! - [`closed`]: the rule that keeps reality addresses from the kernel while the daemon is away;
 //! - [`control`]: the control thread, which carries out the agent's outputs.
 
@@ -10,7 +11,8 @@ pub mod clock;
 pub mod closed;
 pub mod confine;
 pub mod control;
-mod links;
+pub mod identity;
+pub mod links;
 pub mod log;
 pub mod metrics;
 pub mod ports;

@@ -17,10 +17,11 @@ use ctl::{api, model};
 use engine::worker::Worker;
 use ivswitchd::confine::Confinement;
 use ivswitchd::control::{self, Control, Setup};
+use ivswitchd::identity::Identity;
 use ivswitchd::ports::afxdp::Kept;
 use ivswitchd::ports::host::{HostPort, UplinkIndex};
 use ivswitchd::ports::own::OwnWatch;
-use ivswitchd::{clock, closed, log, metrics, ports, privileges};
+use ivswitchd::{clock, closed, links, log, metrics, ports, privileges};
 use sd_notify::NotifyState;
 
 /// The tables are large, and lookups are random.
@@ -207,7 +208,11 @@ fn run(arguments: &Arguments, asked_for: bool) -> anyhow::Result<()> {
     let filtered: BTreeSet<String> = filtered.map(|port| port.attached_to()).collect();
     let cpus = arguments.cpu.clone().map_or(config.workers.cpus, |cores| cores.0);
     let count = config.workers.count.of(cores_allowed());
+    let uplink = config.uplink.as_ref().and_then(|uplink| links::mac_of(&uplink.interface));
+    let identity = Identity::take(&arguments.state, uplink);
     let options = Options {
+        identity: Some(identity.value()),
+        identity_file: identity.file().map(|file| file.display().to_string()),
         hostname: hostname(),
         config_text: text,
         drop_ins,
@@ -265,6 +270,7 @@ fn run(arguments: &Arguments, asked_for: bool) -> anyhow::Result<()> {
         metrics::serve(place, &arguments.socket)?;
     }
     let end = control.run();
+    drop(identity);
     if let Some(metrics::Place::Unix(path)) = &arguments.metrics {
         // The file may be gone already.
         let _ = fs::remove_file(path);

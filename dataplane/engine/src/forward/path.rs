@@ -63,7 +63,7 @@ impl Switch {
         let t = &self.tables;
         let Some(uplink) = &t.uplink else { return };
         let Some(peer) = t.peers.get(to) else { return };
-        let (port, src, outer) = (uplink.port, uplink.switch_mac, peer.outer);
+        let (port, src, name, outer) = (uplink.port, uplink.switch_mac, uplink.name, peer.outer);
         let live = t.ports.get(port).is_some_and(|p| p.config.live);
         let len = (ethernet::HEADER_LEN + packet_len).max(outer.len + path_probe::LEN);
         if !live || outer.len == 0 || peer.next.mac().is_none() {
@@ -82,7 +82,8 @@ impl Switch {
         if let (Some(vni), Some(about)) = (said.vni, view_mut(bytes, outer.len + path_probe::ABOUT_AT)) {
             *about = About::new(vni);
         }
-        // Each probe has another source port, and so may take another path where the underlay has several.
+        path_probe::set_name(&mut bytes[outer.len..], name);
+        // Another source port for every probe: another way, where the underlay has several.
         let entropy = 0xc000 | (said.nonce & 0x3fff) as u16;
         outer.stamp(bytes, path_probe::VNI, entropy, 0, OUTER_TTL);
         self.counters.originated += 1;
@@ -104,7 +105,10 @@ impl Switch {
             && let Some((peer, said)) = self.probe_in(h, pool.bytes(&frame))
         {
             self.counters.consumed += 1;
+            let name = path_probe::name(&pool.bytes(&frame)[usize::from(h.eth)..]);
             pool.free(frame);
+            self.look_for_twin(peer, h.eth_src);
+            self.note_name(peer, name);
             return self.take_probe(now, peer, said, pool);
         }
         if reason == DropReason::LinkLocalGroup && h.eth_dst.is_bridge_group() {

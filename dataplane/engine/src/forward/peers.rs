@@ -14,6 +14,7 @@ use crate::table::floating_ip::Domain;
 use crate::time::Instant;
 use crate::wire::icmp;
 use crate::wire::ip::Ip;
+use crate::wire::mac::MacAddr;
 use crate::wire::nd;
 use crate::wire::path_probe;
 
@@ -51,6 +52,9 @@ impl Switch {
     /// announcement, shows which part that switch plays for the IP.
     #[cold]
     pub(super) fn hear_switch(&mut self, adm: &Admission, peer: PeerId, h: &Headers, bytes: &[u8]) {
+        if h.eth_src == self.tables.switch_mac() {
+            return self.look_for_twin(peer, h.eth_src);
+        }
         let nd = h.is_icmpv6();
         let nd_target = || nd::target(h.segment(bytes)).unwrap_or_default();
         let (speaker, target) = match h.net {
@@ -59,9 +63,6 @@ impl Switch {
             Net::V6 if nd && h.icmp_type() == icmp::NEIGHBOR_ADVERTISEMENT => (nd_target(), Ip::default()),
             _ => return,
         };
-        if h.eth_src == self.tables.switch_mac() {
-            return;
-        }
         let floating = |ip: Ip| self.tables.floating.is_mapped(Domain::From(adm.vni), ip);
         let (ip, owner) = match (floating(speaker), floating(target)) {
             (true, _) => (speaker, true),
@@ -69,6 +70,22 @@ impl Switch {
             (false, false) => return,
         };
         self.tell_of_peers(Event::FloatingClaimed(adm.vni, ip.into(), peer, h.eth_src, owner));
+    }
+
+    /// A frame or a probe that a peer sent under our own switch's MAC address: it is a copy of this rVM.
+    pub(super) fn look_for_twin(&mut self, peer: PeerId, mac: MacAddr) {
+        if mac == self.tables.switch_mac() && mac != MacAddr::ZERO {
+            self.tell_of_peers(Event::OurMac(peer, mac));
+        }
+    }
+
+    /// A peer's probe says its rVM's name.
+    pub(super) fn note_name(&mut self, id: PeerId, name: u64) {
+        let Some(peer) = self.tables.peers.get_mut(id) else { return };
+        if name != 0 && peer.name != name && self.peers_told < PEER_EVENTS {
+            peer.name = name;
+            self.tell_of_peers(Event::PeerNamed(id, name));
+        }
     }
 
     fn tell_of_peers(&mut self, event: Event) {

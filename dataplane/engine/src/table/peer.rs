@@ -41,7 +41,9 @@ pub struct PeerEntry {
     pub next: Hop,
     /// The outer header to stamp, complete except for lengths, source port, ECN and VNI.
     pub outer: OuterHeader,
-    /// Traffic sent to the peer.
+    /// The hash of its rVM's name, as its switch says; 0 until it has.
+    pub name: u64,
+    /// What was sent to it.
     pub tx: Volume,
     /// Traffic accepted from the peer.
     pub rx: Volume,
@@ -103,8 +105,15 @@ impl PeerTable {
             self.peers.resize(at + 1, None);
         }
         let (tx, rx) = self.peers[at].as_ref().map_or_else(Default::default, |p| (p.tx, p.rx));
-        self.peers[at] =
-            Some(PeerEntry { config, direct: None, next: Hop::NoRoute, outer: OuterHeader::EMPTY, tx, rx });
+        self.peers[at] = Some(PeerEntry {
+            config,
+            direct: None,
+            next: Hop::NoRoute,
+            outer: OuterHeader::EMPTY,
+            name: 0,
+            tx,
+            rx,
+        });
         true
     }
 

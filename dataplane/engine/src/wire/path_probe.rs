@@ -1,13 +1,13 @@
 //! Path-MTU probes between switches: Ethernet frames inside VXLAN packets of a VNI that no network can have.
 //!
 //! ```text
-//!  0      14     18      19     20            22          30      34
-//! +------+------+-------+------+-------------+-----------+-------+---------+
-//! | MACs | ivpm | vers. | kind | outer bytes |   nonce   |  VNI  | padding |
-//! +------+------+-------+------+-------------+-----------+-------+---------+
+//!  0      14     18      19     20            22          30      34     42
+//! +------+------+-------+------+-------------+-----------+-------+------+---------+
+//! | MACs | ivpm | vers. | kind | outer bytes |   nonce   |  VNI  | name | padding |
+//! +------+------+-------+------+-------------+-----------+-------+------+---------+
 //! ```
-//! The VNI, 0 for none, is the network that the question or the refusal is about. Older switches send and
-//! expect padding there.
+//! The VNI, 0 for none, says which network the question or the refusal is about; `name` is a hash of the sender's name,
+//! never 0. Switches of before they were added send and see padding there.
 //!
 //! The destination is the group address that no bridge forwards (802.1Q-2018 §8.6.3), so a station that
 //! decapsulates a probe by mistake cannot spread it. The EtherType is the local experimental one (IEEE
@@ -77,9 +77,23 @@ impl About {
 
 /// Offset of [`About`] in a probe.
 pub const ABOUT_AT: usize = size_of::<PathProbe>();
-/// Length of a probe without padding, in bytes.
-pub const LEN: usize = ABOUT_AT + size_of::<About>();
-const _: () = assert!(LEN == 34);
+/// Bytes of a probe without padding.
+pub const LEN: usize = NAME_AT + 8;
+const NAME_AT: usize = ABOUT_AT + size_of::<About>();
+const _: () = assert!(NAME_AT == 34);
+
+/// The hash of the sender's name in a probe; 0 from an older switch.
+#[must_use]
+pub fn name(probe: &[u8]) -> u64 {
+    super::view::<U64>(probe, NAME_AT).map_or(0, |name| name.get())
+}
+
+/// Writes the hash of the sender's name, if there is room for it.
+pub fn set_name(probe: &mut [u8], name: u64) {
+    if let Some(place) = super::view_mut::<U64>(probe, NAME_AT) {
+        *place = name.into();
+    }
+}
 
 impl PathProbe {
     /// Creates the question, or the answer, about outer IP packets of `size` bytes.
@@ -142,6 +156,10 @@ mod tests {
         assert_eq!(probe.as_bytes(), bytes);
         let seen: &PathProbe = view(&bytes, 0).unwrap();
         assert_eq!((seen.kind(), seen.size(), seen.nonce()), (Some(Kind::Ask), 1500, 0x1234));
+        let mut named = [&bytes[..], &[0; 8]].concat();
+        assert_eq!((name(&bytes), name(&named)), (0, 0));
+        set_name(&mut named, 0x0102_0304_0506_0708);
+        assert_eq!((&named[30..], name(&named)), (&[1, 2, 3, 4, 5, 6, 7, 8][..], 0x0102_0304_0506_0708));
         for at in [0, 12, 14, 18, 19] {
             let mut bad = bytes;
             bad[at] ^= 0x80;

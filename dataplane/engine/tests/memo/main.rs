@@ -304,6 +304,7 @@ impl Rvm {
             mtu: 1500,
             guard: vec![IpPrefix { addr: ip("169.254.169.254"), len: 32 }],
             switch_mac: SWITCH_MAC,
+            name: 1,
         }));
         for (n, gateway) in [(PRIVATE, "192.168.1.1"), (PUBLIC, "10.2.0.1")] {
             rvm.apply(Command::SetNetwork(NetworkConfig {

@@ -70,6 +70,7 @@ impl Rvm {
             mtu: 1600,
             guard: vec![],
             switch_mac: MacAddr([2, 0x69, 0x77, 0, 0, n]),
+            name: u64::from(n),
         }));
         for v in [PRIVATE, PUBLIC] {
             rvm.apply(Command::SetNetwork(NetworkConfig {

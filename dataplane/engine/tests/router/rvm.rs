@@ -99,6 +99,7 @@ impl Rvm {
                 IpPrefix::host(ip("2001:db8::200")),
             ],
             switch_mac: switch_mac(n),
+            name: u64::from(n),
         }));
         for (v, gateways) in [(PRIVATE, ["192.168.1.1", "fd01::1"]), (PUBLIC, ["10.2.0.1", "fd02::1"])] {
             rvm.network(v, &gateways);

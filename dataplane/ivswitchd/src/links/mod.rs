@@ -20,9 +20,10 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::time::{Duration, Instant};
 
 use ctl::io::{DoorSpec, Input, LinkFacts, SteerPlan};
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
+use engine::wire::mac::MacAddr;
+use netlink_packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_REPLACE};
 use netlink_packet_route::address::AddressMessage;
-use netlink_packet_route::link::LinkMessage;
+use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
@@ -286,7 +287,45 @@ impl Links {
     }
 }
 
-/// Whether the message is about a route whose nexthop object leads nowhere.
+/// The MAC address of an interface, by any of its names.
+#[must_use]
+pub fn mac_of(name: &str) -> Option<MacAddr> {
+    let link = find(name)?;
+    link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Address(mac) => Some(MacAddr(mac.as_slice().try_into().ok()?)),
+        _ => None,
+    })
+}
+
+/// The name of the interface that has this name or this alternative name; the same, while there is no such interface.
+#[must_use]
+pub fn name_of(name: &str) -> String {
+    let found = find(name).and_then(|link| {
+        link.attributes.into_iter().find_map(|attribute| match attribute {
+            LinkAttribute::IfName(name) => Some(name),
+            _ => None,
+        })
+    });
+    found.unwrap_or_else(|| name.to_owned())
+}
+
+/// The interface that has a name or an alternative name.
+fn find(name: &str) -> Option<LinkMessage> {
+    /// linux/if_link.h
+    const IFLA_ALT_IFNAME: u16 = 53;
+    let mut message = LinkMessage::default();
+    // A name that is too long for one can only be an alternative.
+    message.attributes = vec![match name.len() < libc::IFNAMSIZ {
+        true => LinkAttribute::IfName(name.to_owned()),
+        false => LinkAttribute::Other(DefaultNla::new(IFLA_ALT_IFNAME, [name.as_bytes(), &[0]].concat())),
+    }];
+    match Requester::open().ok()?.get(RouteNetlinkMessage::GetLink(message)) {
+        Ok(Some(RouteNetlinkMessage::NewLink(link))) => Some(link),
+        _ => None,
+    }
+}
+
+/// Whether it is a route whose nexthop object leads nowhere.
 fn leads_nowhere(message: &RouteNetlinkMessage, nexthops: &NextHops) -> bool {
     matches!(message, RouteNetlinkMessage::NewRoute(m) if rib::leads_nowhere(m, nexthops))
 }

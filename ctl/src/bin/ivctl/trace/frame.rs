@@ -5,7 +5,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ctl::api::{ConfigShown, FdbRow, NeighRow, Rows, Status};
 use ctl::model::{Config, Mac, Port, PortRole};
-use ctl::reconcile;
 use etherparse::{PacketBuilder, PacketBuilderStep, VlanId};
 use serde_json::json;
 
@@ -202,7 +201,16 @@ impl Known<'_> {
                 json!({ "port": port.name })
             }
             From::Port(port) if port.makes_door() => {
-                let mac = reconcile::door_mac(&self.status.name, &port.name);
+                let row = self.status.ports.iter().find(|row| row.ifname == port.name);
+                let mac = row.and_then(|row| row.door_address.as_ref()?.parse::<Mac>().ok());
+                let Some(Mac(mac)) = mac else {
+                    return Err(Failure::new(
+                        2,
+                        "trace",
+                        "the door's MAC address is not known",
+                        "give --src-mac MAC",
+                    ));
+                };
                 notes.push(format!("source MAC {mac}, the door's own"));
                 return Ok(mac.0);
             }
