@@ -880,6 +880,9 @@ pub struct Status {
     pub tunnel_port: u16,
     /// The largest inner IP packet that the tunnel carries.
     pub overlay_mtu: u16,
+    /// Vxlan devices of the kernel's on that UDP port: they get the tunnel packets of all VNIs but our networks'.
+    #[serde(default)]
+    pub port_sharers: Vec<SharerRow>,
     /// Ports, the uplink first.
     pub ports: Vec<PortRow>,
     /// Networks.
@@ -916,7 +919,17 @@ pub struct Status {
     pub problems: Vec<Problem>,
 }
 
-/// The kernel offload: the kernel itself forwards hot flows.
+/// A vxlan device of the kernel's on the tunnel's UDP port.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SharerRow {
+    /// The interface.
+    pub link: String,
+    /// Its VNI; none where it takes any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vni: Option<u32>,
+}
+
+/// The verdict cache: the kernel follows the verdicts of hot flows by itself.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct CacheRow {
     /// The configured mode.

@@ -1,6 +1,7 @@
 //! The agent's inputs ([`Input`]) and outputs ([`Output`]). The agent owns no socket, clock or thread: the daemon (or
 //! the simulator) feeds its inputs and carries out its outputs.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::SystemTime;
 
@@ -34,6 +35,19 @@ pub struct LinkFacts {
     pub carrier: bool,
     /// The addresses with their prefix lengths, link-local ones included.
     pub addresses: Vec<IpPrefix>,
+    /// Its alternative names.
+    pub alt_names: Vec<String>,
+    /// It is a vxlan device of the kernel's, and not ours.
+    pub vxlan: Option<KernelVxlan>,
+}
+
+/// A vxlan device of the kernel's.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct KernelVxlan {
+    /// Its VNI; `None`: it takes any (`external`).
+    pub vni: Option<u32>,
+    /// Its UDP port.
+    pub port: u16,
 }
 
 /// An event for the agent.
@@ -352,6 +366,9 @@ pub struct DoorSpec {
 pub struct SteerPlan {
     /// Tunnel packets: UDP to this address and port.
     pub tunnel: Option<(IpAddr, u16)>,
+    /// Only those of these networks, since a vxlan device of the kernel's has the port as well and is to have the
+    /// others. `None`: all.
+    pub vnis: Option<BTreeSet<u32>>,
     /// Reality addresses of floating IPs held here.
     pub reality: Vec<SteerReality>,
 }

@@ -179,7 +179,9 @@ pub struct Facts {
     pub ports: BTreeMap<PortId, PortFact>,
     /// The measured path MTUs of peers.
     pub paths: BTreeMap<PeerId, u16>,
-    /// The MTU of each network between rVMs: [`network_mtus`] of the other fields.
+    /// A vxlan device of the kernel's has the tunnel's UDP port, too.
+    pub shares_port: bool,
+    /// What each network carries between rVMs: [`network_mtus`] of all this.
     pub network_mtus: BTreeMap<String, u16>,
 }
 
@@ -575,7 +577,8 @@ pub fn steer(config: &Config, facts: &Facts) -> SteerPlan {
     let (Some(uplink), Some(underlay)) = (&config.uplink, &facts.underlay) else {
         return SteerPlan::default();
     };
-    SteerPlan { tunnel: Some((underlay.vtep, uplink.port)), reality: reality(config, &facts.name) }
+    let vnis = facts.shares_port.then(|| config.network.iter().map(|n| n.vni).collect());
+    SteerPlan { tunnel: Some((underlay.vtep, uplink.port)), vnis, reality: reality(config, &facts.name) }
 }
 
 /// The part of that traffic that the kernel must not take when the daemon is away. `name` is this rVM's; `vtep` is

@@ -28,7 +28,9 @@ pub enum Why {
     OtherMac,
     /// The frame is neither IPv4 nor IPv6, has a VLAN tag, or is malformed.
     NoPacket,
-    /// The destination is neither our VTEP with the tunnel's port nor a reality address.
+    /// It is a tunnel packet of a network that the kernel's own vxlan device may have, on the same UDP port.
+    OtherNetwork(u32),
+    /// Its destination is neither our VTEP with the tunnel's port nor a reality address.
     OtherAddress(IpAddr),
     /// The port on a reality address belongs to the rVM itself.
     Port(IpAddr, L4Proto, u16),
@@ -47,6 +49,12 @@ impl std::fmt::Display for Why {
             Self::NoPacket => f.write_str("it is no untagged IP packet"),
             Self::OtherAddress(ip) => {
                 write!(f, "{ip} is no reality address, and it is no tunnel packet to us")
+            }
+            Self::OtherNetwork(vni) => {
+                write!(
+                    f,
+                    "VNI {vni} is no network here, and a vxlan device of the kernel's has the port, too"
+                )
             }
             Self::Port(ip, proto, port) => {
                 let proto = if *proto == L4Proto::Tcp { "tcp" } else { "udp" };
@@ -75,7 +83,13 @@ struct Packet {
     first: bool,
 }
 
-/// Decides where a frame goes first. `mac` is the uplink's own address.
+/// The network of a tunnel packet.
+fn vni(frame: &[u8], packet: &Packet) -> Option<u32> {
+    let bytes = frame.get(packet.l4 + 12..)?.first_chunk()?;
+    Some(u32::from_be_bytes(*bytes) >> 8)
+}
+
+/// Where a frame goes first. `mac` is the uplink's own.
 #[must_use]
 pub fn steer(plan: &SteerPlan, mac: MacAddr, frame: &[u8]) -> Steering {
     verdict(plan, mac, frame).unwrap_or_else(Steering::Kernel)
@@ -95,7 +109,11 @@ fn verdict(plan: &SteerPlan, mac: MacAddr, frame: &[u8]) -> Result<Steering, Why
     let ports = ports(frame, &packet);
     if let (UDP, Some((source, dest))) = (packet.proto, ports) {
         if plan.tunnel == Some((packet.dest, dest)) && dest != 0 {
-            return Ok(Steering::Tunnel);
+            return match (&plan.vnis, vni(frame, &packet)) {
+                // Probes of the path have no network's number.
+                (Some(vnis), Some(vni)) if vni != 0 && !vnis.contains(&vni) => Err(Why::OtherNetwork(vni)),
+                _ => Ok(Steering::Tunnel),
+            };
         }
         if !v6 && (source, dest) == (67, 68) {
             return Err(Why::Housekeeping);
@@ -217,6 +235,7 @@ mod tests {
         let except = vec![L4Range { proto: L4Proto::Tcp, first: 22, last: 22 }];
         let plan = SteerPlan {
             tunnel: Some((address, 4789)),
+            vnis: None,
             reality: vec![SteerReality { address, all: true, ports: vec![], except }],
         };
         let mut frame =

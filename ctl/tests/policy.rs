@@ -59,6 +59,8 @@ impl World {
                 up: true,
                 carrier: true,
                 addresses: vec![],
+                alt_names: Vec::new(),
+                vxlan: None,
             }));
         }
         world

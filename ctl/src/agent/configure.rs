@@ -145,7 +145,22 @@ impl Agent {
     }
 
     fn read(&self, text: &str) -> Result<Layered, Vec<ConfigError>> {
-        model::parse_layers(text, &self.drop_ins, Some(&self.options.hostname))
+        self.read_with(text, &self.drop_ins)
+    }
+
+    fn read_with(&self, text: &str, drop_ins: &[DropIn]) -> Result<Layered, Vec<ConfigError>> {
+        let read = model::parse_layers(text, drop_ins, Some(&self.options.hostname))?;
+        self.refuse_twice(&read.whole)?;
+        Ok(read)
+    }
+
+    /// Refuses a configuration in which two entries mean one interface, as the interfaces are called now, unless the one
+    /// in force has such a pair already.
+    pub(super) fn refuse_twice(&self, config: &Config) -> Result<(), Vec<ConfigError>> {
+        match self.links.named_twice(config) {
+            Some(error) if self.links.named_twice(&self.config).is_none() => Err(vec![error]),
+            _ => Ok(()),
+        }
     }
 
     fn apply(&mut self, p: api::ConfigApply) -> Result<Done, Error> {
@@ -214,8 +229,7 @@ impl Agent {
 
     /// Takes the files that the daemon has read again, or refuses them all.
     pub(super) fn reload(&mut self, text: String, drop_ins: Vec<DropIn>) {
-        let hostname = &self.options.hostname;
-        match model::parse_layers(&text, &drop_ins, Some(hostname)) {
+        match self.read_with(&text, &drop_ins) {
             Ok(read) => {
                 self.trial = None;
                 self.refused = None;

@@ -75,6 +75,7 @@ impl Agent {
         }
         self.refuse_during_trial(&what)?;
         model::validate(&config, Some(&self.options.hostname))
+            .and_then(|()| self.refuse_twice(&config))
             .map_err(|errors| Error::of_config(what.clone(), errors))?;
         let layers = self.layers_of(&what, config)?;
         self.install_edit(layers);

@@ -7,10 +7,10 @@ use engine::command::{Command, IpPrefix, PortId};
 use engine::limits::{HEADROOM, SLOT_SMALL_LEN};
 use engine::time::{Duration, Instant};
 
-use super::{Agent, LINKS_MAX};
+use super::Agent;
 use crate::io::{
-    DoorFault, DoorSpec, GuestIo, IoKind, KernelDrops, LinkFacts, OpenPort, Output, PortDown, PortFacts,
-    XdpMode,
+    DoorFault, DoorSpec, GuestIo, IoKind, KernelDrops, KernelVxlan, LinkFacts, OpenPort, Output, PortDown,
+    PortFacts, XdpMode,
 };
 use crate::model::{self, Port, clean, door_peer};
 use crate::reconcile::{self, PortFact, UPLINK_PORT, Underlay};
@@ -248,9 +248,24 @@ impl Agent {
     /// Collects the state of links and attachments for [`reconcile::compile`].
     fn gather_facts(&mut self) {
         self.facts.underlay = self.underlay();
+        self.facts.shares_port = self.shares_port();
         self.facts.paths = self.paths.measured();
         self.facts.network_mtus = reconcile::network_mtus(&self.config, &self.ids, &self.facts);
         self.facts.ports = self.attachments.iter().map(|(&id, a)| (id, self.port_fact(a))).collect();
+    }
+
+    /// Vxlan devices of the kernel's on the tunnel's UDP port.
+    pub(super) fn port_sharers(&self) -> impl Iterator<Item = (&LinkFacts, KernelVxlan)> {
+        let port = self.config.uplink.as_ref().map(|u| u.port);
+        let on_it = move |link| {
+            let link: &LinkFacts = link;
+            Some((link, link.vxlan.filter(|vxlan| Some(vxlan.port) == port)?))
+        };
+        self.links.values().filter_map(on_it)
+    }
+
+    fn shares_port(&self) -> bool {
+        self.port_sharers().next().is_some()
     }
 
     fn port_fact(&self, a: &Attachment) -> PortFact {
@@ -292,7 +307,10 @@ impl Agent {
             self.outputs.push_back(Output::Steer(plan));
         }
         let vtep = self.facts.underlay.as_ref().map(|underlay| underlay.vtep);
-        let plan = reconcile::close(&self.config, &self.facts.name, vtep);
+        let mut plan = reconcile::close(&self.config, &self.facts.name, vtep);
+        if let Some(link) = self.links.get(&plan.interface) {
+            plan.interface.clone_from(&link.name);
+        }
         if self.closed_plan.as_ref() != Some(&plan) {
             self.closed_plan = Some(plan.clone());
             self.outputs.push_back(Output::Close(plan));
@@ -417,42 +435,67 @@ impl Agent {
             a.phase = Phase::Failed { why, retry };
             return;
         }
+        if let Some(why) = self.taken_by_another(&a.interface, index) {
+            let news = a.last_failure.as_ref() != Some(&why);
+            a.last_failure = Some(why.clone());
+            a.phase = Phase::Failed { why: why.clone(), retry: now + PAUSE_MAX };
+            if news {
+                self.log("warn", format!("port \"{}\": {why}", a.name));
+            }
+            return;
+        }
         a.opened_at = Some(now);
         a.opened_mtu = mtu;
         a.phase = Phase::Opening(index);
         let Means { kind, xdp, tunnel, queues } = a.means;
-        let (interface, shared, ours) = (a.interface.clone(), a.shared, a.makes_door);
+        let name = self.links.get(&a.interface).map_or_else(|| a.interface.clone(), |l| l.name.clone());
+        let (interface, shared, ours) = (name, a.shared, a.makes_door);
         let open = OpenPort { interface, index, shared, xdp, kind, ours, tunnel, queues };
         self.outputs.push_back(Output::OpenPort(id, open));
     }
 
+    /// Why an interface cannot be opened for a port: another has it, by another of its names.
+    fn taken_by_another(&self, name: &str, index: u32) -> Option<String> {
+        let has = |a: &&Attachment| {
+            let held = matches!(a.phase, Phase::Opening(at) | Phase::Live(at) if at == index);
+            held && index != NO_INTERFACE
+        };
+        let other = self.attachments.values().find(has)?;
+        Some(format!(
+            "interface {name} is {}, by another name, and that is \"{}\"'s; an interface serves one port: name another",
+            other.interface, other.name
+        ))
+    }
+
     pub(super) fn link(&mut self, link: LinkFacts) {
-        let before = self.links.get(&link.name);
-        if before == Some(&link) || (before.is_none() && self.links.len() >= LINKS_MAX) {
-            return;
-        }
-        let name = link.name.clone();
-        let is_new = before.is_none_or(|b| b.index != link.index);
-        self.links.insert(name.clone(), link);
-        // A changed interface may work now: try again, but not more than once per second.
-        for a in self.attachments.values_mut().filter(|a| a.interface == name) {
+        let is_new = self.links.get(&link.name).is_none_or(|b| b.index != link.index);
+        let Some(names) = self.links.insert(link) else { return };
+        // A changed interface may well work now: ask again, though not more often than once per second.
+        for a in self.attachments.values_mut().filter(|a| names.contains(&a.interface)) {
             if let Phase::Failed { retry, .. } = &mut a.phase {
                 let pause = if is_new { PAUSE_NEW } else { PAUSE_MIN };
                 *retry = (*retry).min(a.opened_at.map_or(self.now, |at| at + pause)).max(self.now);
                 a.pause = PAUSE_MIN;
             }
         }
-        self.link_changed(&name);
+        self.link_changed(&names);
     }
 
     pub(super) fn link_gone(&mut self, name: &str) {
-        if self.links.remove(name).is_some() {
-            self.link_changed(name);
+        let names = self.links.remove(name);
+        if !names.is_empty() {
+            self.link_changed(&names);
         }
     }
 
-    fn link_changed(&mut self, name: &str) {
-        if self.config.uplink.as_ref().is_some_and(|u| u.interface == name) {
+    /// The interface that has, or had, these names is another than before.
+    fn link_changed(&mut self, names: &[String]) {
+        let shares_port = self.shares_port();
+        if shares_port != self.facts.shares_port {
+            self.facts.shares_port = shares_port;
+            self.tell();
+        }
+        if self.config.uplink.as_ref().is_some_and(|u| names.contains(&u.interface)) {
             let underlay = self.underlay();
             if underlay != self.facts.underlay {
                 self.follow_vtep(underlay.as_ref());
@@ -466,8 +509,12 @@ impl Agent {
                 return;
             }
         }
-        let ids: Vec<PortId> =
-            self.attachments.iter().filter(|(_, a)| a.interface == name).map(|(&id, _)| id).collect();
+        let ids: Vec<PortId> = self
+            .attachments
+            .iter()
+            .filter(|(_, a)| names.contains(&a.interface))
+            .map(|(&id, _)| id)
+            .collect();
         for id in ids {
             self.step(id);
         }

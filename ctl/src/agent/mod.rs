@@ -8,6 +8,7 @@
 mod configure;
 mod edit;
 mod events;
+mod links;
 mod machine;
 mod mtu;
 mod paths;
@@ -34,12 +35,12 @@ use engine::wire::mac::MacAddr;
 
 use crate::api;
 use crate::io::{
-    CacheMode, CacheStats, ClientId, ClosePlan, CloseState, Input, LinkFacts, Output, SteerPlan, Steered,
-    WorkerStats,
+    CacheMode, CacheStats, ClientId, ClosePlan, CloseState, Input, Output, SteerPlan, Steered, WorkerStats,
 };
 use crate::liveness;
 use crate::model::{self, Config, ConfigError, DropIn, Layered, Origins};
 use crate::reconcile::{self, Facts, Ids, State};
+use links::Links;
 use machine::Attachment;
 use paths::Paths;
 use peers::Peers;
@@ -135,7 +136,7 @@ pub struct Agent {
     uplink_steered: Option<Steered>,
     watched: Option<String>,
     attachments: BTreeMap<PortId, Attachment>,
-    links: BTreeMap<String, LinkFacts>,
+    links: Links,
     routes: UnderlayRoutes,
     neighbors: BTreeMap<IpAddr, MacAddr>,
     resolving: BTreeMap<IpAddr, Instant>,
@@ -209,7 +210,7 @@ impl Agent {
             uplink_steered: None,
             watched: None,
             attachments: BTreeMap::new(),
-            links: BTreeMap::new(),
+            links: Links::default(),
             routes: UnderlayRoutes::default(),
             neighbors: BTreeMap::new(),
             resolving: BTreeMap::new(),

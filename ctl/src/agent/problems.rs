@@ -68,7 +68,24 @@ impl Agent {
             None => {}
             Some(underlay) => self.address_problems(&uplink.interface, underlay.vtep, problems),
         }
+        self.sharer_problems(problems);
         problems.extend(self.mtu_warnings());
+    }
+
+    /// Vxlan devices of the kernel's on our UDP port that have a network of ours.
+    fn sharer_problems(&self, problems: &mut Vec<Problem>) {
+        for (link, vxlan) in self.port_sharers() {
+            let Some(network) = self.config.network.iter().find(|n| Some(n.vni) == vxlan.vni) else {
+                continue;
+            };
+            let what = format!(
+                "UDP {} is in use by the kernel's vxlan device {}, too, whose VNI {} is network \"{}\" here: its packets come to \
+                 the switch",
+                vxlan.port, link.name, network.vni, network.name
+            );
+            let how = "give the device another VNI or dstport, or [uplink] another `port`";
+            problems.push(Problem::new(ProblemKind::Uplink, &link.name, what, how));
+        }
     }
 
     fn reality_problems(&self, problems: &mut Vec<Problem>) {

@@ -16,8 +16,8 @@ use super::pending::Found;
 use super::request::{Ask, FdbFilter, is_floating};
 use crate::api::{
     self, CacheRow, ClosedRow, Code, DropRow, Edited, Error, FloatingRow, Frames, LeftOut, NeighRow,
-    NetworkRow, PeerRow, PortRow, Problem, ProblemKind, RateRow, Rows, SampleRow, Stats, Stats64, Status,
-    SteeredRow, WorkerRow,
+    NetworkRow, PeerRow, PortRow, Problem, ProblemKind, RateRow, Rows, SampleRow, SharerRow, Stats, Stats64,
+    Status, SteeredRow, WorkerRow,
 };
 use crate::io::{CacheMode, IoKind};
 use crate::liveness::Liveness;
@@ -147,6 +147,10 @@ impl Agent {
             vtep: self.facts.underlay.as_ref().map(|u| u.vtep),
             tunnel_port: self.config.uplink.as_ref().map_or(0, |u| u.port),
             overlay_mtu: self.facts.overlay_mtu(),
+            port_sharers: self
+                .port_sharers()
+                .map(|(link, vxlan)| SharerRow { link: link.name.clone(), vni: vxlan.vni })
+                .collect(),
             ports: self.port_rows(found),
             networks: self.network_rows(found),
             peers: self.peer_rows(found),

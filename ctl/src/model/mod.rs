@@ -110,12 +110,12 @@ pub const PORT_FDB_DEFAULT: u32 = 1024;
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Uplink {
-    /// The NIC, shared with the kernel.
+    /// The NIC, shared with the kernel, by any of its names (`ip link property add dev NIC altname NAME`).
     pub interface: String,
     /// Our VTEP address. Default: the interface's first global address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<IpAddr>,
-    /// UDP port of the tunnel. Default: 4789.
+    /// UDP port of the tunnel. The kernel's own vxlan may have it too, for other VNIs. Default: 4789.
     #[serde(default = "tunnel_port", skip_serializing_if = "is_tunnel_port")]
     pub port: u16,
     /// Whether outer UDP checksums are filled in. Default: false.
@@ -355,7 +355,7 @@ pub struct Port {
     /// What it is for. Default: `door`.
     #[serde(default, skip_serializing_if = "is_default")]
     pub role: PortRole,
-    /// Attach to this existing interface. Default: a door makes its own pair; a guest needs one.
+    /// Attach to this existing interface, by any of its names. Default: a door makes its own pair; a guest needs one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interface: Option<String>,
     /// Where QEMU listens, for kind `vhostuser`. Default: `/run/ivswitch/guest/NAME.sock`.

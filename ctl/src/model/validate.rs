@@ -33,7 +33,9 @@ pub const LIST_LEN_MAX: usize = 1024;
 
 /// The longest name of a network or port, in bytes: the limit of interface names.
 const NAME_LEN_MAX: usize = 15;
-/// The longest name of an rVM, in bytes: the limit of a label in a host name.
+/// Bytes of an alternative name of an interface.
+const ALT_NAME_LEN_MAX: usize = 127;
+/// Bytes of an rVM's name: what a host name's label may have.
 const RVM_NAME_LEN_MAX: usize = 63;
 /// The longest age in seconds: more than eleven days would make no sense.
 const FDB_AGE_MAX: u64 = 1_000_000;
@@ -233,7 +235,7 @@ impl<'c> Checker<'c> {
 
     fn interface_name(&mut self, place: Place, object: &str, name: &str) {
         let bad = name.is_empty()
-            || name.len() > 15
+            || name.len() > ALT_NAME_LEN_MAX
             || name == "."
             || name == ".."
             || name.chars().any(|c| c == '/' || c == ':' || c.is_whitespace() || c.is_control());
@@ -244,7 +246,7 @@ impl<'c> Checker<'c> {
                 Invalid,
                 object,
                 cause,
-                "write its name as `ip link` shows it, at most 15 bytes",
+                "write one of its names as `ip link` shows them, at most 127 bytes",
             );
         }
     }

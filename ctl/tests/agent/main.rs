@@ -4,6 +4,7 @@ mod peers;
 mod random;
 mod requests;
 mod shown;
+mod surroundings;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -271,6 +272,8 @@ fn link(name: &str, index: u32) -> LinkFacts {
         up: true,
         carrier: true,
         addresses: vec![],
+        alt_names: Vec::new(),
+        vxlan: None,
     }
 }
 

@@ -38,8 +38,9 @@ struct config {
 	__u8 mac[ETH_ALEN];      // the NIC's own; frames to any other address pass
 	__be16 tunnel_port;      // 0: no tunnel
 	__u8 vtep[16];           // IPv4 as ::ffff:a.b.c.d
-	__u64 own;               // 0: the kernel's own flows are not noted, so none are known
-	__u64 mix[6];            // secret odd numbers
+	__u64 own;               // 0: nobody notes the kernel's own flows, so none are known
+	__u64 mix[6];            // odd numbers that nobody else knows
+	__u64 shares_port;       // a vxlan device of the kernel's has the tunnel's port, too: `vnis` says what is ours
 };
 
 // Longest prefix wins: an address (128 bits), its protocol (136), its ports (144 to 160).
@@ -222,6 +223,25 @@ static __always_inline int read_echo(CONTEXT *ctx, __u32 off, __be16 *id)
 }
 
 #ifndef TRACK_ONLY
+// Networks whose tunnel packets are ours, where the kernel has the port as well.
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 8192);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u32);
+	__type(value, __u32);
+} vnis SEC(".maps");
+
+// A tunnel packet whose VXLAN header is at `off`.
+static __noinline int classify_tunnel(CONTEXT *ctx, const struct config *c, __u32 off)
+{
+	__be32 vxlan[2] __attribute__((aligned(8)));
+	if (!c->shares_port || load_bytes(ctx, off, vxlan, sizeof vxlan))
+		return UP_TUNNEL;
+	__u32 vni = bpf_ntohl(vxlan[1]) >> 8;
+	return bpf_map_lookup_elem(&vnis, &vni) ? UP_TUNNEL : PASSED;
+}
+
 enum { WHOLE, FIRST_FRAGMENT, LATER_FRAGMENT };
 
 // Whether a packet that `steering` sends up belongs to one of the kernel's own flows after all. `flow` has
@@ -273,8 +293,8 @@ static __noinline int classify_packet(CONTEXT *ctx, const struct config *c, int 
 		// The first fragment of a tunnel packet goes up, where it is counted; the others follow the rule for
 		// fragments below. Our peers do not fragment.
 		if (c->tunnel_port && flow.local_port == c->tunnel_port && same(p.dest, c->vtep))
-			return UP_TUNNEL;
-		// DHCP for the rVM's own lease: without it the rVM loses its address.
+			return classify_tunnel(ctx, c, p.l4 + 8);
+		// The rVM's own lease: without it the rVM loses its address.
 		if (!v6 && flow.remote_port == bpf_htons(67) && flow.local_port == bpf_htons(68))
 			return PASSED;
 	}
@@ -337,7 +357,7 @@ static __always_inline int classify_at(CONTEXT *ctx, void *data, void *end, cons
 		return PASSED;
 
 	if (is_plain_tunnel(data, end, c))
-		return UP_TUNNEL;
+		return classify_tunnel(ctx, c, sizeof *eth + (v6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr)) + 8);
 
 	return classify_packet(ctx, c, v6);
 }

@@ -1,5 +1,4 @@
-//! What tells this rVM from all others, whatever it is called: the MAC addresses of its switch and its doors are made
-//! from it.
+//! What tells this rVM from all others, whatever it is called: the MAC addresses of its doors are made from it.
 //!
 //! Machines made from one image share their host name, and more of them than should share even `/etc/machine-id`. So
 //! the identity is drawn at random at the first start and kept in the state directory, with two things that tell where

@@ -490,6 +490,7 @@ fn child_takes_everything() {
     let address = OUR_ADDRESS.into();
     let plan = SteerPlan {
         tunnel: None,
+        vnis: None,
         reality: vec![SteerReality { address, all: true, ports: vec![], except: vec![] }],
     };
     control.steer(&plan, MacAddr(mac_of("eth0"))).unwrap();

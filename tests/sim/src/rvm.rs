@@ -255,6 +255,8 @@ impl Rvm {
             up: true,
             carrier: true,
             addresses: uplink.addresses,
+            alt_names: Vec::new(),
+            vxlan: None,
         };
         rvm.add_interface(&uplink.name, facts, true);
         rvm
@@ -293,6 +295,8 @@ impl Rvm {
             up: true,
             carrier: true,
             addresses: Vec::new(),
+            alt_names: Vec::new(),
+            vxlan: None,
         };
         self.add_interface(name, facts, present)
     }

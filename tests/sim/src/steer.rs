@@ -85,7 +85,7 @@ mod tests {
         let mac = MacAddr([2, 0, 0, 0, 0, 1]);
         let ssh = L4Range { proto: L4Proto::Tcp, first: 22, last: 22 };
         let reality = SteerReality { address: us, all: true, ports: vec![], except: vec![ssh] };
-        let plan = SteerPlan { tunnel: Some((us, 4789)), reality: vec![reality] };
+        let plan = SteerPlan { tunnel: Some((us, 4789)), vnis: None, reality: vec![reality] };
         let up = |packet: &[u8]| goes_up(&plan, mac, &packet::eth_ip(mac, MacAddr([2; 6]), packet));
         let udp = |s, d| packet::ip(them, us, packet::UDP, &packet::udp(them, us, s, d, b"x"));
         let tcp = |s, d| packet::ip(them, us, packet::TCP, &packet::tcp(them, us, s, d, 2, b""));

@@ -50,7 +50,11 @@ fn steering(plan: &ClosePlan) -> SteerPlan {
         except: reality.except.iter().copied().chain([SSH]).collect(),
         ..reality.clone()
     };
-    SteerPlan { tunnel: vtep.map(|vtep| (vtep, port)), reality: plan.reality.iter().map(with_ssh).collect() }
+    SteerPlan {
+        tunnel: vtep.map(|vtep| (vtep, port)),
+        vnis: None,
+        reality: plan.reality.iter().map(with_ssh).collect(),
+    }
 }
 
 fn mac_of(interface: &str) -> Option<MacAddr> {

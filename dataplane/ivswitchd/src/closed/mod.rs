@@ -246,7 +246,8 @@ fn bridge_of(interface: &str) -> Option<String> {
 /// # Errors
 /// Returns the error of `nft`.
 pub fn close_for(config: &Config, name: &str, dir: &Path) -> Result<String, String> {
-    let plan = ctl::reconcile::close(config, name, None);
+    let mut plan = ctl::reconcile::close(config, name, None);
+    plan.interface = crate::links::name_of(&plan.interface);
     let result = carry_out(&plan, dir);
     if plan.reality.is_empty() {
         // Without nft our table cannot exist either.

@@ -44,7 +44,8 @@ impl PortHold {
         hold().map_err(|error| {
             let cause = match error.kind() {
                 io::ErrorKind::AddrInUse => {
-                    "another program or a kernel vxlan device has it; remove that, or give the uplink another `port`"
+                    "a vxlan device of the kernel's may have it, which works beside the switch (`ivctl doctor` names it); \
+                     if another program has it, stop that, or give the uplink another `port`"
                 }
                 io::ErrorKind::AddrNotAvailable => "the address is not on this rVM; correct `address` of the uplink",
                 _ => "the tunnel works all the same, but peers may be told \"port unreachable\" while it starts",

@@ -546,6 +546,8 @@ impl Control {
         let merging = uplink == Some(IoKind::Packet);
         match plan.tunnel {
             Some(_) if uplink == Some(IoKind::Udp) => self.hold = None,
+            // A vxlan device of the kernel's has the port: it is held.
+            Some(_) if plan.vnis.is_some() => self.hold = None,
             Some((ip, port)) if self.hold.as_ref().is_some_and(|hold| hold.is(ip, port, merging)) => {}
             Some((ip, port)) => {
                 self.hold = None;

@@ -15,6 +15,9 @@ use netlink_packet_route::link::{
 
 use super::netlink::Requester;
 
+/// How the name of our device begins; its UDP port follows.
+const NAME: &str = "ivs-gro";
+
 const ALIAS: &str = "ivswitch: has tunnel packets merged (GRO), receives none";
 
 /// A vxlan device that exists as long as this value lives.
@@ -29,7 +32,7 @@ impl Merger {
     /// # Errors
     /// The kernel lacks this kind of device (Linux 5.18 has it), or the port is held.
     pub fn hold(port: u16) -> io::Result<Self> {
-        let mut merger = Self { requester: Requester::open()?, name: format!("ivs-gro{port}") };
+        let mut merger = Self { requester: Requester::open()?, name: format!("{NAME}{port}") };
         if merger.is_left_over() {
             merger.delete()?;
         }
@@ -79,6 +82,12 @@ impl Merger {
         message.attributes.push(LinkAttribute::IfName(self.name.clone()));
         message
     }
+}
+
+/// Whether an interface of this name is ours. The name counts, since the kernel announces the device before it has its
+/// alias.
+pub fn is_ours(name: &str) -> bool {
+    name.strip_prefix(NAME).is_some_and(|port| port.parse::<u16>().is_ok())
 }
 
 impl Drop for Merger {

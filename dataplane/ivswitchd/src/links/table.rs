@@ -6,16 +6,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use ctl::io::{Input, LinkFacts};
+use ctl::io::{Input, KernelVxlan, LinkFacts};
 use engine::command::{IpPrefix, UnderlayRoutes};
 use engine::wire::mac::MacAddr;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
-use netlink_packet_route::link::{InfoData, InfoVrf, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use netlink_packet_route::link::{
+    InfoData, InfoVrf, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, Prop,
+};
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
+use super::merger;
 use super::rib::{Rib, Sources, Uplink};
 
 /// Mirrors the kernel's links and addresses, and the routes and neighbours of one of them: the uplink.
@@ -41,9 +44,13 @@ struct Place {
 }
 
 impl Table {
-    /// The interface with this name.
+    /// The interface that has this name, or this alternative name.
     pub fn by_name(&self, name: &str) -> Option<&LinkFacts> {
-        self.links.values().find(|link| link.name == name)
+        self.links.values().find(|link| is_named(link, name))
+    }
+
+    fn is_uplink(&self, link: &LinkFacts) -> bool {
+        self.uplink.as_ref().is_some_and(|uplink| is_named(link, uplink))
     }
 
     /// The uplink, while it is there.
@@ -195,6 +202,8 @@ impl Table {
             up: m.header.flags.contains(LinkFlags::Up),
             carrier: m.header.flags.contains(LinkFlags::LowerUp),
             addresses: Vec::new(),
+            alt_names: Vec::new(),
+            vxlan: None,
         };
         let mut place = Place::default();
         for attribute in &m.attributes {
@@ -204,14 +213,21 @@ impl Table {
                 LinkAttribute::Address(mac) => facts.mac = mac_of(mac).unwrap_or(MacAddr::ZERO),
                 LinkAttribute::Group(group) => place.group = *group,
                 LinkAttribute::Controller(index) => place.controller = Some(*index),
-                LinkAttribute::LinkInfo(infos) => place.vrf = infos.iter().find_map(vrf_table),
+                LinkAttribute::LinkInfo(infos) => {
+                    place.vrf = infos.iter().find_map(vrf_table);
+                    facts.vxlan = infos.iter().find_map(vxlan_of);
+                }
+                LinkAttribute::PropList(list) => facts.alt_names.extend(list.iter().filter_map(alt_name)),
                 _ => {}
             }
         }
         if facts.name.is_empty() {
             return;
         }
-        let is_uplink = self.uplink.as_ref() == Some(&facts.name);
+        if merger::is_ours(&facts.name) {
+            facts.vxlan = None;
+        }
+        let is_uplink = self.is_uplink(&facts);
         let moved = self.places.insert(index, place) != Some(place);
         self.routes_dirty |= moved && (is_uplink || place.vrf.is_some());
         if let Some(known) = self.links.get(&index) {
@@ -219,11 +235,12 @@ impl Table {
             if *known == facts {
                 return;
             }
+            let was_uplink = self.is_uplink(known);
             if known.name != facts.name {
                 out.push(Input::LinkGone(known.name.clone()));
-                if self.uplink.as_ref() == Some(&known.name) {
-                    self.forget_underlay(out);
-                }
+            }
+            if was_uplink && (known.name != facts.name || !is_uplink) {
+                self.forget_underlay(out);
             }
         }
         // The name may have belonged to an interface whose deletion has not been reported yet.
@@ -240,7 +257,7 @@ impl Table {
     fn link_gone(&mut self, index: u32, out: &mut Vec<Input>) {
         self.places.remove(&index);
         if let Some(link) = self.links.remove(&index) {
-            let is_uplink = self.uplink.as_ref() == Some(&link.name);
+            let is_uplink = self.is_uplink(&link);
             out.push(Input::LinkGone(link.name));
             if is_uplink {
                 self.forget_underlay(out);
@@ -286,7 +303,7 @@ impl Table {
             }
             _ => return,
         }
-        self.routes_dirty |= self.uplink.as_ref() == Some(&link.name);
+        self.routes_dirty |= self.uplink.as_ref().is_some_and(|uplink| is_named(link, uplink));
         out.push(Input::Link(link.clone()));
     }
 
@@ -336,6 +353,34 @@ fn neighbour_ip(m: &NeighbourMessage) -> Option<IpAddr> {
         _ => None,
     })?;
     (!ip.is_multicast()).then_some(ip)
+}
+
+/// Whether an interface has this name, of either sort.
+fn is_named(link: &LinkFacts, name: &str) -> bool {
+    link.name == name || link.alt_names.iter().any(|alt| alt == name)
+}
+
+fn alt_name(property: &Prop) -> Option<String> {
+    match property {
+        Prop::AltIfName(name) => Some(name.clone()),
+        _ => None,
+    }
+}
+
+/// The VNI and port of a vxlan device.
+fn vxlan_of(info: &LinkInfo) -> Option<KernelVxlan> {
+    let LinkInfo::Data(InfoData::Vxlan(options)) = info else { return None };
+    let (mut vxlan, mut external) = (KernelVxlan { vni: None, port: 0 }, false);
+    for option in options {
+        match option {
+            InfoVxlan::Id(id) => vxlan.vni = Some(*id),
+            InfoVxlan::Port(port) => vxlan.port = *port,
+            InfoVxlan::CollectMetadata(is) => external = *is,
+            _ => {}
+        }
+    }
+    vxlan.vni = vxlan.vni.filter(|_| !external);
+    Some(vxlan)
 }
 
 /// The table of a VRF.

@@ -302,7 +302,7 @@ fn plan(tunnel: &str, reality: &[&str]) -> SteerPlan {
         ports: Vec::new(),
         except: Vec::new(),
     });
-    SteerPlan { tunnel: Some((tunnel.parse().unwrap(), 4789)), reality: reality.collect() }
+    SteerPlan { tunnel: Some((tunnel.parse().unwrap(), 4789)), vnis: None, reality: reality.collect() }
 }
 
 /// Routes as text, without those to the machine's and its links' own addresses.

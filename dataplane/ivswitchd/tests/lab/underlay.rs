@@ -73,5 +73,5 @@ impl Underlay {
 }
 
 pub fn tunnel_plan() -> SteerPlan {
-    SteerPlan { tunnel: Some((OUR_ADDRESS.into(), 4789)), reality: vec![] }
+    SteerPlan { tunnel: Some((OUR_ADDRESS.into(), 4789)), vnis: None, reality: vec![] }
 }

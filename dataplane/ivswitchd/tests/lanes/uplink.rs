@@ -81,7 +81,7 @@ fn child_takes_the_uplink() {
         .unwrap_or_else(|error| panic!("{error}"));
     let address = OUR_ADDRESS.into();
     let reality = vec![SteerReality { address, all: true, ports: vec![], except: vec![] }];
-    opened.control.steer(&SteerPlan { tunnel: None, reality }, MacAddr(mac_of("eth0"))).unwrap();
+    opened.control.steer(&SteerPlan { tunnel: None, vnis: None, reality }, MacAddr(mac_of("eth0"))).unwrap();
     ready_to_be_killed();
 }
 

@@ -38,6 +38,7 @@ mod router;
 mod rvm_guest;
 mod shapes;
 mod sites;
+mod surroundings;
 mod topology;
 mod uplink;
 mod vxlan;

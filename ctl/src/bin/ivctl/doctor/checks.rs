@@ -1,6 +1,6 @@
 //! The checks. Each one reports its result even when all is well, so that a report shows that the check ran.
 
-use ctl::api::{PeerRow, PeerState, Problem, ProblemKind, Status};
+use ctl::api::{PeerRow, PeerState, Problem, ProblemKind, SharerRow, Status};
 use ctl::guest::Accel;
 use ctl::guest::accel::{self, Judgement};
 use rustix::io::Errno;
@@ -197,6 +197,7 @@ pub fn switch(m: &Machine, s: &Status, out: &mut Vec<Finding>) {
     }
     reverse_path(m, s, out);
     mtu(s, out);
+    tunnel_port(s, out);
     network_manager(m, s, out);
     peers(s, out);
     let others = s.problems.iter().filter(|p| !is_about_peers(p.kind));
@@ -297,6 +298,27 @@ fn mtu(s: &Status, out: &mut Vec<Finding>) {
             format!("`ivctl port set NAME --mtu {carried}`, and the same MTU for the guests"),
         )
     });
+}
+
+/// Docker Swarm, flannel and others have vxlan devices of the kernel's on the same port.
+fn tunnel_port(s: &Status, out: &mut Vec<Finding>) {
+    let port = s.tunnel_port;
+    if s.port_sharers.is_empty() {
+        out.push(Finding::ok("tunnel-port", format!("no vxlan device of the kernel's has UDP {port}")));
+        return;
+    }
+    let device = |sharer: &SharerRow| match sharer.vni {
+        Some(vni) => format!("{} (VNI {vni})", sharer.link),
+        None => format!("{} (any VNI)", sharer.link),
+    };
+    let devices: Vec<String> = s.port_sharers.iter().map(device).collect();
+    out.push(Finding::new(
+        "tunnel-port",
+        Level::Note,
+        format!("UDP {port} is in use by the kernel's vxlan, too: {}", devices.join(", ")),
+        "both work, since tunnel packets of VNIs that are no networks here go to the kernel; keep their VNIs apart, or \
+         give [uplink] another `port` on every rVM",
+    ));
 }
 
 fn network_manager(m: &Machine, s: &Status, out: &mut Vec<Finding>) {

@@ -139,7 +139,7 @@ impl World {
         let (mut writers, mut control) = create(1).unwrap();
         let steer_all = Program::load(false, 1, control.maps()).unwrap();
         let mut steer_shared = Program::load(true, 1, control.maps()).unwrap();
-        let plan = ctl::io::SteerPlan { tunnel: Some((ip("10.0.0.11"), 4789)), reality: vec![] };
+        let plan = ctl::io::SteerPlan { tunnel: Some((ip("10.0.0.11"), 4789)), vnis: None, reality: vec![] };
         steer_shared.steer(&plan, mac(11), "").unwrap();
         control.set_mode(CacheMode::On);
         let mut cached = Side::new();

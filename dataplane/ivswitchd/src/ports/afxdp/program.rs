@@ -5,14 +5,14 @@
 //! to all programs of the daemon. Aya's own loader cannot share maps without a BPF file system, so this
 //! module assembles the object from aya's parts. Unsafe for `bpf(2)`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::mem::size_of;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::{Arc, OnceLock};
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, Map, MapData, MapError, PerCpuArray, XskMap};
+use aya::maps::{Array, HashMap as BpfHashMap, Map, MapData, MapError, PerCpuArray, XskMap};
 use aya_obj::Object;
 use aya_obj::btf::{Btf, BtfKind};
 use aya_obj::generated::{BPF_CALL, BPF_JMP, BPF_PSEUDO_KFUNC_CALL};
@@ -367,6 +367,7 @@ impl SteerMaps for aya::Ebpf {
 pub struct SteerTable {
     /// The entries in the table now.
     entries: SteerEntries,
+    vnis: BTreeSet<u32>,
     own: Own,
 }
 
@@ -394,6 +395,7 @@ impl SteerTable {
     ) -> Result<(), MapError> {
         let own = self.own.follow(maps, plan, interface);
         let (config, wanted) = (steer::config(plan, mac, own), steer::entries(plan));
+        self.add_vnis(maps, plan)?;
         for up in [false, true] {
             if up {
                 let map = maps.map_mut("config").expect("the object has this map");
@@ -417,6 +419,34 @@ impl SteerTable {
         for (key, _) in obsolete {
             table.remove(&to_key(&key))?;
             self.entries.remove(&key);
+        }
+        self.remove_vnis(maps, plan)
+    }
+
+    /// Adds our networks, before the programs learn that the port is shared.
+    fn add_vnis(&mut self, maps: &mut impl SteerMaps, plan: &SteerPlan) -> Result<(), MapError> {
+        /// Probes of the path.
+        const NO_NETWORK: u32 = 0;
+        let Some(vnis) = &plan.vnis else { return Ok(()) };
+        let mut table = vni_map(maps)?;
+        for vni in vnis.iter().copied().chain([NO_NETWORK]).filter(|vni| !self.vnis.contains(vni)) {
+            table.insert(vni, 1, 0)?;
+        }
+        self.vnis.extend(vnis);
+        Ok(())
+    }
+
+    fn remove_vnis(&mut self, maps: &mut impl SteerMaps, plan: &SteerPlan) -> Result<(), MapError> {
+        let none = BTreeSet::new();
+        let wanted = plan.vnis.as_ref().unwrap_or(&none);
+        let obsolete: Vec<u32> = self.vnis.difference(wanted).copied().collect();
+        if obsolete.is_empty() {
+            return Ok(());
+        }
+        let mut table = vni_map(maps)?;
+        for vni in obsolete {
+            table.remove(&vni)?;
+            self.vnis.remove(&vni);
         }
         Ok(())
     }
@@ -653,6 +683,10 @@ fn load(
     let text = String::from_utf8_lossy(&log[len.saturating_sub(LOG_SHOWN)..len]);
     let log = if text.is_empty() { String::new() } else { format!(": {}", text.trim().replace('\n', "; ")) };
     Err(LoadError::Kernel { cause, log })
+}
+
+fn vni_map(maps: &mut impl SteerMaps) -> Result<BpfHashMap<&mut MapData, u32, u32>, MapError> {
+    BpfHashMap::try_from(maps.map_mut("vnis").expect("the object has this map"))
 }
 
 fn to_key(key: &SteerKey) -> Key<[u8; 20]> {

@@ -44,7 +44,7 @@ pub fn mapped(address: IpAddr) -> [u8; 16] {
 }
 
 /// Bytes of the programs' `struct config`.
-pub const CONFIG_LEN: usize = 80;
+pub const CONFIG_LEN: usize = 88;
 
 /// The `struct config` of the programs. `own`: the hash keys of the kernel's own flows, if those are noted.
 #[must_use]
@@ -60,6 +60,7 @@ pub fn config(plan: &SteerPlan, mac: MacAddr, own: Option<Mix>) -> [u8; CONFIG_L
             config[24 + at * 8..32 + at * 8].copy_from_slice(&word.to_ne_bytes());
         }
     }
+    config[80] = u8::from(plan.vnis.is_some());
     config
 }
 
@@ -216,6 +217,7 @@ mod tests {
         let except = vec![range(L4Proto::Tcp, 22, 22), range(L4Proto::Udp, 5000, 5010)];
         let plan = SteerPlan {
             tunnel: None,
+            vnis: None,
             reality: vec![SteerReality { address, all: true, ports: vec![], except }],
         };
         let entries = entries(&plan);
@@ -238,6 +240,7 @@ mod tests {
             |ports: Vec<L4Range>, except: Vec<L4Range>| SteerReality { address, all: false, ports, except };
         let plan = SteerPlan {
             tunnel: None,
+            vnis: None,
             reality: vec![
                 reality(vec![range(L4Proto::Tcp, 80, 90)], vec![range(L4Proto::Tcp, 85, 85)]),
                 reality(vec![range(L4Proto::Tcp, 443, 443), range(L4Proto::Udp, 443, 443)], vec![]),
@@ -261,6 +264,7 @@ mod tests {
         let address: IpAddr = "10.0.0.11".parse().unwrap();
         let plan = SteerPlan {
             tunnel: None,
+            vnis: None,
             reality: vec![
                 SteerReality { address, all: true, ports: vec![], except: vec![range(L4Proto::Tcp, 1, 100)] },
                 SteerReality {
@@ -279,13 +283,16 @@ mod tests {
 
     #[test]
     fn the_config_is_laid_out_as_the_program_reads_it() {
-        let plan = SteerPlan { tunnel: Some(("10.0.0.11".parse().unwrap(), 4789)), reality: vec![] };
+        let plan =
+            SteerPlan { tunnel: Some(("10.0.0.11".parse().unwrap(), 4789)), vnis: None, reality: vec![] };
         let with = config(&plan, MacAddr([2, 0, 0, 0, 0, 1]), Some([3, 5, 7, 9, 11, 13]));
         let word = |at: usize| u64::from_ne_bytes(with[at..at + 8].try_into().unwrap());
         assert_eq!([24, 32, 72].map(word), [1, 3, 13]);
         let config = config(&plan, MacAddr([2, 0, 0, 0, 0, 1]), None);
         assert_eq!(config[..8], [2, 0, 0, 0, 0, 1, 0x12, 0xb5]);
-        assert_eq!(config[24..], [0; 56]);
+        assert_eq!(config[24..], [0; 64]);
+        let shared = SteerPlan { vnis: Some([100].into()), ..plan };
+        assert_eq!(super::config(&shared, MacAddr::ZERO, None)[80..], [1, 0, 0, 0, 0, 0, 0, 0]);
         assert_eq!(config[8..24], [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 0, 0, 11]);
     }
 }

@@ -186,6 +186,7 @@ fn plan() -> SteerPlan {
     let only = SteerReality { address: "10.0.0.13".parse().unwrap(), all: false, ports, except: vec![] };
     SteerPlan {
         tunnel: Some(("10.0.0.11".parse().unwrap(), 4789)),
+        vnis: None,
         reality: vec![all("10.0.0.11", &except), only, all("2001:db8::11", &except)],
     }
 }
@@ -300,8 +301,65 @@ fn ipv6_verdicts() {
     ]);
 }
 
-/// Every truncation of a good frame, and random bytes, get a verdict; a frame that ends before its ports goes
-/// to the kernel.
+/// Every truncation of a good frame, and noise, gets a verdict; before the ports can be read it is the
+/// kernel's.
+/// A tunnel packet of a network, with options or extensions before UDP where `plain` is false.
+fn tunnel_of(vni: u32, v6: bool, plain: bool) -> Vec<u8> {
+    let ports = L4::Ports(UDP, 50_000, 4789);
+    let mut frame = match (v6, plain) {
+        (false, true) => frame(EXT, FIP, ports),
+        (true, true) => frame(EXT6, FIP6, ports),
+        (false, false) => ethernet(MAC, packet_v4(15, [10, 0, 0, 99], [10, 0, 0, 11], 0, &ports)),
+        (true, false) => {
+            let [from, to] = [EXT6, FIP6].map(|ip| ip.parse::<std::net::Ipv6Addr>().unwrap().octets());
+            ethernet(MAC, packet_v6(from, to, &[(60, vec![0; 8])], &ports))
+        }
+    };
+    let udp_at = match (v6, plain) {
+        (false, true) => 34,
+        (true, true) => 54,
+        (false, false) => 14 + 60,
+        (true, false) => 62,
+    };
+    frame.truncate(udp_at + 8);
+    frame.resize(udp_at + 8, 0);
+    frame.extend([8, 0, 0, 0]);
+    frame.extend((vni << 8).to_be_bytes());
+    frame.extend([0; 60]);
+    frame
+}
+
+/// Where a vxlan device of the kernel's has the tunnel's port, too, tunnel packets of our networks come up, and those of
+/// all others go to it; probes of the path are ours. Else everything comes up.
+#[test]
+fn a_port_that_is_shared_with_the_kernel() {
+    let Some(mut bench) = Bench::new(true) else { return };
+    for vtep in [FIP, FIP6] {
+        let mut shared = SteerPlan { tunnel: Some((vtep.parse().unwrap(), 4789)), ..SteerPlan::default() };
+        let v6 = vtep == FIP6;
+        let up = |bench: &mut Bench| {
+            [0, 100, 200, 0xff_ffff].map(|vni| {
+                let [plain, other] = [true, false].map(|plain| bench.is_up(&tunnel_of(vni, v6, plain)));
+                assert_eq!(plain, other, "VNI {vni}");
+                plain
+            })
+        };
+        bench.steer(&shared, "");
+        assert_eq!(up(&mut bench), [true; 4]);
+        shared.vnis = Some([100, 0xff_ffff].into());
+        bench.steer(&shared, "");
+        assert_eq!(up(&mut bench), [true, true, false, true]);
+        // Cut short it has no network; it comes up, and is counted there.
+        assert!(bench.is_up(&tunnel_of(200, v6, true)[..if v6 { 66 } else { 46 }]));
+        shared.vnis = Some([200].into());
+        bench.steer(&shared, "");
+        assert_eq!(up(&mut bench), [true, false, true, false]);
+        shared.vnis = None;
+        bench.steer(&shared, "");
+        assert_eq!(up(&mut bench), [true; 4]);
+    }
+}
+
 #[test]
 fn cut_and_random_frames() {
     let Some(mut bench) = Bench::new(true) else { return };
