@@ -17,7 +17,7 @@ use engine::wire::mac::MacAddr;
 use crate::io::{ClosePlan, SteerPlan, SteerReality};
 use crate::model::{
     AddressOrPrefix, Config, FLOATINGS_MAX, Floating, FloatingKey, LinkLocal, Mac, Network, Peer, Port,
-    PortRole, PortSet, Ports, Route, StaticFdb, Vlan, prefix,
+    PortRole, PortSet, Ports, Route, StaticFdb, Vlan, outer_ip, prefix,
 };
 
 /// The uplink's port, always.
@@ -347,6 +347,7 @@ fn uplink(config: &Config, facts: &Facts) -> Option<UplinkConfig> {
         guard,
         switch_mac: switch_mac(&facts.name),
         name: facts.name_hash(),
+        reserved_bits: uplink.reserved_bits.0,
     })
 }
 
@@ -427,6 +428,8 @@ fn port(p: &Port, vni: Option<Vni>, tap: bool, id: PortId, ids: &Ids, facts: &Fa
             mirror: p.mirror.as_deref().and_then(|to| ids.port(to)),
             tap,
             bpdu_guard: p.bpdu_guard,
+            learning: p.learning,
+            flood: p.flood,
         }),
     }
 }
@@ -513,6 +516,7 @@ fn peer(p: &Peer, config: &Config, vnis: &Vnis<'_>, ids: &Ids, facts: &Facts) ->
         spoke: p.relay,
         mtu: path_mtu(p, config, ids, facts),
         fragment: fragments(p, config),
+        outer: outer_ip(p, config),
     }
 }
 

@@ -51,6 +51,7 @@ fn setup(switch: &mut Switch, pool: &mut HeapPool, now: Instant, caps: u8) {
         guard: vec![],
         switch_mac: MacAddr([2, 0x69, 0x77, 0, 0, 1]),
         name: 1,
+        reserved_bits: engine::wire::vxlan::RESERVED,
     }));
     for n in [1, 2] {
         apply(Command::SetNetwork(NetworkConfig {
@@ -69,7 +70,7 @@ fn setup(switch: &mut Switch, pool: &mut HeapPool, now: Instant, caps: u8) {
         via: None,
         spoke: false,
         mtu: 1600,
-        fragment: caps & 0x40 != 0,
+        fragment: caps & 0x40 != 0, outer: engine::command::OuterIp::default(),
     };
     apply(Command::SetPeer(PeerId(0), peer));
     apply(Command::SetUnderlayRoutes(

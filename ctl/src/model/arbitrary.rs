@@ -103,14 +103,15 @@ fn port() -> impl Strategy<Value = Port> {
         of(1000u64..9000),
         of(1u32..900),
         of(1u32..9000),
-        any::<[bool; 4]>(),
+        any::<[bool; 6]>(),
         of(pick("p", 8)),
         of(1u32..90),
     );
     let numbers = (0u32..3, 0u32..3, of(570u16..1600), xdp(), any::<bool>(), kind);
     (names, lists, numbers, policy).prop_map(|(names, lists, numbers, policy)| {
         let (bum_pps, fdb_max, mtu, xdp, enabled, kind) = numbers;
-        let (bps, pps, burst, [out, quarantine, mirrors, bpdu_guard], mirror, recovery) = policy;
+        let (bps, pps, burst, [out, quarantine, mirrors, bpdu_guard, learning, flood], mirror, recovery) =
+            policy;
         let (name, network, guest, interface) = names;
         let (address, mac, ip, vlan, (shared_mac, shared_ip, [shares, opaque])) = lists;
         let mut p = Port::new(name, network);
@@ -135,6 +136,7 @@ fn port() -> impl Strategy<Value = Port> {
         }
         (p.quarantine, p.bpdu_guard, p.errdisable_recovery) = (quarantine, bpdu_guard, recovery);
         p.mirror = mirror.filter(|_| mirrors);
+        (p.learning, p.flood) = (learning, flood);
         Port { vlan, bum_pps: bum_pps * 5000, fdb_max: fdb_max * 512, mtu, kind, xdp, enabled, ..p }
     })
 }
@@ -148,15 +150,22 @@ fn peer() -> impl Strategy<Value = Peer> {
         any::<bool>(),
         of(570u16..1600),
         of(any::<bool>()),
+        [of(outer()), of(outer())],
     )
-        .prop_map(|(name, address, networks, via, relay, mtu, fragment)| Peer {
+        .prop_map(|(name, address, networks, via, relay, mtu, fragment, [ttl, tos])| Peer {
             networks,
             via,
             relay,
             mtu,
             fragment,
+            ttl,
+            tos,
             ..Peer::new(name, address)
         })
+}
+
+fn outer() -> impl Strategy<Value = Outer> {
+    prop_oneof![Just(Outer::Named(Inherit::Inherit)), (0u8..3).prop_map(|n| Outer::Number(n * 4))]
 }
 
 fn floating() -> impl Strategy<Value = Floating> {
@@ -193,13 +202,17 @@ fn fdb() -> impl Strategy<Value = StaticFdb> {
 fn uplink() -> impl Strategy<Value = Uplink> {
     let kind =
         prop_oneof![4 => Just(UplinkKind::Afxdp), 1 => Just(UplinkKind::Packet), 1 => Just(UplinkKind::Udp)];
-    (of(ip(0)), 0u16..3, any::<[bool; 3]>(), xdp(), of(vec(net(8), 0..3)), kind).prop_map(
-        |(address, port, [checksum, probe, fragment], xdp, guard, kind)| Uplink {
+    let header = ([of(outer()), of(outer())], any::<bool>());
+    (of(ip(0)), 0u16..3, any::<[bool; 3]>(), xdp(), of(vec(net(8), 0..3)), kind, header).prop_map(
+        |(address, port, [checksum, probe, fragment], xdp, guard, kind, ([ttl, tos], strict))| Uplink {
             address,
             port: port * 4789,
             checksum,
             probe,
             fragment,
+            ttl,
+            tos,
+            reserved_bits: if strict { ReservedBits::default() } else { ReservedBits(0xff) },
             kind,
             xdp,
             guard,

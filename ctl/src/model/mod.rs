@@ -10,6 +10,7 @@ mod diff;
 mod edit;
 mod keys;
 mod layers;
+mod outer;
 mod parse;
 mod ports;
 mod reference;
@@ -30,6 +31,8 @@ pub use edit::{print, rewrite};
 pub use keys::{default_words, key_names};
 pub(crate) use keys::{full, keys};
 pub use layers::{DROP_INS_MAX, DropIn, Layered, Origins, Skipped, drop_in_directory, read_files};
+pub(crate) use outer::outer_ip;
+pub use outer::{Inherit, Outer, ReservedBits};
 pub use parse::{TEXT_LEN_MAX, parse, parse_as, parse_layers};
 pub(crate) use parse::{clean, explain, suggest};
 pub use ports::PortSet;
@@ -134,6 +137,17 @@ pub struct Uplink {
     /// together: kernels do, this switch does not. Default: false, their senders are told.
     #[serde(default, skip_serializing_if = "is_default")]
     pub fragment: bool,
+    /// TTL (hop limit) of tunnel packets, 1 to 255, or `"inherit"`: the packet's inside. Default: 64.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl: Option<Outer>,
+    /// TOS (traffic class) of tunnel packets, or `"inherit"`: the packet's inside. The two lowest bits are ECN's, always
+    /// as RFC 6040 says. Default: 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tos: Option<Outer>,
+    /// Bits of the VXLAN header that must be zero in packets that come in; others than those of the VNI and the I flag.
+    /// Default: `0xf7ffffff000000ff`, all of them.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub reserved_bits: ReservedBits,
     /// Destinations guests may not reach through NAT. Default: the uplink's connected prefixes. Peers'
     /// VTEPs, own addresses, the tunnel port and the metadata addresses are always added.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -154,6 +168,9 @@ impl Uplink {
             xdp: XdpMode::Auto,
             probe: true,
             fragment: false,
+            ttl: None,
+            tos: None,
+            reserved_bits: ReservedBits::default(),
             guard: None,
         }
     }
@@ -419,6 +436,12 @@ pub struct Port {
     /// Seconds after which a port that a guard disabled is enabled again. Default: never by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub errdisable_recovery: Option<u32>,
+    /// Whether it is learned where the senders of its frames are; else `[[fdb]]` entries tell. Default: true.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub learning: bool,
+    /// Whether unicast frames to stations whose place is not known are flooded to it, too. Default: true.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub flood: bool,
     /// Most MAC addresses learned on it. Default: 1024.
     #[serde(default = "port_fdb_max", skip_serializing_if = "is_port_fdb_max")]
     pub fdb_max: u32,
@@ -465,6 +488,8 @@ impl Port {
             mirror: None,
             bpdu_guard: false,
             errdisable_recovery: None,
+            learning: true,
+            flood: true,
             fdb_max: port_fdb_max(),
             mtu: None,
             kind: PortKind::default(),
@@ -535,6 +560,12 @@ pub struct Peer {
     /// Whether larger tunnel packets go to it as IP fragments. Default: as `[uplink]` says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fragment: Option<bool>,
+    /// TTL of tunnel packets to it, or `"inherit"`. Default: as `[uplink]` says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl: Option<Outer>,
+    /// TOS of tunnel packets to it, or `"inherit"`. Default: as `[uplink]` says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tos: Option<Outer>,
 }
 
 impl Peer {
@@ -549,6 +580,8 @@ impl Peer {
             relay: false,
             mtu: None,
             fragment: None,
+            ttl: None,
+            tos: None,
         }
     }
 }

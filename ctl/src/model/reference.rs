@@ -180,6 +180,7 @@ fn describe(root: &Value, shape: &Value) -> (String, Vec<(String, String)>) {
         ("integer", ..) => "number",
         ("boolean", ..) => "true or false",
         ("string", Some("ip" | "ipv4" | "ipv6"), _) => "IP address",
+        ("string", _, Some(pattern)) if pattern.contains("xX") => "bits, `0x` and hexadecimal digits",
         ("string", _, Some(pattern)) if pattern.contains("tcp|udp") => "`tcp/PORT`, `udp/FROM-TO`",
         ("string", _, Some(pattern)) if pattern.ends_with(")?$") => "IP address or prefix",
         ("string", _, Some(pattern)) if pattern.contains("[:-]") => "MAC address",

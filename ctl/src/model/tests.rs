@@ -489,6 +489,11 @@ fn mistakes_of_the_uplink() {
         ("[uplink]\ninterface = \"e\"\nkind = \"tap\"", Syntax, "`tap`"),
         ("[uplink]\ninterface = \"e\"\nkind = \"udp\"\nxdp = \"copy\"", Invalid, "ways of AF_XDP"),
         ("[uplink]\ninterface = \"e\"\nkind = \"udp\"\nfragment = true", Conflict, "sends no fragments"),
+        ("[uplink]\ninterface = \"e\"\nkind = \"udp\"\ntos = \"inherit\"", Conflict, "to the kernel"),
+        ("[uplink]\ninterface = \"e\"\nttl = 0", Invalid, "`ttl` 0"),
+        ("[uplink]\ninterface = \"e\"\ntos = 3", Invalid, "bits of ECN"),
+        ("[uplink]\ninterface = \"e\"\nreserved_bits = \"0xff00000000000000\"", Invalid, "the I flag's"),
+        ("[[peer]]\nname = \"p\"\naddress = \"10.0.0.9\"\nttl = 0", Invalid, "`ttl` 0"),
         (
             "[uplink]\ninterface = \"e\"\nkind = \"udp\"\n[[peer]]\nname = \"p\"\naddress = \"10.0.0.9\"\nfragment = true",
             Conflict,

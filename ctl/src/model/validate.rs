@@ -10,11 +10,13 @@ use std::fmt::Display;
 use std::net::IpAddr;
 
 use engine::limits;
+use engine::wire::vxlan;
 use ipnet::IpNet;
 
 use super::parse::{clean, suggest};
 use super::{
-    Config, ConfigError, Fault, Floating, Peer, Place, Port, PortSet, Section, UplinkKind, WorkerCount,
+    Config, ConfigError, Fault, Floating, Outer, Peer, Place, Port, PortSet, ReservedBits, Section,
+    UplinkKind, WorkerCount,
 };
 use crate::io::{IoKind, XdpMode};
 
@@ -306,7 +308,43 @@ impl<'c> Checker<'c> {
                 "use kind = \"packet\" or \"afxdp\", or remove `fragment`",
             );
         }
+        self.outer(place, object, uplink.ttl, uplink.tos, uplink.kind);
+        let used = uplink.reserved_bits.0 & !vxlan::RESERVED;
+        if used != 0 {
+            let cause = format!("`reserved_bits` has {used:#x}, which is the I flag's or the VNI's");
+            self.error(
+                place,
+                Invalid,
+                object,
+                cause,
+                format_args!("use bits of {} only", ReservedBits::default()),
+            );
+        }
         self.list_len(place, object, "guard", uplink.guard.as_ref().map_or(0, Vec::len));
+    }
+
+    /// TTL and TOS of tunnel packets.
+    fn outer(
+        &mut self,
+        place: Place,
+        object: &str,
+        ttl: Option<Outer>,
+        tos: Option<Outer>,
+        kind: UplinkKind,
+    ) {
+        if ttl == Some(Outer::Number(0)) {
+            self.error(place, Invalid, object, "`ttl` 0 reaches nobody", "use 1 to 255, or \"inherit\"");
+        }
+        if let Some(Outer::Number(tos)) = tos
+            && tos & 3 != 0
+        {
+            let cause = format!("`tos` {tos} sets bits of ECN, which are the packet's inside");
+            self.error(place, Invalid, object, cause, format_args!("use {}, or \"inherit\"", tos & !3));
+        }
+        if kind == UplinkKind::Udp && (ttl.is_some() || tos.is_some()) {
+            let cause = "`ttl` or `tos` is set, and an uplink of kind \"udp\" leaves them to the kernel";
+            self.error(place, Conflict, object, cause, "use kind = \"packet\" or \"afxdp\", or remove them");
+        }
     }
 
     fn xdp(&mut self, place: Place, object: &str, mode: XdpMode, meant: bool, kind: IoKind) {
@@ -368,6 +406,8 @@ impl<'c> Checker<'c> {
                     }
                 }
             }
+            let kind = config.uplink.as_ref().map_or(UplinkKind::default(), |u| u.kind);
+            self.outer(place, &object, p.ttl, p.tos, kind);
             if let Some(mtu) = p.mtu {
                 self.mtu(place, &object, mtu, if p.address.is_ipv6() { MTU_MIN_V6 } else { MTU_MIN });
             }

@@ -12,6 +12,7 @@ use core::net::IpAddr;
 
 use crate::counters::{DropReason, PortCounters, SwitchCounters, Volume};
 use crate::frame::PoolUsage;
+use crate::limits::OUTER_TTL;
 use crate::time::Duration;
 use crate::watch::{Seen, Walk, WatchId, WatchSpec};
 use crate::wire::mac::MacAddr;
@@ -162,6 +163,8 @@ pub struct UplinkConfig {
     pub switch_mac: MacAddr,
     /// A hash of this rVM's name, never 0: peers compare it with their own.
     pub name: u64,
+    /// Bits of a VXLAN header that must be zero in packets from peers.
+    pub reserved_bits: u64,
 }
 
 /// One isolated L2 segment.
@@ -226,8 +229,8 @@ pub struct PortConfig {
     pub policy: Box<PortPolicy>,
 }
 
-/// The owner's own rules for a port in any network. By default it has no such rules.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+/// What the owner of a port lays upon it, whatever its network. By default nothing.
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PortPolicy {
     /// Limit of incoming traffic.
     pub ingress: Rate,
@@ -242,6 +245,25 @@ pub struct PortPolicy {
     pub tap: bool,
     /// Whether an incoming BPDU is reported ([`Event::Bpdu`]).
     pub bpdu_guard: bool,
+    /// Where the senders of its frames are is learned.
+    pub learning: bool,
+    /// Unicast frames to stations of an unknown place are flooded to it, too.
+    pub flood: bool,
+}
+
+impl Default for PortPolicy {
+    fn default() -> Self {
+        Self {
+            ingress: Rate::default(),
+            egress: Rate::default(),
+            cut: None,
+            mirror: None,
+            tap: false,
+            bpdu_guard: false,
+            learning: true,
+            flood: true,
+        }
+    }
 }
 
 /// A limit on frames. Bytes count as on the wire (a GSO packet counts as its segments), with Ethernet
@@ -291,6 +313,32 @@ pub struct PeerConfig {
     /// Whether larger packets are sent as IP fragments, which the peer must be able to reassemble. Otherwise
     /// they are refused, and their senders get an error.
     pub fragment: bool,
+    /// What the outer IP header's fields are.
+    pub outer: OuterIp,
+}
+
+/// The fields of an outer IP header that are chosen.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct OuterIp {
+    /// TTL, or hop limit. A relayed frame carries on with what is left of its own.
+    pub ttl: OuterField,
+    /// TOS, or traffic class, of which the lower two bits are ECN's (RFC 6040).
+    pub tos: OuterField,
+}
+
+/// Where a field of an outer IP header comes from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum OuterField {
+    /// Always this.
+    Fixed(u8),
+    /// From the IP packet inside; if there is none, as by default.
+    Inherit,
+}
+
+impl Default for OuterIp {
+    fn default() -> Self {
+        Self { ttl: OuterField::Fixed(OUTER_TTL), tos: OuterField::Fixed(0) }
+    }
 }
 
 /// A transport protocol that has ports.

@@ -10,7 +10,7 @@ use engine::frame::{Batch, FramePool, HeapPool, Offload};
 use engine::limits::{FDB_AGE, LEARNED_EVENTS, PATH_ANSWERS_PPS, PEER_EVENTS};
 use engine::time::Instant;
 use engine::wire::mac::MacAddr;
-use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TcpOptionElement, TransportSlice};
+use etherparse::{Ipv4Header, NetSlice, PacketBuilder, SlicedPacket, TcpOptionElement, TransportSlice};
 
 const UPLINK: PortId = PortId(0);
 const DOOR: PortId = PortId(1);
@@ -62,6 +62,7 @@ impl Rvm {
             guard: vec![],
             switch_mac: MacAddr([2, 0x69, 0x77, 0, 0, n]),
             name: u64::from(n),
+            reserved_bits: engine::wire::vxlan::RESERVED,
         }));
         rvm.apply(Command::SetNetwork(NetworkConfig {
             vni,
@@ -80,6 +81,7 @@ impl Rvm {
             spoke: false,
             mtu: path,
             fragment,
+            outer: engine::command::OuterIp::default(),
         };
         rvm.apply(Command::SetPeer(PEER, peer));
         let (addr, len) = if v6 { (address(0, true), 64) } else { (address(0, false), 24) };
@@ -119,7 +121,10 @@ impl Rvm {
     }
 
     fn events(&mut self) -> Vec<Event> {
-        self.switch.take_events().filter(|e| !matches!(e, Event::Learned(..) | Event::Resolve(_))).collect()
+        let other = |e: &Event| {
+            matches!(e, Event::Learned(..) | Event::Resolve(_) | Event::PeerNamed(..) | Event::OurMac(..))
+        };
+        self.switch.take_events().filter(|e| !other(e)).collect()
     }
 
     fn drops(&self, reason: DropReason) -> u64 {
@@ -251,7 +256,7 @@ fn a_peer_of_our_own_name_and_mac_is_noticed() {
         // A probe of an older switch has zeros in the name's place.
         a.apply(Command::ProbePath(PEER, 1500, 7));
         let mut asked = a.sent().remove(0).1;
-        let at = if v6 { 70 } else { 50 } + 30;
+        let at = if v6 { 70 } else { 50 } + 34;
         asked[at..at + 8].fill(0);
         b.forward(UPLINK, &asked);
         assert_eq!(told(&mut b), std::slice::from_ref(&ours));
@@ -371,7 +376,7 @@ fn tunnelled(from: u8, vni: u32, inner: &[u8]) -> Vec<u8> {
 fn a_peer_is_asked_about_a_network() {
     for v6 in [false, true] {
         let (mut a, mut b) = (Rvm::new(11, v6, 1400, false, true), Rvm::new(12, v6, 1400, false, true));
-        let answer = Event::PathAnswered(PEER, if v6 { 90 } else { 70 }, 77);
+        let answer = Event::PathAnswered(PEER, if v6 { 98 } else { 78 }, 77);
         for (about, expected) in [
             (None, answer.clone()),
             (Some(vni(100)), answer.clone()),
@@ -379,7 +384,7 @@ fn a_peer_is_asked_about_a_network() {
         ] {
             a.apply(Command::AskPeer(PEER, about, 77));
             let asked = a.sent();
-            assert!(asked.len() == 1 && asked[0].1.len() < 110, "{asked:?}");
+            assert!(asked.len() == 1 && asked[0].1.len() < 120, "{asked:?}");
             let said = b.forward(UPLINK, &asked[0].1);
             assert_eq!((said.len(), b.events()), (1, vec![Event::PathAsked(PEER)]));
             assert!(said[0].1.len() <= asked[0].1.len(), "no more than was sent");
@@ -394,6 +399,7 @@ fn a_peer_is_asked_about_a_network() {
             spoke: false,
             mtu: 1400,
             fragment: false,
+            outer: OuterIp::default(),
         };
         b.apply(Command::SetPeer(PEER, config));
         a.apply(Command::AskPeer(PEER, Some(vni(100)), 78));
@@ -493,5 +499,85 @@ fn who_takes_a_floating_ip_for_its_own_is_told_of() {
     ] {
         b.forward(UPLINK, &frame);
         assert_eq!(b.events(), expected);
+    }
+}
+
+/// A TCP packet with this TTL and TOS.
+fn marked(ttl: u8, tos: u8) -> Vec<u8> {
+    let mut bytes = tcp(false, 0, 10);
+    (bytes[15], bytes[22]) = (tos, ttl);
+    let sum = Ipv4Header::from_slice(&bytes[14..]).unwrap().0.calc_header_checksum();
+    bytes[24..26].copy_from_slice(&sum.to_be_bytes());
+    bytes
+}
+
+/// TTL and TOS of an outer header, whose checksum is right by a reader that is not ours.
+fn outer_fields(frame: &[u8], v6: bool) -> (u8, u8) {
+    if v6 {
+        return (frame[21], frame[14] << 4 | frame[15] >> 4);
+    }
+    let header = Ipv4Header::from_slice(&frame[14..]).unwrap().0;
+    assert_eq!(header.calc_header_checksum(), header.header_checksum);
+    (frame[22], frame[15])
+}
+
+/// TTL and TOS of the outer header are what is configured or what the inner packet has, over both families and in
+/// remembered flows too. ECN is the inner packet's always (RFC 6040 s.4.1); what is no IP packet has nothing to inherit.
+#[test]
+fn outer_ttl_and_tos() {
+    use OuterField::{Fixed, Inherit};
+    for v6 in [false, true] {
+        let mut a = Rvm::new(11, v6, 1500, false, false);
+        let mut peer = a.switch.tables().peers.get(PEER).unwrap().config.clone();
+        let mut no_ip = [&mac(112).0[..], &mac(111).0, &[0x88, 0xb5]].concat();
+        no_ip.resize(60, 0);
+        for (ttl, tos, ip, other) in [
+            (Fixed(64), Fixed(0), (64, 2), (64, 0)),
+            (Fixed(9), Fixed(0xb8), (9, 0xba), (9, 0xb8)),
+            (Inherit, Inherit, (33, 0x6e), (64, 0)),
+            (Inherit, Fixed(0x20), (33, 0x22), (64, 0x20)),
+            (Fixed(255), Inherit, (255, 0x6e), (255, 0)),
+        ] {
+            peer.outer = OuterIp { ttl, tos };
+            a.apply(Command::SetPeer(PEER, peer.clone()));
+            for _ in 0..3 {
+                let sent = a.forward(DOOR, &marked(33, 0x6e));
+                assert_eq!(outer_fields(&sent[0].1, v6), ip, "{ttl:?} {tos:?}");
+                let sent = a.forward(DOOR, &marked(34, 0x71));
+                let inherited = (
+                    if ttl == Inherit { 34 } else { ip.0 },
+                    if tos == Inherit { 0x71 } else { ip.1 & 0xfc | 1 },
+                );
+                assert_eq!(outer_fields(&sent[0].1, v6), inherited, "of one flow, packet by packet");
+            }
+            let sent = a.forward(DOOR, &no_ip);
+            assert_eq!(outer_fields(&sent[0].1, v6), other);
+        }
+    }
+}
+
+/// A VXLAN header with a reserved bit is refused, unless that bit is accepted; others still are not.
+#[test]
+fn reserved_bits_as_configured() {
+    for v6 in [false, true] {
+        let (mut a, mut b) = (Rvm::new(11, v6, 1500, false, false), Rvm::new(12, v6, 1500, false, false));
+        let sent = a.forward(DOOR, &tcp(false, 0, 10)).remove(0).1;
+        let at = if v6 { 62 } else { 42 };
+        let with = |byte: usize, bit: u8| {
+            let mut bytes = sent.clone();
+            bytes[at + byte] |= bit;
+            bytes
+        };
+        assert_eq!(b.forward(UPLINK, &sent).len(), 1);
+        for (byte, bit) in [(0, 0x80), (1, 1), (3, 0x40), (7, 1)] {
+            assert_eq!(b.forward(UPLINK, &with(byte, bit)), []);
+        }
+        assert_eq!(b.drops(DropReason::VxlanHeader), 4);
+        let mut uplink = b.switch.tables().uplink.clone().unwrap();
+        uplink.reserved_bits &= !(1 << 48);
+        b.apply(Command::SetUplink(uplink));
+        assert_eq!(b.forward(UPLINK, &with(1, 1)).len(), 1);
+        assert_eq!(b.forward(UPLINK, &with(1, 2)), []);
+        assert_eq!(b.forward(UPLINK, &with(7, 1)), []);
     }
 }

@@ -488,7 +488,32 @@ fn bpdus_are_told_of_where_there_is_a_guard() {
     assert_eq!(events(&mut rvm), [Event::Bpdu(A)]);
 }
 
-/// An offload that accepts every flow and records it.
+/// Learning and flooding as a Linux bridge's ports have them: a port that does not learn is reached by flooding or by a
+/// static entry, and its flows are remembered all the same; one without flooding gets what is for its stations and for
+/// groups, but no unicast to stations of an unknown place.
+#[test]
+fn learning_and_flooding_are_each_ports_own() {
+    let mut rvm = Rvm::new();
+    rvm.set(A, |p| p.policy.learning = false);
+    rvm.set(C, |p| p.policy.flood = false);
+    rvm.introduce();
+    assert_eq!(places(&rvm.send(B, &udp(B, A, 100))), [A], "flooded, since A was not learned");
+    assert_eq!(places(&rvm.send(B, &udp(B, C, 100))), [C], "it is known");
+    assert_eq!(places(&rvm.send(B, &udp(B, PortId(9), 100))), [A]);
+    assert_eq!(places(&rvm.send(B, &hello(B))), [A, C]);
+    let remembered = rvm.switch.remembered();
+    for _ in 0..3 {
+        assert_eq!(places(&rvm.send(A, &udp(A, B, 100))), [B]);
+    }
+    assert!(rvm.switch.remembered() > remembered);
+    rvm.set(A, |p| (p.policy.learning, p.policy.flood) = (false, false));
+    assert_eq!(places(&rvm.send(B, &udp(B, A, 100))), []);
+    assert_eq!(rvm.drops(B, DropReason::NoDestination), 1);
+    rvm.apply(Command::AddFdb(vni(100), 0, MacAddr(mac(A)), Location::Port(A)));
+    assert_eq!(places(&rvm.send(B, &udp(B, A, 100))), [A]);
+}
+
+/// A cache that takes everything and says what.
 struct Recorder(Arc<Mutex<Vec<Flow>>>);
 
 impl FlowCache for Recorder {

@@ -68,6 +68,7 @@ impl Rvm {
             guard: vec![IpPrefix { addr: ip("169.254.169.254"), len: 32 }],
             switch_mac: MacAddr([2, 0x69, 0x77, 0, 0, n]),
             name: u64::from(n),
+            reserved_bits: engine::wire::vxlan::RESERVED,
         }));
         for (v, gateway) in [(PRIVATE, "192.168.1.1"), (PUBLIC, "10.2.0.1")] {
             rvm.apply(Command::SetNetwork(NetworkConfig {
@@ -91,6 +92,7 @@ impl Rvm {
                 spoke: false,
                 mtu: 1600,
                 fragment: false,
+                outer: engine::command::OuterIp::default(),
             },
         ));
         let on_link = if v6 { "fd00::/64" } else { "10.0.0.0/16" };
@@ -705,6 +707,7 @@ fn t12_tunnel_takes_only_from_peers() {
         spoke: false,
         mtu: 1600,
         fragment: false,
+        outer: engine::command::OuterIp::default(),
     };
     b.apply(Command::SetPeer(PeerId(0), peer.clone()));
     assert_eq!(refused(&b.forward(UPLINK, &outer, Offload::NONE)), Some(PRIVATE));

@@ -6,7 +6,7 @@ use clap::Subcommand;
 use ctl::api::{PeerRow, PeerState};
 use ctl::cli::Sheet;
 use ctl::cli::words::{ago, span};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::client::Client;
 use crate::network::some;
@@ -76,6 +76,21 @@ pub struct Flags {
     /// Whether larger tunnel packets go to it as IP fragments
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     fragment: Option<bool>,
+    /// TTL of tunnel packets to it, or `inherit`: the packet's inside
+    #[arg(long, value_name = "TTL", value_parser = outer)]
+    ttl: Option<Value>,
+    /// TOS of tunnel packets to it, or `inherit`: the packet's inside
+    #[arg(long, value_name = "TOS", value_parser = outer)]
+    tos: Option<Value>,
+}
+
+/// A number, decimal or hexadecimal as `ip` has it, or a word that the agent judges.
+fn outer(text: &str) -> Result<Value, std::convert::Infallible> {
+    let number = match text.strip_prefix("0x") {
+        Some(digits) => u64::from_str_radix(digits, 16).ok(),
+        None => text.parse().ok(),
+    };
+    Ok(number.map_or_else(|| json!(text), |number| json!(number)))
 }
 
 impl Flags {
@@ -86,6 +101,8 @@ impl Flags {
             .put("relay", self.relay)
             .put("mtu", self.mtu)
             .put("fragment", self.fragment)
+            .put("ttl", self.ttl)
+            .put("tos", self.tos)
     }
 }
 

@@ -201,6 +201,12 @@ pub struct Flags {
     /// Seconds after which it is enabled again when a guard has disabled it
     #[arg(long, value_name = "SECONDS")]
     errdisable_recovery: Option<u32>,
+    /// Whether it is learned where the senders of its frames are
+    #[arg(long, value_name = "BOOL")]
+    learning: Option<bool>,
+    /// Whether unicast frames to stations whose place is not known are flooded to it
+    #[arg(long, value_name = "BOOL")]
+    flood: Option<bool>,
     /// Most MAC addresses learned on it
     #[arg(long, value_name = "COUNT")]
     fdb_max: Option<u32>,
@@ -250,6 +256,8 @@ impl Flags {
             .put("egress_burst", self.egress_burst)
             .put("bpdu_guard", self.bpdu_guard)
             .put("errdisable_recovery", self.errdisable_recovery)
+            .put("learning", self.learning)
+            .put("flood", self.flood)
             .put("fdb_max", self.fdb_max)
             .put("mtu", self.mtu)
             .put("kind", self.kind.and_then(|k| k.to_possible_value()).map(word))

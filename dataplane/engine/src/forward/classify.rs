@@ -41,7 +41,8 @@ pub struct Admission {
     pub net: NetId,
     /// Maximum number of MAC addresses learned from this side.
     pub fdb_max: u32,
-    /// The sender is a station: neither the virtual gateway, which is everywhere, nor this switch.
+    /// Where its sender is is learned: that is a station, not the virtual gateway (which is everywhere) and not this
+    /// switch; and its port learns.
     pub station: bool,
     /// The frame's VLAN in the network, 0 without.
     pub vid: u16,
@@ -151,8 +152,8 @@ fn admit_local(
     if role == Role::Guest {
         guard::guest(tables, network, id, port, h, bytes)?;
     }
-    let fdb_max = port.config.fdb_max;
-    Ok(Admission { from: From::Port(id), vni, net, fdb_max, station: true, vid, tag, ecn: None })
+    let (fdb_max, station) = (port.config.fdb_max, port.config.policy.learning);
+    Ok(Admission { from: From::Port(id), vni, net, fdb_max, station, vid, tag, ecn: None })
 }
 
 #[inline]

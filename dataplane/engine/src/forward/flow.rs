@@ -13,7 +13,6 @@ use super::parse::{Headers, Net, Part};
 use super::verdict::{Out, Verdict};
 use super::{Tables, guard};
 use crate::command::{FloatingId, Location, PeerId, PortId, Role, Vni};
-use crate::limits::OUTER_TTL;
 use crate::table::port::TagEdit;
 use crate::wire::checksum::{self, Delta};
 use crate::wire::mac::MacAddr;
@@ -172,7 +171,10 @@ pub fn compose(
             let direct = tables.peers.get(to)?.direct?;
             let peer = tables.peers.get(direct)?;
             let header = &peer.outer;
-            let ready = header.len == OUTER_LEN && !header.checksum && peer.next.mac().is_some();
+            let ready = header.len == OUTER_LEN
+                && !header.checksum
+                && !header.inherits()
+                && peer.next.mac().is_some();
             if !ready || !tables.ports.get(uplink)?.config.live {
                 return None;
             }
@@ -180,7 +182,8 @@ pub fn compose(
             len_max = len_max.min(room + ethernet::HEADER_LEN);
             let facts = TunnelFacts::new(adm, h, verdict);
             let relayed = h.outer.is_some() && verdict.edits.route.is_none();
-            let outer = Outer::new(*header.bytes.first_chunk()?, verdict.vni, facts.entropy(), relayed);
+            let ttl = if relayed { 0 } else { header.ttl };
+            let outer = Outer::new(*header.bytes.first_chunk()?, verdict.vni, facts.entropy(), ttl);
             (uplink, Some(outer), Some(direct))
         }
         _ => return None,
@@ -231,13 +234,13 @@ pub fn compose(
 }
 
 impl Outer {
-    fn new(mut bytes: [u8; OUTER_LEN], vni: Vni, entropy: u16, relayed: bool) -> Self {
+    fn new(mut bytes: [u8; OUTER_LEN], vni: Vni, entropy: u16, ttl: u8) -> Self {
         const TTL_AT: usize = ethernet::HEADER_LEN + 8;
         const UDP_AT: usize = ethernet::HEADER_LEN + ipv4::HEADER_LEN;
-        bytes[TTL_AT] = if relayed { 0 } else { OUTER_TTL };
+        bytes[TTL_AT] = ttl;
         bytes[UDP_AT..UDP_AT + 2].copy_from_slice(&entropy.to_be_bytes());
         bytes[OUTER_LEN - 4..].copy_from_slice(&(vni.get() << 8).to_be_bytes());
         let sum = u32::from(checksum::sum(&bytes[ethernet::HEADER_LEN..UDP_AT]));
-        Self { bytes, sum, relayed }
+        Self { bytes, sum, relayed: ttl == 0 }
     }
 }

@@ -24,7 +24,6 @@ use super::verdict::Refusal;
 use super::{Onward, Switch};
 use crate::command::{Location, PeerId};
 use crate::frame::{Frame, FramePool};
-use crate::limits::OUTER_TTL;
 use crate::table::floating_ip::{Domain, Target};
 use crate::time::Instant;
 use crate::wire::checksum::{self, Delta};
@@ -86,7 +85,7 @@ impl Switch {
             // The answer has the tags that the frame came with.
             From::Port(_) | From::Underlay => self.enqueue(id, answer, pool),
             From::Peer(from, _) => {
-                let tunnel = TunnelFacts { entropy: TunnelFacts::port(h.hash), ecn: 0, ttl: OUTER_TTL };
+                let tunnel = TunnelFacts::ours(h.hash);
                 let to = station.map_or(from, |(_, peer)| peer);
                 self.send_to_peer(id, to, adm.vni, tunnel, answer, pool);
             }

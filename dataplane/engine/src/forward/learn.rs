@@ -25,11 +25,14 @@ pub fn learn(
     bytes: &[u8],
 ) -> Option<(Location, bool)> {
     let location = match adm.from {
-        From::Port(id) if adm.station => Location::Port(id),
+        From::Port(id) => Location::Port(id),
         From::Peer(id, _) if adm.station => Location::Peer(id),
         _ => return None,
     };
-    let learned = tables.fdb.learn(now, probe.src, location, adm.fdb_max);
+    let learned = match adm.station {
+        true => tables.fdb.learn(now, probe.src, location, adm.fdb_max),
+        false => Learned::Same,
+    };
     let news = matches!(learned, Learned::New | Learned::Moved).then_some(location);
     let told = news.map(|location| (location, learned == Learned::Moved));
     if adm.vid != 0 {

@@ -9,7 +9,6 @@ use super::{Switch, act, guard};
 use crate::command::PortId;
 use crate::counters::DropReason;
 use crate::frame::{Frame, FramePool, SlotSize};
-use crate::limits::OUTER_TTL;
 use crate::table::link_local::is_opaque;
 use crate::table::port::TagEdit;
 use crate::time::Instant;
@@ -154,7 +153,7 @@ impl Switch {
         }
         self.counters.originated += 1;
         let verdict = Verdict { edits: Edits::NONE, out: Out::Flood, vni, vid };
-        let tunnel = TunnelFacts { entropy: TunnelFacts::port(ip.0 as u32), ecn: 0, ttl: OUTER_TTL };
+        let tunnel = TunnelFacts::ours(ip.0 as u32);
         self.flood(id, Some(From::Port(id)), &verdict, tunnel, frame, pool);
     }
 }

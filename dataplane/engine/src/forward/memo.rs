@@ -494,7 +494,7 @@ fn compose(
         From::Port(id) => {
             room =
                 usize::from(tables.ports.get(id)?.config.mtu) + ethernet::HEADER_LEN + 2 * ethernet::TAG_LEN;
-            Some(Location::Port(id))
+            adm.station.then_some(Location::Port(id))
         }
         From::Peer(id, _) => {
             entry.kind |= FROM_PEER;
@@ -530,7 +530,7 @@ fn compose(
             let direct = tables.peers.get(to)?.direct?;
             let peer = tables.peers.get(direct)?;
             let live = tables.ports.get(tables.uplink.as_ref()?.port)?.config.live;
-            if peer.outer.len == 0 || peer.next.mac().is_none() || !live {
+            if peer.outer.len == 0 || peer.outer.inherits() || peer.next.mac().is_none() || !live {
                 return None;
             }
             entry.kind |= TO_PEER;

@@ -39,9 +39,7 @@ use self::verdict::{Out, Refusal, Responder, Verdict};
 use crate::command::{DropSample, Event, FloatingId, Location, PeerId, PortId, Role, UplinkConfig, Vni};
 use crate::counters::{DROP_REASONS, DropReason, SwitchCounters};
 use crate::frame::{Batch, Frame, FramePool, GsoKind, Offload};
-use crate::limits::{
-    BATCH_LEN, FLOW_SAMPLE, LEARNED_EVENTS, OUTER_TTL, PATH_ANSWERS_PPS, TUNNEL_DATAGRAMS_IN_MAX,
-};
+use crate::limits::{BATCH_LEN, FLOW_SAMPLE, LEARNED_EVENTS, PATH_ANSWERS_PPS, TUNNEL_DATAGRAMS_IN_MAX};
 use crate::own::OwnFlows;
 use crate::table::error_limit::ErrorLimit;
 use crate::table::fdb::{self, Fdb};
@@ -465,7 +463,7 @@ impl Switch {
                 (head, len) = (frame.head, frame.len);
                 peer.tx.count(u32::from(look.len));
                 let entropy = TunnelFacts::port(flow.hash);
-                peer.outer.stamp(pool.bytes_mut(&mut frame), vni, entropy, flow.ecn, OUTER_TTL);
+                peer.outer.stamp(pool.bytes_mut(&mut frame), vni, entropy, flow.ecn, peer.outer.ttl);
                 to = uplink;
             }
         }

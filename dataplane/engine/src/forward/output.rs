@@ -9,8 +9,9 @@ use super::{Onward, Switch, act, dhcp, fit};
 use crate::command::{PeerId, PortId, Role, Vni};
 use crate::counters::DropReason;
 use crate::frame::{Frame, FramePool, GsoKind, Offload, SlotSize};
-use crate::limits::{OUTER_TTL, TX_QUEUE_LEN};
+use crate::limits::TX_QUEUE_LEN;
 use crate::port::PortCaps;
+use crate::table::peer::OuterHeader;
 use crate::table::underlay::Hop;
 use crate::time::Instant;
 use crate::wire::ip::Ip;
@@ -132,7 +133,7 @@ impl Switch {
             Some(DropReason::NoRoute)
         } else if peer.next.mac().is_none() {
             Some(DropReason::NeighborUnresolved)
-        } else if tunnel.ttl == 0 {
+        } else if tunnel.left == Some(0) {
             Some(DropReason::RelayLoop)
         } else if too_big && !peer.config.fragment {
             Some(DropReason::TooBig)
@@ -156,7 +157,7 @@ impl Switch {
         if !act::grow_head(pool, &mut frame, outer.len) {
             return self.drop_frame(from, frame, DropReason::PoolExhausted, pool);
         }
-        outer.stamp(pool.bytes_mut(&mut frame), vni, tunnel.entropy, tunnel.ecn, tunnel.ttl);
+        outer.stamp(pool.bytes_mut(&mut frame), vni, tunnel.entropy, tunnel.tos(&outer), tunnel.ttl(&outer));
         if let Some(peer) = direct.and_then(|id| self.tables.peers.get_mut(id)) {
             peer.tx.count(bytes);
         }
@@ -177,7 +178,9 @@ impl Switch {
         frame: Frame,
         pool: &mut P,
     ) {
-        self.find_targets(from, verdict, Audience::Everyone);
+        let is_unicast = pool.bytes(&frame).first().is_some_and(|byte| byte & 1 == 0);
+        let audience = if is_unicast { Audience::Seekers } else { Audience::Everyone };
+        self.find_targets(from, verdict, audience);
         if self.targets.is_empty() {
             return self.drop_frame(id, frame, DropReason::NoDestination, pool);
         }
@@ -190,7 +193,11 @@ impl Switch {
             let ports = network.ports.iter().filter(|&&p| from != Some(From::Port(p)));
             let may_have = |p: &&PortId| {
                 self.tables.ports.get(**p).is_some_and(|e| {
-                    let is_meant = audience == Audience::Everyone || e.config.role != Role::Guest;
+                    let is_meant = match audience {
+                        Audience::Everyone => true,
+                        Audience::Seekers => e.config.policy.flood,
+                        Audience::Servers => e.config.role != Role::Guest,
+                    };
                     is_meant && e.vlan.egress(verdict.vid).is_some()
                 })
             };
@@ -262,7 +269,7 @@ impl Switch {
         match adm.from {
             From::Port(port) => self.send_to_port(id, port, verdict, frame, pool),
             From::Peer(peer, _) => {
-                let tunnel = TunnelFacts { entropy: TunnelFacts::port(h.hash), ecn: 0, ttl: OUTER_TTL };
+                let tunnel = TunnelFacts::ours(h.hash);
                 self.send_to_peer(id, peer, verdict.vni, tunnel, frame, pool);
             }
             From::Underlay => self.drop_frame(id, frame, DropReason::NotOurs, pool),
@@ -392,7 +399,7 @@ impl Switch {
         frame.len = act::ask(pool.bytes_mut(&mut frame), mac, source, ip) as u32;
         self.counters.originated += 1;
         let verdict = Verdict { edits: verdict::Edits::NONE, out: Out::Flood, vni, vid: 0 };
-        let tunnel = TunnelFacts { entropy: TunnelFacts::port(ip.0 as u32), ecn: 0, ttl: OUTER_TTL };
+        let tunnel = TunnelFacts::ours(ip.0 as u32);
         let uplink = self.tables.uplink.as_ref().map_or(PortId(0), |u| u.port);
         self.flood(uplink, None, &verdict, tunnel, frame, pool);
     }
@@ -403,7 +410,9 @@ impl Switch {
 enum Audience {
     /// Every member of the network.
     Everyone,
-    /// Members that may answer DHCP: all but the guests of this rVM.
+    /// Those behind which a station of an unknown place may be.
+    Seekers,
+    /// Those that may answer DHCP: not the guests of this rVM.
     Servers,
 }
 
@@ -418,20 +427,45 @@ pub(super) enum FloodTarget {
 pub(super) struct TunnelFacts {
     /// UDP source port: one per inner flow, from the dynamic range (RFC 7348 §5).
     pub(super) entropy: u16,
-    /// ECN field (RFC 6040 §4.1: copied).
-    pub(super) ecn: u8,
-    /// Hop limit. A relayed frame continues with the rest of its outer hop limit, so a loop of relays ends.
-    pub(super) ttl: u8,
+    /// The TOS of the packet inside, with its ECN field (RFC 6040 §4.1: copied).
+    tos: u8,
+    /// What a relayed frame has left of its outer hop limit, with which it carries on, so that a loop of relays ends.
+    left: Option<u8>,
+    /// The hop limit of the packet inside.
+    inner_ttl: Option<u8>,
 }
 
 impl TunnelFacts {
     pub(super) fn new(adm: &Admission, h: &Headers, verdict: &Verdict) -> Self {
-        let ecn = if matches!(h.net, Net::V4 | Net::V6) { verdict.edits.ecn.unwrap_or(h.tos & 3) } else { 0 };
-        let ttl = match (adm.from, h.outer, verdict.edits.route) {
-            (From::Peer(..), Some(outer), None) => outer.ttl.saturating_sub(1),
-            _ => OUTER_TTL,
+        let is_ip = matches!(h.net, Net::V4 | Net::V6);
+        let ecn = verdict.edits.ecn.unwrap_or(h.tos & 3);
+        let left = match (adm.from, h.outer, verdict.edits.route) {
+            (From::Peer(..), Some(outer), None) => Some(outer.ttl.saturating_sub(1)),
+            _ => None,
         };
-        Self { entropy: Self::port(h.hash), ecn, ttl }
+        let hops = u8::from(verdict.edits.route.is_some());
+        Self {
+            entropy: Self::port(h.hash),
+            tos: if is_ip { h.tos & !3 | ecn } else { 0 },
+            left,
+            inner_ttl: is_ip.then(|| h.ttl.saturating_sub(hops).max(1)),
+        }
+    }
+
+    /// Of a frame of our own, for the flow of this hash.
+    pub(super) const fn ours(hash: u32) -> Self {
+        Self { entropy: Self::port(hash), tos: 0, left: None, inner_ttl: None }
+    }
+
+    /// What is added to the TOS of the outer header.
+    pub(super) const fn tos(&self, outer: &OuterHeader) -> u8 {
+        self.tos & outer.inner_tos
+    }
+
+    /// The outer header's TTL.
+    pub(super) fn ttl(&self, outer: &OuterHeader) -> u8 {
+        let inherited = self.inner_ttl.filter(|_| outer.inherits_ttl);
+        self.left.or(inherited).unwrap_or(outer.ttl)
     }
 
     pub(super) const fn entropy(&self) -> u16 {

@@ -359,7 +359,7 @@ pub fn uplink(bytes: &[u8], uplink: &UplinkConfig, vtep: Ip, h: &mut Headers) ->
         return Err(DropReason::OuterMalformed);
     }
     let vxlan: &Vxlan = view(bytes, udp_at + l4::UDP_HEADER_LEN).ok_or(DropReason::OuterMalformed)?;
-    let vni = vxlan.vni().ok_or(DropReason::VxlanHeader)?;
+    let vni = vxlan.vni(uplink.reserved_bits).ok_or(DropReason::VxlanHeader)?;
     let inner_at = udp_at + l4::UDP_HEADER_LEN + vxlan::HEADER_LEN;
     let outer = Outer { src: h.src, vni, ecn: h.tos & 3, ttl: h.ttl };
     ethernet(&bytes[..udp_at + udp_len], inner_at, h).map_err(|_| DropReason::InnerMalformed)?;

@@ -10,7 +10,7 @@ use super::{Switch, TICK};
 use crate::command::{Event, PeerId, PortId, Vni};
 use crate::counters::DropReason;
 use crate::frame::{Frame, FramePool, SlotSize};
-use crate::limits::{LEARNED_EVENTS, OUTER_TTL};
+use crate::limits::LEARNED_EVENTS;
 use crate::time::Instant;
 use crate::wire::path_probe::{self, About, Kind, PathProbe};
 use crate::wire::{ethernet, ipv4, ipv6, l4, view, view_mut, vxlan};
@@ -85,7 +85,7 @@ impl Switch {
         path_probe::set_name(&mut bytes[outer.len..], name);
         // Another source port for every probe: another way, where the underlay has several.
         let entropy = 0xc000 | (said.nonce & 0x3fff) as u16;
-        outer.stamp(bytes, path_probe::VNI, entropy, 0, OUTER_TTL);
+        outer.stamp(bytes, path_probe::VNI, entropy, 0, outer.ttl);
         self.counters.originated += 1;
         self.enqueue(port, frame, pool);
     }

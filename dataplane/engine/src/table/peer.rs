@@ -7,7 +7,7 @@ use zerocopy::network_endian::{U16, U32};
 
 use super::underlay::{Hop, Underlay};
 use super::{Map, hasher};
-use crate::command::{PeerConfig, PeerId, UplinkConfig, Vni};
+use crate::command::{OuterField, OuterIp, PeerConfig, PeerId, UplinkConfig, Vni};
 use crate::counters::Volume;
 use crate::frame::{GsoKind, Offload};
 use crate::limits::{OUTER_TTL, PEERS_MAX};
@@ -19,7 +19,10 @@ use crate::wire::mac::MacAddr;
 use crate::wire::vxlan;
 use crate::wire::{checksum, l4};
 
-/// Maximum length of an outer header: Ethernet, IPv6, UDP, VXLAN.
+/// The bits of a TOS that are the ECN field.
+const ECN: u8 = 3;
+
+/// The longest outer header: Ethernet, IPv6, UDP, VXLAN.
 pub const OUTER_MAX: usize = ethernet::HEADER_LEN + ipv6::HEADER_LEN + l4::UDP_HEADER_LEN + vxlan::HEADER_LEN;
 
 /// Maps a `PeerId` to its peer and an outer source address to its `PeerId`. Dense and bounded by
@@ -39,7 +42,7 @@ pub struct PeerEntry {
     pub direct: Option<PeerId>,
     /// The underlay's next hop.
     pub next: Hop,
-    /// The outer header to stamp, complete except for lengths, source port, ECN and VNI.
+    /// The outer header to stamp, complete but for lengths, source port, ECN, VNI, and what is inherited.
     pub outer: OuterHeader,
     /// The hash of its rVM's name, as its switch says; 0 until it has.
     pub name: u64,
@@ -56,7 +59,7 @@ pub struct OuterHeader {
     pub bytes: [u8; OUTER_MAX],
     /// 50 over IPv4, 70 over IPv6.
     pub len: usize,
-    /// One's complement sum of the IPv4 header without TOS, total length and TTL.
+    /// One's complement sum of the IPv4 header without what is added to its TOS, total length and TTL.
     pub ipv4_sum: u32,
     /// One's complement sum of the UDP pseudo-header's addresses and protocol.
     pub pseudo_sum: u32,
@@ -64,6 +67,12 @@ pub struct OuterHeader {
     pub mtu: u16,
     /// Whether to fill in the UDP checksum.
     pub checksum: bool,
+    /// TTL of packets that do not have one to inherit.
+    pub ttl: u8,
+    /// Whether the TTL is the inner packet's.
+    pub inherits_ttl: bool,
+    /// Which bits of the inner packet's TOS the outer header has, too: ECN's, or all.
+    pub inner_tos: u8,
 }
 
 impl PeerTable {
@@ -163,15 +172,36 @@ impl PeerTable {
 }
 
 impl OuterHeader {
-    const EMPTY: Self =
-        Self { bytes: [0; OUTER_MAX], len: 0, ipv4_sum: 0, pseudo_sum: 0, mtu: 0, checksum: false };
+    const EMPTY: Self = Self {
+        bytes: [0; OUTER_MAX],
+        len: 0,
+        ipv4_sum: 0,
+        pseudo_sum: 0,
+        mtu: 0,
+        checksum: false,
+        ttl: OUTER_TTL,
+        inherits_ttl: false,
+        inner_tos: ECN,
+    };
 
     fn new(uplink: &UplinkConfig, peer: &PeerConfig, next_mac: MacAddr) -> Self {
         let (src, dst) = (Ip::from(uplink.vtep), Ip::from(peer.address));
         if src.is_v4() != dst.is_v4() {
             return Self::EMPTY;
         }
+        let OuterIp { ttl, tos } = peer.outer;
+        let (ttl, inherits_ttl) = match ttl {
+            OuterField::Fixed(ttl) => (ttl, false),
+            OuterField::Inherit => (OUTER_TTL, true),
+        };
+        let (tos, inner_tos) = match tos {
+            OuterField::Fixed(tos) => (tos & !ECN, ECN),
+            OuterField::Inherit => (0, 0xff),
+        };
         let mut header = Self {
+            ttl,
+            inherits_ttl,
+            inner_tos,
             mtu: uplink.mtu.min(peer.mtu),
             checksum: uplink.checksum,
             pseudo_sum: u32::from(checksum::pseudo(src, dst, l4::UDP, 0)),
@@ -187,7 +217,7 @@ impl OuterHeader {
         if src.is_v4() {
             put(Ipv4 {
                 version_ihl: 0x45,
-                tos: 0,
+                tos,
                 total_len: U16::ZERO,
                 id: U16::ZERO,
                 flags_offset: U16::new(ipv4::DONT_FRAGMENT),
@@ -200,7 +230,7 @@ impl OuterHeader {
             .as_bytes());
         } else {
             put(Ipv6 {
-                version_class_flow: U32::new(6 << 28),
+                version_class_flow: U32::new(6 << 28 | u32::from(tos) << 20),
                 payload_len: U16::ZERO,
                 next_header: l4::UDP,
                 hop_limit: OUTER_TTL,
@@ -217,6 +247,13 @@ impl OuterHeader {
         header
     }
 
+    /// Whether it depends on the packet inside by more than that packet's ECN field.
+    #[inline]
+    #[must_use]
+    pub const fn inherits(&self) -> bool {
+        self.inherits_ttl || self.inner_tos != ECN
+    }
+
     /// Whether the underlay is IPv4.
     #[inline]
     #[must_use]
@@ -226,8 +263,8 @@ impl OuterHeader {
 
     /// Stamps the header on a GSO packet. Its UDP checksum stays partial, as the returned offload facts say.
     #[must_use]
-    pub fn stamp_super(&self, frame: &mut [u8], vni: Vni, entropy: u16, ecn: u8, ttl: u8) -> Offload {
-        Self { checksum: false, ..*self }.stamp(frame, vni, entropy, ecn, ttl);
+    pub fn stamp_super(&self, frame: &mut [u8], vni: Vni, entropy: u16, tos: u8, ttl: u8) -> Offload {
+        Self { checksum: false, ..*self }.stamp(frame, vni, entropy, tos, ttl);
         let udp_at = self.len - vxlan::HEADER_LEN - l4::UDP_HEADER_LEN;
         let pseudo = checksum::fold(self.pseudo_sum + (frame.len() - udp_at) as u32);
         crate::wire::set_word(frame, udp_at + l4::UDP_CHECKSUM_AT, pseudo);
@@ -239,9 +276,10 @@ impl OuterHeader {
         }
     }
 
-    /// Stamps the header on the first `len` bytes of `frame`, whose rest is the inner frame.
+    /// Stamps the header on the first `len` bytes of `frame`, whose rest is the inner frame. `tos`: what of the inner
+    /// packet's TOS is added to that of the header.
     #[inline]
-    pub fn stamp(&self, frame: &mut [u8], vni: Vni, entropy: u16, ecn: u8, ttl: u8) {
+    pub fn stamp(&self, frame: &mut [u8], vni: Vni, entropy: u16, tos: u8, ttl: u8) {
         let frame_len = frame.len();
         let udp_at;
         let udp_len;
@@ -249,10 +287,10 @@ impl OuterHeader {
             let Some(head) = frame.first_chunk_mut::<50>() else { return };
             *head = *self.bytes.first_chunk().unwrap_or(&[0; 50]);
             let total_len = (frame_len - ethernet::HEADER_LEN) as u16;
-            head[15] = ecn;
+            head[15] |= tos;
             head[16..18].copy_from_slice(&total_len.to_be_bytes());
             head[22] = ttl;
-            let sum = self.ipv4_sum + u32::from(ecn) + u32::from(total_len) + (u32::from(ttl) << 8);
+            let sum = self.ipv4_sum + u32::from(tos) + u32::from(total_len) + (u32::from(ttl) << 8);
             head[24..26].copy_from_slice(&(!checksum::fold(sum)).to_be_bytes());
             udp_at = 34;
             udp_len = total_len - 20;
@@ -263,8 +301,8 @@ impl OuterHeader {
             let Some(head) = frame.first_chunk_mut::<OUTER_MAX>() else { return };
             *head = self.bytes;
             udp_len = (frame_len - ethernet::HEADER_LEN - ipv6::HEADER_LEN) as u16;
-            head[14] |= ecn >> 4;
-            head[15] |= ecn << 4;
+            head[14] |= tos >> 4;
+            head[15] |= tos << 4;
             head[18..20].copy_from_slice(&udp_len.to_be_bytes());
             head[21] = ttl;
             udp_at = 54;

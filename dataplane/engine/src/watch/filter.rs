@@ -118,7 +118,7 @@ fn inner(bytes: &[u8], outer: &Headers) -> Option<(Vni, Headers)> {
         return None;
     }
     let at = usize::from(outer.l4) + l4::UDP_HEADER_LEN;
-    let vni = view::<Vxlan>(bytes, at)?.vni()?;
+    let vni = view::<Vxlan>(bytes, at)?.vni(vxlan::RESERVED)?;
     let mut h = Headers::default();
     parse::ethernet(bytes, at + vxlan::HEADER_LEN, &mut h).ok()?;
     Some((vni, h))

@@ -156,10 +156,10 @@ mod tests {
         assert_eq!(probe.as_bytes(), bytes);
         let seen: &PathProbe = view(&bytes, 0).unwrap();
         assert_eq!((seen.kind(), seen.size(), seen.nonce()), (Some(Kind::Ask), 1500, 0x1234));
-        let mut named = [&bytes[..], &[0; 8]].concat();
+        let mut named = [&bytes[..], &[0; 12]].concat();
         assert_eq!((name(&bytes), name(&named)), (0, 0));
         set_name(&mut named, 0x0102_0304_0506_0708);
-        assert_eq!((&named[30..], name(&named)), (&[1, 2, 3, 4, 5, 6, 7, 8][..], 0x0102_0304_0506_0708));
+        assert_eq!((&named[34..], name(&named)), (&[1, 2, 3, 4, 5, 6, 7, 8][..], 0x0102_0304_0506_0708));
         for at in [0, 12, 14, 18, 19] {
             let mut bad = bytes;
             bad[at] ^= 0x80;

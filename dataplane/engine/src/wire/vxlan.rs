@@ -18,6 +18,9 @@ use crate::command::Vni;
 pub const HEADER_LEN: usize = 8;
 const VALID_VNI: u32 = 0x0800_0000;
 
+/// All bits of the header but the I flag and the VNI.
+pub const RESERVED: u64 = 0xf7ff_ffff_0000_00ff;
+
 /// The header.
 #[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
@@ -37,19 +40,20 @@ impl Vxlan {
         Self { flags: U32::new(VALID_VNI), vni_reserved: U32::new(vni.get() << 8) }
     }
 
-    /// The network. `None` when the I flag is missing or any reserved bit is set. The kernel refuses these
-    /// too, since an unknown extension may change the meaning of the following bytes.
+    /// The network. `None` when the I flag is missing or any bit of `reserved` is set: the kernel refuses
+    /// these too, since an extension it does not know may change the meaning of what follows.
     #[inline]
     #[must_use]
-    pub fn vni(&self) -> Option<Vni> {
+    pub fn vni(&self, reserved: u64) -> Option<Vni> {
         let word = self.vni_reserved.get();
-        if self.flags.get() == VALID_VNI && word & 0xff == 0 { Vni::new(word >> 8) } else { None }
+        let bits = u64::from(self.flags.get()) << 32 | u64::from(word);
+        if self.flags.get() & VALID_VNI != 0 && bits & reserved == 0 { Vni::new(word >> 8) } else { None }
     }
 }
 
 impl fmt::Display for Vxlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.vni() {
+        match self.vni(RESERVED) {
             Some(vni) => write!(f, "vni {vni}"),
             None => write!(f, "malformed vxlan {:#010x} {:#010x}", self.flags, self.vni_reserved),
         }
@@ -64,7 +68,7 @@ mod tests {
     #[test]
     fn literal() {
         let good = [8, 0, 0, 0, 0, 0, 100, 0];
-        assert_eq!(view::<Vxlan>(&good, 0).unwrap().vni(), Vni::new(100));
+        assert_eq!(view::<Vxlan>(&good, 0).unwrap().vni(RESERVED), Vni::new(100));
         assert_eq!(Vxlan::new(Vni::new(100).unwrap()).as_bytes(), good);
         for bad in [
             [0, 0, 0, 0, 0, 0, 100, 0],
@@ -72,7 +76,9 @@ mod tests {
             [8, 0, 0, 0, 0, 0, 100, 1],
             [9, 0, 0, 0, 0, 0, 100, 0],
         ] {
-            assert_eq!(view::<Vxlan>(&bad, 0).unwrap().vni(), None);
+            let accepted = bad[0] & 8 != 0;
+            assert_eq!(view::<Vxlan>(&bad, 0).unwrap().vni(0), Vni::new(100).filter(|_| accepted));
+            assert_eq!(view::<Vxlan>(&bad, 0).unwrap().vni(RESERVED), None);
         }
     }
 }

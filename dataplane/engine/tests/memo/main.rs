@@ -305,6 +305,7 @@ impl Rvm {
             guard: vec![IpPrefix { addr: ip("169.254.169.254"), len: 32 }],
             switch_mac: SWITCH_MAC,
             name: 1,
+            reserved_bits: engine::wire::vxlan::RESERVED,
         }));
         for (n, gateway) in [(PRIVATE, "192.168.1.1"), (PUBLIC, "10.2.0.1")] {
             rvm.apply(Command::SetNetwork(NetworkConfig {
@@ -369,7 +370,7 @@ impl Rvm {
                 vlan: VlanPolicy::Transparent,
                 binding: Box::new(binding),
                 bum_pps: None,
-                policy: Box::default(),
+                policy: Box::new(PortPolicy { learning: !small, flood: !small, ..PortPolicy::default() }),
                 fdb_max: 6,
             },
         ));
@@ -388,8 +389,18 @@ impl Rvm {
         let vnis = vec![vni(PRIVATE), vni(PUBLIC)];
         for (id, last) in [(PeerId(0), "10.0.0.12"), (PeerId(1), "10.0.0.13")] {
             let via = (behind && id == PeerId(1)).then_some(PeerId(0));
-            let config =
-                PeerConfig { address: ip(last), vnis: vnis.clone(), via, spoke, mtu: 1500, fragment: false };
+            let config = PeerConfig {
+                address: ip(last),
+                vnis: vnis.clone(),
+                via,
+                spoke,
+                mtu: 1500,
+                fragment: false,
+                outer: OuterIp {
+                    ttl: if spoke { OuterField::Inherit } else { OuterField::Fixed(9) },
+                    tos: if behind { OuterField::Inherit } else { OuterField::Fixed(0xb8) },
+                },
+            };
             self.apply(Command::SetPeer(id, config));
         }
     }

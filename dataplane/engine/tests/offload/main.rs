@@ -403,6 +403,7 @@ fn the_mtu_is_the_segments() {
             spoke: false,
             mtu: 1450,
             fragment: false,
+            outer: engine::command::OuterIp::default(),
         },
     ));
     let over = Packet { timestamps: false, ..Packet::tcp(true, 9000, 1400) };

@@ -71,6 +71,7 @@ impl Rvm {
             guard: vec![],
             switch_mac: MacAddr([2, 0x69, 0x77, 0, 0, n]),
             name: u64::from(n),
+            reserved_bits: engine::wire::vxlan::RESERVED,
         }));
         for v in [PRIVATE, PUBLIC] {
             rvm.apply(Command::SetNetwork(NetworkConfig {
@@ -95,6 +96,7 @@ impl Rvm {
                 spoke: false,
                 mtu: 1600,
                 fragment: false,
+                outer: OuterIp::default(),
             },
         ));
         let on_link = if v6 { "fd00::" } else { "10.0.0.0" };

@@ -460,7 +460,15 @@ fn guarded_hosts_are_not_named() {
         silent(&mut rvm, DOOR1, &from_guest(&a, a.host, 9, Kind::Udp(1, 4789), b"x"), DropReason::Guarded);
         // A peer on another network than the guarded one.
         let address = ip(if v6 { "2001:db8::12" } else { "203.0.113.12" });
-        let peer = PeerConfig { address, vnis: vec![], via: None, spoke: false, mtu: 1500, fragment: false };
+        let peer = PeerConfig {
+            address,
+            vnis: vec![],
+            via: None,
+            spoke: false,
+            mtu: 1500,
+            fragment: false,
+            outer: engine::command::OuterIp::default(),
+        };
         rvm.apply(Command::SetPeer(PeerId(1), peer));
         silent(&mut rvm, DOOR1, &from_guest(&a, address, 9, Kind::Tcp(1, 22), b""), DropReason::Guarded);
     }

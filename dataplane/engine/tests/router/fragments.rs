@@ -127,7 +127,7 @@ proptest! {
             via: None,
             spoke: false,
             mtu,
-            fragment: false,
+            fragment: false, outer: OuterIp::default(),
         }));
         let tunnel_mtu = usize::from(mtu) - 50;
         let outer = sender.forward_as(if outward { DOOR1 } else { UPLINK }, &sent, offload);

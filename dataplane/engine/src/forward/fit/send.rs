@@ -212,10 +212,10 @@ impl Switch {
             if several {
                 part.offload = Offload {
                     gso_size: (cut.len(0) + crate::wire::vxlan::HEADER_LEN) as u16,
-                    ..outer.stamp_super(bytes, vni, tunnel.entropy, tunnel.ecn, tunnel.ttl)
+                    ..outer.stamp_super(bytes, vni, tunnel.entropy, tunnel.tos(outer), tunnel.ttl(outer))
                 };
             } else {
-                outer.stamp(bytes, vni, tunnel.entropy, tunnel.ecn, tunnel.ttl);
+                outer.stamp(bytes, vni, tunnel.entropy, tunnel.tos(outer), tunnel.ttl(outer));
             }
             if large && part.len as usize - ethernet::HEADER_LEN > usize::from(outer.mtu) {
                 self.send_outer_fragments(from, uplink, part, outer.mtu, pool);

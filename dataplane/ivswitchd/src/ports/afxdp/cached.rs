@@ -286,6 +286,7 @@ impl World {
             guard: vec![IpPrefix { addr: ip("169.254.169.254"), len: 32 }],
             switch_mac: MacAddr([2, 0x69, 0x77, 0, 0, 11]),
             name: 1,
+            reserved_bits: engine::wire::vxlan::RESERVED,
         }));
         for (v, gateway) in [(PRIVATE, "192.168.1.1"), (PUBLIC, "10.2.0.1")] {
             self.apply(Command::SetNetwork(NetworkConfig {
@@ -313,6 +314,20 @@ impl World {
                 spoke: spoke && n == 12,
                 mtu: 1600,
                 fragment: r.one_in(4),
+                outer: OuterIp {
+                    ttl: r.of(&[
+                        OuterField::Fixed(64),
+                        OuterField::Fixed(64),
+                        OuterField::Fixed(9),
+                        OuterField::Inherit,
+                    ]),
+                    tos: r.of(&[
+                        OuterField::Fixed(0),
+                        OuterField::Fixed(0),
+                        OuterField::Fixed(0xb8),
+                        OuterField::Inherit,
+                    ]),
+                },
             };
             self.apply(Command::SetPeer(PeerId(u16::from(n) - 12), peer));
             self.apply(Command::SetUnderlayNeighbor(address, mac(n)));
