@@ -10,6 +10,7 @@ mod package;
 mod promises;
 #[cfg(test)]
 mod references;
+mod tidy;
 #[cfg(test)]
 mod tree;
 
@@ -31,6 +32,8 @@ enum Task {
     Test,
     /// Check formatting and lints, then run every test
     Ci,
+    /// Check the structure of the tree: circles of modules, dependencies of crates, long files, unsafe code
+    Tidy,
     /// Measure the switch next to the kernel's and Open vSwitch: `--quick` for under five minutes, `--help` for more;
     /// `bench nested` measures it between guests, level by level
     #[command(disable_help_flag = true)]
@@ -114,6 +117,7 @@ fn main() -> ExitCode {
         Task::Demo => demo(),
         Task::Test => test(),
         Task::Ci => ci(),
+        Task::Tidy => tidy::check(),
         Task::Bench { arguments } => bench(&arguments),
         Task::Bpf { check: _ } => check_bpf(),
     };
@@ -212,6 +216,7 @@ fn demo() -> Result<()> {
 }
 
 fn test() -> Result<()> {
+    tidy::check()?;
     install(&[FOR_THE_DEMO, FOR_THE_TESTS, FOR_THE_GUESTS, FOR_NESTED, FOR_THE_BACKENDS])?;
     println!("== the committed XDP program is what its source makes");
     check_bpf()?;
