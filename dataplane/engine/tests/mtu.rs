@@ -521,8 +521,9 @@ fn outer_fields(frame: &[u8], v6: bool) -> (u8, u8) {
     (frame[22], frame[15])
 }
 
-/// TTL and TOS of the outer header are what is configured or what the inner packet has, over both families and in
-/// remembered flows too. ECN is the inner packet's always (RFC 6040 s.4.1); what is no IP packet has nothing to inherit.
+/// TTL and TOS of the outer header are the configured ones or those of the inner packet, over both families and also
+/// from the flow cache. ECN always comes from the inner packet (RFC 6040 section 4.1). A frame without an IP packet
+/// gets the defaults.
 #[test]
 fn outer_ttl_and_tos() {
     use OuterField::{Fixed, Inherit};

@@ -1,13 +1,13 @@
-//! What tells this rVM from all others, whatever it is called: the MAC addresses of its doors are made from it.
+//! The identity of this rVM: a random number from which the MAC addresses of its doors are made.
 //!
-//! Machines made from one image share their host name, and more of them than should share even `/etc/machine-id`. So
-//! the identity is drawn at random at the first start and kept in the state directory, with two things that tell where
-//! it belongs: the machine (the UUID that the hypervisor gives it, else the machine-id) and the uplink's MAC address. A
-//! restart, another name and another NIC leave it as it is. A copy of the disk in another machine finds that the file is
-//! not its own, and draws another.
+//! Machines made from one image share their host name, and many share even `/etc/machine-id`. So the daemon draws the
+//! number at its first start and keeps it in the state directory. The file also records the machine (its UUID from the
+//! hypervisor, else the machine-id) and the uplink's MAC address. A restart, another name or another NIC changes
+//! nothing. On a copy of the disk in another machine, the daemon sees that the file belongs to the original and draws
+//! a new number.
 //!
-//! Several daemons on one host, in namespaces of their own, each hold a file of their own while they run, and find
-//! it again by the uplink's MAC address.
+//! Several daemons on one host, each in its own namespace, have one file each. Each daemon locks its file while it
+//! runs and finds it again by the uplink's MAC address.
 
 use std::fs::{self, File, TryLockError};
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -17,13 +17,13 @@ use std::path::{Path, PathBuf};
 use ctl::reconcile::stable_hash;
 use engine::wire::mac::MacAddr;
 
-/// Daemons on one host that each have an identity of their own.
+/// Maximum number of daemons on one host that have their own identities.
 const FILES_MAX: usize = 64;
 
 /// The first line of a file.
 const HEADER: &str = "ivswitch identity 1";
 
-/// Bytes of a file that are read: what is longer is none.
+/// Maximum length of an identity file, in bytes. A longer file is ignored.
 const FILE_LEN_MAX: u64 = 1024;
 
 /// The identity, and the file that keeps it, which stays locked as long as this lives.
@@ -33,7 +33,7 @@ pub struct Identity {
     file: Option<(PathBuf, File)>,
 }
 
-/// What a file says.
+/// The content of an identity file.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Kept {
     value: u64,
@@ -160,7 +160,8 @@ fn write(file: &mut File, kept: &Kept) -> io::Result<()> {
     file.sync_all()
 }
 
-/// What the machine is, whatever disk is in it. Containers see their host's UUID, and have a machine-id of their own.
+/// An identifier of the machine that does not depend on its disk. A container sees the UUID of its host, so its own
+/// machine-id counts.
 fn machine(root: &Path) -> String {
     let text = |path: &str| {
         let text = fs::read_to_string(root.join(path)).unwrap_or_default();
@@ -211,7 +212,8 @@ mod tests {
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
     }
 
-    /// Two daemons of one host, in two namespaces, do not share it, and each finds its own again, whoever starts first.
+    /// Two daemons of one host, in two namespaces, have different identities, and each finds its own again in either
+    /// order of starting.
     #[test]
     fn daemons_of_one_host_have_their_own() {
         let directory = tempfile::tempdir().unwrap();
@@ -223,7 +225,7 @@ mod tests {
         assert_eq!((a.value(), b.value()), values);
     }
 
-    /// Where nothing can be kept it follows from the machine and the uplink, at every start the same.
+    /// If no file can be written, the identity follows from the machine and the uplink and is the same at every start.
     #[test]
     fn without_a_place_to_keep_it() {
         let file = tempfile::NamedTempFile::new().unwrap();

@@ -84,8 +84,8 @@ impl Merger {
     }
 }
 
-/// Whether an interface of this name is ours. The name counts, since the kernel announces the device before it has its
-/// alias.
+/// Whether this name is that of our device. The alias does not help here: the kernel announces the device before it has
+/// one.
 pub fn is_ours(name: &str) -> bool {
     name.strip_prefix(NAME).is_some_and(|port| port.parse::<u16>().is_ok())
 }

@@ -297,7 +297,7 @@ pub fn mac_of(name: &str) -> Option<MacAddr> {
     })
 }
 
-/// The name of the interface that has this name or this alternative name; the same, while there is no such interface.
+/// The primary name of the interface that has this name or alternative name. Returns `name` if no interface has it.
 #[must_use]
 pub fn name_of(name: &str) -> String {
     let found = find(name).and_then(|link| {
@@ -314,7 +314,7 @@ fn find(name: &str) -> Option<LinkMessage> {
     /// linux/if_link.h
     const IFLA_ALT_IFNAME: u16 = 53;
     let mut message = LinkMessage::default();
-    // A name that is too long for one can only be an alternative.
+    // A name longer than a primary name can be is an alternative name.
     message.attributes = vec![match name.len() < libc::IFNAMSIZ {
         true => LinkAttribute::IfName(name.to_owned()),
         false => LinkAttribute::Other(DefaultNla::new(IFLA_ALT_IFNAME, [name.as_bytes(), &[0]].concat())),

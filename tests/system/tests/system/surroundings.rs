@@ -1,5 +1,5 @@
-//! Beside what else is on the machine: filters of tc that others have on a port, the kernel's own vxlan on our UDP port,
-//! interfaces with several names, and a copy of the machine as a peer.
+//! The switch next to other things on the machine: tc filters of other programs on a port, the kernel's own vxlan on
+//! the tunnel's UDP port, interfaces with several names, and a copy of the machine as a peer.
 
 use std::fs;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use system::{Lab, Namespace, Switch, transfer, wait_for, wait_until};
 
 use crate::topology::{Underlay, V4, V6, host, network, port, underlay_pair};
 
-/// `tc` in a namespace: what it prints.
+/// Runs `tc` in a namespace and returns its output.
 fn tc(namespace: &Namespace, arguments: &str) -> String {
     let output = namespace.command("tc").args(arguments.split_whitespace()).output().expect("running tc");
     assert!(output.status.success(), "tc {arguments}: {}", String::from_utf8_lossy(&output.stderr));
@@ -36,9 +36,9 @@ fn packet_ports() -> String {
     "name = \"rvm\"\n".to_owned() + &network("private", 100) + &packet("h1") + &packet("h2")
 }
 
-/// Filters of an operator or a CNI at any preference, and libvirt's older qdisc with its policer: the port works beside
-/// them, and they are as they were while the daemon runs, after a reload, a crash, and when it has ended. Ours goes
-/// with the daemon.
+/// An operator or a CNI may have filters at any preference, and libvirt its older qdisc with a policer. The port works
+/// next to them, and they stay unchanged while the daemon runs, after a reload, after a crash, and after its end. The
+/// daemon's own filter goes with it.
 #[test]
 fn filters_of_others_stay_as_they_are() {
     let Some(lab) = Lab::new() else { return };
@@ -74,8 +74,8 @@ fn filters_of_others_stay_as_they_are() {
     }
 }
 
-/// Another's filter that lets every packet pass, before ours: the machine's own stack hears nothing of the guest all the
-/// same.
+/// A foreign filter that accepts every packet runs before ours. The machine's own stack still receives no packet of the
+/// guest.
 #[test]
 fn a_filter_of_others_does_not_open_a_port() {
     let Some(lab) = Lab::new() else { return };
@@ -90,8 +90,8 @@ fn a_filter_of_others_does_not_open_a_port() {
     assert_eq!(h1.ping("-c3 -i0.2 -W1 10.1.0.99"), 0, "the guest reached the machine");
 }
 
-/// `rvm` with our switch and a vxlan device of the kernel's (VNI 500), `far` with our switch, and `swarm` with the
-/// kernel's device alone; all on one link.
+/// Three machines on one link: `rvm` with our switch and a kernel vxlan device (VNI 500), `far` with our switch, and
+/// `swarm` with only the kernel's device.
 struct Shared {
     rvm: Namespace,
     h1: Namespace,
@@ -107,10 +107,10 @@ impl Shared {
     fn new(lab: &Lab, underlay: Underlay, kind: &str, device_first: bool) -> Self {
         let (rvm, far) = underlay_pair(lab, underlay);
         let swarm = lab.namespace("swarm");
-        // The far rVM is also the switch on which the third machine is.
+        // The far rVM also bridges the link of the third machine.
         lab.veth((&swarm, "eth0"), (&far, "s0"));
         far.ip("link add lan type bridge");
-        // The bridge answers no questions about the address of the interface behind it.
+        // The bridge does not answer ARP for the address of the interface behind it.
         far.sysctl("net/ipv4/conf/all/arp_ignore", "1");
         far.ip("link set lan up");
         far.ip("link set s0 master lan");
@@ -163,14 +163,15 @@ impl Shared {
     fn add(rvm: &Namespace, device: &str) {
         rvm.ip(device);
         rvm.ip("addr add 172.31.0.1/24 dev kv");
-        // As Docker does it: made first, up a moment later.
+        // Docker makes the device first and brings it up a moment later.
         std::thread::sleep(Duration::from_millis(300));
         rvm.ip("link set kv up");
     }
 }
 
-/// Docker Swarm, flannel and others use the kernel's vxlan on our UDP port: both work, whichever was first, and `doctor`
-/// says so. A device with a network of ours does not, and that is a warning while it is there.
+/// Docker Swarm, flannel and others use the kernel's vxlan on the tunnel's UDP port. Both work, whichever came first,
+/// and `doctor` names the device. A device with the VNI of one of our networks cannot work, and a warning stands while
+/// the device exists.
 fn beside_the_kernels_vxlan(underlay: Underlay, kind: &str) {
     let Some(lab) = Lab::new() else { return };
     let cloud = Shared::new(&lab, underlay, kind, true);
@@ -210,8 +211,8 @@ fn beside_the_kernels_vxlan_by_packet_sockets() {
     beside_the_kernels_vxlan(V4, "kind = \"packet\"\n");
 }
 
-/// Interfaces are found by any of their names: the uplink, a port, and a name that comes while the daemon runs. One that is
-/// another entry's by another name is refused.
+/// The switch finds interfaces by any of their names: the uplink, a port, and a name that appears while the daemon runs.
+/// It refuses an entry whose interface another entry has under another name.
 #[test]
 fn interfaces_by_any_of_their_names() {
     let Some(lab) = Lab::new() else { return };
@@ -238,7 +239,7 @@ fn interfaces_by_any_of_their_names() {
         assert_eq!(answer.code, 4, "{name}: {answer:?}");
         assert!(answer.stderr.contains("by another name"), "{answer:?}");
     }
-    // Another primary name is no other interface, for who knows it by the alternative one.
+    // A new primary name does not change an interface that is configured by its alternative name.
     rvm.ip("link set p-h1 down");
     rvm.ip("link set p-h1 name renamed0");
     rvm.ip("link set renamed0 up");
@@ -246,8 +247,9 @@ fn interfaces_by_any_of_their_names() {
     assert!(far.has_link("eth0"));
 }
 
-/// Two rVMs made from one image: one host name, no `name` in the file. Their doors differ and work, and each says that
-/// there are two of its name. When even what tells them apart was copied, they say that, and the remedy helps.
+/// Two rVMs come from one image, with one host name and no `name` in the file. Their doors have different MAC addresses
+/// and work, and each rVM warns of the duplicate name. When the identity file was copied as well, both warn of the
+/// duplicate MAC address, and the remedy in the warning works.
 #[test]
 fn copies_of_one_image() {
     let Some(lab) = Lab::new() else { return };
@@ -273,7 +275,7 @@ fn copies_of_one_image() {
         wait_for("the warning of one name", || said(switch, "duplicate name"));
         assert!(!said(switch, "duplicate MAC"));
     }
-    // A restart, another name and another NIC leave the door's address alone.
+    // A restart, another name and another NIC do not change the door's address.
     assert!(ours.terminate().success());
     fs::write(ours.config(), format!("name = \"renamed\"\n{}", config(1, "10.0.0.12"))).unwrap();
     rvm.ip("link set eth0 down");
@@ -291,7 +293,7 @@ fn copies_of_one_image() {
     other.start_again();
     other.wait_live(&["uplink", "eth1"]);
     wait_for("one MAC address twice", || macs().0 == macs().1);
-    // Each switch learns of it from what the other side broadcasts.
+    // Each switch notices when the other side broadcasts.
     for (switch, sender, to) in [(&ours, &far, "10.1.0.1"), (&other, &rvm, "10.1.0.2")] {
         wait_for("the warning of one address", || {
             sender.ip("neigh flush all");
@@ -301,13 +303,13 @@ fn copies_of_one_image() {
     }
     let text = ours.json("status")["warnings"].to_string();
     assert!(text.contains(&file(&ours).display().to_string()), "{text}");
-    // As the warning says: on one of the two.
+    // The remedy in the warning: on one of the two.
     assert!(other.terminate().success());
     fs::remove_file(file(&other)).unwrap();
     other.start_again();
     other.wait_live(&["uplink", "eth1"]);
     assert!(wait_until(Duration::from_secs(5), || macs().0 != macs().1));
-    // What each kernel remembers of the other is its own address.
+    // The kernels' neighbour entries still have the duplicate address.
     for namespace in [&rvm, &far] {
         namespace.ip("neigh flush all");
     }
