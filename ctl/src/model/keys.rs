@@ -40,7 +40,7 @@ fn keys_of(definition: &Value) -> Vec<Key> {
             name: name.clone(),
             required: required(name),
             default: default_of(property, words),
-            words: words.replace('`', ""),
+            words: words.replace('`', "").replace('\n', " "),
         }
     };
     properties.map(key).collect()
@@ -157,6 +157,7 @@ mod tests {
                 assert!(said || by_case, "{section:?} {key:?}");
             }
         }
+        assert!(KEYS.values().flatten().all(|key| !key.words.contains('\n')), "one line each");
         let port = |name: &str| keys(Section::Port).iter().find(|k| k.name == name).unwrap();
         assert!(port("network").required && !port("mtu").required);
         assert_eq!((&port("bum_pps").default, &port("kind").default), (&json!(10_000), &json!("auto")));
