@@ -485,7 +485,7 @@ pub struct PortRow {
     /// The MAC address of that interface.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<String>,
-    /// MAC of the CMS's end of a door that we make.
+    /// The MAC address of the CMS's end of a door that we create.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub door_address: Option<String>,
     /// `uplink`, `door` or `guest`.
@@ -880,7 +880,7 @@ pub struct Status {
     pub tunnel_port: u16,
     /// The largest inner IP packet that the tunnel carries.
     pub overlay_mtu: u16,
-    /// Vxlan devices of the kernel's on that UDP port: they get the tunnel packets of all VNIs but our networks'.
+    /// The kernel's vxlan devices on the same UDP port: they get the tunnel packets of all VNIs except our networks'.
     #[serde(default)]
     pub port_sharers: Vec<SharerRow>,
     /// Ports, the uplink first.
@@ -919,17 +919,17 @@ pub struct Status {
     pub problems: Vec<Problem>,
 }
 
-/// A vxlan device of the kernel's on the tunnel's UDP port.
+/// A vxlan device of the kernel on the tunnel's UDP port.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct SharerRow {
     /// The interface.
     pub link: String,
-    /// Its VNI; none where it takes any.
+    /// The device's VNI; `None` if it accepts any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vni: Option<u32>,
 }
 
-/// The verdict cache: the kernel follows the verdicts of hot flows by itself.
+/// The kernel offload: the kernel itself forwards hot flows.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct CacheRow {
     /// The configured mode.

@@ -124,7 +124,7 @@ impl<'a> Parser<'a> {
                 let end = self.end();
                 self.take(&["host"]);
                 let mac = self.argument("ether")?;
-                let Mac(mac) = mac.parse().map_err(|_| format!("{mac} is no MAC address"))?;
+                let Mac(mac) = mac.parse().map_err(|_| format!("{mac} is not a MAC address"))?;
                 self.test(Test::Mac(end, mac));
             }
             "vlan" => {
@@ -164,25 +164,26 @@ impl<'a> Parser<'a> {
         let argument = self.argument(what)?;
         let test = match what {
             "host" => {
-                let ip: IpAddr = argument.parse().map_err(|_| format!("{argument} is no IP address"))?;
+                let ip: IpAddr = argument.parse().map_err(|_| format!("{argument} is not an IP address"))?;
                 Test::Address(end, IpPrefix::host(ip))
             }
             "net" => {
                 let net: ipnet::IpNet =
-                    argument.parse().map_err(|_| format!("{argument} is no prefix such as 10.0.0.0/8"))?;
+                    argument.parse().map_err(|_| format!("{argument} is not a prefix such as 10.0.0.0/8"))?;
                 Test::Address(end, crate::model::prefix(net))
             }
             "port" => {
-                let port = argument.parse().map_err(|_| format!("{argument} is no port number"))?;
+                let port = argument.parse().map_err(|_| format!("{argument} is not a port number"))?;
                 Test::Port(end, port, port)
             }
             "portrange" => {
                 let range =
                     argument.split_once('-').and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
-                let (first, last) = range.ok_or_else(|| format!("{argument} is no range such as 80-90"))?;
+                let (first, last) =
+                    range.ok_or_else(|| format!("{argument} is not a range such as 80-90"))?;
                 Test::Port(end, first, last)
             }
-            _ => return Err(format!("\"{what}\" is not understood; host, net, port or portrange is meant?")),
+            _ => return Err(format!("\"{what}\" is not understood; use host, net, port or portrange")),
         };
         self.test(test);
         Ok(())

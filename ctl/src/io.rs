@@ -35,18 +35,18 @@ pub struct LinkFacts {
     pub carrier: bool,
     /// The addresses with their prefix lengths, link-local ones included.
     pub addresses: Vec<IpPrefix>,
-    /// Its alternative names.
+    /// The alternative names.
     pub alt_names: Vec<String>,
-    /// It is a vxlan device of the kernel's, and not ours.
+    /// Set if the interface is a vxlan device of the kernel, and not ours.
     pub vxlan: Option<KernelVxlan>,
 }
 
-/// A vxlan device of the kernel's.
+/// A vxlan device of the kernel.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct KernelVxlan {
-    /// Its VNI; `None`: it takes any (`external`).
+    /// The device's VNI; `None` if it accepts any (`external`).
     pub vni: Option<u32>,
-    /// Its UDP port.
+    /// The device's UDP port.
     pub port: u16,
 }
 
@@ -153,16 +153,21 @@ impl KernelDrops {
                 "kernel-no-slots",
                 "The kernel had no slots to receive into: the pool was exhausted.",
             ),
-            (self.rx_other, "kernel-rx-other", "The kernel refused a received frame, mostly for its length."),
+            (
+                self.rx_other,
+                "kernel-rx-other",
+                "The kernel refused a received frame, mostly because of its length.",
+            ),
             (
                 self.rx_unsaid,
                 "kernel-rx-unsaid",
-                "The kernel cannot express the offload facts of a received frame (SCTP or ESP to be segmented, UDP fragments).",
+                "The kernel cannot express the offload metadata of a received frame (SCTP or ESP to be \
+                 segmented, UDP fragments).",
             ),
             (
                 self.rx_too_long,
                 "kernel-rx-too-long",
-                "A received frame was too long to be split (BIG TCP in a tunnel).",
+                "A received frame was too long to be segmented (BIG TCP in a tunnel).",
             ),
             (self.tx_invalid, "kernel-tx-invalid", "The kernel could not send a frame."),
         ]
@@ -234,14 +239,14 @@ pub struct CacheStats {
     pub left_out: Vec<(String, String)>,
 }
 
-/// Whether the kernel follows the verdicts of hot flows by itself.
+/// Whether the kernel itself forwards hot flows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum CacheMode {
-    /// Between interfaces where it is proven to work.
+    /// Between interfaces where the kernel offload is proven to work.
     #[default]
     Auto,
-    /// Between all native XDP interfaces and those of kind `packet`.
+    /// Between all native XDP interfaces and those with the `packet` driver.
     On,
     /// Not at all.
     Off,
@@ -323,16 +328,16 @@ impl IoKind {
     }
 }
 
-/// Which XDP modes may be tried.
+/// The XDP modes that may be tried.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum XdpMode {
     /// Native with zero-copy, native with copy, generic: the first that works.
     #[default]
     Auto,
-    /// Native only, zero-copy where there is.
+    /// Native only, with zero-copy where possible.
     Native,
-    /// Native, copy only.
+    /// Native with copies only.
     Copy,
     /// Generic only.
     Generic,
@@ -366,8 +371,8 @@ pub struct DoorSpec {
 pub struct SteerPlan {
     /// Tunnel packets: UDP to this address and port.
     pub tunnel: Option<(IpAddr, u16)>,
-    /// Only those of these networks, since a vxlan device of the kernel's has the port as well and is to have the
-    /// others. `None`: all.
+    /// Take only packets of these networks, because a vxlan device of the kernel shares the port and must get the
+    /// others. `None` takes all packets.
     pub vnis: Option<BTreeSet<u32>>,
     /// Reality addresses of floating IPs held here.
     pub reality: Vec<SteerReality>,

@@ -98,8 +98,10 @@ impl Collector for Snapshot {
         family("info", "The daemon; always 1", &|mut f| {
             f.gauges([(vec![("name", s.name.as_str()), ("version", s.version.as_str())], 1.0)])
         })?;
-        family("uptime_seconds", "Since the daemon started", &|mut f| f.gauges([(vec![], s.uptime as f64)]))?;
-        family("warnings", "Things that need attention, by what they are about: ivctl status", &|mut f| {
+        family("uptime_seconds", "Time since the daemon started", &|mut f| {
+            f.gauges([(vec![], s.uptime as f64)])
+        })?;
+        family("warnings", "Problems that need attention, by kind: ivctl status", &|mut f| {
             let count = |kind| s.problems.iter().filter(|p| p.kind == kind).count() as f64;
             f.gauges(ProblemKind::ALL.iter().map(|&kind| (vec![("kind", kind.name())], count(kind))))
         })?;
@@ -125,7 +127,7 @@ impl Collector for Snapshot {
         })?;
         family(
             "port_cut_off",
-            "Whether the port is cut off: quarantined by its owner, or disabled by a guard",
+            "Whether the port is isolated: quarantined by its owner, or disabled by a guard",
             &|mut f| {
                 let cut = ports.iter().flat_map(|((port, network), row)| {
                     let labels =
@@ -139,16 +141,16 @@ impl Collector for Snapshot {
                 f.gauges(cut.collect::<Vec<_>>())
             },
         )?;
-        family("port_rx_packets", "Frames taken from the port", &|mut f| {
+        family("port_rx_packets", "Frames received from the port", &|mut f| {
             f.counters(of_ports(|p| p.stats64.rx.packets))
         })?;
-        family("port_rx_bytes", "Bytes taken from the port", &|mut f| {
+        family("port_rx_bytes", "Bytes received from the port", &|mut f| {
             f.counters(of_ports(|p| p.stats64.rx.bytes))
         })?;
-        family("port_tx_packets", "Frames given to the port", &|mut f| {
+        family("port_tx_packets", "Frames sent to the port", &|mut f| {
             f.counters(of_ports(|p| p.stats64.tx.packets))
         })?;
-        family("port_tx_bytes", "Bytes given to the port", &|mut f| {
+        family("port_tx_bytes", "Bytes sent to the port", &|mut f| {
             f.counters(of_ports(|p| p.stats64.tx.bytes))
         })?;
         family("drops", "Dropped frames by reason: ivctl drops", &|mut f| {
@@ -165,7 +167,7 @@ impl Collector for Snapshot {
         family("fdb_entries", "MAC addresses known on the network", &|mut f| {
             f.gauges(of_networks(|n| f64::from(n.fdb.unwrap_or(0))))
         })?;
-        family("fdb_limit", "Most MAC addresses learned on the network", &|mut f| {
+        family("fdb_limit", "The most MAC addresses that the network learns", &|mut f| {
             f.gauges(of_networks(|n| f64::from(n.fdb_max)))
         })?;
 
@@ -173,24 +175,32 @@ impl Collector for Snapshot {
         let of_peers = |value: fn(&PeerRow) -> u64| {
             peers().map(move |p| (vec![("peer", p.name.as_str())], value(p))).collect::<Vec<_>>()
         };
-        family("peer_up", "Whether the peer answers, and takes packets of a network", &|mut f| {
-            let up = |p: &PeerRow| truth(p.state == PeerState::Up);
-            f.gauges(peers().map(|p| (vec![("peer", p.name.as_str())], up(p))))
-        })?;
-        family("peer_state", "1 for the state that the peer is in: ivctl peer show", &|mut f| {
+        family(
+            "peer_up",
+            "Whether the peer answers, and accepts packets of at least one network",
+            &|mut f| {
+                let up = |p: &PeerRow| truth(p.state == PeerState::Up);
+                f.gauges(peers().map(|p| (vec![("peer", p.name.as_str())], up(p))))
+            },
+        )?;
+        family("peer_state", "1 for the peer's present state, otherwise 0: ivctl peer show", &|mut f| {
             let states = PeerState::ALL.into_iter().filter(|state| *state != PeerState::ThisRvm);
             let each = |p| states.clone().map(move |state| (p, state));
             f.gauges(peers().flat_map(each).map(|(p, state): (&PeerRow, PeerState)| {
                 (vec![("peer", p.name.as_str()), ("state", state.name())], truth(p.state == state))
             }))
         })?;
-        family("peer_answered_seconds", "Since the peer answered last; of those that ever did", &|mut f| {
-            f.gauges(peers().filter_map(|p| Some((vec![("peer", p.name.as_str())], p.answered? as f64))))
-        })?;
+        family(
+            "peer_answered_seconds",
+            "Time since the peer's last answer; absent if it never answered",
+            &|mut f| {
+                f.gauges(peers().filter_map(|p| Some((vec![("peer", p.name.as_str())], p.answered? as f64))))
+            },
+        )?;
         family("peer_resolved", "Whether the underlay's next hop to the peer is known", &|mut f| {
             f.gauges(peers().map(|p| (vec![("peer", p.name.as_str())], truth(p.resolved))))
         })?;
-        family("peer_refused_networks", "Networks of which the peer refuses our packets", &|mut f| {
+        family("peer_refused_networks", "Networks whose packets from us the peer refuses", &|mut f| {
             f.gauges(peers().map(|p| (vec![("peer", p.name.as_str())], p.refuses.len() as f64)))
         })?;
         family("peer_tx_frames", "Frames sent to the peer", &|mut f| f.counters(of_peers(|p| p.tx)))?;
@@ -221,7 +231,8 @@ impl Collector for Snapshot {
         };
         family(
             "floating_resolved",
-            "Whether it is known where the floating IP's packets go, on its gateway and where the switch translates",
+            "Whether the next hop of the floating IP's packets is known, on its gateway and where the switch \
+             translates",
             &|mut f| {
                 let known = floating.iter().filter_map(|((ip, network), sum)| {
                     let labels = vec![("ip", ip.as_str()), ("network", *network)];
@@ -238,7 +249,7 @@ impl Collector for Snapshot {
         let closed: Vec<String> = s.closed.addresses.iter().map(ToString::to_string).collect();
         family(
             "reality_closed",
-            "Whether the rVM's own kernel is kept from answering for the address while the daemon is away",
+            "Whether the address is closed to the rVM's own kernel while the daemon is away",
             &|mut f| {
                 let state = truth(s.closed.in_place);
                 f.gauges(closed.iter().map(|address| (vec![("address", address.as_str())], state)))
@@ -250,13 +261,13 @@ impl Collector for Snapshot {
         });
         family(
             "steered_frames",
-            "Frames that came in by the uplink, by where they went: to the switch from the tunnel or for a reality \
-             address, to the kernel as answers to its own connections there, or else to the kernel",
+            "Frames that arrived on the uplink, by destination: the switch (tunnel packets, or packets to a \
+             reality address), the kernel (answers to its own connections there), or the kernel (all others)",
             &|mut f| f.counters(steered.clone().map(|(to, n)| (vec![("to", to)], n))),
         )?;
         family(
             "own_flows",
-            "Flows of the rVM's own kernel on reality addresses whose answers stay with it",
+            "Flows of the rVM's own kernel on reality addresses whose answers stay with the kernel",
             &|mut f| f.gauges(s.steered.iter().map(|s| (vec![], f64::from(s.own_flows)))),
         )?;
 
@@ -265,10 +276,10 @@ impl Collector for Snapshot {
         family("worker_busy_ratio", "Share of the last second spent moving frames", &|mut f| {
             f.gauges(of_workers().map(|(labels, w)| (labels, w.busy)))
         })?;
-        family("worker_frames", "Frames the worker received", &|mut f| {
+        family("worker_frames", "Frames that the worker received", &|mut f| {
             f.counters(of_workers().map(|(labels, w)| (labels, w.frames)))
         })?;
-        family("worker_sleeps", "Times the worker went to sleep", &|mut f| {
+        family("worker_sleeps", "How often the worker went to sleep", &|mut f| {
             f.counters(of_workers().map(|(labels, w)| (labels, w.sleeps)))
         })?;
 
@@ -284,13 +295,13 @@ impl Collector for Snapshot {
             ("consumed", frames.consumed),
             ("coalesced", frames.coalesced),
         ];
-        family("frames", "Frames of the switch as a whole, by what became of them", &|mut f| {
+        family("frames", "Frames of the whole switch, by outcome", &|mut f| {
             f.counters(kinds.iter().map(|(kind, n)| (vec![("kind", *kind)], *n)))
         })?;
         family("icmp_errors", "ICMP errors and TCP resets sent to senders of packets, by kind", &|mut f| {
             f.counters(s.icmp_errors.iter().map(|(kind, n)| (vec![("kind", kind.as_str())], *n)))
         })?;
-        family("icmp_errors_limited", "ICMP errors not sent, for there were too many", &|mut f| {
+        family("icmp_errors_limited", "ICMP errors that the rate limit suppressed", &|mut f| {
             f.counters([(vec![], s.icmp_errors_limited)])
         })?;
         family("frames_queued", "Frames waiting in transmit queues", &|mut f| {

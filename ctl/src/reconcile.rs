@@ -61,13 +61,13 @@ pub fn switch_mac(name: &str) -> MacAddr {
     local_mac(0x77, stable_hash(&[name]) as u32)
 }
 
-/// MAC of the CMS's end of a door: 02:69:78 and a hash of the rVM's identity and the port's name.
+/// The MAC address of the CMS's end of a door: 02:69:78 and a hash of the rVM's identity and the port's name.
 #[must_use]
 pub fn door_mac(identity: u64, port: &str) -> MacAddr {
     local_mac(0x78, stable_hash(&[&identity.to_string(), port]) as u32)
 }
 
-/// Whether it may be the MAC of a door's.
+/// Whether the address may belong to a door.
 #[must_use]
 pub fn is_door_mac(mac: MacAddr) -> bool {
     mac.0[..3] == [0x02, 0x69, 0x78]
@@ -171,17 +171,17 @@ impl<K: Ord> Numbers<K> {
 pub struct Facts {
     /// The name of this rVM.
     pub name: String,
-    /// A number that no other rVM has: the source of MAC addresses.
+    /// A number that no other rVM has; MAC addresses follow from it.
     pub identity: u64,
-    /// The uplink, once its MAC, address and MTU are known.
+    /// The uplink, once its MAC address, IP address and MTU are known.
     pub underlay: Option<Underlay>,
     /// Every port that may forward, or whose interface is known.
     pub ports: BTreeMap<PortId, PortFact>,
     /// The measured path MTUs of peers.
     pub paths: BTreeMap<PeerId, u16>,
-    /// A vxlan device of the kernel's has the tunnel's UDP port, too.
+    /// Whether a vxlan device of the kernel uses the tunnel's UDP port, too.
     pub shares_port: bool,
-    /// What each network carries between rVMs: [`network_mtus`] of all this.
+    /// The MTU of each network between rVMs: [`network_mtus`] of the other fields.
     pub network_mtus: BTreeMap<String, u16>,
 }
 

@@ -28,7 +28,7 @@ pub enum Why {
     OtherMac,
     /// The frame is neither IPv4 nor IPv6, has a VLAN tag, or is malformed.
     NoPacket,
-    /// It is a tunnel packet of a network that the kernel's own vxlan device may have, on the same UDP port.
+    /// A tunnel packet of a network that a vxlan device of the kernel may have, on the same UDP port.
     OtherNetwork(u32),
     /// Its destination is neither our VTEP with the tunnel's port nor a reality address.
     OtherAddress(IpAddr),
@@ -46,9 +46,9 @@ impl std::fmt::Display for Why {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::OtherMac => f.write_str("it is not for the uplink's own MAC address"),
-            Self::NoPacket => f.write_str("it is no untagged IP packet"),
+            Self::NoPacket => f.write_str("it is not an untagged IP packet"),
             Self::OtherAddress(ip) => {
-                write!(f, "{ip} is no reality address, and it is no tunnel packet to us")
+                write!(f, "{ip} is not a reality address, and it is not a tunnel packet to us")
             }
             Self::OtherNetwork(vni) => {
                 write!(
@@ -58,11 +58,13 @@ impl std::fmt::Display for Why {
             }
             Self::Port(ip, proto, port) => {
                 let proto = if *proto == L4Proto::Tcp { "tcp" } else { "udp" };
-                write!(f, "{proto}/{port} of {ip} is the rVM's own (`only`, `except`)")
+                write!(f, "{proto}/{port} of {ip} belongs to the rVM itself (`only`, `except`)")
             }
-            Self::NoPort(ip) => write!(f, "of {ip} only some ports are a floating IP's, and it names none"),
+            Self::NoPort(ip) => {
+                write!(f, "only some ports of {ip} belong to a floating IP, and the packet has no port")
+            }
             Self::Housekeeping => f.write_str("DHCP and neighbour discovery keep the address itself alive"),
-            Self::ErrorOfKernel => f.write_str("it is about a packet of the kernel's, or of the tunnel"),
+            Self::ErrorOfKernel => f.write_str("the error is about a packet of the kernel or of the tunnel"),
         }
     }
 }
@@ -89,7 +91,7 @@ fn vni(frame: &[u8], packet: &Packet) -> Option<u32> {
     Some(u32::from_be_bytes(*bytes) >> 8)
 }
 
-/// Where a frame goes first. `mac` is the uplink's own.
+/// Decides where a frame goes first. `mac` is the uplink's own address.
 #[must_use]
 pub fn steer(plan: &SteerPlan, mac: MacAddr, frame: &[u8]) -> Steering {
     verdict(plan, mac, frame).unwrap_or_else(Steering::Kernel)
@@ -110,7 +112,7 @@ fn verdict(plan: &SteerPlan, mac: MacAddr, frame: &[u8]) -> Result<Steering, Why
     if let (UDP, Some((source, dest))) = (packet.proto, ports) {
         if plan.tunnel == Some((packet.dest, dest)) && dest != 0 {
             return match (&plan.vnis, vni(frame, &packet)) {
-                // Probes of the path have no network's number.
+                // Path probes do not carry the number of a network.
                 (Some(vnis), Some(vni)) if vni != 0 && !vnis.contains(&vni) => Err(Why::OtherNetwork(vni)),
                 _ => Ok(Steering::Tunnel),
             };

@@ -141,7 +141,7 @@ fn a_trial_that_nobody_confirms_is_taken_back() {
     w.pass(Duration::from_millis(1));
     assert_eq!((w.networks(), w.saved.len()), (vec!["a"], 0));
     assert!(w.commands.iter().any(|c| matches!(c, Command::RemoveNetwork(vni) if vni.get() == 2)));
-    assert!(w.log.contains("taken back"), "{}", w.log);
+    assert!(w.log.contains("rolled back"), "{}", w.log);
     assert_eq!(w.call("config.show", json!({}))["text"], OLD);
     // A manual rollback does the same.
     w.call("config.apply", json!({ "text": NEW, "confirm_s": 60 }));

@@ -42,7 +42,7 @@ pub fn create(here: &Here<'_>, wish: Create) -> Result<u8, Failure> {
         return Err(Failure::new(
             4,
             what,
-            "there is one of that name",
+            "there is a guest of that name",
             "use another name, or delete that one first",
         ));
     }

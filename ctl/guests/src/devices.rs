@@ -148,8 +148,8 @@ fn attach_nic<'a>(
     let uuid = domain.get_uuid_string().map_err(libvirt::failed(&what))?;
     let shared_memory = shares_memory(&libvirt::xml(domain, true)?);
     if wish.kind(shared_memory) == PortKind::Vhostuser && !shared_memory {
-        let why = "its memory is not shared: it was made without a NIC of that kind";
-        return Err(Failure::new(4, what, why, "use kind=packet or kind=afxdp, or make the guest anew"));
+        let why = "its memory is not shared: it was created without a NIC of that kind";
+        return Err(Failure::new(4, what, why, "use kind=packet or kind=afxdp, or create the guest again"));
     }
     let free = |&index: &usize| claims.ports.iter().all(|p| p.name != interface_name(name, &uuid, index));
     let index = (0..=NICS_MAX).find(free).unwrap_or(NICS_MAX);
@@ -204,7 +204,7 @@ pub fn detach(here: &Here<'_>, name: &str, nic: Option<&str>, disk: Option<&str>
         detach_disk(&domain, name, &|t, _| t == target, target)?;
     }
     let Some(which) = nic else { return Ok(0) };
-    let what = format!("the NIC is not taken from guest {name}");
+    let what = format!("the NIC is not detached from guest {name}");
     let is = |p: &&ctl::model::Port| p.name == which || p.mac.iter().any(|mac| mac.to_string() == which);
     let Some(port) = claims.ports.iter().find(is).cloned() else {
         return Err(Failure::new(3, what, format!("it has no {which}"), "see ivctl guest show"));
@@ -248,7 +248,7 @@ pub fn detach_disk(
     is: &dyn Fn(&str, &str) -> bool,
     which: &str,
 ) -> Result<(), Failure> {
-    let what = format!("the disk is not taken from guest {name}");
+    let what = format!("the disk is not detached from guest {name}");
     let of = |e: &Element| {
         let get =
             |path: &str, key: &str| e.first(path).and_then(|e| e.get(key)).unwrap_or_default().to_owned();
@@ -268,7 +268,7 @@ fn wait_gone(domain: &Domain, what: &str, there: impl Fn(&Element) -> bool) -> R
     let started = Instant::now();
     while libvirt::is_active(domain)? && there(&libvirt::xml(domain, false)?) {
         if started.elapsed() > LET_GO {
-            let why = "the guest does not let go of it";
+            let why = "the guest does not release it";
             return Err(Failure::new(7, what, why, "is its system up? Try again, or stop the guest first"));
         }
         std::thread::sleep(Duration::from_millis(100));

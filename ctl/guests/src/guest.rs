@@ -33,7 +33,7 @@ pub fn run(here: &Here<'_>, verb: GuestVerb) -> Result<u8, Failure> {
         GuestVerb::Reboot { name, force } => {
             let connection = libvirt::connect(here.uri)?;
             let domain = libvirt::find(&connection, &name)?;
-            let what = format!("guest {name} is not started again");
+            let what = format!("guest {name} is not rebooted");
             let done = if force {
                 domain.reset().map(|_| ())
             } else {
@@ -117,7 +117,7 @@ fn list(here: &Here<'_>, only: Option<&str>) -> Result<u8, Failure> {
     let ports = match Switch::connect(here.global).and_then(|switch| switch.ports()) {
         Ok(ports) => ports,
         Err(_) => {
-            warnings.push("the switch cannot be asked, so the state of ports is not shown".to_owned());
+            warnings.push("the switch cannot be reached, so the state of ports is not shown".to_owned());
             Vec::new()
         }
     };
@@ -139,7 +139,7 @@ fn list(here: &Here<'_>, only: Option<&str>) -> Result<u8, Failure> {
 }
 
 fn row(domain: &Domain, state_of: &dyn Fn(&str) -> String) -> Result<GuestRow, Failure> {
-    let what = "a guest cannot be looked at";
+    let what = "a guest's state cannot be read";
     let info = domain.get_info().map_err(libvirt::failed(what))?;
     let xml = libvirt::xml(domain, true)?;
     let claims = ctl::guest::domain::claims(&xml).unwrap_or_default();

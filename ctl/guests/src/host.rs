@@ -14,7 +14,7 @@ use crate::{Here, libvirt};
 
 /// The kind of processor for guests on this host, and why.
 pub fn accel(connection: &Connect) -> Result<(Accel, String), Failure> {
-    let what = "the host cannot be looked at";
+    let what = "the host's state cannot be read";
     let text = connection.get_capabilities().map_err(libvirt::failed(what))?;
     let xml = Element::read(&text).map_err(|e| Failure::new(1, what, e, "please report it"))?;
     let kvm = xml.all("guest/arch/domain").iter().any(|d| d.get("type") == Some("kvm"));
@@ -27,7 +27,7 @@ pub fn accel(connection: &Connect) -> Result<(Accel, String), Failure> {
 
 /// Shows the host.
 pub fn run(here: &Here<'_>) -> Result<u8, Failure> {
-    let what = "the host cannot be looked at";
+    let what = "the host's state cannot be read";
     let connection = libvirt::connect(here.uri)?;
     let node = connection.get_node_info().map_err(libvirt::failed(what))?;
     let free = connection.get_free_memory().unwrap_or(0);

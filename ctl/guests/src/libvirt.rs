@@ -34,12 +34,12 @@ pub fn failed(what: impl Into<String>) -> impl FnOnce(Error) -> Failure {
             }
             // libvirt has closed its end of the connection.
             _ if e.domain() == ErrorDomain::Rpc && !e.message().contains("unable to connect") => {
-                (5, "is libvirt still there? systemctl status libvirtd")
+                (5, "does libvirtd still run? systemctl status libvirtd")
             }
             ErrorNumber::NoDomain
             | ErrorNumber::NoDomainSnapshot
             | ErrorNumber::NoStoragePool
-            | ErrorNumber::NoStorageVolume => (3, "see what there is with list"),
+            | ErrorNumber::NoStorageVolume => (3, "the verb list shows what there is"),
             ErrorNumber::DomExist | ErrorNumber::StorageVolExist => {
                 (4, "use another name, or delete that one first")
             }
@@ -66,10 +66,10 @@ pub fn find(connection: &Connect, name: &str) -> Result<Domain, Failure> {
         ErrorNumber::NoDomain => Failure::new(
             3,
             format!("there is no guest {name}"),
-            "libvirt has none of that name",
+            "libvirt has no object of that name",
             "see ivctl guest list",
         ),
-        _ => failed(format!("guest {name} cannot be looked at"))(e),
+        _ => failed(format!("guest {name} cannot be read"))(e),
     })
 }
 
@@ -84,15 +84,25 @@ pub fn xml(domain: &Domain, inactive: bool) -> Result<Element, Failure> {
 /// The guest's ports and floating IPs on the switch; `None` for a guest that another program created.
 pub fn claims_of(domain: &Domain) -> Result<Option<Claims>, Failure> {
     claims(&xml(domain, true)?).map_err(|e| {
-        Failure::new(1, "a guest's ports are not known", e, "ivctl-guest of another version may have made it")
+        Failure::new(
+            1,
+            "a guest's ports are not known",
+            e,
+            "another version of ivctl-guest may have created it",
+        )
     })
 }
 
 /// The same for a guest that ivctl must have created; guests of other programs are refused.
 pub fn our_claims(domain: &Domain, name: &str) -> Result<Claims, Failure> {
     claims_of(domain)?.ok_or_else(|| {
-        let why = "it was not made by ivctl, so its ports are not known here";
-        Failure::new(4, format!("guest {name} is left alone"), why, "use virsh, or what made it")
+        let why = "it was not created by ivctl, so its ports are not known here";
+        Failure::new(
+            4,
+            format!("guest {name} is left alone"),
+            why,
+            "use virsh, or the program that created it",
+        )
     })
 }
 
@@ -111,7 +121,7 @@ pub fn set_claims(domain: &Domain, claims: &Claims) -> Result<(), Failure> {
     domain
         .set_metadata(kind, Some(&text), Some(PREFIX), Some(NAMESPACE), flags)
         .map(|_| ())
-        .map_err(failed("a guest's ports cannot be written down"))
+        .map_err(failed("a guest's ports cannot be recorded"))
 }
 
 /// Whether the guest runs.

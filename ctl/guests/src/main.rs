@@ -49,7 +49,7 @@ enum Command {
         #[command(subcommand)]
         verb: Option<VolumeVerb>,
     },
-    /// What this host can carry
+    /// The capacity of this host
     Host,
 }
 

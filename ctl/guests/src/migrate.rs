@@ -40,7 +40,7 @@ pub fn run(here: &Here<'_>, wish: &Migrate) -> Result<u8, Failure> {
     let (name_here, name_there) = (here_switch.name()?, there_switch.name()?);
     if name_here == name_there {
         let how = "give --to-socket the other host's switch";
-        return Err(Failure::new(2, what, "both sockets are of the same switch", how));
+        return Err(Failure::new(2, what, "both sockets belong to the same switch", how));
     }
     // A guest in quarantine stays in quarantine. A mirror target is a port of this host, and does not move.
     let (mut ports, rows) = (claims.ports.clone(), here_switch.ports()?);
@@ -96,7 +96,8 @@ pub fn run(here: &Here<'_>, wish: &Migrate) -> Result<u8, Failure> {
         Err(e) => {
             let storage = e.message().contains("shared storage") || e.message().contains("cache=none");
             let failure = libvirt::failed(&what)(e);
-            let hint = "if its disks are on no storage both hosts share, add --storage; if libvirt cannot tell, --unsafe";
+            let hint = "add --storage if the hosts share no storage for its disks, or --unsafe if libvirt \
+                        just cannot tell";
             return Err(undo.all(if storage { failure.noting(hint) } else { failure }));
         }
     };
@@ -128,10 +129,10 @@ pub fn run(here: &Here<'_>, wish: &Migrate) -> Result<u8, Failure> {
     let ports: Vec<String> = claims.ports.iter().map(|p| p.name.clone()).collect();
     there_switch.wait_live(&ports)?;
     if !left.is_empty() {
-        let how = "put it right with ivctl fip and ivctl port on both hosts";
+        let how = "finish it with ivctl fip and ivctl port on both hosts";
         return Err(Failure::new(
             1,
-            format!("guest {name} is moved, but not all of it"),
+            format!("guest {name} is moved, but not completely"),
             left.join(", "),
             how,
         ));

@@ -44,7 +44,7 @@ fn change(
     for port in &claims.ports {
         let Some(row) = rows.iter().find(|row| row.ifname == port.name) else {
             let why = format!("its port {} is not on this switch", port.name);
-            let how = "is --socket that of the host it runs on? see ivctl port list";
+            let how = "is --socket that of the guest's host? see ivctl port list";
             return Err(undo.all(Failure::new(3, what, why, how)));
         };
         let (before, switch) = (was(row), &switch);

@@ -110,7 +110,7 @@ fn spawn(directory: &Path, number: u64, entry: &Entry) -> Result<Option<u8>, Fai
     let code = status.as_ref().ok().and_then(|status| u8::try_from(status.code()?).ok());
     let outcome = match status {
         Ok(_) if code == Some(UNREACHABLE) => {
-            format!("it waits, and is tried again each {} s", AGAIN.as_secs())
+            format!("it waits, and is tried again every {} s", AGAIN.as_secs())
         }
         Ok(status) => status.to_string(),
         Err(e) => e.to_string(),
@@ -144,7 +144,7 @@ fn carry_out(here: &Here<'_>, directory: &Path, number: u64) -> Result<u8, Failu
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes).map_err(|e| at(&path, &e))?;
     let entry: Entry = serde_json::from_slice(&bytes).map_err(|e| at(&path, &e.into()))?;
-    let misread = |why| Failure::new(2, format!("entry {number} is not understood"), why, "add it anew");
+    let misread = |why| Failure::new(2, format!("entry {number} is not understood"), why, "add it again");
     let words = words(&entry).map_err(misread);
     // Before anything begins, check that libvirt can be reached.
     if let Ok(cli) = &words {
@@ -186,14 +186,14 @@ fn del(directory: &Path, number: u64) -> Result<u8, Failure> {
     let path = file_of(directory, number);
     if is_carried_out(&path) {
         let what = format!("entry {number} is not deleted");
-        let how = "wait until it is; ivctl guest schedule list";
+        let how = "wait until it is finished; ivctl guest schedule list";
         return Err(Failure::new(4, what, "it is being carried out", how));
     }
     fs::remove_file(&path).map(|()| 0).map_err(|e| match e.kind() {
         std::io::ErrorKind::NotFound => {
             let what = format!("there is no entry {number}");
             let how = "see ivctl guest schedule list";
-            Failure::new(3, what, "it was done or deleted, or never was", how)
+            Failure::new(3, what, "it was carried out or deleted, or never existed", how)
         }
         _ => at(&path, &e),
     })
@@ -259,7 +259,7 @@ fn add(here: &Here<'_>, directory: &Path, when: &str, what: Vec<String>) -> Resu
     let when = moment(when, SystemTime::now()).map_err(wrong)?;
     let verbs = ["start", "stop", "destroy", "reboot", "resize"];
     if !what.first().is_some_and(|verb| verbs.contains(&verb.as_str())) {
-        return Err(wrong(format!("what is to be done is one of {}", verbs.join(", "))));
+        return Err(wrong(format!("the action must be one of {}", verbs.join(", "))));
     }
     let there = entries(directory)?;
     if there.len() >= ENTRIES_MAX {

@@ -53,14 +53,14 @@ pub fn take(here: &Here<'_>, name: &str, snapshot: &str, delete: bool) -> Result
         return Err(Failure::new(
             4,
             what,
-            "there is one of that name",
+            "there is a snapshot of that name",
             "use another name, or add --delete first",
         ));
     }
     let disks = disks_of(&libvirt::xml(&domain, true)?);
     if !disks.iter().any(|(_, _, format)| format == "qcow2") {
         let how = "give it one: ivctl volume create, then ivctl volume attach";
-        return Err(Failure::new(1, what, "it has no qcow2 disk, which its memory could be kept in", how));
+        return Err(Failure::new(1, what, "it has no qcow2 disk that could hold its memory", how));
     }
     let xml = Element::new("domainsnapshot").child(Element::new("name").holding(snapshot)).write();
     DomainSnapshot::create_xml(&domain, &xml, 0).map(|_| 0).map_err(libvirt::failed(what))
@@ -72,7 +72,7 @@ pub fn revert(here: &Here<'_>, name: &str, snapshot: &str) -> Result<u8, Failure
     let connection = libvirt::connect(here.uri)?;
     let domain = libvirt::find(&connection, name)?;
     let claims = libvirt::our_claims(&domain, name)?;
-    let what = format!("guest {name} does not go back to {snapshot}");
+    let what = format!("guest {name} is not reverted to {snapshot}");
     let found = DomainSnapshot::lookup_by_name(&domain, snapshot, 0).map_err(libvirt::failed(&what))?;
     // The snapshot's metadata is as old as the snapshot. Restoring it would lose ports that were added or removed
     // since.
@@ -80,7 +80,7 @@ pub fn revert(here: &Here<'_>, name: &str, snapshot: &str) -> Result<u8, Failure
     let then = Element::read(&then).map_err(|e| Failure::new(1, &what, e, "please report it"))?;
     let domain_then = then.first("domain").cloned().unwrap_or_default();
     if ctl::guest::domain::claims(&domain_then).ok().flatten().is_some_and(|c| c.ports != claims.ports) {
-        let why = "its NICs have changed since, and the switch's ports would not fit it any more";
+        let why = "its NICs have changed since then, so the switch's ports would no longer fit";
         return Err(Failure::new(4, what, why, "attach or detach NICs until they are as they were then"));
     }
     found.revert(0).map_err(libvirt::failed(what))?;

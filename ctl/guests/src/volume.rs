@@ -54,7 +54,7 @@ pub fn run(here: &Here<'_>, verb: VolumeVerb) -> Result<u8, Failure> {
                 let what = format!("volume {name} is not deleted");
                 let path = path_of(&volume)?;
                 if let Some((guest, _, _)) = users(c, &path)?.first() {
-                    return Err(Failure::new(4, what, format!("guest {guest} has it"), "detach it first"));
+                    return Err(Failure::new(4, what, format!("guest {guest} uses it"), "detach it first"));
                 }
                 volume.delete(0).map(|()| 0).map_err(libvirt::failed(what))
             }
@@ -66,10 +66,10 @@ pub fn run(here: &Here<'_>, verb: VolumeVerb) -> Result<u8, Failure> {
 fn find_pool(connection: &Connect, name: &str) -> Result<StoragePool, Failure> {
     StoragePool::lookup_by_name(connection, name).map_err(|e| match e.code() {
         ErrorNumber::NoStoragePool => {
-            let how = format!("make it: ivctl volume pool add {name} --dir /var/lib/libvirt/images");
-            Failure::new(3, format!("there is no pool {name}"), "libvirt has none of that name", how)
+            let how = format!("create it: ivctl volume pool add {name} --dir /var/lib/libvirt/images");
+            Failure::new(3, format!("there is no pool {name}"), "libvirt has no object of that name", how)
         }
-        _ => libvirt::failed(format!("pool {name} cannot be looked at"))(e),
+        _ => libvirt::failed(format!("pool {name} cannot be read"))(e),
     })
 }
 
@@ -80,7 +80,7 @@ fn find(connection: &Connect, pool: &str, name: &str) -> Result<StorageVol, Fail
             let what = format!("there is no volume {name}");
             Failure::new(3, what, format!("pool {pool} has none of that name"), "see ivctl volume list")
         }
-        _ => libvirt::failed(format!("volume {name} cannot be looked at"))(e),
+        _ => libvirt::failed(format!("volume {name} cannot be read"))(e),
     })
 }
 
@@ -91,7 +91,7 @@ fn path_of(volume: &StorageVol) -> Result<PathBuf, Failure> {
 /// The path and the format of a volume.
 pub fn path_and_format(connection: &Connect, pool: &str, name: &str) -> Result<(PathBuf, Format), Failure> {
     let volume = find(connection, pool, name)?;
-    let what = "a volume cannot be looked at";
+    let what = "a volume cannot be read";
     let xml = volume.get_xml_desc(0).map_err(libvirt::failed(what))?;
     let xml = Element::read(&xml).map_err(|e| Failure::new(1, what, e, "please report it"))?;
     let qcow2 = xml.first("target/format").and_then(|f| f.get("type")) == Some("qcow2");
@@ -100,7 +100,7 @@ pub fn path_and_format(connection: &Connect, pool: &str, name: &str) -> Result<(
 
 /// The guests that use this file as a disk: name, name of the disk there, whether they run.
 fn users(connection: &Connect, path: &Path) -> Result<Vec<(String, String, bool)>, Failure> {
-    let what = "guests cannot be looked at";
+    let what = "guests cannot be read";
     let mut users = Vec::new();
     for domain in connection.list_all_domains(0).map_err(libvirt::failed(what))? {
         let runs = libvirt::is_active(&domain)?;
@@ -213,13 +213,13 @@ fn put_filesystem(
     };
     let failed = |why: String, how: String| Failure::new(1, what, why, how);
     if !path.exists() {
-        let how = "create it without --fs, and let a guest put the filesystem on it";
+        let how = "create it without --fs, and let a guest create the filesystem";
         return Err(failed(format!("{} is not on this host", path.display()), how.to_owned()));
     }
     let run = |command: &mut Command, package: &str| {
         let output = command.output().map_err(|e| {
             let program = command.get_program().display().to_string();
-            failed(format!("{program} does not run: {e}"), format!("apt-get install {package}"))
+            failed(format!("{program} cannot be run: {e}"), format!("apt-get install {package}"))
         })?;
         let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
         let how = || "is the volume large enough for it?".to_owned();
@@ -247,11 +247,11 @@ fn resize(connection: &Connect, name: &str, size: u64, pool: &str) -> Result<u8,
     let what = format!("volume {name} is not resized");
     let now = volume.get_info().map_err(libvirt::failed(&what))?.capacity;
     if size < now {
-        let why = format!("it has {}, and what is beyond the new end would be lost", size_text(now));
-        return Err(Failure::new(2, what, why, "make a smaller volume and copy"));
+        let why = format!("it has {}, and data beyond the new end would be lost", size_text(now));
+        return Err(Failure::new(2, what, why, "create a smaller volume and copy the data"));
     }
     if size > SIZE_MAX {
-        return Err(Failure::new(2, what, format!("{size} bytes are not possible"), "64T are the most"));
+        return Err(Failure::new(2, what, format!("{size} bytes are not possible"), "the maximum is 64T"));
     }
     let path = path_of(&volume)?;
     for (guest, target, runs) in users(connection, &path)? {
@@ -279,7 +279,7 @@ fn snapshot_of(connection: &Connect, name: &str, snapshot: &str, pool: &str) -> 
         return Err(Failure::new(
             4,
             what,
-            format!("guest {guest} runs on it, and the copy would be torn"),
+            format!("guest {guest} runs on it, and the copy would be inconsistent"),
             how,
         ));
     }
@@ -328,7 +328,7 @@ fn pools(here: &Here<'_>, connection: &Connect, verb: PoolVerb) -> Result<u8, Fa
             check_path(&dir).map_err(refused(&what))?;
             if find_pool(connection, &name).is_ok() {
                 let how = "use another name";
-                let exists = || Failure::new(4, what, "there is one of that name", how);
+                let exists = || Failure::new(4, what, "there is a pool of that name", how);
                 return if may_exist { Ok(0) } else { Err(exists()) };
             }
             let source = nfs.map_or(PoolSource::Directory, |(host, path)| PoolSource::Nfs(host, path));
@@ -340,7 +340,7 @@ fn pools(here: &Here<'_>, connection: &Connect, verb: PoolVerb) -> Result<u8, Fa
                 Err(e) if e.code == 3 => {
                     let what = format!("there is no pool {name}");
                     let how = "see ivctl volume pool list";
-                    return Err(Failure::new(3, what, "libvirt has none of that name", how));
+                    return Err(Failure::new(3, what, "libvirt has no object of that name", how));
                 }
                 other => other?,
             };

@@ -21,7 +21,7 @@ fn ivctl(arguments: &str) -> (i32, String, String) {
 fn n16_what_cannot_be_is_refused_by_name() {
     let (code, shown, said) = ivctl("guest list");
     assert!(code == 8 && shown.contains("test") && shown.contains("running"), "{shown}{said}");
-    assert!(said.contains("the switch cannot be asked"), "{said}");
+    assert!(said.contains("the switch cannot be reached"), "{said}");
     let (code, shown, said) = ivctl("guest show test --xml");
     assert!(code == 0 && shown.contains("<name>test</name>"), "{shown}{said}");
     let (code, shown, said) = ivctl("host");

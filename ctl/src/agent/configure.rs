@@ -78,7 +78,7 @@ impl Agent {
             "config.rollback" => {
                 let p: api::Nothing = params(method, p)?;
                 let trial = self.end_trial("config rollback")?;
-                self.take_back(trial, "it was taken back by hand");
+                self.take_back(trial, "it was rolled back by hand");
                 let ports = self.attachments.keys().copied().collect();
                 Ok(Done::Edit(Edited { changed: true, warnings: Vec::new() }, ports, p.timeout_ms))
             }
@@ -154,8 +154,8 @@ impl Agent {
         Ok(read)
     }
 
-    /// Refuses a configuration in which two entries mean one interface, as the interfaces are called now, unless the one
-    /// in force has such a pair already.
+    /// Refuses a configuration in which two entries mean one interface, by the present names of interfaces, unless
+    /// the configuration in force already has such a pair.
     pub(super) fn refuse_twice(&self, config: &Config) -> Result<(), Vec<ConfigError>> {
         match self.links.named_twice(config) {
             Some(error) if self.links.named_twice(&self.config).is_none() => Err(vec![error]),
@@ -166,11 +166,11 @@ impl Agent {
     fn apply(&mut self, p: api::ConfigApply) -> Result<Done, Error> {
         self.refuse_during_trial("the configuration is not applied")?;
         if p.confirm_s.is_some_and(|s| s == 0 || s > TRIAL_S_MAX) {
-            let why = format!("a trial lasts from 1 second to {TRIAL_S_MAX}");
+            let why = format!("the time for the confirmation must be 1 to {TRIAL_S_MAX} seconds");
             return Err(Error::new(Code::Params, "the configuration is not applied", why, "try 60"));
         }
         let read = self.read(&p.text).map_err(|errors| {
-            Error::of_config("the configuration is refused, what was in force goes on", errors)
+            Error::of_config("the configuration is refused, and the previous one stays in force", errors)
         })?;
         if read.whole == self.config
             && read.main == self.main
@@ -189,7 +189,7 @@ impl Agent {
             Some(trial) => {
                 let until_s = trial.until.since(self.now).as_secs();
                 self.trial = Some(trial);
-                self.log("info", format!("a configuration is on trial for {until_s} s"));
+                self.log("info", format!("a configuration waits for its confirmation for {until_s} s"));
                 self.tell_of_config(json!({ "trial_s": until_s }));
             }
             None => self.edited(),
@@ -202,28 +202,36 @@ impl Agent {
     /// that the operator meant to keep.
     pub(super) fn refuse_during_trial(&self, what: &str) -> Result<(), Error> {
         let Some(trial) = &self.trial else { return Ok(()) };
-        let why = format!("a configuration is on trial for {} s more", trial.until.since(self.now).as_secs());
-        let how = "`ivctl config confirm` keeps it, `ivctl config rollback` takes it back";
+        let why = format!(
+            "a configuration waits for its confirmation for {} s more",
+            trial.until.since(self.now).as_secs()
+        );
+        let how = "`ivctl config confirm` keeps it, `ivctl config rollback` restores the previous one";
         Err(Error::new(Code::Conflict, what, why, how))
     }
 
     fn end_trial(&mut self, what: &str) -> Result<Trial, Error> {
         self.trial.take().ok_or_else(|| {
-            let why = "no configuration is on trial";
-            Error::new(Code::NotFound, what, why, "`ivctl config apply --confirm 60s FILE` begins a trial")
+            let why = "no configuration waits for its confirmation";
+            Error::new(
+                Code::NotFound,
+                what,
+                why,
+                "`ivctl config apply --confirm 60s FILE` applies one that does",
+            )
         })
     }
 
     /// Rolls back a configuration that was not confirmed in time.
     pub(super) fn check_trial(&mut self) {
         if let Some(trial) = self.trial.take_if(|trial| trial.until <= self.now) {
-            self.take_back(trial, "nobody confirmed it in time");
+            self.take_back(trial, "it was not confirmed in time");
         }
     }
 
     fn take_back(&mut self, trial: Trial, why: &str) {
         self.install(trial.layers, trial.text);
-        self.log("warn", format!("the configuration on trial is taken back: {why}"));
+        self.log("warn", format!("the configuration is rolled back: {why}"));
         self.tell_of_config(json!({ "rolled_back": true, "why": why }));
     }
 

@@ -99,9 +99,9 @@ impl Agent {
                 return Ok(Done::Edit(Edited::default(), Vec::new(), p.timeout_ms));
             }
             let (why, how) = if *there == entry {
-                ("it is there already", "--may-exist accepts that".to_owned())
+                ("it exists already", "--may-exist accepts that".to_owned())
             } else {
-                ("it is there already, and different", format!("`ivctl {} set` changes it", T::NOUN))
+                ("it exists already, with other settings", format!("`ivctl {} set` changes it", T::NOUN))
             };
             return Err(Error::new(Code::Conflict, what, why, how));
         }
@@ -145,7 +145,7 @@ impl Agent {
             ));
         };
         if patch.is_empty() {
-            let how = format!("name what to change: ivctl {} set --help", T::NOUN);
+            let how = format!("name the settings to change: ivctl {} set --help", T::NOUN);
             return Err(Error::new(Code::Params, what, "there is nothing to change", how));
         }
         for (key, value) in patch {

@@ -1,4 +1,4 @@
-//! The machine's interfaces as the agent knows them: by their name and by their alternative names.
+//! The machine's interfaces as the agent knows them, by name and by alternative name.
 
 use std::collections::BTreeMap;
 
@@ -6,33 +6,33 @@ use super::LINKS_MAX;
 use crate::io::LinkFacts;
 use crate::model::{Config, ConfigError, Fault, PortKind};
 
-/// Maps a name to its interface. Bounded by [`LINKS_MAX`]; the kernel sees to it that no two interfaces share a name of
-/// either sort.
+/// Maps a name to its interface. Bounded by [`LINKS_MAX`]. The kernel ensures that no two interfaces share a name of
+/// either kind.
 #[derive(Debug, Default)]
 pub(super) struct Links {
     by_name: BTreeMap<String, LinkFacts>,
-    /// From an alternative name (`ip link property add altname`) to the name.
+    /// Maps an alternative name (`ip link property add altname`) to the name.
     names: BTreeMap<String, String>,
 }
 
 impl Links {
-    /// The interface that has this name, or this alternative name.
+    /// The interface with this name or alternative name.
     pub(super) fn get(&self, name: &str) -> Option<&LinkFacts> {
         let name = self.names.get(name).map_or(name, String::as_str);
         self.by_name.get(name)
     }
 
-    /// Whether there is such an interface.
+    /// Whether an interface with this name or alternative name exists.
     pub(super) fn contains_key(&self, name: &str) -> bool {
         self.get(name).is_some()
     }
 
-    /// All of them.
+    /// All interfaces.
     pub(super) fn values(&self) -> impl Iterator<Item = &LinkFacts> {
         self.by_name.values()
     }
 
-    /// Notes an interface. Returns every name that it has or had; `None` when nothing is new.
+    /// Records an interface. Returns every name that it has or had; `None` when nothing is new.
     pub(super) fn insert(&mut self, link: LinkFacts) -> Option<Vec<String>> {
         let before = self.by_name.get(&link.name);
         if before == Some(&link) || (before.is_none() && self.by_name.len() >= LINKS_MAX) {
@@ -48,7 +48,7 @@ impl Links {
         Some(names)
     }
 
-    /// Forgets an interface. Returns every name that it had; none when it was not known.
+    /// Forgets an interface. Returns every name that it had; empty if it was not known.
     pub(super) fn remove(&mut self, name: &str) -> Vec<String> {
         let mut names = self.forget(name);
         if self.by_name.remove(name).is_some() {
@@ -57,11 +57,11 @@ impl Links {
         names
     }
 
-    /// Takes its alternative names away, and returns them.
+    /// Removes the alternative names of an interface, and returns them.
     fn forget(&mut self, name: &str) -> Vec<String> {
         let names = self.by_name.get(name).map(|link| link.alt_names.clone()).unwrap_or_default();
         for alt in &names {
-            // The kernel may have given it to another interface meanwhile.
+            // The kernel may have given the name to another interface since.
             if self.names.get(alt).is_some_and(|of| of == name) {
                 self.names.remove(alt);
             }
@@ -69,7 +69,7 @@ impl Links {
         names
     }
 
-    /// Entries of a configuration that mean the same interface by different names.
+    /// Finds two entries of a configuration that mean the same interface by different names.
     pub(super) fn named_twice(&self, config: &Config) -> Option<ConfigError> {
         let uplink = config.uplink.iter().map(|u| ("uplink".to_owned(), u.interface.clone()));
         let attached = |p: &&crate::model::Port| p.kind != PortKind::Vhostuser;

@@ -139,15 +139,16 @@ impl Attachment {
         match &self.phase {
             Phase::Disabled => ("disabled", "it is not enabled".to_owned()),
             Phase::Waiting if self.makes_door => {
-                ("waiting", format!("making the interface {}", self.interface))
+                ("waiting", format!("creating the interface {}", self.interface))
             }
             Phase::Waiting => ("waiting", format!("waiting for interface {}", self.interface)),
             Phase::Opening(_) => ("opening", format!("opening {}", self.interface)),
             Phase::Ready(down) if down.faulty => ("failed", down.why.clone()),
             Phase::Ready(down) => ("ready", down.why.clone()),
-            Phase::Live(_) if self.quarantine => {
-                ("quarantined", format!("cut off by its owner; `ivctl port release {}` ends it", self.name))
-            }
+            Phase::Live(_) if self.quarantine => (
+                "quarantined",
+                format!("isolated by its owner; `ivctl port release {}` ends that", self.name),
+            ),
             Phase::Live(_) if self.err_disabled.is_some() => {
                 let how = format!("`ivctl port enable {}` enables it", self.name);
                 let recovers = self.err_disabled.is_some_and(|e| e.until.is_some());
@@ -254,7 +255,7 @@ impl Agent {
         self.facts.ports = self.attachments.iter().map(|(&id, a)| (id, self.port_fact(a))).collect();
     }
 
-    /// Vxlan devices of the kernel's on the tunnel's UDP port.
+    /// The kernel's vxlan devices on the tunnel's UDP port.
     pub(super) fn port_sharers(&self) -> impl Iterator<Item = (&LinkFacts, KernelVxlan)> {
         let port = self.config.uplink.as_ref().map(|u| u.port);
         let on_it = move |link| {
@@ -454,7 +455,7 @@ impl Agent {
         self.outputs.push_back(Output::OpenPort(id, open));
     }
 
-    /// Why an interface cannot be opened for a port: another has it, by another of its names.
+    /// Why an interface cannot be opened for a port: another port uses it under another of its names.
     fn taken_by_another(&self, name: &str, index: u32) -> Option<String> {
         let has = |a: &&Attachment| {
             let held = matches!(a.phase, Phase::Opening(at) | Phase::Live(at) if at == index);
@@ -488,7 +489,7 @@ impl Agent {
         }
     }
 
-    /// The interface that has, or had, these names is another than before.
+    /// Handles a change of the interface that has, or had, these names.
     fn link_changed(&mut self, names: &[String]) {
         let shares_port = self.shares_port();
         if shares_port != self.facts.shares_port {

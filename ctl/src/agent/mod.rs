@@ -80,9 +80,10 @@ pub struct Options {
     pub version: String,
     /// A random number that others cannot guess. It determines the nonces that answers to path probes must contain.
     pub secret: u64,
-    /// A number that no other rVM has, whatever its name: the source of MAC addresses. `None`: the name is.
+    /// A number that no other rVM has, even one with the same name; MAC addresses follow from it. With `None`, they
+    /// follow from the name.
     pub identity: Option<u64>,
-    /// Where it is kept, for people.
+    /// The place where the number is kept, for people.
     pub identity_file: Option<String>,
 }
 
@@ -429,7 +430,7 @@ impl Agent {
         let Some((client, id)) = self.log_asked.pop_front() else { return };
         let answer = result.map(|filter| serde_json::json!(api::LogShown { filter })).map_err(|why| {
             let how = "give error, warn, info, debug, trace, or a filter such as ivswitchd::links=debug";
-            api::Error::new(api::Code::Failed, "the log stays as it is", model::clean(&why), how)
+            api::Error::new(api::Code::Failed, "the log filter is not changed", model::clean(&why), how)
         });
         self.respond(client, id, answer);
     }
@@ -438,8 +439,8 @@ impl Agent {
         if state.restored > self.closed.restored {
             self.log(
                 "warn",
-                "another program removed or changed the table \"inet ivswitch\" of nftables, which closes reality \
-                 addresses to the kernel; it is put back",
+                "another program removed or changed the table \"inet ivswitch\" of nftables, which closes \
+                 reality addresses to the kernel; it was restored",
             );
         }
         if !state.why.is_empty() && state.why != self.closed.why {

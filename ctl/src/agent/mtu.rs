@@ -248,7 +248,7 @@ fn paste(networks: &[MtuNetwork]) -> MtuPaste {
             format!("path_mtu = {least}"),
             format!("physical_network_mtus = {}", physical.join(",")),
             "overlay_ip_version = 4".to_owned(),
-            format!("# networks that exist keep theirs: openstack network set --mtu {least} NETWORK"),
+            format!("# existing networks keep their MTU: openstack network set --mtu {least} NETWORK"),
         ],
         cloudstack: ["vr.public.interface.max.mtu", "vr.private.interface.max.mtu"]
             .map(|name| format!("update configuration zoneid=ZONE name={name} value={least}"))

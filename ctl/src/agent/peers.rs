@@ -304,8 +304,8 @@ impl Agent {
             (
                 format!("the kernel has no route to {to} from {vtep} out of {interface}"),
                 format!(
-                    "`ip route get {to} from {vtep} oif {interface}` shows what it does, and `ip route add` or \
-                     `ip rule add` mends it"
+                    "`ip route get {to} from {vtep} oif {interface}` shows the kernel's answer; add a route \
+                     with `ip route add`, or a rule with `ip rule add`"
                 ),
             )
         })
@@ -332,7 +332,7 @@ impl Agent {
             let family = vtep.is_some_and(|vtep| vtep.is_ipv4() != p.address.is_ipv4());
             return unknown(match (uplink.probe, family) {
                 (_, true) => "its address is of another family than this rVM's".to_owned(),
-                (false, _) => "nobody asks it: `probe = false` in [uplink]".to_owned(),
+                (false, _) => "it gets no questions: `probe = false` in [uplink]".to_owned(),
                 (true, false) => "the uplink is not open yet".to_owned(),
             });
         };
@@ -344,19 +344,21 @@ impl Agent {
         let here = vtep.map_or_else(|| "this rVM".to_owned(), |vtep| format!("this rVM ({vtep})"));
         let port = uplink.port;
         match machine.state() {
-            State::Unknown if !machine.was_tried() => unknown("it is being asked".to_owned()),
+            State::Unknown if !machine.was_tried() => unknown("its first answer is awaited".to_owned()),
             State::Unknown => {
                 let heard = machine.heard().map(seconds);
                 let (why, how) = match heard {
                     Some(s) => (
                         format!(
-                            "it has never answered a probe, as a kernel's VXLAN never does; its packets came {s} s ago"
+                            "it has never answered a probe, as a kernel's VXLAN never does; its last packet \
+                             came {s} s ago"
                         ),
                         String::new(),
                     ),
                     None => (
                         format!(
-                            "it has never answered: it is not there, does not have {here} as a peer, or is no ivswitchd"
+                            "it has never answered: it does not exist, does not have {here} as a peer, or \
+                             does not run ivswitchd"
                         ),
                         format!(
                             "on it: ivctl status, ivctl peer list; between: let UDP {port} pass both ways"
@@ -384,8 +386,9 @@ impl Agent {
             State::Unreachable(why) => {
                 let (why, how) = match why {
                     Unreachable::Port => (
-                        format!("nobody listens at UDP port {port} there (ICMP port unreachable)"),
-                        "start the switch on it: systemctl start ivswitchd; is it the same port in [uplink]?"
+                        format!("no program listens at its UDP port {port} (ICMP port unreachable)"),
+                        "start the switch on it: systemctl start ivswitchd; does its [uplink] have the same \
+                         port?"
                             .to_owned(),
                     ),
                     Unreachable::Host => (
@@ -421,7 +424,7 @@ impl Agent {
         match relay {
             Some(Told { state: PeerState::Up, .. }) => Told {
                 state: PeerState::Relayed,
-                why: format!("reached through {via}, which answers; what is behind it is not asked"),
+                why: format!("reached through {via}, which answers; peers behind it get no questions"),
                 how: String::new(),
             },
             Some(told) => {
@@ -446,11 +449,13 @@ impl Agent {
         let more = machine.refused().count().saturating_sub(4);
         let more = if more > 0 { format!(" and {more} more") } else { String::new() };
         let why = format!(
-            "it refuses packets of network {}{more}: it has no such network, or says that this rVM takes no part in it",
+            "it refuses packets of network {}{more}: it has no such network, or its configuration says that \
+             this rVM takes no part in it",
             names.join(", ")
         );
         let how = format!(
-            "give it the same `vni` on both rVMs; or say which networks the peer has: ivctl peer set {} --networks NAME,...",
+            "give it the same `vni` on both rVMs; or set the networks of the peer: ivctl peer set {} \
+             --networks NAME,...",
             p.name
         );
         (why, how)
@@ -489,7 +494,8 @@ impl Agent {
                         let name = self.network_name(*vni);
                         (
                             format!(
-                                "it sends packets of network \"{name}\" (VNI {vni}), in which it takes no part here: they are dropped"
+                                "it sends packets of network \"{name}\" (VNI {vni}), but takes no part in it \
+                                 here: they are dropped"
                             ),
                             format!(
                                 "add \"{name}\" to its `networks`: ivctl peer set {} --networks ...",
@@ -498,7 +504,7 @@ impl Agent {
                         )
                     }
                     _ => (
-                        format!("it sends packets of VNI {vni}, which is no network here: they are dropped"),
+                        format!("it sends packets of VNI {vni}, which no network here has: they are dropped"),
                         format!(
                             "ivctl network add NAME --vni {vni}; or, on the peer, name the networks of this rVM: ivctl peer set {} --networks NAME,...",
                             self.facts.name

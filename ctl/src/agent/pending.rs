@@ -205,13 +205,15 @@ impl Agent {
                     ));
                 }
                 "waiting" => edited.warnings.push(format!("port \"{}\" is {why}", a.name)),
-                _ => edited.warnings.push(format!("port \"{}\": {why}; tried again by itself", a.name)),
+                _ => edited
+                    .warnings
+                    .push(format!("port \"{}\": {why}; it is tried again automatically", a.name)),
             }
         }
         if incomplete {
             return Err(Error::new(
                 Code::Timeout,
-                "the change is set but not confirmed",
+                "the change is made, but not every worker has confirmed it",
                 "a worker did not answer in time",
                 "see `ivctl status`; a longer --timeout may help",
             ));

@@ -72,7 +72,7 @@ impl Agent {
         problems.extend(self.mtu_warnings());
     }
 
-    /// Vxlan devices of the kernel's on our UDP port that have a network of ours.
+    /// Warns about vxlan devices of the kernel on our UDP port with a network of ours.
     fn sharer_problems(&self, problems: &mut Vec<Problem>) {
         for (link, vxlan) in self.port_sharers() {
             let Some(network) = self.config.network.iter().find(|n| Some(n.vni) == vxlan.vni) else {
@@ -93,9 +93,7 @@ impl Agent {
         let own_unknown = self.uplink_steered.as_ref().map(|s| &s.own_unknown);
         if let Some(why) = own_unknown.filter(|why| !why.is_empty()) {
             say(
-                format!(
-                    "answers to what the rVM's own kernel asks from a reality address go to the floating IP: {why}"
-                ),
+                format!("answers to the rVM's own kernel at a reality address go to the floating IP: {why}"),
                 "until then, give the rVM a second address, or list its ports in `except`",
             );
         }
@@ -162,20 +160,19 @@ impl Agent {
     fn configuration_problems(&self, problems: &mut Vec<Problem>) {
         let mut say = |kind, what: String, how: &str| problems.push(Problem::new(kind, "", what, how));
         if self.config.workers != self.workers {
-            let what = format!(
-                "[workers] was changed: {} run until the daemon is started again",
-                self.options.workers
-            );
+            let what =
+                format!("[workers] was changed: {} run until the daemon restarts", self.options.workers);
             say(ProblemKind::Daemon, what, "");
         }
         if let Some(trial) = &self.trial {
             let left = trial.until().since(self.now).as_secs();
-            let what = format!("the configuration is on trial and taken back in {left} s");
+            let what = format!("the configuration is not confirmed, and is rolled back in {left} s");
             say(ProblemKind::Configuration, what, "`ivctl config confirm` keeps it");
         }
         if let Some(why) = &self.refused {
             let what = format!(
-                "the configuration files were refused when they were read last, and what was in force before goes on: {why}"
+                "the configuration files were refused at the last reload, and the previous configuration \
+                 stays in force: {why}"
             );
             say(ProblemKind::Configuration, what, "correct them, then reload");
         }

@@ -96,7 +96,7 @@ impl Agent {
         };
         let waiting = self.pending.values().filter(|p| p.client == client).count();
         let result = if self.readers.contains(&client) && !api::only_reads(&method) {
-            let why = "you may only read";
+            let why = "you have read-only access";
             let how = "be root, or join the admin group (ivswitch-admin)";
             Err(Error::new(Code::Permission, clean(&method), why, how))
         } else if waiting >= PER_CLIENT_MAX || self.pending.len() >= PENDING_MAX {
@@ -149,7 +149,7 @@ impl Agent {
             "cache.set" => {
                 let p: api::CacheSet = params(method, p)?;
                 let edited = self.change(
-                    "the cache is not switched".to_owned(),
+                    "the kernel offload is not changed".to_owned(),
                     Config { cache: p.mode, ..self.config.clone() },
                 )?;
                 Ok(Done::Edit(edited, Vec::new(), p.timeout_ms))
@@ -317,7 +317,7 @@ impl Agent {
     /// The one entry that `p` names, and its index if it is static.
     fn fdb_index(&self, p: &api::WhichFdb) -> Result<(FdbFilter, Option<usize>), Error> {
         let (Some(network), Some(_)) = (&p.network, &p.mac) else {
-            let how = "say which: network and MAC address";
+            let how = "name the network and the MAC address";
             return Err(Error::new(Code::Params, "fdb", "`network` or `mac` is missing", how));
         };
         let vid = p.vlan.unwrap_or(0);
@@ -354,7 +354,7 @@ impl Agent {
         };
         let mac = match &p.mac {
             Some(mac) => Some(mac.parse::<Mac>().map(|Mac(mac)| mac).map_err(|e| {
-                Error::new(Code::Params, clean(&format!("fdb {mac}")), "it is no MAC address", e)
+                Error::new(Code::Params, clean(&format!("fdb {mac}")), "it is not a MAC address", e)
             })?),
             None => None,
         };
@@ -383,7 +383,7 @@ impl Agent {
 
     fn floating_index(&self, p: &api::WhichFloating) -> Result<Option<usize>, Error> {
         if p.ip.is_none() {
-            return Err(Error::new(Code::Params, "floating", "`ip` is missing", "say which floating IP"));
+            return Err(Error::new(Code::Params, "floating", "`ip` is missing", "name the floating IP"));
         }
         let mut found =
             self.config.floating.iter().enumerate().filter(|(_, f)| is_floating(f, p)).map(|(i, _)| i);
@@ -394,7 +394,7 @@ impl Agent {
                 Code::Failed,
                 which_floating(p),
                 why,
-                "say which with `network` or `only`",
+                "select one with `network` or `only`",
             ));
         }
         Ok(first)
@@ -402,7 +402,7 @@ impl Agent {
 
     fn route_index(&self, p: &api::WhichRoute) -> Result<Option<usize>, Error> {
         let (Some(network), Some(from)) = (&p.network, &p.from) else {
-            let how = "say which route: network and source prefix";
+            let how = "name the network and the source prefix";
             return Err(Error::new(Code::Params, "route", "`network` or `from` is missing", how));
         };
         let from = prefix(from)?;
@@ -440,7 +440,7 @@ fn read(line: &str) -> Result<(Option<Value>, String, Value), Unreadable> {
     let error = |code, why: &str, how: &str| Error::new(code, "the request is refused", why, how);
     let refuse = |code, why: &str, how: &str| Box::new((Value::Null, error(code, why, how)));
     if line.len() > api::REQUEST_LEN_MAX {
-        return Err(refuse(Code::Request, "it is too long", "send less at once"));
+        return Err(refuse(Code::Request, "it is too long", "send a shorter request"));
     }
     let request: Value = serde_json::from_str(line)
         .map_err(|e| refuse(Code::Parse, &clean(&e.to_string()), "send one JSON object per line"))?;
@@ -455,7 +455,7 @@ fn read(line: &str) -> Result<(Option<Value>, String, Value), Unreadable> {
     let answer_to = match &id {
         None => Value::Null,
         Some(id @ (Value::String(_) | Value::Number(_) | Value::Null)) => id.clone(),
-        Some(_) => return Err(refuse(Code::Request, "its id is no text or number", "use a number")),
+        Some(_) => return Err(refuse(Code::Request, "its id is neither text nor a number", "use a number")),
     };
     let refuse = |why: &str, how: &str| Box::new((answer_to.clone(), error(Code::Request, why, how)));
     if request.get("jsonrpc").and_then(Value::as_str) != Some("2.0") {
@@ -530,7 +530,7 @@ fn which_floating(p: &api::WhichFloating) -> String {
 fn prefix(text: &str) -> Result<ipnet::IpNet, Error> {
     text.parse().map_err(|_| {
         let what = clean(&format!("route {text}"));
-        Error::new(Code::Params, what, "it is no prefix", "write it as 56.0.0.0/24")
+        Error::new(Code::Params, what, "it is not a prefix", "write it as 56.0.0.0/24")
     })
 }
 

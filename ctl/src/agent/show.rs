@@ -297,7 +297,7 @@ impl Agent {
                     burst: p.egress_burst,
                 }),
                 guest: a.guest_io,
-                chosen: p.map_or_else(|| "as `kind` in [uplink] says".to_owned(), chosen),
+                chosen: p.map_or_else(|| "set by `kind` in [uplink]".to_owned(), chosen),
                 up: link.map(|l| l.up),
                 carrier: link.map(|l| l.carrier),
                 link_mtu: link.map(|l| l.mtu),
@@ -466,11 +466,11 @@ impl Agent {
 fn chosen(p: &Port) -> String {
     match p.kind {
         PortKind::Auto if p.means() == IoKind::Packet => {
-            "chosen by `kind = \"auto\"`: a door that the daemon makes"
+            "chosen by `kind = \"auto\"`: a door that the daemon creates"
         }
         PortKind::Auto if p.makes_door() => "chosen by `kind = \"auto\"`: `xdp` is given",
-        PortKind::Auto => "chosen by `kind = \"auto\"`: an interface that is there already",
-        _ => "as `kind` says",
+        PortKind::Auto => "chosen by `kind = \"auto\"`: an existing interface",
+        _ => "set by `kind`",
     }
     .to_owned()
 }

@@ -105,7 +105,8 @@ impl Agent {
             let (what, how) = match behind.and_then(|p| Some((p, p.via.as_ref()?))) {
                 Some((p, via)) => (
                     format!(
-                        "peer \"{}\" sends to this rVM directly, but is reached through \"{via}\" here: all of it is dropped",
+                        "peer \"{}\" sends to this rVM directly, but is reached through \"{via}\" here: all \
+                         its packets are dropped",
                         p.name
                     ),
                     format!("ivctl peer set {} --unset via; or set `via` on it", p.name),
@@ -117,9 +118,10 @@ impl Agent {
                     };
                     (
                         format!(
-                            "{ip} sends tunnel packets ({of}), but is no peer here: all of them are dropped (unknown-peer)"
+                            "{ip} sends tunnel packets ({of}), but is not a peer here: all are dropped \
+                             (unknown-peer)"
                         ),
-                        format!("ivctl peer add NAME --address {ip}; or take this rVM out of its peers"),
+                        format!("ivctl peer add NAME --address {ip}; or remove this rVM from its peers"),
                     )
                 }
             };
@@ -129,7 +131,7 @@ impl Agent {
         if more > 0 {
             misfits.push(Misfit {
                 object: String::new(),
-                what: format!("{more} more addresses that are no peers send tunnel packets"),
+                what: format!("{more} more addresses that are not peers send tunnel packets"),
                 how: "ivctl drops --samples --port uplink".to_owned(),
             });
         }
@@ -178,8 +180,7 @@ impl Agent {
                 if mappings.any(|f| f.gateway == who) {
                     continue;
                 }
-                let what =
-                    format!("peer \"{who}\" takes itself for its gateway, which is \"{gateway}\" here");
+                let what = format!("peer \"{who}\" claims to be its gateway, which is \"{gateway}\" here");
                 (what, format!("set the same `gateway` on every rVM: ivctl fip set {ip} --gateway RVM"))
             } else {
                 // After a move, the claims come from the old place first and then from the new one. Two owners claim

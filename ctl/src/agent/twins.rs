@@ -1,4 +1,4 @@
-//! Another rVM that says it is this one: machines made from one image share a name, and may share MAC addresses.
+//! Copies of this rVM: machines made from one image share a name, and may share MAC addresses.
 
 use std::collections::BTreeMap;
 
@@ -10,27 +10,27 @@ use super::Agent;
 use crate::api::{Problem, ProblemKind};
 use crate::reconcile;
 
-/// How long after the last frame from elsewhere a MAC address counts as one that two rVMs have: a switch that learns
-/// tells of it when it moves, which it does as often as both sides send.
+/// How long a MAC address counts as used by two rVMs after the last frame from the other one. A switch that learns
+/// reports every move of the address, and it moves whenever both rVMs send.
 const TWIN_AGE: Duration = Duration::from_secs(600);
 
-/// The remedy for one name, and for what follows from it.
+/// The remedy for a shared name and its consequences.
 const SET_NAME: &str = "write another `name` into the configuration file of one of the two";
 
-/// Addresses remembered; an rVM has a few doors.
+/// The most addresses that are remembered; an rVM has a few doors.
 const TWINS_MAX: usize = 64;
 
-/// What peers said of themselves that is ours.
+/// The names and addresses of peers that equal our own.
 #[derive(Debug, Default)]
 pub(super) struct Twins {
     /// The name of each peer's rVM, as a hash.
     names: BTreeMap<PeerId, u64>,
-    /// MAC addresses of ours that a peer sent from, and when it was last seen to.
+    /// Our MAC addresses that a peer sent from, and the time of the last such frame.
     macs: BTreeMap<MacAddr, (PeerId, Instant)>,
 }
 
 impl Agent {
-    /// A peer's switch said its rVM's name.
+    /// Notes the name of a peer's rVM, which the peer's switch announced.
     pub(super) fn peer_named(&mut self, peer: PeerId, name: u64) {
         let is_news = self.twins.names.insert(peer, name) != Some(name);
         if is_news && name == self.facts.name_hash() {
@@ -39,7 +39,7 @@ impl Agent {
         }
     }
 
-    /// A peer sent from this address, which is this switch's.
+    /// Notes that a peer sent from `mac`, an address of this switch.
     pub(super) fn our_mac(&mut self, peer: PeerId, mac: MacAddr) {
         let known = self.twins.macs.contains_key(&mac);
         if !known && self.twins.macs.len() >= TWINS_MAX {
@@ -52,7 +52,7 @@ impl Agent {
         }
     }
 
-    /// A station is at a peer that may be one of our own doors.
+    /// Checks whether a station behind a peer has the address of one of our own doors.
     pub(super) fn look_for_twin(&mut self, mac: MacAddr, location: Location) {
         let Location::Peer(peer) = location else { return };
         if reconcile::is_door_mac(mac) && self.door_of(mac).is_some() {
@@ -60,7 +60,7 @@ impl Agent {
         }
     }
 
-    /// Forgets what peers said that are there no longer, or are other ones now.
+    /// Forgets the names and addresses of peers that are gone or have been replaced.
     pub(super) fn sync_twins(&mut self) {
         let told = &self.told.peers;
         self.twins.names.retain(|id, _| told.contains_key(id));
@@ -72,7 +72,7 @@ impl Agent {
         let ours = self.facts.name_hash();
         let names = self.twins.names.iter().filter(|(_, name)| **name == ours);
         let mut problems: Vec<Problem> = names.map(|(&peer, _)| self.same_name(peer)).collect();
-        // A switch's MAC address follows from the name: one warning is enough.
+        // A switch's MAC address follows from the name, so one warning is enough.
         let told = |peer: &PeerId, mac: MacAddr| mac.is_switch() && self.twins.names.get(peer) == Some(&ours);
         let recent = |at: Instant| self.now.since(at) < TWIN_AGE;
         let macs = self.twins.macs.iter().filter(|(mac, (peer, at))| recent(*at) && !told(peer, **mac));

@@ -46,7 +46,7 @@ impl Agent {
             Error::new(
                 Code::Params,
                 "trace",
-                "`frame` is no frame",
+                "`frame` is not a frame",
                 "send its bytes from the Ethernet header on, in hexadecimal, 65536 at most",
             )
         })?;
@@ -172,17 +172,17 @@ impl Agent {
         let mac = self.facts.underlay.as_ref().map_or(MacAddr::ZERO, |underlay| underlay.mac);
         let sockets = self.config.uplink.as_ref().is_some_and(|u| u.kind == UplinkKind::Udp);
         let kernel = match steering::steer(&self.steered, mac, frame) {
-            Steering::Tunnel => return Ok(step("a tunnel packet to us: up to the switch".to_owned())),
+            Steering::Tunnel => return Ok(step("a tunnel packet to us: to the switch".to_owned())),
             Steering::Reality(_) if sockets => {
-                "an uplink of kind \"udp\" hears tunnel packets only".to_owned()
+                "an uplink of kind \"udp\" receives tunnel packets only".to_owned()
             }
             Steering::Reality(ip) => {
                 let own = if self.uplink_steered.as_ref().is_some_and(|s| s.own_unknown.is_empty()) {
-                    ", unless it answers what the rVM's kernel itself has sent"
+                    ", unless it answers a packet that the rVM's kernel itself has sent"
                 } else {
                     ""
                 };
-                return Ok(step(format!("to reality address {ip}: up to the switch{own}")));
+                return Ok(step(format!("to reality address {ip}: to the switch{own}")));
             }
             Steering::Kernel(why) => why.to_string(),
         };
@@ -279,10 +279,10 @@ impl Agent {
             }
             Step::FdbMiss(mac) => ("classify", Some("fdb"), format!("{mac} is not known: flooded")),
             Step::Underlay(ip) => {
-                ("classify", Some("underlay"), format!("it leaves for {ip} by the underlay"))
+                ("classify", Some("underlay"), format!("it leaves for {ip} through the underlay"))
             }
             Step::Told(what, from) => {
-                ("output", None, format!("its sender is told, from {from}: {}", refusal_words(what)))
+                ("output", None, format!("its sender gets an error from {from}: {}", refusal_words(what)))
             }
             Step::Fragmented(mtu) => {
                 ("output", None, format!("in fragments: the next hop carries {mtu} bytes"))
@@ -296,7 +296,7 @@ impl Agent {
                 let way = if leaving { "sends" } else { "receives" };
                 let end = if copied { "" } else { ", which cannot take it" };
                 let (port, tap) = (self.port_name(port), self.port_name(tap));
-                ("mirror", None, format!("a copy of what port {port} {way} goes to {tap}{end}"))
+                ("mirror", None, format!("port {port} {way} it: a copy goes to {tap}{end}"))
             }
         }
     }
@@ -315,7 +315,7 @@ impl Agent {
             Out::Peer(id) => {
                 format!("to peer {}, encapsulated", self.place(Location::Peer(id)).1.unwrap_or_default())
             }
-            Out::Flood => format!("to everybody on network {}", self.network_name(verdict.vni)),
+            Out::Flood => format!("to all stations on network {}", self.network_name(verdict.vni)),
             Out::Hairpin(Responder::Arp(mac)) => format!("back, as an ARP reply: it is at {mac}"),
             Out::Hairpin(Responder::Nd(mac)) => format!("back, as a neighbor advertisement: it is at {mac}"),
             Out::Hairpin(Responder::Echo) => "back, as an echo reply".to_owned(),
@@ -359,7 +359,7 @@ impl Agent {
             }
             let sent = forwarded(walk).next().is_some();
             match verdict.out {
-                _ if is_told(walk) => parts.push("its sender is told".to_owned()),
+                _ if is_told(walk) => parts.push("its sender gets an error".to_owned()),
                 Out::Peer(id) if sent => {
                     parts.push(format!("to peer {}", self.place(Location::Peer(id)).1.unwrap_or_default()));
                 }
@@ -379,7 +379,7 @@ impl Agent {
         for (said, is) in [
             ("to the kernel", walk.punted),
             ("for the switch itself", walk.consumed),
-            ("merged with others of its flow", walk.coalesced),
+            ("coalesced with others of its flow", walk.coalesced),
         ] {
             if is {
                 parts.push(said.to_owned());
@@ -429,9 +429,9 @@ fn edits(verdict: &Verdict) -> Vec<String> {
     }
     match verdict.edits.tag {
         TagEdit::Keep => {}
-        TagEdit::Push(vid) => texts.push(format!("VLAN tag {vid} is put on")),
+        TagEdit::Push(vid) => texts.push(format!("VLAN tag {vid} is added")),
         TagEdit::Retag(vid) => texts.push(format!("VLAN becomes {vid}")),
-        TagEdit::Pop => texts.push("VLAN tag is taken off".to_owned()),
+        TagEdit::Pop => texts.push("VLAN tag is removed".to_owned()),
     }
     texts
 }

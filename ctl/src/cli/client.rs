@@ -65,7 +65,7 @@ impl Client {
         loop {
             let line = self.line(Some(deadline))?;
             let Ok(answer) = serde_json::from_slice::<Value>(&line) else {
-                return Err(self.odd("the answer is no JSON"));
+                return Err(self.odd("the answer is not JSON"));
             };
             if answer.get("id").is_none() {
                 // This is an event, which no caller waits for here.
@@ -130,7 +130,7 @@ impl Client {
         let what = format!("ivswitchd on {} did not answer", self.path.display());
         match e.kind() {
             ErrorKind::TimedOut | ErrorKind::WouldBlock => {
-                let why = format!("{:.1} seconds went by", (self.timeout + GRACE).as_secs_f64());
+                let why = format!("{:.1} seconds passed", (self.timeout + GRACE).as_secs_f64());
                 Failure::new(7, what, why, "try again with a longer --timeout; look at the daemon's log")
             }
             _ => {
@@ -141,7 +141,7 @@ impl Client {
     }
 
     fn odd(&self, why: &str) -> Failure {
-        let what = format!("what answers on {} is not understood", self.path.display());
+        let what = format!("the answer on {} is not understood", self.path.display());
         Failure::new(1, what, why, "ivctl and ivswitchd should be of the same version")
     }
 }
@@ -177,10 +177,10 @@ fn unreachable(path: &Path, e: Errno) -> Failure {
             Failure::new(5, what, "there is no such socket", how)
         }
         Errno::CONNREFUSED => {
-            Failure::new(5, what, "nobody listens there any more", "start it: systemctl start ivswitchd")
+            Failure::new(5, what, "no program listens there any more", "start it: systemctl start ivswitchd")
         }
         Errno::AGAIN => {
-            Failure::new(7, what, "it does not take connections", "look at its log; it may be overloaded")
+            Failure::new(7, what, "it does not accept connections", "look at its log; it may be overloaded")
         }
         e => Failure::new(5, what, e.to_string(), "name its socket with --socket"),
     }

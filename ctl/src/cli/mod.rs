@@ -20,11 +20,11 @@ pub const DONE_WITH_WARNINGS: u8 = 8;
 pub const AFTER_HELP: &str = "Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 exists or in use, \
 5 daemon not reachable, 6 no permission, 7 timed out (the change goes on), 8 done with warnings.";
 
-/// Flags of every command, shown below a command's own.
+/// The flags of every command, shown below a command's own.
 #[derive(clap::Args, Debug, Clone)]
 #[command(next_help_heading = "Global options")]
 pub struct Global {
-    /// Print JSON, with iproute2's keys where iproute2 has the command
+    /// Print JSON, with iproute2's keys if iproute2 has the command
     #[arg(short, long, global = true)]
     pub json: bool,
     /// Indent the JSON
@@ -36,7 +36,7 @@ pub struct Global {
     /// Seconds to wait for the answer, and for a change to take effect
     #[arg(long, global = true, default_value_t = 5.0, value_name = "SECONDS", value_parser = seconds)]
     pub timeout: f64,
-    /// Do not wait for a change to take effect
+    /// Return before a change takes effect
     #[arg(long, global = true)]
     pub no_wait: bool,
     /// Print errors only

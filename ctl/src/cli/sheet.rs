@@ -132,8 +132,8 @@ mod tests {
             .line("received", "5")
             .render(Paint(false));
         let expected = "port g1\n  state     live\n\n  configured\n  bum_pps   10000 (default)\n  ip        unchecked (default)\n  \
-                        mac       02:00:00:00:00:01\n  mtu       what the tunnel carries for a door we make, else the \
-                        interface's own (default)\n  name      g1\n  vlan      access 5\n  in        10-g.toml\n\n  \
+                        mac       02:00:00:00:00:01\n  mtu       the tunnel's capacity for a door that the daemon creates, otherwise the \
+                        MTU of the\n            interface itself (default)\n  name      g1\n  vlan      access 5\n  in        10-g.toml\n\n  \
                         counters\n  received  5\n";
         assert_eq!(text, expected, "{text}");
     }

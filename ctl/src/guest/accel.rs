@@ -48,11 +48,12 @@ pub fn judge(m: Machine<'_>) -> Judgement {
     };
     let hardware = m.arch != "x86_64" || has("vmx") || has("svm");
     let software = |why, remedy| Judgement { accel: Accel::Tcg, why, remedy };
-    let rent = "rent a machine type with nested virtualisation; until then guests run in software";
+    let rent = "rent a machine type with nested virtualisation; until then guests run under QEMU's emulation";
     match (m.kvm, m.pvm, hardware) {
         (true, false, true) => Judgement { accel: Accel::Kvm, why: "KVM: nesting is on", remedy: "" },
         (true, true, _) => software(
-            "the KVM here is PVM (kvm_pvm), which does without the processor's help and boots only kernels made for it",
+            "the KVM here is PVM (kvm_pvm), which does without the processor's help and boots only kernels \
+             built for it",
             rent,
         ),
         (true, false, false) => software(

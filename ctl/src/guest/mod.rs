@@ -107,12 +107,12 @@ pub struct Disk {
     pub readonly: bool,
 }
 
-/// How a disk lies in its file.
+/// The format of a disk's file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
 pub enum Format {
-    /// As it is
+    /// The disk's bytes, unchanged
     Raw,
-    /// QEMU's own: grows as it is written, holds snapshots
+    /// QEMU's own format: it grows as it is written, and holds snapshots
     Qcow2,
 }
 
@@ -225,13 +225,13 @@ pub fn check_name(name: &str) -> Result<(), Wrong> {
 /// When it is not absolute, or contains control characters.
 pub fn check_path(path: &Path) -> Result<(), Wrong> {
     match path.to_str() {
-        None => Err(Wrong::new(format!("the path {} is no UTF-8", path.display()), "rename the file")),
+        None => Err(Wrong::new(format!("the path {} is not UTF-8", path.display()), "rename the file")),
         Some(text) if text.chars().any(char::is_control) => {
-            Err(Wrong::new("the path holds control characters", "rename the file"))
+            Err(Wrong::new("the path contains control characters", "rename the file"))
         }
         Some(_) if !path.is_absolute() => Err(Wrong::new(
             format!("the path {} is not absolute", path.display()),
-            "write it from / on: libvirt runs elsewhere",
+            "write it from / on: libvirt has another working directory",
         )),
         Some(_) => Ok(()),
     }
@@ -269,7 +269,7 @@ impl Guest {
         let uuid = self.uuid.split('-').map(str::len).eq([8, 4, 4, 4, 12]);
         if !uuid || !self.uuid.chars().all(|c| c == '-' || c.is_ascii_hexdigit()) {
             return Err(Wrong::new(
-                format!("{} is no UUID", self.uuid),
+                format!("{} is not a UUID", self.uuid),
                 "leave it out, or take one from uuidgen",
             ));
         }
@@ -316,7 +316,7 @@ impl Guest {
                 initrd.iter().try_for_each(|path| check_path(path))?;
                 if append.len() > 2047 || append.chars().any(char::is_control) {
                     return Err(Wrong::new(
-                        "the kernel's command line is no line of at most 2047 bytes",
+                        "the kernel's command line is not a single line of at most 2047 bytes",
                         "shorten it",
                     ));
                 }
@@ -325,7 +325,7 @@ impl Guest {
         let is_word = |text: &str| text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
         if let Some(disk) = self.disks.iter().find(|disk| !is_word(&disk.target)) {
             return Err(Wrong::new(
-                format!("{:?} is no name of a disk", disk.target),
+                format!("{:?} is not the name of a disk", disk.target),
                 "use vda, vdb and so on",
             ));
         }
@@ -355,7 +355,7 @@ pub fn with_inside(mut mapping: Floating, ports: &[model::Port]) -> Result<Float
             let mut all = ports.iter().flat_map(|p| p.ip.iter().filter_map(host).map(move |ip| (p, ip)));
             let Some((port, address)) = all.find(|(_, ip)| ip.is_ipv4() == mapping.ip.is_ipv4()) else {
                 return Err(Wrong::new(
-                    format!("floating IP {} has nothing to be translated to", mapping.ip),
+                    format!("no NIC has an address that floating IP {} could be translated to", mapping.ip),
                     "bind an address of the same family to a NIC, as in --nic private,ip=192.168.1.2",
                 ));
             };

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 /// # Errors
 /// When it is not such a size.
 pub fn size(text: &str) -> Result<u64, String> {
-    let wrong = || format!("{text} is no size; one looks like 512M, 1G or 2T");
+    let wrong = || format!("{text} is not a size such as 512M, 1G or 2T");
     let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
     let shift = match text[digits.len()..].to_ascii_uppercase().trim_end_matches("IB") {
         "" => 0,
@@ -50,7 +50,7 @@ pub fn size_text(bytes: u64) -> String {
 /// # Errors
 /// When it is not such a moment.
 pub fn moment(text: &str, now: SystemTime) -> Result<SystemTime, String> {
-    let wrong = || format!("{text} is no time; write +10m, +2h, or 2026-11-22T08:00 in UTC");
+    let wrong = || format!("{text} is not a time; write +10m, +2h, or 2026-11-22T08:00 in UTC");
     if let Some(delay) = text.strip_prefix('+') {
         let digits = delay.trim_end_matches(|c: char| c.is_ascii_alphabetic());
         let unit = match &delay[digits.len()..] {

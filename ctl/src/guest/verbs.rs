@@ -12,7 +12,7 @@ use super::Format;
 use super::quantity::{pair, size};
 use crate::model::{AddressOrPrefix, Floating, Inside, Mac, PortKind, Ports, QUEUES_MAX};
 
-/// What these commands need to know beside the flags of every command.
+/// The connections of these commands, in addition to the flags of every command.
 #[derive(Args, Debug, Clone, Default)]
 pub struct Where {
     /// The libvirt daemon: qemu:///system, qemu:///session, or any other URI of libvirt's
@@ -24,75 +24,76 @@ pub struct Where {
 #[derive(Subcommand, Debug)]
 #[allow(clippy::large_enum_variant, reason = "there is one")]
 pub enum GuestVerb {
-    /// Show all
+    /// Show all guests
     List,
-    /// Show one
+    /// Show one guest
     Show {
-        /// Its name
+        /// Name of the guest
         name: String,
         /// Print libvirt's XML instead
         #[arg(long)]
         xml: bool,
     },
-    /// Create one with its ports, bindings and floating IPs, and start it
+    /// Create a guest with its ports, bindings and floating IPs, and start it
     Create(Create),
-    /// Start one
+    /// Start a guest
     Start {
-        /// Its name
+        /// Name of the guest
         name: String,
     },
-    /// Ask one to shut down, and wait until it has: a minute, or longer with --timeout
+    /// Ask a guest to shut down, and wait until it has: a minute, or longer with --timeout
     Stop {
-        /// Its name
+        /// Name of the guest
         name: String,
     },
-    /// Ask one to start again
+    /// Ask a guest to reboot
     Reboot {
-        /// Its name
+        /// Name of the guest
         name: String,
-        /// Do not ask: reset it
+        /// Reset the guest without asking it
         #[arg(long)]
         force: bool,
     },
-    /// Switch one off at once; it stays defined
+    /// Switch a guest off immediately; its definition stays
     Destroy {
-        /// Its name
+        /// Name of the guest
         name: String,
     },
-    /// Delete one, with its ports, bindings and floating IPs; disks stay
+    /// Delete a guest with its ports, bindings and floating IPs; its disks stay
     Delete {
-        /// Its name
+        /// Name of the guest
         name: String,
-        /// Also when it runs: switch it off first
+        /// Also delete a running guest: switch it off first
         #[arg(long)]
         force: bool,
-        /// Fine when it is not there
+        /// Succeed if the guest does not exist
         #[arg(long)]
         if_exists: bool,
     },
-    /// Boot a small one on a network of its own, and join its console; it goes when you leave
+    /// Boot a small guest on a network of its own, and join its console; both are removed when you leave
     Demo(Demo),
-    /// Join its console; Ctrl-] leaves
+    /// Join the console of a guest; Ctrl-] leaves
     Console {
-        /// Its name
+        /// Name of the guest
         name: String,
     },
-    /// Change what it has of the host, at once where it runs and for its next start
+    /// Change the resources of a guest, immediately if it runs, and for its next start
     Resize(Resize),
-    /// Add a NIC or a disk, at once where it runs
+    /// Add a NIC or a disk, immediately if the guest runs
     Attach {
-        /// Its name
+        /// Name of the guest
         name: String,
-        /// A NIC: NETWORK[,ip=IP][,mac=MAC][,model=MODEL][,mtu=BYTES][,kind=vhostuser|afxdp|packet][,queues=N]; ip may be repeated
+        /// A NIC: NETWORK[,ip=IP][,mac=MAC][,model=MODEL][,mtu=BYTES][,kind=vhostuser|afxdp|packet][,queues=N]; ip
+        /// may be repeated
         #[arg(long, value_name = "NIC", value_parser = nic, required_unless_present = "disk")]
         nic: Option<NicWish>,
         /// A disk: POOL/VOLUME or a path, with [,ro][,format=raw|qcow2]
         #[arg(long, value_name = "DISK", value_parser = disk, conflicts_with = "nic")]
         disk: Option<DiskWish>,
     },
-    /// Remove a NIC or a disk, at once where it runs
+    /// Remove a NIC or a disk, immediately if the guest runs
     Detach {
-        /// Its name
+        /// Name of the guest
         name: String,
         /// The NIC's port or MAC address
         #[arg(long, value_name = "PORT|MAC", required_unless_present = "disk")]
@@ -101,49 +102,51 @@ pub enum GuestVerb {
         #[arg(long, value_name = "TARGET", conflicts_with = "nic")]
         disk: Option<String>,
     },
-    /// Keep its state, with its memory when it runs; needs qcow2 disks. Without a second name: show what is kept
+    /// Save the state of a guest, including memory if it runs; needs qcow2 disks. Without a snapshot's name, show the
+    /// snapshots
     Snapshot {
-        /// Its name
+        /// Name of the guest
         name: String,
         /// Name of the snapshot
         snapshot: Option<String>,
-        /// Delete that snapshot
+        /// Delete the snapshot
         #[arg(long, requires = "snapshot")]
         delete: bool,
     },
-    /// Go back to a snapshot
+    /// Revert a guest to a snapshot
     Revert {
-        /// Its name
+        /// Name of the guest
         name: String,
         /// Name of the snapshot
         snapshot: String,
     },
-    /// Cut one off, all its NICs: nothing in, nothing out, until it is released. It runs on, and may be moved
+    /// Isolate a guest with all its NICs: nothing in, nothing out, until it is released. The guest keeps running, and
+    /// may be moved
     Quarantine {
-        /// Its name
+        /// Name of the guest
         name: String,
     },
     /// End a quarantine
     Release {
-        /// Its name
+        /// Name of the guest
         name: String,
     },
-    /// Send copies of what comes from it and goes to it, by all its NICs, to a port, which then does nothing else
+    /// Mirror a guest: copy the frames from and to all its NICs to a port, which then does nothing else
     Mirror {
-        /// Its name
+        /// Name of the guest
         name: String,
-        /// The port that has the copies, as of an intrusion detection system
+        /// The mirror target, the port that receives the copies; for example that of an intrusion detection system
         #[arg(long, value_name = "PORT", required_unless_present = "off")]
         to: Option<String>,
-        /// End it
+        /// End the mirroring
         #[arg(long, conflicts_with = "to")]
         off: bool,
     },
-    /// Move it to another host while it runs, with its ports, bindings and floating IPs
+    /// Move a running guest to another host, with its ports, bindings and floating IPs
     Migrate(Migrate),
-    /// Start, stop or resize at a time; kept over restarts of everything
+    /// Start, stop or resize guests at a given time; the schedule survives restarts of everything
     Schedule {
-        /// What with it
+        /// The action on the schedule
         #[command(subcommand)]
         verb: ScheduleVerb,
     },
@@ -152,24 +155,24 @@ pub enum GuestVerb {
 /// `ivctl guest create`.
 #[derive(Args, Debug)]
 pub struct Create {
-    /// Its name
+    /// Name of the guest
     pub name: String,
-    /// Its UUID [default: a random one]
+    /// UUID of the guest [default: a random one]
     #[arg(long)]
     pub uuid: Option<String>,
-    /// vCPUs, or vCPUs and what they may grow to
+    /// Number of vCPUs, or vCPUs/MAXIMUM, where MAXIMUM is the number that the guest may grow to
     #[arg(long, value_name = "N[/MAX]", default_value = "1", value_parser = count)]
     pub vcpus: (u32, u32),
     /// Weight among guests that compete for a processor [default: 1024]
     #[arg(long, value_name = "WEIGHT")]
     pub shares: Option<u32>,
-    /// Memory, or memory and what it may grow to
+    /// Amount of memory, or MEMORY/MAXIMUM, where MAXIMUM is the amount that the guest may grow to
     #[arg(long, value_name = "SIZE[/MAX]", default_value = "512M", value_parser = sizes)]
     pub memory: (u64, u64),
     /// A disk: POOL/VOLUME or a path, with [,ro][,format=raw|qcow2]; may be repeated
     #[arg(long, value_name = "DISK", value_parser = disk)]
     pub disk: Vec<DiskWish>,
-    /// Boot this kernel of the host's instead of the first disk
+    /// Boot this kernel of the host instead of the first disk
     #[arg(long, value_name = "PATH")]
     pub kernel: Option<PathBuf>,
     /// The kernel's initramfs
@@ -178,28 +181,29 @@ pub struct Create {
     /// The kernel's command line
     #[arg(long, value_name = "WORDS", requires = "kernel", default_value = "console=ttyS0")]
     pub append: String,
-    /// Boot what `ivctl image build` left in this directory
+    /// Boot the result of `ivctl image build` in this directory
     #[arg(long, value_name = "DIR", conflicts_with = "kernel")]
     pub image: Option<PathBuf>,
-    /// A NIC: NETWORK[,ip=IP][,mac=MAC][,model=MODEL][,mtu=BYTES][,kind=vhostuser|afxdp|packet][,queues=N]; ip may be repeated, and so may all of it
+    /// A NIC: NETWORK[,ip=IP][,mac=MAC][,model=MODEL][,mtu=BYTES][,kind=vhostuser|afxdp|packet][,queues=N]; ip may be
+    /// repeated, and the whole option too
     #[arg(long, value_name = "NIC", value_parser = nic)]
     pub nic: Vec<NicWish>,
     /// A floating IP: IP,network=NETWORK,gateway=RVM[,reality=IP][,inside=NETWORK:IP][,only=PORTS]; may be repeated
     #[arg(long, value_name = "FLOATING", value_parser = floating)]
     pub floating: Vec<Floating>,
-    /// How its processor is made
+    /// The kind of processor
     #[arg(long, value_enum, default_value_t = AccelWish::Auto)]
     pub accel: AccelWish,
-    /// A virtio-serial port and the unix socket it is on the host; may be repeated
+    /// A virtio-serial port and its unix socket on the host; may be repeated
     #[arg(long, value_name = "NAME=PATH", value_parser = channel)]
     pub channel: Vec<(String, PathBuf)>,
-    /// Define it and its ports, and do not start it
+    /// Define the guest and its ports, but do not start it
     #[arg(long)]
     pub no_start: bool,
-    /// Start it whenever libvirt starts
+    /// Start the guest whenever libvirt starts
     #[arg(long)]
     pub autostart: bool,
-    /// Print the XML that libvirt would get, and do nothing
+    /// Print the XML for libvirt, and do nothing
     #[arg(long)]
     pub dry_run: bool,
 }
@@ -207,10 +211,10 @@ pub struct Create {
 /// `ivctl guest demo`.
 #[derive(Args, Debug)]
 pub struct Demo {
-    /// Boot what `ivctl image build` left in this directory; it is built if it is not there
+    /// Boot the result of `ivctl image build` in this directory; build it if it does not exist
     #[arg(long, value_name = "DIR", default_value = "/var/lib/ivswitch/tiny")]
     pub image: PathBuf,
-    /// Leave it running
+    /// Keep the guest running
     #[arg(long)]
     pub keep: bool,
 }
@@ -219,12 +223,12 @@ pub struct Demo {
 #[derive(Args, Debug)]
 #[command(group = clap::ArgGroup::new("what").required(true).multiple(true))]
 pub struct Resize {
-    /// Its name
+    /// Name of the guest
     pub name: String,
-    /// vCPUs; more than it may grow to only when it is off
+    /// Number of vCPUs; a number above the guest's maximum needs a guest that is off
     #[arg(long, value_name = "N", group = "what")]
     pub vcpus: Option<u32>,
-    /// Memory; more than it may grow to only when it is off
+    /// Amount of memory; an amount above the guest's maximum needs a guest that is off
     #[arg(long, value_name = "SIZE", value_parser = size, group = "what")]
     pub memory: Option<u64>,
     /// Weight among guests that compete for a processor
@@ -235,27 +239,27 @@ pub struct Resize {
 /// `ivctl guest migrate`.
 #[derive(Args, Debug)]
 pub struct Migrate {
-    /// Its name
+    /// Name of the guest
     pub name: String,
-    /// The libvirt daemon it goes to
+    /// The libvirt daemon of the other host
     #[arg(long, value_name = "URI")]
     pub to: String,
-    /// Control socket of the switch there; from elsewhere with ssh -L LOCAL:/run/ivswitch/control.sock
+    /// Control socket of the switch on the other host; forward it with ssh -L LOCAL:/run/ivswitch/control.sock
     #[arg(long, value_name = "PATH")]
     pub to_socket: PathBuf,
-    /// Take the disks along, which both hosts do not share
+    /// Also copy the disks, for hosts without shared storage
     #[arg(long)]
     pub storage: bool,
-    /// Even where libvirt cannot tell that the disks are safe on both sides
+    /// Also migrate if libvirt cannot tell whether the disks are safe on both hosts
     #[arg(long)]
     pub r#unsafe: bool,
-    /// Run there at once, and fetch the memory on demand
+    /// Run on the other host immediately, and fetch the memory on demand
     #[arg(long)]
     pub postcopy: bool,
-    /// Address of the other host for QEMU's own connection, as in tcp://10.0.0.12
+    /// Address of the other host for QEMU's own connection, such as tcp://10.0.0.12
     #[arg(long, value_name = "URI")]
     pub migrate_uri: Option<String>,
-    /// Address of the other host for the disks, as in tcp://10.0.0.12:49153
+    /// Address of the other host for the disks, such as tcp://10.0.0.12:49153
     #[arg(long, value_name = "URI", requires = "storage")]
     pub disks_uri: Option<String>,
 }
@@ -263,31 +267,31 @@ pub struct Migrate {
 /// `ivctl guest schedule`.
 #[derive(Subcommand, Debug)]
 pub enum ScheduleVerb {
-    /// Show what is to come
+    /// Show the schedule
     List,
-    /// Do something with a guest at a time
+    /// Schedule an action on a guest
     Add {
-        /// When: +10m, +2h, or 2026-11-22T08:00 in UTC
+        /// The time: +10m, +2h, or 2026-11-22T08:00 in UTC
         at: String,
-        /// What: start NAME, stop NAME, destroy NAME, reboot NAME, or resize NAME --vcpus N --memory SIZE
+        /// The action: start NAME, stop NAME, destroy NAME, reboot NAME, or resize NAME --vcpus N --memory SIZE
         #[arg(required = true, num_args = 1.., allow_hyphen_values = true, trailing_var_arg = true)]
         what: Vec<String>,
     },
-    /// Forget one
+    /// Delete an entry
     Del {
-        /// Its number
+        /// Number of the entry
         number: u64,
     },
-    /// Carry out what is due, until ended: for a service to run
+    /// Carry out entries as they become due, until ended; a service runs this
     Run {
-        /// Only what is due now
+        /// Carry out only the entries that are due now
         #[arg(long)]
         once: bool,
     },
-    /// Carry out one entry: what `run` has a process of its own for
+    /// Carry out one entry; `run` starts a process with this verb for each entry
     #[command(hide = true)]
     CarryOut {
-        /// Its number
+        /// Number of the entry
         number: u64,
     },
 }
@@ -297,85 +301,85 @@ pub enum ScheduleVerb {
 pub enum VolumeVerb {
     /// Show all volumes
     List {
-        /// Only of this pool
+        /// Only volumes in this pool
         #[arg(long)]
         pool: Option<String>,
     },
-    /// Create one
+    /// Create a volume
     Create {
-        /// Its name
+        /// Name of the volume
         name: String,
-        /// Its size
+        /// Size of the volume
         #[arg(long, value_name = "SIZE", value_parser = size)]
         size: u64,
-        /// The pool it lies in
+        /// Pool of the volume
         #[arg(long, default_value = POOL)]
         pool: String,
-        /// How it lies there
+        /// Format of the volume
         #[arg(long, value_enum, default_value_t = Format::Qcow2)]
         format: Format,
-        /// Put this filesystem on it
+        /// Create this filesystem on the volume
         #[arg(long, value_enum)]
         fs: Option<Filesystem>,
     },
-    /// Make one larger, at once where a guest that runs has it
+    /// Enlarge a volume, immediately if a running guest uses it
     Resize {
-        /// Its name
+        /// Name of the volume
         name: String,
-        /// Its new size
+        /// New size of the volume
         #[arg(long, value_name = "SIZE", value_parser = size)]
         size: u64,
-        /// The pool it lies in
+        /// Pool of the volume
         #[arg(long, default_value = POOL)]
         pool: String,
     },
-    /// Copy one, as it is now, to NAME@SNAPSHOT; no guest that runs may have it
+    /// Copy the present content of a volume to NAME@SNAPSHOT; no running guest may use the volume
     Snapshot {
-        /// Its name
+        /// Name of the volume
         name: String,
         /// Name of the snapshot
         snapshot: String,
-        /// The pool it lies in
+        /// Pool of the volume
         #[arg(long, default_value = POOL)]
         pool: String,
     },
-    /// Give one to a guest
+    /// Attach a volume to a guest
     Attach {
-        /// Its name
+        /// Name of the volume
         name: String,
         /// The guest
         guest: String,
-        /// The pool it lies in
+        /// Pool of the volume
         #[arg(long, default_value = POOL)]
         pool: String,
-        /// The guest cannot write to it
+        /// Let the guest only read the volume
         #[arg(long)]
         readonly: bool,
     },
-    /// Take one from a guest
+    /// Detach a volume from a guest
     Detach {
-        /// Its name
+        /// Name of the volume
         name: String,
         /// The guest
         guest: String,
-        /// The pool it lies in
+        /// Pool of the volume
         #[arg(long, default_value = POOL)]
         pool: String,
     },
-    /// Delete one; no guest may have it
+    /// Delete a volume that no guest uses
     Delete {
-        /// Its name
+        /// Name of the volume
         name: String,
-        /// The pool it lies in
+        /// Pool of the volume
         #[arg(long, default_value = POOL)]
         pool: String,
-        /// Fine when it is not there
+        /// Succeed if the volume does not exist
         #[arg(long)]
         if_exists: bool,
     },
-    /// Pools: where volumes lie
+    /// Pools: the places of volumes
     Pool {
-        /// What with them
+        /// The action on pools
         #[command(subcommand)]
         verb: PoolVerb,
     },
@@ -387,27 +391,27 @@ pub const POOL: &str = "default";
 /// `ivctl volume pool`.
 #[derive(Subcommand, Debug)]
 pub enum PoolVerb {
-    /// Show all
+    /// Show all pools
     List,
-    /// Add one: a directory, or an NFS export mounted at a directory
+    /// Add a pool: a directory, or an NFS export mounted at a directory
     Add {
-        /// Its name
+        /// Name of the pool
         name: String,
-        /// The directory; it is made if it is not there
+        /// The directory; it is created if it does not exist
         #[arg(long, value_name = "PATH")]
         dir: PathBuf,
-        /// The NFS export to mount there
+        /// The NFS export to mount at the directory
         #[arg(long, value_name = "HOST:/PATH", value_parser = export)]
         nfs: Option<(String, String)>,
-        /// Fine when one of this name is there already
+        /// Succeed if a pool with this name exists already
         #[arg(long)]
         may_exist: bool,
     },
-    /// Forget one; its volumes stay where they are
+    /// Remove a pool; its volumes stay where they are
     Del {
-        /// Its name
+        /// Name of the pool
         name: String,
-        /// Fine when it is not there
+        /// Succeed if the pool does not exist
         #[arg(long)]
         if_exists: bool,
     },
@@ -423,24 +427,24 @@ pub enum ImageVerb {
 /// `ivctl image build`.
 #[derive(Args, Debug)]
 pub struct Build {
-    /// Where it goes: vmlinux, initramfs and what they were made of
+    /// The directory for the result: vmlinux, initramfs and the parts that they were built from
     pub dir: PathBuf,
     /// Package of the kernel
     #[arg(long, default_value = "linux-image-6.12-cloud-amd64")]
     pub kernel: String,
-    /// Take the kernel from this suite of Debian, whether or not this host uses it, such as trixie-backports
+    /// Take the kernel from this suite of Debian, such as trixie-backports, whether or not this host uses it
     #[arg(long, value_name = "SUITE")]
     pub suite: Option<String>,
-    /// A kernel module beside those for virtio; may be repeated
+    /// A kernel module in addition to those for virtio; may be repeated
     #[arg(long)]
     pub module: Vec<String>,
-    /// A program of this host's, put in with its libraries; may be repeated
+    /// A program of this host, added with its libraries; may be repeated
     #[arg(long)]
     pub program: Vec<PathBuf>,
-    /// A file to put in, and its path there; may be repeated
+    /// A file to add, and its path in the guest; may be repeated
     #[arg(long, value_name = "SOURCE:PATH")]
     pub file: Vec<String>,
-    /// Use the kernel and busybox that are in the directory already
+    /// Use the kernel and busybox that the directory already contains
     #[arg(long)]
     pub offline: bool,
 }
@@ -495,30 +499,30 @@ pub enum DiskSource {
     Volume(String, String),
 }
 
-/// How a guest's processor is to be made.
+/// The requested kind of processor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum AccelWish {
-    /// By KVM where it works, else in software
+    /// KVM if it works, otherwise QEMU's emulation
     Auto,
-    /// By KVM
+    /// KVM
     Kvm,
-    /// In software
+    /// QEMU's emulation
     Tcg,
 }
 
-/// A filesystem to put on a volume.
+/// A filesystem for a volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Filesystem {
-    /// By mkfs.ext4
+    /// ext4, created by mkfs.ext4
     Ext4,
-    /// By mkfs.xfs
+    /// XFS, created by mkfs.xfs
     Xfs,
-    /// By mkfs.vfat
+    /// FAT, created by mkfs.vfat
     Vfat,
 }
 
 fn count(text: &str) -> Result<(u32, u32), String> {
-    pair(text, |n| n.parse().map_err(|_| format!("{n} is no number")))
+    pair(text, |n| n.parse().map_err(|_| format!("{n} is not a number")))
 }
 
 fn sizes(text: &str) -> Result<(u64, u64), String> {
@@ -568,7 +572,7 @@ fn nic(text: &str) -> Result<NicWish, String> {
     }
     let shares = nic.kind == Some(PortKind::Vhostuser);
     if shares && nic.model != "virtio" {
-        return Err("a NIC of kind vhostuser is of model virtio".to_owned());
+        return Err("a NIC of kind vhostuser needs model virtio".to_owned());
     }
     if nic.queues.is_some() && nic.kind.is_some() && !shares {
         return Err("queues= is for NICs of kind vhostuser".to_owned());
@@ -601,7 +605,7 @@ fn disk(text: &str) -> Result<DiskWish, String> {
 
 fn floating(text: &str) -> Result<Floating, String> {
     let mut parts = text.split(',');
-    let ip = |v: &str| v.parse::<IpAddr>().map_err(|_| format!("{v} is no IP address"));
+    let ip = |v: &str| v.parse::<IpAddr>().map_err(|_| format!("{v} is not an IP address"));
     let mut f = Floating::new(ip(parts.next().unwrap_or_default())?, "", "");
     for part in parts {
         match part.split_once('=') {

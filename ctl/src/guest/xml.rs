@@ -127,7 +127,7 @@ impl Element {
             let within = open.last_mut().expect("the document itself stays open");
             match event {
                 Event::Start(start) if depth <= DEPTH_MAX => open.push(Self::of(&start)?),
-                Event::Start(_) => return Err(format!("elements lie more than {DEPTH_MAX} deep")),
+                Event::Start(_) => return Err(format!("elements are nested more than {DEPTH_MAX} deep")),
                 Event::Empty(start) => within.children.push(Self::of(&start)?),
                 Event::Text(text) => within.text.push_str(&text.decode().map_err(|e| e.to_string())?),
                 Event::CData(text) => within.text.push_str(&text.decode().map_err(|e| e.to_string())?),
@@ -138,9 +138,9 @@ impl Element {
                     open.last_mut().ok_or("an end without a start")?.children.push(done);
                 }
                 Event::Eof if depth == 1 => break,
-                Event::Eof => return Err("it ends in the middle".to_owned()),
+                Event::Eof => return Err("it is truncated".to_owned()),
                 Event::Decl(_) | Event::Comment(_) | Event::PI(_) => {}
-                Event::DocType(_) => return Err("it brings a document type of its own".to_owned()),
+                Event::DocType(_) => return Err("it has a document type of its own".to_owned()),
             }
         }
         match open.remove(0).children {

@@ -173,7 +173,7 @@ fn fixed_elsewhere(noun: &str, name: &str) -> ConfigError {
     ConfigError {
         fault: Fault::Conflict,
         object: format!("{noun} {name}"),
-        cause: "a drop-in says it, which ivctl does not edit".to_owned(),
+        cause: "it is in a drop-in, which ivctl does not edit".to_owned(),
         remedy: "change or remove the file in the .d directory, then reload (systemctl reload ivswitchd)"
             .to_owned(),
         position: None,

@@ -43,20 +43,20 @@ pub use validate::{FDB_STATIC_MAX, FLOATINGS_MAX, LIST_LEN_MAX, ROUTES_MAX, name
 
 use crate::io::{CacheMode, IoKind, XdpMode};
 
-/// One rVM, whole. Every list keeps the order of the file.
+/// The whole configuration of one rVM. Every list keeps the order of the file.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// Name of this rVM, as its peers call it. Default: the host name.
+    /// The name of this rVM, as its peers call it. Default: the host name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// Whether the kernel follows the verdicts of hot flows by itself. Default: `auto`.
+    /// Whether the kernel itself forwards hot flows (kernel offload). Default: `auto`.
     #[serde(skip_serializing_if = "is_default")]
     pub cache: CacheMode,
-    /// Where the underlay is met. Default: nowhere, a switch without tunnels.
+    /// The uplink, through which the switch reaches the underlay. Default: none, a switch without tunnels.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub uplink: Option<Uplink>,
-    /// The threads that forward. Read at the start only.
+    /// The threads that forward. They are read only at the start.
     #[serde(skip_serializing_if = "is_default")]
     pub workers: Workers,
     /// The networks, isolated from each other.
@@ -109,47 +109,48 @@ pub const QUEUES_MAX: u32 = 64;
 /// The most MAC addresses of one port by default: enough for the iVMs of one rVM behind a door.
 pub const PORT_FDB_DEFAULT: u32 = 1024;
 
-/// Where the underlay is met.
+/// The uplink, through which the switch reaches the underlay.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Uplink {
     /// The NIC, shared with the kernel, by any of its names (`ip link property add dev NIC altname NAME`).
     pub interface: String,
-    /// Our VTEP address. Default: the interface's first global address.
+    /// The address of our VTEP. Default: the interface's first global address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<IpAddr>,
-    /// UDP port of the tunnel. The kernel's own vxlan may have it too, for other VNIs. Default: 4789.
+    /// The UDP port of the tunnel. A vxlan device of the kernel may use it too, for other VNIs. Default: 4789.
     #[serde(default = "tunnel_port", skip_serializing_if = "is_tunnel_port")]
     pub port: u16,
     /// Whether outer UDP checksums are filled in. Default: false.
     #[serde(default, skip_serializing_if = "is_default")]
     pub checksum: bool,
-    /// By which means. Default: `afxdp`.
+    /// The driver. Default: `afxdp`.
     #[serde(default, skip_serializing_if = "is_default")]
     pub kind: UplinkKind,
-    /// Which XDP modes may be tried. Default: `auto`.
+    /// The XDP modes that may be tried. Default: `auto`.
     #[serde(default, skip_serializing_if = "is_default")]
     pub xdp: XdpMode,
     /// Whether peers' path MTUs are probed. Default: true.
     #[serde(default = "yes", skip_serializing_if = "is_yes")]
     pub probe: bool,
-    /// Whether tunnel packets larger than the path go out as IP fragments. Only for peers that put fragments
-    /// together: kernels do, this switch does not. Default: false, their senders are told.
+    /// Whether tunnel packets larger than the path go out as IP fragments. Use it only for peers that reassemble
+    /// fragments: kernels do, this switch does not. Default: false, and the senders of larger packets get an ICMP
+    /// error.
     #[serde(default, skip_serializing_if = "is_default")]
     pub fragment: bool,
-    /// TTL (hop limit) of tunnel packets, 1 to 255, or `"inherit"`: the packet's inside. Default: 64.
+    /// The TTL (hop limit) of tunnel packets, 1 to 255, or `"inherit"` for that of the inner packet. Default: 64.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl: Option<Outer>,
-    /// TOS (traffic class) of tunnel packets, or `"inherit"`: the packet's inside. The two lowest bits are ECN's, always
-    /// as RFC 6040 says. Default: 0.
+    /// The TOS (traffic class) of tunnel packets, or `"inherit"` for that of the inner packet. The two lowest bits are
+    /// ECN's, which always follow RFC 6040. Default: 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tos: Option<Outer>,
-    /// Bits of the VXLAN header that must be zero in packets that come in; others than those of the VNI and the I flag.
-    /// Default: `0xf7ffffff000000ff`, all of them.
+    /// Bits of the VXLAN header that must be zero in received packets, except those of the VNI and the I flag.
+    /// Default: `0xf7ffffff000000ff`, which is all others.
     #[serde(default, skip_serializing_if = "is_default")]
     pub reserved_bits: ReservedBits,
-    /// Destinations guests may not reach through NAT. Default: the uplink's connected prefixes. Peers'
-    /// VTEPs, own addresses, the tunnel port and the metadata addresses are always added.
+    /// Destinations that guests may not reach through NAT. Default: the uplink's connected prefixes. Peers' VTEPs,
+    /// own addresses, the tunnel port and the metadata addresses are always added.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<Vec<schema::Prefix>>")]
     pub guard: Option<Vec<IpNet>>,
@@ -180,15 +181,16 @@ impl Uplink {
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Workers {
-    /// How many. Default: 1.
+    /// The number of workers. Default: 1.
     #[serde(skip_serializing_if = "is_default")]
     pub count: WorkerCount,
-    /// The cores they may run on: one for each if there are as many, else any of them for all. Default: any core.
+    /// The cores that the workers may run on: one for each worker if there are as many, otherwise every worker may
+    /// run on any of these cores. Default: any core.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub cpus: Vec<usize>,
 }
 
-/// How many workers there are.
+/// The number of workers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged, expecting = "a number from 1 to 64, or \"auto\"")]
 pub enum WorkerCount {
@@ -198,7 +200,7 @@ pub enum WorkerCount {
     Named(AutoCount),
 }
 
-/// The word for as many as there are cores.
+/// The word that stands for the number of cores.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum AutoCount {
@@ -224,16 +226,16 @@ impl WorkerCount {
     }
 }
 
-/// By which means the uplink's frames come and go.
+/// A driver for the uplink.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum UplinkKind {
-    /// AF_XDP sockets: the most small frames.
+    /// AF_XDP sockets: the highest rate of small frames.
     #[default]
     Afxdp,
-    /// A packet socket with virtio-net headers: super-frames.
+    /// A packet socket with virtio-net headers: GSO packets.
     Packet,
-    /// UDP sockets: super-frames, on every kernel; tunnel packets only.
+    /// UDP sockets: GSO packets, on every kernel; they carry tunnel packets only.
     Udp,
 }
 
@@ -247,20 +249,20 @@ impl From<UplinkKind> for IoKind {
     }
 }
 
-/// By which means a port's frames come and go.
+/// A driver for a port.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum PortKind {
-    /// `packet` for a door that we make, `afxdp` for every other port, and where `xdp` is given.
+    /// `packet` for a door that the daemon creates, `afxdp` for every other port, and where `xdp` is given.
     #[default]
     Auto,
-    /// AF_XDP sockets: the most small frames.
+    /// AF_XDP sockets: the highest rate of small frames.
     Afxdp,
-    /// A packet socket with virtio-net headers: super-frames.
+    /// A packet socket with virtio-net headers: GSO packets.
     Packet,
-    /// A TAP interface with virtio-net headers: super-frames; for doors that we make.
+    /// A TAP interface with virtio-net headers: GSO packets; only for doors that the daemon creates.
     Tap,
-    /// Memory shared with QEMU: a guest's NIC, without a network interface.
+    /// Memory shared with QEMU: a guest's NIC without a network interface.
     Vhostuser,
 }
 
@@ -268,37 +270,37 @@ pub enum PortKind {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Network {
-    /// Its name, on this rVM only.
+    /// The network's name, on this rVM only.
     pub name: String,
-    /// Its identifier on the wire, 1 to 16777215; the same on every rVM.
+    /// The network's identifier on the wire, 1 to 16777215; the same on every rVM.
     pub vni: u32,
-    /// Virtual gateway addresses the switch answers for (ARP, ND, echo). Default: none.
+    /// Virtual gateway addresses that the switch answers for (ARP, ND, echo). Default: none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gateway: Vec<IpAddr>,
-    /// MAC of the virtual gateway. Default: 02:69:76 and the VNI, the same on every rVM.
+    /// The MAC address of the virtual gateway. Default: 02:69:76 and the VNI, the same on every rVM.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub router_mac: Option<Mac>,
-    /// Most MAC addresses learned. Default: 8192.
+    /// The most MAC addresses that the network learns. Default: 8192.
     #[serde(default = "network_fdb_max", skip_serializing_if = "is_network_fdb_max")]
     pub fdb_max: u32,
-    /// Seconds a learned MAC stays without traffic. Default: 300.
+    /// How many seconds a learned MAC address stays without traffic. Default: 300.
     #[serde(default = "network_fdb_age", skip_serializing_if = "is_network_fdb_age")]
     pub fdb_age: u64,
-    /// Whether the MSS of TCP connections that open is lowered to what their path carries. Default: true.
+    /// Whether the MSS of new TCP connections is lowered to fit their path. Default: true.
     #[serde(default = "yes", skip_serializing_if = "is_yes")]
     pub mss_clamp: bool,
     /// Guests get the address of their binding by DHCP if it is in one of these prefixes. Default: no DHCP.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "Vec<schema::Prefix>")]
     pub dhcp: Vec<IpNet>,
-    /// Name servers that guests are told by DHCP, three of each family at most. Default: none.
+    /// Name servers that DHCP announces to guests, at most three of each family. Default: none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub dns: Vec<IpAddr>,
-    /// The server that guests are told by DHCP to boot from. Default: none.
+    /// The boot server that DHCP announces to guests. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_server: Option<Ipv4Addr>,
-    /// The file there, or a URL, that guests are told by DHCP to boot. Default: none, and what a guest asks that boots
-    /// from the network also reaches boot servers (proxyDHCP) behind ports that are not guests'.
+    /// The boot file on that server, or a URL, that DHCP announces to guests. Default: none; then the DHCP requests
+    /// of a guest that boots from the network also reach boot servers (proxyDHCP) behind ports that are not guests'.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot_file: Option<String>,
 }
@@ -323,7 +325,7 @@ impl Network {
     }
 }
 
-/// What a port is for.
+/// The role of a port.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum PortRole {
@@ -334,29 +336,29 @@ pub enum PortRole {
     Guest,
 }
 
-/// Which IPv6 link-local addresses a guest may use whose addresses are bound.
+/// The IPv6 link-local addresses that a guest with bound addresses may use.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum LinkLocal {
-    /// Those that its MACs make.
+    /// Only the addresses that follow from its MACs.
     #[default]
     Eui64,
-    /// Also an opaque one, as NetworkManager, macOS and Windows make theirs: the guest gets what it claims by duplicate
-    /// address detection and no other station has.
+    /// Also an opaque address, as NetworkManager, macOS and Windows generate: the guest gets the address that it
+    /// claims by duplicate address detection, if no other station has it.
     StablePrivacy,
 }
 
-/// Which VLAN tags a port speaks.
+/// The VLAN tags of a port's frames.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Vlan {
-    /// Untagged outside, this VLAN inside.
+    /// The VLAN inside the switch for frames that are untagged outside.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub access: Option<u16>,
-    /// These VLANs tagged.
+    /// The VLANs that pass tagged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trunk: Option<Vec<u16>>,
-    /// VLAN of untagged frames on a trunk. Default: untagged frames are refused.
+    /// The VLAN of untagged frames on a trunk. Default: untagged frames are refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub native: Option<u16>,
 }
@@ -365,96 +367,102 @@ pub struct Vlan {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Port {
-    /// Its name. A door without `interface` makes an interface of this name (and, but for a TAP, our end, name + `p`).
+    /// The port's name. A door without `interface` creates an interface with this name (and, except for a TAP, our
+    /// end of the pair with the suffix `p`).
     pub name: String,
-    /// The network it joins.
+    /// The network that the port joins.
     pub network: String,
-    /// What it is for. Default: `door`.
+    /// The port's role. Default: `door`.
     #[serde(default, skip_serializing_if = "is_default")]
     pub role: PortRole,
-    /// Attach to this existing interface, by any of its names. Default: a door makes its own pair; a guest needs one.
+    /// An existing interface to attach to, by any of its names. Default: a door creates its own pair; a guest needs one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interface: Option<String>,
-    /// Where QEMU listens, for kind `vhostuser`. Default: `/run/ivswitch/guest/NAME.sock`.
+    /// The socket at which QEMU listens, for the `vhostuser` driver. Default: `/run/ivswitch/guest/NAME.sock`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub socket: Option<String>,
-    /// Queue pairs offered to QEMU, for kind `vhostuser`. Default: 1.
+    /// The number of queue pairs that QEMU gets, for the `vhostuser` driver. Default: 1.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub queues: u32,
-    /// Addresses put on the CMS's end of a door we make. Default: none.
+    /// Addresses for the CMS's end of a door that the daemon creates. Default: none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "Vec<schema::Prefix>")]
     pub address: Vec<IpNet>,
-    /// Source MACs of a guest; required there.
+    /// The source MAC addresses of a guest; required for guests.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mac: Vec<Mac>,
-    /// Source addresses of a guest. Default: unchecked.
+    /// The source addresses of a guest. Default: unchecked.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ip: Vec<AddressOrPrefix>,
-    /// Source MACs that guests share, such as the virtual one of VRRP: other ports may list them here too. Default: none.
+    /// Source MAC addresses that guests share, such as the virtual one of VRRP; other ports may list them here too.
+    /// Default: none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub shared_mac: Vec<Mac>,
-    /// Source addresses that guests share, beside those in `ip`; DHCP gives them to none. Default: none.
+    /// Source addresses that guests share, in addition to those in `ip`; DHCP never assigns them. Default: none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub shared_ip: Vec<AddressOrPrefix>,
-    /// Which IPv6 link-local addresses a guest may use beside those in `ip`. Default: `eui64`.
+    /// The IPv6 link-local addresses that a guest may use in addition to those in `ip`. Default: `eui64`.
     #[serde(default, skip_serializing_if = "is_default")]
     pub link_local: LinkLocal,
-    /// Which VLAN tags it speaks. Default: all, as they are.
+    /// The VLAN tags of the port's frames. Default: all tags pass unchanged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vlan: Option<Vlan>,
     /// Broadcast, multicast and unknown-unicast frames per second; 0: no limit. Default: 10000.
     #[serde(default = "bum_pps", skip_serializing_if = "is_bum_pps")]
     pub bum_pps: u32,
-    /// Bits per second taken from it, beyond which frames are dropped. Default: no limit.
+    /// Bits per second from the port; frames above the rate are dropped. Default: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ingress_bps: Option<u64>,
-    /// Frames per second taken from it. Default: no limit.
+    /// Frames per second from the port. Default: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ingress_pps: Option<u32>,
-    /// Bytes that may come at once, for `ingress_bps`. Default: a tenth of a second's worth.
+    /// The burst of `ingress_bps` in bytes. Default: a tenth of a second's worth.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ingress_burst: Option<u32>,
-    /// Bits per second sent to it, beyond which frames are dropped. Default: no limit.
+    /// Bits per second to the port; frames above the rate are dropped. Default: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub egress_bps: Option<u64>,
-    /// Frames per second sent to it. Default: no limit.
+    /// Frames per second to the port. Default: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub egress_pps: Option<u32>,
-    /// Bytes that may leave at once, for `egress_bps`. Default: a tenth of a second's worth.
+    /// The burst of `egress_bps` in bytes. Default: a tenth of a second's worth.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub egress_burst: Option<u32>,
-    /// Cut off: nothing in, nothing out. Default: false.
+    /// Whether the port is isolated: nothing in, nothing out. Default: false.
     #[serde(default, skip_serializing_if = "is_default")]
     pub quarantine: bool,
-    /// Copies of what comes in and goes out here are sent to this port, which then does nothing else. Default: none.
+    /// The mirror target: a port that receives copies of this port's incoming and outgoing frames, and then does
+    /// nothing else. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mirror: Option<String>,
-    /// A BPDU that comes in disables the port, until `ivctl port enable`. Default: false, it is only dropped.
+    /// Whether an incoming BPDU disables the port, until `ivctl port enable`. Default: false, the BPDU is only
+    /// dropped.
     #[serde(default, skip_serializing_if = "is_default")]
     pub bpdu_guard: bool,
-    /// Seconds after which a port that a guard disabled is enabled again. Default: never by itself.
+    /// Seconds until a port that a guard has disabled is enabled again. Default: never by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub errdisable_recovery: Option<u32>,
-    /// Whether it is learned where the senders of its frames are; else `[[fdb]]` entries tell. Default: true.
+    /// Whether the switch learns the places of stations from frames of the port; otherwise only `[[fdb]]` entries tell
+    /// them. Default: true.
     #[serde(default = "yes", skip_serializing_if = "is_yes")]
     pub learning: bool,
-    /// Whether unicast frames to stations whose place is not known are flooded to it, too. Default: true.
+    /// Whether unicast frames to stations whose place is unknown are flooded to the port, too. Default: true.
     #[serde(default = "yes", skip_serializing_if = "is_yes")]
     pub flood: bool,
-    /// Most MAC addresses learned on it. Default: 1024.
+    /// The most MAC addresses learned on the port. Default: 1024.
     #[serde(default = "port_fdb_max", skip_serializing_if = "is_port_fdb_max")]
     pub fdb_max: u32,
-    /// Largest IP packet. Default: what the tunnel carries for a door we make, else the interface's own.
+    /// The largest IP packet. Default: the tunnel's capacity for a door that the daemon creates, otherwise the MTU of
+    /// the interface itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u16>,
-    /// By which means. Default: `auto`.
+    /// The driver. Default: `auto`.
     #[serde(default, skip_serializing_if = "is_default")]
     pub kind: PortKind,
-    /// Which XDP modes may be tried. Default: `auto`.
+    /// The XDP modes that may be tried. Default: `auto`.
     #[serde(default, skip_serializing_if = "is_default")]
     pub xdp: XdpMode,
-    /// Whether it forwards. Default: true.
+    /// Whether the port forwards. Default: true.
     #[serde(default = "yes", skip_serializing_if = "is_yes")]
     pub enabled: bool,
 }
@@ -541,29 +549,29 @@ pub fn door_peer(name: &str) -> String {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Peer {
-    /// Its name.
+    /// The peer's name.
     pub name: String,
-    /// Its VTEP as we reach it.
+    /// The peer's VTEP, as we reach it.
     pub address: IpAddr,
-    /// Networks it takes part in. Default: all.
+    /// The networks that the peer takes part in. Default: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub networks: Option<Vec<String>>,
-    /// Reached through this peer, which relays. Default: directly.
+    /// The other peer that relays for this one. Default: we reach it directly.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub via: Option<String>,
-    /// We relay for it. Default: false.
+    /// Whether we relay for the peer. Default: false.
     #[serde(default, skip_serializing_if = "is_default")]
     pub relay: bool,
-    /// Largest underlay IP packet that reaches it. Default: as probed, else the uplink's MTU.
+    /// The largest underlay IP packet that reaches the peer. Default: as probed, else the uplink's MTU.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u16>,
-    /// Whether larger tunnel packets go to it as IP fragments. Default: as `[uplink]` says.
+    /// Whether larger tunnel packets go to the peer as IP fragments. Default: as in `[uplink]`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fragment: Option<bool>,
-    /// TTL of tunnel packets to it, or `"inherit"`. Default: as `[uplink]` says.
+    /// The TTL of tunnel packets to the peer, or `"inherit"`. Default: as in `[uplink]`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl: Option<Outer>,
-    /// TOS of tunnel packets to it, or `"inherit"`. Default: as `[uplink]` says.
+    /// The TOS of tunnel packets to the peer, or `"inherit"`. Default: as in `[uplink]`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tos: Option<Outer>,
 }
@@ -586,13 +594,13 @@ impl Peer {
     }
 }
 
-/// Where the owner of a floating IP is, when no CMS translates for it.
+/// The owner of a floating IP, if no CMS translates for it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Inside {
-    /// Its private network.
+    /// The owner's private network.
     pub network: String,
-    /// Its address there.
+    /// The owner's address in that network.
     pub address: IpAddr,
 }
 
@@ -602,17 +610,17 @@ pub struct Inside {
 pub struct Floating {
     /// The public address.
     pub ip: IpAddr,
-    /// The public network it lives on.
+    /// The public network of the address.
     pub network: String,
-    /// Name of the rVM that holds the provider's end: this one, or a peer.
+    /// The name of the rVM that the provider maps the address to: this one, or a peer.
     pub gateway: String,
     /// The gateway's address that the provider maps to `ip`; required when the gateway is this rVM.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reality: Option<IpAddr>,
-    /// The owner is on this rVM and no CMS translates: the switch does. Default: a CMS translates.
+    /// The owner, if it is on this rVM and no CMS translates: the switch does. Default: a CMS translates.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inside: Option<Inside>,
-    /// Only these ports (a shared public IP). Default: everything.
+    /// Only these ports (for a shared public IP). Default: everything.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub only: Vec<Ports>,
     /// Never these ports. Default: `tcp/22`, or none when `only` is given.
@@ -665,16 +673,16 @@ pub struct FloatingKey {
     pub only: Vec<Ports>,
 }
 
-/// Packets of `network` from `from`, sent to the virtual gateway, go to `via`.
+/// A source route: packets of `network` from `from` that are addressed to the virtual gateway go to `via`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Route {
     /// The network.
     pub network: String,
-    /// Source prefix, longest wins.
+    /// The source prefix; the longest wins.
     #[schemars(with = "schema::Prefix")]
     pub from: IpNet,
-    /// Name of a peer, or address of a router on the network.
+    /// The name of a peer, or the address of a router on the network.
     pub via: String,
 }
 
@@ -684,15 +692,15 @@ pub struct Route {
 pub struct StaticFdb {
     /// The network.
     pub network: String,
-    /// The address.
+    /// The MAC address.
     pub mac: Mac,
-    /// Behind this peer; either this or `port`.
+    /// The peer that the address is behind; either this or `port`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peer: Option<String>,
-    /// Behind this port.
+    /// The port that the address is behind.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<String>,
-    /// VLAN. Default: 0, untagged.
+    /// The VLAN. Default: 0, untagged.
     #[serde(default, skip_serializing_if = "is_default")]
     pub vlan: u16,
 }

@@ -1,4 +1,4 @@
-//! What is chosen about tunnel packets' own headers: TTL, TOS, and which bits of theirs have to be zero.
+//! The configurable header fields of tunnel packets: TTL, TOS, and the bits of the VXLAN header that must be zero.
 
 use std::fmt;
 
@@ -10,21 +10,21 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::{Config, Peer};
 
-/// A field of an outer IP header: a number, or `"inherit"`, the inner packet's.
+/// A field of the outer IP header: a number, or `"inherit"` for the value of the inner packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged, expecting = "a number from 0 to 255, or \"inherit\"")]
 pub enum Outer {
-    /// This.
+    /// This number.
     Number(u8),
     /// `"inherit"`.
     Named(Inherit),
 }
 
-/// The word for what the packet inside has.
+/// The word that stands for the value of the inner packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Inherit {
-    /// From the packet inside.
+    /// The value of the inner packet.
     Inherit,
 }
 
@@ -37,7 +37,7 @@ impl Outer {
     }
 }
 
-/// The fields of the outer IP header towards a peer: as it says, else as the uplink says.
+/// The fields of the outer IP header towards a peer: the peer's own setting, otherwise the uplink's.
 pub(crate) fn outer_ip(peer: &Peer, config: &Config) -> OuterIp {
     let uplink = config.uplink.as_ref();
     let ttl = peer.ttl.or(uplink.and_then(|u| u.ttl)).unwrap_or(Outer::Number(OUTER_TTL));
@@ -45,8 +45,8 @@ pub(crate) fn outer_ip(peer: &Peer, config: &Config) -> OuterIp {
     OuterIp { ttl: ttl.field(), tos: tos.field() }
 }
 
-/// Bits of a VXLAN header that have to be zero in packets that are taken, as eight bytes of the header in
-/// hexadecimal: `reserved_bits` of `ip link`.
+/// Bits of the VXLAN header that must be zero in received packets, as the eight bytes of the header in hexadecimal,
+/// like `reserved_bits` of `ip link`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ReservedBits(pub u64);
 
@@ -96,7 +96,7 @@ impl JsonSchema for ReservedBits {
 mod tests {
     use super::*;
 
-    /// What a peer says counts, else what the uplink says, else the defaults.
+    /// A peer's setting comes first, then the uplink's, then the default.
     #[test]
     fn the_nearest_word_counts() {
         let mut config = Config { uplink: Some(super::super::Uplink::new("eth0")), ..Config::default() };

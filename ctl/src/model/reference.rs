@@ -56,9 +56,10 @@ pub fn man() -> String {
     let mut out = String::from(
         ".TH ivswitch.toml 5 \"\" \"Inception Switch\"\n.SH NAME\nivswitch.toml \\- configuration of ivswitchd(8)\n\
          .SH SYNOPSIS\n.I /etc/ivswitch/ivswitch.toml\n.br\n.I /etc/ivswitch/ivswitch.toml.d/*.toml\n\
-         .SH DESCRIPTION\nOne TOML file describes one rVM whole; files of the directory add to it, in the order of their \
-         names. ivctl(1) edits the first. An unknown key, a wrong value or a contradiction is refused with everything \
-         else in it, and what was in force goes on. Keys are optional unless said.\n",
+         .SH DESCRIPTION\nOne TOML file describes one rVM completely; the files of the directory add to it, \
+         in the order of their names. ivctl(1) edits only the main file. If a file has an unknown key, a \
+         wrong value or a contradiction, the whole configuration is refused, and the previous one stays in \
+         force. Keys are optional unless marked as required.\n",
     );
     for table in tables() {
         let heading = if table.heading.is_empty() { "ABOVE ALL TABLES" } else { &table.heading };

@@ -35,9 +35,9 @@ pub const LIST_LEN_MAX: usize = 1024;
 
 /// The longest name of a network or port, in bytes: the limit of interface names.
 const NAME_LEN_MAX: usize = 15;
-/// Bytes of an alternative name of an interface.
+/// The longest alternative name of an interface, in bytes.
 const ALT_NAME_LEN_MAX: usize = 127;
-/// Bytes of an rVM's name: what a host name's label may have.
+/// The longest name of an rVM, in bytes: the limit of a label in a host name.
 const RVM_NAME_LEN_MAX: usize = 63;
 /// The longest age in seconds: more than eleven days would make no sense.
 const FDB_AGE_MAX: u64 = 1_000_000;
@@ -323,7 +323,7 @@ impl<'c> Checker<'c> {
         self.list_len(place, object, "guard", uplink.guard.as_ref().map_or(0, Vec::len));
     }
 
-    /// TTL and TOS of tunnel packets.
+    /// Checks the TTL and TOS of tunnel packets.
     fn outer(
         &mut self,
         place: Place,
@@ -349,7 +349,7 @@ impl<'c> Checker<'c> {
 
     fn xdp(&mut self, place: Place, object: &str, mode: XdpMode, meant: bool, kind: IoKind) {
         if mode != XdpMode::Auto && !meant {
-            let cause = format!("`xdp` chooses among ways of AF_XDP, and kind is \"{}\"", kind.name());
+            let cause = format!("`xdp` chooses a mode of AF_XDP, but kind is \"{}\"", kind.name());
             self.error(place, Invalid, object, cause, "remove `xdp`, or `kind`");
         }
     }
@@ -401,7 +401,7 @@ impl<'c> Checker<'c> {
                 for network in networks {
                     self.known_network(place, &object, network);
                     if !seen.insert(network) {
-                        let cause = format!("network \"{network}\" is there twice");
+                        let cause = format!("network \"{network}\" is listed twice");
                         self.error(place, Conflict, &object, cause, "keep it once");
                     }
                 }
@@ -419,8 +419,8 @@ impl<'c> Checker<'c> {
 
     fn via(&mut self, place: Place, object: &str, peer: &Peer, via: &str) {
         if peer.relay {
-            let cause =
-                "`relay` and `via` contradict: it is reached through another, so we do not relay for it";
+            let cause = "`relay` and `via` contradict each other: it is reached through another peer, so \
+                         this rVM does not relay for it";
             self.error(place, Invalid, object, cause, "remove one of them");
         }
         if via == peer.name {
@@ -442,7 +442,7 @@ impl<'c> Checker<'c> {
         let mut at = Some(via);
         while let Some(name) = at {
             if !seen.insert(name) {
-                let cause = format!("`via` goes round in a loop through \"{via}\"");
+                let cause = format!("`via` forms a loop through \"{via}\"");
                 return self.error(place, Invalid, object, cause, "let one of them be reached directly");
             }
             at = self.peers.get(name).and_then(|p| p.via.as_deref());
@@ -510,7 +510,7 @@ impl<'c> Checker<'c> {
             }
             let ports = PortSet::new(&f.only, &f.except_effective());
             if ports.is_empty() {
-                let cause = "`except` takes away everything that `only` lets in";
+                let cause = "`except` excludes everything that `only` includes";
                 self.error(place, Invalid, &object, cause, "remove the ports from `except`, or the mapping");
             }
             let item = (i, ports);

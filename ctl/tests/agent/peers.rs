@@ -126,7 +126,7 @@ fn icmp_errors_say_why_a_peer_is_silent() {
     w.tell(error("10.0.0.11", 4789));
     let row = peer(&mut w);
     assert_eq!(row["state"], "unreachable");
-    assert!(row["why"].as_str().unwrap().contains("nobody listens at UDP port 4789"), "{row}");
+    assert!(row["why"].as_str().unwrap().contains("no program listens at its UDP port 4789"), "{row}");
 }
 
 /// A peer answers, but its networks have other VNIs: it refuses our packets, and we refuse its packets.
@@ -141,7 +141,7 @@ fn a_network_with_another_vni_is_refused() {
 
     w.tell(Input::Event(0, Event::PeerRefused(RVM2, vni(101), DropReason::UnknownVni)));
     let warned = problems(&mut w, "peer-network");
-    assert!(warned[0]["what"].as_str().unwrap().contains("VNI 101, which is no network here"), "{warned:?}");
+    assert!(warned[0]["what"].as_str().unwrap().contains("VNI 101, which no network here has"), "{warned:?}");
     assert!(warned[0]["how"].as_str().unwrap().contains("--vni 101"), "{warned:?}");
     w.call("network.add", json!({ "object": { "name": "other", "vni": 101 } }));
     let warned = json!(problems(&mut w, "peer-network")).to_string();
@@ -224,7 +224,7 @@ fn floating_ips_with_two_gateways_are_named() {
     w.tell(claim("rvm2", false));
     let warned = problems(&mut w, "floating");
     let what = warned[0]["what"].as_str().unwrap();
-    assert!(what.contains("\"rvm2\" takes itself for its gateway, which is \"rvm1\""), "{what}");
+    assert!(what.contains("\"rvm2\" claims to be its gateway, which is \"rvm1\""), "{what}");
     // Once this rVM has the same configuration as the other, they agree.
     w.call("floating.set", json!({ "ip": ip, "set": { "gateway": "rvm2", "reality": null } }));
     assert_eq!(problems(&mut w, "floating"), Vec::<Value>::new());

@@ -74,7 +74,12 @@ fn bad_edits_are_refused_whole() {
     for (method, params, code, words) in [
         ("network.add", json!({ "object": { "name": "n" } }), Code::Failed, "`vni` is missing"),
         ("network.add", json!({ "object": { "name": "n", "vni": 0 } }), Code::Failed, "1 to 16777215"),
-        ("network.add", json!({ "object": { "name": "n", "vni": 100 } }), Code::Conflict, "\"private\"'s"),
+        (
+            "network.add",
+            json!({ "object": { "name": "n", "vni": 100 } }),
+            Code::Conflict,
+            "network \"private\"",
+        ),
         (
             "network.add",
             json!({ "object": { "name": "private", "vni": 5 } }),
@@ -105,7 +110,7 @@ fn bad_edits_are_refused_whole() {
         ("peer.add", json!({ "object": { "name": "x", "address": "10.0.0.12" } }), Code::Conflict, "rvm2"),
         ("floating.del", json!({ "ip": "56.0.0.1" }), Code::NotFound, "fip 56.0.0.1"),
         ("floating.del", json!({}), Code::Params, "`ip` is missing"),
-        ("route.del", json!({ "network": "private", "from": "x" }), Code::Params, "no prefix"),
+        ("route.del", json!({ "network": "private", "from": "x" }), Code::Params, "not a prefix"),
         (
             "fdb.add",
             json!({ "object": { "network": "private", "mac": "02:00:00:00:00:09", "port": "p9" } }),

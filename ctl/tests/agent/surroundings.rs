@@ -1,4 +1,4 @@
-//! What else is on the machine and in the cloud: interfaces with several names, the kernel's own vxlan, copies of this
+//! Tests of the agent's surroundings: interfaces with several names, the kernel's own vxlan devices, copies of this
 //! rVM.
 
 use ctl::io::{Input, KernelVxlan, LinkFacts, Output, PortFacts};
@@ -17,7 +17,7 @@ fn named(link: LinkFacts, alt: &[&str]) -> Input {
     Input::Link(LinkFacts { alt_names: alt.iter().map(|&name| name.into()).collect(), ..link })
 }
 
-/// Where the workers were told that the underlay is met.
+/// The uplink that the workers have.
 fn told_uplink(w: &World) -> UplinkConfig {
     let set = w.seen.iter().rev().find_map(|output| match output {
         Output::Worker(WorkerInput::Command(Command::SetUplink(uplink))) => Some(uplink.clone()),
@@ -32,7 +32,7 @@ fn warnings(w: &mut World) -> Vec<String> {
     texts.iter().filter_map(Value::as_str).map(str::to_owned).collect()
 }
 
-/// The steering as asked for last.
+/// The networks in the last steering plan.
 fn vnis(w: &World) -> Option<Vec<u32>> {
     let plans = w.seen.iter().rev().filter_map(|output| match output {
         Output::Steer(plan) => Some(plan.vnis.clone()),
@@ -41,7 +41,8 @@ fn vnis(w: &World) -> Option<Vec<u32>> {
     plans.flatten().next().map(|vnis| vnis.into_iter().collect())
 }
 
-/// An interface is found by any of its names, as soon as it has one, and opened by the one that the kernel's files know.
+/// An interface is found by any of its names as soon as it has one, and is opened by the name that the kernel's files
+/// use.
 #[test]
 fn interfaces_by_alternative_names() {
     let mut w = World::new(CONFIG);
@@ -59,7 +60,7 @@ fn interfaces_by_alternative_names() {
     assert_eq!((*id, open.interface.as_str(), open.index), (g1, "tap7", 7));
     w.tell(Input::PortOpened(g1, PortFacts::default()));
     assert!(w.agent.port_live("g1"));
-    // The name moves to another interface; so does the port.
+    // The name moves to another interface, and so does the port.
     w.take();
     w.tell(Input::Link(link("tap7", 7)));
     w.tell(named(link("tap8", 8), &["a-name-longer-than-fifteen-bytes"]));
@@ -68,8 +69,8 @@ fn interfaces_by_alternative_names() {
     assert_eq!(w.opened().last().map(|(_, open)| open.index), Some(8));
 }
 
-/// Two entries that mean one interface by different names: an edit and a reload are refused whole; where the names are only
-/// known later, the second entry fails and says whose the interface is.
+/// Two entries mean one interface by different names: an edit and a reload are refused as a whole. If the names
+/// become known only later, the second entry fails, and its error names the user of the interface.
 #[test]
 fn one_interface_serves_one_port() {
     let mut w = World::new(CONFIG);
@@ -97,8 +98,9 @@ fn one_interface_serves_one_port() {
     );
 }
 
-/// A vxlan device of the kernel's on our UDP port gets what is of no network here, and everything is ours again when it
-/// is gone. Where it has a network of ours it does not work, and that is a warning while it is so.
+/// A vxlan device of the kernel on our UDP port gets the packets of all networks that are not ours, and we get
+/// everything again when it is gone. A device with a network of ours does not work, which is a warning as long as it
+/// lasts.
 #[test]
 fn the_kernels_vxlan_on_our_port() {
     let mut w = World::new(CONFIG);
@@ -126,8 +128,8 @@ fn the_kernels_vxlan_on_our_port() {
     assert_eq!(last, Some(false));
 }
 
-/// A copy of this rVM, seen by its name, by its switch's and by its doors' MAC addresses: each is a warning as long as it
-/// is so, and says what to do.
+/// A copy of this rVM is recognised by its name, and by the MAC addresses of its switch and of its doors. Each is a
+/// warning as long as it lasts, with a remedy.
 #[test]
 fn a_copy_of_this_rvm_is_noticed() {
     let mut w = World::new(CONFIG);
@@ -139,7 +141,7 @@ fn a_copy_of_this_rvm_is_noticed() {
     let said = warnings(&mut w);
     let of_switch = ["duplicate MAC", "our switch", &ours.switch_mac.to_string(), "`name`"];
     assert!(said.iter().any(|text| of_switch.iter().all(|word| text.contains(word))), "{said:?}");
-    // The name says it all.
+    // The shared name explains the shared MAC address of the switch.
     w.tell(Input::Event(0, Event::PeerNamed(peer, ours.name)));
     assert!(!warnings(&mut w).iter().any(|text| text.contains("our switch")));
     let vni = Vni::new(100).unwrap();
@@ -160,11 +162,11 @@ fn a_copy_of_this_rvm_is_noticed() {
     assert_eq!(logged(&w), 3);
     w.tell(Input::Event(0, Event::OurMac(peer, ours.switch_mac)));
     assert_eq!(logged(&w), 3, "said once in the log");
-    // Its name is another now; the addresses have not been seen there for long.
+    // The copy has another name now, and the addresses have not been seen there for a long time.
     w.tell(Input::Event(0, Event::PeerNamed(peer, ours.name ^ 1)));
     w.pass(Duration::from_secs(601));
     assert_eq!(warnings(&mut w).iter().filter(|text| text.contains("duplicate")).count(), 0);
-    // A peer that is gone says nothing more.
+    // A peer that is gone causes no warning.
     w.tell(Input::Event(0, Event::PeerNamed(peer, ours.name)));
     w.call("peer.del", json!({ "name": "rvm2" }));
     assert_eq!(warnings(&mut w).iter().filter(|text| text.contains("duplicate")).count(), 0);

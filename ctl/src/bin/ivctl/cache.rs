@@ -10,7 +10,7 @@ use crate::client::Client;
 use crate::edit;
 use crate::output::{Failure, Printer, plain};
 
-/// Whether the kernel follows the verdicts of hot flows by itself.
+/// Whether the kernel itself forwards hot flows.
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Mode {
     /// Between interfaces where it is proven to work
@@ -43,10 +43,10 @@ pub fn run(mode: Option<Mode>, client: &mut Client, printer: &Printer) -> Result
 /// The line about the kernel offload in `ivctl status`.
 pub fn line(c: &CacheRow) -> String {
     if !c.on {
-        return format!("verdict cache: off ({})\n", plain(&c.reason));
+        return format!("kernel offload: off ({})\n", plain(&c.reason));
     }
     let mut text =
-        format!("verdict cache: on, {} flows, {} frames followed in the kernel\n", c.flows, c.hits);
+        format!("kernel offload: on, {} flows, {} frames forwarded by the kernel\n", c.flows, c.hits);
     for out in &c.left_out {
         let _ = writeln!(text, "  not to {}: {}", plain(&out.link), plain(&out.reason));
     }

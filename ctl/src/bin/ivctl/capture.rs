@@ -25,34 +25,34 @@ use crate::output::{Failure, Printer, plain};
 /// The pause before the next read, after one without frames.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Writes frames as they pass
+/// Show or record frames as they pass
 #[derive(clap::Args, Debug)]
 #[command(
     after_help = "Filters are tcpdump's: arp, ip, ip6, icmp, icmp6, tcp, udp, [src|dst] host, net, port, \
-portrange, ether, vlan, vni; and, or, not, parentheses. A term is true of the frame or, in a tunnel packet, of the \
-frame inside, and looks through VLAN tags. A partial checksum is shown as it is: the output finishes it.\n\n\
+portrange, ether, vlan, vni; and, or, not, parentheses. A term matches the frame or, in a tunnel packet, the \
+inner frame, and skips VLAN tags. A partial checksum is shown as it is, because the output completes it.\n\n\
 Examples:\n  ivctl capture eth2 -w - tcp port 80 | wireshark -k -i -\n  ivctl capture all -w drops.pcapng -c 1000"
 )]
 pub struct Args {
-    /// The port, or all
+    /// The port, or all ports
     #[arg(value_name = "PORT|all")]
     port: String,
-    /// Only these frames, in tcpdump's words
+    /// Only frames that match this filter, in tcpdump's syntax
     #[arg(value_name = "FILTER")]
     filter: Vec<String>,
-    /// Write pcapng to this file; - for standard output. Without it, one line per frame is printed
+    /// Write pcapng to this file; - for standard output. Without it, print one line per frame
     #[arg(short, long, value_name = "FILE")]
     write: Option<PathBuf>,
-    /// End after so many frames
+    /// Stop after this number of frames
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     count: Option<u32>,
-    /// Bytes of each frame
+    /// Keep this number of bytes of each frame
     #[arg(short, long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(1..))]
     snaplen: Option<u32>,
     /// Only frames that come in
     #[arg(long)]
     incoming: bool,
-    /// End after so many seconds
+    /// Stop after this number of seconds
     #[arg(long, value_name = "SECONDS", value_parser = crate::seconds)]
     duration: Option<f64>,
 }
@@ -134,7 +134,7 @@ impl<'a> Sink<'a> {
         let output = if path.as_os_str() == "-" {
             if io::stdout().is_terminal() {
                 let how = "pipe it: ivctl capture all -w - | wireshark -k -i -";
-                return Err(Failure::new(2, "a capture is no text", "standard output is a terminal", how));
+                return Err(Failure::new(2, "a capture is not text", "standard output is a terminal", how));
             }
             Output(Box::new(io::stdout()))
         } else {

@@ -12,43 +12,45 @@ use crate::client::Client;
 use crate::edit;
 use crate::output::{Failure, Printer};
 
-/// What can be done with the configuration as a whole.
+/// The verbs for the configuration as a whole.
 #[derive(Subcommand, Debug)]
 pub enum Verb {
-    /// Check a file and its drop-ins (FILE.d/*.toml) without a daemon; everything that is wrong is shown
+    /// Check a file and its drop-ins (FILE.d/*.toml) without a daemon, and show all errors
     Check {
-        /// The file, `-` for standard input
+        /// The file; `-` for standard input
         file: PathBuf,
     },
-    /// Show the main file as it is in force; drop-ins that add to it are named. As JSON: everything in force, and the file
-    /// that each part is from
+    /// Show the main file as it is in force, and name the drop-ins that add to it. As JSON: everything in force, and
+    /// the file that each part comes from
     Show {
-        /// Everything in force as one file, drop-ins and all
+        /// Show everything in force as one file, drop-ins included
         #[arg(long)]
         merged: bool,
     },
-    /// What applying a file would change; exit code 1 when that is anything
+    /// Show the changes that applying a file would make; exit code 1 if there are changes
     Diff {
-        /// The file, `-` for standard input; without it, the daemon's own with its drop-ins, as a reload would read them
+        /// The file; `-` for standard input. Without it, the daemon's own file and drop-ins are compared, as a reload
+        /// would read them
         file: Option<PathBuf>,
     },
-    /// Put a file in force, all of it or nothing
+    /// Put a file in force, as a whole or not at all
     Apply {
-        /// The file, `-` for standard input
+        /// The file; `-` for standard input
         file: PathBuf,
-        /// On trial: taken back after this time unless `ivctl config confirm` comes first, from here or anywhere
+        /// Commit-confirmed: roll back after this time unless `ivctl config confirm` comes first, from here or any
+        /// other shell
         #[arg(long, value_name = "TIME", value_parser = trial)]
         confirm: Option<u64>,
     },
-    /// Keep what is on trial
+    /// Confirm a commit-confirmed configuration, and save it
     Confirm,
-    /// Take back what is on trial, now
+    /// Roll back a commit-confirmed configuration now
     Rollback,
     /// Print the JSON Schema of the file, for editors and CI
     Schema,
     /// Print every key of the file with its meaning, as Markdown
     Reference {
-        /// As the man page ivswitch.toml(5)
+        /// Print the man page ivswitch.toml(5) instead
         #[arg(long)]
         man: bool,
     },
@@ -109,7 +111,7 @@ pub fn run(
                 printer.bytes(shown.text.as_bytes())?;
                 if !shown.drop_ins.is_empty() {
                     let names = shown.drop_ins.join(", ");
-                    printer.note(&format!("and what drop-ins add: {names}; --merged shows all of it"));
+                    printer.note(&format!("drop-ins add more: {names}; --merged shows everything"));
                 }
                 for Skipped { file, peer, why, .. } in &shown.skipped {
                     printer.note(&format!("peer \"{peer}\" of {file} is left out: {why}"));
@@ -141,7 +143,7 @@ pub fn run(
             let done = edit(&mut client()?, printer, "config.apply", params)?;
             if let (Some(seconds), false) = (confirm, printer.is_json()) {
                 printer.text(&format!(
-                    "on trial: taken back in {seconds} s unless `ivctl config confirm` comes first\n"
+                    "not confirmed: rolled back in {seconds} s unless `ivctl config confirm` comes first\n"
                 ))?;
             }
             Ok(done)
@@ -180,7 +182,7 @@ fn of_the_daemon(shown: &ConfigShown, printer: &Printer) -> Result<Value, Failur
     let (text, drop_ins) = model::read_files(file)
         .map_err(|why| Failure::new(1, what(), why, "name a file that you may read"))?;
     if text.is_none() {
-        printer.note(&format!("{} is not there: compared with an empty one", file.display()));
+        printer.note(&format!("{} does not exist: compared with an empty file", file.display()));
     }
     Ok(json!({ "text": text.unwrap_or_default(), "drop_ins": drop_ins }))
 }

@@ -20,28 +20,28 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
 
-/// What `ivctl demo` can do.
+/// The verbs of `ivctl demo`.
 #[derive(Debug, clap::Subcommand)]
 pub enum Demo {
-    /// Build the demo cloud, or find it standing, and show that it works
+    /// Build the demo cloud, or find it running, and show that it works
     Up,
-    /// Stop what `up` started and remove everything
+    /// Stop and remove everything that `up` started
     Down,
-    /// Say which parts are standing
+    /// Show which parts are running
     Status,
     /// Open a shell (or run a command) on a node: inet, net, rvm1, rvm2, ivm1 or ivm2
     Shell {
         /// The node
         node: String,
-        /// A command instead of a shell
+        /// Run this command instead of a shell
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         command: Vec<String>,
     },
-    /// `ivctl trace` at rvm1 or rvm2, followed through the tunnel to the other
+    /// Run `ivctl trace` at rvm1 or rvm2, and follow the frame through the tunnel to the other
     Trace {
         /// rvm1 or rvm2
         rvm: String,
-        /// What `ivctl trace` takes
+        /// The arguments of `ivctl trace`
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
@@ -51,7 +51,7 @@ pub enum Demo {
         /// Address and port to listen on
         address: SocketAddr,
     },
-    /// Fetch the page of `serve` and check every byte of it
+    /// Fetch the page of `serve`, and check every byte
     #[command(hide = true)]
     Fetch {
         /// Address and port of the server
@@ -138,8 +138,8 @@ address = ["10.2.0.11/16"]
 [[peer]]
 name = "rvm2"
 address = "10.0.0.12"
-# The provider gave rVM1 the public address 56.0.0.11 and translates it to 10.0.0.11. Who answers for
-# it is decided by the public network: today a NAT rule of the CMS on rVM2.
+# The provider gave rVM1 the public address 56.0.0.11 and translates it to 10.0.0.11. The
+# public network decides which rVM answers for it: today a NAT rule of the CMS on rVM2.
 [[floating]]
 ip = "56.0.0.11"
 network = "public"
@@ -239,7 +239,7 @@ impl Cloud {
 
     fn up(&self) -> Outcome {
         if self.standing() {
-            say!(" ok  the demo cloud is standing already: checking it again");
+            say!(" ok  the demo cloud is running already: checking it again");
         } else {
             self.remove()?;
             fs::create_dir_all(&self.state)?;
@@ -270,7 +270,8 @@ impl Cloud {
         }
         self.print_logs();
         Err(format!(
-            "{} of the demo's checks failed; the cloud is left standing to look at, `ivctl demo down` removes it",
+            "{} of the demo's checks failed; the cloud keeps running for inspection, `ivctl demo down` \
+             removes it",
             failed.len()
         )
         .into())
@@ -293,7 +294,7 @@ impl Cloud {
         if self.standing() {
             return Ok(());
         }
-        Err(Failure(3, "the demo cloud is not (completely) standing; `ivctl demo up` builds it".into()))
+        Err(Failure(3, "the demo cloud is not (completely) running; `ivctl demo up` builds it".into()))
     }
 
     fn shell(&self, node: &str, command: &[String]) -> Outcome {
@@ -301,7 +302,7 @@ impl Cloud {
             return Err(Failure(3, format!("no node \"{node}\"; there are {}", NODES.join(", "))));
         }
         if !namespace_exists(node) {
-            return Err(Failure(3, format!("node \"{node}\" is not standing; `ivctl demo up` builds it")));
+            return Err(Failure(3, format!("node \"{node}\" is not running; `ivctl demo up` builds it")));
         }
         let mut process = Command::new("ip");
         process.args(["netns", "exec", &namespace(node)]);
@@ -319,8 +320,10 @@ impl Cloud {
 
     fn trace(&self, rvm: &str, arguments: &[String], json: bool) -> Outcome {
         if !RVMS.contains(&rvm) || !namespace_exists(rvm) {
-            let text =
-                format!("\"{rvm}\" does not stand; give {}, and `ivctl demo up` before", RVMS.join(" or "));
+            let text = format!(
+                "\"{rvm}\" is not running; give {}, and run `ivctl demo up` before",
+                RVMS.join(" or ")
+            );
             return Err(Failure(3, text));
         }
         let mut ivctl = Command::new(std::env::current_exe()?);
@@ -502,7 +505,7 @@ impl Cloud {
 
     fn print_hints(&self) {
         let ivctl = self.ivctl.display();
-        say!("Try, as root (the cloud stands until `{ivctl} demo down`):");
+        say!("Try, as root (the cloud runs until `{ivctl} demo down`):");
         for rvm in RVMS {
             say!("  {ivctl} --socket {} status", self.file(rvm, "sock").display());
         }
@@ -537,7 +540,7 @@ impl Cloud {
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0);
         let pid = command.spawn().map_err(|e| format!("starting {name}: {e}"))?.id();
         let born =
-            start_time(pid).ok_or_else(|| format!("{name} ended at once:\n{}", self.log_tail(name)))?;
+            start_time(pid).ok_or_else(|| format!("{name} ended immediately:\n{}", self.log_tail(name)))?;
         fs::write(self.file(name, "pid"), format!("{pid} {born}\n"))?;
         Ok(())
     }
@@ -616,7 +619,8 @@ impl Cloud {
 
 /// A page of 60 kB that a browser can show and `fetch` can check.
 fn page() -> Vec<u8> {
-    let mut page = String::from("Hello from inside the inception cloud. The rest is here to be checked.\n");
+    let mut page =
+        String::from("Hello from inside the inception cloud. The rest serves to check the transfer.\n");
     for line in 0.. {
         if page.len() >= 60_000 {
             break;
@@ -672,7 +676,7 @@ fn fetch(address: SocketAddr, seen_as: Option<IpAddr>) -> Outcome {
     let header = String::from_utf8_lossy(&answer[..split]).to_string();
     let body = &answer[split + 4..];
     if body != page() {
-        return Err(format!("http://{address}/: the page came damaged ({} bytes)", body.len()).into());
+        return Err(format!("http://{address}/: the page arrived damaged ({} bytes)", body.len()).into());
     }
     let client = header.lines().find_map(|line| line.strip_prefix("X-Client: ")).unwrap_or("nobody");
     if seen_as.is_some_and(|expected| client != expected.to_string()) {
@@ -688,10 +692,7 @@ fn need_root() -> Outcome {
     if rustix::process::geteuid().is_root() {
         return Ok(());
     }
-    Err(Failure(
-        6,
-        "the demo makes network namespaces, for which one must be root; try sudo ivctl demo ...".into(),
-    ))
+    Err(Failure(6, "the demo creates network namespaces, which needs root; try sudo ivctl demo ...".into()))
 }
 
 /// Runs one step, and prints its result and duration.

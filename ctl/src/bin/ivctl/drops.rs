@@ -13,25 +13,25 @@ use crate::decode;
 use crate::output::{Failure, Printer, Table};
 use crate::{Object, list};
 
-/// Which drops.
+/// The arguments of `ivctl drops`.
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// Only of this port
+    /// Only drops at this port
     #[arg(long, value_name = "PORT")]
     port: Option<String>,
     /// Show the last frame dropped for each reason
     #[arg(short, long)]
     samples: bool,
-    /// Show them again and again, with what is dropped per second; ends with Ctrl-C
+    /// Show the drops repeatedly, with drops per second; Ctrl-C ends
     #[arg(short, long)]
     watch: bool,
-    /// Seconds between two looks
+    /// Seconds between two rounds
     #[arg(long, default_value_t = 1.0, value_name = "SECONDS", requires = "watch", value_parser = crate::seconds)]
     interval: f64,
-    /// Print every reason there is with its meaning, as Markdown; asks nobody
+    /// Print every drop reason with its meaning, as Markdown, without asking the daemon
     #[arg(long, conflicts_with_all = ["port", "samples", "watch"])]
     pub reasons: bool,
-    /// End after so many looks
+    /// Stop after this number of rounds
     #[arg(long, value_name = "N", requires = "watch")]
     looks: Option<u32>,
 }

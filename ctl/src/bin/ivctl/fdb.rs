@@ -8,10 +8,10 @@ use crate::client::Client;
 use crate::output::{Failure, Printer, Table};
 use crate::{DelFlags, Object, edit, list};
 
-/// What can be done with MAC addresses.
+/// The verbs for MAC addresses.
 #[derive(Subcommand, Debug)]
 pub enum Verb {
-    /// Show them
+    /// Show MAC addresses
     #[command(visible_alias = "show")]
     List {
         #[command(flatten)]
@@ -19,61 +19,61 @@ pub enum Verb {
         /// Only this MAC address
         #[arg(long)]
         mac: Option<String>,
-        /// Only in this VLAN, 0 for untagged
+        /// Only in this VLAN; 0 for untagged
         #[arg(long)]
         vlan: Option<u16>,
     },
-    /// Add a static one
+    /// Add a static entry
     Add {
         /// The MAC address
         mac: String,
         /// The network
         #[arg(long)]
         network: String,
-        /// Behind this port
+        /// The port that the address is behind
         #[arg(long, conflicts_with = "peer", required_unless_present = "peer")]
         port: Option<String>,
-        /// Behind this peer
+        /// The peer that the address is behind
         #[arg(long)]
         peer: Option<String>,
-        /// In this VLAN
+        /// The VLAN; without it, untagged
         #[arg(long)]
         vlan: Option<u16>,
-        /// Fine when just this is there already
+        /// Succeed if the same entry exists already
         #[arg(long)]
         may_exist: bool,
     },
-    /// Change where a static one is
+    /// Change the place of a static entry
     Set {
         /// The MAC address
         mac: String,
         /// The network
         #[arg(long)]
         network: String,
-        /// Behind this port
+        /// The port that the address is behind
         #[arg(long, conflicts_with = "peer", required_unless_present = "peer")]
         port: Option<String>,
-        /// Behind this peer
+        /// The peer that the address is behind
         #[arg(long)]
         peer: Option<String>,
-        /// In this VLAN
+        /// The VLAN; without it, untagged
         #[arg(long)]
         vlan: Option<u16>,
     },
-    /// Delete one, static or learned
+    /// Delete an entry, static or learned
     Del {
         /// The MAC address
         mac: String,
         /// The network
         #[arg(long)]
         network: String,
-        /// In this VLAN
+        /// The VLAN; without it, untagged
         #[arg(long)]
         vlan: Option<u16>,
         #[command(flatten)]
         flags: DelFlags,
     },
-    /// Forget learned ones
+    /// Forget learned entries
     Flush {
         #[command(flatten)]
         which: Which,
@@ -86,10 +86,10 @@ impl Default for Verb {
     }
 }
 
-/// Which entries.
+/// A selection of entries.
 #[derive(clap::Args, Debug, Default)]
 pub struct Which {
-    /// Only of this network
+    /// Only in this network
     #[arg(long)]
     network: Option<String>,
     /// Only behind this port

@@ -11,40 +11,40 @@ use crate::client::Client;
 use crate::output::{Failure, Printer, Table};
 use crate::{DelFlags, Object, edit, list, show, volume};
 
-/// What can be done with floating IPs.
+/// The verbs for floating IPs.
 #[derive(Subcommand, Debug)]
 pub enum Verb {
-    /// Show all
+    /// Show all floating IPs
     List,
-    /// Show one with everything there is to know; every mapping of a shared address
+    /// Show one floating IP in full; every mapping if the address is shared
     Show {
         #[command(flatten)]
         which: Which,
     },
-    /// Add one
+    /// Add a floating IP
     Add {
         /// The public address
         ip: IpAddr,
-        /// The public network it lives on
+        /// The public network of the address
         #[arg(long)]
         network: String,
-        /// The rVM that holds the provider's end: this one's name, or a peer's
+        /// The rVM that the provider maps the address to: this rVM's name, or a peer's
         #[arg(long, value_name = "RVM")]
         gateway: String,
-        /// Only these ports (a shared public IP), as in tcp/80 or udp/5000-5010; may be repeated
+        /// Only these ports (for a shared public IP), as in tcp/80 or udp/5000-5010; may be repeated
         #[arg(long, value_name = "PORTS", value_delimiter = ',')]
         only: Vec<String>,
         #[command(flatten)]
         flags: Flags,
-        /// Fine when just this is there already
+        /// Succeed if the same mapping exists already
         #[arg(long)]
         may_exist: bool,
     },
-    /// Change one
+    /// Change a floating IP
     Set {
         #[command(flatten)]
         which: Which,
-        /// The rVM that holds the provider's end
+        /// The rVM that the provider maps the address to
         #[arg(long, value_name = "RVM")]
         gateway: Option<String>,
         #[command(flatten)]
@@ -53,7 +53,7 @@ pub enum Verb {
         #[arg(long, value_name = "KEY", value_delimiter = ',')]
         unset: Vec<String>,
     },
-    /// Delete one
+    /// Delete a floating IP
     Del {
         #[command(flatten)]
         which: Which,
@@ -62,15 +62,15 @@ pub enum Verb {
     },
 }
 
-/// Which mapping.
+/// A selection of a mapping.
 #[derive(clap::Args, Debug)]
 pub struct Which {
     /// The public address
     ip: IpAddr,
-    /// Its network, where two have this address
+    /// The network, in case two networks have this address
     #[arg(long)]
     network: Option<String>,
-    /// Its ports, where several mappings share the address
+    /// The ports, in case several mappings share the address; may be repeated
     #[arg(long, value_name = "PORTS", value_delimiter = ',')]
     only: Vec<String>,
 }
@@ -81,13 +81,13 @@ impl Which {
     }
 }
 
-/// What a floating IP can have.
+/// The settings of a floating IP.
 #[derive(clap::Args, Debug)]
 pub struct Flags {
-    /// The gateway's address that the provider maps to it
+    /// The gateway's address that the provider maps to the public address
     #[arg(long, value_name = "IP")]
     reality: Option<IpAddr>,
-    /// The owner, when no CMS translates: its private network and address
+    /// The private network and address of the owner, if no CMS translates
     #[arg(long, value_name = "NETWORK:IP", value_parser = inside)]
     inside: Option<Value>,
     /// Ports that stay with the gateway's own kernel; may be repeated
@@ -97,7 +97,7 @@ pub struct Flags {
 
 fn inside(text: &str) -> Result<Value, String> {
     let (network, address) = text.split_once(':').ok_or("written as private:192.168.1.2")?;
-    let address: IpAddr = address.parse().map_err(|_| format!("{address} is no IP address"))?;
+    let address: IpAddr = address.parse().map_err(|_| format!("{address} is not an IP address"))?;
     Ok(json!({ "network": network, "address": address }))
 }
 
@@ -150,7 +150,7 @@ fn sheet(r: &FloatingRow) -> Sheet {
         .line(
             "why",
             if state == "unresolved" {
-                "it is not known where its packets go: its owner does not answer"
+                "the next hop of its packets is not known: its owner does not answer"
             } else {
                 ""
             },

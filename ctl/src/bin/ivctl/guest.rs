@@ -17,7 +17,12 @@ pub fn hand_over() -> Failure {
     let what = "guests cannot be managed here";
     let Some(program) = find() else {
         let how = "build it: apt-get install libvirt-dev; cargo build --release -p guests";
-        return Failure::new(1, what, format!("{PROGRAM} is neither beside ivctl nor at {PACKAGED}"), how);
+        return Failure::new(
+            1,
+            what,
+            format!("{PROGRAM} is neither in the directory of ivctl nor at {PACKAGED}"),
+            how,
+        );
     };
     let e = Command::new(&program).args(std::env::args_os().skip(1)).exec();
     let how = "its library is libvirt's: apt-get install libvirt0";

@@ -6,10 +6,11 @@ use crate::Object;
 use crate::client::Client;
 use crate::output::{Failure, Printer};
 
-/// What to log.
+/// The arguments of `ivctl log`.
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// error, warn, info, debug, trace, or a filter such as ivswitchd::links=debug; without it, the present one is shown
+    /// error, warn, info, debug, trace, or a filter such as ivswitchd::links=debug; without it, show the present
+    /// filter
     #[arg(value_name = "LEVEL")]
     level: Option<String>,
 }

@@ -48,11 +48,11 @@ struct Cli {
 
 #[derive(Subcommand, Debug)]
 enum Command {
-    /// Everything on one screen
+    /// Show everything on one screen
     Status,
-    /// The verdict cache: the kernel forwards hot flows by itself
+    /// Show or set the kernel offload: the kernel itself forwards hot flows
     Cache {
-        /// Switch it; without this, show it
+        /// The new mode; without it, show the state
         mode: Option<cache::Mode>,
     },
     /// Networks: isolated L2 segments, one VNI each
@@ -87,15 +87,16 @@ enum Command {
     },
     /// IP neighbours that the switch itself knows on the networks
     Neigh(neigh::Args),
-    /// MTUs from the underlay to every port: where each comes from, what does not fit, lines for the CMS
+    /// MTUs from the underlay to every port: their origins, their conflicts, and settings for the CMS
     Mtu,
-    /// Dropped frames: how many, where, and what each reason means
+    /// Dropped frames: their number, place and reason
     Drops(drops::Args),
-    /// Explain what becomes of a frame, step by step: made up, from a capture file, or the next that comes
+    /// Explain the way of a frame through the switch, step by step: a frame from arguments, from a capture file, or
+    /// the next that arrives
     Trace(Box<trace::Args>),
-    /// Frames of a port as they pass, to read or as pcapng with the verdict as comment
+    /// Show frames of a port as they pass, or write them as pcapng with the verdict as comment
     Capture(capture::Args),
-    /// Guests (iVMs): made, moved and deleted by libvirt, with their ports and floating IPs
+    /// Guests (iVMs): create, move and delete them through libvirt, with their ports and floating IPs
     Guest {
         #[command(flatten)]
         at: verbs::Where,
@@ -109,7 +110,7 @@ enum Command {
         #[command(subcommand)]
         verb: Option<verbs::VolumeVerb>,
     },
-    /// What this host can carry: virtualisation, processors, memory
+    /// The capacity of this host: virtualisation, processors, memory
     Host {
         #[command(flatten)]
         at: verbs::Where,
@@ -124,28 +125,28 @@ enum Command {
         #[command(subcommand)]
         verb: config::Verb,
     },
-    /// Print events as they happen, one on a line: port, learned, moved, peer, path, mtu, config, flush, drops. In words on a
-    /// terminal, as JSON objects elsewhere and with --json
+    /// Print events as they happen, one per line: port, learned, moved, peer, path, mtu, config, flush, drops. In
+    /// words on a terminal, otherwise and with --json as JSON objects
     Monitor(monitor::Args),
     /// Live rates and load, in the terminal
     Top(top::Args),
-    /// What this machine can do, and what is set wrong
+    /// Check the abilities and settings of this machine, with a remedy for each problem
     Doctor,
-    /// Everything a bug report needs, without secrets
+    /// Write a report with everything that a bug report needs, without secrets
     Sysdump(sysdump::Args),
-    /// What the daemon logs, shown or changed while it runs
+    /// Show or change the daemon's log filter while it runs
     Log(log::Args),
-    /// The paper's cloud in network namespaces, to play with
+    /// The Inception paper's cloud in network namespaces, for experiments
     Demo {
         #[command(subcommand)]
         demo: demo::Demo,
     },
-    /// Print the completion script of a shell; it asks the daemon for names
+    /// Print the completion script for a shell; the script asks the daemon for names
     Completion {
-        /// Which shell
+        /// The shell
         shell: clap_complete::Shell,
     },
-    /// Write the man pages into a directory: ivctl's, ivswitch.toml(5) and ivswitchd(8)
+    /// Write the man pages to a directory: ivctl's, ivswitch.toml(5) and ivswitchd(8)
     Man {
         /// The directory
         dir: PathBuf,
@@ -207,7 +208,7 @@ fn run(command: Command, global: &Global, printer: &Printer) -> Result<u8, Failu
 /// The flags of `del`.
 #[derive(clap::Args, Debug)]
 struct DelFlags {
-    /// Fine when it is not there
+    /// Succeed if it does not exist
     #[arg(long)]
     if_exists: bool,
 }

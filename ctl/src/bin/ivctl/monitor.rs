@@ -7,10 +7,10 @@ use serde_json::Value;
 use crate::client::Client;
 use crate::output::{Failure, Printer, plain};
 
-/// Which events.
+/// The arguments of `ivctl monitor`.
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// Drops per second for one reason at one port from which on they are an event
+    /// The drop rate, per second, of one reason at one port from which it is an event
     #[arg(long, value_name = "PER_SECOND", default_value_t = 100)]
     drops: u64,
 }
@@ -69,7 +69,7 @@ fn words(kind: &str, event: &Value) -> String {
                 .filter_map(|key| Some(format!("{key} {}", text(event, key)?)))
                 .collect();
             let of = if of.is_empty() { "everything".to_owned() } else { of.join(", ") };
-            format!("{}: {of} is forgotten", name("table"))
+            format!("{}: {of} is flushed", name("table"))
         }
         "drops" => format!(
             "{} drops {} per second: {}, {} in all: {}",
@@ -85,8 +85,8 @@ fn words(kind: &str, event: &Value) -> String {
 
 fn config(event: &Value) -> String {
     let how = match (event["trial_s"].as_u64(), event["rolled_back"] == true, event["reloaded"] == true) {
-        (Some(seconds), ..) => format!("on trial for {seconds} s"),
-        (_, true, _) => format!("taken back, since {}", text(event, "why").unwrap_or("it was asked for")),
+        (Some(seconds), ..) => format!("waits for its confirmation for {seconds} s"),
+        (_, true, _) => format!("rolled back: {}", text(event, "why").unwrap_or("on request")),
         (.., true) => "read again".to_owned(),
         _ => "changed".to_owned(),
     };
@@ -94,7 +94,7 @@ fn config(event: &Value) -> String {
     let changes =
         changes.filter_map(|change| serde_json::from_value::<ctl::model::Change>(change.clone()).ok());
     let mut parts: Vec<String> = changes.map(|change| change.to_string()).collect();
-    parts.extend(event["more_changes"].as_u64().map(|more| format!("and {more} changes more")));
+    parts.extend(event["more_changes"].as_u64().map(|more| format!("and {more} more changes")));
     if parts.is_empty() { how } else { format!("{how}: {}", parts.join("; ")) }
 }
 
@@ -125,13 +125,13 @@ mod tests {
             ),
             (
                 json!({ "event": "config", "edit": 3, "changes": [{ "object": "network \"a\"", "new": {} }], "more_changes": 2 }),
-                "config   changed: + network \"a\"; and 2 changes more",
+                "config   changed: + network \"a\"; and 2 more changes",
             ),
             (
                 json!({ "event": "flush", "table": "fdb", "network": "n" }),
-                "flush    fdb: network n is forgotten",
+                "flush    fdb: network n is flushed",
             ),
-            (json!({ "event": "flush", "table": "neigh" }), "flush    neigh: everything is forgotten"),
+            (json!({ "event": "flush", "table": "neigh" }), "flush    neigh: everything is flushed"),
             (
                 json!({ "event": "new\u{1b}", "a": 1 }),
                 "new?     {\"a\":1,\"event\":\"new\\u001b\",\"time\":\"2026-02-03T04:05:06.789Z\"}",

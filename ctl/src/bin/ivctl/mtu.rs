@@ -9,7 +9,7 @@ use crate::DONE_WITH_WARNINGS;
 use crate::client::Client;
 use crate::output::{Failure, Paint, Printer, Table, plain};
 
-/// Explains every hop.
+/// Shows every hop.
 pub fn run(client: &mut Client, printer: &Printer) -> Result<u8, Failure> {
     let report: MtuReport = client.call("mtu", json!({}))?;
     if printer.is_json() {

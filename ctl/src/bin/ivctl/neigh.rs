@@ -7,11 +7,11 @@ use crate::client::Client;
 use crate::output::{Failure, Printer, Table};
 use crate::{Object, edit, list};
 
-/// Which neighbours, and what to do with them.
+/// The arguments of `ivctl neigh`.
 #[derive(clap::Args, Debug)]
 #[command(args_conflicts_with_subcommands = true)]
 pub struct Args {
-    /// Only of this network
+    /// Only neighbours on this network
     #[arg(long)]
     network: Option<String>,
     #[command(subcommand)]
@@ -21,16 +21,16 @@ pub struct Args {
 /// The verbs of `ivctl neigh`.
 #[derive(Subcommand, Debug)]
 pub enum Verb {
-    /// Show them
+    /// Show neighbours
     #[command(visible_alias = "show")]
     List {
-        /// Only of this network
+        /// Only neighbours on this network
         #[arg(long)]
         network: Option<String>,
     },
-    /// Forget where they are, and ask again
+    /// Forget the MAC addresses of neighbours, and ask again
     Flush {
-        /// Only of this network
+        /// Only neighbours on this network
         #[arg(long)]
         network: Option<String>,
     },

@@ -11,34 +11,34 @@ use crate::client::Client;
 use crate::output::{Failure, Printer, Table};
 use crate::{DelFlags, Object, edit, list, show};
 
-/// What can be done with networks.
+/// The verbs for networks.
 #[derive(Subcommand, Debug)]
 pub enum Verb {
-    /// Show all
+    /// Show all networks
     List,
-    /// Show one with everything there is to know
+    /// Show one network in full
     Show {
-        /// Its name
+        /// Name of the network
         name: String,
     },
-    /// Add one
+    /// Add a network
     Add {
-        /// Its name
+        /// Name of the network
         name: String,
-        /// Its identifier on the wire, 1 to 16777215; the same on every rVM
+        /// The identifier on the wire, 1 to 16777215; the same on every rVM
         #[arg(long)]
         vni: u32,
         #[command(flatten)]
         flags: Flags,
-        /// Fine when just this is there already
+        /// Succeed if the same network exists already
         #[arg(long)]
         may_exist: bool,
     },
-    /// Change one
+    /// Change a network
     Set {
-        /// Its name
+        /// Name of the network
         name: String,
-        /// Its identifier on the wire
+        /// The identifier on the wire
         #[arg(long)]
         vni: Option<u32>,
         #[command(flatten)]
@@ -47,16 +47,16 @@ pub enum Verb {
         #[arg(long, value_name = "KEY", value_delimiter = ',')]
         unset: Vec<String>,
     },
-    /// Delete one that nothing uses
+    /// Delete a network that nothing uses
     Del {
-        /// Its name
+        /// Name of the network
         name: String,
         #[command(flatten)]
         flags: DelFlags,
     },
 }
 
-/// What a network can have.
+/// The settings of a network.
 #[derive(clap::Args, Debug)]
 pub struct Flags {
     /// Virtual gateway address that the switch answers for; may be repeated
@@ -65,25 +65,25 @@ pub struct Flags {
     /// Prefix in which guests get the address of their binding by DHCP; may be repeated
     #[arg(long, value_name = "PREFIX")]
     dhcp: Vec<String>,
-    /// Name server that guests are told by DHCP; may be repeated
+    /// Name server that DHCP announces to guests; may be repeated
     #[arg(long, value_name = "IP")]
     dns: Vec<String>,
-    /// Server that guests are told by DHCP to boot from
+    /// Boot server that DHCP announces to guests
     #[arg(long, value_name = "IP")]
     next_server: Option<String>,
-    /// File or URL that guests are told by DHCP to boot
+    /// Boot file or URL that DHCP announces to guests
     #[arg(long, value_name = "PATH")]
     boot_file: Option<String>,
-    /// MAC of the virtual gateway
+    /// MAC address of the virtual gateway
     #[arg(long, value_name = "MAC")]
     router_mac: Option<String>,
-    /// Most MAC addresses learned
+    /// The most MAC addresses that the network learns
     #[arg(long, value_name = "COUNT")]
     fdb_max: Option<u32>,
-    /// Seconds a learned MAC stays without traffic
+    /// Seconds that a learned MAC address stays without traffic
     #[arg(long, value_name = "SECONDS")]
     fdb_age: Option<u64>,
-    /// Whether the MSS of TCP connections that open is lowered to what their path carries
+    /// Whether the MSS of new TCP connections is lowered to fit their path
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     mss_clamp: Option<bool>,
 }
@@ -128,7 +128,7 @@ fn sheet(r: &NetworkRow) -> Sheet {
         r.fdb.map(|n| format!("{n} of {} at most; one stays {} s without traffic", r.fdb_max, r.fdb_age));
     Sheet::new("network", &r.name)
         .line("vni", r.vni)
-        .line("mtu", format!("{}: what every peer of it can be sent", r.mtu))
+        .line("mtu", format!("{}: the largest packet that reaches every peer", r.mtu))
         .line("ports", r.ports.join(", "))
         .line("peers", r.peers.join(", "))
         .some("MACs", fdb)

@@ -13,34 +13,34 @@ use crate::network::some;
 use crate::output::{Failure, Printer, Table};
 use crate::{DelFlags, Object, edit, list, show, volume};
 
-/// What can be done with peers.
+/// The verbs for peers.
 #[derive(Subcommand, Debug)]
 pub enum Verb {
-    /// Show all
+    /// Show all peers
     List,
-    /// Show one with everything there is to know
+    /// Show one peer in full
     Show {
-        /// Its name
+        /// Name of the peer
         name: String,
     },
-    /// Add one
+    /// Add a peer
     Add {
-        /// Its name
+        /// Name of the peer
         name: String,
-        /// Its VTEP as we reach it
+        /// VTEP of the peer, as we reach it
         #[arg(long, value_name = "IP")]
         address: IpAddr,
         #[command(flatten)]
         flags: Flags,
-        /// Fine when just this is there already
+        /// Succeed if the same peer exists already
         #[arg(long)]
         may_exist: bool,
     },
-    /// Change one
+    /// Change a peer
     Set {
-        /// Its name
+        /// Name of the peer
         name: String,
-        /// Its VTEP as we reach it
+        /// VTEP of the peer, as we reach it
         #[arg(long, value_name = "IP")]
         address: Option<IpAddr>,
         #[command(flatten)]
@@ -49,42 +49,42 @@ pub enum Verb {
         #[arg(long, value_name = "KEY", value_delimiter = ',')]
         unset: Vec<String>,
     },
-    /// Delete one that nothing uses
+    /// Delete a peer that nothing uses
     Del {
-        /// Its name
+        /// Name of the peer
         name: String,
         #[command(flatten)]
         flags: DelFlags,
     },
 }
 
-/// What a peer can have.
+/// The settings of a peer.
 #[derive(clap::Args, Debug)]
 pub struct Flags {
-    /// Networks it takes part in, with commas between
+    /// Networks that the peer takes part in, separated by commas
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     networks: Vec<String>,
-    /// Reached through this peer, which relays
+    /// Reach the peer through this other peer, which relays
     #[arg(long, value_name = "PEER")]
     via: Option<String>,
-    /// Whether we relay for it
+    /// Whether we relay for the peer
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     relay: Option<bool>,
-    /// Largest underlay IP packet that reaches it
+    /// Largest underlay IP packet that reaches the peer
     #[arg(long, value_name = "BYTES")]
     mtu: Option<u16>,
-    /// Whether larger tunnel packets go to it as IP fragments
+    /// Whether larger tunnel packets go to the peer as IP fragments
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     fragment: Option<bool>,
-    /// TTL of tunnel packets to it, or `inherit`: the packet's inside
+    /// TTL of tunnel packets to the peer, or `inherit` for that of the inner packet
     #[arg(long, value_name = "TTL", value_parser = outer)]
     ttl: Option<Value>,
-    /// TOS of tunnel packets to it, or `inherit`: the packet's inside
+    /// TOS of tunnel packets to the peer, or `inherit` for that of the inner packet
     #[arg(long, value_name = "TOS", value_parser = outer)]
     tos: Option<Value>,
 }
 
-/// A number, decimal or hexadecimal as `ip` has it, or a word that the agent judges.
+/// Parses a number, decimal or hexadecimal as in `ip`, or a word that the agent checks.
 fn outer(text: &str) -> Result<Value, std::convert::Infallible> {
     let number = match text.strip_prefix("0x") {
         Some(digits) => u64::from_str_radix(digits, 16).ok(),

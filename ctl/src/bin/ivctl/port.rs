@@ -10,34 +10,34 @@ use crate::client::Client;
 use crate::output::{Failure, Printer, Table};
 use crate::{DelFlags, Object, edit, list, show, volume};
 
-/// What can be done with ports.
+/// The verbs for ports.
 #[derive(Subcommand, Debug)]
 pub enum Verb {
-    /// Show all
+    /// Show all ports
     List,
-    /// Show one with everything there is to know
+    /// Show one port in full
     Show {
-        /// Its name
+        /// Name of the port
         name: String,
     },
-    /// Add one: a door for a CMS (an interface is made), or a port on an existing interface
+    /// Add a port: a door for a CMS (ivswitchd creates the interface), or a port on an existing interface
     Add {
-        /// Its name; a door without --interface makes an interface of this name
+        /// Name of the port; a door without --interface creates an interface with this name
         name: String,
-        /// The network it joins
+        /// The network that the port joins
         #[arg(long)]
         network: String,
         #[command(flatten)]
         flags: Flags,
-        /// Fine when just this is there already
+        /// Succeed if the same port exists already
         #[arg(long)]
         may_exist: bool,
     },
-    /// Change one
+    /// Change a port
     Set {
-        /// Its name
+        /// Name of the port
         name: String,
-        /// The network it joins
+        /// The network that the port joins
         #[arg(long)]
         network: Option<String>,
         #[command(flatten)]
@@ -46,47 +46,47 @@ pub enum Verb {
         #[arg(long, value_name = "KEY", value_delimiter = ',')]
         unset: Vec<String>,
     },
-    /// Cut one off: nothing in, nothing out, until it is released
+    /// Isolate a port: nothing in, nothing out, until it is released
     Quarantine {
-        /// Its name
+        /// Name of the port
         name: String,
     },
     /// End a quarantine
     Release {
-        /// Its name
+        /// Name of the port
         name: String,
     },
-    /// Send copies of what comes in and goes out at one to another, which then does nothing else
+    /// Mirror a port: copy its incoming and outgoing frames to another port, which then does nothing else
     Mirror {
-        /// Its name
+        /// Name of the port
         name: String,
-        /// The port that has the copies
+        /// The mirror target, the port that receives the copies
         #[arg(long, value_name = "PORT", required_unless_present = "off")]
         to: Option<String>,
-        /// End it
+        /// End the mirroring
         #[arg(long, conflicts_with = "to")]
         off: bool,
     },
-    /// Enable one again that was disabled, by hand or by a guard (err-disabled)
+    /// Enable a port that was disabled by hand or by a guard (err-disabled)
     Enable {
-        /// Its name
+        /// Name of the port
         name: String,
     },
-    /// Disable one: it is closed until it is enabled
+    /// Disable a port: it is closed until it is enabled
     Disable {
-        /// Its name
+        /// Name of the port
         name: String,
     },
-    /// Delete one, and the interface if we made it
+    /// Delete a port, and its interface if ivswitchd created it
     Del {
-        /// Its name
+        /// Name of the port
         name: String,
         #[command(flatten)]
         flags: DelFlags,
     },
 }
 
-/// What a port is for.
+/// The role of a port.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Role {
     /// An interface given to a CMS as if it were a NIC
@@ -95,77 +95,77 @@ enum Role {
     Guest,
 }
 
-/// Which XDP modes may be tried.
+/// The XDP modes that may be tried.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Xdp {
-    /// The best that works
+    /// The best mode that works
     Auto,
-    /// Native only
+    /// Native mode only
     Native,
-    /// Native, copy only
+    /// Native mode with copies only
     Copy,
-    /// Generic only
+    /// Generic mode only
     Generic,
 }
 
-/// By which means frames come and go.
+/// A driver for a port.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Kind {
-    /// `packet` for a door that we make, else `afxdp`
+    /// `packet` for a door that ivswitchd creates, otherwise `afxdp`
     Auto,
-    /// AF_XDP sockets: the most small frames
+    /// AF_XDP sockets: the highest rate of small frames
     Afxdp,
-    /// A packet socket: super-frames
+    /// A packet socket: GSO packets
     Packet,
-    /// A TAP interface, of a door that we make: super-frames
+    /// A TAP interface, for a door that ivswitchd creates: GSO packets
     Tap,
     /// Memory shared with QEMU, which listens at --guest-socket
     Vhostuser,
 }
 
-/// Which link-local addresses a guest may use.
+/// The IPv6 link-local addresses that a guest may use.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum LinkLocal {
-    /// Those that its MACs make
+    /// Only the addresses that follow from its MACs
     Eui64,
-    /// Also an opaque one, first come, first served
+    /// Also an opaque address, first come, first served
     StablePrivacy,
 }
 
-/// What a port can have.
+/// The settings of a port.
 #[derive(clap::Args, Debug)]
 pub struct Flags {
-    /// What it is for
+    /// The role of the port
     #[arg(long, value_enum)]
     role: Option<Role>,
     /// Attach to this existing interface
     #[arg(long, value_name = "NAME")]
     interface: Option<String>,
-    /// Where QEMU listens, for --kind vhostuser [default: /run/ivswitch/guest/NAME.sock]
+    /// The socket at which QEMU listens, for --kind vhostuser [default: /run/ivswitch/guest/NAME.sock]
     #[arg(long, value_name = "PATH")]
     guest_socket: Option<String>,
-    /// Queue pairs offered to QEMU, for --kind vhostuser [default: 1]
+    /// Number of queue pairs that QEMU gets, for --kind vhostuser [default: 1]
     #[arg(long, value_name = "COUNT")]
     queues: Option<u32>,
-    /// Address put on the CMS's end of a door we make; may be repeated
+    /// Address for the CMS's end of a door that ivswitchd creates; may be repeated
     #[arg(long, value_name = "IP/LEN")]
     address: Vec<String>,
-    /// Source MAC of a guest; may be repeated
+    /// Source MAC address of a guest; may be repeated
     #[arg(long, value_name = "MAC")]
     mac: Vec<String>,
     /// Source address of a guest; may be repeated
     #[arg(long, value_name = "IP[/LEN]")]
     ip: Vec<String>,
-    /// Source MAC that guests share, such as VRRP's; may be repeated
+    /// Source MAC address that guests share, such as VRRP's; may be repeated
     #[arg(long, value_name = "MAC")]
     shared_mac: Vec<String>,
     /// Source address that guests share; may be repeated
     #[arg(long, value_name = "IP[/LEN]")]
     shared_ip: Vec<String>,
-    /// Which IPv6 link-local addresses a guest may use beside those of --ip
+    /// The IPv6 link-local addresses that a guest may use in addition to those of --ip
     #[arg(long, value_enum)]
     link_local: Option<LinkLocal>,
-    /// Untagged outside, this VLAN inside
+    /// The VLAN inside the switch for frames that are untagged outside
     #[arg(long, value_name = "VLAN", conflicts_with_all = ["trunk", "native"])]
     access: Option<u16>,
     /// VLANs that pass tagged
@@ -177,49 +177,49 @@ pub struct Flags {
     /// Broadcast, multicast and unknown-unicast frames per second; 0: no limit
     #[arg(long, value_name = "COUNT")]
     bum_pps: Option<u32>,
-    /// Bits per second taken from it, such as 100M; what exceeds it is dropped
+    /// Bits per second from the port, such as 100M; frames above the rate are dropped
     #[arg(long, value_name = "RATE", value_parser = decimal)]
     ingress_bps: Option<u64>,
-    /// Frames per second taken from it
+    /// Frames per second from the port
     #[arg(long, value_name = "RATE", value_parser = decimal)]
     ingress_pps: Option<u64>,
-    /// Bytes that may come at once [default: a tenth of a second's worth]
+    /// Burst from the port in bytes [default: a tenth of a second's worth]
     #[arg(long, value_name = "BYTES", value_parser = decimal)]
     ingress_burst: Option<u64>,
-    /// Bits per second sent to it
+    /// Bits per second to the port
     #[arg(long, value_name = "RATE", value_parser = decimal)]
     egress_bps: Option<u64>,
-    /// Frames per second sent to it
+    /// Frames per second to the port
     #[arg(long, value_name = "RATE", value_parser = decimal)]
     egress_pps: Option<u64>,
-    /// Bytes that may leave at once [default: a tenth of a second's worth]
+    /// Burst to the port in bytes [default: a tenth of a second's worth]
     #[arg(long, value_name = "BYTES", value_parser = decimal)]
     egress_burst: Option<u64>,
-    /// Whether a BPDU that comes in disables it (else it is only dropped)
+    /// Whether an incoming BPDU disables the port (otherwise only the BPDU is dropped)
     #[arg(long, value_name = "BOOL")]
     bpdu_guard: Option<bool>,
-    /// Seconds after which it is enabled again when a guard has disabled it
+    /// Seconds until a port that a guard has disabled is enabled again
     #[arg(long, value_name = "SECONDS")]
     errdisable_recovery: Option<u32>,
-    /// Whether it is learned where the senders of its frames are
+    /// Whether the switch learns the places of stations from frames of the port
     #[arg(long, value_name = "BOOL")]
     learning: Option<bool>,
-    /// Whether unicast frames to stations whose place is not known are flooded to it
+    /// Whether unicast frames to stations whose place is unknown are flooded to the port
     #[arg(long, value_name = "BOOL")]
     flood: Option<bool>,
-    /// Most MAC addresses learned on it
+    /// The most MAC addresses learned on the port
     #[arg(long, value_name = "COUNT")]
     fdb_max: Option<u32>,
     /// Largest IP packet
     #[arg(long, value_name = "BYTES")]
     mtu: Option<u16>,
-    /// By which means frames come and go
+    /// The driver
     #[arg(long, value_enum)]
     kind: Option<Kind>,
-    /// Which XDP modes may be tried
+    /// The XDP modes that may be tried
     #[arg(long, value_enum)]
     xdp: Option<Xdp>,
-    /// Whether it forwards
+    /// Whether the port forwards
     #[arg(long, value_name = "BOOL")]
     enabled: Option<bool>,
 }
@@ -320,7 +320,7 @@ fn sheet(r: &PortRow) -> Sheet {
         .line("limit in", limits(&r.ingress))
         .line("limit out", limits(&r.egress))
         .some("mirrored to", r.mirror.as_ref())
-        .line("has copies of", r.mirrors.join(", "))
+        .line("copies from", r.mirrors.join(", "))
         .configured(if r.role == "uplink" { "uplink" } else { "port" }, r.config.as_ref())
         .section("counters")
         .line("received", stats(&r.stats64.rx))
@@ -340,7 +340,7 @@ fn limits(limit: &RateRow) -> String {
     let parts = [
         limit.bps.map(|bps| format!("{}bit/s", decimal_text(bps))),
         limit.pps.map(|pps| format!("{}frames/s", decimal_text(pps.into()))),
-        limit.burst.map(|burst| format!("{burst} bytes at once")),
+        limit.burst.map(|burst| format!("bursts of {burst} bytes")),
     ];
     parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
@@ -377,7 +377,7 @@ pub fn note(r: &PortRow) -> String {
     }];
     notes.extend(r.mirror.iter().map(|to| format!("mirrored to {to}")));
     if !r.mirrors.is_empty() {
-        notes.push(format!("has copies of {}", r.mirrors.join(", ")));
+        notes.push(format!("receives copies of {}", r.mirrors.join(", ")));
     }
     for (way, limit) in [("in", &r.ingress), ("out", &r.egress)] {
         notes.extend(limit.bps.map(|bps| format!("{way} at most {}bit/s", decimal_text(bps))));
@@ -389,7 +389,7 @@ pub fn note(r: &PortRow) -> String {
 
 /// Parses a number, optionally with the suffix k, M or G (powers of 1000, as usual for rates).
 fn decimal(text: &str) -> Result<u64, String> {
-    let wrong = || format!("{text} is no number; one looks like 5000, 64k, 100M or 2.5G");
+    let wrong = || format!("{text} is not a number such as 5000, 64k, 100M or 2.5G");
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let unit: u64 = match text[digits.len()..].to_ascii_lowercase().as_str() {
         "" => 1,

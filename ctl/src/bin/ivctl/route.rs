@@ -9,32 +9,32 @@ use crate::client::Client;
 use crate::output::{Failure, Printer, Table};
 use crate::{DelFlags, Object, edit, list, show};
 
-/// What can be done with source routes.
+/// The verbs for source routes.
 #[derive(Subcommand, Debug)]
 pub enum Verb {
-    /// Show all
+    /// Show all source routes
     List {
-        /// Only of this network
+        /// Only routes of this network
         #[arg(long)]
         network: Option<String>,
     },
-    /// Show one with everything there is to know
+    /// Show one source route in full
     Show {
         #[command(flatten)]
         which: Which,
     },
-    /// Add one
+    /// Add a source route
     Add {
         #[command(flatten)]
         which: Which,
         /// Next hop: a peer, or a router's address on the network
         #[arg(long)]
         via: String,
-        /// Fine when just this is there already
+        /// Succeed if the same route exists already
         #[arg(long)]
         may_exist: bool,
     },
-    /// Change its next hop
+    /// Change the next hop of a source route
     Set {
         #[command(flatten)]
         which: Which,
@@ -42,7 +42,7 @@ pub enum Verb {
         #[arg(long)]
         via: String,
     },
-    /// Delete one
+    /// Delete a source route
     Del {
         #[command(flatten)]
         which: Which,
@@ -57,7 +57,7 @@ impl Default for Verb {
     }
 }
 
-/// Which route.
+/// A selection of a route.
 #[derive(clap::Args, Debug)]
 pub struct Which {
     /// Source prefix

@@ -14,10 +14,10 @@ use crate::client::Client;
 use crate::doctor;
 use crate::output::{Failure, Paint, Printer};
 
-/// Where to put it.
+/// The arguments of `ivctl sysdump`.
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// Write it to this file; - or nothing for standard output
+    /// Write the report to this file; - for standard output
     #[arg(short, long, value_name = "FILE", default_value = "-")]
     write: PathBuf,
 }

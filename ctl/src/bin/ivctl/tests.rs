@@ -67,7 +67,7 @@ rvm1  ivswitchd 0.1.0  up 2 h 3 min
 VTEP 10.0.0.11 port 4789 on eth0: live, native, copy (virtio_net has no zero-copy here); the
     tunnel carries MTU 1450
 worker 0: 3.1 % busy, 0 frames received, slept 40 times
-verdict cache: on, 12 flows, 34567 frames followed in the kernel
+kernel offload: on, 12 flows, 34567 frames forwarded by the kernel
   not to eth0: its XDP program runs in generic mode
 closed to the kernel: 10.0.0.11
 the kernel's own connections there: 3 flows, 7 frames left to it
@@ -132,7 +132,7 @@ fn the_status_of_an_empty_start() {
         status::render(&s, PLAIN, 100),
         "rvm1  ivswitchd 0.1.0  up 9 s\n\
          no uplink: a switch without tunnels\n\
-         verdict cache: off (switched off)\n"
+         kernel offload: off (switched off)\n"
     );
 }
 

@@ -17,13 +17,13 @@ use serde_json::json;
 use crate::client::Client;
 use crate::output::{Failure, Paint, Printer, Table, plain};
 
-/// How to look.
+/// The arguments of `ivctl top`.
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// Seconds between two looks
+    /// Seconds between two measurements
     #[arg(short, long, value_name = "SECONDS", default_value_t = 1.0, value_parser = crate::seconds)]
     interval: f64,
-    /// Measure for one interval, print that, and end; so it does when there is no terminal
+    /// Measure one interval, print the result, and end; this is also the behaviour without a terminal
     #[arg(long)]
     once: bool,
 }

@@ -51,7 +51,7 @@ pub fn check(table: &str, column: &str, key: Option<&str>, value: &str) -> Resul
         ("bridge", ..) => refuse("a bridge is a network: ivctl network set --help lists what it has"),
         ("port" | "interface", ..) => refuse("ivctl port set --help lists what a port has"),
         ("qos" | "queue", ..) => refuse("max-rate and burst limit a port"),
-        _ => Err(format!("table {table} is not supported: OVSDB is not here")),
+        _ => Err(format!("table {table} is not supported: there is no OVSDB here")),
     }
 }
 

@@ -225,7 +225,7 @@ impl Call<'_> {
     fn add_bridge(&mut self, bridge: &str, may_exist: bool) -> Result<(), String> {
         self.bridge(bridge)?;
         if std::path::Path::new("/sys/class/net").join(bridge).exists() {
-            let exists = || Err(format!("there is an interface {bridge} already"));
+            let exists = || Err(format!("an interface {bridge} exists already"));
             return if may_exist { Ok(()) } else { exists() };
         }
         let status: Status = self.client.call("status", json!({})).map_err(|e| e.to_string())?;

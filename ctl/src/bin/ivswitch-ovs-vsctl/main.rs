@@ -27,7 +27,7 @@ fn main() -> ExitCode {
     let words: Vec<String> = match std::env::args_os().skip(1).map(std::ffi::OsString::into_string).collect()
     {
         Ok(words) => words,
-        Err(_) => return fail("an argument is no UTF-8"),
+        Err(_) => return fail("an argument is not UTF-8"),
     };
     let request = match parse::request(&words) {
         Ok(parse::Asked::Commands(request)) => request,
@@ -61,20 +61,20 @@ fn say(text: &str) -> ExitCode {
 const VERSION: &str = concat!("ovs-vsctl (Inception Switch) ", env!("CARGO_PKG_VERSION"), "\n");
 
 const HELP: &str = "\
-ovs-vsctl: what libvirt and os-vif ask of Open vSwitch, done by the Inception Switch
+ovs-vsctl: the calls of libvirt and os-vif to Open vSwitch, carried out by the Inception Switch
 usage: ovs-vsctl [OPTIONS] COMMAND [ARG...] [-- [OPTIONS] COMMAND [ARG...]]...
 
-A bridge is the network of its name: ivctl network add BRIDGE --vni VNI
+A bridge is the network with its name: ivctl network add BRIDGE --vni VNI
   add-br BRIDGE, del-br BRIDGE, br-exists BRIDGE, list-br, br-to-vlan BRIDGE, br-to-parent BRIDGE
   br-get-external-id BRIDGE [KEY], br-set-external-id BRIDGE KEY [VALUE]
   add-port BRIDGE PORT [COLUMN=VALUE]..., del-port [BRIDGE] PORT, list-ports BRIDGE, list-ifaces BRIDGE
   port-to-br PORT, iface-to-br PORT, show, init
   set, get, clear, remove, list, find, create, destroy: tables Bridge, Port, Interface, QoS, Queue
-Columns that do something:
+Columns with an effect:
   Port: tag, trunks, vlan_mode, qos (linux-htb: other_config:max-rate, burst)
   Interface: mtu_request, ingress_policing_rate, ingress_policing_burst, ingress_policing_kpkts_rate,
              type (system, internal, dpdkvhostuserclient), options:vhost-server-path
-  all: external_ids, which are kept
+  all: external_ids, which are stored
 Options: --timeout=SECONDS --may-exist --if-exists --id=@NAME --columns=COLUMN,... --format=list|json
          --data=bare|json|string --no-headings --oneline --version --help
 ";

@@ -73,7 +73,7 @@ impl Call<'_> {
                     .ok_or_else(|| format!("{port}: options:vhost-server-path is missing"))?;
                 if mac.is_none() {
                     return Err(format!(
-                        "{port}: external_ids:attached-mac is missing, by which a guest is bound"
+                        "{port}: external_ids:attached-mac is missing, which binds the guest"
                     ));
                 }
                 (object["kind"], object["socket"]) = (json!("vhostuser"), json!(path));
@@ -334,7 +334,7 @@ impl Call<'_> {
 fn vlan(pairs: &[(String, String)]) -> Result<Option<Value>, String> {
     let get =
         |name: &[&str]| pairs.iter().find(|(key, _)| name.contains(&key.as_str())).map(|(_, v)| v.as_str());
-    let number = |text: &str| text.trim().parse::<u16>().map_err(|_| format!("{text} is no VLAN"));
+    let number = |text: &str| text.trim().parse::<u16>().map_err(|_| format!("{text} is not a VLAN"));
     let tag = get(&["tag"]).map(number).transpose()?;
     let trunk = get(&["trunk", "trunks"]).map(|list| list.trim_matches(['[', ']']));
     let list = trunk.map(|t| t.split(',').map(number).collect::<Result<Vec<_>, _>>()).transpose()?;

@@ -42,7 +42,7 @@ impl Call<'_> {
                 })
                 .collect()),
             "qos" | "queue" => Ok(store.rows(table).into_iter().map(|row| of_row(&row)).collect()),
-            _ => Err(format!("table {table} is not supported: OVSDB is not here")),
+            _ => Err(format!("table {table} is not supported: there is no OVSDB here")),
         }
     }
 

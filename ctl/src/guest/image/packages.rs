@@ -28,7 +28,7 @@ impl Apt {
             return Err(Failure::new(
                 2,
                 "the image is not built",
-                format!("{suite:?} is no suite's name"),
+                format!("{suite:?} is not the name of a suite"),
                 "",
             ));
         }
@@ -87,7 +87,7 @@ fn is_name(text: &str) -> bool {
 pub fn fetch(dir: &Path, kernel: &str, suite: Option<&str>) -> Result<(), Failure> {
     for (name, what) in [(Some(kernel), "package"), (suite, "suite")] {
         if name.is_some_and(|name| !is_name(name)) {
-            let why = format!("{:?} is no {what}'s name", name.unwrap_or_default());
+            let why = format!("{:?} is not the name of a {what}", name.unwrap_or_default());
             return Err(Failure::new(2, "the image is not built", why, ""));
         }
     }
@@ -167,7 +167,7 @@ fn uncompressed(image: &[u8]) -> Result<Vec<u8>, Failure> {
     Err(Failure::new(
         1,
         "the image is not built",
-        "the kernel is packed in no way that is known",
+        "the kernel is compressed in an unknown format",
         "name another --kernel",
     ))
 }

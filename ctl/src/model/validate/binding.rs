@@ -62,7 +62,7 @@ impl Checker<'_> {
                 ("link_local", p.link_local != LinkLocal::default()),
             ];
             for (key, _) in unused.into_iter().filter(|(_, set)| *set) {
-                let cause = format!("`{key}` is there without `ip`, so any address may be used anyway");
+                let cause = format!("`{key}` is set without `ip`, so any address may be used anyway");
                 self.error(place, Invalid, object, cause, format_args!("add `ip`, or remove `{key}`"));
             }
         }
@@ -86,7 +86,7 @@ impl Checker<'_> {
         for &(index, p) in ports {
             let (place, object) = (Place::Entry(Section::Port, index), format!("port \"{}\"", p.name));
             if p.mac.iter().chain(&p.shared_mac).any(|mac| *mac == router) {
-                let cause = format!("mac {router} is the virtual gateway's of network \"{network}\"");
+                let cause = format!("mac {router} belongs to the virtual gateway of network \"{network}\"");
                 self.error(place, Conflict, &object, cause, "write the guest's own MAC");
             }
             let own = p.ip.iter().chain(&p.shared_ip);
@@ -108,7 +108,7 @@ impl Checker<'_> {
                     .find(|(other, both)| !(shared && *both) && p.name != other.name && meet(p, other));
                 if let Some((other, _)) = other {
                     let cause = format!(
-                        "mac {mac} is port \"{}\"'s too, and both are on network \"{network}\"",
+                        "mac {mac} also belongs to port \"{}\", and both are on network \"{network}\"",
                         other.name
                     );
                     let remedy = "give each guest its own MAC, or list one that they share (VRRP) in `shared_mac` of both";
@@ -138,7 +138,8 @@ impl Checker<'_> {
                     continue;
                 };
                 let cause = format!(
-                    "ip {ip} is the link-local address that the mac of port \"{}\" makes, and both are on network \"{network}\"",
+                    "ip {ip} is the link-local address that follows from the mac of port \"{}\", and both \
+                     are on network \"{network}\"",
                     other.name
                 );
                 let object = format!("port \"{}\"", p.name);
@@ -175,7 +176,7 @@ impl Checker<'_> {
             // The later of the two ports gets the error.
             let (wrong, first) = if range.index > other.index { (range, *other) } else { (*other, range) };
             let cause = if wrong.text == first.text {
-                format!("ip {} is port \"{}\"'s too", wrong.text, first.port.name)
+                format!("ip {} also belongs to port \"{}\"", wrong.text, first.port.name)
             } else {
                 format!("ip {} overlaps ip {} of port \"{}\"", wrong.text, first.text, first.port.name)
             };
@@ -258,13 +259,13 @@ mod tests {
             "of both",
         );
         for (first, second, what) in [
-            ("10.1.0.5", "10.1.0.5", "ip 10.1.0.5 is"),
+            ("10.1.0.5", "10.1.0.5", "ip 10.1.0.5 also belongs"),
             ("10.1.0.5", "10.1.0.0/24", "ip 10.1.0.0/24 overlaps ip 10.1.0.5"),
             ("10.1.0.0/24", "10.1.0.5", "ip 10.1.0.5 overlaps ip 10.1.0.0/24"),
             ("10.1.0.0/24", "10.1.0.128/25", "overlaps"),
             ("10.1.0.130/25", "10.1.0.200", "overlaps"),
             ("fd01::5", "fd01::/64", "overlaps"),
-            ("fe80::1", "fe80::1", "ip fe80::1 is"),
+            ("fe80::1", "fe80::1", "ip fe80::1 also belongs"),
         ] {
             let ip = |own: &str, text: &str| format!("ip = [\"{own}\", \"{text}\"]");
             refused(&keys(1, &ip("10.9.0.1", first)), &keys(2, &ip("10.9.0.2", second)), what, "`shared_ip`");
@@ -322,9 +323,9 @@ mod tests {
                 "port \"g2\"",
                 "fd01::1 is a gateway",
             ),
-            ("mac = [\"02:69:76:00:00:64\"]".to_owned(), "port \"g2\"", "is the virtual gateway's"),
-            (keys(2, "shared_ip = [\"10.1.0.5\"]"), "port \"g2\"", "`shared_ip` is there without `ip`"),
-            (keys(2, "link_local = \"stable-privacy\""), "port \"g2\"", "`link_local` is there without `ip`"),
+            ("mac = [\"02:69:76:00:00:64\"]".to_owned(), "port \"g2\"", "belongs to the virtual gateway"),
+            (keys(2, "shared_ip = [\"10.1.0.5\"]"), "port \"g2\"", "`shared_ip` is set without `ip`"),
+            (keys(2, "link_local = \"stable-privacy\""), "port \"g2\"", "`link_local` is set without `ip`"),
             (keys(2, "shared_mac = [\"01:00:5e:00:00:01\"]"), "port \"g2\"", "not the address of a station"),
             (keys(2, "ip = [\"10.1.0.2\"]\nshared_ip = [\"224.0.0.18\"]"), "port \"g2\"", "multicast"),
         ] {

@@ -28,7 +28,7 @@ impl Checker<'_> {
                     "use a VNI from 1 to 16777215, the same on every rVM",
                 );
             } else if let Some(other) = vnis.insert(n.vni, n.name.as_str()) {
-                let cause = format!("vni {} is network \"{other}\"'s", n.vni);
+                let cause = format!("vni {} belongs to network \"{other}\"", n.vni);
                 self.error(place, Conflict, &object, cause, "give each network its own VNI");
             }
             self.list_len(place, &object, "gateway", n.gateway.len());
@@ -40,7 +40,7 @@ impl Checker<'_> {
                         place,
                         Conflict,
                         &object,
-                        format_args!("gateway {gateway} is there twice"),
+                        format_args!("gateway {gateway} is listed twice"),
                         "remove one",
                     );
                 }
@@ -68,7 +68,7 @@ impl Checker<'_> {
                     Invalid,
                     &object,
                     "fdb_age 0 would flood every frame, as a hub does",
-                    "use the seconds a MAC may be silent, such as 300",
+                    "set the seconds that a MAC may be silent, such as 300",
                 );
             } else if n.fdb_age > FDB_AGE_MAX {
                 let cause = format!("fdb_age {} is out of range", n.fdb_age);
@@ -80,11 +80,11 @@ impl Checker<'_> {
     fn dhcp(&mut self, place: Place, object: &str, n: &Network) {
         self.list_len(place, object, "dhcp", n.dhcp.len());
         if n.dhcp.is_empty() && !n.dns.is_empty() {
-            let cause = "`dns` is told by DHCP, and there is no `dhcp`";
+            let cause = "`dns` is announced by DHCP, but `dhcp` is not set";
             self.error(place, Invalid, object, cause, "add dhcp = [\"192.168.1.0/24\"], or remove `dns`");
         }
         if n.dhcp.is_empty() && (n.next_server.is_some() || n.boot_file.is_some()) {
-            let cause = "`next_server` and `boot_file` are told by DHCP, and there is no `dhcp`";
+            let cause = "`next_server` and `boot_file` are announced by DHCP, but `dhcp` is not set";
             self.error(place, Invalid, object, cause, "add dhcp = [\"192.168.1.0/24\"], or remove them");
         }
         if let Some(server) = n.next_server {
@@ -102,7 +102,7 @@ impl Checker<'_> {
             }
         }
         for net in n.dhcp.iter().filter(|net| net.addr().is_multicast() || net.addr().is_loopback()) {
-            let cause = format!("dhcp {net} holds no addresses of stations");
+            let cause = format!("dhcp {net} contains no addresses of stations");
             self.error(place, Invalid, object, cause, "write the network's own prefix");
         }
         for &ip in &n.dns {
@@ -112,7 +112,7 @@ impl Checker<'_> {
             let count = n.dns.iter().filter(|ip| ip.is_ipv4() == v4).count();
             if count > limits::DHCP_DNS_MAX {
                 let cause = format!("dns has {count} name servers of {family}");
-                self.error(place, Invalid, object, cause, "keep three, since resolvers ask no more");
+                self.error(place, Invalid, object, cause, "keep three, since resolvers use no more");
             }
         }
     }

@@ -24,7 +24,7 @@ impl Checker<'_> {
                 self.error(place, Invalid, object, cause, "leave it out for no limit, or use `quarantine`");
             }
             if burst.is_some() && bps.is_none() {
-                let cause = format!("{way}_burst is there without {way}_bps");
+                let cause = format!("{way}_burst is set without {way}_bps");
                 self.error(place, Invalid, object, cause, format_args!("add {way}_bps, or remove it"));
             }
             if burst == Some(0) {
@@ -37,7 +37,7 @@ impl Checker<'_> {
             self.error(place, Invalid, object, cause, "use 30 or more, or leave it out for never");
         }
         if p.errdisable_recovery.is_some() && !p.bpdu_guard {
-            let cause = "errdisable_recovery is there without a guard that could disable the port";
+            let cause = "errdisable_recovery is set without a guard that could disable the port";
             self.error(place, Invalid, object, cause, "write bpdu_guard = true, or remove it");
         }
         let Some(target) = &p.mirror else { return };
@@ -45,7 +45,7 @@ impl Checker<'_> {
         match config.port(target) {
             _ if *target == p.name => {
                 let cause = "it is mirrored to itself";
-                self.error(place, Invalid, object, cause, "name the port that shall have the copies");
+                self.error(place, Invalid, object, cause, "name the port that receives the copies");
             }
             None => {
                 let known: Vec<_> = config.port.iter().map(|p| p.name.as_str()).take(20).collect();
@@ -55,7 +55,13 @@ impl Checker<'_> {
             }
             Some(port) if port.mirror.is_some() => {
                 let cause = format!("port \"{target}\", which it is mirrored to, is mirrored itself");
-                self.error(place, Conflict, object, cause, "a mirror's target has copies only: name another");
+                self.error(
+                    place,
+                    Conflict,
+                    object,
+                    cause,
+                    "a mirror target only receives copies: name another",
+                );
             }
             Some(_) => {}
         }

@@ -42,7 +42,7 @@ impl Checker<'_> {
             bindings.add(i, p);
             for interface in used {
                 if let Some(other) = interfaces.get(&interface) {
-                    let cause = format!("interface {interface} is {other}'s");
+                    let cause = format!("interface {interface} belongs to {other}");
                     self.error(place, Conflict, &object, cause, "an interface serves one port: name another");
                 } else {
                     interfaces.insert(interface, object.clone());
@@ -55,13 +55,20 @@ impl Checker<'_> {
     fn port(&mut self, place: Place, object: &str, p: &Port) {
         self.name(place, object, &p.name, NAME_LEN_MAX);
         if p.name == "uplink" {
-            self.error(place, Conflict, object, "the name `uplink` is the uplink's own", "use another name");
+            self.error(
+                place,
+                Conflict,
+                object,
+                "the name `uplink` is reserved for the uplink",
+                "use another name",
+            );
         }
         self.known_network(place, object, &p.network);
         if let Some(interface) = &p.interface {
             self.interface_name(place, object, interface);
             if !p.address.is_empty() {
-                let cause = "`address` is for doors we make, this port has an `interface`";
+                let cause =
+                    "`address` is for doors that the daemon creates, but this port has an `interface`";
                 self.error(place, Invalid, object, cause, "remove `address`, or `interface`");
             }
         }
@@ -84,14 +91,15 @@ impl Checker<'_> {
                     );
                 }
                 if p.interface.is_none() && !p.address.is_empty() {
-                    let cause = "`address` is for doors, this is a guest port";
+                    let cause = "`address` is for doors, but this is a guest port";
                     self.error(place, Invalid, object, cause, "use `ip` to bind the guest's addresses");
                 }
             }
             PortRole::Door => {
                 let shares = !p.shared_mac.is_empty() || !p.shared_ip.is_empty();
                 if !p.mac.is_empty() || !p.ip.is_empty() || shares || p.link_local != LinkLocal::default() {
-                    let cause = "`mac`, `ip`, `shared_mac`, `shared_ip` and `link_local` bind a guest, this is a door";
+                    let cause = "`mac`, `ip`, `shared_mac`, `shared_ip` and `link_local` bind a guest, but \
+                                 this is a door";
                     self.error(place, Invalid, object, cause, "remove them, or write role = \"guest\"");
                 }
                 if p.makes_door() && p.kind != PortKind::Tap && p.name.len() == NAME_LEN_MAX {
@@ -102,7 +110,7 @@ impl Checker<'_> {
             }
         }
         if p.kind == PortKind::Tap && !p.makes_door() {
-            let cause = "kind \"tap\" makes its own interface, this port is to take one that is there";
+            let cause = "kind \"tap\" creates its own interface, but this port attaches to an existing one";
             let remedy = "remove `interface` (a door only), or use kind = \"packet\"";
             self.error(place, Invalid, object, cause, remedy);
         }
@@ -136,7 +144,7 @@ impl Checker<'_> {
             return;
         }
         if p.interface.is_some() || !p.address.is_empty() {
-            let cause = "kind \"vhostuser\" has no interface in this host";
+            let cause = "kind \"vhostuser\" has no interface on this host";
             self.error(place, Invalid, object, cause, "remove `interface` and `address`");
         }
         let path = p.attached_to();
@@ -174,7 +182,7 @@ impl Checker<'_> {
                     place,
                     Invalid,
                     object,
-                    "`native` is for trunks, this is `access`",
+                    "`native` is for trunks, but this is `access`",
                     "remove `native`",
                 );
             }

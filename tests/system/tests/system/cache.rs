@@ -297,7 +297,7 @@ fn an_end_that_takes_no_redirected_frames_is_left_out() {
     std::thread::sleep(Duration::from_millis(1500));
     stream.finish();
     assert_eq!(hits(&switch), before);
-    assert!(switch.ivctl("status").stdout.contains("verdict cache: off (switched off)"));
+    assert!(switch.ivctl("status").stdout.contains("kernel offload: off (switched off)"));
 }
 
 /// Through the tunnel, both ways: the kernel forwards hot flows completely, with right checksums.

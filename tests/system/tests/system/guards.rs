@@ -416,7 +416,7 @@ fn t03_no_port_is_given_anothers_address() {
     );
     std::fs::write(directory.join("evil.toml"), drop_in).unwrap();
     switch.reload();
-    let refused = || switch.log().contains("port \"h1\"'s too");
+    let refused = || switch.log().contains("also belongs to port \"h1\"");
     wait_for("the refusal", refused);
     h1.reaches("10.1.0.3");
     drop(h3);

@@ -110,7 +110,7 @@ fn underlays_of_every_size() {
         for switch in &switches {
             let status = switch.counters_at_rest();
             assert_eq!(switch.drops("eth1", "too-big"), 0, "{status}");
-            assert_eq!(switch.ivctl("mtu").code, 0, "nothing to complain about");
+            assert_eq!(switch.ivctl("mtu").code, 0, "no problems");
         }
         lines_for_a_cms(&switches[0], mtu);
     }

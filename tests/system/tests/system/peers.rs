@@ -209,7 +209,7 @@ fn a_peer_with_another_vni_is_not_up() {
     );
     let _pinging = Pinging::start(&pair.h1, "10.1.0.2");
     wait_for("its packets to be told of", || {
-        problems(&far, "peer-network").iter().any(|p| p.contains("VNI 100, which is no network here"))
+        problems(&far, "peer-network").iter().any(|p| p.contains("VNI 100, which no network here has"))
     });
 
     assert_eq!(far.ivctl("network set private --vni 100").code, 0);
@@ -291,11 +291,10 @@ fn a_floating_ip_with_two_gateways_is_a_warning() {
         wait_for("the conflict to be told of", || problems(switch, "floating").len() == 1);
         let said = problems(switch, "floating").remove(0);
         assert!(
-            said.contains("56.0.0.11")
-                && said.contains(&format!("peer {other} takes itself for its gateway")),
+            said.contains("56.0.0.11") && said.contains(&format!("peer {other} claims to be its gateway")),
             "{said}"
         );
-        assert!(switch.ivctl("doctor").stdout.contains("takes itself for its gateway"));
+        assert!(switch.ivctl("doctor").stdout.contains("claims to be its gateway"));
     }
     assert_eq!(far.ivctl("fip set 56.0.0.11 --gateway rvm").code, 0);
     wait_for("the one that was right to be content", || problems(&far, "floating").is_empty());

@@ -181,7 +181,7 @@ fn a_mirror_shows_an_ids_what_a_guest_does() {
     assert_eq!(switch.ivctl("port mirror h1 --to h1").code, 1);
     done(&switch, "port mirror h1 --to h5");
     assert_eq!(row(&switch, "h5")["mirrors"], serde_json::json!(["h1"]));
-    assert!(switch.ivctl("port list").stdout.contains("has copies of h1"));
+    assert!(switch.ivctl("port list").stdout.contains("receives copies of h1"));
     let seen = Capture::start(&lab, &h5, "eth0", "udp");
     let copies = || row(&switch, "h5")["stats64"]["tx"]["packets"].as_u64().unwrap();
     let before = copies();

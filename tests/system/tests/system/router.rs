@@ -130,7 +130,7 @@ fn traceroute_shows_every_hop() {
         "trace --from ivm --src-mac {mac} --src 192.168.1.2 --to {INTERNET_HOST} --ttl 1 udp"
     ));
     assert!(
-        trace.stdout.contains("its sender is told, from 192.168.1.1: time exceeded in transit"),
+        trace.stdout.contains("its sender gets an error from 192.168.1.1: time exceeded in transit"),
         "{trace:?}"
     );
     f.one.assert_running();

@@ -123,7 +123,7 @@ fn two_workers_are_one_switch() {
     let answer = switch.ivctl(&format!("config apply {}", other.display()));
     assert!([0, 8].contains(&answer.code), "{answer:?}");
     let warnings = switch.json("status")["warnings"].to_string();
-    assert!(warnings.contains("2 run until the daemon is started again"), "{warnings}");
+    assert!(warnings.contains("2 run until the daemon restarts"), "{warnings}");
     h1.reaches("10.1.0.3");
     assert!(switch.terminate().success());
     switch.start_again();

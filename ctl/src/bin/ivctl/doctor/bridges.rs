@@ -75,12 +75,12 @@ pub fn netfilter(m: &Machine) -> Finding {
             CHECK,
             Level::Note,
             "frames in Linux bridges pass through iptables, and no rule there filters by the port of a bridge (physdev)",
-            format!("if the CMS will make none: {}", set(&enabled, 0)),
+            format!("if the CMS will not create any: {}", set(&enabled, 0)),
         ),
         (Need::Unknown, false) => Finding::new(
             CHECK,
             Level::Note,
-            "frames in Linux bridges pass through iptables; whether a rule needs that is not to be seen",
+            "frames in Linux bridges pass through iptables; it cannot be seen whether a rule needs that",
             "run ivctl doctor as root",
         ),
     }

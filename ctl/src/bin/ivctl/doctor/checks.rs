@@ -141,7 +141,7 @@ pub fn process(m: &Machine, daemon: Option<u32>, out: &mut Vec<Finding>) {
         out.push(Finding::new(
             "privileges",
             Level::Note,
-            "what the daemon may do is not to be seen",
+            "the daemon's privileges cannot be seen",
             "run ivctl doctor as root",
         ));
         return;
@@ -204,7 +204,7 @@ pub fn switch(m: &Machine, s: &Status, out: &mut Vec<Finding>) {
     let before = out.len();
     out.extend(others.map(|p| complaint("switch", p)));
     if out.len() == before {
-        out.push(Finding::ok("switch", "it has nothing to complain about"));
+        out.push(Finding::ok("switch", "it reports no problems"));
     }
 }
 
@@ -251,7 +251,7 @@ fn reverse_path(m: &Machine, s: &Status, out: &mut Vec<Finding>) {
         }
     }
     out.push(if strict.is_empty() {
-        Finding::ok("rp_filter", "no door drops what comes by another way than it would answer")
+        Finding::ok("rp_filter", "no door drops packets that arrive on another path than their answers take")
     } else {
         let set: Vec<String> =
             strict.iter().map(|name| format!("net.ipv4.conf.{name}.rp_filter=2")).collect();
@@ -270,7 +270,7 @@ fn reverse_path(m: &Machine, s: &Status, out: &mut Vec<Finding>) {
 fn mtu(s: &Status, out: &mut Vec<Finding>) {
     let carried = s.overlay_mtu;
     if s.peers.is_empty() || carried == 0 {
-        out.push(Finding::ok("mtu", "no tunnel, nothing to take off"));
+        out.push(Finding::ok("mtu", "without a tunnel, no port needs a smaller MTU"));
         return;
     }
     let larger: Vec<String> = s
@@ -283,7 +283,7 @@ fn mtu(s: &Status, out: &mut Vec<Finding>) {
         Finding::new(
             "mtu",
             Level::Ok,
-            format!("the tunnel carries {carried}, and no port more"),
+            format!("the tunnel carries {carried}, and no port has more"),
             if carried < 1500 {
                 format!("for the CMS: Neutron global_physnet_mtu = {carried}; CloudStack guest network MTU {carried}")
             } else {
@@ -300,7 +300,7 @@ fn mtu(s: &Status, out: &mut Vec<Finding>) {
     });
 }
 
-/// Docker Swarm, flannel and others have vxlan devices of the kernel's on the same port.
+/// Docker Swarm, flannel and other programs have vxlan devices of the kernel on the same port.
 fn tunnel_port(s: &Status, out: &mut Vec<Finding>) {
     let port = s.tunnel_port;
     if s.port_sharers.is_empty() {
@@ -324,7 +324,10 @@ fn tunnel_port(s: &Status, out: &mut Vec<Finding>) {
 fn network_manager(m: &Machine, s: &Status, out: &mut Vec<Finding>) {
     let doors: Vec<&str> = s.ports.iter().filter(|p| p.role == "door").map(|p| p.ifname.as_str()).collect();
     if !m.is_there("/run/NetworkManager") || doors.is_empty() {
-        out.push(Finding::ok("network-manager", "it does not run, or there are no doors for it to take"));
+        out.push(Finding::ok(
+            "network-manager",
+            "it does not run, or there are no doors that it could manage",
+        ));
         return;
     }
     let said: String =
@@ -343,7 +346,7 @@ fn network_manager(m: &Machine, s: &Status, out: &mut Vec<Finding>) {
         Finding::new(
             "network-manager",
             Level::Warn,
-            format!("it may ask for addresses on {}", managed.join(", ")),
+            format!("it may request addresses on {}", managed.join(", ")),
             format!(
                 "in /etc/NetworkManager/conf.d/ivswitch.conf: [keyfile] unmanaged-devices={}",
                 list.join(";")

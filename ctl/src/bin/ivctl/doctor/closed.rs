@@ -18,11 +18,11 @@ pub fn by_daemon(s: &Status) -> Finding {
             CHECK,
             Level::Note,
             format!(
-                "the kernel does not answer for {list}, even when the daemon is away; but that is by filters of tc, which \
-                 cannot be there before their interface is: {}",
+                "the kernel does not answer for {list}, even when the daemon is away; but only by tc \
+                 filters, which cannot exist before their interface does: {}",
                 row.instead
             ),
-            "mend what it says; it is tried again every 30 s",
+            "remove the cause; the daemon tries again every 30 s",
         ),
         (_, true, 0) => {
             Finding::ok(CHECK, format!("the kernel does not answer for {list}, even when the daemon is away"))
@@ -31,16 +31,17 @@ pub fn by_daemon(s: &Status) -> Finding {
             CHECK,
             Level::Warn,
             format!(
-                "the kernel does not answer for {list}, but {times} times another program removed the rule, and it was \
-                 put back: while the daemon is away, it stays removed"
+                "the kernel does not answer for {list}, but another program removed the rule {times} times, \
+                 and the daemon restored it: while the daemon is away, it stays removed"
             ),
-            "find who runs `nft flush ruleset` (nft monitor), and have it leave the table inet ivswitch alone",
+            "find the program that runs `nft flush ruleset` (nft monitor), and make it leave the table inet \
+             ivswitch alone",
         ),
         (_, false, _) => Finding::new(
             CHECK,
             Level::Warn,
             format!("when the daemon is away, the kernel answers for {list}: {}", row.why),
-            "mend what it says, then: systemctl reload ivswitchd, or ivswitchd --close",
+            "remove the cause, then: systemctl reload ivswitchd, or ivswitchd --close",
         ),
     }
 }
@@ -67,7 +68,7 @@ pub fn without_daemon(m: &Machine) -> Option<Finding> {
         Said::Refused if !rustix::process::geteuid().is_root() => Finding::new(
             CHECK,
             Level::Note,
-            format!("whether the kernel answers for {list} is not to be seen"),
+            format!("it cannot be seen whether the kernel answers for {list}"),
             "run ivctl doctor as root",
         ),
         Said::Missing => Finding::new(

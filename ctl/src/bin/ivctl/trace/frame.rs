@@ -42,7 +42,7 @@ pub struct Header {
     /// Bytes of payload
     #[arg(long, value_name = "BYTES", default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=9000))]
     size: u16,
-    /// The network, where the frame comes from a peer
+    /// The network, if the frame comes from a peer
     #[arg(long, value_name = "NETWORK")]
     network: Option<String>,
 }
@@ -139,7 +139,7 @@ impl Known<'_> {
                     (Some(name), _) | (None, [name]) => Ok(Some(name.clone())),
                     (None, several) => {
                         let why = format!("peer {name} takes part in {} networks", several.len());
-                        let how = format!("say which with --network: {}", several.join(", "));
+                        let how = format!("select one with --network: {}", several.join(", "));
                         Err(Failure::new(2, "trace", why, how))
                     }
                 }
@@ -159,7 +159,7 @@ impl Known<'_> {
         }
         if matches!(from, From::Uplink) {
             let ip = if to.is_ipv4() { INTERNET_HOST } else { INTERNET_HOST6 };
-            notes.push(format!("source address {ip}, which stands for any host of the Internet"));
+            notes.push(format!("source address {ip}, which stands for any host on the Internet"));
             return Ok(ip);
         }
         let known = match from {
@@ -171,7 +171,7 @@ impl Known<'_> {
             From::Uplink | From::Peer(..) => None,
         };
         let ip = known.ok_or_else(|| {
-            let why = "who the packet is from is not known: no address is configured there";
+            let why = "the sender of the packet is not known: no address is configured there";
             Failure::new(2, "trace", why, "give --src IP")
         })?;
         notes.push(format!("source address {ip}, which is configured there"));
@@ -190,7 +190,7 @@ impl Known<'_> {
         }
         let which = match from {
             From::Uplink => {
-                notes.push("source MAC of some neighbour: it does not matter there".to_owned());
+                notes.push("source MAC of any neighbour: it does not matter there".to_owned());
                 return Ok([2, 0, 0, 0, 0, 1]);
             }
             From::Port(port) if port.role == PortRole::Guest => {
@@ -220,10 +220,10 @@ impl Known<'_> {
         let rows: Rows<FdbRow> = self.client.call("fdb.list", which)?;
         let newest = rows.rows.iter().min_by_key(|row| row.used);
         let mac = newest.and_then(|row| row.mac.parse::<Mac>().ok()).ok_or_else(|| {
-            let why = "who the frame is from is not known: no station was heard there";
+            let why = "the sender of the frame is not known: no station was seen there";
             Failure::new(2, "trace", why, "give --src-mac MAC")
         })?;
-        notes.push(format!("source MAC {mac}, a station that was heard there"));
+        notes.push(format!("source MAC {mac}, a station that was seen there"));
         Ok(mac.0.0)
     }
 
@@ -248,7 +248,7 @@ impl Known<'_> {
         let rows: Rows<NeighRow> = self.client.call("neigh.list", json!({ "network": network }))?;
         let neighbor = rows.rows.iter().find(|row| row.dst == to).and_then(|row| row.lladdr.clone());
         if let Some(mac) = neighbor.and_then(|mac| mac.parse::<Mac>().ok()) {
-            notes.push(format!("destination MAC {mac}, which {to} was heard with"));
+            notes.push(format!("destination MAC {mac}, with which {to} was seen"));
             return Ok(mac.0.0);
         }
         let row = self.status.networks.iter().find(|row| row.name == network);
@@ -361,7 +361,7 @@ fn packet(
         "icmp" | "icmp6" if src.is_ipv6() => ip.icmpv6_echo_request(1, 1).write(&mut bytes, &payload),
         _ => {
             let how = "give tcp, udp, icmp or arp; any other frame with --hex or --pcap";
-            return Err(Failure::new(2, "trace", format!("\"{protocol}\" cannot be made up"), how));
+            return Err(Failure::new(2, "trace", format!("a \"{protocol}\" frame cannot be built"), how));
         }
     }
     .map_err(too_long)?;

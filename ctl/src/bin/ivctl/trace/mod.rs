@@ -25,18 +25,19 @@ const HOPS_MAX: usize = 4;
 /// The pause before the next read, after one without frames.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Explains what becomes of a frame
+/// Explain the way of a frame through the switch
 #[derive(clap::Args, Debug)]
 #[command(
-    after_help = "A frame is made up (--from, --to and a protocol), read (--pcap, --hex), or awaited (--next and a \
-filter in tcpdump's words). One that is made up, or read, walks through the switch as it stands; nothing is learned, \
-sent or counted. On the uplink its way begins with the steering: the rVM's kernel may have it. Addresses that are not given are taken from the configuration and from what the switch knows.\n\n\
+    after_help = "A frame is built (--from, --to and a protocol), read (--pcap, --hex), or awaited (--next \
+and a filter in tcpdump's syntax). A built or read frame goes through the switch's pipeline in a dry run: \
+nothing is learned, sent or counted. On the uplink its way begins with the steering, which may leave it to \
+the rVM's kernel. Addresses that are not given come from the configuration and from the switch's tables.\n\n\
 Examples:\n  ivctl trace --from eth2 --src 56.0.0.11 --to 203.0.113.9 tcp --dport 80\n  \
   ivctl trace --from uplink --pcap odd.pcap --frame 3\n  ivctl trace --next --from eth2 icmp and host 56.0.0.11\n\n\
-Exit codes: 0 it is delivered, or left to the rVM's kernel, 8 something of it is dropped."
+Exit codes: 0 the frame is delivered, or left to the rVM's kernel, 8 some or all of it is dropped."
 )]
 pub struct Args {
-    /// Where the frame comes in: a port, or a peer whose tunnel it comes through
+    /// The source of the frame: a port, or a peer that tunnels it
     #[arg(long, value_name = "PORT|PEER", required_unless_present = "next")]
     from: Option<String>,
     /// Destination address
@@ -47,19 +48,19 @@ pub struct Args {
     what: Vec<String>,
     #[command(flatten)]
     header: frame::Header,
-    /// A frame from this pcap or pcapng file
+    /// Read the frame from this pcap or pcapng file
     #[arg(long, value_name = "FILE", conflicts_with_all = ["hex", "next"])]
     pcap: Option<PathBuf>,
-    /// Which frame of the file, from 1
+    /// Number of the frame in the file, from 1
     #[arg(long, value_name = "N", default_value_t = 1, requires = "pcap")]
     frame: usize,
-    /// A frame in hexadecimal
+    /// The frame in hexadecimal
     #[arg(long, value_name = "BYTES", conflicts_with = "next")]
     hex: Option<String>,
-    /// The next frame that comes in (and fits the filter)
+    /// The next frame that comes in (and matches the filter)
     #[arg(long)]
     next: bool,
-    /// Seconds to wait for it
+    /// Seconds to wait for that frame
     #[arg(long, value_name = "SECONDS", default_value_t = 30.0, requires = "next", value_parser = crate::seconds)]
     wait: f64,
     /// Follow the frame through the tunnel to this peer, whose daemon has this control socket
@@ -121,7 +122,12 @@ fn given(args: &Args, client: &mut Client) -> Result<(String, Vec<u8>, Vec<Strin
     }
     if let Some(hex) = &args.hex {
         let bytes = decode::unhex(hex).ok_or_else(|| {
-            Failure::new(2, "--hex is no frame", "it is not hexadecimal", "write it as 0200000000020200...")
+            Failure::new(
+                2,
+                "--hex is not a frame",
+                "it is not hexadecimal",
+                "write it as 0200000000020200...",
+            )
         })?;
         return Ok((from, bytes, Vec::new()));
     }
@@ -133,7 +139,7 @@ fn given(args: &Args, client: &mut Client) -> Result<(String, Vec<u8>, Vec<Strin
         [] => "icmp",
         [one] => one.as_str(),
         more => {
-            let why = format!("\"{}\" is no protocol", more.join(" "));
+            let why = format!("\"{}\" is not a protocol", more.join(" "));
             return Err(Failure::new(
                 2,
                 "trace",
@@ -152,7 +158,7 @@ fn from_file(path: &Path, number: usize) -> Result<Vec<u8>, Failure> {
         || File::open(path).map_err(|e| Failure::new(3, name(), e.to_string(), "name a pcap or pcapng file"));
     let missing = |count: usize| {
         let how = format!("give --frame 1 to {count}");
-        Failure::new(3, name(), format!("there are {count} frames in it, and no {number}"), how)
+        Failure::new(3, name(), format!("it has {count} frames, and no frame {number}"), how)
     };
     let bad = |e: pcap_file::PcapError| {
         let why = format!("it is neither pcap nor pcapng, or damaged ({e})");
@@ -207,7 +213,7 @@ fn awaited(args: &Args, client: &mut Client, rvm: String) -> Result<Hop, Failure
             } else {
                 format!("no frame `{filter}` came in")
             };
-            let why = format!("{} seconds went by on {}", args.wait, started.ports.join(", "));
+            let why = format!("{} seconds passed on {}", args.wait, started.ports.join(", "));
             return Err(Failure::new(
                 7,
                 what,
@@ -237,7 +243,7 @@ fn follow(hops: &mut Vec<Hop>, sockets: &BTreeMap<&str, &Path>, global: &Global)
             let own = rows.rows.first().and_then(|row| row.address.as_deref()).and_then(decode::unhex);
             if let Some(own) = own.filter(|own| own.len() == 6 && bytes.len() > 6 && bytes[..6] != own[..]) {
                 notes.push(
-                    "a router of the underlay lies between: the destination MAC is set to this NIC's"
+                    "a router of the underlay is in between: the destination MAC is set to this NIC's"
                         .to_owned(),
                 );
                 bytes[..6].copy_from_slice(&own);
