@@ -320,6 +320,7 @@ fn fragments_where_chosen() {
         for (n, (_, piece)) in pieces.iter().enumerate() {
             assert!(piece.len() <= 1414);
             let last = n + 1 == pieces.len();
+            assert!(last || piece.len() > 1414 - 8, "no fragment more than the path needs: {}", piece.len());
             let word = |at: usize| u16::from_be_bytes([piece[at], piece[at + 1]]);
             let (offset, more, number, payload) = if v6 {
                 assert_eq!((piece[20], piece[54]), (44, 17));

@@ -402,3 +402,15 @@ fn is_eventfd(file: &OwnedFd) -> bool {
     let path = format!("/proc/self/fd/{}", file.as_fd().as_raw_fd());
     rustix::fs::readlink(path, Vec::new()).is_ok_and(|name| name.as_bytes() == b"anon_inode:[eventfd]")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// QEMU and the guest's driver read these bits by their numbers: VIRTIO 1.2 s.5.1.3 and s.6, and vhost-user's.
+    #[test]
+    fn features_have_their_numbers() {
+        let numbers = [0, 1, 3, 7, 8, 9, 11, 12, 13, 15, 17, 22, 26, 28, 29, 30, 32, 54, 55, 56];
+        assert_eq!(FEATURES, numbers.iter().fold(0, |all, n| all | 1 << n));
+    }
+}

@@ -4,6 +4,7 @@ mod driver;
 
 use driver::*;
 use engine::frame::{FramePool, GsoKind, Offload};
+use engine::limits::BATCH_BYTES;
 use engine::wire::mac::MacAddr;
 use proptest::prelude::*;
 use rustix::fs::SealFlags;
@@ -52,6 +53,21 @@ fn a_frame_each_way_with_its_offload_facts() {
     assert_eq!((header[..2].to_vec(), header[10]), (vec![1, 1], 1), "partial checksum, TCP, one buffer");
     assert_eq!(driver.read(BUFFERS + 12, 100), frame);
     assert!(ours.device.caps().tx_tso && ours.device.caps().tx_csum && !ours.device.caps().tx_uso);
+    assert_eq!(ours.pool.usage().used, 0);
+}
+
+/// Eight long frames wait. The first call takes as many as a batch holds by its bytes, the next call the others: a guest
+/// with long frames gets no larger share of a worker's time.
+#[test]
+fn a_batch_ends_at_its_bytes() {
+    let (mut driver, mut ours) = running(USUAL);
+    for _ in 0..8 {
+        driver.offer(1, &[(BUFFERS, 60_000 + HEADER)], 0);
+    }
+    let taken = BATCH_BYTES.div_ceil(60_000);
+    assert_eq!(ours.receive().len(), taken);
+    assert_eq!(ours.receive().len(), 8 - taken);
+    assert_eq!(ours.device.counts().rx_frames, 8);
     assert_eq!(ours.pool.usage().used, 0);
 }
 

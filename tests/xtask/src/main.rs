@@ -5,6 +5,7 @@
 
 mod book;
 mod boot;
+mod mutants;
 mod package;
 #[cfg(test)]
 mod promises;
@@ -67,6 +68,19 @@ enum Task {
     Miri,
     /// Check licences, bans and sources of every dependency, with cargo-deny
     Deny,
+    /// Change the code of engine, vhostuser and ctl, one operator or result at a time, and see whether tests notice. All
+    /// mutants take days; a shard is a fair sample
+    Mutants {
+        /// Part K of N, such as 7/60 [default: all]
+        #[arg(long, value_name = "K/N")]
+        shard: Option<String>,
+        /// Only this crate
+        #[arg(long, value_name = "NAME")]
+        package: Vec<String>,
+        /// Only files that match
+        #[arg(long, value_name = "GLOB")]
+        file: Vec<String>,
+    },
     /// Fuzz every target, or one, from the corpus of earlier runs
     Fuzz {
         /// Minutes for each target
@@ -108,6 +122,7 @@ const FUZZ_TARGETS: &[&str] =
 fn main() -> ExitCode {
     let outcome = match Task::parse() {
         Task::Fuzz { minutes, target } => fuzz(minutes, target.as_deref()),
+        Task::Mutants { shard, package, file } => mutants::test(shard.as_deref(), &package, &file),
         Task::Soak { minutes, test } => soak(minutes, test.as_deref()),
         Task::Book => book::build(),
         Task::Package { debug } => package::build(debug).map(drop),
