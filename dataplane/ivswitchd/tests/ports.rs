@@ -404,6 +404,43 @@ fn what_cannot_be_opened_says_why() {
     });
 }
 
+/// Forty ports share the frame memory of a small daemon. All open, the first and the last one receive, and one that gets
+/// bursts is given more than it began with.
+#[test]
+fn many_ports_share_little_memory() {
+    if cfg!(feature = "xsk-afxdp") {
+        return;
+    }
+    alone(|| {
+        const PORTS: u32 = 40;
+        let (mut pool, maps) = (UmemPool::new(1024, 4).unwrap(), maps());
+        let mut ports: Vec<Opened> = Vec::new();
+        for n in 0..PORTS {
+            let (user, port) = (format!("u{n}"), format!("p{n}"));
+            veth(&user, &port, "", "");
+            let spec = spec(&port, XdpMode::Auto, false);
+            ports.push(afxdp::open(&spec, &pool.handle(), PortId(1), &maps).expect("the port opens"));
+        }
+        assert_eq!(ports.last().unwrap().facts.mode, "native, copy");
+        for n in [0, PORTS - 1] {
+            let user = PacketSocket::on(&format!("u{n}"));
+            let port = &mut ports[n as usize].port;
+            let before = port.lent();
+            for burst in 0..40 {
+                for number in 0..before as u32 {
+                    user.send(&numbered(burst * 100 + number, 60));
+                }
+                let frames = receive(port, &mut pool, 1);
+                assert!(!frames.is_empty(), "port {n} receives nothing");
+                free_all(&mut pool, frames);
+            }
+            assert!(n == 0 || port.lent() > before, "port {n} has {before}, and then {}", port.lent());
+        }
+        drop(ports);
+        assert_eq!(pool.usage().used, 0, "every slot is back");
+    });
+}
+
 fn first_error_of_a_small_pool() -> PortError {
     let pool = UmemPool::new(64, 0).unwrap();
     afxdp::open(&spec("p1", XdpMode::Auto, false), &pool.handle(), PortId(1), &maps()).unwrap_err()

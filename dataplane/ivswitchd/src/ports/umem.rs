@@ -24,7 +24,7 @@ use std::collections::BTreeSet;
 use std::num::NonZeroU16;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crossbeam::queue::ArrayQueue;
@@ -46,7 +46,7 @@ const NOT_LENT: u16 = 0;
 #[derive(Debug, thiserror::Error)]
 pub enum UmemError {
     /// The kernel refused the memory.
-    #[error("frame memory: {bytes} bytes could not be mapped: {cause}; ask for fewer slots or free memory")]
+    #[error("frame memory: {bytes} bytes could not be mapped: {cause}; free memory on this machine")]
     Map {
         /// The requested bytes.
         bytes: usize,
@@ -101,6 +101,9 @@ struct Umem {
     starts: &'static AtomicU16,
     /// Tags that no port uses.
     tags: Mutex<Vec<NonZeroU16>>,
+    /// Small slots that receive queues may have, and how many queues there are (`afxdp/share.rs`).
+    promised: AtomicU32,
+    receive_queues: AtomicU32,
 }
 
 // SAFETY: `base` points to a mapping that lives as long as `Umem`. The bytes behind it are reached only
@@ -148,6 +151,8 @@ impl Umem {
             lent,
             starts,
             tags: Mutex::new((1..u16::MAX).rev().filter_map(NonZeroU16::new).collect()),
+            promised: AtomicU32::new(0),
+            receive_queues: AtomicU32::new(0),
         })
     }
 
@@ -204,7 +209,19 @@ impl UmemHandle {
     /// The lease of a borrower that was claimed in [`UmemPool::resume`]; call it once for each tag.
     #[must_use]
     pub fn lease_again(&self, tag: NonZeroU16) -> Lease {
-        Lease { umem: self.clone(), tag, forfeited: false }
+        Lease::new(self.clone(), tag)
+    }
+
+    /// How many small slots there are.
+    #[must_use]
+    pub fn small_count(&self) -> u32 {
+        self.0.small_count
+    }
+
+    /// Small slots that receive queues may have now, and the number of these queues.
+    #[must_use]
+    pub fn promised(&self) -> (u32, u32) {
+        (self.0.promised.load(Ordering::Relaxed), self.0.receive_queues.load(Ordering::Relaxed))
     }
 
     /// Small slots in the stock now.
@@ -217,7 +234,7 @@ impl UmemHandle {
     #[must_use]
     pub fn lease(&self) -> Option<Lease> {
         let tag = self.0.tags.lock().unwrap_or_else(PoisonError::into_inner).pop()?;
-        Some(Lease { umem: self.clone(), tag, forfeited: false })
+        Some(Lease::new(self.clone(), tag))
     }
 
     fn restock(&self, slot: u32) {
@@ -233,9 +250,31 @@ pub struct Lease {
     umem: UmemHandle,
     tag: NonZeroU16,
     forfeited: bool,
+    /// Its part of what is promised, and its receive queues.
+    promised: AtomicU32,
+    receive_queues: AtomicU32,
 }
 
 impl Lease {
+    fn new(umem: UmemHandle, tag: NonZeroU16) -> Self {
+        let (promised, receive_queues) = (AtomicU32::new(0), AtomicU32::new(0));
+        Self { umem, tag, forfeited: false, promised, receive_queues }
+    }
+
+    /// Notes a new receive queue that may have so many slots.
+    pub fn promise_queue(&self, slots: u32) {
+        self.receive_queues.fetch_add(1, Ordering::Relaxed);
+        self.umem.0.receive_queues.fetch_add(1, Ordering::Relaxed);
+        self.promise(0, slots);
+    }
+
+    /// Notes that a receive queue which could have `before` slots may have `now` instead.
+    pub fn promise(&self, before: u32, now: u32) {
+        for promised in [&self.promised, &self.umem.0.promised] {
+            promised.fetch_add(now.wrapping_sub(before), Ordering::Relaxed);
+        }
+    }
+
     /// The memory that the port borrows from.
     #[must_use]
     pub fn umem(&self) -> &UmemHandle {
@@ -290,9 +329,12 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
+        let umem = &self.umem.0;
+        umem.receive_queues.fetch_sub(*self.receive_queues.get_mut(), Ordering::Relaxed);
         if self.forfeited {
             return;
         }
+        umem.promised.fetch_sub(*self.promised.get_mut(), Ordering::Relaxed);
         for (slot, lent) in self.umem.0.lent.iter().enumerate() {
             if lent.load(Ordering::Relaxed) == self.tag.get() {
                 lent.store(NOT_LENT, Ordering::Relaxed);
@@ -311,7 +353,8 @@ pub struct UmemPool {
 }
 
 impl UmemPool {
-    /// Small slots by default: 32 MiB, enough for seven queues with full rings.
+    /// Small slots by default: 32 MiB. `afxdp/share.rs` says how ports share them. Every AF_XDP socket costs the
+    /// kernel 128 bytes for each.
     pub const SMALL_DEFAULT: u32 = 16_384;
 
     /// Large slots by default: 33 MiB, as much as a full transmit queue of GSO packets. Their memory is

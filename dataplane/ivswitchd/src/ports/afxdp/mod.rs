@@ -22,6 +22,8 @@ mod probe;
 mod program;
 #[cfg_attr(feature = "xsk-afxdp", allow(dead_code, reason = "the crate has rings of its own"))]
 mod ring;
+#[cfg_attr(feature = "xsk-afxdp", allow(dead_code, reason = "the crate has memory of its own"))]
+mod share;
 #[cfg_attr(feature = "xsk-afxdp", allow(dead_code, reason = "the crate makes its sockets itself"))]
 mod socket;
 mod sockets;
@@ -113,10 +115,10 @@ pub enum PortError {
         /// The attempted operation.
         what: &'static str,
     },
-    /// Memory ran out.
+    /// The kernel's memory ran out.
     #[error(
-        "port {interface:?}: {what}: out of memory, or over the limit on locked memory; set \
-         LimitMEMLOCK=infinity for the service, or grant CAP_IPC_LOCK"
+        "port {interface:?}: {what}: the kernel has no memory for it, of which such a port takes 2.3 MiB; free memory on this \
+         machine, or write `kind = \"packet\"` for it, which takes less"
     )]
     NoMemory {
         /// The interface.
@@ -124,9 +126,32 @@ pub enum PortError {
         /// The attempted operation.
         what: &'static str,
     },
+    /// More memory would be locked than the daemon may lock.
+    #[error(
+        "port {interface:?}: {what}: over the limit on locked memory; set LimitMEMLOCK=infinity for the service, or grant \
+         CAP_IPC_LOCK"
+    )]
+    NotLocked {
+        /// The interface.
+        interface: String,
+        /// The attempted operation.
+        what: &'static str,
+    },
+    /// No descriptor is left.
+    #[error(
+        "port {interface:?}: {what}: too many open files, of which each port takes five; raise the limit of the daemon \
+         (LimitNOFILE=65536 for the service, or ulimit -n)"
+    )]
+    NoFiles {
+        /// The interface.
+        interface: String,
+        /// The attempted operation.
+        what: &'static str,
+    },
     /// The pool has no slots left for another port.
     #[error(
-        "port {interface:?}: no frame memory is left for its {queues} queues; give the daemon more slots"
+        "port {interface:?}: no frame memory is left for its {queues} queues; write `kind = \"packet\"` for it, which needs \
+         none of its own, or give the interface fewer queues (ethtool -L {interface} combined 1)"
     )]
     NoSlots {
         /// The interface.
@@ -488,9 +513,10 @@ impl Opening<'_> {
         let what = error.what;
         match error.cause.raw_os_error() {
             Some(libc::EPERM | libc::EACCES) => Failure::Final(PortError::NotPermitted { interface, what }),
-            Some(libc::ENOBUFS | libc::ENOMEM | libc::EAGAIN) => {
-                Failure::Final(PortError::NoMemory { interface, what })
-            }
+            // What the kernel says of too much locked memory, and of no other.
+            Some(libc::ENOBUFS) => Failure::Final(PortError::NotLocked { interface, what }),
+            Some(libc::ENOMEM | libc::EAGAIN) => Failure::Final(PortError::NoMemory { interface, what }),
+            Some(libc::EMFILE | libc::ENFILE) => Failure::Final(PortError::NoFiles { interface, what }),
             Some(libc::EAFNOSUPPORT) => Failure::Final(PortError::NoMode {
                 interface,
                 reasons: "this kernel was built without CONFIG_XDP_SOCKETS; use another".into(),
@@ -524,16 +550,17 @@ impl Opening<'_> {
 
     fn load_failure(&self, error: &LoadError) -> Failure {
         let interface = self.spec.interface.clone();
-        let refused = |cause: &io::Error| matches!(cause.raw_os_error(), Some(libc::EPERM | libc::EACCES));
-        match error {
-            LoadError::Kernel { cause, log } if log.is_empty() && refused(cause) => {
-                Failure::Final(PortError::NotPermitted { interface, what: "load the XDP program" })
-            }
-            LoadError::Map(MapError::CreateError { io_error, .. }) if refused(io_error) => {
-                Failure::Final(PortError::NotPermitted { interface, what: "make a BPF map" })
-            }
-            _ => Failure::Final(PortError::Program { interface, cause: error.to_string() }),
-        }
+        let (what, cause) = match error {
+            LoadError::Kernel { cause, log } if log.is_empty() => ("load the XDP program", cause),
+            LoadError::Map(MapError::CreateError { io_error, .. }) => ("make a BPF map", io_error),
+            _ => return Failure::Final(PortError::Program { interface, cause: error.to_string() }),
+        };
+        Failure::Final(match cause.raw_os_error() {
+            Some(libc::EPERM | libc::EACCES) => PortError::NotPermitted { interface, what },
+            Some(libc::EMFILE | libc::ENFILE) => PortError::NoFiles { interface, what },
+            Some(libc::ENOMEM) => PortError::NoMemory { interface, what },
+            _ => PortError::Program { interface, cause: error.to_string() },
+        })
     }
 
     fn map_failure(&self, cause: &MapError) -> Failure {
@@ -553,6 +580,9 @@ impl Opening<'_> {
             }
             Some(libc::EPERM) => {
                 Failure::Final(PortError::NotPermitted { interface, what: "attach the XDP program" })
+            }
+            Some(libc::EMFILE | libc::ENFILE) => {
+                Failure::Final(PortError::NoFiles { interface, what: "attach the XDP program" })
             }
             Some(libc::ENODEV) => Failure::Final(PortError::NoInterface { interface }),
             Some(libc::ENOSPC) if veth => Failure::Mode(format!(

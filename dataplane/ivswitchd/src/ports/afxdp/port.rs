@@ -14,7 +14,8 @@ use libc::xdp_desc;
 
 use super::kept::{KeptPart, KeptPort, KeptQueue};
 use super::program::Program;
-use super::socket::{BindMode, Queue, RING_LEN};
+use super::share::{LEAST, Memory};
+use super::socket::{BindMode, Queue};
 use super::sockets::Sockets;
 use super::{Failure, Opening};
 use crate::ports::umem::{Lease, UmemHandle, UmemPool};
@@ -22,7 +23,7 @@ use crate::ports::umem::{Lease, UmemHandle, UmemPool};
 /// The packet goes on in the next descriptor.
 const PKT_CONTD: u32 = libc::XDP_PKT_CONTD;
 
-/// The fill ring is refilled when this many slots are missing: the kernel is notified once per batch.
+/// The fill ring is refilled when this many slots are missing, or half of a small one: the kernel is notified once per batch.
 const REFILL_STEP: u32 = BATCH_LEN as u32;
 
 /// Descriptors that one frame may take (MAX_SKB_FRAGS and the head).
@@ -40,6 +41,8 @@ pub struct QueueState {
     pub(super) queue: Queue,
     /// Slots the receive side should have.
     target: u32,
+    /// Slots that it may have: the target, or more that it was given before.
+    promised: u32,
     /// Slots the receive side has: in the fill ring, in the kernel, or in the receive ring.
     filled: u32,
     /// A packet of several descriptors whose end has not arrived yet.
@@ -56,8 +59,11 @@ enum Gathered {
 }
 
 impl QueueState {
-    pub(super) fn new(queue: Queue, target: u32) -> Self {
-        Self { queue, target, filled: 0, gathered: Gathered::Nothing }
+    /// A queue that has `filled` slots of this lease and is to have `target`.
+    fn new(queue: Queue, lease: &Lease, filled: u32, target: u32) -> Self {
+        let promised = target.max(filled);
+        lease.promise_queue(promised);
+        Self { queue, target, promised, filled, gathered: Gathered::Nothing }
     }
 
     /// The first filling, before the queue is bound.
@@ -70,11 +76,23 @@ impl QueueState {
         self.queue.fill.publish();
     }
 
-    fn refill(&mut self, pool: &mut UmemPool, lease: &Lease) {
-        let missing = self.target - self.filled;
+    /// `burst`: frames that were there to receive at once.
+    fn refill(&mut self, pool: &mut UmemPool, lease: &Lease, burst: u32) {
+        let missing = self.target.saturating_sub(self.filled);
         if missing < REFILL_STEP.min(self.target / 2) {
             return;
         }
+        let memory = memory(lease.umem());
+        self.target = match burst >= self.target / 2 {
+            true => memory.of_busy(self.target),
+            false => memory.of_any(self.target, burst),
+        };
+        let promised = self.target.max(self.filled);
+        if promised != self.promised {
+            lease.promise(self.promised, promised);
+            self.promised = promised;
+        }
+        let missing = self.target.saturating_sub(self.filled);
         let room = self.queue.fill.room(missing).min(missing);
         for _ in 0..room {
             let Some(slot) = pool.take_slot() else { break };
@@ -85,12 +103,12 @@ impl QueueState {
         self.queue.fill.publish();
     }
 
-    /// Moves received frames into the batch.
-    fn receive(&mut self, pool: &mut UmemPool, sockets: &Sockets, batch: &mut Batch) {
-        let mut taken = false;
+    /// Moves received frames into the batch. Returns how many were there, those included for which the batch has no room.
+    fn receive(&mut self, pool: &mut UmemPool, sockets: &Sockets, batch: &mut Batch) -> u32 {
+        let mut taken = 0;
         while !batch.is_full() {
             let Some(desc) = self.queue.rx.pop() else { break };
-            taken = true;
+            taken += 1;
             self.filled = self.filled.saturating_sub(1);
             let (slot, head) = slot_of(desc.addr);
             if !sockets.lease.take_back(slot) || head as usize + desc.len as usize > SLOT_SMALL_LEN {
@@ -108,9 +126,11 @@ impl QueueState {
                 }
             }
         }
-        if taken {
-            self.queue.rx.release();
+        if taken == 0 {
+            return 0;
         }
+        self.queue.rx.release();
+        taken + self.queue.rx.available()
     }
 
     /// Adds one piece to a packet of several. Returns the whole packet once the last piece is there.
@@ -192,12 +212,9 @@ impl AfxdpPort {
         spread: Spread,
         mut program: Program,
     ) -> Result<(Vec<(usize, Self)>, Program), Failure> {
-        // A port may borrow half of the remaining slots, so that some are always left for the next port.
-        let share = u32::try_from(umem.stock()).unwrap_or(u32::MAX) / 2 / spread.queues;
-        let target = share.min(RING_LEN);
-        if target < REFILL_STEP {
+        let Some(target) = memory(umem).first(spread.queues, opening.spec.shared) else {
             return Err(opening.no_slots(spread.queues));
-        }
+        };
         let mut parts = Vec::new();
         for worker in 0..spread.workers {
             let mut indexes = spread.queues_of(worker).peekable();
@@ -218,11 +235,8 @@ impl AfxdpPort {
         mut program: Program,
         kept: KeptPort,
     ) -> Result<(Vec<(usize, Self)>, Program), KeptPort> {
-        let (given, mut kept) = (umem.stock(), kept);
-        let lent: u32 =
-            kept.parts.iter().flat_map(|part| part.queues.values()).map(|queue| queue.filled).sum();
-        let share = (u32::try_from(given).unwrap_or(u32::MAX) / 2 + lent) / spread.queues;
-        let target = share.min(RING_LEN);
+        let mut kept = kept;
+        let target = memory(umem).first(spread.queues, opening.spec.shared).unwrap_or(LEAST);
         let mut workers = Vec::new();
         for part in &kept.parts {
             let owner =
@@ -231,10 +245,7 @@ impl AfxdpPort {
         }
         let sockets = kept.parts.iter().flat_map(|part| &part.queues);
         let mapped = sockets.map(|(&index, queue)| program.set_socket(index, queue.socket.as_raw_fd()));
-        if workers.len() != kept.parts.len()
-            || target < REFILL_STEP
-            || mapped.collect::<Result<(), _>>().is_err()
-        {
+        if workers.len() != kept.parts.len() || mapped.collect::<Result<(), _>>().is_err() {
             return Err(kept);
         }
         if let Err((error, link)) = program.attach_over(kept.link) {
@@ -250,7 +261,7 @@ impl AfxdpPort {
             for (index, KeptQueue { queue, socket, filled, .. }) in kept {
                 sockets.fds.push(socket);
                 sockets.indexes.push(index);
-                queues.push(QueueState { filled, ..QueueState::new(queue, target.max(filled)) });
+                queues.push(QueueState::new(queue, &sockets.lease, filled, target.max(filled)));
             }
             let sockets = Arc::new(sockets);
             Self { queues, sockets, multi_buffer, turn: 0, tx_lent, down_until: None, held: true }
@@ -275,7 +286,7 @@ impl AfxdpPort {
             program.set_socket(index, fd.as_raw_fd()).map_err(|cause| opening.map_failure(&cause))?;
             sockets.fds.push(fd);
             sockets.indexes.push(index);
-            let mut queue = QueueState::new(queue, target);
+            let mut queue = QueueState::new(queue, &sockets.lease, 0, target);
             queue.fill_from_stock(&sockets.lease);
             let mode = BindMode { zero_copy, multi_buffer };
             queues.push(queue);
@@ -444,8 +455,8 @@ impl Port<UmemPool> for AfxdpPort {
         let count = self.queues.len();
         for step in 0..count {
             let queue = &mut self.queues[(self.turn + step) % count];
-            queue.receive(pool, &self.sockets, batch);
-            queue.refill(pool, &self.sockets.lease);
+            let burst = queue.receive(pool, &self.sockets, batch);
+            queue.refill(pool, &self.sockets.lease, burst);
             // Only with zero copy does the kernel sleep when it lacks chunks.
             if self.sockets.zero_copy && queue.queue.fill.needs_wakeup() {
                 queue.queue.kick_rx();
@@ -493,6 +504,12 @@ impl Port<UmemPool> for AfxdpPort {
     fn set_live(&mut self, live: bool) {
         self.held &= !live;
     }
+}
+
+/// How much of the frame memory receive queues may have.
+fn memory(umem: &UmemHandle) -> Memory {
+    let (promised, queues) = umem.promised();
+    Memory { total: umem.small_count(), promised, queues }
 }
 
 /// The address of a small slot in AF_XDP's terms: from the start of the registered memory.
