@@ -5,13 +5,14 @@
 //! They close in any order; closing waits for the kernel, so drop neither on the worker's path.
 //!
 //! `cache` is the kernel offload that the programs of all ports share, `kept` resumes ports of the previous
-//! process, `ring` is the arithmetic of rings, `socket` the system calls, `program` the XDP side, `steer`
+//! process, `ring` is the arithmetic of rings, `socket` the system calls, `object` and `program` the XDP side, `steer`
 //! turns a plan into table entries, `probe` queries an interface first, `port` is the worker's part. With the
 //! feature `xsk-afxdp` the worker's part is `crate_port`, on the crate `afxdp` instead of our own rings.
 
 pub mod cache;
 #[cfg_attr(feature = "xsk-afxdp", allow(dead_code, reason = "the crate's sockets are its own"))]
 mod kept;
+mod object;
 #[cfg(not(feature = "xsk-afxdp"))]
 mod port;
 #[cfg(feature = "xsk-afxdp")]

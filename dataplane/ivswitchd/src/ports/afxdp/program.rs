@@ -14,16 +14,15 @@ use std::sync::{Arc, OnceLock};
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap as BpfHashMap, Map, MapData, MapError, PerCpuArray, XskMap};
 use aya_obj::Object;
-use aya_obj::btf::{Btf, BtfKind};
-use aya_obj::generated::{BPF_CALL, BPF_JMP, BPF_PSEUDO_KFUNC_CALL};
 
 use super::SteerCounters;
+pub use super::object::LoadError;
+use super::object::{CAST, fit_to_kernel, parse, parse_object, parse_tagged};
 use super::steer::{self, SteerEntries, SteerKey};
 use crate::ports::own::{self, Own};
 use ctl::io::SteerPlan;
 use engine::wire::mac::MacAddr;
 
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/bpf/steer.bpf.o"));
 static PACKET_OBJECT: &[u8] =
     aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/bpf/packet.bpf.o"));
 static TRACK_OBJECT: &[u8] =
@@ -33,6 +32,9 @@ static SKB_OBJECT: &[u8] =
 
 /// The program that restores VLAN tags.
 const TAGGED: &str = "steer_tagged";
+
+/// The map of an interface's sockets, by queue.
+const SOCKETS: &str = "xsks_map";
 
 const BPF_MAP_UPDATE_ELEM: i64 = 2;
 const BPF_PROG_LOAD: i64 = 5;
@@ -49,25 +51,6 @@ const BPF_F_XDP_DEV_BOUND_ONLY: u32 = 1 << 6;
 const XDP_FLAGS_SKB_MODE: u32 = 1 << 1;
 const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
 
-/// A program cannot be loaded.
-#[derive(Debug, thiserror::Error)]
-pub enum LoadError {
-    /// The object is malformed.
-    #[error("the object: {0}")]
-    Object(String),
-    /// The kernel refuses to create a map.
-    #[error(transparent)]
-    Map(#[from] MapError),
-    /// The kernel or its verifier refuses.
-    #[error("{cause}{log}")]
-    Kernel {
-        /// The kernel's error.
-        cause: io::Error,
-        /// The end of the verifier's log.
-        log: String,
-    },
-}
-
 /// The maps of the kernel offload, which all programs share.
 #[derive(Debug)]
 pub struct SharedMaps {
@@ -77,6 +60,9 @@ pub struct SharedMaps {
     pub flows: MapData,
     /// The devices by which flows may leave.
     pub outputs: MapData,
+    /// By name, maps of the object that the programs of dedicated interfaces do not read. The object cannot be put together
+    /// without them, and the kernel keeps the largest 4 MiB long, so that all those programs have these, of one entry each.
+    unread: HashMap<String, MapData>,
     /// Loaded with the first AF_PACKET port.
     skb: OnceLock<Result<SkbPrograms, String>>,
 }
@@ -102,7 +88,12 @@ impl SharedMaps {
             create_map(&map, name)
         };
         let (cache, flows, outputs) = (create("cache")?, create("flows")?, create("outputs")?);
-        Ok(Self { cache, flows, outputs, skb: OnceLock::new() })
+        let mut unread = HashMap::new();
+        for (name, mut map) in object.maps.drain().filter(|(name, _)| name != SOCKETS) {
+            map.set_max_entries(1);
+            unread.insert(name.clone(), create_map(&map, &name)?);
+        }
+        Ok(Self { cache, flows, outputs, unread, skb: OnceLock::new() })
     }
 
     /// The programs for AF_PACKET ports.
@@ -134,6 +125,11 @@ impl SharedMaps {
         };
         Some(map.fd().as_fd().as_raw_fd())
     }
+
+    /// As [`Self::get`], for a program that steers nothing.
+    fn get_or_unread(&self, name: &str) -> Option<RawFd> {
+        self.get(name).or_else(|| Some(self.unread.get(name)?.fd().as_fd().as_raw_fd()))
+    }
 }
 
 /// A loaded program with its maps, and its link once attached.
@@ -157,7 +153,12 @@ impl Program {
     /// # Errors
     /// Returns the error of the kernel or its verifier.
     pub fn load(shared: bool, queues: u32, cache: &Arc<SharedMaps>) -> Result<Self, LoadError> {
-        Self::load_named(if shared { "steer_shared" } else { "steer_all" }, queues, cache)
+        if !shared {
+            return Self::load_unsteered(parse()?, "steer_all", None, queues, cache);
+        }
+        let programs = [("steer_shared", BPF_PROG_TYPE_XDP)];
+        let (fds, own) = load_all(parse()?, programs, None, queues, &|name| cache.get(name))?;
+        Self::of("steer_shared", fds, own)
     }
 
     /// Loads a program for this dedicated interface only. It asks the driver for the VLAN tag that is kept
@@ -166,11 +167,7 @@ impl Program {
     /// # Errors
     /// The kernel or its verifier refuses: Linux before 6.8, or a driver that cannot tell the tag.
     pub fn load_tagged(interface: u32, queues: u32, cache: &Arc<SharedMaps>) -> Result<Self, LoadError> {
-        let mut object = parse()?;
-        fit_to_kernel(&mut object, &TAG)?;
-        let programs = [(TAGGED, BPF_PROG_TYPE_XDP)];
-        let (fds, own) = load_all(object, programs, Some(interface), queues, &|name| cache.get(name))?;
-        Self::of(TAGGED, fds, own)
+        Self::load_unsteered(parse_tagged()?, TAGGED, Some(interface), queues, cache)
     }
 
     /// Loads the program that finds out which devices accept redirected frames.
@@ -178,12 +175,19 @@ impl Program {
     /// # Errors
     /// See [`Program::load`].
     pub fn load_probe(cache: &Arc<SharedMaps>) -> Result<Self, LoadError> {
-        Self::load_named("probe_output", 1, cache)
+        Self::load_unsteered(parse()?, "probe_output", None, 1, cache)
     }
 
-    fn load_named(name: &'static str, queues: u32, cache: &Arc<SharedMaps>) -> Result<Self, LoadError> {
+    /// Loads a program that reads no steering. The only map of its own is that of its sockets.
+    fn load_unsteered(
+        object: Object,
+        name: &'static str,
+        bound: Option<u32>,
+        queues: u32,
+        cache: &Arc<SharedMaps>,
+    ) -> Result<Self, LoadError> {
         let programs = [(name, BPF_PROG_TYPE_XDP)];
-        let (fds, own) = load_all(parse()?, programs, None, queues, &|name| cache.get(name))?;
+        let (fds, own) = load_all(object, programs, bound, queues, &|name| cache.get_or_unread(name))?;
         Self::of(name, fds, own)
     }
 
@@ -208,7 +212,7 @@ impl Program {
     /// # Errors
     /// Returns the kernel's error.
     pub fn set_socket(&mut self, index: u32, socket: RawFd) -> Result<(), MapError> {
-        XskMap::try_from(self.map_mut("xsks_map"))?.set(index, socket, 0)
+        XskMap::try_from(self.map_mut(SOCKETS))?.set(index, socket, 0)
     }
 
     /// Attaches the program to the interface.
@@ -504,7 +508,7 @@ fn load_all<const N: usize>(
     let mut own = HashMap::new();
     let mut used = Vec::new();
     for (name, mut map) in object.maps.drain() {
-        if name == "xsks_map" {
+        if name == SOCKETS {
             map.set_max_entries(queues);
         }
         let fd = match shared(&name) {
@@ -562,52 +566,6 @@ fn create_map(map: &aya_obj::Map, name: &str) -> Result<MapData, MapError> {
     let (kind, entries, flags) = (map.map_type(), map.max_entries(), map.map_flags());
     let plain = aya_obj::Map::new_from_params(kind, map.key_size(), map.value_size(), entries, flags);
     MapData::create(plain, name, None)
-}
-
-/// A kernel function that programs call.
-struct KernelFunction {
-    /// The number of the BPF helper that stands for this function in the object.
-    stands_for: i32,
-    name: &'static str,
-    since: &'static str,
-}
-
-const CAST: KernelFunction =
-    KernelFunction { stands_for: 0x6976, name: "bpf_cast_to_kern_ctx", since: "Linux 6.2" };
-const TAG: KernelFunction =
-    KernelFunction { stands_for: 0x6977, name: "bpf_xdp_metadata_rx_vlan_tag", since: "Linux 6.8" };
-
-/// Writes into the programs where the running kernel has the fields that they read, and its function that
-/// leads to them.
-fn fit_to_kernel(object: &mut Object, called: &KernelFunction) -> Result<(), LoadError> {
-    let KernelFunction { stands_for, name, since } = called;
-    let lacks = |what: &dyn std::fmt::Display| LoadError::Object(format!("this kernel's BTF: {what}"));
-    let kernel = Btf::from_sys_fs().map_err(|error| lacks(&error))?;
-    object.relocate_btf(&kernel).map_err(|error| lacks(&error))?;
-    let function = kernel.id_by_type_name_kind(name, BtfKind::Func);
-    let function = function.map_err(|_| lacks(&format_args!("no {name} ({since} or newer has it)")))?;
-    let instructions = object.functions.values_mut().flat_map(|function| &mut function.instructions);
-    for instruction in instructions {
-        if u32::from(instruction.code) == BPF_JMP | BPF_CALL && instruction.imm == *stands_for {
-            instruction.set_src_reg(BPF_PSEUDO_KFUNC_CALL as u8);
-            instruction.imm = function as i32;
-        }
-    }
-    Ok(())
-}
-
-/// Parses the object without its own BTF and the running kernel's: the programs use neither.
-fn parse() -> Result<Object, LoadError> {
-    static PARSED: OnceLock<Object> = OnceLock::new();
-    if let Some(object) = PARSED.get() {
-        return Ok(object.clone());
-    }
-    let object = parse_object(OBJECT)?;
-    Ok(PARSED.get_or_init(|| object).clone())
-}
-
-fn parse_object(bytes: &[u8]) -> Result<Object, LoadError> {
-    Object::parse(bytes).map_err(|error| LoadError::Object(error.to_string()))
 }
 
 /// Loads instructions whose maps are filled in.
