@@ -8,10 +8,14 @@ use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 const DAEMON: &str = env!("CARGO_BIN_EXE_ivswitchd");
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Held by a test that measures the processor, and by one that keeps it busy.
+static PROCESSOR: Mutex<()> = Mutex::new(());
 
 fn sh(command: &str) -> String {
     let output = Command::new("sh").args(["-ec", command]).output().unwrap();
@@ -64,6 +68,12 @@ impl Rvm {
 
     /// Starts the daemon and waits until it reports that it is ready.
     fn start(&self) -> Daemon {
+        let daemon = self.spawn();
+        daemon.wait_notified("READY=1");
+        daemon
+    }
+
+    fn spawn(&self) -> Daemon {
         let path = self.directory.path().join("notify");
         let _ = fs::remove_file(&path);
         let notify = UnixDatagram::bind(&path).unwrap();
@@ -74,9 +84,7 @@ impl Rvm {
             let mut log = String::new();
             stderr.read_to_string(&mut log).map(|_| log).unwrap_or_default()
         });
-        let daemon = Daemon { child, notify, log: Some(log) };
-        daemon.wait_notified("READY=1");
-        daemon
+        Daemon { child, notify, log: Some(log) }
     }
 
     /// Sends one request and returns the answer.
@@ -266,10 +274,49 @@ for _ in range(3):
 sys.exit(seen != sys.argv[1])
 ";
 
+/// The interfaces of a hundred guests, at defaults. While their ports are opened, the control socket answers, and the service
+/// manager hears that the start goes on. Then all of them are live. Each costs the daemon five descriptors, and hardly
+/// any memory for BPF maps.
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn a_hundred_ports_at_defaults() {
+    let _alone = PROCESSOR.lock().unwrap_or_else(PoisonError::into_inner);
+    const PORTS: usize = 100;
+    let rvm = Rvm::new();
+    let links = |line: &dyn Fn(usize) -> String| (0..PORTS).map(line).collect::<String>();
+    let batch = rvm.directory.path().join("batch");
+    let make = |n| format!("link add p{n} type veth peer name e{n}\nlink set p{n} up\nlink set e{n} up\n");
+    fs::write(&batch, links(&make)).unwrap();
+    sh(&format!("ip -n {} -batch {}", rvm.name, batch.display()));
+    let port = |n| format!("[[port]]\nname = \"g{n}\"\nnetwork = \"private\"\ninterface = \"p{n}\"\n");
+    let config = fs::read_to_string(rvm.config()).unwrap() + &links(&port);
+    fs::write(rvm.config(), config).unwrap();
+
+    let daemon = rvm.spawn();
+    daemon.wait_notified("EXTEND_TIMEOUT_USEC=30000000");
+    let ask = || rvm.ask(r#"{"jsonrpc":"2.0","id":1,"method":"port.list"}"#);
+    std::thread::scope(|scope| {
+        let asked = scope.spawn(ask);
+        // Here a service manager reads all the time, or the daemon would wait for it.
+        daemon.wait_notified("READY=1");
+        let answer = asked.join().unwrap();
+        assert!(answer.contains("g99"), "{answer}");
+    });
+    let answer = ask();
+    assert_eq!(answer.matches("\"live\"").count(), PORTS + 2, "{answer}");
+    let process = format!("/proc/{}", daemon.child.id());
+    let files: usize = sh(&format!("ls {process}/fd | wc -l")).trim().parse().unwrap();
+    assert!(files < 5 * PORTS + 100, "{files} descriptors");
+    let maps = sh(&format!("cat {process}/fdinfo/* | awk '/^memlock/ {{ sum += $2 }} END {{ print sum }}'"));
+    let maps: usize = maps.trim().parse().unwrap();
+    assert!(maps < 64 << 20, "{maps} bytes of BPF maps");
+}
+
 /// Without work the whole daemon takes well under one percent of a core.
 #[test]
 #[ignore = "needs root: cargo xtask test"]
 fn idle_is_nearly_free() {
+    let _alone = PROCESSOR.lock().unwrap_or_else(PoisonError::into_inner);
     let rvm = Rvm::new();
     let daemon = rvm.start();
     // Let duplicate address detection and the like finish.

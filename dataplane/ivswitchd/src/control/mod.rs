@@ -68,11 +68,20 @@ const REFRESH: Duration = Duration::from_secs(30);
 /// How often ports are checked: the kernel does not report every kind of loss.
 const LOOK: Duration = Duration::from_millis(100);
 
+/// How many of them at once: all of a thousand within a second, for a hundredth of a processor.
+const LOOKED_AT_MAX: usize = 128;
+
 /// How long a process that resumed kept memory must run before the memory counts as sound.
 const PROVEN: Duration = Duration::from_millis(250);
 
 /// How long after the start kept descriptors wait for their port.
 const KEPT_MAX: Duration = Duration::from_secs(5);
+
+/// How long ports are opened before clients and the kernel are heard again. One takes some milliseconds, a thousand many seconds.
+const OPENING_MAX: Duration = Duration::from_millis(100);
+
+/// How much longer the service manager waits for the start while ports are opened, in microseconds.
+const STARTING: u32 = 30_000_000;
 
 /// How soon inputs that did not fit a worker's mailbox are sent again.
 const BACKLOG_RETRY: Duration = Duration::from_millis(1);
@@ -144,6 +153,12 @@ pub struct Control {
     cache: CacheControl,
     cache_stats: CacheStats,
     ports: BTreeMap<PortId, OpenedPort>,
+    /// Ports that are still to be opened, in the agent's order.
+    to_open: VecDeque<(PortId, OpenPort)>,
+    /// Until when they are opened before something else has its turn.
+    open_until: Instant,
+    /// What the agent is told of once all are open.
+    resumed: Vec<Input>,
     /// Ports whose control part has work to do.
     ports_wait: BTreeSet<PortId>,
     /// Doors that could not be finished. The agent may ask to open one before it learns that.
@@ -159,6 +174,8 @@ pub struct Control {
     config: Saved,
     tick: Instant,
     look: Instant,
+    /// The port that is looked after next.
+    looked_at: PortId,
     /// The workers' usage at the last tick.
     usage: Vec<Usage>,
     stats: Vec<WorkerStats>,
@@ -209,6 +226,9 @@ impl Control {
             cache: setup.cache,
             cache_stats: CacheStats::default(),
             ports: BTreeMap::new(),
+            to_open: VecDeque::new(),
+            open_until: now,
+            resumed: Vec::new(),
             ports_wait: BTreeSet::new(),
             unfinished: BTreeSet::new(),
             usage: vec![Usage::default(); workers.len()],
@@ -221,6 +241,7 @@ impl Control {
             config: Saved::new(setup.config),
             tick: now + TICK,
             look: now + LOOK,
+            looked_at: PortId(0),
             stats: Vec::new(),
             watchdog,
         })
@@ -232,11 +253,21 @@ impl Control {
     /// A failure that only a restart repairs.
     pub fn run(mut self) -> anyhow::Result<()> {
         let mut events = Events::with_capacity(256);
+        self.open_until = clock::now() + OPENING_MAX;
         self.outputs();
         self.settle();
-        notify(&[NotifyState::Ready]);
-        tracing::info!("{} is ready", self.agent.name());
+        self.release_resumed();
+        let (mut ready, mut tell_at) = (false, clock::now());
         let end = loop {
+            if !ready && self.to_open.is_empty() {
+                ready = true;
+                notify(&[NotifyState::Ready, NotifyState::Status("")]);
+                tracing::info!("{} is ready", self.agent.name());
+            } else if !ready && clock::now() >= tell_at {
+                tell_at = clock::now() + TICK;
+                let waiting = format!("opening ports: {} to go", self.to_open.len());
+                notify(&[NotifyState::ExtendTimeoutUsec(STARTING), NotifyState::Status(&waiting)]);
+            }
             match self.turn(&mut events) {
                 Ok(true) => {}
                 Ok(false) => break Ok(()),
@@ -298,11 +329,12 @@ impl Control {
         self.socket.resume(self.poll.registry(), &mut out);
         self.inbox.extend(out);
         let now = clock::now();
+        self.open_until = now + OPENING_MAX;
         if now >= self.tick {
             self.tick = now + TICK;
             self.measure();
             log::report_left_out();
-            if self.kept_until.take_if(|until| now >= *until).is_some() {
+            if self.to_open.is_empty() && self.kept_until.take_if(|until| now >= *until).is_some() {
                 self.resuming = false;
                 self.kept.clear();
             }
@@ -316,22 +348,33 @@ impl Control {
             let mut late = Vec::new();
             self.links.follow_routes(&mut late).context("rtnetlink")?;
             self.inbox.extend(late);
-            if self.proven_at.take_if(|at| now >= *at).is_some() {
+            if self.to_open.is_empty() && self.proven_at.take_if(|at| now >= *at).is_some() {
                 self.umem.proven();
             }
         }
+        self.alive();
+        if self.agent.next_deadline().is_some_and(|deadline| now >= deadline) {
+            self.agent.handle_timeout(now);
+            self.outputs();
+        }
+        self.settle();
+        while !self.to_open.is_empty() && clock::now() < self.open_until {
+            self.open_next();
+            self.settle();
+        }
+        self.release_resumed();
+        Ok(true)
+    }
+
+    /// Tells the service manager that this thread works, when it is time to.
+    fn alive(&mut self) {
+        let now = clock::now();
         if let Some((period, due)) = &mut self.watchdog
             && now >= *due
         {
             *due = now + *period;
             notify(&[NotifyState::Watchdog]);
         }
-        if self.agent.next_deadline().is_some_and(|deadline| now >= deadline) {
-            self.agent.handle_timeout(now);
-            self.outputs();
-        }
-        self.settle();
-        Ok(true)
     }
 
     /// How long the thread may sleep.
@@ -341,6 +384,7 @@ impl Control {
             || !self.ports_wait.is_empty()
             || self.socket.has_unfinished()
             || !self.inbox.is_empty()
+            || !self.to_open.is_empty()
         {
             return Duration::ZERO;
         }
@@ -420,7 +464,11 @@ impl Control {
                     tracing::error!("{error}");
                 }
             }
-            Output::OpenPort(id, spec) => self.open(id, spec, &mut out),
+            Output::OpenPort(id, spec) => {
+                self.close_port(id);
+                self.to_open.push_back((id, spec));
+                self.open_next();
+            }
             Output::ClosePort(id) => self.close_port(id),
             Output::Cache(mode) => self.cache.set_mode(mode),
             Output::Steer(plan) => self.steer(plan),
@@ -446,8 +494,26 @@ impl Control {
         self.inbox.extend(out);
     }
 
+    /// Opens the port that has waited longest, unless others have their turn.
+    fn open_next(&mut self) {
+        if clock::now() < self.open_until
+            && let Some((id, spec)) = self.to_open.pop_front()
+        {
+            let mut out = Vec::new();
+            self.open(id, spec, &mut out);
+            self.inbox.extend(out);
+        }
+    }
+
+    /// Tells the agent of ports that were taken up from the process before, once none is still to be opened.
+    fn release_resumed(&mut self) {
+        if self.to_open.is_empty() && !self.resumed.is_empty() {
+            self.inbox.extend(self.resumed.drain(..));
+            self.settle();
+        }
+    }
+
     fn open(&mut self, id: PortId, spec: OpenPort, out: &mut Vec<Input>) {
-        self.close_port(id);
         if spec.ours && self.unfinished.contains(&id) {
             return;
         }
@@ -499,7 +565,7 @@ impl Control {
             let opened = Input::PortOpened(id, opened.facts);
             if self.resuming {
                 // After all other inputs, together: the frames that waited in its rings are for those ports too.
-                out.push(opened);
+                self.resumed.push(opened);
             } else {
                 // Before other interfaces' inputs: this port forwards while the next one is being opened.
                 self.inbox.push_front(opened);
@@ -528,6 +594,7 @@ impl Control {
     }
 
     fn close_port(&mut self, id: PortId) {
+        self.to_open.retain(|(waits, _)| *waits != id);
         if let Some(port) = self.ports.remove(&id) {
             self.cache.close_port(id);
             if let Some(fd) = port.control.fd() {
@@ -538,6 +605,8 @@ impl Control {
             drop(port.control);
             // Then the sockets; the slots lent to them are back when this returns.
             self.workers.iter().for_each(|worker| worker.detach(id));
+            // A thousand of them take longer than the service manager's patience.
+            self.alive();
         }
     }
 
@@ -678,8 +747,11 @@ impl Control {
 
     /// Closes ports that stopped working by themselves. (The kernel reports when an interface is gone.)
     fn look_after_ports(&mut self) {
+        let (before, after) = (self.ports.range(..self.looked_at), self.ports.range(self.looked_at..));
+        let turn: Vec<_> = after.chain(before).take(LOOKED_AT_MAX).collect();
         let dead: Vec<PortId> =
-            self.ports.iter().filter(|(_, port)| port.control.is_dead()).map(|(id, _)| *id).collect();
+            turn.iter().filter(|(_, port)| port.control.is_dead()).map(|(id, _)| **id).collect();
+        self.looked_at = turn.last().map_or(PortId(0), |(id, _)| PortId(id.0 + 1));
         for id in dead {
             let interface = self.ports[&id].spec.interface.clone();
             if self.ports[&id].moved {

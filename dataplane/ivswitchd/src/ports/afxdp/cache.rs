@@ -540,6 +540,8 @@ pub struct CacheControl {
     ports: BTreeMap<PortId, CachePort>,
     settled: u64,
     opened: u64,
+    /// The port that is judged first at the next tick.
+    next: PortId,
 }
 
 /// A port's state in the cache.
@@ -559,12 +561,17 @@ struct CachePort {
     /// The driver's counters at the port's opening, adjusted by later test frames; and at the last look.
     before: Sent,
     sent: Sent,
+    /// Nothing was redirected to it between the last two looks.
+    quiet: bool,
     /// Frames redirected to it: before it was opened, and at the last look.
     hits_before: u64,
     hits: u64,
     /// How many of the redirected frames were lost.
     lost: u64,
 }
+
+/// Ports that are judged again in one tick.
+const JUDGED_MAX: usize = 64;
 
 const MEMBARRIER_CMD_QUERY: i32 = 0;
 const MEMBARRIER_CMD_GLOBAL: i32 = 1;
@@ -602,7 +609,17 @@ impl CacheControl {
         };
         let probe = Program::load_probe(&shared.maps).ok();
         let ports = BTreeMap::new();
-        Self { shared, outputs, probe, mode: CacheMode::Off, unfit, ports, settled: 0, opened: 0 }
+        Self {
+            shared,
+            outputs,
+            probe,
+            mode: CacheMode::Off,
+            unfit,
+            ports,
+            settled: 0,
+            opened: 0,
+            next: PortId(0),
+        }
     }
 
     /// The maps for the programs of ports.
@@ -650,6 +667,7 @@ impl CacheControl {
             opened: self.opened,
             before: sent,
             sent,
+            quiet: false,
             hits_before: hits,
             hits,
             lost: 0,
@@ -724,23 +742,35 @@ impl CacheControl {
         after.frames > before.frames
     }
 
-    /// Runs periodically: checks the ports, and lets a grace period pass for slots that wait.
+    /// Runs once a second: checks the ports, and lets a grace period pass for slots that wait.
     pub fn tick(&mut self) {
-        for id in self.ports.keys().copied().collect::<Vec<_>>() {
-            self.watch(id);
-            self.judge(id);
+        let ids: Vec<PortId> = self.ports.keys().copied().collect();
+        for &id in &ids {
+            if self.watch(id) {
+                self.judge(id);
+            }
         }
+        // In turn: with a thousand ports, to try each again would keep a processor busy for nothing.
+        let from = ids.partition_point(|&id| id < self.next);
+        let turn: Vec<PortId> = ids[from..].iter().chain(&ids[..from]).copied().take(JUDGED_MAX).collect();
+        turn.iter().for_each(|&id| self.judge(id));
+        self.next = turn.last().map_or(PortId(0), |id| PortId(id.0 + 1));
         if self.shared.waiting.load(Ordering::Relaxed) > 0 {
             self.grace();
         }
     }
 
-    /// Learns from the driver's counters what became of redirected frames.
-    fn watch(&mut self, id: PortId) {
+    /// Learns from the driver's counters what became of redirected frames. True: they no longer arrive.
+    fn watch(&mut self, id: PortId) -> bool {
         let Some(port) = self.ports.get_mut(&id).filter(|port| port.veth && port.unfit.is_none()) else {
-            return;
+            return false;
         };
-        let Some(sent) = probe::xdp_sent(&port.interface) else { return };
+        let hits = self.shared.hits_to[usize::from(id.0)].load(Ordering::Relaxed);
+        if hits == port.hits && port.quiet {
+            return false;
+        }
+        port.quiet = hits == port.hits;
+        let Some(sent) = probe::xdp_sent(&port.interface) else { return false };
         // Every frame redirected before the last look has arrived by now, or never will. A driver that
         // refuses frames counts them; a driver that cannot take any does not.
         let arrived = sent.frames.saturating_sub(port.before.frames);
@@ -748,12 +778,11 @@ impl CacheControl {
         let lost = refused.max((port.hits - port.hits_before).saturating_sub(arrived));
         self.shared.lost[usize::from(id.0)].fetch_add(lost.saturating_sub(port.lost), Ordering::Relaxed);
         port.lost = port.lost.max(lost);
-        let hits = self.shared.hits_to[usize::from(id.0)].load(Ordering::Relaxed);
-        if hits > port.hits && sent == port.sent {
-            // The driver did not even count the redirected frames: the other end no longer has NAPI.
-            port.proven = false;
-        }
+        // The driver did not even count the redirected frames: the other end no longer has NAPI.
+        let gone = hits > port.hits && sent == port.sent;
+        port.proven &= !gone;
         (port.hits, port.sent) = (hits, sent);
+        gone
     }
 
     /// Waits until no program follows a revoked flow, if any was revoked since the last call.
