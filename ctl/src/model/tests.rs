@@ -547,7 +547,7 @@ fn limits_hold() {
         c.port.push(Port::new(format!("p{i}"), "n"));
     }
     let errors = validate(&c, None).unwrap_err();
-    assert_eq!((errors.len(), errors[0].cause.as_str()), (1, "there are 1024, more than 1023"));
+    assert_eq!((errors.len(), errors[0].cause.as_str()), (1, "there are 1025, more than 1024"));
     c.port.pop();
     validate(&c, None).unwrap();
     let many = "x = 1\n".repeat(3);

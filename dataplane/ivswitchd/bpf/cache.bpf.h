@@ -14,7 +14,7 @@
 #define WAYS 2
 #define SETS_BITS 13
 #define OUTER_LEN 50
-#define OUTPUTS 1024         // engine: limits::PORTS_MAX
+#define OUTPUTS 1025         // engine: limits::PORTS_MAX
 
 // A count of hits and their bytes in one word, so that one atomic instruction adds both. User space reads the
 // differences every quarter of a second, long before either part can wrap around.

@@ -227,6 +227,7 @@ fn run(arguments: &Arguments, asked_for: bool) -> anyhow::Result<()> {
     let (pool, kept) = Kept::take_up(ports::keep::inherited(), count)?;
     let umem = pool.handle();
     privileges::keep_only_what_is_needed()?;
+    privileges::allow_open_files();
     abort_on_panic();
     ports::packet::remove_left(&filtered);
     let (writers, cache) = ports::afxdp::cache::create(count).context("the maps of the XDP programs")?;

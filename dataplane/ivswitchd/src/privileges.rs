@@ -28,6 +28,16 @@ pub enum PrivilegeError {
     Kernel(&'static str, caps::errors::CapsError),
 }
 
+/// Raises the limit of open files to what this process may have. A shell's usual 1024 are enough for 200 ports. The limit is
+/// low for the sake of programs that use `select(2)`; neither the daemon nor `nft`, which it starts, does.
+pub fn allow_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(cause) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        tracing::warn!("open files: the limit cannot be raised ({cause}); it ends with {:?}", limit.current);
+    }
+}
+
 /// Checks for the needed capabilities and drops all others, for this thread and those it will start.
 ///
 /// # Errors

@@ -26,10 +26,13 @@ impl Promiscuous {
     pub fn of(port: &OpenPort) -> Result<Option<Self>, String> {
         let filters = !port.shared && !port.ours && matches!(port.kind, IoKind::Afxdp | IoKind::Packet);
         filters.then(|| Self::new(port.index)).transpose().map_err(|cause| {
-            format!(
-                "port {:?}: it cannot be made promiscuous: {cause}; run the daemon as root, or with CAP_NET_RAW",
-                port.interface
-            )
+            let remedy = match cause.raw_os_error() {
+                Some(libc::EMFILE | libc::ENFILE) => {
+                    "raise its limit (LimitNOFILE=65536 for the service, or ulimit -n)"
+                }
+                _ => "run the daemon as root, or with CAP_NET_RAW",
+            };
+            format!("port {:?}: it cannot be made promiscuous: {cause}; {remedy}", port.interface)
         })
     }
 
