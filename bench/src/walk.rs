@@ -202,7 +202,7 @@ impl Walk {
             guard: vec![IpPrefix { addr: v4(0xa9fe_a9fe), len: 32 }],
             switch_mac: MacAddr([2, 0x69, 0x77, 0, 0, 11]),
             name: 1,
-            reserved_bits: engine::wire::vxlan::RESERVED,
+            reserved_bits: engine::tunnel::vxlan::RESERVED,
         }));
         self.apply(Command::SetNetwork(NetworkConfig {
             vni: vni(NET),

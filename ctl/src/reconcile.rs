@@ -12,6 +12,7 @@ use engine::command::{
 };
 use engine::limits;
 use engine::time::Duration;
+use engine::tunnel;
 use engine::wire::mac::MacAddr;
 
 use crate::io::{ClosePlan, SteerPlan, SteerReality};
@@ -24,9 +25,9 @@ use crate::model::{
 pub const UPLINK_PORT: PortId = PortId(0);
 
 /// The bytes that the tunnel adds in front of an inner IP packet over IPv4: inner Ethernet 14, VXLAN 8, UDP 8, IP 20.
-pub const OVERHEAD_V4: u16 = 50;
+pub const OVERHEAD_V4: u16 = tunnel::OUTER_V4_LEN as u16;
 /// The same over IPv6.
-pub const OVERHEAD_V6: u16 = 70;
+pub const OVERHEAD_V6: u16 = tunnel::OUTER_V6_LEN as u16;
 
 /// The addresses of instance metadata services, which guests must never reach through NAT.
 pub const METADATA: [IpAddr; 2] = [

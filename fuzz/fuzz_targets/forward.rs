@@ -65,7 +65,7 @@ fn setup(switch: &mut Switch, pool: &mut HeapPool, now: Instant) {
         guard: vec![IpPrefix { addr: v4(0), len: 16 }],
         switch_mac: MacAddr([2, 0x69, 0x77, 0, 0, 1]),
         name: 1,
-        reserved_bits: engine::wire::vxlan::RESERVED,
+        reserved_bits: engine::tunnel::vxlan::RESERVED,
     }));
     for n in [1, 2] {
         apply(Command::SetNetwork(NetworkConfig {

@@ -51,7 +51,7 @@ fn setup(switch: &mut Switch, pool: &mut HeapPool, now: Instant, caps: u8) {
         guard: vec![],
         switch_mac: MacAddr([2, 0x69, 0x77, 0, 0, 1]),
         name: 1,
-        reserved_bits: engine::wire::vxlan::RESERVED,
+        reserved_bits: engine::tunnel::vxlan::RESERVED,
     }));
     for n in [1, 2] {
         apply(Command::SetNetwork(NetworkConfig {

@@ -25,7 +25,7 @@ fuzz_target!(|bytes: &[u8]| {
         guard: Vec::new(),
         switch_mac: MacAddr([2, 0x69, 0x77, 0, 0, 1]),
         name: 1,
-        reserved_bits: engine::wire::vxlan::RESERVED,
+        reserved_bits: engine::tunnel::vxlan::RESERVED,
     };
     if parse::uplink(bytes, &uplink, vtep.into(), &mut h).is_ok() {
         check(&h, bytes);

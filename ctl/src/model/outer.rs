@@ -4,7 +4,7 @@ use std::fmt;
 
 use engine::command::{OuterField, OuterIp};
 use engine::limits::OUTER_TTL;
-use engine::wire::vxlan;
+use engine::tunnel::vxlan;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 

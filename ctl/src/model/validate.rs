@@ -10,7 +10,7 @@ use std::fmt::Display;
 use std::net::IpAddr;
 
 use engine::limits;
-use engine::wire::vxlan;
+use engine::tunnel::vxlan;
 use ipnet::IpNet;
 
 use super::parse::{clean, suggest};

@@ -75,6 +75,7 @@ pub mod own;
 pub mod port;
 pub mod table;
 pub mod time;
+pub mod tunnel;
 pub mod watch;
 pub mod wire;
 pub mod worker;

@@ -62,7 +62,7 @@ impl Rvm {
             guard: vec![],
             switch_mac: MacAddr([2, 0x69, 0x77, 0, 0, n]),
             name: u64::from(n),
-            reserved_bits: engine::wire::vxlan::RESERVED,
+            reserved_bits: engine::tunnel::vxlan::RESERVED,
         }));
         rvm.apply(Command::SetNetwork(NetworkConfig {
             vni,

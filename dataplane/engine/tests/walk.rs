@@ -68,7 +68,7 @@ impl Rvm {
             guard: vec![IpPrefix { addr: ip("169.254.169.254"), len: 32 }],
             switch_mac: MacAddr([2, 0x69, 0x77, 0, 0, n]),
             name: u64::from(n),
-            reserved_bits: engine::wire::vxlan::RESERVED,
+            reserved_bits: engine::tunnel::vxlan::RESERVED,
         }));
         for (v, gateway) in [(PRIVATE, "192.168.1.1"), (PUBLIC, "10.2.0.1")] {
             rvm.apply(Command::SetNetwork(NetworkConfig {

@@ -11,23 +11,12 @@
 // can be reading it: between two flows the slot's epoch is 0, and an RCU grace period passes
 // (ports/afxdp/cache.rs). So a program that has seen the right epoch may use the slot to its end.
 
-#define WAYS 2
-#define SETS_BITS 13
-#define OUTER_LEN 50
-#define OUTPUTS 1025         // engine: limits::PORTS_MAX
+#include <stddef.h>
+#include "layout.h"
 
 // A count of hits and their bytes in one word, so that one atomic instruction adds both. User space reads the
 // differences every quarter of a second, long before either part can wrap around.
-#define HIT (1ULL << 38)
-
-enum {
-	BIT_ROUTED = 1,      // new MAC addresses, one hop less
-	BIT_NAT_SOURCE = 2,
-	BIT_NAT_DEST = 4,
-	BIT_PUSH = 8,        // an outer header in front
-	BIT_RELAYED = 16,    // with the received hop limit, less one
-	BIT_UNMARKED = 32,   // the checksum may be unfinished
-};
+#define HIT (1ULL << HIT_SHIFT)
 
 struct cache {
 	__u64 epoch;         // valid flows have this epoch
@@ -58,6 +47,30 @@ struct slot {
 	__u64 stray;         // hits whose output was gone
 	__u64 zero4[6];
 };
+
+// The daemon writes and reads these fields by their offsets.
+#define FIELD_AT(type, field, at) \
+	_Static_assert(offsetof(struct type, field) == (at), "layout.h: " #type "." #field)
+FIELD_AT(cache, epoch, CACHE_EPOCH_AT);
+FIELD_AT(cache, mix, CACHE_MIX_AT);
+FIELD_AT(cache, on, CACHE_ON_AT);
+_Static_assert(sizeof(struct cache) == CACHE_LEN, "layout.h: cache");
+FIELD_AT(slot, epoch, SLOT_EPOCH_AT);
+FIELD_AT(slot, key, SLOT_KEY_AT);
+FIELD_AT(slot, out, SLOT_OUT_AT);
+FIELD_AT(slot, len_max, SLOT_LEN_MAX_AT);
+FIELD_AT(slot, bits, SLOT_BITS_AT);
+FIELD_AT(slot, pseudo, SLOT_PSEUDO_AT);
+FIELD_AT(slot, outer_sum, SLOT_OUTER_SUM_AT);
+FIELD_AT(slot, outer, SLOT_OUTER_AT);
+FIELD_AT(slot, ip_delta, SLOT_IP_DELTA_AT);
+FIELD_AT(slot, l4_delta, SLOT_L4_DELTA_AT);
+FIELD_AT(slot, nat, SLOT_NAT_AT);
+FIELD_AT(slot, ifindex, SLOT_IFINDEX_AT);
+FIELD_AT(slot, macs, SLOT_MACS_AT);
+FIELD_AT(slot, hits, SLOT_HITS_AT);
+FIELD_AT(slot, stray, SLOT_STRAY_AT);
+_Static_assert(sizeof(struct slot) == SLOT_LEN, "layout.h: slot");
 
 struct set { struct slot way[WAYS]; };
 
@@ -117,4 +130,15 @@ static __always_inline int is(const struct slot *s, __u64 epoch, const __u64 *ke
 {
 	return s->epoch == epoch && !((s->key[0] ^ key[0]) | (s->key[1] ^ key[1]) | (s->key[2] ^ key[2]) |
 				      (s->key[3] ^ key[3]) | (s->key[4] ^ key[4]));
+}
+
+// Whether the tunnel headers of a packet that goes to our tunnel port over IPv4 without options are those of a whole
+// packet of the stated length with a good VXLAN header, for a network (VNI 0 is between switches), and without a
+// congestion mark to pass on (RFC 6040). `ip_len`: of the outer packet; `tos`, `inner_ecn`: of the outer and inner one.
+static __always_inline int is_sound_tunnel(__u32 fragment, __be16 udp_len, __u32 ip_len, __be32 first, __be32 vni,
+					   __u8 tos, __u8 inner_ecn)
+{
+	return vni && !(fragment & bpf_htons(0x3fff)) && bpf_ntohs(udp_len) + 20 == ip_len &&
+	       first == bpf_htonl(VXLAN_FIRST_WORD) && !(vni & bpf_htonl(VXLAN_VNI_RESERVED)) &&
+	       (tos & 3) == inner_ecn;
 }

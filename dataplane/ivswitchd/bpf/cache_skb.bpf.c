@@ -91,12 +91,11 @@ static __always_inline int read(const __u8 *data, const __u32 base, __u32 ifinde
 		a->outer_len = bpf_ntohs(U16(data + 16));
 		a->outer_ttl = data[22] - 1;
 		tunnel = PAIR(data + 26);
-		vni = PAIR(data + 46);
-		// The same tests as in cache_xdp.bpf.h, and that this is a common tunnel packet at all.
+		vni = PAIR(data + OUTER_VNI_AT);
+		// It may not be a common tunnel packet at all.
 		if (U16(data + 12) != bpf_htons(ETH_P_IP) || data[14] != 0x45 || data[23] != IPPROTO_UDP ||
-		    U16(data + 20) & bpf_htons(0x3fff) || !vni || vni & bpf_htonl(0xff) ||
-		    bpf_ntohs(U16(data + 38)) + 20 != a->outer_len || PAIR(data + 42) != bpf_htonl(0x08000000) ||
-		    (data[15] & 3) != a->tos)
+		    !is_sound_tunnel(U16(data + 20), U16(data + OUTER_UDP_LEN_AT), a->outer_len,
+				     PAIR(data + OUTER_VXLAN_AT), vni, data[15], a->tos))
 			return 0;
 	}
 	a->key[0] = PAIR(f) | (__u64)PAIR(f + 4) << 32;
@@ -263,7 +262,7 @@ static __always_inline int act(struct __sk_buff *skb, __u32 number, const __u32 
 		}
 		U16(data + 16) = total;
 		U16(data + 24) = ~fold(sum);
-		U16(data + 38) = bpf_htons(inner + OUTER_LEN - 34);
+		U16(data + OUTER_UDP_LEN_AT) = bpf_htons(inner + OUTER_LEN - OUTER_UDP_AT);
 		f = data + OUTER_LEN;
 	}
 	OPAQUE(f);

@@ -78,12 +78,9 @@ static __always_inline int follow_at(struct xdp_md *ctx, const __u32 base)
 		outer_len = bpf_ntohs(U16(data + 16));
 		relayed_ttl = *(__u8 *)(data + 22) - 1;
 		tunnel = U32(data + 26);
-		vni = U32(data + 46);
-		// A whole packet of the stated length, a good VXLAN header (VNI 0 is between switches), and no congestion
-		// mark to pass on (RFC 6040).
-		if (!vni || U16(data + 20) & bpf_htons(0x3fff) || bpf_ntohs(U16(data + 38)) + 20 != outer_len ||
-		    U32(data + 42) != bpf_htonl(0x08000000) || vni & bpf_htonl(0xff) ||
-		    (*(__u8 *)(data + 15) & 3) != tos)
+		vni = U32(data + OUTER_VNI_AT);
+		if (!is_sound_tunnel(U16(data + 20), U16(data + OUTER_UDP_LEN_AT), outer_len, U32(data + OUTER_VXLAN_AT),
+				     vni, *(__u8 *)(data + 15), tos))
 			return UNDECIDED;
 	}
 
@@ -154,7 +151,7 @@ static __always_inline int follow_at(struct xdp_md *ctx, const __u32 base)
 		}
 		U16(data + 16) = total;
 		U16(data + 24) = ~fold(sum);
-		U16(data + 38) = bpf_htons(inner + OUTER_LEN - 34);
+		U16(data + OUTER_UDP_LEN_AT) = bpf_htons(inner + OUTER_LEN - OUTER_UDP_AT);
 	}
 	done = bpf_redirect_map(&outputs, s->out, XDP_DROP);
 	if (done == XDP_REDIRECT)

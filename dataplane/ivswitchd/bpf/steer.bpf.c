@@ -87,6 +87,7 @@ struct {
 	__type(value, __u64);
 } counters SEC(".maps");
 
+#include "layout.h"
 #include "own.bpf.h"
 
 #ifndef STEER_RULES_ONLY
@@ -235,7 +236,7 @@ struct {
 // A tunnel packet whose VXLAN header is at `off`.
 static __noinline int classify_tunnel(CONTEXT *ctx, const struct config *c, __u32 off)
 {
-	__be32 vxlan[2] __attribute__((aligned(8)));
+	__be32 vxlan[VXLAN_LEN / 4] __attribute__((aligned(8)));
 	if (!c->shares_port || load_bytes(ctx, off, vxlan, sizeof vxlan))
 		return UP_TUNNEL;
 	__u32 vni = bpf_ntohl(vxlan[1]) >> 8;

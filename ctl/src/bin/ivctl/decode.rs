@@ -112,11 +112,9 @@ fn transport(packet: &LaxSlicedPacket<'_>, from: &str, to: &str, proto: u8, dept
         }
         Some(TransportSlice::Udp(udp)) => {
             let payload = udp.payload();
-            // A VXLAN header with all reserved bits zero (RFC 7348 s.5).
             if depth > 0
-                && let [8, 0, 0, 0, a, b, c, 0, inner @ ..] = payload
+                && let Some((vni, inner)) = engine::tunnel::recognize(payload)
             {
-                let vni = u32::from_be_bytes([0, *a, *b, *c]);
                 let _ = write!(text, ", {from} > {to} VXLAN {vni} | ");
                 return ethernet(inner, depth - 1, text);
             }

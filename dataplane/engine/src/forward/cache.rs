@@ -16,7 +16,7 @@ use alloc::vec::Vec;
 
 use super::Tables;
 use super::classify::{Admission, Probe};
-use super::flow::{self, Flow, OUTER_LEN, Tally};
+use super::flow::{self, Flow, Tally};
 use super::parse::Headers;
 use super::verdict::Verdict;
 use crate::command::PortId;
@@ -24,6 +24,7 @@ use crate::counters::{DropReason, SwitchCounters, Volume};
 use crate::limits::{FLOW_HOT_FRAMES, FLOW_IDLE_TICKS, FLOW_INSTALLS, FLOW_STALE_TICKS, FLOW_WARM_FRAMES};
 use crate::table::fdb::FdbKey;
 use crate::time::Instant;
+use crate::tunnel::OUTER_V4_LEN;
 
 /// The kernel's table of decided flows. Its methods never block.
 pub trait FlowCache {
@@ -303,7 +304,7 @@ fn count(
     Hits { frames, bytes, stray }: Hits,
 ) {
     let Flow { key, action, tally } = &installed.flow;
-    let outer = |there: bool| if there { frames * OUTER_LEN as u64 } else { 0 };
+    let outer = |there: bool| if there { frames * OUTER_V4_LEN as u64 } else { 0 };
     counters.rx += frames;
     counters.tx += frames - stray;
     counters.dropped += stray;

@@ -14,12 +14,10 @@ use super::verdict::{Out, Verdict};
 use super::{Tables, guard};
 use crate::command::{FloatingId, Location, PeerId, PortId, Role, Vni};
 use crate::table::port::TagEdit;
+use crate::tunnel::{OUTER_V4_LEN, UDP_AT_V4};
 use crate::wire::checksum::{self, Delta};
 use crate::wire::mac::MacAddr;
-use crate::wire::{ethernet, ipv4, l4, vxlan};
-
-/// Length of an outer header over IPv4, in bytes.
-pub const OUTER_LEN: usize = ethernet::HEADER_LEN + ipv4::HEADER_LEN + l4::UDP_HEADER_LEN + vxlan::HEADER_LEN;
+use crate::wire::{ethernet, ipv4, l4};
 
 /// The key of a flow. Its packets are whole, untagged, IPv4 without options, TCP or UDP.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -68,7 +66,7 @@ pub struct Action {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Outer {
     /// The header's bytes, with zeroes for the missing fields.
-    pub bytes: [u8; OUTER_LEN],
+    pub bytes: [u8; OUTER_V4_LEN],
     /// One's complement sum of the IPv4 header in `bytes`.
     pub sum: u32,
     /// The packet is relayed: its outer hop limit is the received one, less one. Otherwise the hop limit is
@@ -130,7 +128,7 @@ pub fn compose(
     let tunnel = match h.outer {
         // Packets with VNI 0 are between switches.
         Some(outer) if outer.vni.get() == 0 => return None,
-        Some(outer) if usize::from(h.eth) == OUTER_LEN && outer.src.is_v4() => {
+        Some(outer) if usize::from(h.eth) == OUTER_V4_LEN && outer.src.is_v4() => {
             Some((outer.src.v4_bytes(), outer.vni))
         }
         None if h.eth == 0 => None,
@@ -171,19 +169,20 @@ pub fn compose(
             let direct = tables.peers.get(to)?.direct?;
             let peer = tables.peers.get(direct)?;
             let header = &peer.outer;
-            let ready = header.len == OUTER_LEN
+            let ready = header.len == OUTER_V4_LEN
                 && !header.checksum
                 && !header.inherits()
                 && peer.next.mac().is_some();
             if !ready || !tables.ports.get(uplink)?.config.live {
                 return None;
             }
-            let room = usize::from(header.mtu).checked_sub(OUTER_LEN)?;
+            let room = usize::from(header.mtu).checked_sub(OUTER_V4_LEN)?;
             len_max = len_max.min(room + ethernet::HEADER_LEN);
             let facts = TunnelFacts::new(adm, h, verdict);
             let relayed = h.outer.is_some() && verdict.edits.route.is_none();
             let ttl = if relayed { 0 } else { header.ttl };
-            let outer = Outer::new(*header.bytes.first_chunk()?, verdict.vni, facts.entropy(), ttl);
+            let bytes = header.of_flow(verdict.vni, facts.entropy(), ttl)?;
+            let outer = Outer::new(bytes, relayed);
             (uplink, Some(outer), Some(direct))
         }
         _ => return None,
@@ -234,13 +233,8 @@ pub fn compose(
 }
 
 impl Outer {
-    fn new(mut bytes: [u8; OUTER_LEN], vni: Vni, entropy: u16, ttl: u8) -> Self {
-        const TTL_AT: usize = ethernet::HEADER_LEN + 8;
-        const UDP_AT: usize = ethernet::HEADER_LEN + ipv4::HEADER_LEN;
-        bytes[TTL_AT] = ttl;
-        bytes[UDP_AT..UDP_AT + 2].copy_from_slice(&entropy.to_be_bytes());
-        bytes[OUTER_LEN - 4..].copy_from_slice(&(vni.get() << 8).to_be_bytes());
-        let sum = u32::from(checksum::sum(&bytes[ethernet::HEADER_LEN..UDP_AT]));
-        Self { bytes, sum, relayed: ttl == 0 }
+    fn new(bytes: [u8; OUTER_V4_LEN], relayed: bool) -> Self {
+        let sum = u32::from(checksum::sum(&bytes[ethernet::HEADER_LEN..UDP_AT_V4]));
+        Self { bytes, sum, relayed }
     }
 }

@@ -24,16 +24,15 @@ use crate::command::{FloatingId, Location, PortId, Role, UplinkConfig, Vni};
 use crate::limits::MEMO_ENTRIES;
 use crate::table::fdb::{Fdb, FdbKey};
 use crate::table::port::{PortEntry, TagEdit};
+use crate::tunnel::{ENCAP_LEN, OUTER_V4_LEN, UDP_AT_V4, VXLAN_AT_V4, vxlan};
 use crate::wire::checksum::{self, Delta};
 use crate::wire::mac::MacAddr;
-use crate::wire::{ethernet, ipv4, l4, vxlan, word};
+use crate::wire::{ethernet, ipv4, l4, word};
 
 /// Bytes from the start of a plain packet's frame to the end of its ports and UDP checksum.
 pub const PLAIN_LEN: usize = 42;
 /// Offset of the flags of a plain TCP packet.
 const TCP_FLAGS_AT: usize = ethernet::HEADER_LEN + ipv4::HEADER_LEN + l4::TCP_FLAGS_AT;
-/// Length of an outer header over IPv4, in bytes.
-const OUTER_LEN: usize = 50;
 
 /// The fields of a plain packet that decide its verdict, as they are in the frame: MAC addresses and ingress;
 /// IP addresses; ports, protocol and class; outer source and VNI.
@@ -230,7 +229,7 @@ impl<'a> Side<'a> {
         let Some((uplink, vtep)) = self.uplink else {
             return self.plain(bytes, 0, 0, false, look);
         };
-        let Some(head) = bytes.first_chunk::<{ OUTER_LEN + PLAIN_LEN }>() else {
+        let Some(head) = bytes.first_chunk::<{ OUTER_V4_LEN + PLAIN_LEN }>() else {
             return self.reality(bytes, vtep, uplink.tunnel_port, look);
         };
         let tunnel = be16(head, 12) == ethernet::TYPE_IPV4
@@ -238,25 +237,20 @@ impl<'a> Side<'a> {
             && be16(head, 20) & ipv4::FRAGMENT_MASK == 0
             && head[23] == l4::UDP
             && head[30..34] == vtep
-            && be16(head, 36) == uplink.tunnel_port;
+            && be16(head, UDP_AT_V4 + 2) == uplink.tunnel_port;
         if !tunnel {
             return self.reality(bytes, vtep, uplink.tunnel_port, look);
         }
         // ECT(1) and CE may change the inner field (RFC 6040 §4.2).
         let total_len = usize::from(be16(head, 16));
-        let udp_len = usize::from(be16(head, 38));
-        let vxlan = u64_at(head, 42);
+        let udp_len = usize::from(be16(head, UDP_AT_V4 + l4::UDP_LEN_AT));
+        let vni = vxlan::vni_of_plain(u64_at(head, VXLAN_AT_V4));
         let sound = head[15] & 1 == 0
             && ipv4::HEADER_LEN + udp_len <= total_len
             && ethernet::HEADER_LEN + total_len <= bytes.len()
-            && udp_len >= l4::UDP_HEADER_LEN + vxlan::HEADER_LEN + PLAIN_LEN
-            && vxlan as u32 == 0x0800_0000u32.swap_bytes()
-            && head[49] == 0
+            && udp_len >= ENCAP_LEN + PLAIN_LEN
             && u64_at(head, 0) & MAC_MASK == mac_word(uplink.mac);
-        if !sound {
-            return;
-        }
-        let vni = u32::from_be((vxlan >> 32) as u32) >> 8;
+        let (true, Some(vni)) = (sound, vni) else { return };
         if vni != self.router.1 || self.router.0 == 0 {
             let network = Vni::new(vni).and_then(|vni| tables.networks.get(vni));
             let Some(network) = network else { return };
@@ -264,7 +258,7 @@ impl<'a> Side<'a> {
         }
         let source = u64::from(u32_at(head, 26));
         let end = ethernet::HEADER_LEN + ipv4::HEADER_LEN + udp_len;
-        self.plain(&bytes[OUTER_LEN..end], source | u64::from(vni) << 32, OUTER_LEN as u8, false, look);
+        self.plain(&bytes[OUTER_V4_LEN..end], source | u64::from(vni) << 32, OUTER_V4_LEN as u8, false, look);
     }
 
     /// Reads a packet from the underlay that is not for the tunnel.

@@ -4,6 +4,7 @@
 use crate::command::{UplinkConfig, Vni};
 use crate::counters::DropReason;
 use crate::table::floating_ip::L4Key;
+use crate::tunnel;
 use crate::wire::arp::{self, Arp};
 use crate::wire::ethernet::{self, Ethernet};
 use crate::wire::icmp;
@@ -12,7 +13,6 @@ use crate::wire::ipv4::{self, Ipv4};
 use crate::wire::ipv6::{self, Ipv6};
 use crate::wire::l4;
 use crate::wire::mac::MacAddr;
-use crate::wire::vxlan::{self, Vxlan};
 use crate::wire::{view, word};
 
 /// The kind of a frame's network layer.
@@ -353,16 +353,9 @@ pub fn uplink(bytes: &[u8], uplink: &UplinkConfig, vtep: Ip, h: &mut Headers) ->
         Part::First if h.dport == uplink.tunnel_port => return Err(DropReason::OuterFragment),
         Part::First | Part::Later => return Ok(()),
     }
-    let udp_at = usize::from(h.l4);
-    let udp_len = usize::from(word(bytes, udp_at + 4));
-    if udp_len > usize::from(h.l4_len) || udp_len < l4::UDP_HEADER_LEN + vxlan::HEADER_LEN {
-        return Err(DropReason::OuterMalformed);
-    }
-    let vxlan: &Vxlan = view(bytes, udp_at + l4::UDP_HEADER_LEN).ok_or(DropReason::OuterMalformed)?;
-    let vni = vxlan.vni(uplink.reserved_bits).ok_or(DropReason::VxlanHeader)?;
-    let inner_at = udp_at + l4::UDP_HEADER_LEN + vxlan::HEADER_LEN;
-    let outer = Outer { src: h.src, vni, ecn: h.tos & 3, ttl: h.ttl };
-    ethernet(&bytes[..udp_at + udp_len], inner_at, h).map_err(|_| DropReason::InnerMalformed)?;
+    let inside = tunnel::open(bytes, usize::from(h.l4), usize::from(h.l4_len), uplink.reserved_bits)?;
+    let outer = Outer { src: h.src, vni: inside.vni, ecn: h.tos & 3, ttl: h.ttl };
+    ethernet(&bytes[..inside.end], inside.start, h).map_err(|_| DropReason::InnerMalformed)?;
     h.outer = Some(outer);
     Ok(())
 }

@@ -12,8 +12,9 @@ use crate::counters::DropReason;
 use crate::frame::{Frame, FramePool, SlotSize};
 use crate::limits::LEARNED_EVENTS;
 use crate::time::Instant;
+use crate::tunnel::ENCAP_LEN;
 use crate::wire::path_probe::{self, About, Kind, PathProbe};
-use crate::wire::{ethernet, ipv4, ipv6, l4, view, view_mut, vxlan};
+use crate::wire::{ethernet, ipv4, ipv6, view, view_mut};
 
 /// The content of a probe.
 #[derive(Clone, Copy)]
@@ -137,7 +138,7 @@ impl Switch {
         let probe: &PathProbe = view(bytes, usize::from(h.eth))?;
         let kind = probe.kind()?;
         let ip_len = if outer.src.is_v4() { ipv4::HEADER_LEN } else { ipv6::HEADER_LEN };
-        let in_front = ip_len + l4::UDP_HEADER_LEN + vxlan::HEADER_LEN;
+        let in_front = ip_len + ENCAP_LEN;
         let came = h.end as usize - usize::from(h.eth) + in_front;
         let whole = kind != Kind::Ask || came == usize::from(probe.size());
         // A probe of an older switch lacks this field and is about no network.

@@ -8,9 +8,9 @@ use alloc::vec::Vec;
 use crate::command::{IpPrefix, Vni};
 use crate::forward::parse::{self, Headers, Net, Part};
 use crate::limits::WATCH_FILTER_OPS;
+use crate::tunnel;
+use crate::wire::l4;
 use crate::wire::mac::MacAddr;
-use crate::wire::vxlan::{self, Vxlan};
-use crate::wire::{l4, view};
 
 /// One term, or an operator that joins terms.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -111,16 +111,16 @@ fn pop(stack: &mut u64) -> u64 {
     top
 }
 
-/// The frame inside a VXLAN packet from any sender to any port. The header's fixed bits identify VXLAN.
+/// The frame inside a tunnel packet from any sender to any port.
 fn inner(bytes: &[u8], outer: &Headers) -> Option<(Vni, Headers)> {
     let udp = outer.proto == l4::UDP && outer.l4 != 0 && outer.part == Part::Whole;
     if !udp || !matches!(outer.net, Net::V4 | Net::V6) {
         return None;
     }
     let at = usize::from(outer.l4) + l4::UDP_HEADER_LEN;
-    let vni = view::<Vxlan>(bytes, at)?.vni(vxlan::RESERVED)?;
+    let (vni, frame) = tunnel::recognize(bytes.get(at..)?)?;
     let mut h = Headers::default();
-    parse::ethernet(bytes, at + vxlan::HEADER_LEN, &mut h).ok()?;
+    parse::ethernet(frame, 0, &mut h).ok()?;
     Some((vni, h))
 }
 

@@ -33,6 +33,8 @@ pub const ID_AT: usize = 4;
 pub const FLAGS_OFFSET_AT: usize = 6;
 /// Offset of the protocol.
 pub const PROTOCOL_AT: usize = 9;
+/// Offset of the TTL.
+pub const TTL_AT: usize = 8;
 /// Offset of the checksum.
 pub const CHECKSUM_AT: usize = 10;
 

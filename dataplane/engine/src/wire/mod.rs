@@ -14,7 +14,6 @@ pub mod nd;
 pub mod path_probe;
 pub mod sctp;
 pub mod virtio_net;
-pub mod vxlan;
 
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 

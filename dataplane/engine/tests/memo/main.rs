@@ -305,7 +305,7 @@ impl Rvm {
             guard: vec![IpPrefix { addr: ip("169.254.169.254"), len: 32 }],
             switch_mac: SWITCH_MAC,
             name: 1,
-            reserved_bits: engine::wire::vxlan::RESERVED,
+            reserved_bits: engine::tunnel::vxlan::RESERVED,
         }));
         for (n, gateway) in [(PRIVATE, "192.168.1.1"), (PUBLIC, "10.2.0.1")] {
             rvm.apply(Command::SetNetwork(NetworkConfig {

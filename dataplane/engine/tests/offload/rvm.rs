@@ -71,7 +71,7 @@ impl Rvm {
             guard: vec![],
             switch_mac: MacAddr([2, 0x69, 0x77, 0, 0, n]),
             name: u64::from(n),
-            reserved_bits: engine::wire::vxlan::RESERVED,
+            reserved_bits: engine::tunnel::vxlan::RESERVED,
         }));
         for v in [PRIVATE, PUBLIC] {
             rvm.apply(Command::SetNetwork(NetworkConfig {

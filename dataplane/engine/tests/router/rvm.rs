@@ -100,7 +100,7 @@ impl Rvm {
             ],
             switch_mac: switch_mac(n),
             name: u64::from(n),
-            reserved_bits: engine::wire::vxlan::RESERVED,
+            reserved_bits: engine::tunnel::vxlan::RESERVED,
         }));
         for (v, gateways) in [(PRIVATE, ["192.168.1.1", "fd01::1"]), (PUBLIC, ["10.2.0.1", "fd02::1"])] {
             rvm.network(v, &gateways);

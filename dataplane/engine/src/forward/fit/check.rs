@@ -9,7 +9,8 @@ use crate::counters::DropReason;
 use crate::forward::parse::{Headers, Net, Part};
 use crate::frame::{GsoKind, Offload};
 use crate::limits::SEGMENTS_MAX;
-use crate::wire::{ethernet, ipv4, ipv6, l4, sctp, vxlan};
+use crate::tunnel::ENCAP_LEN;
+use crate::wire::{ethernet, ipv4, ipv6, l4, sctp};
 
 /// Checks the facts that came with a parsed frame. Afterwards they are true and describe the parsed headers:
 ///
@@ -49,9 +50,8 @@ pub fn check(bytes: &[u8], h: &mut Headers, offload: &mut Offload) -> Result<(),
 
 /// Whether the facts are about the outer UDP header of a tunnel packet.
 fn is_outer(h: &Headers, offload: Offload) -> bool {
-    const TO_INNER: usize = l4::UDP_HEADER_LEN + vxlan::HEADER_LEN;
     h.outer.is_some()
-        && usize::from(offload.csum_start) + TO_INNER == usize::from(h.eth)
+        && usize::from(offload.csum_start) + ENCAP_LEN == usize::from(h.eth)
         && usize::from(offload.csum_offset) == l4::UDP_CHECKSUM_AT
 }
 

@@ -8,10 +8,11 @@
 use arrayvec::ArrayVec;
 
 use crate::limits::{MPLS_LABELS_MAX, NESTED_MAX};
+use crate::tunnel::vxlan;
 use crate::wire::checksum::{fold, sum};
 use crate::wire::ipv4::{self, Ipv4};
 use crate::wire::ipv6::{self, Ipv6};
-use crate::wire::{ethernet, l4, sctp, view, vxlan, word};
+use crate::wire::{ethernet, l4, sctp, view, word};
 
 /// Protocols of IP that carry another packet.
 mod carries {
@@ -240,10 +241,9 @@ pub fn looks_like_tunnel(payload: &[u8]) -> bool {
 
 /// VXLAN (RFC 7348 §5), also with the extensions for policies and for other protocols (GPE).
 fn in_vxlan(bytes: &[u8], at: usize) -> Option<Packet> {
-    const VALID_VNI: u8 = 0x08;
     const NEXT_PROTOCOL: u8 = 0x04;
     let header = bytes.get(at..)?.first_chunk::<{ vxlan::HEADER_LEN }>()?;
-    if header[0] & VALID_VNI == 0 {
+    if header[0] & vxlan::FLAG_VNI == 0 {
         return None;
     }
     let inside = at + vxlan::HEADER_LEN;

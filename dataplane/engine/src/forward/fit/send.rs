@@ -13,8 +13,9 @@ use crate::forward::output::TunnelFacts;
 use crate::frame::{Batch, Frame, FramePool, GsoKind, Offload, SlotSize};
 use crate::limits::{CROWDED_QUEUE_LEN, MERGES_MAX, TX_QUEUE_LEN};
 use crate::port::PortCaps;
-use crate::table::peer::OuterHeader;
 use crate::time::Instant;
+use crate::tunnel::outer::OuterHeader;
+use crate::tunnel::vxlan;
 use crate::wire::ethernet;
 
 /// Flows on transmit queues whose last frame another segment may still continue.
@@ -211,7 +212,7 @@ impl Switch {
             tunnel::write(&cut, super_frame, segments, outer, vni, bytes);
             if several {
                 part.offload = Offload {
-                    gso_size: (cut.len(0) + crate::wire::vxlan::HEADER_LEN) as u16,
+                    gso_size: (cut.len(0) + vxlan::HEADER_LEN) as u16,
                     ..outer.stamp_super(bytes, vni, tunnel.entropy, tunnel.tos(outer), tunnel.ttl(outer))
                 };
             } else {

@@ -5,19 +5,17 @@
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use arrayvec::ArrayVec;
-use zerocopy::IntoBytes;
-
 use super::merge::Run;
 use super::segment::Cut;
 use crate::command::{UplinkConfig, Vni};
 use crate::forward::parse::{self, Headers, Part};
 use crate::frame::{Frame, FramePool, GsoKind, Offload, SlotSize};
 use crate::limits::{HEADROOM, SLOT_LARGE_LEN, TUNNEL_DATAGRAMS_IN_MAX, TUNNEL_DATAGRAMS_MAX};
-use crate::table::peer::OuterHeader;
+use crate::tunnel::outer::OuterHeader;
+use crate::tunnel::vxlan;
 use crate::wire::ip::Ip;
-use crate::wire::vxlan::{self, Vxlan};
 use crate::wire::{ethernet, ipv4, ipv6, l4, set_word, word};
+use arrayvec::ArrayVec;
 
 /// Number of segments of `cut` that one tunnel GSO packet with this outer header holds.
 #[must_use]
@@ -39,11 +37,11 @@ pub fn len(cut: &Cut, segments: Range<usize>, outer: &OuterHeader) -> usize {
 /// Writes these segments of the GSO packet `from`, each behind a VXLAN header, to `to`, behind the room for
 /// the other outer headers. Inner checksums are finished.
 pub fn write(cut: &Cut, from: &[u8], segments: Range<usize>, outer: &OuterHeader, vni: Vni, to: &mut [u8]) {
-    let header = Vxlan::new(vni);
+    let header = vxlan::header(vni);
     let mut at = outer.len - vxlan::HEADER_LEN;
     for index in segments {
         let inner = at + vxlan::HEADER_LEN;
-        to[at..inner].copy_from_slice(header.as_bytes());
+        to[at..inner].copy_from_slice(&header);
         at = inner + cut.len(index);
         cut.write(from, index, &mut to[inner..at], false);
     }

@@ -29,58 +29,24 @@ use aya::maps::{DevMap, Map, MapData, MapError};
 use ctl::io::{CacheMode, CacheStats};
 use engine::command::PortId;
 use engine::forward::cache::{FlowCache, Hits};
-use engine::forward::flow::{Action, Flow, Key, OUTER_LEN};
+use engine::forward::flow::{Action, Flow, Key};
 use engine::limits::PORTS_MAX;
 use engine::wire::checksum::Delta;
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
+use super::layout::{
+    BIT_NAT_DEST, BIT_NAT_SOURCE, BIT_PUSH, BIT_RELAYED, BIT_ROUTED, BIT_UNMARKED, BITS, CONTROL_WORDS,
+    EPOCH, HIT_SHIFT, HITS, IP_DELTA, KEY, KEY_WORDS, L4_DELTA, LEN_MAX, MACS, MIX, NAT, ON, OUT_IFINDEX,
+    OUTER, OUTER_SUM, OUTPUT, PSEUDO, SETS_BITS, SLOT_WORDS, STRAY, WAYS,
+};
 use super::probe::{self, InterfaceFacts, Sent};
 use super::program::{LoadError, Program, SharedMaps};
 use super::test_run;
 
-/// Words in a slot, and where each field is: `struct slot` of the program.
-const SLOT_WORDS: usize = 32;
-const EPOCH: usize = 0;
-const KEY: usize = 1;
-const KEY_WORDS: usize = 5;
-const HITS: usize = 24;
-const STRAY: usize = 25;
-
-/// The output's offset in bytes.
-const OUTPUT: usize = 48;
-const LEN_MAX: usize = 50;
-const BITS: usize = 52;
-const PSEUDO: usize = 56;
-const OUTER_SUM: usize = 60;
-const OUTER: usize = 64;
-const IP_DELTA: usize = 114;
-const L4_DELTA: usize = 116;
-const NAT: usize = 120;
-const OUT_IFINDEX: usize = 124;
-const MACS: usize = 128;
-const _: () = assert!(OUTPUT == (KEY + KEY_WORDS) * 8 && OUTER + OUTER_LEN == IP_DELTA);
-
-const WAYS: usize = 2;
 const SETS: usize = 1 << SETS_BITS;
-const SETS_BITS: u32 = 13;
 const SLOTS: usize = SETS * WAYS;
 
-/// A slot's count keeps frames above this bit and bytes below it.
-const HIT_SHIFT: u32 = 38;
-
-const BIT_ROUTED: u32 = 1;
-const BIT_NAT_SOURCE: u32 = 2;
-const BIT_NAT_DEST: u32 = 4;
-const BIT_PUSH: u32 = 8;
-const BIT_RELAYED: u32 = 16;
-const BIT_UNMARKED: u32 = 32;
-
 type Slot = [AtomicU64; SLOT_WORDS];
-
-/// Words of the cache's own map: its epoch, the keys of the hash, and whether it is on.
-const CONTROL_WORDS: usize = 8;
-const MIX: usize = 1;
-const ON: usize = 7;
 
 /// A map's memory as words that either side may change at any time.
 struct Mapping {

@@ -286,7 +286,7 @@ impl World {
             guard: vec![IpPrefix { addr: ip("169.254.169.254"), len: 32 }],
             switch_mac: MacAddr([2, 0x69, 0x77, 0, 0, 11]),
             name: 1,
-            reserved_bits: engine::wire::vxlan::RESERVED,
+            reserved_bits: engine::tunnel::vxlan::RESERVED,
         }));
         for (v, gateway) in [(PRIVATE, "192.168.1.1"), (PUBLIC, "10.2.0.1")] {
             self.apply(Command::SetNetwork(NetworkConfig {

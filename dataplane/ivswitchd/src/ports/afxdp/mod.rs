@@ -12,6 +12,7 @@
 pub mod cache;
 #[cfg_attr(feature = "xsk-afxdp", allow(dead_code, reason = "the crate's sockets are its own"))]
 mod kept;
+mod layout;
 mod object;
 #[cfg(not(feature = "xsk-afxdp"))]
 mod port;
