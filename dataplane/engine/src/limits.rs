@@ -24,6 +24,9 @@ pub const BATCH_BYTES: usize = 256 * 1024;
 /// never keep other ports from receiving GSO packets.
 pub const MIRROR_LARGE_MAX: usize = 64;
 
+/// Large slots of a dry run: as many as a worker has.
+pub const DRY_RUN_LARGE_MAX: usize = 8 * MIRROR_LARGE_MAX;
+
 /// Maximum number of segments of a GSO packet: as many as a transmit queue holds. 64 KiB at the smallest MTU
 /// of IPv4 hosts (576) make 126; a guest that asks for segments of one byte does not get 65,535.
 pub const SEGMENTS_MAX: usize = TX_QUEUE_LEN;

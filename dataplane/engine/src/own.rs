@@ -25,7 +25,7 @@ pub struct OwnFlow {
 }
 
 /// Knows the kernel's connections. The slow path asks it about packets that leave by NAT.
-pub trait OwnFlows: Send + Debug {
+pub trait OwnFlows: Send + Sync + Debug {
     /// Whether the kernel has recently sent a packet of this connection.
     fn holds(&self, flow: &OwnFlow) -> bool;
 }

@@ -2,6 +2,7 @@
 //! news for other workers, and frames for ports that they own, go through the rings of `handoff.rs`.
 
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use crate::command::{Command, Event, Input, PortId};
@@ -114,7 +115,7 @@ impl<P: FramePool> Worker<P> {
     }
 
     /// Attaches the source of information about the connections of the rVM's own kernel.
-    pub fn attach_own(&mut self, own: Box<dyn OwnFlows>) {
+    pub fn attach_own(&mut self, own: Arc<dyn OwnFlows>) {
         self.switch.attach_own(own);
     }
 

@@ -345,7 +345,7 @@ fn a_trace_shows_what_policy_does() {
     let there = udp(A, B, 100);
     let trace = |rvm: &mut Rvm| {
         let counters = PORTS.map(|port| rvm.switch.port_counters(port).unwrap().clone());
-        let walk = rvm.switch.trace(rvm.now, A, &there, &mut rvm.pool);
+        let walk = rvm.switch.trace(rvm.now, A, &there, &rvm.pool);
         assert_eq!(PORTS.map(|port| rvm.switch.port_counters(port).unwrap().clone()), counters, "counted");
         assert_eq!(rvm.sent(), [], "sent");
         walk
@@ -482,7 +482,7 @@ fn bpdus_are_told_of_where_there_is_a_guard() {
     // A dry run causes no event and leaves no trace.
     rvm.now = rvm.now + Duration::from_millis(300);
     let (now, bytes) = (rvm.now, bpdu(A, 0));
-    let _ = rvm.switch.trace(now, A, &bytes, &mut rvm.pool);
+    let _ = rvm.switch.trace(now, A, &bytes, &rvm.pool);
     assert_eq!(events(&mut rvm), []);
     rvm.send(A, &bytes);
     assert_eq!(events(&mut rvm), [Event::Bpdu(A)]);

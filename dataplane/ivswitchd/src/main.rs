@@ -6,6 +6,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -241,7 +242,7 @@ fn run(arguments: &Arguments, asked_for: bool) -> anyhow::Result<()> {
         worker.join(me, links);
         worker.attach_cache(Box::new(writer));
         worker.attach_host(Box::new(HostPort::open(uplink.clone())?));
-        worker.attach_own(Box::new(OwnWatch));
+        worker.attach_own(Arc::new(OwnWatch));
         machines.push((worker, handle));
     }
     drop(pool);

@@ -103,9 +103,16 @@ struct Installed {
 
 impl core::fmt::Debug for FlowBook {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let Self { hot, slots, used, era, ticks, installs_left, threshold, .. } = self;
+        let hot: Vec<_> = hot.iter().enumerate().filter(|(_, cell)| **cell != 0).collect();
+        let slots: Vec<_> = used.iter().map(|&slot| (slot, &slots[slot as usize])).collect();
         f.debug_struct("FlowBook")
-            .field("used", &self.used.len())
-            .field("era", &self.era)
+            .field("hot", &hot)
+            .field("slots", &slots)
+            .field("era", era)
+            .field("ticks", ticks)
+            .field("installs_left", installs_left)
+            .field("threshold", threshold)
             .finish_non_exhaustive()
     }
 }

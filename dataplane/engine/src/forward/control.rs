@@ -1,6 +1,7 @@
 //! The control side of the switch: commands, queries, time, and draining of the transmit queues.
 
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use super::act;
@@ -33,28 +34,28 @@ impl Switch {
             self.fold_flows(now);
         }
         let revises = matches!(command, Command::SetPort(..) | Command::SetNetwork(_));
-        let t = &mut self.tables;
+        let t = &mut self.pipeline.tables;
         t.changed();
         match command {
             Command::SetUplink(config) => {
                 if let Some(old) = &t.uplink {
-                    t.guard.remove(old.vtep.into());
+                    Arc::make_mut(&mut t.guard).remove(old.vtep.into());
                 }
-                t.guard.add(config.vtep.into());
-                t.guard.set_prefixes(&config.guard);
+                Arc::make_mut(&mut t.guard).add(config.vtep.into());
+                Arc::make_mut(&mut t.guard).set_prefixes(&config.guard);
                 t.uplink = Some(config);
                 self.compose_peers();
                 self.resolve_soon(now);
             }
             Command::SetNetwork(config) => {
                 let (vni, max, age) = (config.vni, config.fdb_max, config.fdb_age);
-                if t.networks.set(config) {
+                if Arc::make_mut(&mut t.networks).set(config) {
                     t.fdb.set_network(vni, max, age);
                     self.compose_flood(Some(vni));
                 }
             }
             Command::RemoveNetwork(vni) => {
-                t.networks.remove(vni);
+                Arc::make_mut(&mut t.networks).remove(vni);
                 t.fdb.remove_network(vni);
                 self.compose_flood(None);
                 self.locate_stations();
@@ -71,7 +72,7 @@ impl Switch {
                     t.fdb.flush(None, Some(crate::command::Location::Port(id)), true);
                 }
                 t.ports.set(now, id, config);
-                self.compose_gates();
+                self.pipeline.compose_gates();
                 self.compose_flood(vni);
                 if let Some((old, _)) = before.filter(|(v, _)| *v != vni) {
                     self.compose_flood(old);
@@ -83,11 +84,11 @@ impl Switch {
             Command::RemovePort(id) => {
                 let Some(port) = t.ports.remove(id) else { return };
                 t.fdb.flush(None, Some(crate::command::Location::Port(id)), true);
-                self.end_merges(id);
-                self.compose_gates();
+                self.pipeline.end_merges(id);
+                self.pipeline.compose_gates();
                 for frame in port.queue {
-                    self.counters.queued -= 1;
-                    self.counters.dropped += 1;
+                    self.pipeline.counters.queued -= 1;
+                    self.pipeline.counters.dropped += 1;
                     pool.free(frame);
                 }
                 self.compose_flood(port.config.vni);
@@ -96,8 +97,8 @@ impl Switch {
             Command::SetPeer(id, config) => {
                 self.unguard_peer(id);
                 let address = config.address.into();
-                if self.tables.peers.set(id, config) {
-                    self.tables.guard.add(address);
+                if self.pipeline.tables.peers.set(id, config) {
+                    Arc::make_mut(&mut self.pipeline.tables.guard).add(address);
                 }
                 self.compose_peers();
                 self.compose_flood(None);
@@ -105,7 +106,7 @@ impl Switch {
             }
             Command::RemovePeer(id) => {
                 self.unguard_peer(id);
-                let t = &mut self.tables;
+                let t = &mut self.pipeline.tables;
                 t.peers.remove(id);
                 t.fdb.flush(None, Some(crate::command::Location::Peer(id)), true);
                 self.compose_peers();
@@ -114,14 +115,14 @@ impl Switch {
             }
             Command::SetFloating(id, config) => {
                 self.unguard_reality(id);
-                let t = &mut self.tables;
+                let t = &mut self.pipeline.tables;
                 if let Gateway::Here { reality } = config.gateway {
-                    t.guard.add(reality.into());
+                    Arc::make_mut(&mut t.guard).add(reality.into());
                 }
                 // Gateways learn immediately that the floating IP is here now, not only when they next ask.
                 if config.inside.is_some() {
-                    self.announcing.push((config.vni, config.ip.into(), ANNOUNCEMENTS));
-                    self.next_announce = now;
+                    self.chores.announcing.push((config.vni, config.ip.into(), ANNOUNCEMENTS));
+                    self.chores.next_announce = now;
                 }
                 let (released, wanted) = t.floating.set(id, config);
                 for &(vni, ip) in &wanted {
@@ -133,11 +134,11 @@ impl Switch {
                 for (vni, ip) in wanted {
                     self.locate_station(vni, ip);
                 }
-                self.next_tick = now;
+                self.chores.next_tick = now;
             }
             Command::RemoveFloating(id) => {
                 self.unguard_reality(id);
-                let t = &mut self.tables;
+                let t = &mut self.pipeline.tables;
                 for (vni, ip) in t.floating.remove(id) {
                     t.neighbors.unwant(vni, ip);
                 }
@@ -145,26 +146,26 @@ impl Switch {
             Command::SetSourceRoute(route) => {
                 self.remove_route(route.vni, route.from);
                 if let NextHop::Address(ip) = route.via {
-                    self.tables.neighbors.want(route.vni, ip.into());
+                    self.pipeline.tables.neighbors.want(route.vni, ip.into());
                 }
-                self.tables.routes.set(route.vni, route.from, route.via);
-                self.next_tick = now;
+                Arc::make_mut(&mut self.pipeline.tables.routes).set(route.vni, route.from, route.via);
+                self.chores.next_tick = now;
             }
             Command::RemoveSourceRoute(vni, from) => self.remove_route(vni, from),
             Command::SetUnderlayRoutes(routes) => {
-                t.underlay.set_routes(&routes);
+                Arc::make_mut(&mut t.underlay).set_routes(&routes);
                 self.compose_peers();
                 self.resolve_soon(now);
             }
             Command::SetUnderlayNeighbor(ip, mac) => {
-                if t.underlay.set_neighbor(ip.into(), mac) {
+                if Arc::make_mut(&mut t.underlay).set_neighbor(ip.into(), mac) {
                     self.compose_peers();
                     self.ask_again(now);
                 }
-                self.silent_hops.answered(ip.into());
+                self.pipeline.answers.silent_hops.answered(ip.into());
             }
             Command::RemoveUnderlayNeighbor(ip) => {
-                t.underlay.remove_neighbor(ip.into());
+                Arc::make_mut(&mut t.underlay).remove_neighbor(ip.into());
                 self.compose_peers();
                 self.resolve_soon(now);
             }
@@ -200,9 +201,9 @@ impl Switch {
     }
 
     fn remove_route(&mut self, vni: Vni, from: crate::command::IpPrefix) {
-        let before: Vec<_> = self.tables.routes.next_hops().collect();
-        self.tables.routes.remove(vni, from);
-        let after: Vec<_> = self.tables.routes.next_hops().collect();
+        let before: Vec<_> = self.pipeline.tables.routes.next_hops().collect();
+        Arc::make_mut(&mut self.pipeline.tables.routes).remove(vni, from);
+        let after: Vec<_> = self.pipeline.tables.routes.next_hops().collect();
         if before.len() == after.len() {
             return;
         }
@@ -211,36 +212,36 @@ impl Switch {
                 && v == vni
                 && !after.contains(&(v, via))
             {
-                self.tables.neighbors.unwant(v, ip.into());
+                self.pipeline.tables.neighbors.unwant(v, ip.into());
             }
         }
     }
 
     /// Composes the peers' outer headers, which depend on the uplink and on the underlay's next hops.
     fn compose_peers(&mut self) {
-        let t = &mut self.tables;
+        let t = &mut self.pipeline.tables;
         t.peers.compose(t.uplink.as_ref(), &t.underlay);
     }
 
     fn unguard_peer(&mut self, id: PeerId) {
-        if let Some(peer) = self.tables.peers.get(id) {
-            self.tables.guard.remove(peer.config.address.into());
+        if let Some(peer) = self.pipeline.tables.peers.get(id) {
+            Arc::make_mut(&mut self.pipeline.tables.guard).remove(peer.config.address.into());
         }
     }
 
     fn unguard_reality(&mut self, id: FloatingId) {
-        if let Some(Gateway::Here { reality }) = self.tables.floating.gateway(id) {
-            self.tables.guard.remove(reality.into());
+        if let Some(Gateway::Here { reality }) = self.pipeline.tables.floating.gateway(id) {
+            Arc::make_mut(&mut self.pipeline.tables.guard).remove(reality.into());
         }
     }
 
     /// Composes the flood sets of one network, or of all, and the network of each port.
     fn compose_flood(&mut self, only: Option<Vni>) {
-        let t = &mut self.tables;
+        let t = &mut self.pipeline.tables;
         for port in t.ports.iter_mut() {
             port.net = port.config.vni.and_then(|vni| t.networks.id(vni));
         }
-        for network in t.networks.iter_mut() {
+        for network in Arc::make_mut(&mut t.networks).iter_mut() {
             let vni = network.config.vni;
             if only.is_some_and(|v| v != vni) {
                 continue;
@@ -255,13 +256,13 @@ impl Switch {
 
     /// Looks up again where the stations are that floating IPs send to.
     fn locate_stations(&mut self) {
-        for (vni, ip) in self.tables.floating.stations() {
+        for (vni, ip) in self.pipeline.tables.floating.stations() {
             self.locate_station(vni, ip);
         }
     }
 
     fn locate_station(&mut self, vni: Vni, ip: Ip) {
-        let t = &mut self.tables;
+        let t = &mut self.pipeline.tables;
         let mac = t.neighbors.mac(vni, ip);
         let location = mac.and_then(|mac| t.fdb.get(vni, 0, mac));
         t.floating.resolve(vni, ip, mac, location);
@@ -270,93 +271,93 @@ impl Switch {
     /// Ages the tables and asks for missing addresses. Cheap to call too often.
     pub fn tick<P: FramePool>(&mut self, now: Instant, pool: &mut P) {
         self.now = now;
-        if now < self.next_tick {
+        if now < self.chores.next_tick {
             return;
         }
-        self.next_tick = now + TICK;
-        self.sampled.fill(false);
-        self.learned_told = 0;
-        (self.path_told, self.peers_told) = (0, 0);
-        let slots = (self.tables.fdb.slots() / 32).clamp(256, AGE_SLICE_MAX);
+        self.chores.next_tick = now + TICK;
+        self.pipeline.reports.sampled.fill(false);
+        self.pipeline.reports.learned_told = 0;
+        (self.pipeline.reports.path_told, self.pipeline.reports.peers_told) = (0, 0);
+        let slots = (self.pipeline.tables.fdb.slots() / 32).clamp(256, AGE_SLICE_MAX);
         let mut gone = Vec::new();
-        self.tables.fdb.age(now, slots, |vni, vid, mac| {
+        self.pipeline.tables.fdb.age(now, slots, |vni, vid, mac| {
             if vid == 0 {
                 gone.push((vni, mac));
             }
         });
         for (vni, mac) in gone {
-            station_moved(&mut self.tables, vni, mac, None);
+            station_moved(&mut self.pipeline.tables, vni, mac, None);
         }
-        if self.tables.ports.any_claims() {
-            self.tables.ports.iter_mut().for_each(|port| port.link_locals.settle(now));
+        if self.pipeline.tables.ports.any_claims() {
+            self.pipeline.tables.ports.iter_mut().for_each(|port| port.link_locals.settle(now));
         }
         self.announce(now, pool);
-        self.tables.fragments.set_time(now);
-        self.silent_hops.age(now);
-        let (due, lost) = self.tables.neighbors.due(now);
+        self.pipeline.tables.fragments.set_time(now);
+        self.pipeline.answers.silent_hops.age(now);
+        let (due, lost) = self.pipeline.tables.neighbors.due(now);
         if !lost.is_empty() {
-            self.tables.changed();
+            self.pipeline.tables.changed();
         }
         for (vni, ip) in lost {
-            self.tables.floating.resolve(vni, ip, None, None);
+            self.pipeline.tables.floating.resolve(vni, ip, None, None);
         }
         if self.is_speaker() {
             for (vni, ip) in due {
-                self.ask(vni, ip, pool);
+                self.pipeline.ask(vni, ip, pool);
             }
             self.resolve_underlay(now);
         }
         self.share_sightings(now, TICK);
-        if let Some(flows) = &mut self.flows {
-            flows.tick(now, &mut self.tables, &mut self.counters);
+        if let Some(flows) = &mut self.flows.book {
+            flows.tick(now, &mut self.pipeline.tables, &mut self.pipeline.counters);
         }
     }
 
     /// Repeats lost ARP and ND questions immediately, since a path to some station may have opened.
     fn ask_again(&mut self, now: Instant) {
-        self.tables.neighbors.ask_again();
-        self.next_tick = now;
+        self.pipeline.tables.neighbors.ask_again();
+        self.chores.next_tick = now;
     }
 
     /// Makes the next tick due now, and makes it ask for missing underlay next hops.
     fn resolve_soon(&mut self, now: Instant) {
-        (self.next_resolve, self.next_tick) = (now, now);
+        (self.chores.next_resolve, self.chores.next_tick) = (now, now);
     }
 
     /// Announces the floating IPs that moved here. Sends each announcement several times, since it is not
     /// acknowledged.
     fn announce<P: FramePool>(&mut self, now: Instant, pool: &mut P) {
         if !self.is_speaker() {
-            self.announcing.clear();
+            self.chores.announcing.clear();
         }
-        if self.announcing.is_empty() || now < self.next_announce {
+        if self.chores.announcing.is_empty() || now < self.chores.next_announce {
             return;
         }
-        self.next_announce = now + RESOLVE_INTERVAL;
-        let mut announcing = core::mem::take(&mut self.announcing);
+        self.chores.next_announce = now + RESOLVE_INTERVAL;
+        let mut announcing = core::mem::take(&mut self.chores.announcing);
         announcing.retain_mut(|(vni, ip, left)| {
-            let here = self.tables.floating.is_mapped(Domain::To(*vni), *ip);
+            let here = self.pipeline.tables.floating.is_mapped(Domain::To(*vni), *ip);
             if here {
-                self.send_question(*vni, Some(*ip), *ip, pool);
+                self.pipeline.send_question(*vni, Some(*ip), *ip, pool);
             }
             *left -= 1;
             here && *left > 0
         });
-        self.announcing = announcing;
+        self.chores.announcing = announcing;
     }
 
     /// Asks the kernel for next hops: often for missing ones, and now and then for every one, since the
     /// kernel does not see the switch's traffic and would forget them.
     fn resolve_underlay(&mut self, now: Instant) {
-        let refresh = now >= self.next_refresh;
-        if now < self.next_resolve && !refresh {
+        let refresh = now >= self.chores.next_refresh;
+        if now < self.chores.next_resolve && !refresh {
             return;
         }
-        self.next_resolve = now + RESOLVE_INTERVAL;
+        self.chores.next_resolve = now + RESOLVE_INTERVAL;
         if refresh {
-            self.next_refresh = now + REFRESH_INTERVAL;
+            self.chores.next_refresh = now + REFRESH_INTERVAL;
         }
-        let t = &self.tables;
+        let t = &self.pipeline.tables;
         let peers =
             t.peers.iter().filter(|(_, p)| p.config.via.is_none()).map(|(_, p)| Ip::from(p.config.address));
         let mut wanted: Vec<Ip> = peers
@@ -364,49 +365,49 @@ impl Switch {
             .chain(t.underlay.gateways())
             .filter(|&next| refresh || !t.underlay.is_known(next))
             .collect();
-        wanted.extend(self.silent_hops.unreachable(now));
+        wanted.extend(self.pipeline.answers.silent_hops.unreachable(now));
         wanted.sort_unstable();
         wanted.dedup();
-        self.events.extend(wanted.into_iter().map(|ip| Event::Resolve(ip.into())));
+        self.pipeline.reports.events.extend(wanted.into_iter().map(|ip| Event::Resolve(ip.into())));
     }
 
     /// The time at which [`Switch::tick`] is due.
     #[must_use]
     pub const fn deadline(&self) -> Instant {
-        self.next_tick
+        self.chores.next_tick
     }
 
     /// Attaches the kernel offload, which repeats the verdicts of hot flows.
     pub fn attach_cache(&mut self, cache: Box<dyn FlowCache + Send>) {
-        self.flows = Some(FlowBook::new(cache));
+        self.flows.book = Some(FlowBook::new(cache));
     }
 
     /// Attaches the source of information about the connections of the rVM's own kernel.
-    pub fn attach_own(&mut self, own: Box<dyn OwnFlows>) {
-        self.tables.own = Some(own);
+    pub fn attach_own(&mut self, own: Arc<dyn OwnFlows>) {
+        self.pipeline.tables.own = Some(own);
     }
 
     /// Revokes offloaded verdicts that no longer hold. Call it before the switch answers or sends anything
     /// that follows from a change.
     #[inline]
     pub fn publish(&mut self) {
-        if let Some(flows) = &mut self.flows {
+        if let Some(flows) = &mut self.flows.book {
             flows.set_watched(!self.watches.is_empty());
-            flows.publish(&self.tables);
+            flows.publish(&self.pipeline.tables);
         }
     }
 
     /// Brings the counters up to date with the kernel offload.
     pub fn fold_flows(&mut self, now: Instant) {
-        if let Some(flows) = &mut self.flows {
-            flows.fold(now, &mut self.tables, &mut self.counters);
+        if let Some(flows) = &mut self.flows.book {
+            flows.fold(now, &mut self.pipeline.tables, &mut self.pipeline.counters);
         }
     }
 
     /// Answers a query.
     #[must_use]
     pub fn answer_query<P: FramePool>(&mut self, now: Instant, query: &Query, pool: &mut P) -> Answer {
-        let t = &self.tables;
+        let t = &self.pipeline.tables;
         match *query {
             Query::Seen(id, frames, bytes) => {
                 let (seen, lost) = self.watches.take(id, frames, bytes);
@@ -414,7 +415,7 @@ impl Switch {
             }
             Query::Trace(port, ref bytes) => Answer::Trace(self.trace(now, port, bytes, pool)),
             Query::Counters => Answer::Counters {
-                switch: Box::new(self.counters),
+                switch: Box::new(self.pipeline.counters),
                 ports: t.ports.iter().map(|(id, p)| (id, p.counters.clone())).collect(),
                 pool: pool.usage(),
                 fdb_entries: t.fdb.len(),
@@ -437,56 +438,58 @@ impl Switch {
                 };
                 Answer::Peers(t.peers.iter().map(row).collect())
             }
-            Query::DropSamples => Answer::DropSamples(self.samples.iter().flatten().cloned().collect()),
+            Query::DropSamples => {
+                Answer::DropSamples(self.pipeline.reports.samples.iter().flatten().cloned().collect())
+            }
         }
     }
 
     /// Counters of the whole switch.
     #[must_use]
     pub const fn counters(&self) -> SwitchCounters {
-        self.counters
+        self.pipeline.counters
     }
 
     /// Counters of one port.
     #[must_use]
     pub fn port_counters(&self, id: PortId) -> Option<&PortCounters> {
-        self.tables.ports.get(id).map(|p| &p.counters)
+        self.pipeline.tables.ports.get(id).map(|p| &p.counters)
     }
 
     /// Number of frames that were forwarded from the flow cache.
     #[must_use]
     pub const fn remembered(&self) -> u64 {
-        self.remembered
+        self.flows.remembered
     }
 
     /// Invalidates every cached verdict, so that the next frame of each flow is classified again.
     pub fn forget(&mut self) {
-        self.tables.changed();
+        self.pipeline.tables.changed();
     }
 
     /// Read access to the tables.
     #[must_use]
     pub const fn tables(&self) -> &super::Tables {
-        &self.tables
+        &self.pipeline.tables
     }
 
     /// Sets which unfinished frames the I/O of a port accepts.
     pub fn set_caps(&mut self, id: PortId, caps: PortCaps) {
-        self.tables.changed();
-        if let Some(port) = self.tables.ports.get_mut(id) {
+        self.pipeline.tables.changed();
+        if let Some(port) = self.pipeline.tables.ports.get_mut(id) {
             port.caps = caps;
         }
     }
 
     /// Drains the events that wait to be reported.
     pub fn take_events(&mut self) -> alloc::vec::Drain<'_, Event> {
-        self.events.drain(..)
+        self.pipeline.reports.events.drain(..)
     }
 
     /// Upper bound of the port numbers in use, exclusive.
     #[must_use]
     pub fn port_bound(&self) -> u16 {
-        self.tables.ports.bound()
+        self.pipeline.tables.ports.bound()
     }
 
     /// Lets `send` take frames from the front of a port's queue. Counts these as sent; frees and counts the
@@ -497,9 +500,11 @@ impl Switch {
         pool: &mut P,
         send: impl FnOnce(&mut P, &mut Vec<Frame>) -> Result<(), DropReason>,
     ) {
-        let Some(port) = self.tables.ports.get_mut(id).filter(|p| !p.queue.is_empty()) else { return };
+        let Some(port) = self.pipeline.tables.ports.get_mut(id).filter(|p| !p.queue.is_empty()) else {
+            return;
+        };
         let mut queue = core::mem::take(&mut port.queue);
-        self.end_merges(id);
+        self.pipeline.end_merges(id);
         let leaving = if self.watches.is_empty() { None } else { self.leaving(id, &queue, pool) };
         let before = tally(&queue);
         let result = send(pool, &mut queue);
@@ -509,20 +514,20 @@ impl Switch {
         if let Some(leaving) = leaving {
             self.show_leaving(self.now, id, leaving, sent as usize, reason);
         }
-        if let Some(frame) = queue.first().filter(|_| !self.sampled[reason as usize]) {
-            self.sample(id, frame, reason, pool);
+        if let Some(frame) = queue.first().filter(|_| !self.pipeline.reports.sampled[reason as usize]) {
+            self.pipeline.sample(id, frame, reason, pool);
         }
-        let Some(port) = self.tables.ports.get_mut(id) else { return };
+        let Some(port) = self.pipeline.tables.ports.get_mut(id) else { return };
         port.counters.tx_frames += sent;
         port.counters.tx_bytes += before.1 - after.1;
         port.counters.drops[reason as usize] += after.0;
-        self.counters.tx += sent;
-        self.counters.queued -= before.0;
-        self.counters.dropped += after.0;
+        self.pipeline.counters.tx += sent;
+        self.pipeline.counters.queued -= before.0;
+        self.pipeline.counters.dropped += after.0;
         for frame in queue.drain(..) {
             pool.free(frame);
         }
-        if let Some(port) = self.tables.ports.get_mut(id) {
+        if let Some(port) = self.pipeline.tables.ports.get_mut(id) {
             port.queue = queue;
         }
     }
@@ -535,20 +540,22 @@ impl Switch {
         pool: &mut P,
         send: impl FnOnce(&mut P, &mut Vec<Frame>),
     ) {
-        self.end_merges(id);
-        let Some(port) = self.tables.ports.get_mut(id).filter(|p| !p.queue.is_empty()) else { return };
+        self.pipeline.end_merges(id);
+        let Some(port) = self.pipeline.tables.ports.get_mut(id).filter(|p| !p.queue.is_empty()) else {
+            return;
+        };
         let mut queue = core::mem::take(&mut port.queue);
         let before = queue.len() as u64;
         send(pool, &mut queue);
         let left = queue.len() as u64;
         port.counters.drops[DropReason::TxQueueFull as usize] += left;
-        self.counters.queued -= before;
-        self.counters.handed_off += before - left;
-        self.counters.dropped += left;
+        self.pipeline.counters.queued -= before;
+        self.pipeline.counters.handed_off += before - left;
+        self.pipeline.counters.dropped += left;
         for frame in queue.drain(..) {
             pool.free(frame);
         }
-        if let Some(port) = self.tables.ports.get_mut(id) {
+        if let Some(port) = self.pipeline.tables.ports.get_mut(id) {
             port.queue = queue;
         }
     }
@@ -556,32 +563,33 @@ impl Switch {
     /// Takes a finished frame from another worker, for a port that this worker owns. `None` means that no
     /// slot was free for it.
     pub fn take_over<P: FramePool>(&mut self, id: PortId, frame: Option<Frame>, pool: &mut P) {
-        self.counters.taken_over += 1;
+        self.pipeline.counters.taken_over += 1;
         // The other worker sent the frame before it learned that the port was closed.
-        let closed = self.tables.ports.get(id).filter(|p| !p.config.live).map(|p| p.why_no_way_out());
+        let closed =
+            self.pipeline.tables.ports.get(id).filter(|p| !p.config.live).map(|p| p.why_no_way_out());
         match (frame, closed) {
-            (Some(frame), None) => self.enqueue(id, frame, pool),
-            (Some(frame), Some(reason)) => self.drop_frame(id, frame, reason, pool),
-            (None, _) => self.count_drop(id, DropReason::PoolExhausted),
+            (Some(frame), None) => self.pipeline.enqueue(id, frame, pool),
+            (Some(frame), Some(reason)) => self.pipeline.drop_frame(id, frame, reason, pool),
+            (None, _) => self.pipeline.count_drop(id, DropReason::PoolExhausted),
         }
     }
 
     /// Like [`Switch::flush`], for punted frames.
     pub fn flush_punted<P: FramePool>(&mut self, pool: &mut P, send: impl FnOnce(&mut P, &mut Vec<Frame>)) {
-        if self.punted.is_empty() {
+        if self.pipeline.output.punted.is_empty() {
             return;
         }
-        let before = self.punted.len() as u64;
-        send(pool, &mut self.punted);
-        let left = self.punted.len() as u64;
-        self.counters.queued -= before;
-        self.counters.punted += before - left;
-        self.counters.dropped += left;
-        let uplink = self.tables.uplink.as_ref().map(|u| u.port);
-        if let Some(port) = uplink.and_then(|id| self.tables.ports.get_mut(id)) {
+        let before = self.pipeline.output.punted.len() as u64;
+        send(pool, &mut self.pipeline.output.punted);
+        let left = self.pipeline.output.punted.len() as u64;
+        self.pipeline.counters.queued -= before;
+        self.pipeline.counters.punted += before - left;
+        self.pipeline.counters.dropped += left;
+        let uplink = self.pipeline.tables.uplink.as_ref().map(|u| u.port);
+        if let Some(port) = uplink.and_then(|id| self.pipeline.tables.ports.get_mut(id)) {
             port.counters.drops[DropReason::NeighborUnresolved as usize] += left;
         }
-        for frame in self.punted.drain(..) {
+        for frame in self.pipeline.output.punted.drain(..) {
             pool.free(frame);
         }
     }

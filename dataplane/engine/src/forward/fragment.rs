@@ -11,7 +11,7 @@
 //! switch does not.
 
 use super::fit::segment::Cut;
-use super::{Onward, Switch, act, fit};
+use super::{Onward, Pipeline, act, fit};
 use crate::command::PortId;
 use crate::counters::DropReason;
 use crate::frame::{Frame, FramePool, GsoKind, SlotSize};
@@ -22,7 +22,7 @@ use crate::wire::{ethernet, ipv4, ipv6, l4, set_word, word};
 const V6_FRAGMENT_LEN: usize = 8;
 const V6_FRAGMENT: u8 = 44;
 
-impl Switch {
+impl<F> Pipeline<F> {
     /// Sends a routed IPv4 packet, or each segment of a GSO packet, on in fragments of at most `mtu` bytes.
     #[cold]
     pub(super) fn send_in_fragments<P: FramePool>(
@@ -32,7 +32,7 @@ impl Switch {
         mut frame: Frame,
         pool: &mut P,
     ) {
-        let onward = |switch: &mut Self, part, pool: &mut P| switch.send_onward(on, part, pool);
+        let onward = |pipeline: &mut Self, part, pool: &mut P| pipeline.send_onward(on, part, pool);
         if !act::act(pool, &mut frame, on.h, on.verdict) {
             return self.drop_frame(on.id, frame, DropReason::PoolExhausted, pool);
         }
@@ -101,13 +101,13 @@ impl Switch {
         mtu: u16,
         pool: &mut P,
     ) {
-        self.fragment_id = self.fragment_id.wrapping_add(1);
+        self.answers.fragment_id = self.answers.fragment_id.wrapping_add(1);
         let ip = &mut pool.bytes_mut(&mut frame)[ethernet::HEADER_LEN..];
         if ip[0] >> 4 == 4 {
-            set_word(ip, ipv4::ID_AT, self.fragment_id as u16);
+            set_word(ip, ipv4::ID_AT, self.answers.fragment_id as u16);
             set_word(ip, ipv4::FLAGS_OFFSET_AT, 0);
             ipv4::seal(&mut ip[..ipv4::HEADER_LEN]);
-            let to_uplink = |switch: &mut Self, part, pool: &mut P| switch.enqueue(uplink, part, pool);
+            let to_uplink = |pipeline: &mut Self, part, pool: &mut P| pipeline.enqueue(uplink, part, pool);
             return self.fragment(from, mtu, frame, pool, to_uplink);
         }
         const HEADERS_LEN: usize = ethernet::HEADER_LEN + ipv6::HEADER_LEN;
@@ -130,7 +130,7 @@ impl Switch {
             bytes[HEADERS_LEN + V6_FRAGMENT_LEN..]
                 .copy_from_slice(&whole[HEADERS_LEN + at..HEADERS_LEN + at + len]);
             let ip = &mut bytes[ethernet::HEADER_LEN..];
-            stamp_v6(ip, self.fragment_id, (at / 8) as u16, at + len < payload_len);
+            stamp_v6(ip, self.answers.fragment_id, (at / 8) as u16, at + len < payload_len);
             self.enqueue(uplink, part, pool);
         }
         pool.free(frame);

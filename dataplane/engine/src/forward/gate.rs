@@ -20,16 +20,31 @@ use alloc::vec::Vec;
 use super::parse::{self, Headers};
 use super::trail::{Step, Trail};
 use super::verdict::{Edits, Out, Verdict};
-use super::{Switch, act, fit};
+use super::{Pipeline, Switch, act, fit};
 use crate::command::{PortId, Vni};
 use crate::counters::DropReason;
 use crate::frame::{Batch, Frame, FramePool, Offload, SlotSize};
 use crate::limits::MIRROR_LARGE_MAX;
 use crate::time::Instant;
-use crate::watch::{Fate, Walk};
+use crate::watch::{Fate, Walk, Watches};
 use crate::wire::ethernet;
 
 impl Switch {
+    /// Applies egress limits and mirrors to the ports whose I/O is here, before the queues are flushed.
+    #[inline]
+    pub fn gate_leaving<P: FramePool>(
+        &mut self,
+        now: Instant,
+        pool: &mut P,
+        is_here: impl Fn(PortId) -> bool,
+    ) {
+        if !self.pipeline.output.gated.is_empty() {
+            self.pipeline.gate_queues(now, pool, is_here, &mut ());
+        }
+    }
+}
+
+impl<F> Pipeline<F> {
     /// Applies the port's ingress limit to a batch, and copies the frames within the limit to the port's
     /// mirror.
     #[cold]
@@ -40,6 +55,7 @@ impl Switch {
         id: PortId,
         batch: &mut Batch,
         pool: &mut P,
+        watches: &mut Watches,
         trail: &mut impl Trail,
     ) {
         for frame in core::mem::take(batch) {
@@ -56,7 +72,7 @@ impl Switch {
             }
             let mirror = port.config.policy.mirror;
             if !within {
-                self.refuse_over_limit(now, id, frame, pool);
+                self.refuse_over_limit(now, id, frame, pool, watches);
                 continue;
             }
             if let Some(tap) = mirror {
@@ -68,16 +84,23 @@ impl Switch {
     }
 
     /// Counts a frame in that the pipeline does not see, and drops it.
-    fn refuse_over_limit<P: FramePool>(&mut self, now: Instant, id: PortId, frame: Frame, pool: &mut P) {
+    fn refuse_over_limit<P: FramePool>(
+        &mut self,
+        now: Instant,
+        id: PortId,
+        frame: Frame,
+        pool: &mut P,
+        watches: &mut Watches,
+    ) {
         let reason = DropReason::IngressRateLimit;
         self.counters.rx += 1;
         if let Some(port) = self.tables.ports.get_mut(id) {
             port.counters.rx_frames += 1;
             port.counters.rx_bytes += u64::from(frame.len);
         }
-        if self.is_watched(id) && self.watches.wants(id, pool.bytes(&frame), false) {
+        if watches.wants(id, pool.bytes(&frame), false) {
             let walk = Walk { drops: alloc::vec![(id, reason)], ..Walk::default() };
-            self.watches.show(now, id, frame.len, pool.bytes(&frame), &Fate::Walked(walk));
+            watches.show(now, id, frame.len, pool.bytes(&frame), &Fate::Walked(walk));
         }
         self.drop_frame(id, frame, reason, pool);
     }
@@ -104,19 +127,6 @@ impl Switch {
         }
     }
 
-    /// Applies egress limits and mirrors to the ports whose I/O is here, before the queues are flushed.
-    #[inline]
-    pub fn gate_leaving<P: FramePool>(
-        &mut self,
-        now: Instant,
-        pool: &mut P,
-        is_here: impl Fn(PortId) -> bool,
-    ) {
-        if !self.gated.is_empty() {
-            self.gate_queues(now, pool, is_here, &mut ());
-        }
-    }
-
     #[cold]
     pub(super) fn gate_queues<P: FramePool>(
         &mut self,
@@ -125,12 +135,12 @@ impl Switch {
         is_here: impl Fn(PortId) -> bool,
         trail: &mut impl Trail,
     ) {
-        let gated = core::mem::take(&mut self.gated);
+        let gated = core::mem::take(&mut self.output.gated);
         for &id in gated.iter().filter(|&&id| is_here(id)) {
             self.limit_leaving(now, id, pool, trail);
             self.mirror_leaving(id, pool, trail);
         }
-        self.gated = gated;
+        self.output.gated = gated;
     }
 
     /// Removes the frames over the limit from a port's queue.
@@ -225,6 +235,6 @@ impl Switch {
         let mut gated: Vec<(bool, PortId)> = gated.map(|(id, p)| (p.config.policy.tap, id)).collect();
         // The queue of a mirror target is complete only when every other port has been copied from.
         gated.sort_unstable();
-        self.gated = gated.into_iter().map(|(_, id)| id).collect();
+        self.output.gated = gated.into_iter().map(|(_, id)| id).collect();
     }
 }

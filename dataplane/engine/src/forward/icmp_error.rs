@@ -21,7 +21,7 @@ use super::parse::{Headers, Net, Part};
 use super::route::domain;
 use super::trail::{Step, Trail};
 use super::verdict::Refusal;
-use super::{Onward, Switch};
+use super::{Onward, Pipeline};
 use crate::command::{Location, PeerId};
 use crate::frame::{Frame, FramePool};
 use crate::table::floating_ip::{Domain, Target};
@@ -43,7 +43,7 @@ const HOP_LIMIT: u8 = 64;
 /// The source for a router without an IPv4 address of its own (RFC 7600).
 const NO_ADDRESS: Ip = Ip::v4([192, 0, 0, 8]);
 
-impl Switch {
+impl<F> Pipeline<F> {
     /// Tells the sender of a packet why it is not forwarded, if the RFCs allow that. With `routed` the answer
     /// comes from a router, otherwise from the destination.
     #[cold]
@@ -63,7 +63,7 @@ impl Switch {
         if !may_be_told(h, bytes, what) {
             return;
         }
-        if !self.error_limit.take(now, domain(adm), h.src) {
+        if !self.answers.error_limit.take(now, domain(adm), h.src) {
             self.counters.refusals_limited += 1;
             return;
         }

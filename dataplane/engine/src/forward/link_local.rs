@@ -37,9 +37,10 @@ impl Switch {
         };
         let Some(ip) = ip.filter(|&ip| is_opaque(ip)) else { return };
         let from = if let From::Port(id) = adm.from { Some(id) } else { None };
-        for at in 0..self.tables.ports.bound() {
+        for at in 0..self.pipeline.tables.ports.bound() {
             let id = PortId(at);
-            let port = self.tables.ports.get_mut(id).filter(|p| p.net == Some(adm.net) && from != Some(id));
+            let port =
+                self.pipeline.tables.ports.get_mut(id).filter(|p| p.net == Some(adm.net) && from != Some(id));
             if port.is_some_and(|port| port.link_locals.contest(ip, adm.vid, probes)) {
                 self.tell_link_local(id, ip, adm.vid, false);
             }
@@ -66,7 +67,7 @@ impl Switch {
         pool: &mut P,
     ) {
         let address = matches!(reason, DropReason::SpoofedIp | DropReason::SpoofedNeighbor);
-        if address && h.net == Net::V6 && self.tables.ports.any_claims() {
+        if address && h.net == Net::V6 && self.pipeline.tables.ports.any_claims() {
             self.claim_refused(now, id, h, frame, pool);
         }
     }
@@ -81,7 +82,9 @@ impl Switch {
         frame: &Frame,
         pool: &mut P,
     ) {
-        let Some(port) = self.tables.ports.get(id).filter(|port| port.takes_claims()) else { return };
+        let Some(port) = self.pipeline.tables.ports.get(id).filter(|port| port.takes_claims()) else {
+            return;
+        };
         let Some((vid, _)) = port.vlan.ingress(h.tagged, h.vid) else { return };
         let ip = if is_opaque(h.src) {
             h.src
@@ -96,7 +99,7 @@ impl Switch {
     }
 
     fn claim_link_local(&mut self, now: Instant, id: PortId, vid: u16, ip: Ip) -> bool {
-        let t = &mut self.tables;
+        let t = &mut self.pipeline.tables;
         let claimed = t.ports.get(id).is_some_and(|port| {
             let network = port.net.and_then(|net| t.networks.at(net));
             network.is_some_and(|network| guard::is_claimable(t, network, id, port, ip))
@@ -109,7 +112,9 @@ impl Switch {
 
     /// Takes over another worker's news: a guest of this port has claimed the address, or has lost it.
     pub(super) fn hear_link_local(&mut self, now: Instant, id: PortId, ip: Ip, vid: u16, claimed: bool) {
-        let Some(port) = self.tables.ports.get_mut(id).filter(|port| port.takes_claims()) else { return };
+        let Some(port) = self.pipeline.tables.ports.get_mut(id).filter(|port| port.takes_claims()) else {
+            return;
+        };
         if claimed {
             port.link_locals.claim(now, ip, vid);
         } else {
@@ -119,23 +124,24 @@ impl Switch {
 
     /// Drops the claims that the current configuration does not allow.
     pub(super) fn revise_link_locals(&mut self) {
-        if !self.tables.ports.any_claims() {
+        if !self.pipeline.tables.ports.any_claims() {
             return;
         }
-        for at in 0..self.tables.ports.bound() {
+        for at in 0..self.pipeline.tables.ports.bound() {
             let id = PortId(at);
-            let Some(port) = self.tables.ports.get_mut(id).filter(|p| !p.link_locals.is_empty()) else {
+            let Some(port) = self.pipeline.tables.ports.get_mut(id).filter(|p| !p.link_locals.is_empty())
+            else {
                 continue;
             };
             let mut claims = core::mem::take(&mut port.link_locals);
-            let t = &self.tables;
+            let t = &self.pipeline.tables;
             claims.retain(|ip| {
                 t.ports.get(id).is_some_and(|port| {
                     let network = port.net.and_then(|net| t.networks.at(net));
                     network.is_some_and(|network| guard::is_claimable(t, network, id, port, ip))
                 })
             });
-            if let Some(port) = self.tables.ports.get_mut(id) {
+            if let Some(port) = self.pipeline.tables.ports.get_mut(id) {
                 port.link_locals = claims;
             }
         }
@@ -143,7 +149,8 @@ impl Switch {
 
     /// Asks every station of the network except the guest whether it has an address (RFC 4862 §5.4.2).
     fn ask_if_free<P: FramePool>(&mut self, id: PortId, vid: u16, ip: Ip, pool: &mut P) {
-        let network = self.tables.ports.get(id).and_then(|p| self.tables.networks.at(p.net?));
+        let network =
+            self.pipeline.tables.ports.get(id).and_then(|p| self.pipeline.tables.networks.at(p.net?));
         let Some((vni, mac)) = network.map(|n| (n.config.vni, n.config.router_mac)) else { return };
         let Some(mut frame) = pool.alloc(SlotSize::Small) else { return };
         frame.len = act::QUESTION_MAX as u32;
@@ -151,9 +158,9 @@ impl Switch {
         if vid != 0 {
             act::tag(pool, &mut frame, TagEdit::Push(vid));
         }
-        self.counters.originated += 1;
+        self.pipeline.counters.originated += 1;
         let verdict = Verdict { edits: Edits::NONE, out: Out::Flood, vni, vid };
         let tunnel = TunnelFacts::ours(ip.0 as u32);
-        self.flood(id, Some(From::Port(id)), &verdict, tunnel, frame, pool);
+        self.pipeline.flood(id, Some(From::Port(id)), &verdict, tunnel, frame, pool);
     }
 }

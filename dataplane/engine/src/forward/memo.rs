@@ -80,7 +80,6 @@ pub struct Side<'a> {
 }
 
 /// The table of cached verdicts. Two-way set associative; a lookup never reads another set.
-#[derive(Debug)]
 pub struct Memo {
     /// A part of each entry's hash, so that a lookup fetches only the line of the right entry.
     tags: Box<[[u16; 2]; SETS]>,
@@ -89,6 +88,13 @@ pub struct Memo {
     seed: [u64; 5],
     /// Count of new flows. One in [`PATIENCE`] displaces a flow that is still valid.
     newcomers: u32,
+}
+
+impl core::fmt::Debug for Memo {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let flows = self.entries.iter().zip(self.rewrites.iter()).enumerate();
+        f.debug_map().entries(flows.filter(|(_, (entry, _))| entry.kind != 0)).finish()
+    }
 }
 
 /// Number of new flows that a full set rejects before it takes one. So flows of a single packet displace few

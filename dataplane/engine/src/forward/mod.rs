@@ -23,154 +23,75 @@ mod mss;
 mod output;
 mod path;
 mod peers;
+mod pipeline;
 mod route;
+mod scratch;
+mod tables;
 mod watched;
 
-use alloc::boxed::Box;
 use alloc::vec::Vec;
 
+use self::cache::FlowBook;
 use self::classify::{Admission, From, Probe};
-use self::fit::send::{Merges, brings_tunnels};
+use self::fit::send::brings_tunnels;
 use self::memo::{Look, Memo, Side};
-use self::output::{FloodTarget, TunnelFacts};
+use self::output::TunnelFacts;
 use self::parse::{Headers, Part};
+use self::pipeline::{Onward, Pipeline};
+pub use self::tables::Tables;
 use self::trail::Trail;
-use self::verdict::{Out, Refusal, Responder, Verdict};
-use crate::command::{DropSample, Event, FloatingId, Location, PeerId, PortId, Role, UplinkConfig, Vni};
-use crate::counters::{DROP_REASONS, DropReason, SwitchCounters};
+use self::verdict::Verdict;
+use crate::command::{Event, FloatingId, Location, PeerId, PortId, Role, UplinkConfig, Vni};
+use crate::counters::DropReason;
 use crate::frame::{Batch, Frame, FramePool, GsoKind, Offload};
-use crate::limits::{BATCH_LEN, FLOW_SAMPLE, LEARNED_EVENTS, PATH_ANSWERS_PPS, TUNNEL_DATAGRAMS_IN_MAX};
-use crate::own::OwnFlows;
-use crate::table::error_limit::ErrorLimit;
-use crate::table::fdb::{self, Fdb};
-use crate::table::floating_ip::FloatingIps;
-use crate::table::fragments::Fragments;
-use crate::table::neighbor::Neighbors;
-use crate::table::network::Networks;
-use crate::table::peer::PeerTable;
-use crate::table::port::{PortEntry, PortTable, TokenBucket};
-use crate::table::silent_hops::SilentHops;
-use crate::table::source_route::SourceRoutes;
-use crate::table::underlay::{Guard, Hop, Underlay};
+use crate::limits::{BATCH_LEN, FLOW_SAMPLE, LEARNED_EVENTS, TUNNEL_DATAGRAMS_IN_MAX};
+use crate::table::fdb;
+use crate::table::port::PortEntry;
 use crate::time::{Duration, Instant};
 use crate::watch::Watches;
 use crate::wire::icmp;
 use crate::wire::ip::Ip;
 use crate::wire::l4;
-use crate::wire::mac::MacAddr;
-
-/// All tables that the pipeline reads.
-#[derive(Debug)]
-pub struct Tables {
-    /// The ports of this rVM.
-    pub ports: PortTable,
-    /// Maps MAC addresses to ports and peers.
-    pub fdb: Fdb,
-    /// The networks and their flood sets.
-    pub networks: Networks,
-    /// The other rVMs.
-    pub peers: PeerTable,
-    /// Floating IPs.
-    pub floating: FloatingIps,
-    /// Ports of packets that arrive in fragments.
-    pub fragments: Fragments,
-    /// Source routes.
-    pub routes: SourceRoutes,
-    /// Overlay next hops.
-    pub neighbors: Neighbors,
-    /// Underlay routes and next hops.
-    pub underlay: Underlay,
-    /// Destinations that translated packets must not reach.
-    pub guard: Guard,
-    /// How the switch attaches to the underlay.
-    pub uplink: Option<UplinkConfig>,
-    /// Connections of the rVM's own kernel. Translated packets must not belong to one.
-    pub own: Option<Box<dyn OwnFlows>>,
-    /// Increases with every change of a table, except when a station appears (no cached verdict concerns an
-    /// unknown station) or leaves (see [`Fdb::version`]).
-    pub version: u32,
-}
-
-impl Tables {
-    fn new(seed: u64) -> Self {
-        let part = |n: u64| seed.wrapping_add(n.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        Self {
-            ports: PortTable::default(),
-            fdb: Fdb::new(part(1)),
-            networks: Networks::new(part(2)),
-            peers: PeerTable::new(part(3)),
-            floating: FloatingIps::new(part(4)),
-            routes: SourceRoutes::new(part(5)),
-            neighbors: Neighbors::new(part(6)),
-            underlay: Underlay::new(part(7)),
-            guard: Guard::new(part(8)),
-            fragments: Fragments::new(part(9)),
-            uplink: None,
-            own: None,
-            version: 0,
-        }
-    }
-
-    /// Invalidates all cached verdicts.
-    pub fn changed(&mut self) {
-        self.version = self.version.wrapping_add(1);
-    }
-
-    /// The switch's own MAC address. Zero, which no frame carries, until an uplink is configured.
-    #[inline]
-    #[must_use]
-    pub fn switch_mac(&self) -> MacAddr {
-        self.uplink.as_ref().map_or(MacAddr::ZERO, |u| u.switch_mac)
-    }
-}
 
 /// A switch: tables, counters, and the pipeline. It owns no clock, socket or thread.
 #[derive(Debug)]
 pub struct Switch {
-    tables: Tables,
-    counters: SwitchCounters,
-    memo: Memo,
-    looks: Vec<Look>,
-    /// Number of frames forwarded from the flow cache.
-    remembered: u64,
-    parsed: Vec<Parsed>,
-    targets: Vec<FloodTarget>,
-    punted: Vec<Frame>,
-    /// Scratch space for the frames that a tunnel GSO packet contains.
-    opened: Vec<Frame>,
-    merges: Merges,
-    /// Ports with an egress rate limit or mirror.
-    gated: Vec<PortId>,
-    /// A transmit queue should be flushed before the next batch.
-    crowded: bool,
-    events: Vec<Event>,
-    error_limit: ErrorLimit,
-    silent_hops: SilentHops,
-    path_answers: TokenBucket,
-    /// Number of path events reported since the last tick.
-    path_told: u32,
-    /// Number of events about differently configured peers reported since the last tick.
-    peers_told: u32,
-    /// IP identification of the last outer packet that was fragmented.
-    fragment_id: u32,
-    /// Number of station events reported since the last tick.
-    learned_told: u32,
-    samples: Vec<Option<DropSample>>,
-    sampled: [bool; DROP_REASONS],
-    /// Floating IPs that moved here, and how many announcements of each are still to be sent.
-    announcing: Vec<(Vni, Ip, u8)>,
-    /// The bookkeeping of the kernel offload, if there is one.
-    flows: Option<cache::FlowBook>,
-    next_announce: Instant,
-    next_tick: Instant,
-    next_resolve: Instant,
-    next_refresh: Instant,
+    /// All that a dry run works on a copy of.
+    pipeline: Pipeline,
+    flows: Flows,
+    chores: Chores,
     /// Set when the switch is one of several workers.
     sharing: Option<share::Sharing>,
     /// The captures in progress.
     watches: Watches,
     /// The time of this turn, for captures of outgoing frames.
     now: Instant,
+}
+
+/// The two faster ways past the pipeline, and the scratch space of a batch.
+#[derive(Debug)]
+struct Flows {
+    /// The flow cache.
+    memo: Memo,
+    /// Number of frames forwarded from the flow cache.
+    remembered: u64,
+    /// The bookkeeping of the kernel offload, if there is one.
+    book: Option<FlowBook>,
+    looks: Vec<Look>,
+    parsed: Vec<Parsed>,
+    /// The frames that a tunnel GSO packet contains.
+    opened: Vec<Frame>,
+}
+
+/// What the switch does by the clock.
+#[derive(Debug)]
+struct Chores {
+    /// Floating IPs that moved here, and how many announcements of each are still to be sent.
+    announcing: Vec<(Vni, Ip, u8)>,
+    next_announce: Instant,
+    next_tick: Instant,
+    next_resolve: Instant,
+    next_refresh: Instant,
 }
 
 /// A frame after the first stages. The batch loop fills it in place, since it is large.
@@ -183,15 +104,6 @@ struct Parsed {
     refused: Option<DropReason>,
     /// The flow is a candidate for the kernel offload.
     hot: bool,
-}
-
-/// A frame in the decision stages: its ingress, headers and verdict.
-#[derive(Clone, Copy, Debug)]
-struct Onward<'a> {
-    id: PortId,
-    adm: &'a Admission,
-    h: &'a Headers,
-    verdict: &'a Verdict,
 }
 
 /// The ingress of a batch: everything that the first stages need for each frame.
@@ -263,42 +175,55 @@ fn hides_more(tables: &Tables, id: PortId, h: &Headers, offload: Offload, bytes:
 /// Interval between runs of [`Switch::tick`], which ages the tables and resolves missing next hops.
 const TICK: Duration = Duration::from_millis(250);
 
-/// Number of bytes kept as the sample of a drop reason.
-const SAMPLE_LEN: usize = 128;
+impl Pipeline {
+    /// The decision about an admitted frame.
+    #[inline]
+    fn decide<P: FramePool>(
+        &self,
+        Parsed { h, adm, probe, .. }: &Parsed,
+        frame: &Frame,
+        pool: &P,
+        trail: &mut impl Trail,
+    ) -> Verdict {
+        let verdict = classify::classify(&self.tables, adm, h, probe, pool.bytes(frame), trail);
+        trail.decided(&verdict);
+        verdict
+    }
+}
+
+impl<F> Pipeline<F> {
+    /// Counts an admitted frame where it came from.
+    #[inline]
+    fn accept(&mut self, Parsed { h, adm, .. }: &Parsed) {
+        if let From::Peer(peer, _) = adm.from
+            && let Some(peer) = self.tables.peers.get_mut(peer)
+        {
+            peer.rx.count(h.end - u32::from(h.eth));
+        }
+    }
+}
 
 impl Switch {
     /// Creates a switch without ports. `seed` keys every hash.
     #[must_use]
     pub fn new(seed: u64) -> Self {
         Self {
-            tables: Tables::new(seed),
-            counters: SwitchCounters::default(),
-            memo: Memo::new(seed),
-            looks: alloc::vec![Look::default(); BATCH_LEN],
-            remembered: 0,
-            parsed: alloc::vec![Parsed::default(); BATCH_LEN],
-            targets: Vec::new(),
-            punted: Vec::with_capacity(BATCH_LEN),
-            opened: Vec::with_capacity(BATCH_LEN * TUNNEL_DATAGRAMS_IN_MAX),
-            merges: Merges::new(),
-            gated: Vec::new(),
-            crowded: false,
-            events: Vec::with_capacity(2 * LEARNED_EVENTS as usize),
-            error_limit: ErrorLimit::new(seed.rotate_left(32)),
-            silent_hops: SilentHops::default(),
-            path_answers: TokenBucket::new(Instant::ZERO, Some(PATH_ANSWERS_PPS)),
-            path_told: 0,
-            peers_told: 0,
-            fragment_id: seed as u32,
-            learned_told: 0,
-            samples: (0..DROP_REASONS).map(|_| None).collect(),
-            sampled: [false; DROP_REASONS],
-            announcing: Vec::new(),
-            flows: None,
-            next_announce: Instant::ZERO,
-            next_tick: Instant::ZERO,
-            next_resolve: Instant::ZERO,
-            next_refresh: Instant::ZERO,
+            pipeline: Pipeline::new(seed),
+            flows: Flows {
+                memo: Memo::new(seed),
+                remembered: 0,
+                book: None,
+                looks: alloc::vec![Look::default(); BATCH_LEN],
+                parsed: alloc::vec![Parsed::default(); BATCH_LEN],
+                opened: Vec::with_capacity(BATCH_LEN * TUNNEL_DATAGRAMS_IN_MAX),
+            },
+            chores: Chores {
+                announcing: Vec::new(),
+                next_announce: Instant::ZERO,
+                next_tick: Instant::ZERO,
+                next_resolve: Instant::ZERO,
+                next_refresh: Instant::ZERO,
+            },
             sharing: None,
             watches: Watches::default(),
             now: Instant::ZERO,
@@ -308,12 +233,12 @@ impl Switch {
     /// Takes a batch that came in at `port` and leaves it empty. Every frame is then on a transmit queue,
     /// punted, or dropped and counted.
     pub fn forward<P: FramePool>(&mut self, now: Instant, port: PortId, batch: &mut Batch, pool: &mut P) {
-        let (gated, tunnels) = match self.tables.ports.get(port) {
+        let (gated, tunnels) = match self.pipeline.tables.ports.get(port) {
             Some(p) => (p.gated, brings_tunnels(p.config.role, p.caps)),
             None => (false, false),
         };
         if gated {
-            self.gate(now, port, batch, pool, &mut ());
+            self.pipeline.gate(now, port, batch, pool, &mut self.watches, &mut ());
         }
         if tunnels && batch.iter().any(|frame| frame.offload.gso_kind == GsoKind::Udp) {
             self.forward_opened(now, port, batch, pool);
@@ -331,34 +256,35 @@ impl Switch {
         if !all_known {
             self.parse_batch(port, batch, pool);
         }
-        let (mut looks, mut parsed) = (core::mem::take(&mut self.looks), core::mem::take(&mut self.parsed));
-        let sampling = self.flows.as_ref().is_some_and(cache::FlowBook::is_on);
+        let (mut looks, mut parsed) =
+            (core::mem::take(&mut self.flows.looks), core::mem::take(&mut self.flows.parsed));
+        let sampling = self.flows.book.as_ref().is_some_and(FlowBook::is_on);
         for (at, mut frame) in batch.drain(..).enumerate() {
             let look = &mut looks[at];
             let mut hot = false;
             if look.found {
-                let known = all_known || self.memo.find(&self.tables, look);
+                let known = all_known || self.flows.memo.find(&self.pipeline.tables, look);
                 hot = sampling && known && self.is_sampled(look) && self.is_hot(look, &frame, pool);
                 if known && !hot {
-                    self.remembered += 1;
+                    self.flows.remembered += 1;
                     self.forward_known(now, port, look, frame, pool);
                     continue;
                 }
                 // An earlier frame of this batch took the slow path and invalidated or displaced the entry;
                 // or the flow is a candidate for the kernel offload, which needs more facts than the flow
                 // cache holds.
-                Ingress::new(&self.tables, port).parse(&mut frame, pool, &mut parsed[at]);
+                Ingress::new(&self.pipeline.tables, port).parse(&mut frame, pool, &mut parsed[at]);
             }
             parsed[at].hot = hot;
             match parsed[at].refused {
                 None => self.forward_one(now, port, look, &parsed[at], frame, pool),
                 Some(reason) => {
                     self.note_refusal(now, port, &parsed[at].h, reason, &frame, pool);
-                    self.refuse(now, port, &parsed[at].h, frame, reason, pool);
+                    self.pipeline.refuse(now, port, &parsed[at].h, frame, reason, pool);
                 }
             }
         }
-        (self.looks, self.parsed) = (looks, parsed);
+        (self.flows.looks, self.flows.parsed) = (looks, parsed);
     }
 
     /// Counts a batch in and looks up its frames in the flow cache. Prefetches for all frames before it
@@ -368,11 +294,11 @@ impl Switch {
         for frame in batch {
             pool.prefetch(frame);
         }
-        self.counters.rx += batch.len() as u64;
-        let tables = &self.tables;
+        self.pipeline.counters.rx += batch.len() as u64;
+        let tables = &self.pipeline.tables;
         let mut side = tables.ports.get(id).and_then(|port| Side::new(tables, id, port));
         let mut rx_bytes = 0;
-        for (frame, look) in batch.iter().zip(&mut self.looks) {
+        for (frame, look) in batch.iter().zip(&mut self.flows.looks) {
             let bytes = pool.bytes(frame);
             rx_bytes += bytes.len() as u64;
             (look.plain, look.found) = (false, false);
@@ -381,15 +307,15 @@ impl Switch {
             {
                 side.look(tables, bytes, look);
                 if look.plain {
-                    self.memo.touch(look);
+                    self.flows.memo.touch(look);
                 }
             }
         }
         let mut known = 0;
-        for look in &mut self.looks[..batch.len()] {
-            known += usize::from(look.plain && self.memo.find(tables, look));
+        for look in &mut self.flows.looks[..batch.len()] {
+            known += usize::from(look.plain && self.flows.memo.find(tables, look));
         }
-        if let Some(port) = self.tables.ports.get_mut(id) {
+        if let Some(port) = self.pipeline.tables.ports.get_mut(id) {
             port.counters.rx_frames += batch.len() as u64;
             port.counters.rx_bytes += rx_bytes;
         }
@@ -400,8 +326,8 @@ impl Switch {
     /// lines that the next stages read.
     #[inline(never)]
     fn parse_batch<P: FramePool>(&mut self, id: PortId, batch: &mut Batch, pool: &P) {
-        let ingress = Ingress::new(&self.tables, id);
-        for ((frame, look), parsed) in batch.iter_mut().zip(&self.looks).zip(&mut self.parsed) {
+        let ingress = Ingress::new(&self.pipeline.tables, id);
+        for ((frame, look), parsed) in batch.iter_mut().zip(&self.flows.looks).zip(&mut self.flows.parsed) {
             if !look.found {
                 ingress.parse(frame, pool, parsed);
             }
@@ -411,7 +337,7 @@ impl Switch {
     /// Whether the hot-flow detector counts this frame. One frame in [`FLOW_SAMPLE`] stands for the others.
     #[inline]
     fn is_sampled(&mut self, look: &Look) -> bool {
-        self.memo.entry(look).0.hits % FLOW_SAMPLE == FLOW_SAMPLE - 1
+        self.flows.memo.entry(look).0.hits % FLOW_SAMPLE == FLOW_SAMPLE - 1
     }
 
     /// Whether the flow of a sampled frame is hot. One flow cache entry may cover all flows between two
@@ -419,7 +345,7 @@ impl Switch {
     #[inline(never)]
     fn is_hot<P: FramePool>(&mut self, look: &Look, frame: &Frame, pool: &P) -> bool {
         let hash = parse::plain_hash(&pool.bytes(frame)[usize::from(look.eth)..]);
-        self.flows.as_mut().is_some_and(|flows| flows.is_hot(hash, FLOW_SAMPLE))
+        self.flows.book.as_mut().is_some_and(|flows| flows.is_hot(hash, FLOW_SAMPLE))
     }
 
     /// Runs all stages for a frame that the flow cache found.
@@ -432,8 +358,8 @@ impl Switch {
         mut frame: Frame,
         pool: &mut P,
     ) {
-        let (entry, rewrite) = self.memo.entry(look);
-        let tables = &mut self.tables;
+        let (entry, rewrite) = self.flows.memo.entry(look);
+        let tables = &mut self.pipeline.tables;
         entry.hits = entry.hits.wrapping_add(1);
         entry.refresh(rewrite, &mut tables.fdb, fdb::tick(now));
         if entry.is(memo::FROM_PEER)
@@ -454,11 +380,11 @@ impl Switch {
                 let vni = entry.vni();
                 let uplink = tables.uplink.as_ref().map(|u| u.port);
                 let (Some(uplink), Some(peer)) = (uplink, tables.peers.get_mut(PeerId(entry.out))) else {
-                    return self.drop_frame(id, frame, DropReason::PeerGone, pool);
+                    return self.pipeline.drop_frame(id, frame, DropReason::PeerGone, pool);
                 };
                 (frame.head, frame.len) = (head, len);
                 if !act::grow_head(pool, &mut frame, peer.outer.len) {
-                    return self.drop_frame(id, frame, DropReason::PoolExhausted, pool);
+                    return self.pipeline.drop_frame(id, frame, DropReason::PoolExhausted, pool);
                 }
                 (head, len) = (frame.head, frame.len);
                 peer.tx.count(u32::from(look.len));
@@ -467,7 +393,7 @@ impl Switch {
                 to = uplink;
             }
         }
-        self.enqueue_as(to, frame, head, len, pool);
+        self.pipeline.enqueue_as(to, frame, head, len, pool);
     }
 
     #[inline(never)]
@@ -481,7 +407,21 @@ impl Switch {
         pool: &mut P,
     ) {
         self.learn(now, parsed, &frame, pool);
-        self.decide(now, id, look, parsed, frame, pool, &mut ());
+        let Parsed { h, adm, probe, hot, .. } = parsed;
+        let verdict = self.pipeline.decide(parsed, &frame, pool, &mut ());
+        let tables = &self.pipeline.tables;
+        if look.plain {
+            self.flows.memo.remember(tables, look, adm, h, probe, &verdict);
+        }
+        if let Some(book) = &mut self.flows.book
+            && book.is_on()
+            && (*hot || book.is_hot(h.hash, 1))
+            && !hides_more(tables, id, h, frame.offload, pool.bytes(&frame))
+        {
+            book.consider(tables, id, (adm, h, probe), &verdict);
+        }
+        self.pipeline.accept(parsed);
+        self.pipeline.carry_out(now, Onward { id, adm, h, verdict: &verdict }, frame, pool, &mut ());
     }
 
     #[inline]
@@ -493,181 +433,30 @@ impl Switch {
         pool: &mut P,
     ) {
         if h.part == Part::First {
-            route::note_fragment(&mut self.tables, adm, h, pool.bytes(frame));
+            route::note_fragment(&mut self.pipeline.tables, adm, h, pool.bytes(frame));
         }
-        if let Some((location, moved)) = learn::learn(&mut self.tables, now, adm, h, probe, pool.bytes(frame))
+        if let Some((location, moved)) =
+            learn::learn(&mut self.pipeline.tables, now, adm, h, probe, pool.bytes(frame))
         {
             self.learned(now, adm, h, location, moved);
         }
         if let From::Peer(peer, _) = adm.from
             && h.eth_src.is_switch()
         {
-            self.hear_switch(adm, peer, h, pool.bytes(frame));
+            self.pipeline.hear_switch(adm, peer, h, pool.bytes(frame));
         }
-        if h.is_icmpv6() && self.tables.ports.any_claims() && icmp::is_nd(h.icmp_type()) {
+        if h.is_icmpv6() && self.pipeline.tables.ports.any_claims() && icmp::is_nd(h.icmp_type()) {
             self.hear_of_link_local(now, adm, h, frame, pool);
         }
-    }
-
-    /// Classifies an admitted frame and carries out the verdict.
-    #[inline]
-    #[allow(clippy::too_many_arguments, reason = "the facts of one frame")]
-    fn decide<P: FramePool, T: Trail>(
-        &mut self,
-        now: Instant,
-        id: PortId,
-        look: &Look,
-        Parsed { h, adm, probe, hot, .. }: &Parsed,
-        frame: Frame,
-        pool: &mut P,
-        trail: &mut T,
-    ) {
-        let verdict = classify::classify(&self.tables, adm, h, probe, pool.bytes(&frame), trail);
-        trail.decided(&verdict);
-        if look.plain {
-            self.memo.remember(&self.tables, look, adm, h, probe, &verdict);
-        }
-        if let From::Peer(peer, _) = adm.from
-            && let Some(peer) = self.tables.peers.get_mut(peer)
-        {
-            peer.rx.count(h.end - u32::from(h.eth));
-        }
-        if let Some(flows) = &mut self.flows
-            && flows.is_on()
-            && (*hot || flows.is_hot(h.hash, 1))
-            && !hides_more(&self.tables, id, h, frame.offload, pool.bytes(&frame))
-        {
-            flows.consider(&self.tables, id, (adm, h, probe), &verdict);
-        }
-        self.carry_out(now, Onward { id, adm, h, verdict: &verdict }, frame, pool, trail);
     }
 
     /// Reports a station that appeared or moved.
     #[cold]
     fn learned(&mut self, now: Instant, adm: &Admission, h: &Headers, location: Location, moved: bool) {
-        if self.learned_told < LEARNED_EVENTS {
-            self.learned_told += 1;
-            self.events.push(Event::Learned(adm.vni, adm.vid, h.eth_src, location, moved));
+        if self.pipeline.reports.learned_told < LEARNED_EVENTS {
+            self.pipeline.reports.learned_told += 1;
+            self.pipeline.reports.events.push(Event::Learned(adm.vni, adm.vid, h.eth_src, location, moved));
         }
         self.claim(now, adm.vni, adm.vid, h.eth_src, location);
-    }
-
-    /// Stages three and later: edits the frame and queues it for its output.
-    fn carry_out<P: FramePool, T: Trail>(
-        &mut self,
-        now: Instant,
-        on: Onward<'_>,
-        mut frame: Frame,
-        pool: &mut P,
-        trail: &mut T,
-    ) {
-        let Onward { id, adm, h, verdict } = on;
-        match verdict.out {
-            Out::Drop(reason) => return self.drop_frame(id, frame, reason, pool),
-            Out::Refuse(reason, what) => {
-                self.tell(now, on, what, true, &frame, pool, trail);
-                return self.drop_frame(id, frame, reason, pool);
-            }
-            Out::Consume => {
-                self.counters.consumed += 1;
-                return pool.free(frame);
-            }
-            Out::Flood => {
-                let local = matches!(adm.from, From::Port(_));
-                if local && self.tables.ports.get_mut(id).is_some_and(|p| !p.bum.take(now)) {
-                    return self.drop_frame(id, frame, DropReason::BumRateLimit, pool);
-                }
-            }
-            Out::Punt if self.is_silent_hop(now, h, verdict) => {
-                self.tell(now, on, Refusal::HostUnreachable, true, &frame, pool, trail);
-                return self.drop_frame(id, frame, DropReason::NeighborUnresolved, pool);
-            }
-            _ => {}
-        }
-        if mss::opens(h, pool.bytes(&frame)) {
-            self.clamp_mss(adm, h, verdict, &mut frame, pool);
-        }
-        if let Some(mtu) = self.exceeded_mtu(h, verdict) {
-            return self.exceed(now, on, mtu, frame, pool, trail);
-        }
-        if !act::act(pool, &mut frame, h, verdict) {
-            return self.drop_frame(id, frame, DropReason::PoolExhausted, pool);
-        }
-        self.count_mapping(verdict, frame.len);
-        if verdict.out == Out::Hairpin(Responder::Dhcp { boots: true }) {
-            self.ask_boot_servers(now, on, &frame, pool);
-        }
-        self.send_onward(on, frame, pool);
-    }
-
-    /// Whether the kernel has failed to resolve the next hop of a packet that the switch would punt to it.
-    #[cold]
-    fn is_silent_hop(&mut self, now: Instant, h: &Headers, verdict: &Verdict) -> bool {
-        let from = verdict.edits.nat.filter(|nat| nat.source).map_or(h.src, |nat| nat.address);
-        match self.tables.underlay.hop_from(from, h.dst) {
-            Hop::Unresolved(hop) => self.silent_hops.wanted(now, hop),
-            Hop::Mac(_) | Hop::NoRoute => false,
-        }
-    }
-
-    /// Queues an edited frame for the output that the verdict names.
-    #[inline]
-    fn send_onward<P: FramePool>(&mut self, on: Onward<'_>, frame: Frame, pool: &mut P) {
-        let Onward { id, adm, h, verdict } = on;
-        match verdict.out {
-            Out::Port(to) => self.send_to_port(id, to, verdict, frame, pool),
-            Out::Peer(to) => {
-                let tunnel = TunnelFacts::new(adm, h, verdict);
-                self.send_to_peer(id, to, verdict.vni, tunnel, frame, pool);
-            }
-            Out::Flood => {
-                let tunnel = TunnelFacts::new(adm, h, verdict);
-                let from = if verdict.edits.route.is_some() { None } else { Some(adm.from) };
-                self.flood(id, from, verdict, tunnel, frame, pool);
-            }
-            Out::Hairpin(who) => self.answer(id, adm, h, verdict, who, frame, pool),
-            Out::Punt => self.punt(id, frame, pool),
-            Out::Consume | Out::Drop(_) | Out::Refuse(..) => unreachable!("carried out already"),
-        }
-    }
-
-    fn count_mapping(&mut self, verdict: &Verdict, bytes: u32) {
-        if let Some(nat) = &verdict.edits.nat {
-            self.tables.floating.hit(nat.id, nat.source, bytes);
-        } else if let Some(id) = verdict.edits.route.and_then(|r| r.id) {
-            self.tables.floating.hit(id, true, bytes);
-        }
-    }
-
-    fn count_drop(&mut self, id: PortId, reason: DropReason) {
-        self.counters.dropped += 1;
-        if let Some(port) = self.tables.ports.get_mut(id) {
-            port.count_drop(reason);
-        }
-    }
-
-    fn drop_frame<P: FramePool>(&mut self, id: PortId, frame: Frame, reason: DropReason, pool: &mut P) {
-        self.count_drop(id, reason);
-        if !self.sampled[reason as usize] {
-            self.sample(id, &frame, reason, pool);
-        }
-        pool.free(frame);
-    }
-
-    /// Keeps the first bytes of a dropped frame, once per tick and reason.
-    #[cold]
-    fn sample<P: FramePool>(&mut self, port: PortId, frame: &Frame, reason: DropReason, pool: &P) {
-        self.sampled[reason as usize] = true;
-        let bytes = pool.bytes(frame);
-        let slot = &mut self.samples[reason as usize];
-        let sample = slot.get_or_insert_with(|| DropSample {
-            port,
-            reason,
-            bytes: Vec::with_capacity(SAMPLE_LEN),
-            len: 0,
-        });
-        (sample.port, sample.len) = (port, frame.len);
-        sample.bytes.clear();
-        sample.bytes.extend_from_slice(&bytes[..bytes.len().min(SAMPLE_LEN)]);
     }
 }

@@ -6,7 +6,7 @@
 //! direction. The switch assumes that both directions of a path are equal, and uses the smaller MTU of
 //! ingress and output.
 
-use super::Switch;
+use super::Pipeline;
 use super::classify::{Admission, From};
 use super::parse::{Headers, Net, Part};
 use super::verdict::{Out, Verdict};
@@ -33,7 +33,7 @@ pub(super) fn opens(h: &Headers, bytes: &[u8]) -> bool {
         && bytes.get(usize::from(h.l4) + l4::TCP_FLAGS_AT).is_some_and(|flags| flags & l4::TCP_SYN != 0)
 }
 
-impl Switch {
+impl<F> Pipeline<F> {
     /// Lowers the MSS of a new connection to the size that its path carries.
     #[cold]
     pub(super) fn clamp_mss<P: FramePool>(

@@ -5,7 +5,7 @@ use super::classify::{Admission, From};
 use super::parse::{Headers, Net};
 use super::trail::{Step, Trail};
 use super::verdict::{self, Out, Refusal, Responder, Verdict};
-use super::{Onward, Switch, act, dhcp, fit};
+use super::{Onward, Pipeline, act, dhcp, fit};
 use crate::command::{PeerId, PortId, Role, Vni};
 use crate::counters::DropReason;
 use crate::frame::{Frame, FramePool, GsoKind, Offload, SlotSize};
@@ -18,7 +18,7 @@ use crate::wire::ip::Ip;
 use crate::wire::mac::MacAddr;
 use crate::wire::{ethernet, ipv4};
 
-impl Switch {
+impl<F> Pipeline<F> {
     /// The largest IP packet that the output takes, if this packet is larger.
     #[inline]
     pub(super) fn exceeded_mtu(&self, h: &Headers, verdict: &Verdict) -> Option<u16> {
@@ -181,14 +181,14 @@ impl Switch {
         let is_unicast = pool.bytes(&frame).first().is_some_and(|byte| byte & 1 == 0);
         let audience = if is_unicast { Audience::Seekers } else { Audience::Everyone };
         self.find_targets(from, verdict, audience);
-        if self.targets.is_empty() {
+        if self.output.targets.is_empty() {
             return self.drop_frame(id, frame, DropReason::NoDestination, pool);
         }
         self.send_to_targets(id, verdict, tunnel, frame, pool);
     }
 
     fn find_targets(&mut self, from: Option<From>, verdict: &Verdict, audience: Audience) {
-        self.targets.clear();
+        self.output.targets.clear();
         if let Some(network) = self.tables.networks.get(verdict.vni) {
             let ports = network.ports.iter().filter(|&&p| from != Some(From::Port(p)));
             let may_have = |p: &&PortId| {
@@ -201,12 +201,12 @@ impl Switch {
                     is_meant && e.vlan.egress(verdict.vid).is_some()
                 })
             };
-            self.targets.extend(ports.filter(may_have).map(|&p| FloodTarget::Port(p)));
+            self.output.targets.extend(ports.filter(may_have).map(|&p| FloodTarget::Port(p)));
             let peers = network.peers.iter().filter(|&&(peer, spoke)| match from {
                 Some(From::Peer(source, source_spoke)) => source != peer && (spoke || source_spoke),
                 _ => true,
             });
-            self.targets.extend(peers.map(|&(peer, _)| FloodTarget::Peer(peer)));
+            self.output.targets.extend(peers.map(|&(peer, _)| FloodTarget::Peer(peer)));
         }
     }
 
@@ -219,8 +219,8 @@ impl Switch {
         frame: Frame,
         pool: &mut P,
     ) {
-        let Some(last) = self.targets.pop() else { return pool.free(frame) };
-        let targets = core::mem::take(&mut self.targets);
+        let Some(last) = self.output.targets.pop() else { return pool.free(frame) };
+        let targets = core::mem::take(&mut self.output.targets);
         for &target in &targets {
             self.counters.replicated += 1;
             match act::copy(pool, &frame) {
@@ -228,7 +228,7 @@ impl Switch {
                 None => self.count_drop(id, DropReason::PoolExhausted),
             }
         }
-        self.targets = targets;
+        self.output.targets = targets;
         self.send_to_target(id, last, verdict, tunnel, frame, pool);
     }
 
@@ -287,7 +287,7 @@ impl Switch {
     ) {
         let Onward { id, adm, h, verdict } = on;
         self.find_targets(Some(adm.from), verdict, Audience::Servers);
-        if self.targets.is_empty() {
+        if self.output.targets.is_empty() {
             return;
         }
         self.counters.replicated += 1;
@@ -327,7 +327,7 @@ impl Switch {
 
     /// Punts a frame to the kernel.
     pub(super) fn punt<P: FramePool>(&mut self, id: PortId, mut frame: Frame, pool: &mut P) {
-        if self.punted.len() == self.punted.capacity() {
+        if self.output.punted.len() == self.output.punted.capacity() {
             return self.drop_frame(id, frame, DropReason::NeighborUnresolved, pool);
         }
         if frame.offload.gso_kind != GsoKind::None {
@@ -336,7 +336,7 @@ impl Switch {
         match fit::fit(pool, &mut frame, PortCaps::default()) {
             Ok(()) => {
                 self.counters.queued += 1;
-                self.punted.push(frame);
+                self.output.punted.push(frame);
             }
             Err(reason) => self.drop_frame(id, frame, reason, pool),
         }

@@ -6,7 +6,7 @@
 //! number per second.
 
 use super::parse::Headers;
-use super::{Switch, TICK};
+use super::{Pipeline, Switch, TICK};
 use crate::command::{Event, PeerId, PortId, Vni};
 use crate::counters::DropReason;
 use crate::frame::{Frame, FramePool, SlotSize};
@@ -39,21 +39,23 @@ impl Switch {
     /// sent, since the agent has to expect missing answers anyway. All workers get the command; one of them
     /// sends the probe.
     pub(super) fn ask_path<P: FramePool>(&mut self, to: PeerId, size: u16, nonce: u64, pool: &mut P) {
-        if self.is_speaker() && self.tables.uplink.as_ref().is_some_and(|u| size <= u.mtu) {
+        if self.is_speaker() && self.pipeline.tables.uplink.as_ref().is_some_and(|u| size <= u.mtu) {
             let said = Said { kind: Kind::Ask, size, nonce, vni: None };
-            self.send_probe(to, said, usize::from(size), pool);
+            self.pipeline.send_probe(to, said, usize::from(size), pool);
         }
     }
 
     /// Asks a peer whether it is alive, and whether it takes packets of a network. Uses the smallest possible
     /// packet.
     pub(super) fn ask_peer<P: FramePool>(&mut self, to: PeerId, vni: Option<Vni>, nonce: u64, pool: &mut P) {
-        let Some(peer) = self.tables.peers.get(to).filter(|_| self.is_speaker()) else { return };
+        let Some(peer) = self.pipeline.tables.peers.get(to).filter(|_| self.is_speaker()) else { return };
         let size = (peer.outer.len + path_probe::LEN).saturating_sub(ethernet::HEADER_LEN);
         let said = Said { kind: Kind::Ask, size: size as u16, nonce, vni };
-        self.send_probe(to, said, size, pool);
+        self.pipeline.send_probe(to, said, size, pool);
     }
+}
 
+impl<F> Pipeline<F> {
     pub(super) fn send_probe<P: FramePool>(
         &mut self,
         to: PeerId,
@@ -127,7 +129,7 @@ impl Switch {
             && port.next_bpdu <= now
         {
             port.next_bpdu = now + TICK;
-            self.events.push(Event::Bpdu(id));
+            self.reports.events.push(Event::Bpdu(id));
         }
     }
 
@@ -150,7 +152,7 @@ impl Switch {
     fn take_probe<P: FramePool>(&mut self, now: Instant, peer: PeerId, said: Said, pool: &mut P) {
         let Said { kind, size, nonce, vni } = said;
         match kind {
-            Kind::Ask if self.path_answers.take(now) => {
+            Kind::Ask if self.answers.path_answers.take(now) => {
                 let refused = vni.filter(|&vni| !self.takes(peer, vni));
                 let kind = if refused.is_some() { Kind::Refusal } else { Kind::Answer };
                 self.send_probe(peer, Said { kind, ..said }, 0, pool);
@@ -168,9 +170,9 @@ impl Switch {
 
     /// Reports a bounded number of events per tick. The agent asks again if one is lost.
     fn tell_of_path(&mut self, event: Event) {
-        if self.path_told < 8 * LEARNED_EVENTS {
-            self.path_told += 1;
-            self.events.push(event);
+        if self.reports.path_told < 8 * LEARNED_EVENTS {
+            self.reports.path_told += 1;
+            self.reports.events.push(event);
         }
     }
 }

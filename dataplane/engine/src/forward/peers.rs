@@ -2,7 +2,7 @@
 //! refuses ours, it is not a peer here, or it claims a floating IP as its own. They do not change forwarding;
 //! the agent reports them to people (`ctl::agent`).
 
-use super::Switch;
+use super::Pipeline;
 use super::classify::Admission;
 use super::parse::{Headers, Net};
 use super::path::Said;
@@ -18,7 +18,7 @@ use crate::wire::mac::MacAddr;
 use crate::wire::nd;
 use crate::wire::path_probe;
 
-impl Switch {
+impl<F> Pipeline<F> {
     /// Whether this switch takes packets of a network from a peer. `admit` checks the same for each packet.
     pub(super) fn takes(&self, peer: PeerId, vni: Vni) -> bool {
         self.tables.networks.get(vni).is_some_and(|network| network.has_member(peer))
@@ -33,14 +33,14 @@ impl Switch {
         reason: DropReason,
         pool: &mut P,
     ) {
-        let Some(outer) = h.outer.filter(|_| self.peers_told < PEER_EVENTS) else { return };
+        let Some(outer) = h.outer.filter(|_| self.reports.peers_told < PEER_EVENTS) else { return };
         match reason {
             DropReason::UnknownPeer => self.tell_of_peers(Event::Stranger(outer.src.into(), outer.vni)),
             // VNI 0 is for probes: this one is malformed, or has an unknown version.
             DropReason::UnknownVni | DropReason::PeerNotInVni if outer.vni != path_probe::VNI => {
                 let Some(peer) = self.tables.peers.by_address(outer.src) else { return };
                 self.tell_of_peers(Event::PeerRefused(peer, outer.vni, reason));
-                if self.path_answers.take(now) {
+                if self.answers.path_answers.take(now) {
                     self.send_probe(peer, Said::refusal(outer.vni), 0, pool);
                 }
             }
@@ -82,16 +82,16 @@ impl Switch {
     /// A peer's probe says its rVM's name.
     pub(super) fn note_name(&mut self, id: PeerId, name: u64) {
         let Some(peer) = self.tables.peers.get_mut(id) else { return };
-        if name != 0 && peer.name != name && self.peers_told < PEER_EVENTS {
+        if name != 0 && peer.name != name && self.reports.peers_told < PEER_EVENTS {
             peer.name = name;
             self.tell_of_peers(Event::PeerNamed(id, name));
         }
     }
 
     fn tell_of_peers(&mut self, event: Event) {
-        if self.peers_told < PEER_EVENTS {
-            self.peers_told += 1;
-            self.events.push(event);
+        if self.reports.peers_told < PEER_EVENTS {
+            self.reports.peers_told += 1;
+            self.reports.events.push(event);
         }
     }
 }

@@ -128,7 +128,7 @@ impl Station {
 impl Switch {
     /// Makes this switch worker `me` of several.
     pub fn share(&mut self, me: u8) {
-        self.tables.neighbors.share();
+        self.pipeline.tables.neighbors.share();
         self.sharing = Some(Sharing {
             me,
             epoch: 0,
@@ -181,7 +181,7 @@ impl Switch {
         let Some(s) = &mut self.sharing else { return };
         s.stamp = s.stamp.max(stamp);
         let key = station.key();
-        s.claims.remember(self.tables.fdb.hash(key), key, stamp, s.me);
+        s.claims.remember(self.pipeline.tables.fdb.hash(key), key, stamp, s.me);
         if s.claims_left > 0 {
             s.claims_left -= 1;
             s.out.push(News { epoch: s.epoch, what: What::Claim(station, stamp) });
@@ -190,7 +190,7 @@ impl Switch {
 
     /// Returns the news for every other worker. Pass it on before frames are sent.
     pub fn take_news(&mut self) -> &mut Vec<News> {
-        let heard = self.tables.neighbors.take_told();
+        let heard = self.pipeline.tables.neighbors.take_told();
         let Some(s) = &mut self.sharing else { unreachable!("a switch alone has no news") };
         s.out.extend(heard.map(|(vni, ip, mac)| News { epoch: s.epoch, what: What::Neighbor(vni, ip, mac) }));
         &mut s.out
@@ -213,7 +213,7 @@ impl Switch {
             What::Claim(station, stamp) => self.hear_claim(now, from, &station, stamp),
             What::Sighting(station, seen) => self.hear_sighting(now, &station, seen),
             What::Neighbor(vni, ip, mac) => {
-                let t = &mut self.tables;
+                let t = &mut self.pipeline.tables;
                 if t.neighbors.heard_by_other(now, vni, ip, mac) {
                     let location = t.fdb.get(vni, 0, mac);
                     t.changed();
@@ -235,13 +235,13 @@ impl Switch {
     fn hear_claim(&mut self, now: Instant, from: u8, station: &Station, stamp: u64) {
         let Some(s) = &mut self.sharing else { return };
         let key = station.key();
-        let hash = self.tables.fdb.hash(key);
+        let hash = self.pipeline.tables.fdb.hash(key);
         if !s.claims.is_later(hash, key, stamp, from) {
             return;
         }
         s.claims.remember(hash, key, stamp, from);
         let claimed = Instant::from_nanos(stamp);
-        match self.tables.fdb.sighting(hash, key) {
+        match self.pipeline.tables.fdb.sighting(hash, key) {
             Some(known) if known.is_static => {}
             // The station has sent a frame here since, from its old location. So it has moved back, which the
             // other worker does not know.
@@ -256,8 +256,8 @@ impl Switch {
 
     fn hear_sighting(&mut self, now: Instant, station: &Station, seen: Instant) {
         let key = station.key();
-        let hash = self.tables.fdb.hash(key);
-        let later = match self.tables.fdb.sighting(hash, key) {
+        let hash = self.pipeline.tables.fdb.hash(key);
+        let later = match self.pipeline.tables.fdb.sighting(hash, key) {
             Some(known) => seen > known.seen && !known.is_static,
             None => true,
         };
@@ -269,7 +269,7 @@ impl Switch {
     /// Records the location of a station, if permitted: with the same bounds as for a frame received here.
     fn settle(&mut self, seen: Instant, station: &Station) {
         let &Station { vni, vid, mac, location } = station;
-        let t = &mut self.tables;
+        let t = &mut self.pipeline.tables;
         let max = match location {
             Location::Port(id) => {
                 t.ports.get(id).filter(|p| p.live_member() == Some(vni)).map(|p| p.config.fdb_max)
@@ -291,7 +291,7 @@ impl Switch {
     pub(super) fn share_sightings(&mut self, now: Instant, tick: Duration) {
         let Some(s) = &mut self.sharing else { return };
         s.claims_left = CLAIMS_PER_TICK;
-        let fdb = &self.tables.fdb;
+        let fdb = &self.pipeline.tables.fdb;
         // A short-lived entry has to be repeated several times in its life.
         let walk = WALK.min(fdb.age_min() / 3).max(tick);
         let ticks = (walk.as_nanos() / tick.as_nanos()) as u32;

@@ -1,6 +1,7 @@
 //! Floating IPs: 1:1 translations in both directions, ready to apply.
 
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use super::{Map, Station, hasher};
@@ -27,15 +28,22 @@ pub enum Domain {
 ///
 /// Only the configuration creates entries, never a packet. The MAC and the location of the next station are
 /// filled in when they change (`resolve`), not per packet.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct FloatingIps {
+    /// Shared with the dry runs in progress.
+    maps: Arc<Maps>,
+    hits: Vec<Hits>,
+}
+
+/// The mappings, composed.
+#[derive(Clone, Debug)]
+struct Maps {
     entries: Map<(Domain, Ip), Entry>,
     mappings: Map<FloatingId, FloatingConfig>,
     /// Actions that send to a station: (VNI, IP) to the entries to fill in.
     stations: Map<(Vni, Ip), Waiting>,
     /// The IP addresses of those stations with a known MAC.
     macs: Map<(Vni, MacAddr), Vec<Ip>>,
-    hits: Vec<Hits>,
 }
 
 /// The packets that a mapping has translated.
@@ -116,13 +124,13 @@ impl FloatingIps {
     /// Creates an empty table whose hash is keyed by `seed`.
     #[must_use]
     pub fn new(seed: u64) -> Self {
-        Self {
+        let maps = Maps {
             entries: Map::with_hasher(hasher(seed)),
             mappings: Map::with_hasher(hasher(seed ^ 1)),
             stations: Map::with_hasher(hasher(seed ^ 2)),
             macs: Map::with_hasher(hasher(seed ^ 3)),
-            hits: Vec::new(),
-        }
+        };
+        Self { maps: Arc::new(maps), hits: Vec::new() }
     }
 
     /// The action for `address` in `domain`. `None`: not mapped; `Some(Err)`: mapped, but not for this port.
@@ -134,7 +142,7 @@ impl FloatingIps {
         address: Ip,
         l4: impl Fn() -> L4Key,
     ) -> Option<Result<&Action, DropReason>> {
-        let entry = self.entries.get(&(domain, address))?;
+        let entry = self.maps.entries.get(&(domain, address))?;
         if entry.first.ports.is_none() && entry.more.is_empty() {
             return Some(Ok(&entry.first));
         }
@@ -144,14 +152,17 @@ impl FloatingIps {
     /// Whether ports decide about packets of `address` in `domain`.
     #[must_use]
     pub fn decides_by_port(&self, domain: Domain, address: Ip) -> bool {
-        self.entries.get(&(domain, address)).is_some_and(|e| e.first.ports.is_some() || !e.more.is_empty())
+        self.maps
+            .entries
+            .get(&(domain, address))
+            .is_some_and(|e| e.first.ports.is_some() || !e.more.is_empty())
     }
 
     /// Whether any mapping has `address` in `domain`.
     #[inline]
     #[must_use]
     pub fn is_mapped(&self, domain: Domain, address: Ip) -> bool {
-        self.entries.contains_key(&(domain, address))
+        self.maps.entries.contains_key(&(domain, address))
     }
 
     /// Creates or changes a mapping. Returns the stations that it no longer needs and those that it now
@@ -164,37 +175,39 @@ impl FloatingIps {
         if self.hits.len() <= id.0 as usize {
             self.hits.resize(id.0 as usize + 1, Hits::default());
         }
+        let maps = Arc::make_mut(&mut self.maps);
         let mut waits = Vec::new();
         for (domain, address, action, station) in actions(id, &config) {
-            match self.entries.get_mut(&(domain, address)) {
+            match maps.entries.get_mut(&(domain, address)) {
                 Some(entry) => entry.more.push(action),
                 None => {
-                    self.entries.insert((domain, address), Entry { first: action, more: Vec::new() });
+                    maps.entries.insert((domain, address), Entry { first: action, more: Vec::new() });
                 }
             }
             if let Some(station) = station {
-                let users = &mut self.stations.entry(station).or_default().users;
+                let users = &mut maps.stations.entry(station).or_default().users;
                 if !users.contains(&(domain, address)) {
                     users.push((domain, address));
                 }
                 waits.push(station);
             }
         }
-        self.mappings.insert(id, config);
+        maps.mappings.insert(id, config);
         (before, waits)
     }
 
     /// Removes a mapping. Returns the stations that it no longer needs.
     pub fn remove(&mut self, id: FloatingId) -> Vec<Station> {
-        let Some(config) = self.mappings.remove(&id) else { return Vec::new() };
+        let maps = Arc::make_mut(&mut self.maps);
+        let Some(config) = maps.mappings.remove(&id) else { return Vec::new() };
         let mut waits = Vec::new();
         for (domain, address, _, station) in actions(id, &config) {
             let key = (domain, address);
-            if let Some(entry) = self.entries.get_mut(&key) {
+            if let Some(entry) = maps.entries.get_mut(&key) {
                 entry.more.retain(|a| a.id != id);
                 if entry.first.id == id {
                     if entry.more.is_empty() {
-                        self.entries.remove(&key);
+                        maps.entries.remove(&key);
                     } else {
                         entry.first = entry.more.remove(0);
                     }
@@ -202,12 +215,12 @@ impl FloatingIps {
             }
             if let Some(station) = station {
                 waits.push(station);
-                let used = self.entries.get(&key).is_some_and(|e| e.waits_for(station.0));
-                if let (false, Some(waiting)) = (used, self.stations.get_mut(&station)) {
+                let used = maps.entries.get(&key).is_some_and(|e| e.waits_for(station.0));
+                if let (false, Some(waiting)) = (used, maps.stations.get_mut(&station)) {
                     waiting.users.retain(|k| *k != key);
                     if waiting.users.is_empty() {
-                        self.set_mac(station, None);
-                        self.stations.remove(&station);
+                        maps.set_mac(station, None);
+                        maps.stations.remove(&station);
                     }
                 }
             }
@@ -220,9 +233,10 @@ impl FloatingIps {
 
     /// Fills in the location of a station.
     pub fn resolve(&mut self, vni: Vni, ip: Ip, mac: Option<MacAddr>, location: Option<Location>) {
-        let Some(waiting) = self.stations.get(&(vni, ip)) else { return };
+        let maps = Arc::make_mut(&mut self.maps);
+        let Some(waiting) = maps.stations.get(&(vni, ip)) else { return };
         for key in &waiting.users {
-            let Some(entry) = self.entries.get_mut(key) else { continue };
+            let Some(entry) = maps.entries.get_mut(key) else { continue };
             for action in core::iter::once(&mut entry.first).chain(&mut entry.more) {
                 if let Target::Station { vni: v, mac: m, location: l } = &mut action.to
                     && *v == vni
@@ -232,20 +246,20 @@ impl FloatingIps {
                 }
             }
         }
-        self.set_mac((vni, ip), mac);
+        maps.set_mac((vni, ip), mac);
     }
 
     /// IP addresses of the stations with this MAC that mappings send to.
     #[inline]
     #[must_use]
     pub fn stations_at(&self, vni: Vni, mac: MacAddr) -> &[Ip] {
-        self.macs.get(&(vni, mac)).map_or(&[], Vec::as_slice)
+        self.maps.macs.get(&(vni, mac)).map_or(&[], Vec::as_slice)
     }
 
     /// Every station that mappings send to.
     #[must_use]
     pub fn stations(&self) -> Vec<Station> {
-        self.stations.keys().copied().collect()
+        self.maps.stations.keys().copied().collect()
     }
 
     /// Counts a packet of a mapping: inbound or outbound.
@@ -262,28 +276,18 @@ impl FloatingIps {
         }
     }
 
-    /// The counters of every mapping, to restore after a dry run.
-    #[must_use]
-    pub fn hits(&self) -> Vec<Hits> {
-        self.hits.clone()
-    }
-
-    /// Restores the counters after a dry run.
-    pub fn set_hits(&mut self, hits: Vec<Hits>) {
-        self.hits = hits;
-    }
-
     /// Every mapping with its inbound target and its counters, in the order of their numbers.
     #[must_use]
     pub fn rows(&self) -> Vec<crate::command::FloatingRow> {
         let mut rows: Vec<_> = self
+            .maps
             .mappings
             .iter()
             .map(|(&id, config)| {
                 let station = station(config);
                 let action = station.and_then(|(vni, ip)| {
-                    let key = self.stations.get(&(vni, ip))?.users.first()?;
-                    self.entries.get(key)?.iter().find(|a| a.id == id).map(|a| a.to)
+                    let key = self.maps.stations.get(&(vni, ip))?.users.first()?;
+                    self.maps.entries.get(key)?.iter().find(|a| a.id == id).map(|a| a.to)
                 });
                 let (next_mac, location) = match action {
                     Some(Target::Station { mac, location, .. }) => (mac, location),
@@ -300,9 +304,11 @@ impl FloatingIps {
     /// The gateway of a mapping: the side with the provider's end.
     #[must_use]
     pub fn gateway(&self, id: FloatingId) -> Option<Gateway> {
-        self.mappings.get(&id).map(|c| c.gateway)
+        self.maps.mappings.get(&id).map(|c| c.gateway)
     }
+}
 
+impl Maps {
     fn set_mac(&mut self, station: (Vni, Ip), mac: Option<MacAddr>) {
         let Some(waiting) = self.stations.get_mut(&station) else { return };
         let before = core::mem::replace(&mut waiting.mac, mac);
@@ -458,7 +464,7 @@ mod tests {
         );
         assert_eq!(t.remove(FloatingId(0)), waits);
         assert_eq!(find(&t, Domain::Uplink, "10.0.0.11", L4Key::Other), None);
-        assert!(t.entries.is_empty() && t.stations.is_empty() && t.macs.is_empty());
+        assert!(t.maps.entries.is_empty() && t.maps.stations.is_empty() && t.maps.macs.is_empty());
     }
 
     /// One iVM with one floating IP, whose gateway and owner are the same rVM: one translation, without a

@@ -28,7 +28,7 @@ use crate::wire::ip::Ip;
 /// fragments at another worker are dropped and counted the same way.
 ///
 /// Written by the stage `learn`; read by `classify`.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Fragments {
     places: Box<[Place]>,
     /// The next position to replace in each set.

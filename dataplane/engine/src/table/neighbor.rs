@@ -14,7 +14,7 @@ use crate::wire::mac::MacAddr;
 /// Maps (VNI, IP) to a MAC address, for the addresses that the switch routes to: targets of floating IPs and
 /// routers named by source routes. No other address is ever entered, so a station that claims many addresses
 /// fills nothing. Written by ARP and ND from the network; read when mappings are composed.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Neighbors {
     map: Map<(Vni, Ip), Neighbor>,
     /// All unanswered questions are due again, since they may have been lost.

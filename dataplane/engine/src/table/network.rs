@@ -9,7 +9,7 @@ use crate::wire::ip::Ip;
 
 /// Maps a VNI to a dense [`NetId`] and that to its network. Bounded by [`NETWORKS_MAX`]; written by commands
 /// only.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Networks {
     by_vni: Map<Vni, NetId>,
     dense: Vec<Option<Network>>,
@@ -24,7 +24,7 @@ pub struct NetId(u16);
 /// Flood sets are composed when ports and peers change. The flood itself leaves out the members that must not
 /// get the frame: the port or peer that it came from, and, between two peers, any pair without a spoke (split
 /// horizon; RFC 4762 §4.4 and §10.1), which keeps the mesh free of loops.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Network {
     /// The configuration.
     pub config: NetworkConfig,

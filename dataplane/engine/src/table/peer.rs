@@ -13,7 +13,7 @@ use crate::wire::mac::MacAddr;
 
 /// Maps a `PeerId` to its peer and an outer source address to its `PeerId`. Dense and bounded by
 /// [`PEERS_MAX`]; written by commands and by changes of the underlay's next hops.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct PeerTable {
     peers: Vec<Option<PeerEntry>>,
     by_address: Map<Ip, PeerId>,

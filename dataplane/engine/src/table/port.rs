@@ -143,6 +143,13 @@ impl PortTable {
         self.any_claims
     }
 
+    /// A copy of the table with empty queues, since frames cannot be copied.
+    #[must_use]
+    pub fn fork(&self) -> Self {
+        let fork = |port: &Option<Box<PortEntry>>| port.as_deref().map(|port| Box::new(port.fork()));
+        Self { ports: self.ports.iter().map(fork).collect(), any_claims: self.any_claims }
+    }
+
     /// Upper bound of the port numbers in use, exclusive.
     #[must_use]
     pub fn bound(&self) -> u16 {
@@ -151,6 +158,23 @@ impl PortTable {
 }
 
 impl PortEntry {
+    fn fork(&self) -> Self {
+        Self {
+            config: self.config.clone(),
+            net: self.net,
+            caps: self.caps,
+            vlan: self.vlan.clone(),
+            link_locals: self.link_locals.clone(),
+            bum: self.bum.clone(),
+            ingress: self.ingress.clone(),
+            egress: self.egress.clone(),
+            gated: self.gated,
+            next_bpdu: self.next_bpdu,
+            counters: self.counters.clone(),
+            queue: Vec::new(),
+        }
+    }
+
     /// Counts a drop of a frame that came in at this port or, for transmit reasons, was to leave by this port.
     pub fn count_drop(&mut self, reason: DropReason) {
         self.counters.drops[reason as usize] += 1;
@@ -240,7 +264,7 @@ impl PortEntry {
 }
 
 /// A port's VLAN policy, ready to test.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum VlanRules {
     /// Every tag passes.
     Transparent,

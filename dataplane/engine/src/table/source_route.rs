@@ -9,7 +9,7 @@ use crate::wire::ip::Ip;
 /// Maps (VNI, source prefix) to a next hop, longest prefix first: one exact-match table with one lookup per
 /// prefix length in use. Only the configuration writes it. A single floating IP needs no route: its mapping
 /// carries its own next hop.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct SourceRoutes {
     /// Prefix lengths in use over [`Ip`]'s 128 bits, longest first, with their number of routes.
     lengths: Vec<(u8, u32)>,

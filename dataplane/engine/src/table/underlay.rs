@@ -14,7 +14,7 @@ use crate::wire::mac::MacAddr;
 ///
 /// The kernel's policy rules choose a table by the source address, so there is one list for tunnel packets and one
 /// for each reality address that is routed otherwise. Each list is bounded by [`UNDERLAY_ROUTES_MAX`].
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Underlay {
     tunnel: Ways,
     from: Map<Ip, Ways>,
@@ -75,7 +75,7 @@ impl Prefix {
 
 /// Longest-prefix match, flattened when the routes are set: all addresses from one range's start to the next
 /// have the same route. So a lookup is one binary search, however many prefixes overlap.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Ways {
     /// First address of a range, and the range's route as an index in `hops`.
     ranges: Vec<(u128, Option<u16>)>,
@@ -242,7 +242,7 @@ const fn spread(ip: Ip) -> usize {
 
 /// Destinations that translated packets must not have: single addresses, each with a count, and prefixes.
 /// Only the configuration writes this table.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Guard {
     hosts: Map<Ip, u32>,
     prefixes: Vec<Prefix>,

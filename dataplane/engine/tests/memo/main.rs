@@ -1,8 +1,9 @@
 //! A verdict from the flow cache equals the verdict of the slow path. Two switches see the same frames, the
 //! same changes of tables and the same clock; one uses its flow cache, the other has to forget its verdicts
 //! before every batch. All frames sent and all counters are equal. The same holds during a capture, and the
-//! result of a dry run equals the fate of the frame afterwards.
+//! result of a dry run equals the fate of the frame afterwards, and the dry run itself changes nothing.
 
+mod dry_run;
 mod overlay;
 
 use std::net::IpAddr;
@@ -446,7 +447,7 @@ impl Rvm {
     /// A dry run of a frame; then the same frame comes in under observation.
     fn watch(&mut self, at: PortId, bytes: &[u8]) {
         let before = self.stations();
-        let rehearsed = self.switch.trace(self.now, at, bytes, &mut self.pool);
+        let rehearsed = self.switch.trace(self.now, at, bytes, &self.pool);
         let mut batch = Batch::new();
         batch.push(self.pool.alloc_from(bytes).unwrap());
         self.switch.forward(self.now, at, &mut batch, &mut self.pool);

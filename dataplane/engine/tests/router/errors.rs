@@ -582,7 +582,7 @@ fn errors_are_limited() {
     rvm.pass(1);
     let now = rvm.now;
     for _ in 0..1000 {
-        let walk = rvm.switch.trace(now, DOOR1, &sent, &mut rvm.pool);
+        let walk = rvm.switch.trace(now, DOOR1, &sent, &rvm.pool);
         let told = Step::Told(Refusal::TimeExceeded, a.gateways[0].into());
         assert_eq!((walk.sent.len(), walk.steps.last()), (1, Some(&told)));
     }

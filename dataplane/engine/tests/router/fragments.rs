@@ -408,7 +408,7 @@ fn a_remembered_flow_is_cut() {
     assert_eq!(gateway.switch.remembered(), remembered + 1);
     // A dry run shows the fragments and leaves no trace.
     let now = gateway.now;
-    let walk = gateway.switch.trace(now, UPLINK, &of(1472), &mut gateway.pool);
+    let walk = gateway.switch.trace(now, UPLINK, &of(1472), &gateway.pool);
     assert_eq!((walk.sent.len(), walk.drops.len()), (2, 0));
     assert_eq!(walk.steps.last(), Some(&Step::Fragmented(TUNNEL_MTU as u16)));
 }

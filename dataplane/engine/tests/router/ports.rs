@@ -161,11 +161,11 @@ fn what_is_remembered() {
     let whole = packet((GUEST, router_mac(PRIVATE)), a.guest, a.host, 64, Kind::Udp(53, 4000), &[7; 1100]);
     let [first, second, third] = cut(&whole, 7);
     let now = rvm.now;
-    let walk = rvm.switch.trace(now, DOOR1, &first, &mut rvm.pool);
+    let walk = rvm.switch.trace(now, DOOR1, &first, &rvm.pool);
     assert_eq!(walk.drops, []);
     assert_eq!(passed(&mut rvm, DOOR1, std::slice::from_ref(&second)), 0, "a dry run");
     assert_eq!(passed(&mut rvm, DOOR1, &[first.clone(), second.clone()]), 2);
-    let walk = rvm.switch.trace(now, DOOR1, &third, &mut rvm.pool);
+    let walk = rvm.switch.trace(now, DOOR1, &third, &rvm.pool);
     assert_eq!(walk.drops, [], "what was really seen counts in a dry run, too");
     rvm.pass(FRAGMENT_AGE.as_secs() as u32 + 1);
     rvm.announce(DOOR1, GUEST, a.guest);

@@ -8,8 +8,8 @@ use super::segment::Cut;
 use super::{takes_whole, tunnel, wire_len};
 use crate::command::{PortId, Role, Vni};
 use crate::counters::{DropReason, Volume};
-use crate::forward::Switch;
 use crate::forward::output::TunnelFacts;
+use crate::forward::{Pipeline, Switch};
 use crate::frame::{Batch, Frame, FramePool, GsoKind, Offload, SlotSize};
 use crate::limits::{CROWDED_QUEUE_LEN, MERGES_MAX, TX_QUEUE_LEN};
 use crate::port::PortCaps;
@@ -45,10 +45,10 @@ impl Switch {
         batch: &mut Batch,
         pool: &mut P,
     ) {
-        let Some(uplink) = self.tables.uplink.clone() else {
+        let Some(uplink) = self.pipeline.tables.uplink.clone() else {
             return self.forward_batch(now, id, batch, pool);
         };
-        let mut frames = core::mem::take(&mut self.opened);
+        let mut frames = core::mem::take(&mut self.flows.opened);
         let (mut made, mut lost) = (0, 0);
         let received = bytes_in(batch);
         for mut frame in batch.drain(..) {
@@ -69,19 +69,27 @@ impl Switch {
             }
         }
         self.forward_batch(now, id, batch, pool);
-        self.opened = frames;
+        self.flows.opened = frames;
         // The pipeline counted the parts, but the uplink received the GSO packets.
         let extra = made - lost;
         debug_assert!(walked >= extra, "at least one frame of each was walked");
-        self.counters.rx -= extra;
-        self.counters.segmented += made;
-        if let Some(port) = self.tables.ports.get_mut(id) {
+        self.pipeline.counters.rx -= extra;
+        self.pipeline.counters.segmented += made;
+        if let Some(port) = self.pipeline.tables.ports.get_mut(id) {
             port.counters.rx_frames -= extra;
             port.counters.rx_bytes = port.counters.rx_bytes + received - walked_bytes;
         }
-        self.count_drops(id, DropReason::PoolExhausted, lost);
+        self.pipeline.count_drops(id, DropReason::PoolExhausted, lost);
     }
 
+    /// Whether segments have filled a queue so far that it should be flushed before the next batch. Reports
+    /// this once.
+    pub fn take_crowded(&mut self) -> bool {
+        core::mem::take(&mut self.pipeline.output.crowded)
+    }
+}
+
+impl<F> Pipeline<F> {
     /// Puts an unfinished frame on a port's queue: whole if the port accepts that, otherwise finished or
     /// segmented.
     #[cold]
@@ -152,7 +160,7 @@ impl Switch {
         self.counters.segmented += cut.count() as u64 - 1;
         for index in 0..cut.count() {
             let left = (cut.count() - index) as u64;
-            if self.punted.len() == self.punted.capacity() {
+            if self.output.punted.len() == self.output.punted.capacity() {
                 self.count_drops(id, DropReason::NeighborUnresolved, left);
                 break;
             }
@@ -164,7 +172,7 @@ impl Switch {
             let (super_frame, bytes) = pool.pair(&frame, &mut part);
             cut.write(super_frame, index, bytes, false);
             self.counters.queued += 1;
-            self.punted.push(part);
+            self.output.punted.push(part);
         }
         pool.free(frame);
     }
@@ -244,20 +252,20 @@ impl Switch {
         let mut run = None;
         match flow(pool.bytes(&frame)) {
             Flow::Other => {}
-            Flow::Unclear => self.merges.retain(|m| m.port != to),
+            Flow::Unclear => self.output.merges.retain(|m| m.port != to),
             Flow::Tcp(flow) => {
-                if let Some(at) = self.merges.iter().position(|m| m.flow == flow && m.port == to) {
-                    let merge = &mut self.merges[at];
+                if let Some(at) = self.output.merges.iter().position(|m| m.flow == flow && m.port == to) {
+                    let merge = &mut self.output.merges[at];
                     if let Some(head) = port.queue.get_mut(merge.index)
                         && merge.run.merge(pool, head, &frame)
                     {
                         if !merge.run.open() {
-                            self.merges.remove(at);
+                            self.output.merges.remove(at);
                         }
                         self.counters.coalesced += 1;
                         return pool.free(frame);
                     }
-                    self.merges.remove(at);
+                    self.output.merges.remove(at);
                 }
                 run = Run::start(pool.bytes(&frame), frame.offload).filter(Run::open).map(|run| (flow, run));
             }
@@ -266,10 +274,10 @@ impl Switch {
             return self.drop_frame(to, frame, DropReason::TxQueueFull, pool);
         }
         if let Some((flow, run)) = run {
-            if self.merges.is_full() {
-                self.merges.remove(0);
+            if self.output.merges.is_full() {
+                self.output.merges.remove(0);
             }
-            self.merges.push(Merge { port: to, flow, index: port.queue.len(), run });
+            self.output.merges.push(Merge { port: to, flow, index: port.queue.len(), run });
         }
         self.counters.queued += 1;
         port.queue.push(frame);
@@ -277,20 +285,14 @@ impl Switch {
 
     /// Ends the coalescing of all frames on the port's queue.
     pub(in crate::forward) fn end_merges(&mut self, to: PortId) {
-        self.merges.retain(|m| m.port != to);
+        self.output.merges.retain(|m| m.port != to);
     }
 
     /// Whether the queue is full. Also notes when it should be flushed before the next batch.
     fn queue_is_full(&mut self, to: PortId) -> bool {
         let len = self.tables.ports.get(to).map_or(TX_QUEUE_LEN, |p| p.queue.len());
-        self.crowded |= len >= CROWDED_QUEUE_LEN;
+        self.output.crowded |= len >= CROWDED_QUEUE_LEN;
         len >= TX_QUEUE_LEN
-    }
-
-    /// Whether segments have filled a queue so far that it should be flushed before the next batch. Reports
-    /// this once.
-    pub fn take_crowded(&mut self) -> bool {
-        core::mem::take(&mut self.crowded)
     }
 
     fn count_drops(&mut self, id: PortId, reason: DropReason, count: u64) {
