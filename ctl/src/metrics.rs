@@ -101,7 +101,7 @@ impl Collector for Snapshot {
         family("uptime_seconds", "Time since the daemon started", &|mut f| {
             f.gauges([(vec![], s.uptime as f64)])
         })?;
-        family("warnings", "Problems that need attention, by kind: ivctl status", &|mut f| {
+        family("warnings", "Problems that need attention, by kind: `ivctl status`", &|mut f| {
             let count = |kind| s.problems.iter().filter(|p| p.kind == kind).count() as f64;
             f.gauges(ProblemKind::ALL.iter().map(|&kind| (vec![("kind", kind.name())], count(kind))))
         })?;
@@ -153,7 +153,7 @@ impl Collector for Snapshot {
         family("port_tx_bytes", "Bytes sent to the port", &|mut f| {
             f.counters(of_ports(|p| p.stats64.tx.bytes))
         })?;
-        family("drops", "Dropped frames by reason: ivctl drops", &|mut f| {
+        family("drops", "Dropped frames by reason: `ivctl drops`", &|mut f| {
             f.counters(
                 s.drops
                     .iter()
@@ -183,7 +183,7 @@ impl Collector for Snapshot {
                 f.gauges(peers().map(|p| (vec![("peer", p.name.as_str())], up(p))))
             },
         )?;
-        family("peer_state", "1 for the peer's present state, otherwise 0: ivctl peer show", &|mut f| {
+        family("peer_state", "1 for the peer's present state, otherwise 0: `ivctl peer show`", &|mut f| {
             let states = PeerState::ALL.into_iter().filter(|state| *state != PeerState::ThisRvm);
             let each = |p| states.clone().map(move |state| (p, state));
             f.gauges(peers().flat_map(each).map(|(p, state): (&PeerRow, PeerState)| {

@@ -43,7 +43,12 @@ pub fn run(here: &Here<'_>, name: &str) -> Result<u8, Failure> {
     let domain = libvirt::find(&connection, name)?;
     let what = format!("the console of guest {name} cannot be joined");
     if !libvirt::is_active(&domain)? {
-        return Err(Failure::new(4, what, "it does not run", format!("start it: ivctl guest start {name}")));
+        return Err(Failure::new(
+            4,
+            what,
+            "it does not run",
+            format!("start it: `ivctl guest start {name}`"),
+        ));
     }
     let stream = Stream::new(&connection, 0).map_err(libvirt::failed(&what))?;
     domain.open_console(None, &stream, sys::VIR_DOMAIN_CONSOLE_FORCE).map_err(libvirt::failed(&what))?;

@@ -59,8 +59,8 @@ pub fn run(here: &Here<'_>, wish: &Demo) -> Result<u8, Failure> {
     let left = console(here);
     if wish.keep {
         let text = format!(
-            "\nThe guest keeps running: ivctl guest console {NAME}; ivctl guest delete {NAME} --force; ivctl \
-             network del {NETWORK}\n"
+            "\nThe guest keeps running: `ivctl guest console {NAME}`; `ivctl guest delete {NAME} --force`; `ivctl \
+             network del {NETWORK}`\n"
         );
         here.printer.text(&text)?;
         return left;

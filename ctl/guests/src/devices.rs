@@ -189,7 +189,7 @@ pub fn attach_disk(
     let disk = plan_disk(connection, wish, &taken)?;
     check_path(&disk.path).map_err(refused(&what))?;
     if there.iter().any(|(_, path, _)| std::path::Path::new(path) == disk.path) {
-        return Err(Failure::new(4, what, "it has that disk already", "see ivctl guest show"));
+        return Err(Failure::new(4, what, "it has that disk already", "see `ivctl guest show`"));
     }
     let flags = libvirt::impact(domain)?;
     domain.attach_device_flags(&disk_xml(&disk).write(), flags).map(|_| ()).map_err(libvirt::failed(what))
@@ -207,7 +207,7 @@ pub fn detach(here: &Here<'_>, name: &str, nic: Option<&str>, disk: Option<&str>
     let what = format!("the NIC is not detached from guest {name}");
     let is = |p: &&ctl::model::Port| p.name == which || p.mac.iter().any(|mac| mac.to_string() == which);
     let Some(port) = claims.ports.iter().find(is).cloned() else {
-        return Err(Failure::new(3, what, format!("it has no {which}"), "see ivctl guest show"));
+        return Err(Failure::new(3, what, format!("it has no {which}"), "see `ivctl guest show`"));
     };
     let inside = claims.floating.iter().find(|claim| {
         let inside = claim.mapping.inside.as_ref();
@@ -215,7 +215,7 @@ pub fn detach(here: &Here<'_>, name: &str, nic: Option<&str>, disk: Option<&str>
     });
     if let Some(claim) = inside {
         let why = format!("floating IP {} is translated to its address", claim.mapping.ip);
-        return Err(Failure::new(4, what, why, "delete that first: ivctl fip del"));
+        return Err(Failure::new(4, what, why, "delete that first: `ivctl fip del`"));
     }
     let switch = Switch::connect(here.global)?;
     let element = libvirt::xml(&domain, true)?;
@@ -256,7 +256,7 @@ pub fn detach_disk(
     };
     let xml = libvirt::xml(domain, true)?;
     let Some(disk) = xml.all("devices/disk").into_iter().find(|e| of(e)) else {
-        return Err(Failure::new(3, what, format!("it has no {which}"), "see ivctl guest show"));
+        return Err(Failure::new(3, what, format!("it has no {which}"), "see `ivctl guest show`"));
     };
     let flags = libvirt::impact(domain)?;
     domain.detach_device_flags(&disk.write(), flags).map_err(libvirt::failed(&what))?;

@@ -255,7 +255,7 @@ fn stop(here: &Here<'_>, name: &str) -> Result<u8, Failure> {
             return Ok(0);
         }
         if started.elapsed().as_secs_f64() > here.global.timeout.max(SHUTDOWN_S) {
-            let how = "wait longer with --timeout, or switch it off: ivctl guest destroy";
+            let how = "wait longer with --timeout, or switch it off: `ivctl guest destroy`";
             return Err(Failure::new(7, what, "it was asked to shut down and still runs", how));
         }
         std::thread::sleep(INTERVAL);

@@ -15,11 +15,11 @@ pub fn connect(uri: &str) -> Result<Connect, Failure> {
         let what = format!("libvirt cannot be reached at {uri}");
         let denied = e.message().contains("ermission denied") || e.code() == ErrorNumber::AuthFailed;
         if denied {
-            let how = "run ivctl as root or join the group libvirt, or use --connect qemu:///session";
+            let how = "run `ivctl` as root or join the group libvirt, or use --connect qemu:///session";
             return Failure::new(6, what, e.message(), how);
         }
-        let how = "start it (systemctl start libvirtd; on Debian it comes with apt-get install libvirt-daemon-system \
-                   qemu-system-x86), or name another with --connect";
+        let how = "start it (`systemctl start libvirtd`; on Debian it comes with `apt-get install libvirt-daemon-system \
+                   qemu-system-x86`), or name another with --connect";
         Failure::new(5, what, e.message(), how)
     })
 }
@@ -34,7 +34,7 @@ pub fn failed(what: impl Into<String>) -> impl FnOnce(Error) -> Failure {
             }
             // libvirt has closed its end of the connection.
             _ if e.domain() == ErrorDomain::Rpc && !e.message().contains("unable to connect") => {
-                (5, "does libvirtd still run? systemctl status libvirtd")
+                (5, "does libvirtd still run? `systemctl status libvirtd`")
             }
             ErrorNumber::NoDomain
             | ErrorNumber::NoDomainSnapshot
@@ -43,18 +43,18 @@ pub fn failed(what: impl Into<String>) -> impl FnOnce(Error) -> Failure {
             ErrorNumber::DomExist | ErrorNumber::StorageVolExist => {
                 (4, "use another name, or delete that one first")
             }
-            ErrorNumber::AuthFailed | ErrorNumber::AccessDenied => (6, "run ivctl as root"),
+            ErrorNumber::AuthFailed | ErrorNumber::AccessDenied => (6, "run `ivctl` as root"),
             ErrorNumber::OperationTimeout | ErrorNumber::AgentUnresponsive => {
                 (7, "the guest did not react; try again, or with more force")
             }
             ErrorNumber::NoSupport | ErrorNumber::OperationUnsupported | ErrorNumber::ConfigUnsupported => {
                 (1, "this libvirt, this QEMU or this guest cannot do it")
             }
-            ErrorNumber::OperationInvalid => (1, "look at its state with ivctl guest show"),
+            ErrorNumber::OperationInvalid => (1, "look at its state with `ivctl guest show`"),
             ErrorNumber::NoConnect | ErrorNumber::SystemError => {
-                (1, "look at libvirt's log: journalctl -u libvirtd")
+                (1, "look at libvirt's log: `journalctl -u libvirtd`")
             }
-            _ => (1, "libvirt's log says more: journalctl -u libvirtd"),
+            _ => (1, "libvirt's log says more: `journalctl -u libvirtd`"),
         };
         Failure::new(code, what, e.message(), how)
     }
@@ -67,7 +67,7 @@ pub fn find(connection: &Connect, name: &str) -> Result<Domain, Failure> {
             3,
             format!("there is no guest {name}"),
             "libvirt has no object of that name",
-            "see ivctl guest list",
+            "see `ivctl guest list`",
         ),
         _ => failed(format!("guest {name} cannot be read"))(e),
     })

@@ -129,7 +129,7 @@ pub fn run(here: &Here<'_>, wish: &Migrate) -> Result<u8, Failure> {
     let ports: Vec<String> = claims.ports.iter().map(|p| p.name.clone()).collect();
     there_switch.wait_live(&ports)?;
     if !left.is_empty() {
-        let how = "finish it with ivctl fip and ivctl port on both hosts";
+        let how = "finish it with `ivctl fip` and `ivctl port` on both hosts";
         return Err(Failure::new(
             1,
             format!("guest {name} is moved, but not completely"),

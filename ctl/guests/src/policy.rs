@@ -36,7 +36,7 @@ fn change(
     let claims = libvirt::our_claims(&libvirt::find(&connection, name)?, name)?;
     let what = format!("guest {name} is not {done}");
     if claims.ports.is_empty() {
-        return Err(Failure::new(4, what, "it has no NIC on the switch", "see ivctl guest show"));
+        return Err(Failure::new(4, what, "it has no NIC on the switch", "see `ivctl guest show`"));
     }
     let switch = Switch::connect(here.global)?;
     let rows = switch.ports()?;
@@ -44,7 +44,7 @@ fn change(
     for port in &claims.ports {
         let Some(row) = rows.iter().find(|row| row.ifname == port.name) else {
             let why = format!("its port {} is not on this switch", port.name);
-            let how = "is --socket that of the guest's host? see ivctl port list";
+            let how = "is --socket that of the guest's host? see `ivctl port list`";
             return Err(undo.all(Failure::new(3, what, why, how)));
         };
         let (before, switch) = (was(row), &switch);

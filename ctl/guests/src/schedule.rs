@@ -59,7 +59,7 @@ fn directory() -> PathBuf {
 
 fn at(path: &Path, e: &std::io::Error) -> Failure {
     let code = if e.kind() == std::io::ErrorKind::PermissionDenied { 6 } else { 1 };
-    let how = "run ivctl as root, or name another directory in IVS_SCHEDULE";
+    let how = "run `ivctl` as root, or name another directory in IVS_SCHEDULE";
     Failure::new(code, "the schedule cannot be used", format!("{}: {e}", path.display()), how)
 }
 
@@ -186,13 +186,13 @@ fn del(directory: &Path, number: u64) -> Result<u8, Failure> {
     let path = file_of(directory, number);
     if is_carried_out(&path) {
         let what = format!("entry {number} is not deleted");
-        let how = "wait until it is finished; ivctl guest schedule list";
+        let how = "wait until it is finished: `ivctl guest schedule list`";
         return Err(Failure::new(4, what, "it is being carried out", how));
     }
     fs::remove_file(&path).map(|()| 0).map_err(|e| match e.kind() {
         std::io::ErrorKind::NotFound => {
             let what = format!("there is no entry {number}");
-            let how = "see ivctl guest schedule list";
+            let how = "see `ivctl guest schedule list`";
             Failure::new(3, what, "it was carried out or deleted, or never existed", how)
         }
         _ => at(&path, &e),
@@ -255,7 +255,7 @@ fn list(here: &Here<'_>, directory: &Path) -> Result<u8, Failure> {
 
 fn add(here: &Here<'_>, directory: &Path, when: &str, what: Vec<String>) -> Result<u8, Failure> {
     let refused = "nothing is scheduled";
-    let wrong = |why: String| Failure::new(2, refused, why, "as in: ivctl guest schedule add +2h stop web1");
+    let wrong = |why: String| Failure::new(2, refused, why, "as in `ivctl guest schedule add +2h stop web1`");
     let when = moment(when, SystemTime::now()).map_err(wrong)?;
     let verbs = ["start", "stop", "destroy", "reboot", "resize"];
     if !what.first().is_some_and(|verb| verbs.contains(&verb.as_str())) {

@@ -59,7 +59,7 @@ pub fn take(here: &Here<'_>, name: &str, snapshot: &str, delete: bool) -> Result
     }
     let disks = disks_of(&libvirt::xml(&domain, true)?);
     if !disks.iter().any(|(_, _, format)| format == "qcow2") {
-        let how = "give it one: ivctl volume create, then ivctl volume attach";
+        let how = "give it one: `ivctl volume create`, then `ivctl volume attach`";
         return Err(Failure::new(1, what, "it has no qcow2 disk that could hold its memory", how));
     }
     let xml = Element::new("domainsnapshot").child(Element::new("name").holding(snapshot)).write();

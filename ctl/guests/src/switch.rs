@@ -109,7 +109,7 @@ impl Switch {
                     Some(inside) => format!("it belongs to {} on {}", inside.address, inside.network),
                     None => format!("its gateway is {}, not {}", row.gateway, mapping.gateway),
                 };
-                Err(Failure::new(4, what, why, "release it first: ivctl fip set or ivctl fip del"))
+                Err(Failure::new(4, what, why, "release it first with `ivctl fip set` or `ivctl fip del`"))
             }
         }
     }
@@ -141,7 +141,7 @@ impl Switch {
             if matches!(state, "disabled" | "gone") || Instant::now() > deadline {
                 let code = if state == "failed" { 1 } else { 7 };
                 let what = format!("port {name} does not forward");
-                let how = "ivctl port list and the switch's log say more; is libvirt in the switch's network namespace?";
+                let how = "`ivctl port list` and the switch's log say more; is libvirt in the switch's network namespace?";
                 return Err(Failure::new(code, what, format!("it is {state}: {why}"), how));
             }
             std::thread::sleep(INTERVAL);

@@ -66,7 +66,7 @@ pub fn run(here: &Here<'_>, verb: VolumeVerb) -> Result<u8, Failure> {
 fn find_pool(connection: &Connect, name: &str) -> Result<StoragePool, Failure> {
     StoragePool::lookup_by_name(connection, name).map_err(|e| match e.code() {
         ErrorNumber::NoStoragePool => {
-            let how = format!("create it: ivctl volume pool add {name} --dir /var/lib/libvirt/images");
+            let how = format!("create it: `ivctl volume pool add {name} --dir /var/lib/libvirt/images`");
             Failure::new(3, format!("there is no pool {name}"), "libvirt has no object of that name", how)
         }
         _ => libvirt::failed(format!("pool {name} cannot be read"))(e),
@@ -78,7 +78,7 @@ fn find(connection: &Connect, pool: &str, name: &str) -> Result<StorageVol, Fail
     StorageVol::lookup_by_name(&of, name).map_err(|e| match e.code() {
         ErrorNumber::NoStorageVolume => {
             let what = format!("there is no volume {name}");
-            Failure::new(3, what, format!("pool {pool} has none of that name"), "see ivctl volume list")
+            Failure::new(3, what, format!("pool {pool} has none of that name"), "see `ivctl volume list`")
         }
         _ => libvirt::failed(format!("volume {name} cannot be read"))(e),
     })
@@ -219,7 +219,7 @@ fn put_filesystem(
     let run = |command: &mut Command, package: &str| {
         let output = command.output().map_err(|e| {
             let program = command.get_program().display().to_string();
-            failed(format!("{program} cannot be run: {e}"), format!("apt-get install {package}"))
+            failed(format!("{program} cannot be run: {e}"), format!("`apt-get install {package}`"))
         })?;
         let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
         let how = || "is the volume large enough for it?".to_owned();
@@ -275,7 +275,7 @@ fn snapshot_of(connection: &Connect, name: &str, snapshot: &str, pool: &str) -> 
     let volume = find(connection, pool, name)?;
     let (path, format) = path_and_format(connection, pool, name)?;
     if let Some((guest, ..)) = users(connection, &path)?.iter().find(|(_, _, runs)| *runs) {
-        let how = format!("stop it, or keep the guest as a whole: ivctl guest snapshot {guest} {snapshot}");
+        let how = format!("stop it, or keep the guest as a whole: `ivctl guest snapshot {guest} {snapshot}`");
         return Err(Failure::new(
             4,
             what,
@@ -339,7 +339,7 @@ fn pools(here: &Here<'_>, connection: &Connect, verb: PoolVerb) -> Result<u8, Fa
                 Err(e) if e.code == 3 && if_exists => return Ok(0),
                 Err(e) if e.code == 3 => {
                     let what = format!("there is no pool {name}");
-                    let how = "see ivctl volume pool list";
+                    let how = "see `ivctl volume pool list`";
                     return Err(Failure::new(3, what, "libvirt has no object of that name", how));
                 }
                 other => other?,

@@ -145,7 +145,7 @@ impl Agent {
             ));
         };
         if patch.is_empty() {
-            let how = format!("name the settings to change: ivctl {} set --help", T::NOUN);
+            let how = format!("name the settings to change: `ivctl {} set --help` lists them", T::NOUN);
             return Err(Error::new(Code::Params, what, "there is nothing to change", how));
         }
         for (key, value) in patch {

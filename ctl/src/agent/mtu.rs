@@ -134,19 +134,19 @@ impl Agent {
                     "warning",
                     object.clone(),
                     format!("`mtu = {mtu}` is configured, but packets over {found} do not arrive"),
-                    format!("remove `mtu`, or lower it to {found}: ivctl peer set {} --mtu {found}", p.name),
+                    format!("remove `mtu`, or lower it to {found}: `ivctl peer set {} --mtu {found}`", p.name),
                 ),
                 (Some(mtu), _) if mtu > uplink => say(
                     "warning",
                     object.clone(),
                     format!("`mtu = {mtu}` is configured, but the uplink's MTU is {uplink}"),
-                    "raise the uplink's MTU, or lower the peer's".to_owned(),
+                    format!("raise the uplink's MTU, or lower the peer's: `ivctl peer set {} --mtu {uplink}`", p.name),
                 ),
                 (None, None) if path.is_some_and(|path| path.decided() && path.state() == "silent") => say(
                     "note",
                     object.clone(),
                     format!("it does not answer probes; the uplink's {uplink} is assumed"),
-                    "a kernel's VXLAN never answers: test with ping -M do, and set the peer's `mtu` if it is less"
+                    "a kernel's VXLAN never answers: test with `ping -M do -s SIZE ADDRESS`, and set the peer's `mtu` if it is less"
                         .to_owned(),
                 ),
                 (None, Some(found)) if found < uplink => say(
@@ -163,7 +163,7 @@ impl Agent {
                     object,
                     "tunnel packets may go to it in fragments, and it is an ivswitchd, which drops fragments"
                         .to_owned(),
-                    format!("ivctl peer set {} --fragment false", p.name),
+                    format!("`ivctl peer set {} --fragment false`", p.name),
                 );
             }
         }
@@ -177,7 +177,9 @@ impl Agent {
                     object.clone(),
                     format!("`mtu = {mtu}` is configured, but network \"{}\" carries {carried}", p.network),
                     format!(
-                        "remove `mtu`, or lower it to {carried}; larger packets are answered with ICMP errors"
+                        "remove `mtu`, or lower it: `ivctl port set {} --mtu {carried}`; larger packets are answered with \
+                         ICMP errors",
+                        p.name
                     ),
                 ),
                 None if row.origin == "interface" && row.link_mtu.is_some_and(|l| l > u32::from(carried)) => {
@@ -188,7 +190,7 @@ impl Agent {
                             "interface {} has MTU {}, but network \"{}\" carries {carried}",
                             row.link, row.mtu, p.network
                         ),
-                        format!("lower it on both ends: ip link set {} mtu {carried}", row.link),
+                        format!("lower it on both ends: `ip link set {} mtu {carried}`", row.link),
                     )
                 }
                 _ => {}
@@ -200,7 +202,7 @@ impl Agent {
                     "warning",
                     object,
                     format!("the CMS's end {} has MTU {cms}, ours {}", p.name, row.mtu),
-                    format!("ip link set {} mtu {}", p.name, row.mtu),
+                    format!("`ip link set {} mtu {}`", p.name, row.mtu),
                 );
             }
         }

@@ -118,8 +118,16 @@ impl Agent {
         self.peers.seen.retain(|id, _| there.contains(id));
         self.peers.hops.retain(|id, _| there.contains(id));
         let networks: BTreeSet<Vni> = self.config.network.iter().filter_map(|n| Vni::new(n.vni)).collect();
-        self.peers.refused.retain(|(id, vni), (_, reason)| {
-            there.contains(id) && (*reason == DropReason::PeerNotInVni) == networks.contains(vni)
+        // What was said of a peer's network goes once the configuration has it otherwise.
+        let takes_part = |id: PeerId, vni: Vni| {
+            let peer = self.config.peer.iter().find(|p| self.ids.peer(&p.name) == Some(id));
+            let mut on = self.config.network.iter().filter(|n| n.vni == vni.get());
+            peer.is_some_and(|p| on.any(|n| reconcile::takes_part(p, &n.name)))
+        };
+        self.peers.refused.retain(|&(id, vni), (_, reason)| match reason {
+            _ if !there.contains(&id) => false,
+            DropReason::PeerNotInVni => networks.contains(&vni) && !takes_part(id, vni),
+            _ => !networks.contains(&vni),
         });
         self.peers.look_due = match (there.is_empty(), self.peers.look_due) {
             (true, _) => None,
@@ -305,7 +313,7 @@ impl Agent {
                 format!("the kernel has no route to {to} from {vtep} out of {interface}"),
                 format!(
                     "`ip route get {to} from {vtep} oif {interface}` shows the kernel's answer; add a route \
-                     with `ip route add`, or a rule with `ip rule add`"
+                     (`ip route add {to} via ROUTER dev {interface}`) or a rule (`ip rule add from {vtep} table TABLE`)"
                 ),
             )
         })
@@ -361,7 +369,7 @@ impl Agent {
                              does not run ivswitchd"
                         ),
                         format!(
-                            "on it: ivctl status, ivctl peer list; between: let UDP {port} pass both ways"
+                            "on it: `ivctl status`, `ivctl peer list`; between: let UDP {port} pass both ways"
                         ),
                     ),
                 };
@@ -372,7 +380,7 @@ impl Agent {
                 state: PeerState::Silent,
                 why: self.with_next_hop(p, format!("silent for {} s; {last}", seconds(machine.since()))),
                 how: format!(
-                    "on it: systemctl status ivswitchd, ivctl status; does it have {here} as a peer? Between: let UDP {port} pass"
+                    "on it: `systemctl status ivswitchd`, `ivctl status`; does it have {here} as a peer? Between: let UDP {port} pass"
                 ),
             },
             State::OneWay => Told {
@@ -387,13 +395,13 @@ impl Agent {
                 let (why, how) = match why {
                     Unreachable::Port => (
                         format!("no program listens at its UDP port {port} (ICMP port unreachable)"),
-                        "start the switch on it: systemctl start ivswitchd; does its [uplink] have the same \
+                        "start the switch on it: `systemctl start ivswitchd`; does its [uplink] have the same \
                          port?"
                             .to_owned(),
                     ),
                     Unreachable::Host => (
                         "the host cannot be reached (ICMP host unreachable)".to_owned(),
-                        format!("is it up, and its address right? ip route get {}", p.address),
+                        format!("is it up, and its address right? `ip route get {}` shows the way there", p.address),
                     ),
                     Unreachable::Prohibited => (
                         "a filter forbids it (ICMP administratively prohibited)".to_owned(),
@@ -454,8 +462,8 @@ impl Agent {
             names.join(", ")
         );
         let how = format!(
-            "give it the same `vni` on both rVMs; or set the networks of the peer: ivctl peer set {} \
-             --networks NAME,...",
+            "give it the same `vni` on both rVMs; or set the networks of the peer: `ivctl peer set {} \
+             --networks NAME,...`",
             p.name
         );
         (why, how)
@@ -498,7 +506,7 @@ impl Agent {
                                  here: they are dropped"
                             ),
                             format!(
-                                "add \"{name}\" to its `networks`: ivctl peer set {} --networks ...",
+                                "add \"{name}\" to its `networks`: `ivctl peer set {} --networks NAME,...`",
                                 p.name
                             ),
                         )
@@ -506,7 +514,7 @@ impl Agent {
                     _ => (
                         format!("it sends packets of VNI {vni}, which no network here has: they are dropped"),
                         format!(
-                            "ivctl network add NAME --vni {vni}; or, on the peer, name the networks of this rVM: ivctl peer set {} --networks NAME,...",
+                            "`ivctl network add NAME --vni {vni}`; or, on the peer, name the networks of this rVM: `ivctl peer set {} --networks NAME,...`",
                             self.facts.name
                         ),
                     ),

@@ -40,12 +40,25 @@ impl Agent {
     fn port_problems(&self) -> Vec<Problem> {
         let problem = |a: &super::machine::Attachment| {
             let (state, why) = a.state();
-            let what = match state {
+            let name = &a.name;
+            let (what, how) = match state {
                 "live" | "ready" | "disabled" | "quarantined" => return None,
-                "failed" | "err-disabled" => format!("port \"{}\": {why}", a.name),
-                _ => format!("port \"{}\" is {why}", a.name),
+                // The cause has the remedy.
+                "err-disabled" => (format!("port \"{name}\": {why}"), String::new()),
+                "failed" if name == "uplink" => {
+                    (format!("port \"{name}\": {why}"), "it is tried again by itself".to_owned())
+                }
+                "failed" => (
+                    format!("port \"{name}\": {why}"),
+                    format!("it is tried again by itself; `ivctl port disable {name}` ends that"),
+                ),
+                "waiting" if !a.makes_door => (
+                    format!("port \"{name}\" is {why}"),
+                    "it is taken as soon as it is there; `ip link show` lists those that are".to_owned(),
+                ),
+                _ => (format!("port \"{name}\" is {why}"), "it takes a moment".to_owned()),
             };
-            Some(Problem::new(ProblemKind::Port, &a.name, what, ""))
+            Some(Problem::new(ProblemKind::Port, name, what, how))
         };
         self.attachments.values().filter_map(problem).collect()
     }
@@ -55,14 +68,18 @@ impl Agent {
         let Some(uplink) = &self.config.uplink else {
             if !self.config.peer.is_empty() {
                 let what = "there are peers but no [uplink]: nothing reaches them";
-                problems.push(Problem::new(ProblemKind::Uplink, "", what, ""));
+                let how = "give the underlay's NIC as `interface` in [uplink]";
+                problems.push(Problem::new(ProblemKind::Uplink, "", what, how));
             }
             return;
         };
         match &self.facts.underlay {
             None if self.links.contains_key(&uplink.interface) => {
                 let what = format!("uplink {} has no global address", uplink.interface);
-                let how = "add one, or set [uplink] address";
+                let how = format!(
+                    "add one with `ip address add ADDRESS/LENGTH dev {}`, or give another `interface` in [uplink]",
+                    uplink.interface
+                );
                 problems.push(Problem::new(ProblemKind::Uplink, &uplink.interface, what, how));
             }
             None => {}
@@ -103,7 +120,7 @@ impl Agent {
                 format!(
                     "while the daemon is away, the kernel answers for the reality addresses of floating IPs: {why}"
                 ),
-                "",
+                "mend that, then `systemctl reload ivswitchd`",
             );
         }
     }
@@ -113,13 +130,18 @@ impl Agent {
         let held = |ip: IpAddr| link.addresses.iter().any(|a| a.addr == ip);
         if !held(vtep) {
             let what = format!("VTEP {vtep} is not an address of {interface}");
-            let how = "add it, or correct [uplink] address";
+            let how = format!(
+                "add it with `ip address add {vtep}/LENGTH dev {interface}`, or correct `address` in [uplink]"
+            );
             problems.push(Problem::new(ProblemKind::Uplink, vtep.to_string(), what, how));
         }
         for f in self.config.floating.iter().filter(|f| f.gateway == self.facts.name) {
             if let Some(reality) = f.reality.filter(|&r| !held(r)) {
                 let what = format!("floating {}: reality {reality} is not an address of {interface}", f.ip);
-                problems.push(Problem::new(ProblemKind::Floating, f.ip.to_string(), what, ""));
+                let how = format!(
+                    "add it with `ip address add {reality}/LENGTH dev {interface}`, or correct `reality`"
+                );
+                problems.push(Problem::new(ProblemKind::Floating, f.ip.to_string(), what, how));
             }
         }
         let other_family = |p: &&Peer| p.via.is_none() && p.address.is_ipv4() != vtep.is_ipv4();
@@ -128,7 +150,8 @@ impl Agent {
                 "peer \"{}\": {} is of another address family than the VTEP {vtep}",
                 p.name, p.address
             );
-            problems.push(Problem::new(ProblemKind::Peer, &p.name, what, ""));
+            let how = "give it an address of that family, or set `address` in [uplink] to one of the other";
+            problems.push(Problem::new(ProblemKind::Peer, &p.name, what, how));
         }
     }
 
@@ -151,7 +174,7 @@ impl Agent {
         let what =
             format!("peer \"{}\" has this rVM's own address {}: nothing is sent to it", p.name, p.address);
         let how = format!(
-            "correct its address, or remove it: ivctl peer del {}; if it is this rVM, which is called \"{own}\" here, set `name`",
+            "correct its address, or remove it with `ivctl peer del {}`; if it is this rVM, which is called \"{own}\" here, set `name`",
             p.name
         );
         Problem::new(ProblemKind::Peer, &p.name, what, how)
@@ -162,7 +185,7 @@ impl Agent {
         if self.config.workers != self.workers {
             let what =
                 format!("[workers] was changed: {} run until the daemon restarts", self.options.workers);
-            say(ProblemKind::Daemon, what, "");
+            say(ProblemKind::Daemon, what, "`systemctl restart ivswitchd`");
         }
         if let Some(trial) = &self.trial {
             let left = trial.until().since(self.now).as_secs();
@@ -174,11 +197,15 @@ impl Agent {
                 "the configuration files were refused at the last reload, and the previous configuration \
                  stays in force: {why}"
             );
-            say(ProblemKind::Configuration, what, "correct them, then reload");
+            say(ProblemKind::Configuration, what, "correct them, then `systemctl reload ivswitchd`");
         }
         if let Some(why) = &self.persist.failure {
             let what = format!("the configuration is not saved: {why}");
-            say(ProblemKind::Configuration, what, "a restart would lose the last changes");
+            say(
+                ProblemKind::Configuration,
+                what,
+                "it is tried again by itself; `ivctl config show` prints what a restart would lose",
+            );
         }
     }
 }

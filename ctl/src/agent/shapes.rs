@@ -47,14 +47,14 @@ fn shapes(a: &Attachment, unknown: u64) -> Vec<Problem> {
             "kernel-rx-other",
             "they are longer than AF_XDP accepts (GSO packets of the far end, with XDP in generic mode)",
             format!(
-                "`ethtool -K {dev} tx off` makes the far end segment them, and kind = \"packet\" takes them whole"
+                "`ethtool -K {dev} tx off` makes the far end segment them, and `kind = \"packet\"` takes them whole"
             ),
         ),
         (
             rx_too_long,
             "kernel-rx-too-long",
             "they are too long to be segmented (BIG TCP in a tunnel)",
-            format!("`ip link set {dev} gso_max_size 65536 gso_ipv4_max_size 65536` makes them shorter"),
+            format!("`ip link set {dev} gso_max_size 65536` makes them shorter"),
         ),
     ];
     let met = all.into_iter().filter(|(count, ..)| *count > 0);

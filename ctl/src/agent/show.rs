@@ -130,12 +130,14 @@ impl Agent {
 
     fn status(&self, found: &Found, incomplete: Vec<String>) -> Status {
         let s = found.switch;
-        let daemon = |what: String| Problem::new(ProblemKind::Daemon, "", what, "");
-        let mut problems: Vec<Problem> = incomplete.into_iter().map(daemon).collect();
+        let daemon = |what: String, how: &str| Problem::new(ProblemKind::Daemon, "", what, how);
+        let late = |what| daemon(what, "ask again; `ivctl top` shows how busy the workers are");
+        let mut problems: Vec<Problem> = incomplete.into_iter().map(late).collect();
         problems.extend(self.problems());
         problems.extend(self.shape_problems(found, |_| true));
         if !found.incomplete && !s.conserved() {
-            problems.push(daemon("frames were lost or counted twice: please report this".to_owned()));
+            let what = "frames were lost or counted twice".to_owned();
+            problems.push(daemon(what, "please report this, with what `ivctl sysdump` writes"));
         }
         let mut drops = self.drop_rows(found, None);
         drops.sort_by_key(|d| std::cmp::Reverse(d.count));

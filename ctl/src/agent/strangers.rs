@@ -109,7 +109,7 @@ impl Agent {
                          its packets are dropped",
                         p.name
                     ),
-                    format!("ivctl peer set {} --unset via; or set `via` on it", p.name),
+                    format!("`ivctl peer set {} --unset via`; or set `via` on it", p.name),
                 ),
                 None => {
                     let of = match s.vni == Vni::default() {
@@ -121,7 +121,7 @@ impl Agent {
                             "{ip} sends tunnel packets ({of}), but is not a peer here: all are dropped \
                              (unknown-peer)"
                         ),
-                        format!("ivctl peer add NAME --address {ip}; or remove this rVM from its peers"),
+                        format!("`ivctl peer add NAME --address {ip}`; or remove this rVM from its peers"),
                     )
                 }
             };
@@ -132,7 +132,7 @@ impl Agent {
             misfits.push(Misfit {
                 object: String::new(),
                 what: format!("{more} more addresses that are not peers send tunnel packets"),
-                how: "ivctl drops --samples --port uplink".to_owned(),
+                how: "`ivctl drops --samples --port uplink` shows them".to_owned(),
             });
         }
         misfits
@@ -153,12 +153,25 @@ impl Agent {
                         "floating {}: it has two gateways here, \"{}\" and \"{}\"; a provider maps it to one rVM",
                         f.ip, other.gateway, f.gateway
                     ),
-                    how: format!("set the right one: ivctl fip set {} --network NAME --gateway RVM", f.ip),
+                    how: format!("set the right one: `ivctl fip set {} --gateway RVM`", self.which(f)),
                 });
             }
         }
         misfits.extend(self.claim_misfits());
         misfits
+    }
+
+    /// Names a mapping to `ivctl fip set`: by its address, and by what tells it from others of the same address.
+    fn which(&self, f: &Floating) -> String {
+        let mut which = f.ip.to_string();
+        if self.config.floating.iter().filter(|other| other.ip == f.ip).count() > 1 {
+            which += &format!(" --network {}", f.network);
+            if !f.only.is_empty() {
+                let only: Vec<String> = f.only.iter().map(ToString::to_string).collect();
+                which += &format!(" --only {}", only.join(","));
+            }
+        }
+        which
     }
 
     /// The floating IPs that another rVM claims.
@@ -175,13 +188,15 @@ impl Agent {
                 f.ip == ip && self.config.network(&f.network).is_some_and(|n| n.vni == vni.get())
             };
             let mut mappings = self.config.floating.iter().filter(on_it).peekable();
-            let Some(gateway) = mappings.peek().map(|f| f.gateway.clone()) else { continue };
+            let Some((gateway, which)) = mappings.peek().map(|f| (f.gateway.clone(), self.which(f))) else {
+                continue;
+            };
             let (what, how) = if !owner {
                 if mappings.any(|f| f.gateway == who) {
                     continue;
                 }
                 let what = format!("peer \"{who}\" claims to be its gateway, which is \"{gateway}\" here");
-                (what, format!("set the same `gateway` on every rVM: ivctl fip set {ip} --gateway RVM"))
+                (what, format!("set the same `gateway` on every rVM: `ivctl fip set {which} --gateway RVM`"))
             } else {
                 // After a move, the claims come from the old place first and then from the new one. Two owners claim
                 // in turns.
@@ -203,7 +218,9 @@ impl Agent {
                 };
                 (
                     what,
-                    format!("keep `inside` on the rVM of its owner only: ivctl fip set {ip} --unset inside"),
+                    format!(
+                        "keep `inside` on the rVM of its owner only: `ivctl fip set {which} --unset inside`"
+                    ),
                 )
             };
             misfits.push(Misfit { object: ip.to_string(), what: format!("floating {ip}: {what}"), how });

@@ -131,11 +131,16 @@ impl Client {
         match e.kind() {
             ErrorKind::TimedOut | ErrorKind::WouldBlock => {
                 let why = format!("{:.1} seconds passed", (self.timeout + GRACE).as_secs_f64());
-                Failure::new(7, what, why, "try again with a longer --timeout; look at the daemon's log")
+                Failure::new(
+                    7,
+                    what,
+                    why,
+                    "try again with a longer --timeout; look at the daemon's log: `journalctl -u ivswitchd`",
+                )
             }
             _ => {
                 let why = format!("it closed the connection ({e})");
-                Failure::new(5, what, why, "look at its log: journalctl -u ivswitchd")
+                Failure::new(5, what, why, "look at its log: `journalctl -u ivswitchd`")
             }
         }
     }
@@ -170,18 +175,24 @@ fn unreachable(path: &Path, e: Errno) -> Failure {
             6,
             what,
             "you may not use its socket",
-            "run ivctl as root, or join the socket's group",
+            "run `ivctl` as root, or join the socket's group",
         ),
         Errno::NOENT => {
-            let how = "start it (systemctl start ivswitchd), or name its socket with --socket";
+            let how = "start it (`systemctl start ivswitchd`), or name its socket with --socket";
             Failure::new(5, what, "there is no such socket", how)
         }
-        Errno::CONNREFUSED => {
-            Failure::new(5, what, "no program listens there any more", "start it: systemctl start ivswitchd")
-        }
-        Errno::AGAIN => {
-            Failure::new(7, what, "it does not accept connections", "look at its log; it may be overloaded")
-        }
+        Errno::CONNREFUSED => Failure::new(
+            5,
+            what,
+            "no program listens there any more",
+            "start it: `systemctl start ivswitchd`",
+        ),
+        Errno::AGAIN => Failure::new(
+            7,
+            what,
+            "it does not accept connections",
+            "look at its log (`journalctl -u ivswitchd`); it may be overloaded",
+        ),
         e => Failure::new(5, what, e.to_string(), "name its socket with --socket"),
     }
 }

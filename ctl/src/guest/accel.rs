@@ -62,7 +62,7 @@ pub fn judge(m: Machine<'_>) -> Judgement {
         ),
         (false, _, true) => software(
             "the processor has VT-x or AMD-V, but there is no KVM to use",
-            "modprobe kvm_intel or kvm_amd, and give libvirt's user access to /dev/kvm",
+            "`modprobe kvm_intel` or `modprobe kvm_amd`, and give libvirt's user access to /dev/kvm",
         ),
         (false, _, false) => software("the provider passes neither VT-x nor AMD-V", rent),
     }

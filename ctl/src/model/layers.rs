@@ -174,8 +174,7 @@ fn fixed_elsewhere(noun: &str, name: &str) -> ConfigError {
         fault: Fault::Conflict,
         object: format!("{noun} {name}"),
         cause: "it is in a drop-in, which ivctl does not edit".to_owned(),
-        remedy: "change or remove the file in the .d directory, then reload (systemctl reload ivswitchd)"
-            .to_owned(),
+        remedy: "change or remove the file in the .d directory, then `systemctl reload ivswitchd`".to_owned(),
         position: None,
     }
 }

@@ -257,13 +257,13 @@ const BAD: &[Bad] = &[
     (&[PORT, "interface = \"a/b\""], Invalid, "port \"p\"", "\"a/b\"", "ip link"),
     (&[PORT, "interface = \"\""], Invalid, "port \"p\"", "cannot be the name", "ip link"),
     (&[PORT, "interface = \"v\"\naddress = [\"10.0.0.1/8\"]"], Invalid, "port \"p\"", "`address`", "remove"),
-    (&[PORT, "role = \"guest\"\ninterface = \"v\""], Invalid, "port \"p\"", "no `mac`", "add mac"),
+    (&[PORT, "role = \"guest\"\ninterface = \"v\""], Invalid, "port \"p\"", "no `mac`", "add `mac = "),
     (
         &[PORT, "role = \"guest\"\nmac = [\"02:00:00:00:00:01\"]"],
         Invalid,
         "port \"p\"",
         "`interface`",
-        "add interface",
+        "add `interface = ",
     ),
     (&[PORT, "mac = [\"02:00:00:00:00:01\"]"], Invalid, "port \"p\"", "this is a door", "role = \"guest\""),
     (
@@ -342,7 +342,7 @@ const BAD: &[Bad] = &[
         "via = \"rvm2\"",
     ),
     // Floating IPs.
-    (&[HERE], Invalid, "floating 56.0.0.1", "`reality` is missing", "add reality"),
+    (&[HERE], Invalid, "floating 56.0.0.1", "`reality` is missing", "add `reality = "),
     (&[HERE, "reality = \"fd00::5\""], Invalid, "floating 56.0.0.1", "address family", "both IPv4"),
     (&[HERE, "reality = \"0.0.0.0\""], Invalid, "floating 56.0.0.1", "unspecified", "address of a host"),
     (&[ELSEWHERE], NotFound, "floating 56.0.0.1", "neither this rVM nor a peer", "add the peer"),

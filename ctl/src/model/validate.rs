@@ -188,7 +188,7 @@ impl<'c> Checker<'c> {
     fn name(&mut self, place: Place, object: &str, name: &str, len_max: usize) {
         if let Some(cause) = fault_of_name(name, len_max) {
             let remedy = format!(
-                "use lower-case letters, digits, `.`, `_` and `-`, at most {len_max}, as in `private`"
+                "use lower-case letters, digits, `.`, `_` and `-`, at most {len_max}, as in \"private\""
             );
             self.error(place, Invalid, object, cause, remedy);
         }
@@ -215,7 +215,7 @@ impl<'c> Checker<'c> {
         if !self.networks.contains(network) {
             let known: Vec<_> = self.networks.iter().copied().take(20).collect();
             let remedy = if known.is_empty() {
-                format!("add a [[network]] with name = \"{network}\" and its vni")
+                format!("add a [[network]] with `name = \"{network}\"` and its `vni`")
             } else {
                 format!("add the network first; {}", suggest(network, &known))
             };
@@ -227,7 +227,7 @@ impl<'c> Checker<'c> {
         if !self.peers.contains_key(peer) {
             let known: Vec<_> = self.peers.keys().copied().take(20).collect();
             let remedy = if known.is_empty() {
-                format!("add a [[peer]] with name = \"{peer}\" and its address")
+                format!("add a [[peer]] with `name = \"{peer}\"` and its `address`")
             } else {
                 format!("add the peer first; {}", suggest(peer, &known))
             };
@@ -248,7 +248,7 @@ impl<'c> Checker<'c> {
                 Invalid,
                 object,
                 cause,
-                "write one of its names as `ip link` shows them, at most 127 bytes",
+                "write one of its names as `ip link show` shows them, at most 127 bytes",
             );
         }
     }
@@ -292,7 +292,7 @@ impl<'c> Checker<'c> {
                 Invalid,
                 object,
                 "UDP port 0 does not exist",
-                "use port = 4789, or another up to 65535",
+                "use `port = 4789`, or another up to 65535",
             );
         }
         self.xdp(place, object, uplink.xdp, uplink.kind == UplinkKind::Afxdp, IoKind::from(uplink.kind));
@@ -305,7 +305,7 @@ impl<'c> Checker<'c> {
                 Conflict,
                 object,
                 cause,
-                "use kind = \"packet\" or \"afxdp\", or remove `fragment`",
+                "use `kind = \"packet\"` or `kind = \"afxdp\"`, or remove `fragment`",
             );
         }
         self.outer(place, object, uplink.ttl, uplink.tos, uplink.kind);
@@ -343,7 +343,13 @@ impl<'c> Checker<'c> {
         }
         if kind == UplinkKind::Udp && (ttl.is_some() || tos.is_some()) {
             let cause = "`ttl` or `tos` is set, and an uplink of kind \"udp\" leaves them to the kernel";
-            self.error(place, Conflict, object, cause, "use kind = \"packet\" or \"afxdp\", or remove them");
+            self.error(
+                place,
+                Conflict,
+                object,
+                cause,
+                "use `kind = \"packet\"` or `kind = \"afxdp\"`, or remove them",
+            );
         }
     }
 
@@ -448,7 +454,7 @@ impl<'c> Checker<'c> {
             at = self.peers.get(name).and_then(|p| p.via.as_deref());
         }
         let cause = format!("peer \"{via}\" is itself reached via \"{second}\"");
-        self.error(place, Invalid, object, cause, format_args!("name the first hop: via = \"{second}\""));
+        self.error(place, Invalid, object, cause, format_args!("name the first hop: `via = \"{second}\"`"));
     }
 
     fn floatings(&mut self) {
@@ -530,17 +536,17 @@ impl<'c> Checker<'c> {
     fn here(&mut self, place: Place, object: &str, f: &Floating) {
         if f.reality.is_none() {
             let cause = "its gateway is this rVM, but `reality` is missing";
-            let remedy = "add reality = \"...\", the NIC address that the provider maps to it";
+            let remedy = "add `reality = \"...\"`, the NIC address that the provider maps to it";
             self.error(place, Invalid, object, cause, remedy);
         }
         if self.config.uplink.as_ref().is_some_and(|uplink| uplink.kind == UplinkKind::Udp) {
             let cause = "its gateway is this rVM, whose uplink of kind \"udp\" carries tunnel packets only";
-            let remedy = "use kind = \"packet\" or \"afxdp\" in [uplink], or another gateway";
+            let remedy = "use `kind = \"packet\"` or `kind = \"afxdp\"` in [uplink], or another gateway";
             self.error(place, Conflict, object, cause, remedy);
         }
         if self.config.uplink.is_none() {
             let cause = "its gateway is this rVM, which has no [uplink]";
-            self.missing(place, "uplink", object, cause, "add [uplink] with the NIC as interface");
+            self.missing(place, "uplink", object, cause, "add [uplink] with the NIC as its `interface`");
         }
     }
 

@@ -133,7 +133,7 @@ impl<'a> Sink<'a> {
         let Some(path) = &args.write else { return Ok(Self::Lines(printer)) };
         let output = if path.as_os_str() == "-" {
             if io::stdout().is_terminal() {
-                let how = "pipe it: ivctl capture all -w - | wireshark -k -i -";
+                let how = "pipe it: `ivctl capture all -w - | wireshark -k -i -`";
                 return Err(Failure::new(2, "a capture is not text", "standard output is a terminal", how));
             }
             Output(Box::new(io::stdout()))

@@ -177,7 +177,7 @@ fn of_the_daemon(shown: &ConfigShown, printer: &Printer) -> Result<Value, Failur
     let what = || format!("{} cannot be read", file.display());
     if shown.file.is_empty() {
         let why = "the daemon does not say which files it reads";
-        return Err(Failure::new(1, "config diff", why, "name a file: ivctl config diff FILE"));
+        return Err(Failure::new(1, "config diff", why, "name a file: `ivctl config diff FILE`"));
     }
     let (text, drop_ins) = model::read_files(file)
         .map_err(|why| Failure::new(1, what(), why, "name a file that you may read"))?;

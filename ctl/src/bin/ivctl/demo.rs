@@ -692,7 +692,7 @@ fn need_root() -> Outcome {
     if rustix::process::geteuid().is_root() {
         return Ok(());
     }
-    Err(Failure(6, "the demo creates network namespaces, which needs root; try sudo ivctl demo ...".into()))
+    Err(Failure(6, "the demo creates network namespaces, which needs root; try `sudo ivctl demo up`".into()))
 }
 
 /// Runs one step, and prints its result and duration.

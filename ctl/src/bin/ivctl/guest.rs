@@ -16,7 +16,7 @@ const PACKAGED: &str = "/usr/lib/ivswitch/ivctl-guest";
 pub fn hand_over() -> Failure {
     let what = "guests cannot be managed here";
     let Some(program) = find() else {
-        let how = "build it: apt-get install libvirt-dev; cargo build --release -p guests";
+        let how = "build it: `apt-get install libvirt-dev`, `cargo build --release -p guests`";
         return Failure::new(
             1,
             what,
@@ -25,7 +25,7 @@ pub fn hand_over() -> Failure {
         );
     };
     let e = Command::new(&program).args(std::env::args_os().skip(1)).exec();
-    let how = "its library is libvirt's: apt-get install libvirt0";
+    let how = "its library is libvirt's: `apt-get install libvirt0`";
     Failure::new(1, what, format!("{} does not run: {e}", program.display()), how)
 }
 

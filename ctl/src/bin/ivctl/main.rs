@@ -295,4 +295,6 @@ fn list<T: serde::Serialize + serde::de::DeserializeOwned>(
 }
 
 #[cfg(test)]
+mod remedies;
+#[cfg(test)]
 mod tests;

@@ -89,7 +89,7 @@ pub fn render(s: &Status, paint: Paint, width: usize) -> String {
     let shown = &s.drops[..s.drops.len().min(DROPS_SHOWN)];
     screen.section(&mut text, |rows| drops::table(rows, false), shown);
     if s.drops.len() > DROPS_SHOWN {
-        let _ = writeln!(text, "... {} more: ivctl drops", s.drops.len() - DROPS_SHOWN);
+        let _ = writeln!(text, "... {} more: `ivctl drops`", s.drops.len() - DROPS_SHOWN);
     }
     if !s.warnings.is_empty() {
         text.push('\n');

@@ -50,7 +50,7 @@ pub fn run(args: &Args, global: &Global, printer: &Printer) -> Result<u8, Failur
 }
 
 fn gather(global: &Global) -> String {
-    let mut text = format!("ivctl sysdump, ivctl {}\n", env!("CARGO_PKG_VERSION"));
+    let mut text = format!("sysdump by ivctl {}\n", env!("CARGO_PKG_VERSION"));
     let findings = doctor::examine(&doctor::Machine::here(), global);
     section(&mut text, "doctor", &doctor::render(&findings, Paint(false)));
     for (title, method, params) in [

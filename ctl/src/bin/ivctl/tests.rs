@@ -286,7 +286,8 @@ fn daemon(socket: &Path, answers: Vec<Value>) -> JoinHandle<Vec<Value>> {
     })
 }
 
-fn run_line(socket: &Path, line: &str) -> Result<u8, Failure> {
+/// Runs a command against the daemon of a socket.
+pub fn run_line(socket: &Path, line: &str) -> Result<u8, Failure> {
     let cli = Cli::try_parse_from(
         ["ivctl", "--quiet", "--socket", socket.to_str().unwrap()].into_iter().chain(line.split(' ')),
     )

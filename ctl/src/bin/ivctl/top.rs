@@ -184,7 +184,7 @@ impl Screen {
         let [head, busy, table] = areas.areas(frame.area());
         let warnings = match self.warnings {
             0 => String::new(),
-            n => format!("   {n} warnings: ivctl status"),
+            n => format!("   {n} warnings: `ivctl status`"),
         };
         let line = format!("{}{warnings}   q ends, arrows scroll", self.head);
         frame.render_widget(Line::styled(line, Style::new().add_modifier(Modifier::BOLD)), head);
@@ -194,7 +194,10 @@ impl Screen {
             frame.render_widget(Gauge::default().ratio(share.clamp(0.0, 1.0)).label(label), *area);
         }
         if self.rows.is_empty() {
-            return frame.render_widget(Paragraph::new("no ports yet: ivctl port add"), table);
+            return frame.render_widget(
+                Paragraph::new("no ports yet: `ivctl port add NAME --network NETWORK` adds one"),
+                table,
+            );
         }
         let lines = self.table().lines(Paint(false), table.width.into());
         let heads = lines.iter().take_while(|(row, _)| row.is_none()).count();

@@ -34,13 +34,13 @@ pub fn check(table: &str, column: &str, key: Option<&str>, value: &str) -> Resul
         ("interface", "type", None) => match value {
             "" | "system" | "internal" | "dpdkvhostuserclient" => Ok(()),
             "dpdkvhostuser" => refuse("QEMU has to listen, and the switch connects: dpdkvhostuserclient"),
-            "vxlan" | "geneve" | "gre" | "patch" => refuse("tunnels are the switch's own: ivctl peer add"),
+            "vxlan" | "geneve" | "gre" | "patch" => refuse("tunnels are the switch's own: `ivctl peer add`"),
             _ => refuse("interfaces are of type system, internal or dpdkvhostuserclient"),
         },
         ("interface", "options", Some("vhost-server-path")) => Ok(()),
         ("qos", "type", None) => match value {
             "linux-htb" | "linux-noop" | "noop" => Ok(()),
-            _ => refuse("limits are of type linux-htb; ivctl port set --egress-bps sets them too"),
+            _ => refuse("limits are of type linux-htb; `ivctl port set PORT --egress-bps BPS` sets them too"),
         },
         ("qos", "queues", Some("0")) => Ok(()),
         ("qos", "queues", _) => refuse("a port has one queue, number 0"),
@@ -48,8 +48,8 @@ pub fn check(table: &str, column: &str, key: Option<&str>, value: &str) -> Resul
         ("qos" | "queue", "other-config", Some("min-rate" | "max-rate" | "burst")) => {
             value.parse::<u64>().map(|_| ()).map_err(|_| format!("{full}={value}: a whole number is needed"))
         }
-        ("bridge", ..) => refuse("a bridge is a network: ivctl network set --help lists what it has"),
-        ("port" | "interface", ..) => refuse("ivctl port set --help lists what a port has"),
+        ("bridge", ..) => refuse("a bridge is a network: `ivctl network set --help` lists what it has"),
+        ("port" | "interface", ..) => refuse("`ivctl port set --help` lists what a port has"),
         ("qos" | "queue", ..) => refuse("max-rate and burst limit a port"),
         _ => Err(format!("table {table} is not supported: there is no OVSDB here")),
     }

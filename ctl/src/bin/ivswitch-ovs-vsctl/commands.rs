@@ -93,7 +93,9 @@ impl Call<'_> {
     pub(crate) fn bridge(&mut self, name: &str) -> Result<NetworkRow, String> {
         let there = self.networks()?.into_iter().find(|n| n.name == name);
         there.ok_or_else(|| {
-            format!("no bridge named {name}: a bridge is a network, ivctl network add {name} --vni VNI")
+            format!(
+                "no bridge named {name}: a bridge is a network: `ivctl network add {name} --vni VNI` makes it"
+            )
         })
     }
 

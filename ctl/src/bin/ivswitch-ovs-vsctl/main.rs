@@ -64,7 +64,7 @@ const HELP: &str = "\
 ovs-vsctl: the calls of libvirt and os-vif to Open vSwitch, carried out by the Inception Switch
 usage: ovs-vsctl [OPTIONS] COMMAND [ARG...] [-- [OPTIONS] COMMAND [ARG...]]...
 
-A bridge is the network with its name: ivctl network add BRIDGE --vni VNI
+A bridge is the network with its name: `ivctl network add BRIDGE --vni VNI`
   add-br BRIDGE, del-br BRIDGE, br-exists BRIDGE, list-br, br-to-vlan BRIDGE, br-to-parent BRIDGE
   br-get-external-id BRIDGE [KEY], br-set-external-id BRIDGE KEY [VALUE]
   add-port BRIDGE PORT [COLUMN=VALUE]..., del-port [BRIDGE] PORT, list-ports BRIDGE, list-ifaces BRIDGE

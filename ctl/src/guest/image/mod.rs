@@ -91,7 +91,7 @@ fn run(command: &mut Command, input: &[u8], package: &str) -> Result<Vec<u8>, Fa
     match failed {
         None => Ok(out),
         Some(why) => {
-            let how = "run apt-get update, or name another package";
+            let how = "run `apt-get update`, or name another package";
             Err(Failure::new(1, format!("{} failed", command.get_program().display()), why, how))
         }
     }
@@ -101,7 +101,7 @@ fn run(command: &mut Command, input: &[u8], package: &str) -> Result<Vec<u8>, Fa
 fn piped(command: &mut Command, input: &[u8], package: &str) -> Result<(Vec<u8>, Option<String>), Failure> {
     let program = command.get_program().to_owned();
     let missing = |e: std::io::Error| {
-        let how = format!("install it, on Debian with: apt-get install {package}");
+        let how = format!("install it, on Debian with `apt-get install {package}`");
         Failure::new(1, format!("{} cannot be run", program.display()), e.to_string(), how)
     };
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());

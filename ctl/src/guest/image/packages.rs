@@ -39,7 +39,7 @@ impl Apt {
         let mirror = mirrors.lines().find(|uri| uri.trim_end_matches('/').ends_with("/debian"));
         let mirror = mirror.unwrap_or("http://deb.debian.org/debian/");
         let keys = KEYS.iter().find(|path| Path::new(path).exists()).ok_or_else(|| {
-            let how = "install it, on Debian with: apt-get install debian-archive-keyring";
+            let how = "install it, on Debian with `apt-get install debian-archive-keyring`";
             Failure::new(3, "the image is not built", format!("{} is not there", KEYS[0]), how)
         })?;
         let apt = work.join("apt");

@@ -81,11 +81,11 @@ impl Checker<'_> {
         self.list_len(place, object, "dhcp", n.dhcp.len());
         if n.dhcp.is_empty() && !n.dns.is_empty() {
             let cause = "`dns` is announced by DHCP, but `dhcp` is not set";
-            self.error(place, Invalid, object, cause, "add dhcp = [\"192.168.1.0/24\"], or remove `dns`");
+            self.error(place, Invalid, object, cause, "add `dhcp = [\"192.168.1.0/24\"]`, or remove `dns`");
         }
         if n.dhcp.is_empty() && (n.next_server.is_some() || n.boot_file.is_some()) {
             let cause = "`next_server` and `boot_file` are announced by DHCP, but `dhcp` is not set";
-            self.error(place, Invalid, object, cause, "add dhcp = [\"192.168.1.0/24\"], or remove them");
+            self.error(place, Invalid, object, cause, "add `dhcp = [\"192.168.1.0/24\"]`, or remove them");
         }
         if let Some(server) = n.next_server {
             self.host_address(place, object, "next_server", server.into());

@@ -38,7 +38,7 @@ impl Checker<'_> {
         }
         if p.errdisable_recovery.is_some() && !p.bpdu_guard {
             let cause = "errdisable_recovery is set without a guard that could disable the port";
-            self.error(place, Invalid, object, cause, "write bpdu_guard = true, or remove it");
+            self.error(place, Invalid, object, cause, "write `bpdu_guard = true`, or remove it");
         }
         let Some(target) = &p.mirror else { return };
         let config = self.config;

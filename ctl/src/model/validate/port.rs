@@ -76,8 +76,7 @@ impl Checker<'_> {
             PortRole::Guest => {
                 if p.interface.is_none() && p.kind != PortKind::Vhostuser {
                     let cause = "a guest port has no `interface`";
-                    let remedy =
-                        "add interface = \"...\", the host's end of the guest's NIC, or kind = \"vhostuser\"";
+                    let remedy = "add `interface = \"...\"`, the host's end of the guest's NIC, or `kind = \"vhostuser\"`";
                     self.error(place, Invalid, object, cause, remedy);
                 }
                 if p.mac.is_empty() {
@@ -87,7 +86,7 @@ impl Checker<'_> {
                         Invalid,
                         object,
                         cause,
-                        "add mac = [\"...\"], the MAC of the guest's NIC",
+                        "add `mac = [\"...\"]`, the MAC of the guest's NIC",
                     );
                 }
                 if p.interface.is_none() && !p.address.is_empty() {
@@ -100,7 +99,7 @@ impl Checker<'_> {
                 if !p.mac.is_empty() || !p.ip.is_empty() || shares || p.link_local != LinkLocal::default() {
                     let cause = "`mac`, `ip`, `shared_mac`, `shared_ip` and `link_local` bind a guest, but \
                                  this is a door";
-                    self.error(place, Invalid, object, cause, "remove them, or write role = \"guest\"");
+                    self.error(place, Invalid, object, cause, "remove them, or write `role = \"guest\"`");
                 }
                 if p.makes_door() && p.kind != PortKind::Tap && p.name.len() == NAME_LEN_MAX {
                     let cause =
@@ -111,7 +110,7 @@ impl Checker<'_> {
         }
         if p.kind == PortKind::Tap && !p.makes_door() {
             let cause = "kind \"tap\" creates its own interface, but this port attaches to an existing one";
-            let remedy = "remove `interface` (a door only), or use kind = \"packet\"";
+            let remedy = "remove `interface` (a door only), or use `kind = \"packet\"`";
             self.error(place, Invalid, object, cause, remedy);
         }
         self.guest_socket(place, object, p);
@@ -139,7 +138,7 @@ impl Checker<'_> {
         if p.kind != PortKind::Vhostuser {
             if p.socket.is_some() || p.queues != 1 {
                 let cause = "`socket` and `queues` are for kind \"vhostuser\"";
-                self.error(place, Invalid, object, cause, "remove them, or write kind = \"vhostuser\"");
+                self.error(place, Invalid, object, cause, "remove them, or write `kind = \"vhostuser\"`");
             }
             return;
         }
@@ -174,7 +173,7 @@ impl Checker<'_> {
                 );
             }
             (None, None) => {
-                let remedy = "write { access = 10 } or { trunk = [10, 20], native = 1 }";
+                let remedy = "write `vlan = { access = 10 }` or `vlan = { trunk = [10, 20], native = 1 }`";
                 self.error(place, Invalid, object, "`vlan` has neither `access` nor `trunk`", remedy);
             }
             (Some(_), None) if vlan.native.is_some() => {

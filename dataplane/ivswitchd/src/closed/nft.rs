@@ -69,7 +69,9 @@ fn run(arguments: &[&str], input: &str) -> Result<String, String> {
         let _ = caps::clear(None, CapSet::Inheritable);
     }
     let mut child = child.map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => "the program nft is missing; install the package nftables".to_owned(),
+        io::ErrorKind::NotFound => {
+            "the program nft is missing; `apt-get install nftables` brings it".to_owned()
+        }
         _ => format!("nft cannot be run: {error}"),
     })?;
     let pipes = (child.stdin.take(), child.stdout.take(), child.stderr.take());

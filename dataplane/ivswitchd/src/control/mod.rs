@@ -60,7 +60,8 @@ const _: () = assert!(PORTS + engine::limits::PORTS_MAX < ControlSocket::TOKENS)
 const TICK: Duration = Duration::from_secs(1);
 
 /// The status line for `systemctl status`.
-const REFUSED: &str = "the configuration files are refused, what was in force goes on: ivctl status";
+const REFUSED: &str =
+    "the configuration files are refused, what was in force goes on: `ivctl status` names the errors";
 
 /// How often the kernel's own connections are listed: those about to end are remembered for two minutes.
 const REFRESH: Duration = Duration::from_secs(30);
@@ -203,7 +204,7 @@ impl Control {
             .context("rtnetlink")?;
         let icmp = open_icmp(registry);
         let workers = thread::start(setup.machines, &waker, &setup.cpus, Some(&setup.confinement))
-            .context("the workers' threads; correct [workers] cpus, or --cpu")?;
+            .context("the workers' threads; correct `cpus` in [workers], or --cpu")?;
         let closer = Closer::start(setup.state, Arc::clone(&waker)).context("the thread for nftables")?;
         let now = clock::now();
         let watchdog = sd_notify::watchdog_enabled().map(|limit| (limit / 2, now));

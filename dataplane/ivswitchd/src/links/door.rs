@@ -57,10 +57,10 @@ pub enum DoorError {
 fn remedy(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
         Some(libc::EPERM | libc::EACCES) => "; run ivswitchd as root or with CAP_NET_ADMIN",
-        Some(libc::EOPNOTSUPP) => "; load the veth module",
+        Some(libc::EOPNOTSUPP) => "; `modprobe veth` loads the driver of doors",
         Some(libc::EROFS) => {
-            "; make /proc/sys/net writable here, or set net.ipv6.conf.default.disable_ipv6=1 and \
-             net.ipv6.conf.default.accept_ra=0 before the interface is made"
+            "; make /proc/sys/net writable here, or `sysctl -w net.ipv6.conf.default.disable_ipv6=1 \
+             net.ipv6.conf.default.accept_ra=0` before the interface is made"
         }
         _ => "",
     }

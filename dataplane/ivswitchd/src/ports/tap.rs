@@ -143,7 +143,7 @@ pub fn open(
         let queue = resumed.map_or_else(|| queue(&spec.interface), Ok).map_err(failed(
             "no queue of the TAP interface",
             "it must be a TAP with several queues and virtio-net headers that no other program has open: \
-             remove it (ip link del), and it is made anew",
+             remove it (`ip link del NAME`), and it is made anew",
         ))?;
         if keep::is_possible() {
             if new {
@@ -153,14 +153,14 @@ pub fn open(
         }
         uso = uso && ioctl(&queue, TUNSETOFFLOAD, TSO | USO).is_ok();
         if !uso {
-            ioctl(&queue, TUNSETOFFLOAD, TSO).map_err(failed("no offloads", "use kind = \"packet\""))?;
+            ioctl(&queue, TUNSETOFFLOAD, TSO).map_err(failed("no offloads", "use `kind = \"packet\"`"))?;
         }
         files.push(Arc::new(File::from(queue)));
     }
     let shared = Arc::new(LaneShared::default());
     let facts = PortFacts {
         mode: offloads(uso).into(),
-        reason: if uso { String::new() } else { "Linux 6.2 or newer takes UDP super-frames".into() },
+        reason: if uso { String::new() } else { "Linux 6.2 or newer takes GSO packets of UDP".into() },
         queues: workers as u32,
     };
     let file = files.first().map(Arc::downgrade).unwrap_or_default();

@@ -89,7 +89,9 @@ pub fn open(
     };
     let Some((ip, port)) = spec.tunnel else {
         let cause = io::Error::from_raw_os_error(libc::EADDRNOTAVAIL);
-        return Err(failed("it has no VTEP address yet", "add an address, or set [uplink] address")(cause));
+        return Err(failed("it has no VTEP address yet", "add an address, or set `address` in [uplink]")(
+            cause,
+        ));
     };
     let address = SocketAddr::new(ip, port);
     let shared = Arc::new(LaneShared::default());
@@ -100,11 +102,11 @@ pub fn open(
             "remove the kernel's vxlan device or the program that has it, or give the uplink another `port`",
         ))?;
         prepare_inbound(&inbound, ip.is_ipv4())
-            .map_err(failed("no datagrams in batches", "use kind = \"packet\""))?;
+            .map_err(failed("no datagrams in batches", "use `kind = \"packet\"`"))?;
         let mut outbound = Vec::with_capacity(SOURCES);
         for _ in 0..SOURCES {
-            let socket =
-                source(ip, spec.index).map_err(failed("no socket to send from", "use kind = \"packet\""))?;
+            let socket = source(ip, spec.index)
+                .map_err(failed("no socket to send from", "use `kind = \"packet\"`"))?;
             outbound.push(socket);
         }
         ports.push(UdpPort {

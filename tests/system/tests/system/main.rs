@@ -33,6 +33,7 @@ mod peers;
 mod policy;
 mod policy_routing;
 mod privileges;
+mod remedies;
 mod restart;
 mod router;
 mod rvm_guest;

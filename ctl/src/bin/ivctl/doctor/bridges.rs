@@ -44,7 +44,7 @@ pub fn netfilter(m: &Machine) -> Finding {
     let (enabled, disabled): (Vec<&str>, Vec<&str>) = keys.iter().partition(|key| on(key) == Some(1));
     let set = |keys: &[&str], value: u8| {
         let list: Vec<String> = keys.iter().map(|key| format!("net.bridge.{key}={value}")).collect();
-        format!("sysctl -w {}, and in /etc/sysctl.d", list.join(" "))
+        format!("`sysctl -w {}`, and in /etc/sysctl.d", list.join(" "))
     };
     match (need(m), enabled.is_empty()) {
         (Need::Ports(count), _) if enabled.contains(&keys[0]) => {
@@ -64,7 +64,7 @@ pub fn netfilter(m: &Machine) -> Finding {
                  iptables: security groups made of them are open",
                 rules(count)
             ),
-            format!("modprobe br_netfilter; {}", set(&keys, 1)),
+            format!("`modprobe br_netfilter`; {}", set(&keys, 1)),
         ),
         (_, true) => Finding::ok(CHECK, "frames in Linux bridges do not pass through iptables"),
         (Need::Program(who), false) => Finding::ok(
@@ -81,7 +81,7 @@ pub fn netfilter(m: &Machine) -> Finding {
             CHECK,
             Level::Note,
             "frames in Linux bridges pass through iptables; it cannot be seen whether a rule needs that",
-            "run ivctl doctor as root",
+            "run `ivctl doctor` as root",
         ),
     }
 }
@@ -179,7 +179,7 @@ mod tests {
     fn what_cannot_be_seen_is_not_advised_on() {
         let (_dir, m) = made(&[ON]);
         let finding = netfilter(&m);
-        assert_eq!((finding.level, finding.remedy.as_str()), (Level::Note, "run ivctl doctor as root"));
+        assert_eq!((finding.level, finding.remedy.as_str()), (Level::Note, "run `ivctl doctor` as root"));
         let (_dir, m) = made(&[OFF]);
         assert_eq!(netfilter(&m).level, Level::Ok);
     }

@@ -25,7 +25,7 @@ pub fn machine(m: &Machine, out: &mut Vec<Finding>) {
             "bpf-jit",
             Level::Warn,
             "BPF programs are interpreted",
-            "sysctl -w net.core.bpf_jit_enable=1, and in /etc/sysctl.d",
+            "`sysctl -w net.core.bpf_jit_enable=1`, and in /etc/sysctl.d",
         ),
         Some(_) => Finding::ok("bpf-jit", "BPF programs are compiled"),
         None => Finding::new(
@@ -76,7 +76,7 @@ fn af_xdp() -> Finding {
             "af_xdp",
             Level::Note,
             "only root may open AF_XDP sockets",
-            "run ivctl doctor as root to see more",
+            "run `ivctl doctor` as root to see more",
         ),
         Err(e) => Finding::new(
             "af_xdp",
@@ -110,7 +110,7 @@ fn governor(m: &Machine) -> Finding {
             "cpu-governor",
             Level::Warn,
             format!("{} of the cores run by the governor {governor}: round trips are longer", slow.len()),
-            "cpupower frequency-set -g performance",
+            "`cpupower frequency-set -g performance`",
         ),
     }
 }
@@ -122,7 +122,7 @@ fn clocksource(m: &Machine) -> Finding {
             "clocksource",
             Level::Warn,
             format!("{slow}: reading the time is a system call"),
-            format!("if the processor's clock is stable: echo tsc > {path}"),
+            format!("if the processor's clock is stable: `echo tsc > {path}`"),
         ),
         Some(fine) => Finding::ok("clocksource", fine),
         None => Finding::new("clocksource", Level::Note, "the kernel does not name it", ""),
@@ -142,7 +142,7 @@ pub fn process(m: &Machine, daemon: Option<u32>, out: &mut Vec<Finding>) {
             "privileges",
             Level::Note,
             "the daemon's privileges cannot be seen",
-            "run ivctl doctor as root",
+            "run `ivctl doctor` as root",
         ));
         return;
     };
@@ -172,7 +172,7 @@ pub fn process(m: &Machine, daemon: Option<u32>, out: &mut Vec<Finding>) {
             "memlock",
             Level::Warn,
             format!("{who} may lock {} KiB of memory; frames need {MEMLOCK_MIB} MiB", bytes >> 10),
-            "LimitMEMLOCK=infinity in the service, or ulimit -l unlimited",
+            "LimitMEMLOCK=infinity in the service, or `ulimit -l unlimited`",
         ),
         _ => Finding::ok("memlock", "enough memory can be locked"),
     });
@@ -214,7 +214,7 @@ fn is_about_peers(kind: ProblemKind) -> bool {
 
 /// Turns a problem of the switch into a finding.
 fn complaint(check: &'static str, p: &Problem) -> Finding {
-    let remedy = if p.how.is_empty() { "ivctl status" } else { &p.how };
+    let remedy = if p.how.is_empty() { "`ivctl status` says more" } else { &p.how };
     Finding::new(check, Level::Warn, &p.what, remedy)
 }
 
@@ -262,7 +262,7 @@ fn reverse_path(m: &Machine, s: &Status, out: &mut Vec<Finding>) {
                 "strict on {}: packets from the Internet to a floating IP there are dropped",
                 strict.join(", ")
             ),
-            format!("sysctl -w {}, and in /etc/sysctl.d", set.join(" ")),
+            format!("`sysctl -w {}`, and in /etc/sysctl.d", set.join(" ")),
         )
     });
 }

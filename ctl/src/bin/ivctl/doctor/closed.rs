@@ -34,14 +34,14 @@ pub fn by_daemon(s: &Status) -> Finding {
                 "the kernel does not answer for {list}, but another program removed the rule {times} times, \
                  and the daemon restored it: while the daemon is away, it stays removed"
             ),
-            "find the program that runs `nft flush ruleset` (nft monitor), and make it leave the table inet \
+            "find the program that runs `nft flush ruleset` (`nft monitor` shows it), and make it leave the table inet \
              ivswitch alone",
         ),
         (_, false, _) => Finding::new(
             CHECK,
             Level::Warn,
             format!("when the daemon is away, the kernel answers for {list}: {}", row.why),
-            "remove the cause, then: systemctl reload ivswitchd, or ivswitchd --close",
+            "remove the cause, then `systemctl reload ivswitchd`, or `ivswitchd --close`",
         ),
     }
 }
@@ -69,19 +69,19 @@ pub fn without_daemon(m: &Machine) -> Option<Finding> {
             CHECK,
             Level::Note,
             format!("it cannot be seen whether the kernel answers for {list}"),
-            "run ivctl doctor as root",
+            "run `ivctl doctor` as root",
         ),
         Said::Missing => Finding::new(
             CHECK,
             Level::Fail,
             format!("the kernel answers for {list}: the program nft is missing"),
-            "install the package nftables, then: ivswitchd --close",
+            "install the package nftables, then `ivswitchd --close`",
         ),
         _ => Finding::new(
             CHECK,
             Level::Fail,
             format!("the kernel answers for {list}, which the Internet reaches"),
-            "ivswitchd --close",
+            "`ivswitchd --close` closes them",
         ),
     })
 }
@@ -110,7 +110,10 @@ mod tests {
         for said in ["", "ip daddr vmap { 10.0.0.12 : goto closed0 }"] {
             let (_dir, m) = made(&[CONFIG, ("/said/nft", said)]);
             let finding = without_daemon(&m).unwrap();
-            assert_eq!((finding.level, finding.remedy.as_str()), (Level::Fail, "ivswitchd --close"));
+            assert_eq!(
+                (finding.level, finding.remedy.as_str()),
+                (Level::Fail, "`ivswitchd --close` closes them")
+            );
         }
         let (_dir, m) = made(&[CONFIG]);
         assert!(without_daemon(&m).unwrap().remedy.contains("nftables"));

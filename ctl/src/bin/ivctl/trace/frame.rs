@@ -258,8 +258,9 @@ impl Known<'_> {
             return Ok(mac.0.0);
         }
         let why = format!("the switch does not know the MAC address of {to} on network {network}");
-        let how =
-            format!("give --dst-mac MAC (ivctl fdb list --network {network}), or trace the question: arp");
+        let how = format!(
+            "give --dst-mac MAC (`ivctl fdb list --network {network}` lists them), or trace the question: arp"
+        );
         Err(Failure::new(2, "trace", why, how))
     }
 

@@ -162,7 +162,12 @@ fn from_file(path: &Path, number: usize) -> Result<Vec<u8>, Failure> {
     };
     let bad = |e: pcap_file::PcapError| {
         let why = format!("it is neither pcap nor pcapng, or damaged ({e})");
-        Failure::new(1, name(), why, "name a capture file, such as `ivctl capture -w` or tcpdump writes")
+        Failure::new(
+            1,
+            name(),
+            why,
+            "name a capture file, such as `ivctl capture all -w FILE` or tcpdump writes",
+        )
     };
     let at = number.checked_sub(1).ok_or_else(|| missing(0))?;
     let mut count = 0;
@@ -218,7 +223,7 @@ fn awaited(args: &Args, client: &mut Client, rvm: String) -> Result<Hop, Failure
                 7,
                 what,
                 why,
-                "see what does come: ivctl capture all --incoming; or wait longer with --wait",
+                "see what does come with `ivctl capture all --incoming`; or wait longer with --wait",
             ));
         }
         std::thread::sleep(PAUSE);

@@ -667,9 +667,9 @@ impl CacheControl {
         } else if by_skb {
             String::new() // any driver will do
         } else if port.veth && !port.proven {
-            "its other end takes no redirected frames: `ethtool -K ... gro on` there".to_owned()
+            "its other end takes no redirected frames: `ethtool -K DEV gro on` there".to_owned()
         } else if !port.veth && self.mode != CacheMode::On {
-            format!("not proven with driver \"{}\"; cache = \"on\" takes it", port.driver)
+            format!("not proven with driver \"{}\"; `cache = \"on\"` takes it", port.driver)
         } else {
             String::new()
         };

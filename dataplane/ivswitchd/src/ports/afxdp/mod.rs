@@ -88,7 +88,7 @@ pub enum PortError {
     /// Another XDP program is attached.
     #[error(
         "port {interface:?}: another XDP program is attached: {programs}; \
-         remove it (ip link set dev {interface} xdp off) or stop the program that owns it"
+         remove it (`ip link set dev {interface} xdp off`) or stop the program that owns it"
     )]
     ProgramPresent {
         /// The interface.
@@ -130,7 +130,7 @@ pub enum PortError {
     },
     /// More memory would be locked than the daemon may lock.
     #[error(
-        "port {interface:?}: {what}: over the limit on locked memory; set LimitMEMLOCK=infinity for the service, or grant \
+        "port {interface:?}: {what}: over the limit on locked memory; set `LimitMEMLOCK=infinity` for the service, or grant \
          CAP_IPC_LOCK"
     )]
     NotLocked {
@@ -142,7 +142,7 @@ pub enum PortError {
     /// No descriptor is left.
     #[error(
         "port {interface:?}: {what}: too many open files, of which each port takes five; raise the limit of the daemon \
-         (LimitNOFILE=65536 for the service, or ulimit -n)"
+         (`LimitNOFILE=65536` for the service, or `ulimit -n`)"
     )]
     NoFiles {
         /// The interface.
@@ -153,7 +153,7 @@ pub enum PortError {
     /// The pool has no slots left for another port.
     #[error(
         "port {interface:?}: no frame memory is left for its {queues} queues; write `kind = \"packet\"` for it, which needs \
-         none of its own, or give the interface fewer queues (ethtool -L {interface} combined 1)"
+         none of its own, or give the interface fewer queues (`ethtool -L {interface} combined 1`)"
     )]
     NoSlots {
         /// The interface.
@@ -589,7 +589,7 @@ impl Opening<'_> {
             Some(libc::ENODEV) => Failure::Final(PortError::NoInterface { interface }),
             Some(libc::ENOSPC) if veth => Failure::Mode(format!(
                 "the other end of the veth has more transmit queues than this end's {} receive queues; \
-                 ethtool -L {interface} rx N makes more",
+                 `ethtool -L {interface} rx N` makes more",
                 self.interface.rx_queues
             )),
             Some(libc::ERANGE) if veth => {

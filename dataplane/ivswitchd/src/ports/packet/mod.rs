@@ -96,14 +96,15 @@ pub fn open(
     let followed = cache.skb();
     let guard = Guard::attach(spec, &sockets, followed.ok()).map_err(failed(
         "the kernel cannot be kept from its frames",
-        "the kernel needs CONFIG_NET_CLS_BPF or version 6.6; or use kind = \"afxdp\"",
+        "the kernel needs CONFIG_NET_CLS_BPF or version 6.6; or use `kind = \"afxdp\"`",
     ))?;
     let mut group = None;
     for socket in &sockets {
-        bind(socket, spec.index).map_err(failed("cannot bind", "look at the interface"))?;
+        bind(socket, spec.index)
+            .map_err(failed("cannot bind", "`ip link show` says whether the interface is there and up"))?;
         if workers > 1 {
             spread(socket, &mut group)
-                .map_err(failed("flows cannot be spread over the workers", "set [workers] count = 1"))?;
+                .map_err(failed("flows cannot be spread over the workers", "set `count = 1` in [workers]"))?;
         }
     }
     let sockets: Vec<Arc<OwnedFd>> = sockets.into_iter().map(Arc::new).collect();
@@ -111,7 +112,7 @@ pub fn open(
     let uso = super::kernel_at_least(6, 2);
     let facts = PortFacts {
         mode: offloads(uso).into(),
-        reason: if uso { String::new() } else { "Linux 6.2 or newer takes UDP super-frames".into() },
+        reason: if uso { String::new() } else { "Linux 6.2 or newer takes GSO packets of UDP".into() },
         queues: workers as u32,
     };
     let control = PacketControl {
@@ -121,8 +122,8 @@ pub fn open(
         guard,
         overruns: AtomicU64::new(0),
     };
-    let interface =
-        InterfaceFacts::of(&spec.interface).map_err(failed("it cannot be asked", "look at it"))?;
+    let interface = InterfaceFacts::of(&spec.interface)
+        .map_err(failed("it cannot be asked", "`ip link show` says whether it is there"))?;
     let unfit = followed.err().map(|error| format!("its programs cannot be loaded: {error}"));
     let candidate = Candidate { interface, way: Way::Skb, unfit };
     let port = |socket| PacketPort {
@@ -146,8 +147,8 @@ fn prepared(spec: &OpenPort) -> Result<OwnedFd, LaneError> {
     };
     let socket = packet_socket().map_err(failed("no packet socket", "the kernel needs CONFIG_PACKET"))?;
     let option = |option, value| set(&socket, libc::SOL_PACKET, option, value);
-    option(libc::PACKET_VNET_HDR, 1).map_err(failed("no virtio-net headers", "use kind = \"afxdp\""))?;
-    option(libc::PACKET_AUXDATA, 1).map_err(failed("no auxiliary data", "use kind = \"afxdp\""))?;
+    option(libc::PACKET_VNET_HDR, 1).map_err(failed("no virtio-net headers", "use `kind = \"afxdp\"`"))?;
+    option(libc::PACKET_AUXDATA, 1).map_err(failed("no auxiliary data", "use `kind = \"afxdp\"`"))?;
     option(PACKET_IGNORE_OUTGOING, 1)
         .map_err(failed("it would hear its own frames", "Linux 4.20 or newer is needed"))?;
     for buffer in [libc::SO_RCVBUFFORCE, libc::SO_SNDBUFFORCE] {
