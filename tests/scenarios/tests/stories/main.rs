@@ -10,6 +10,7 @@ mod live;
 mod mtu;
 mod networks;
 mod router;
+mod shared_ip;
 mod swarm;
 mod underlay;
 mod vlan;

@@ -70,9 +70,6 @@ const EXCEPTIONS: &[(&str, &str)] = &[
     ("dataplane/ivswitchd/src/ports/afxdp/mod.rs", "to be mended"),
     ("dataplane/ivswitchd/src/ports/umem.rs", "to be mended"),
     ("dataplane/ivswitchd/src/thread.rs", "to be mended"),
-    ("tests/scenarios/tests/stories/floating.rs", "to be mended"),
-    ("tests/sim/src/guest.rs", "to be mended"),
-    ("tests/sim/src/rvm.rs", "to be mended"),
 ];
 
 /// Entries with a reason each.
