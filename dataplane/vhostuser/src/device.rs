@@ -17,7 +17,7 @@ use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::ring::{Done, Ring};
-use crate::{Fault, PAIRS_MAX, session};
+use crate::{Fault, PAIRS_MAX, features};
 
 /// A network device with some queue pairs: ring `2 n` is to the guest, ring `2 n + 1` from the guest. Pair
 /// `n` belongs to lane `n` modulo the number of lanes; a lane is one worker's share.
@@ -151,7 +151,7 @@ impl Device {
     /// The unfinished frames that the guest's driver can handle.
     #[must_use]
     pub fn caps(&self) -> PortCaps {
-        session::caps(self.features.load(Ordering::Relaxed))
+        features::caps(self.features.load(Ordering::Relaxed))
     }
 
     /// The counters so far.

@@ -21,6 +21,7 @@
 
 pub mod device;
 mod fault;
+mod features;
 pub mod memory;
 pub mod ring;
 pub mod session;

@@ -7,7 +7,6 @@
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 
-use engine::port::PortCaps;
 use engine::wire::mac::MacAddr;
 use rustix::fs::OFlags;
 use vhost::vhost_user::VhostUserProtocolFeatures as Protocol;
@@ -16,71 +15,21 @@ use vhost::vhost_user::message::{
 };
 use vm_memory::ByteValued;
 
+use crate::features::{
+    EVENT_IDX, FEATURES, GUEST_CSUM, GUEST_ECN, GUEST_TSO4, GUEST_TSO6, GUEST_USO4, GUEST_USO6, LOG_ALL,
+    MRG_RXBUF, PROTOCOL_FEATURES, VERSION_1,
+};
 use crate::memory::{Log, Memory};
 use crate::ring::{Place, Terms};
 use crate::{Device, Fault, REGIONS_MAX};
 
 // VIRTIO 1.2 §5.1.3, §6, and vhost-user's additions.
-const CSUM: u64 = 1;
-const GUEST_CSUM: u64 = 1 << 1;
-const MTU: u64 = 1 << 3;
-const GUEST_TSO4: u64 = 1 << 7;
-const GUEST_TSO6: u64 = 1 << 8;
-const GUEST_ECN: u64 = 1 << 9;
-const HOST_TSO4: u64 = 1 << 11;
-const HOST_TSO6: u64 = 1 << 12;
-const HOST_ECN: u64 = 1 << 13;
-const MRG_RXBUF: u64 = 1 << 15;
-const CTRL_VQ: u64 = 1 << 17;
-const MQ: u64 = 1 << 22;
-const LOG_ALL: u64 = 1 << 26;
-const INDIRECT_DESC: u64 = 1 << 28;
-const EVENT_IDX: u64 = 1 << 29;
-const PROTOCOL_FEATURES: u64 = 1 << 30;
-const VERSION_1: u64 = 1 << 32;
-const GUEST_USO4: u64 = 1 << 54;
-const GUEST_USO6: u64 = 1 << 55;
-const HOST_USO: u64 = 1 << 56;
-
-/// The features that we support.
-pub const FEATURES: u64 = CSUM
-    | GUEST_CSUM
-    | MTU
-    | GUEST_TSO4
-    | GUEST_TSO6
-    | GUEST_ECN
-    | HOST_TSO4
-    | HOST_TSO6
-    | HOST_ECN
-    | MRG_RXBUF
-    | CTRL_VQ
-    | MQ
-    | LOG_ALL
-    | INDIRECT_DESC
-    | EVENT_IDX
-    | PROTOCOL_FEATURES
-    | VERSION_1
-    | GUEST_USO4
-    | GUEST_USO6
-    | HOST_USO;
-
 /// The protocol features that we support.
 const PROTOCOL: Protocol = Protocol::MQ
     .union(Protocol::LOG_SHMFD)
     .union(Protocol::RARP)
     .union(Protocol::REPLY_ACK)
     .union(Protocol::MTU);
-
-/// The unfinished frames that a guest's driver with these features can handle.
-pub(crate) fn caps(features: u64) -> PortCaps {
-    let has = |all| features & all == all;
-    PortCaps {
-        tx_csum: has(GUEST_CSUM),
-        tx_tso: has(GUEST_CSUM | GUEST_TSO4 | GUEST_TSO6),
-        tx_uso: has(GUEST_CSUM | GUEST_USO4 | GUEST_USO6),
-        rx_csum_unmarked: false,
-    }
-}
 
 /// A message's fixed part.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

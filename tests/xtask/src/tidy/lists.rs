@@ -47,7 +47,6 @@ const UNSAFE: &[(&str, &str)] = &[
 const EXCEPTIONS: &[(&str, &str)] = &[
     ("dataplane/engine/src: command counters forward own table tunnel watch wire", "to be mended"),
     ("dataplane/engine/src/forward: act classify dhcp fit guard memo output parse route", "to be mended"),
-    ("dataplane/vhostuser/src: device session", "to be mended"),
     ("dataplane/ivswitchd/src: links ports", "to be mended"),
     ("dataplane/ivswitchd/src/ports: afxdp own", "to be mended"),
     ("dataplane/ivswitchd/src/ports/afxdp: cache program", "to be mended"),
