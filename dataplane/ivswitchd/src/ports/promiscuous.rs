@@ -28,7 +28,7 @@ impl Promiscuous {
         filters.then(|| Self::new(port.index)).transpose().map_err(|cause| {
             let remedy = match cause.raw_os_error() {
                 Some(libc::EMFILE | libc::ENFILE) => {
-                    "raise its limit (LimitNOFILE=65536 for the service, or ulimit -n)"
+                    "raise its limit (`LimitNOFILE=65536` for the service, or `ulimit -n 65536`)"
                 }
                 _ => "run the daemon as root, or with CAP_NET_RAW",
             };

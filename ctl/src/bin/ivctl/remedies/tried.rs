@@ -206,7 +206,7 @@ fn a_remedy_ends_its_warning() {
             &[("NAME,...", "private,other")],
         ),
         (&|_| {}, ProblemKind::Peer, "own address", &[]),
-        (&|rvm| claimed(rvm, false), ProblemKind::Floating, "for its gateway", &[("RVM", "rvm2")]),
+        (&|rvm| claimed(rvm, false), ProblemKind::Floating, "to be its gateway", &[("RVM", "rvm2")]),
         (&|rvm| claimed(rvm, true), ProblemKind::Floating, "answers for it", &[]),
         (&|_| {}, ProblemKind::Floating, "two gateways", &[("RVM", "rvm2")]),
         (&|_| {}, ProblemKind::Mtu, "port \"g1\"", &[]),
@@ -234,7 +234,7 @@ fn a_remedy_ends_its_warning() {
                 rvm.tell(Input::Request(ClientId(1), request.to_string()));
             },
             ProblemKind::Configuration,
-            "on trial",
+            "is not confirmed",
             &[],
         ),
     ];

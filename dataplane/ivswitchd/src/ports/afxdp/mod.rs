@@ -142,7 +142,7 @@ pub enum PortError {
     /// No descriptor is left.
     #[error(
         "port {interface:?}: {what}: too many open files, of which each port takes five; raise the limit of the daemon \
-         (`LimitNOFILE=65536` for the service, or `ulimit -n`)"
+         (`LimitNOFILE=65536` for the service, or `ulimit -n 65536`)"
     )]
     NoFiles {
         /// The interface.
