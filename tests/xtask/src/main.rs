@@ -11,6 +11,7 @@ mod package;
 mod promises;
 #[cfg(test)]
 mod references;
+mod suite;
 mod tidy;
 #[cfg(test)]
 mod tree;
@@ -130,7 +131,7 @@ fn main() -> ExitCode {
         Task::Miri => miri(),
         Task::Deny => deny(),
         Task::Demo => demo(),
-        Task::Test => test(),
+        Task::Test => suite::test(),
         Task::Ci => ci(),
         Task::Tidy => tidy::check(),
         Task::Bench { arguments } => bench(&arguments),
@@ -209,12 +210,6 @@ const FOR_SOME_FIGURES: &[(&str, &str)] = &[
     ("/usr/lib/x86_64-linux-gnu/dpdk/pmds-23.0/librte_net_pcap.so.23", "librte-net-pcap23"),
 ];
 
-/// The variable that sets the seed of proptest's random cases.
-const PROPTEST_SEED: &str = "PROPTEST_RNG_SEED";
-
-/// Packages whose tests make network namespaces; without root, those tests are ignored.
-const PRIVILEGED: [&str; 2] = ["ivswitchd", "system"];
-
 fn demo() -> Result<()> {
     install(&[FOR_THE_DEMO])?;
     let binaries = build(true)?;
@@ -230,58 +225,6 @@ fn demo() -> Result<()> {
     Ok(())
 }
 
-fn test() -> Result<()> {
-    tidy::check()?;
-    install(&[FOR_THE_DEMO, FOR_THE_TESTS, FOR_THE_GUESTS, FOR_NESTED, FOR_THE_BACKENDS])?;
-    println!("== the committed XDP program is what its source makes");
-    check_bpf()?;
-    let mut totals = Totals { green: true, ..Totals::default() };
-    println!("== unprivileged part");
-    let mut others = cargo();
-    others.args(["test", "--workspace", "--no-fail-fast"]);
-    for package in PRIVILEGED {
-        others.args(["--exclude", package]);
-    }
-    // The same cases each time, so that a change is judged by its own effect. Plain `cargo test` draws new ones.
-    if std::env::var_os(PROPTEST_SEED).is_none() {
-        others.env(PROPTEST_SEED, "1");
-    }
-    totals.add(&mut others)?;
-    println!("== system part, as root");
-    let binaries = build(false)?;
-    run(cargo().args(["build", "--package", "guests", "--package", "ivbench"]))?;
-    // System tests mostly wait, so two run at a time; those of `ivswitchd` count what happens on the machine, so one
-    // does.
-    for (package, at_once) in PRIVILEGED.into_iter().zip(["--test-threads=1", "--test-threads=2"]) {
-        let mut system = cargo();
-        system.args(["test", "--no-fail-fast", "--package", package]);
-        with_root_runner(&mut system)?;
-        system.args(["--", "--include-ignored", at_once]);
-        totals.add(system.env("IVS_BIN_DIR", &binaries).env("IVS_MUST_RUN", "1"))?;
-    }
-    println!("== the second AF_XDP backend, under the same tests");
-    let mut second = cargo();
-    second.args(["test", "--package", "ivswitchd", "--test", "ports", "--features", "xsk-afxdp"]);
-    with_root_runner(&mut second)?;
-    second.args(["--", "--include-ignored", "--test-threads=1"]);
-    totals.add(&mut second)?;
-    println!("\ntotal: {} passed, {} failed, {} skipped", totals.passed, totals.failed, totals.skipped);
-    if totals.failed > 0 || !totals.green {
-        bail!("not everything passed");
-    }
-    Ok(())
-}
-
-/// Makes cargo run the tests as root.
-fn with_root_runner(tests: &mut Command) -> Result<()> {
-    if !is_root() {
-        let sudo =
-            find("sudo").context("the system part needs root, and there is no sudo: run this as root")?;
-        tests.arg("--config").arg(format!("target.'cfg(all())'.runner = ['{}', '-E']", sudo.display()));
-    }
-    Ok(())
-}
-
 fn check_bpf() -> Result<()> {
     run(Command::new("sh").arg("dataplane/ivswitchd/bpf/build.sh").arg("--check"))
 }
@@ -290,7 +233,7 @@ fn ci() -> Result<()> {
     install(&[FOR_THE_GUESTS])?;
     run(cargo().args(["fmt", "--all", "--check"]))?;
     run(cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
-    test()
+    suite::test()
 }
 
 /// Builds the switch and the benchmark, and runs the benchmark as root. The report leaves out the figures that cannot
@@ -389,15 +332,8 @@ fn soak(minutes: u32, test: Option<&str>) -> Result<()> {
         bail!("no such test: there are {}", SOAK_TESTS.join(", "));
     }
     install(&[FOR_THE_DEMO, FOR_THE_TESTS])?;
-    let binaries = build(false)?;
     println!("== {} tests, {minutes} min each", tests.len());
-    let mut soak = cargo();
-    soak.args(["test", "--no-fail-fast", "--package", "system", "--test", "system"]);
-    with_root_runner(&mut soak)?;
-    soak.args(["--", "--include-ignored", "--nocapture", "--test-threads=1", "--exact"]).args(&tests);
-    soak.env("IVS_BIN_DIR", &binaries).env("IVS_MUST_RUN", "1");
-    let mut totals = Totals { green: true, ..Totals::default() };
-    totals.add(soak.env("IVS_SOAK_SECONDS", (minutes * 60).to_string()))?;
+    let totals = suite::repeat(&tests, minutes)?;
     if !totals.green || totals.passed != tests.len() as u64 {
         bail!("{} of {} tests passed", totals.passed, tests.len());
     }
@@ -436,42 +372,6 @@ fn build(release: bool) -> Result<PathBuf> {
     }
     run(&mut build)?;
     Ok(target_dir()?.join(if release { "release" } else { "debug" }))
-}
-
-/// The sum of the results that `cargo test` prints.
-#[derive(Default)]
-struct Totals {
-    passed: u64,
-    failed: u64,
-    skipped: u64,
-    green: bool,
-}
-
-impl Totals {
-    /// Runs the tests and passes their output on. Fails only when they could not be run at all.
-    fn add(&mut self, command: &mut Command) -> Result<()> {
-        let mut child =
-            command.stdout(Stdio::piped()).spawn().with_context(|| format!("running {command:?}"))?;
-        let before = self.passed + self.failed;
-        for line in BufReader::new(child.stdout.take().context("no pipe")?).lines() {
-            let line = line?;
-            println!("{line}");
-            if let Some(counts) = line.strip_prefix("test result: ") {
-                let number = |word: &str| -> u64 {
-                    let part = counts.split([';', '.']).find(|part| part.trim_end().ends_with(word));
-                    part.and_then(|part| part.split_whitespace().next()?.parse().ok()).unwrap_or(0)
-                };
-                self.passed += number(" passed");
-                self.failed += number(" failed");
-                self.skipped += number(" ignored");
-            }
-        }
-        self.green &= child.wait()?.success();
-        if self.passed + self.failed == before {
-            bail!("no test ran: {command:?}");
-        }
-        Ok(())
-    }
 }
 
 fn cargo() -> Command {

@@ -8,7 +8,8 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::{PROPTEST_SEED, cargo, find, run, target_dir, workspace};
+use crate::suite::PROPTEST_SEED;
+use crate::{cargo, find, run, target_dir, workspace};
 
 /// The crates whose tests need no root, those most exposed to strangers first.
 const CRATES: [&str; 3] = ["engine", "vhostuser", "ctl"];
