@@ -23,7 +23,7 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use thiserror::Error;
 
 use super::ethtool;
-use super::netlink::Requester;
+use crate::netlink::Requester;
 
 mod tap;
 

@@ -13,7 +13,7 @@ use netlink_packet_route::link::{
     LinkInfo, LinkMessage,
 };
 
-use super::netlink::Requester;
+use crate::netlink::Requester;
 
 /// How the name of our device begins; its UDP port follows.
 const NAME: &str = "ivs-gro";

@@ -7,7 +7,6 @@ mod door;
 mod ethtool;
 mod icmp;
 mod merger;
-mod netlink;
 mod rib;
 mod table;
 #[cfg(test)]
@@ -31,12 +30,11 @@ use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteType};
 use netlink_packet_route::rule::RuleMessage;
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
+use crate::netlink::{Heard, Monitor, RTM_GETNEXTHOP, Requester};
 pub use door::DoorError;
 pub use ethtool::set_rx_unmerged as keep_unmerged;
 pub use icmp::IcmpErrors;
 pub use merger::Merger;
-pub use netlink::Requester;
-use netlink::{Heard, Monitor, RTM_GETNEXTHOP};
 use rib::{NextHops, Rib, Sources};
 use table::Table;
 

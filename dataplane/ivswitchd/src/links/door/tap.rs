@@ -9,7 +9,7 @@ use super::{
     ALIAS, DoorError, DoorSpec, End, addresses, alias_of, delete, get, gone, mark_of, quiet_ipv6, set,
     set_mtu, set_up, step,
 };
-use crate::links::netlink::Requester;
+use crate::netlink::Requester;
 use crate::ports::tap;
 
 /// Whether the interface is a TAP door of this name.

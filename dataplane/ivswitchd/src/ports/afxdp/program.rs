@@ -309,7 +309,7 @@ pub fn detach(link: &OwnedFd) {
     let mut attributes = [0_u32; 16];
     attributes[0] = link.as_raw_fd() as u32;
     match link_command(BPF_LINK_DETACH, &attributes) {
-        Ok(()) => super::cache::wait_for_programs(),
+        Ok(()) => super::membarrier::wait_for_programs(),
         Err(error) => tracing::debug!("a link that was kept is gone already: {error}"),
     }
 }

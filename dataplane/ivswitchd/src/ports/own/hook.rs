@@ -11,7 +11,7 @@ use netlink_packet_route::tc::{
     TcAttribute, TcBpfFlags, TcFilterBpf, TcFilterBpfOption, TcHandle, TcMessage, TcOption,
 };
 
-use crate::links::Requester;
+use crate::netlink::Requester;
 
 const BPF_LINK_CREATE: i64 = 28;
 const BPF_TCX_EGRESS: u32 = 47;

@@ -15,7 +15,7 @@ use netlink_packet_route::tc::{
     TcAttribute, TcBpfFlags, TcFilterBpf, TcFilterBpfOption, TcHandle, TcMessage, TcOption,
 };
 
-use crate::links::Requester;
+use crate::netlink::Requester;
 
 /// Our filter's number within its preference. It spells "iv".
 const HANDLE: u32 = 0x6976;
