@@ -7,10 +7,10 @@ use std::time::SystemTime;
 
 use engine::command::{IpPrefix, L4Range, PortId, UnderlayRoutes};
 use engine::wire::mac::MacAddr;
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::liveness::Unreachable;
+pub use crate::model::{CacheMode, IoKind, XdpMode};
 use crate::model::{ConfigError, DropIn};
 
 /// A connection to the control socket. The daemon chooses the number, and never reuses it while the connection is
@@ -239,19 +239,6 @@ pub struct CacheStats {
     pub left_out: Vec<(String, String)>,
 }
 
-/// Whether the kernel itself forwards hot flows.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum CacheMode {
-    /// Between interfaces where the kernel offload is proven to work.
-    #[default]
-    Auto,
-    /// Between all native XDP interfaces and those with the `packet` driver.
-    On,
-    /// Not at all.
-    Off,
-}
-
 /// The load of a worker.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct WorkerStats {
@@ -295,52 +282,6 @@ pub struct OpenPort {
     /// The number of queue pairs that we offer to a guest, for [`IoKind::Vhostuser`]; its `interface` is the path of
     /// a socket.
     pub queues: u32,
-}
-
-/// A driver, which receives and sends a port's frames.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum IoKind {
-    /// An AF_XDP socket on each queue.
-    #[default]
-    Afxdp,
-    /// A packet socket with virtio-net headers.
-    Packet,
-    /// A TAP interface with virtio-net headers.
-    Tap,
-    /// UDP sockets, which carry the uplink's tunnel packets and nothing else.
-    Udp,
-    /// Memory shared with QEMU: a guest's NIC without a network interface.
-    Vhostuser,
-}
-
-impl IoKind {
-    /// The driver's name in the configuration.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Afxdp => "afxdp",
-            Self::Packet => "packet",
-            Self::Tap => "tap",
-            Self::Udp => "udp",
-            Self::Vhostuser => "vhostuser",
-        }
-    }
-}
-
-/// The XDP modes that may be tried.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum XdpMode {
-    /// Native with zero-copy, native with copy, generic: the first that works.
-    #[default]
-    Auto,
-    /// Native only, with zero-copy where possible.
-    Native,
-    /// Native with copies only.
-    Copy,
-    /// Generic only.
-    Generic,
 }
 
 /// An interface that is given to a CMS. In a veth pair, `name` is the CMS's end and `peer` is ours; a TAP interface

@@ -8,6 +8,7 @@ pub mod filter;
 pub mod guest;
 pub mod io;
 pub mod liveness;
+pub mod macs;
 pub mod metrics;
 pub mod model;
 pub mod path;

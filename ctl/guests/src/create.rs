@@ -18,7 +18,7 @@ use virt::domain::Domain;
 use virt_sys as sys;
 
 use crate::switch::{Switch, Undo};
-use crate::{Here, host, libvirt, sockets, volume};
+use crate::{Here, host, libvirt, sockets, storage};
 
 /// Turns an error in a request into a failure.
 pub fn refused(what: impl Into<String>) -> impl FnOnce(Wrong) -> Failure {
@@ -224,7 +224,7 @@ pub fn with_mtu(mut nic: Nic, overlay: Option<u16>) -> Nic {
 pub fn disk(connection: &Connect, wish: &DiskWish, taken: &[String]) -> Result<Disk, Failure> {
     let (path, known) = match &wish.source {
         DiskSource::Path(path) => (path.clone(), Format::of(path)),
-        DiskSource::Volume(pool, name) => volume::path_and_format(connection, pool, name)?,
+        DiskSource::Volume(pool, name) => storage::path_and_format(connection, pool, name)?,
     };
     let Some(target) = free_target(taken) else {
         return Err(Failure::new(

@@ -16,6 +16,7 @@ mod policy;
 mod schedule;
 mod snapshot;
 mod sockets;
+mod storage;
 mod switch;
 mod volume;
 

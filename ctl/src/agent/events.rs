@@ -11,8 +11,8 @@ use engine::wire::mac::MacAddr;
 use serde_json::json;
 
 use super::Agent;
+use super::ask::Ask;
 use super::pending::Found;
-use super::request::Ask;
 use crate::io::ClientId;
 use crate::model::{self, Change, Config};
 

@@ -5,6 +5,7 @@
 //! The agent never sees a frame. A failure in the agent or of one interface does not disturb the forwarding on all
 //! other interfaces.
 
+mod ask;
 mod configure;
 mod edit;
 mod events;

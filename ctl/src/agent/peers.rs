@@ -10,9 +10,9 @@ use engine::time::{Duration, Instant};
 use serde_json::json;
 
 use super::Agent;
+use super::ask::Ask;
 use super::machine::Phase;
 use super::pending::Found;
-use super::request::Ask;
 use crate::api::PeerState;
 use crate::liveness::{Input, Liveness, Output, State, Unreachable};
 use crate::model::Peer;

@@ -13,7 +13,7 @@ use engine::wire::mac::MacAddr;
 use serde_json::{Value, json};
 
 use super::Agent;
-use super::request::Ask;
+use super::ask::Ask;
 use crate::api::{self, Code, Edited, Error};
 use crate::io::{ClientId, Output};
 

@@ -11,9 +11,10 @@ use engine::limits;
 use serde_json::{Value, json};
 
 use super::Agent;
+use super::ask::{Ask, FdbFilter};
 use super::machine::{Attachment, Phase};
 use super::pending::Found;
-use super::request::{Ask, FdbFilter, is_floating};
+use super::request::is_floating;
 use crate::api::{
     self, CacheRow, ClosedRow, Code, DropRow, Edited, Error, FloatingRow, Frames, LeftOut, NeighRow,
     NetworkRow, PeerRow, PortRow, Problem, ProblemKind, RateRow, Rows, SampleRow, SharerRow, Stats, Stats64,

@@ -12,7 +12,8 @@ use engine::wire::l4;
 use engine::wire::mac::MacAddr;
 
 use super::Agent;
-use super::request::{Ask, not_found, quoted};
+use super::ask::Ask;
+use super::request::{not_found, quoted};
 use super::show::hex;
 use crate::api::{self, CaptureStarted, Captured, Code, Error, SeenRow, SentRow, StepRow, WalkDrop, WalkRow};
 use crate::filter;

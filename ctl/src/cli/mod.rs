@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod output;
+pub mod paint;
 pub mod sheet;
 pub mod table;
 pub mod words;

@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use super::output::{Paint, plain};
+use super::paint::{Paint, plain};
 
 /// The indent of a continuation.
 const INDENT: usize = 4;

@@ -15,8 +15,10 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Config, ConfigError, Fault, Section, TEXT_LEN_MAX};
+use super::{Config, ConfigError, Fault, Section};
 
+/// The longest configuration text, in bytes: 65536 floating IPs fit with room to spare.
+pub const TEXT_LEN_MAX: usize = 16 << 20;
 /// The most drop-ins; bounds what a start reads.
 pub const DROP_INS_MAX: usize = 256;
 

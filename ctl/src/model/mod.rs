@@ -7,7 +7,10 @@
 #[cfg(test)]
 pub(crate) mod arbitrary;
 mod diff;
+mod driver;
 mod edit;
+mod error;
+mod floating;
 mod keys;
 mod layers;
 mod outer;
@@ -15,10 +18,11 @@ mod parse;
 mod ports;
 mod reference;
 mod schema;
+mod section;
 mod text;
 mod validate;
+mod wording;
 
-use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
 use engine::limits;
@@ -27,21 +31,25 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use diff::{Change, diff};
+pub use driver::{CacheMode, IoKind, PortKind, UplinkKind, XdpMode};
 pub use edit::{print, rewrite};
+pub use error::{ConfigError, Fault};
+pub use floating::{Floating, FloatingKey, Inside};
 pub use keys::{default_words, key_names};
 pub(crate) use keys::{full, keys};
-pub use layers::{DROP_INS_MAX, DropIn, Layered, Origins, Skipped, drop_in_directory, read_files};
+pub use layers::{
+    DROP_INS_MAX, DropIn, Layered, Origins, Skipped, TEXT_LEN_MAX, drop_in_directory, read_files,
+};
 pub(crate) use outer::outer_ip;
 pub use outer::{Inherit, Outer, ReservedBits};
-pub use parse::{TEXT_LEN_MAX, parse, parse_as, parse_layers};
-pub(crate) use parse::{clean, explain, suggest};
+pub use parse::{parse, parse_as, parse_layers};
 pub use ports::PortSet;
 pub use reference::{man, markdown};
 pub use schema::schema;
+pub(crate) use section::{Place, Section};
 pub use text::{AddressOrPrefix, Mac, Ports, prefix};
 pub use validate::{FDB_STATIC_MAX, FLOATINGS_MAX, LIST_LEN_MAX, ROUTES_MAX, name_fault, validate};
-
-use crate::io::{CacheMode, IoKind, XdpMode};
+pub(crate) use wording::{clean, explain, suggest};
 
 /// The whole configuration of one rVM. Every list keeps the order of the file.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
@@ -224,46 +232,6 @@ impl WorkerCount {
         }
         .clamp(1, limits::WORKERS_MAX)
     }
-}
-
-/// A driver for the uplink.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum UplinkKind {
-    /// AF_XDP sockets: the highest rate of small frames.
-    #[default]
-    Afxdp,
-    /// A packet socket with virtio-net headers: GSO packets.
-    Packet,
-    /// UDP sockets: GSO packets, on every kernel; they carry tunnel packets only.
-    Udp,
-}
-
-impl From<UplinkKind> for IoKind {
-    fn from(kind: UplinkKind) -> Self {
-        match kind {
-            UplinkKind::Afxdp => Self::Afxdp,
-            UplinkKind::Packet => Self::Packet,
-            UplinkKind::Udp => Self::Udp,
-        }
-    }
-}
-
-/// A driver for a port.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum PortKind {
-    /// `packet` for a door that the daemon creates, `afxdp` for every other port, and where `xdp` is given.
-    #[default]
-    Auto,
-    /// AF_XDP sockets: the highest rate of small frames.
-    Afxdp,
-    /// A packet socket with virtio-net headers: GSO packets.
-    Packet,
-    /// A TAP interface with virtio-net headers: GSO packets; only for doors that the daemon creates.
-    Tap,
-    /// Memory shared with QEMU: a guest's NIC without a network interface.
-    Vhostuser,
 }
 
 /// One isolated L2 segment.
@@ -594,85 +562,6 @@ impl Peer {
     }
 }
 
-/// The owner of a floating IP, if no CMS translates for it.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Inside {
-    /// The owner's private network.
-    pub network: String,
-    /// The owner's address in that network.
-    pub address: IpAddr,
-}
-
-/// One mapping of a floating IP.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Floating {
-    /// The public address.
-    pub ip: IpAddr,
-    /// The public network of the address.
-    pub network: String,
-    /// The name of the rVM that the provider maps the address to: this one, or a peer.
-    pub gateway: String,
-    /// The gateway's address that the provider maps to `ip`; required when the gateway is this rVM.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reality: Option<IpAddr>,
-    /// The owner, if it is on this rVM and no CMS translates: the switch does. Default: a CMS translates.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub inside: Option<Inside>,
-    /// Only these ports (for a shared public IP). Default: everything.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub only: Vec<Ports>,
-    /// Never these ports. Default: `tcp/22`, or none when `only` is given.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub except: Option<Vec<Ports>>,
-}
-
-impl Floating {
-    /// The mapping of `ip` on `network` held by `gateway`, everything else at its default.
-    #[must_use]
-    pub fn new(ip: IpAddr, network: impl Into<String>, gateway: impl Into<String>) -> Self {
-        Self {
-            ip,
-            network: network.into(),
-            gateway: gateway.into(),
-            reality: None,
-            inside: None,
-            only: Vec::new(),
-            except: None,
-        }
-    }
-
-    /// The ports in effect that stay with the gateway's own kernel.
-    #[must_use]
-    pub fn except_effective(&self) -> Vec<Ports> {
-        match &self.except {
-            Some(except) => except.clone(),
-            None if self.only.is_empty() => vec![Ports::SSH],
-            None => Vec::new(),
-        }
-    }
-
-    /// The key that distinguishes this mapping from every other.
-    #[must_use]
-    pub fn key(&self) -> FloatingKey {
-        let mut only = self.only.clone();
-        only.sort_unstable();
-        FloatingKey { network: self.network.clone(), ip: self.ip, only }
-    }
-}
-
-/// The key that distinguishes a floating-IP mapping from every other.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct FloatingKey {
-    /// The public network.
-    pub network: String,
-    /// The public address.
-    pub ip: IpAddr,
-    /// Its ports, sorted.
-    pub only: Vec<Ports>,
-}
-
 /// A source route: packets of `network` from `from` that are addressed to the virtual gateway go to `via`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -703,107 +592,6 @@ pub struct StaticFdb {
     /// The VLAN. Default: 0, untagged.
     #[serde(default, skip_serializing_if = "is_default")]
     pub vlan: u16,
-}
-
-/// The kind of an error; it determines the exit code of `ivctl`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Fault {
-    /// The text is not TOML, or a value has the wrong type or form.
-    Syntax,
-    /// A value is out of its range, missing, or contradicts another of the same object.
-    Invalid,
-    /// It refers to an object that does not exist.
-    NotFound,
-    /// It takes something that another object has.
-    Conflict,
-}
-
-/// One error in a configuration: object, cause, remedy.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct ConfigError {
-    /// The kind of the error.
-    pub fault: Fault,
-    /// The object: `port "eth1"`, `uplink`, `floating 56.0.0.11`.
-    pub object: String,
-    /// The cause.
-    pub cause: String,
-    /// The remedy.
-    pub remedy: String,
-    /// Line and column of the object or value in the text, from 1, when it came from text.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub position: Option<(usize, usize)>,
-}
-
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some((line, column)) = self.position {
-            write!(f, "line {line}, column {column}: ")?;
-        }
-        write!(f, "{}: {}; {}", self.object, self.cause, self.remedy)
-    }
-}
-
-impl std::error::Error for ConfigError {}
-
-/// The object of a [`Config`] that an error is about: its list and its index there.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(crate) enum Place {
-    /// The file as a whole, or its top-level keys.
-    Top,
-    /// `[uplink]`.
-    Uplink,
-    /// `[workers]`.
-    Workers,
-    /// An entry of the list of this kind.
-    Entry(Section, usize),
-}
-
-/// The lists of a [`Config`].
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(crate) enum Section {
-    /// `[[network]]`.
-    Network,
-    /// `[[port]]`.
-    Port,
-    /// `[[peer]]`.
-    Peer,
-    /// `[[floating]]`.
-    Floating,
-    /// `[[route]]`.
-    Route,
-    /// `[[fdb]]`.
-    Fdb,
-}
-
-impl Section {
-    /// Every list, in the order of the file.
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Network, Self::Port, Self::Peer, Self::Floating, Self::Route, Self::Fdb];
-
-    /// The number of entries that a configuration has in this list.
-    pub(crate) fn len(self, config: &Config) -> usize {
-        match self {
-            Self::Network => config.network.len(),
-            Self::Port => config.port.len(),
-            Self::Peer => config.peer.len(),
-            Self::Floating => config.floating.len(),
-            Self::Route => config.route.len(),
-            Self::Fdb => config.fdb.len(),
-        }
-    }
-
-    /// The list's key in the file.
-    pub(crate) const fn key(self) -> &'static str {
-        match self {
-            Self::Network => "network",
-            Self::Port => "port",
-            Self::Peer => "peer",
-            Self::Floating => "floating",
-            Self::Route => "route",
-            Self::Fdb => "fdb",
-        }
-    }
 }
 
 impl Config {

@@ -13,12 +13,12 @@ use engine::limits;
 use engine::tunnel::vxlan;
 use ipnet::IpNet;
 
-use super::parse::{clean, suggest};
+use super::driver::{IoKind, XdpMode};
+use super::wording::{clean, suggest};
 use super::{
     Config, ConfigError, Fault, Floating, Outer, Peer, Place, Port, PortSet, ReservedBits, Section,
     UplinkKind, WorkerCount,
 };
-use crate::io::{IoKind, XdpMode};
 
 /// The most errors in one report. Operators would not read more.
 pub(crate) const ERRORS_MAX: usize = 200;

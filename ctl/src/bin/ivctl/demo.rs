@@ -11,8 +11,8 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::io::Write;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -84,6 +84,13 @@ macro_rules! say {
     }};
 }
 
+mod shell;
+mod web;
+
+use shell::{
+    ip, namespace, namespace_exists, need_root, nft, on, packets, quiet, start_time, step, sysctl, veth,
+};
+
 type Outcome<T = ()> = Result<T, Failure>;
 
 /// Runs a verb and returns the exit code of `ivctl`. `json` is only for `trace`, the only verb with JSON output.
@@ -97,8 +104,8 @@ pub fn run(demo: &Demo, json: bool) -> u8 {
             need_root().and_then(|()| Cloud::new()).and_then(|cloud| cloud.shell(node, command))
         }
         Demo::Trace { rvm, arguments } => Cloud::new().and_then(|cloud| cloud.trace(rvm, arguments, json)),
-        Demo::Serve { address } => serve(*address),
-        Demo::Fetch { address, seen_as } => fetch(*address, *seen_as),
+        Demo::Serve { address } => web::serve(*address),
+        Demo::Fetch { address, seen_as } => web::fetch(*address, *seen_as),
     };
     match outcome {
         Ok(()) => 0,
@@ -613,183 +620,4 @@ impl Cloud {
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(15)..].join("\n")
     }
-}
-
-// ---- the web page -------------------------------------------------------------------------------
-
-/// A page of 60 kB that a browser can show and `fetch` can check.
-fn page() -> Vec<u8> {
-    let mut page =
-        String::from("Hello from inside the inception cloud. The rest serves to check the transfer.\n");
-    for line in 0.. {
-        if page.len() >= 60_000 {
-            break;
-        }
-        let _ = writeln!(page, "{line:>5} {:08x}", u32::wrapping_mul(line, 2_654_435_761));
-    }
-    page.truncate(60_000);
-    page.into_bytes()
-}
-
-fn serve(address: SocketAddr) -> Outcome {
-    let listener = TcpListener::bind(address).map_err(|e| format!("listening on {address}: {e}"))?;
-    for stream in listener.incoming().flatten() {
-        std::thread::spawn(move || answer(stream));
-    }
-    Ok(())
-}
-
-fn answer(mut stream: TcpStream) -> std::io::Result<()> {
-    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-    stream.set_write_timeout(Some(Duration::from_secs(10)))?;
-    let (mut request, mut chunk) = (Vec::new(), [0; 1024]);
-    while !request.windows(4).any(|w| w == b"\r\n\r\n") {
-        match stream.read(&mut chunk)? {
-            0 => return Ok(()),
-            n => request.extend_from_slice(&chunk[..n]),
-        }
-        if request.len() > 8192 {
-            return Ok(());
-        }
-    }
-    let page = page();
-    write!(
-        stream,
-        "HTTP/1.0 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {}\r\nX-Client: {}\r\n\r\n",
-        page.len(),
-        stream.peer_addr()?.ip()
-    )?;
-    stream.write_all(&page)
-}
-
-fn fetch(address: SocketAddr, seen_as: Option<IpAddr>) -> Outcome {
-    let what = |stage: &'static str| move |e: std::io::Error| format!("{stage} http://{address}/: {e}");
-    let mut stream = TcpStream::connect_timeout(&address, PATIENCE).map_err(what("connecting to"))?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.write_all(b"GET / HTTP/1.0\r\n\r\n").map_err(what("asking"))?;
-    let mut answer = Vec::new();
-    stream.take(1 << 20).read_to_end(&mut answer).map_err(what("reading"))?;
-    let split = answer
-        .windows(4)
-        .position(|w| w == b"\r\n\r\n")
-        .ok_or_else(|| format!("http://{address}/: no HTTP header came"))?;
-    let header = String::from_utf8_lossy(&answer[..split]).to_string();
-    let body = &answer[split + 4..];
-    if body != page() {
-        return Err(format!("http://{address}/: the page arrived damaged ({} bytes)", body.len()).into());
-    }
-    let client = header.lines().find_map(|line| line.strip_prefix("X-Client: ")).unwrap_or("nobody");
-    if seen_as.is_some_and(|expected| client != expected.to_string()) {
-        return Err(format!("http://{address}/ saw {client} instead of {}", seen_as.expect("checked")).into());
-    }
-    say!("{} bytes intact from http://{address}/, which saw us as {client}", body.len());
-    Ok(())
-}
-
-// ---- small things -------------------------------------------------------------------------------
-
-fn need_root() -> Outcome {
-    if rustix::process::geteuid().is_root() {
-        return Ok(());
-    }
-    Err(Failure(6, "the demo creates network namespaces, which needs root; try `sudo ivctl demo up`".into()))
-}
-
-/// Runs one step, and prints its result and duration.
-fn step(what: &str, work: impl FnOnce() -> Outcome) -> Outcome {
-    let start = Instant::now();
-    let outcome = work();
-    let verdict = if outcome.is_ok() { " ok " } else { "FAIL" };
-    say!("{verdict} {what} ({} ms)", start.elapsed().as_millis());
-    outcome
-}
-
-fn namespace(node: &str) -> String {
-    format!("{PREFIX}{node}")
-}
-
-fn namespace_exists(node: &str) -> bool {
-    Path::new("/run/netns").join(namespace(node)).exists()
-}
-
-/// Creates a veth pair with one end in each of two nodes, both up.
-fn veth(node_a: &str, a: &str, node_b: &str, b: &str) -> Outcome {
-    ip(&format!(
-        "link add {a} netns {} type veth peer name {b} netns {}",
-        namespace(node_a),
-        namespace(node_b)
-    ))?;
-    on(node_a, &format!("link set {a} up"))?;
-    on(node_b, &format!("link set {b} up"))
-}
-
-/// Runs `ip` on a node.
-fn on(node: &str, arguments: &str) -> Outcome {
-    ip(&format!("-n {} {arguments}", namespace(node)))
-}
-
-/// Runs `ip` with arguments separated by blanks.
-fn ip(arguments: &str) -> Outcome {
-    let output = Command::new("ip")
-        .args(arguments.split_whitespace())
-        .output()
-        .map_err(|e| format!("running ip: {e}; it comes with the package iproute2"))?;
-    if output.status.success() {
-        return Ok(());
-    }
-    Err(format!("ip {arguments}: {}", String::from_utf8_lossy(&output.stderr).trim()).into())
-}
-
-fn nft(node: &str, rules: &str) -> Outcome {
-    let mut child = Command::new("ip")
-        .args(["netns", "exec", &namespace(node), "nft", "-f", "-"])
-        .stdin(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()?;
-    child.stdin.take().expect("asked for a pipe").write_all(rules.as_bytes())?;
-    let output = child.wait_with_output()?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let said = String::from_utf8_lossy(&output.stderr).trim().to_string();
-    Err(format!("nft on {node}: {said}; it comes with the package nftables").into())
-}
-
-fn sysctl(node: &str, key: &str, value: &str) -> Outcome {
-    let mut tee = Command::new("ip")
-        .args(["netns", "exec", &namespace(node), "tee", &format!("/proc/sys/{key}")])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .spawn()?;
-    tee.stdin.take().expect("asked for a pipe").write_all(value.as_bytes())?;
-    if tee.wait()?.success() { Ok(()) } else { Err(format!("setting {key} on {node} failed").into()) }
-}
-
-/// The packets that an interface has sent or received.
-fn packets(node: &str, interface: &str, direction: Direction) -> Outcome<u64> {
-    let output =
-        Command::new("ip").args(["-n", &namespace(node), "-s", "-j", "link", "show", interface]).output()?;
-    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
-    let way = match direction {
-        Direction::Sent => "tx",
-        Direction::Received => "rx",
-    };
-    json[0]["stats64"][way]["packets"]
-        .as_u64()
-        .ok_or_else(|| format!("no counters of {interface} on {node}").into())
-}
-
-/// Returns true if the command succeeds. Discards its output.
-fn quiet(command: &mut Command) -> bool {
-    command.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
-}
-
-/// The start time of a process, in the kernel's ticks; together with its number it identifies the process. `None` if
-/// the process has ended.
-fn start_time(pid: u32) -> Option<String> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let mut fields = stat.rsplit_once(") ")?.1.split(' ');
-    let state = fields.next()?;
-    // Field 22 of proc(5); the state is field 3.
-    (state != "Z").then(|| fields.nth(18).map(str::to_string))?
 }

@@ -7,8 +7,8 @@ use ipnet::IpNet;
 
 use super::Checker;
 use super::Fault::{Conflict, Invalid};
+use crate::macs;
 use crate::model::{AddressOrPrefix, LinkLocal, Mac, Place, Port, PortRole, Section, Vlan};
-use crate::reconcile;
 
 /// The guest ports of every network, with their bindings.
 #[derive(Default)]
@@ -82,7 +82,7 @@ impl Checker<'_> {
 
     fn gateways(&mut self, network: &str, ports: &[(usize, &Port)]) {
         let Some(n) = self.config.network(network) else { return };
-        let router = n.router_mac.unwrap_or_else(|| Mac(reconcile::router_mac(n.vni)));
+        let router = n.router_mac.unwrap_or_else(|| Mac(macs::router_mac(n.vni)));
         for &(index, p) in ports {
             let (place, object) = (Place::Entry(Section::Port, index), format!("port \"{}\"", p.name));
             if p.mac.iter().chain(&p.shared_mac).any(|mac| *mac == router) {

@@ -7,7 +7,7 @@ use engine::limits;
 use super::Fault::{Conflict, Invalid};
 use super::binding::Bindings;
 use super::{Checker, MTU_MIN, NAME_LEN_MAX};
-use crate::io::IoKind;
+use crate::model::IoKind;
 use crate::model::{LinkLocal, Place, Port, PortKind, PortRole, QUEUES_MAX, Section, Vlan, door_peer};
 
 /// The longest path of a socket, in bytes: the limit of the kernel's socket address.

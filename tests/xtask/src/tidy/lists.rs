@@ -55,15 +55,6 @@ const EXCEPTIONS: &[(&str, &str)] = &[
         "the facts of one frame are spread over its stages",
     ),
     ("dataplane/ivswitchd/src/ports: afxdp own", "the loader of BPF objects is a part of `afxdp`"),
-    ("ctl/src: io model reconcile", "to be mended"),
-    ("ctl/src/agent: pending request", "to be mended"),
-    ("ctl/src/cli: output table", "to be mended"),
-    ("ctl/src/model: layers parse validate", "to be mended"),
-    ("ctl/guests/src: create devices volume", "to be mended"),
-    ("ctl/src/api.rs", "to be mended"),
-    ("ctl/src/bin/ivctl/demo.rs", "to be mended"),
-    ("ctl/src/model/mod.rs", "to be mended"),
-    ("ctl/src/reconcile.rs", "to be mended"),
 ];
 
 /// Entries with a reason each.
