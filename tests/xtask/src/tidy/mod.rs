@@ -66,7 +66,7 @@ fn collect(root: &Path, directory: &Path, files: &mut Files) -> Result<()> {
         let entry = entry?;
         let path = entry.path();
         if entry.file_type()?.is_dir() {
-            // Build products, and what a fuzzer found.
+            // Build products, and the inputs that a fuzzer found.
             if !["target", ".git", "corpus", "artifacts"].iter().any(|skipped| path.ends_with(skipped)) {
                 collect(root, &path, files)?;
             }

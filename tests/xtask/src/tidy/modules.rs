@@ -14,7 +14,7 @@ pub type Words = Vec<String>;
 /// The place of a module in [`Crate::modules`].
 pub type Id = usize;
 
-/// What a name in a module is.
+/// The meaning of a name in a module.
 pub enum Name {
     /// A type, function or constant that the module defines itself.
     Item,

@@ -5,7 +5,7 @@ use super::modules::{Crate, Id, Name};
 /// The most re-exports that one path may lead through.
 const STEPS: usize = 16;
 
-/// What a step along a path found.
+/// The result of a step along a path.
 enum Step {
     /// The name is defined here, or by a macro of this module.
     Here,

@@ -57,7 +57,7 @@ fn every_way_to_name_a_module_counts() {
     }
 }
 
-/// What is no circle: imports one way, tests, comments, texts, a module and the one around it, another crate.
+/// These do not make a circle: imports one way, tests, comments, texts, a module and the one around it, another crate.
 #[test]
 fn what_tests_comments_and_texts_name_does_not_count() {
     let b = "pub struct B; use crate::a::A;";
