@@ -270,7 +270,7 @@ fn too_big_is_told_and_believed() {
     let answer = switch.ivctl("mtu");
     assert_eq!(answer.code, 8, "{answer:?}");
     let said = "warning: port \"h1\": interface p-h1 has MTU 1500, but network \"private\" carries 1450\n   \
-                help: lower it on both ends: ip link set p-h1 mtu 1450";
+                help: lower it on both ends: `ip link set p-h1 mtu 1450`";
     assert!(answer.stdout.contains(said), "{}", answer.stdout);
 }
 

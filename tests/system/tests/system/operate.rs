@@ -284,7 +284,7 @@ fn i13_the_doctor_finds_it_and_the_report_tells_no_secret() {
     assert_eq!(level("rp_filter"), "warn");
     let (code, text) = doctor("doctor");
     assert_eq!(code, Some(8), "{text}");
-    assert!(text.contains("help: sysctl -w net.ipv4.conf.eth1.rp_filter=2"), "{text}");
+    assert!(text.contains("help: `sysctl -w net.ipv4.conf.eth1.rp_filter=2`"), "{text}");
 
     let (code, report) = doctor("sysdump");
     assert_eq!(code, Some(0));
