@@ -12,10 +12,11 @@ use core::net::IpAddr;
 
 use crate::counters::{DropReason, PortCounters, SwitchCounters, Volume};
 use crate::frame::PoolUsage;
-use crate::limits::OUTER_TTL;
 use crate::time::Duration;
 use crate::watch::{Seen, Walk, WatchId, WatchSpec};
 use crate::wire::mac::MacAddr;
+
+pub use crate::tunnel::fields::{OuterField, OuterIp};
 
 /// A VXLAN network identifier: 24 bits (RFC 7348 §4).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
@@ -315,30 +316,6 @@ pub struct PeerConfig {
     pub fragment: bool,
     /// What the outer IP header's fields are.
     pub outer: OuterIp,
-}
-
-/// The fields of an outer IP header that are chosen.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct OuterIp {
-    /// TTL, or hop limit. A relayed frame carries on with what is left of its own.
-    pub ttl: OuterField,
-    /// TOS, or traffic class, of which the lower two bits are ECN's (RFC 6040).
-    pub tos: OuterField,
-}
-
-/// Where a field of an outer IP header comes from.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum OuterField {
-    /// Always this.
-    Fixed(u8),
-    /// From the IP packet inside; if there is none, as by default.
-    Inherit,
-}
-
-impl Default for OuterIp {
-    fn default() -> Self {
-        Self { ttl: OuterField::Fixed(OUTER_TTL), tos: OuterField::Fixed(0) }
-    }
 }
 
 /// A transport protocol that has ports.

@@ -10,6 +10,7 @@
 //! are and reads them in packets from peers, `outer.rs` writes them. All other modules ask here; the daemon's BPF
 //! programs get the same numbers from a header file that one of its tests writes (`bpf/layout.h`).
 
+pub mod fields;
 pub mod outer;
 pub mod vxlan;
 

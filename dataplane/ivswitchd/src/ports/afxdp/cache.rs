@@ -32,7 +32,9 @@ use engine::forward::cache::{FlowCache, Hits};
 use engine::forward::flow::Flow;
 use engine::limits::PORTS_MAX;
 
-use super::layout::{CONTROL_WORDS, EPOCH, HIT_SHIFT, HITS, KEY, KEY_WORDS, MIX, ON, SLOT_WORDS, STRAY, WAYS};
+use super::layout::{
+    CONTROL_WORDS, EPOCH, HIT_SHIFT, HITS, KEY, KEY_WORDS, MIX, ON, SLOT_WORDS, STRAY, WAYS,
+};
 use super::membarrier::{MEMBARRIER_CMD_GLOBAL, MEMBARRIER_CMD_QUERY, membarrier};
 use super::probe::{self, InterfaceFacts, Sent};
 use super::program::{LoadError, Program, SharedMaps};
