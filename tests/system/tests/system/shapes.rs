@@ -46,7 +46,8 @@ impl Guests {
             ["offload-invalid", "offload-unknown", "kernel-rx-unsaid", "kernel-rx-too-long", "too-big"]
                 .map(|reason| (a, reason))
         }) {
-            assert_eq!(self.switch.drops(port, reason), 0, "{port}: {reason}");
+            let drops = self.switch.drops(port, reason);
+            assert_eq!(drops, 0, "{port}: {reason}\n{}", self.switch.ivctl("drops --samples").stdout);
         }
         self.switch.assert_running();
     }

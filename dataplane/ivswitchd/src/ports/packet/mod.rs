@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use ctl::io::{KernelDrops, OpenPort, PortFacts, SteerPlan};
+use engine::forward::fit::big::USUAL_MAX;
 use engine::frame::{Batch, Frame, FramePool};
 use engine::limits::BATCH_LEN;
 use engine::port::{Port, PortCaps};
@@ -241,8 +242,9 @@ impl PacketPort {
         let header = landing.lead::<HEADER_LEN>(pool);
         let auxiliary = self.messages.control(at, libc::SOL_PACKET, libc::PACKET_AUXDATA);
         let tag = auxiliary.and_then(vlan_tag);
-        if len > landing.room() {
-            return self.take_big(pool, (last, len), (header, tag), landing, batch);
+        if len > USUAL_MAX {
+            let whole = last || len <= LARGE_MAX;
+            return self.take_big(pool, (whole, len), (header, tag), landing, batch);
         }
         let Some(mut frame) = landing.settle(pool, len) else {
             return LaneShared::count(&self.shared.rx_dropped);
@@ -259,17 +261,18 @@ impl PacketPort {
         batch.push(frame);
     }
 
-    /// Does the same for a frame longer than any slot. `last`: no later message of the call has overwritten its end.
+    /// Does the same for a frame longer than any IP header can express. `whole`: no later message of the call has
+    /// overwritten its end.
     #[cold]
     fn take_big(
         &mut self,
         pool: &mut UmemPool,
-        (last, len): (bool, usize),
+        (whole, len): (bool, usize),
         (header, tag): ([u8; HEADER_LEN], Option<[u8; 4]>),
         landing: Landing,
         batch: &mut Batch,
     ) {
-        let offload = |frame: &[u8]| virtio_net::read(&header, frame).ok().filter(|_| last);
+        let offload = |frame: &[u8]| virtio_net::read(&header, frame).ok().filter(|_| whole);
         let split = self.spill.split(pool, landing, len, offload, |pool, mut part| {
             if batch.is_full() {
                 pool.free(part);
@@ -283,7 +286,7 @@ impl PacketPort {
         });
         match split {
             Some(lost) => (0..lost).for_each(|_| LaneShared::count(&self.shared.no_slots)),
-            None if last => LaneShared::count(&self.shared.rx_too_long),
+            None if whole => LaneShared::count(&self.shared.rx_too_long),
             None => LaneShared::count(&self.shared.no_slots),
         }
     }

@@ -59,7 +59,7 @@ impl Spill {
         self.wary = self.wary.saturating_sub(came as u32);
     }
 
-    /// Splits the frame of `len` bytes that starts in the slots of `landing`. Hands every part to `each`,
+    /// Splits the frame of `len` bytes that starts, or lies whole, in the slots of `landing`. Hands every part to `each`,
     /// which returns false if it has no room. Returns the number of parts lost for lack of slots or room;
     /// `None` for frames that are not BIG TCP.
     pub fn split(
@@ -89,4 +89,4 @@ impl Spill {
     }
 }
 
-const _: () = assert!(LARGE_MAX >= USUAL_MAX, "what is longer than a slot is longer than any usual frame");
+const _: () = assert!(LARGE_MAX >= USUAL_MAX, "usual frames never need the spill");
