@@ -51,11 +51,12 @@ impl Memory {
 
     /// What each of a new port's queues is given at first. `None`: there is not even [`LEAST`].
     ///
-    /// The uplink carries what all others do, and is given at once what it will need. The first ports share what is above a
-    /// quarter of the memory, since frames wait in their rings while the daemon is restarted. The rest is for those that grow.
+    /// The uplink carries the traffic of all other ports, so it gets a full ring immediately. The queues of each of the
+    /// first ports share half of what is left above a quarter of the memory, since bursts come before a ring can grow,
+    /// and frames wait in the rings while the daemon restarts. The rest is for ports that grow.
     pub fn first(self, queues: u32, uplink: bool) -> Option<u32> {
         let part = self.total / 32 * 3 / (BESIDE + self.queues);
-        let plenty = self.spare().saturating_sub(self.total / 4) / 2;
+        let plenty = self.spare().saturating_sub(self.total / 4) / 2 / queues.max(1);
         let wanted = if uplink { RING_LEN } else { plenty.max(part).min(RING_LEN) };
         let share = wanted.min(self.spare() / 2 / queues.max(1)).max(LEAST);
         (self.left() >= LEAST * queues).then_some(share)
