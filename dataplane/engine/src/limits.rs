@@ -152,7 +152,7 @@ pub const COMMANDS_PER_POLL: usize = 64;
 /// Networks, ports and peers. Small tables, dense; an rVM that needs more is several rVMs.
 pub const NETWORKS_MAX: usize = 4096;
 /// See [`NETWORKS_MAX`]: 1024 and the uplink. As many ports of kind `afxdp` share the daemon's frame memory of 64 MiB
-/// (`ports/afxdp/share.rs`), and each costs the kernel 2.3 MiB more: 2.3 GiB for all.
+/// (`ports/afxdp/share.rs`), and each costs the kernel 2.5 MiB more: 2.5 GiB for all.
 pub const PORTS_MAX: usize = 1025;
 /// See [`NETWORKS_MAX`].
 pub const PEERS_MAX: usize = 4096;

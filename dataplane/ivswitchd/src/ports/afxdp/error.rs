@@ -45,7 +45,7 @@ pub enum PortError {
     },
     /// The kernel's memory ran out.
     #[error(
-        "port {interface:?}: {what}: the kernel has no memory for it, of which such a port takes 2.3 MiB; free memory on this \
+        "port {interface:?}: {what}: the kernel has no memory for it, of which such a port takes 2.5 MiB; free memory on this \
          machine, or write `kind = \"packet\"` for it, which takes less"
     )]
     NoMemory {
