@@ -407,9 +407,9 @@ fn big_tcp(kind: &str) {
     let arrived = arrived.stop();
     arrived.assert_checksums_right(20_000);
     let came = big.frames().iter().map(|frame| [frame[12], frame[13]]).collect::<BTreeSet<_>>();
-    // Native XDP makes the far end segment them.
-    let expected = if kind == KINDS[1] { &[[8, 0], [0x86, 0xdd]][..] } else { &[] };
-    assert_eq!(came, expected.iter().copied().collect());
+    // Native XDP makes the far end segment them. A busy machine may make none of one family.
+    assert_eq!(came.is_empty(), kind == KINDS[0], "{came:?}");
+    assert!(came.is_subset(&[[8, 0], [0x86, 0xdd]].into()), "{came:?}");
     g.nothing_is_lost();
 }
 
