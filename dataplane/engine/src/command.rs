@@ -230,7 +230,7 @@ pub struct PortConfig {
     pub policy: Box<PortPolicy>,
 }
 
-/// What the owner of a port lays upon it, whatever its network. By default nothing.
+/// The owner's own rules for a port in any network. By default it has no such rules.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PortPolicy {
     /// Limit of incoming traffic.
@@ -314,7 +314,7 @@ pub struct PeerConfig {
     /// Whether larger packets are sent as IP fragments, which the peer must be able to reassemble. Otherwise
     /// they are refused, and their senders get an error.
     pub fragment: bool,
-    /// What the outer IP header's fields are.
+    /// The chosen fields of the outer IP header.
     pub outer: OuterIp,
 }
 

@@ -28,11 +28,11 @@ pub struct PeerEntry {
     pub direct: Option<PeerId>,
     /// The underlay's next hop.
     pub next: Hop,
-    /// The outer header to stamp, complete but for lengths, source port, ECN, VNI, and what is inherited.
+    /// The outer header to stamp, complete except for lengths, source port, ECN, VNI and inherited fields.
     pub outer: OuterHeader,
     /// The hash of its rVM's name, as its switch says; 0 until it has.
     pub name: u64,
-    /// What was sent to it.
+    /// Traffic sent to the peer.
     pub tx: Volume,
     /// Traffic accepted from the peer.
     pub rx: Volume,

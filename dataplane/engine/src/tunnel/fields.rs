@@ -5,7 +5,7 @@ use crate::limits::OUTER_TTL;
 /// The TTL and TOS of tunnel packets to a peer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct OuterIp {
-    /// TTL, or hop limit. A relayed frame carries on with what is left of its own.
+    /// TTL, or hop limit. A relayed frame continues with the rest of its own.
     pub ttl: OuterField,
     /// TOS, or traffic class, of which the lower two bits are ECN's (RFC 6040).
     pub tos: OuterField,

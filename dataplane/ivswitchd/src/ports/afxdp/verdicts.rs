@@ -301,8 +301,6 @@ fn ipv6_verdicts() {
     ]);
 }
 
-/// Every truncation of a good frame, and noise, gets a verdict; before the ports can be read it is the
-/// kernel's.
 /// A tunnel packet of a network, with options or extensions before UDP where `plain` is false.
 fn tunnel_of(vni: u32, v6: bool, plain: bool) -> Vec<u8> {
     let ports = L4::Ports(UDP, 50_000, 4789);
@@ -360,6 +358,8 @@ fn a_port_that_is_shared_with_the_kernel() {
     }
 }
 
+/// Every truncation of a good frame, and noise, gets a verdict; before the ports can be read it is the
+/// kernel's.
 #[test]
 fn cut_and_random_frames() {
     let Some(mut bench) = Bench::new(true) else { return };
